@@ -1,0 +1,42 @@
+//! Wall time as a parameter, so that tests and fault plans can set it.
+
+use std::fmt;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Tells the wall time.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// Microseconds since the Unix epoch; never negative.
+    fn now_micros(&self) -> i64;
+
+    /// Milliseconds since the Unix epoch; never negative.
+    fn now_ms(&self) -> u64 {
+        self.now_micros().max(0).unsigned_abs() / 1000
+    }
+}
+
+/// The system's wall clock, with an offset that a fault plan may set.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock {
+    offset_ms: i64,
+}
+
+impl SystemClock {
+    /// A clock that is wrong by `offset_ms`, as an edge device's may be.
+    #[must_use]
+    pub const fn with_offset_ms(offset_ms: i64) -> Self {
+        Self { offset_ms }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now_micros(&self) -> i64 {
+        let micros = match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            // Before 1970: a device without a battery. Zero keeps every stamp valid.
+            Err(_) => 0,
+        };
+        micros
+            .saturating_add(self.offset_ms.saturating_mul(1000))
+            .max(0)
+    }
+}

@@ -1,0 +1,90 @@
+//! What of a process works: each part says so itself, `/readyz` and `/healthz` collect it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+/// The state of all parts of a process. Cheap to clone; all clones share the state.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    parts: Arc<Mutex<BTreeMap<&'static str, State>>>,
+}
+
+/// One part's handle, to say how it fares.
+#[derive(Debug, Clone)]
+pub struct Component {
+    name: &'static str,
+    health: Health,
+}
+
+/// How a part fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", content = "reason", rename_all = "lowercase")]
+pub enum State {
+    /// Works.
+    Ready,
+    /// Does not work now, and may heal.
+    Waiting(String),
+    /// Will not heal without a restart.
+    Broken(String),
+}
+
+impl Health {
+    /// Adds a part, which waits until it says otherwise.
+    #[must_use]
+    pub fn component(&self, name: &'static str) -> Component {
+        let component = Component {
+            name,
+            health: self.clone(),
+        };
+        component.waiting("starting");
+        component
+    }
+
+    /// Whether every part works: the process should be sent work.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.lock().values().all(|state| *state == State::Ready)
+    }
+
+    /// Whether no part is broken: the process should be left running.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self
+            .lock()
+            .values()
+            .any(|state| matches!(state, State::Broken(_)))
+    }
+
+    /// Every part by name.
+    #[must_use]
+    pub fn states(&self) -> BTreeMap<&'static str, State> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Component {
+    /// The part works.
+    pub fn ready(&self) {
+        self.set(State::Ready);
+    }
+
+    /// The part does not work now, for `reason`.
+    pub fn waiting(&self, reason: impl Into<String>) {
+        self.set(State::Waiting(reason.into()));
+    }
+
+    /// The part will not work again, for `reason`.
+    pub fn broken(&self, reason: impl Into<String>) {
+        self.set(State::Broken(reason.into()));
+    }
+
+    fn set(&self, state: State) {
+        self.health.lock().insert(self.name, state);
+    }
+}

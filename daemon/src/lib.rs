@@ -1,0 +1,22 @@
+//! What every long-running process of Tideline shares: settings from a file, logs, metrics and
+//! health over HTTP, start and stop, wall clock, backoff, and how an error ends a process.
+//!
+//! Knows nothing of MQTT, SQL or readings.
+//!
+//! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`] and [`admin`] →
+//! [`clock`], [`backoff`], [`logs`].
+
+pub mod admin;
+pub mod backoff;
+pub mod clock;
+pub mod failure;
+pub mod health;
+pub mod lifecycle;
+pub mod logs;
+pub mod settings;
+
+pub use backoff::Backoff;
+pub use clock::{Clock, SystemClock};
+pub use failure::{Class, Failure, Fault};
+pub use health::{Component, Health};
+pub use lifecycle::Lifecycle;

@@ -1,0 +1,33 @@
+//! The vocabulary that every part of Tideline agrees on: identities, readings, versions, sequence
+//! ranges, topics, messages and the batch codec.
+//!
+//! Pure values and functions: no IO, no async, no clock and no randomness of its own. Everything
+//! that arrives from a network, a file or a person is parsed here once, into types whose
+//! invariants the rest of the system trusts.
+//!
+//! Reading order: [`id`] → [`reading`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
+//! [`topic`] → [`envelope`] and [`message`] → [`codec`].
+
+pub mod batch;
+pub mod codec;
+pub mod envelope;
+pub mod hlc;
+pub mod id;
+pub mod ledger;
+pub mod limits;
+pub mod lww;
+pub mod message;
+pub mod range;
+pub mod reading;
+pub mod time;
+pub mod topic;
+
+pub use batch::{Batch, Row};
+pub use hlc::{Hlc, HlcClock};
+pub use id::{DeviceId, Epoch, SensorName};
+pub use ledger::Balance;
+pub use lww::Version;
+pub use range::{RangeSet, SeqRange};
+pub use reading::{Quality, Reading, Value};
+pub use time::ObservedAt;
+pub use topic::{Channel, Topic};

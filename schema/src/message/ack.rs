@@ -1,0 +1,109 @@
+//! `down/ack`: what the database has, in the bridge's word. The only message that frees a reading
+//! on the edge.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, SeqRange};
+
+/// What the bridge says on `down/ack`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Downlink {
+    /// Ranges that are settled, or asked for again.
+    Ack(Ack),
+    /// A payload that could not be read at all, so that no sequence is known.
+    Refused(Refusal),
+}
+
+/// Ranges of one epoch. Sent after the commit that they speak of; repeated for a retransmission
+/// without a second write. Losing one costs a retransmission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ack {
+    /// The bridge's wall clock, milliseconds since the Unix epoch.
+    pub bridge_time_ms: i64,
+    /// The buffer file whose sequences follow.
+    pub epoch: Epoch,
+    /// In the database.
+    pub committed: Vec<SeqRange>,
+    /// Reported as evicted, and in the ledger as such.
+    pub evicted: Vec<SeqRange>,
+    /// Refused for good, and in the ledger as such.
+    pub rejected: Vec<Rejection>,
+    /// Neither of the three and overdue: the device sends again what it has, and reports the rest.
+    pub resync: Vec<SeqRange>,
+}
+
+/// Readings refused for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// Which readings.
+    pub range: SeqRange,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+/// Why a reading is refused. Append only: the position is the wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum RejectReason {
+    /// NaN or an infinity.
+    NotFinite,
+    /// Text over 1 KiB, or with NUL.
+    BadText,
+    /// Observed further in the past than the bridge takes.
+    TooOld,
+    /// Observed, or stamped, further in the future than the bridge takes.
+    TooNew,
+    /// A number that no store can hold: sequence 0, or over 63 bits.
+    OutOfRange,
+    /// The payload as a whole could not be read, even alone.
+    Undecodable,
+    /// The sequence is committed with other content: two buffers share one epoch.
+    EpochReuse,
+}
+
+/// A payload that could not be read. The device finds it by its digest among those in flight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// [`payload_digest`] of the whole payload.
+    pub payload_digest: u64,
+    /// What the reader said, for the device's log.
+    pub reason: String,
+}
+
+impl RejectReason {
+    /// The reason as it stands in tables, metrics and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFinite => "not_finite",
+            Self::BadText => "bad_text",
+            Self::TooOld => "too_old",
+            Self::TooNew => "too_new",
+            Self::OutOfRange => "out_of_range",
+            Self::Undecodable => "undecodable",
+            Self::EpochReuse => "epoch_reuse",
+        }
+    }
+}
+
+/// FNV-1a over the payload, 64 bits. It tells payloads in flight apart; it is no protection
+/// against a forger, whom mutual TLS keeps out.
+#[must_use]
+pub fn payload_digest(payload: &[u8]) -> u64 {
+    payload.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_fnv_1a() {
+        assert_eq!(payload_digest(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(payload_digest(b"a"), 0xaf63_dc4c_8601_ec8c);
+    }
+}
