@@ -123,7 +123,9 @@ impl fmt::Display for Failure {
             let text = error.to_string();
             // Many libraries repeat their source in their own text: say each thing once.
             if !said.contains(&text) {
-                write!(f, ": {text}")?;
+                // A list starts on a line of its own.
+                let gap = if text.starts_with('\n') { "" } else { " " };
+                write!(f, ":{gap}{text}")?;
             }
             said = text;
             cause = error.source();

@@ -140,7 +140,7 @@ mod tests {
         .unwrap_err();
         assert_eq!(
             error.to_string(),
-            "failed to accept settings a.toml: \n  nam is not a known key\n  mqqt is not a known key"
+            "failed to accept settings a.toml:\n  mqqt is not a known key\n  nam is not a known key"
         );
         assert_eq!(error.exit_code(), 2);
     }

@@ -10,6 +10,7 @@
 
 pub mod batch;
 pub mod codec;
+pub mod digest;
 pub mod envelope;
 pub mod hlc;
 pub mod id;
@@ -25,7 +26,7 @@ pub mod topic;
 pub use batch::{Batch, Row};
 pub use hlc::{Hlc, HlcClock};
 pub use id::{DeviceId, Epoch, SensorName};
-pub use ledger::Balance;
+pub use ledger::{Balance, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};
 pub use reading::{Quality, Reading, Value};
