@@ -2,5 +2,6 @@
 //!
 //! Reading order: [`process`] and [`proxy`], what a disturbed system is made of.
 
+pub mod memory;
 pub mod process;
 pub mod proxy;

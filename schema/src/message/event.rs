@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommandProgress, ReportedConfig};
+use super::{CommandProgress, Rejection, ReportedConfig};
 use crate::{Balance, Epoch, SeqRange};
 
 /// What a device says on `up/event`.
@@ -36,4 +36,7 @@ pub struct EpochReport {
     pub balance: Balance,
     /// Evicted ranges that no ack has confirmed yet.
     pub evicted: Vec<SeqRange>,
+    /// Readings that the device itself gave up, because no reader could read them even alone,
+    /// and that no ack has confirmed as rejected yet. The bridge enters them in the ledger.
+    pub rejected: Vec<Rejection>,
 }

@@ -1,0 +1,140 @@
+//! The folder that holds everything of one `tideline up`: certificates, the agent's buffer, the
+//! bridge's store, and where the running system can be reached.
+//!
+//! ```text
+//! DIR/lock             held while `up` runs: two of them would share one buffer
+//! DIR/certs/           as `certs` lays it out
+//! DIR/agent/buffer.db  DIR/bridge/store.db
+//! DIR/endpoints.json   addresses and certificates of the running system
+//! ```
+
+use std::fs::{self, File, TryLockError};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use daemon::{Class, Failure};
+use serde::Serialize;
+
+/// The folder, held by a lock until dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// Where a running system can be reached: for scripts that let it choose its ports.
+#[derive(Debug, Serialize)]
+pub struct Endpoints<'a> {
+    /// The REST API, as a URL.
+    pub http: String,
+    /// The broker, as host:port.
+    pub mqtt: SocketAddr,
+    /// The certificate authority of all parts.
+    pub ca: &'a Path,
+    /// An observer's certificate, for `mosquitto_sub`.
+    pub observer_cert: &'a Path,
+    /// Its key.
+    pub observer_key: &'a Path,
+}
+
+impl DataDir {
+    /// Opens the folder, making it when it is missing, and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, or another `up` holds it.
+    pub fn open(root: &Path) -> Result<Self, Failure> {
+        let unusable = |error: std::io::Error| {
+            Failure::new(
+                Class::Storage,
+                format!("use data folder {}", root.display()),
+            )
+            .because(error)
+            .help("choose a folder that this user may write, with --data-dir")
+        };
+        for folder in [root.to_owned(), root.join("agent"), root.join("bridge")] {
+            fs::create_dir_all(folder).map_err(unusable)?;
+        }
+        let root = root.canonicalize().map_err(unusable)?;
+        let lock = File::create(root.join("lock")).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(TryLockError::Error(error)) => Err(unusable(error)),
+            Err(TryLockError::WouldBlock) => Err(Failure::new(
+                Class::Conflict,
+                format!(
+                    "use data folder {}: another `tideline up` runs there",
+                    root.display()
+                ),
+            )
+            .help("stop the other one, or choose another folder with --data-dir")),
+        }
+    }
+
+    /// Where certificates live.
+    #[must_use]
+    pub fn certs(&self) -> PathBuf {
+        self.root.join("certs")
+    }
+
+    /// The agent's buffer file.
+    #[must_use]
+    pub fn buffer(&self) -> PathBuf {
+        self.root.join("agent/buffer.db")
+    }
+
+    /// The bridge's store file.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        self.root.join("bridge/store.db")
+    }
+
+    /// Tells scripts where the system is.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn publish(&self, endpoints: &Endpoints<'_>) -> Result<(), Failure> {
+        let path = self.root.join("endpoints.json");
+        // Written whole or not at all: scripts wait for this file.
+        let partial = self.root.join("endpoints.json.partial");
+        serde_json::to_vec_pretty(endpoints)
+            .map_err(std::io::Error::other)
+            .and_then(|text| fs::write(&partial, text))
+            .and_then(|()| fs::rename(&partial, &path))
+            .map_err(|error| {
+                Failure::new(Class::Storage, format!("write {}", path.display())).because(error)
+            })
+    }
+
+    /// The system is gone: so is the file that says where it was.
+    pub fn withdraw(&self) {
+        // A missing file is what we want.
+        let _ = fs::remove_file(self.root.join("endpoints.json"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_serves_one_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = DataDir::open(folder.path()).unwrap();
+        let second = DataDir::open(folder.path()).unwrap_err().to_string();
+        assert!(second.contains("another `tideline up`"), "{second}");
+        drop(first);
+        assert!(DataDir::open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_file_is_no_folder() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = DataDir::open(file.path()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&file.path().display().to_string())
+        );
+        assert_eq!(error.exit_code(), 1);
+    }
+}
