@@ -1,1 +1,3 @@
-pub fn x() {}
+//! The edge agent.
+
+pub mod session;

@@ -1,0 +1,3 @@
+//! The edge agent's command line.
+
+fn main() {}

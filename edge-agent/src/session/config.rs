@@ -1,0 +1,78 @@
+//! The session's limits, each with the reason for its default.
+
+use std::time::Duration;
+
+use schema::limits;
+
+/// Limits of the sync session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionConfig {
+    /// Most rows in one batch. The codec gains little beyond 500 rows, and a smaller batch is
+    /// lost, refused or repeated at a smaller price.
+    pub batch_rows_max: usize,
+    /// Most bytes of one batch's payload. A quarter of what travels at all, so that one batch of
+    /// long texts does not hold a slow link for minutes.
+    pub batch_bytes_max: usize,
+    /// How long a fresh row may wait for others to travel with. Half a second is below what a
+    /// person notices on a chart, and lets a source of ten readings a second share its overhead.
+    pub linger: Duration,
+    /// Most unacknowledged batches. Four keep a link with a quarter second of acknowledgement
+    /// time busy at 8,000 rows a second; times the devices, it bounds what sits in the broker.
+    pub window_batches: usize,
+    /// Most unacknowledged bytes of payload.
+    pub window_bytes: usize,
+    /// Most rows a second of history, the readings that waited through an outage: a fleet that
+    /// returns together must not drown the bridge, nor its own fresh readings.
+    pub history_rows_per_second: u32,
+    /// How long to wait for an acknowledgement before any was timed: connection, coalescing and
+    /// commit of a busy bridge fit in it.
+    pub timeout_initial: Duration,
+    /// The shortest wait, as RFC 6298 has it: a bridge coalesces, so an early retransmission
+    /// would mostly be in vain.
+    pub timeout_min: Duration,
+    /// The longest wait, reached by doubling. Each wait that ends adds one copy of one batch to
+    /// what a stalled broker holds; each second of it delays the recovery.
+    pub timeout_max: Duration,
+    /// How often the device's side of the ledger is reported while connected.
+    pub report_interval: Duration,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self {
+            batch_rows_max: 500,
+            batch_bytes_max: limits::PAYLOAD_BYTES_MAX / 4,
+            linger: Duration::from_millis(500),
+            window_batches: 4,
+            window_bytes: limits::PAYLOAD_BYTES_MAX,
+            history_rows_per_second: 2_000,
+            timeout_initial: Duration::from_secs(5),
+            timeout_min: Duration::from_secs(1),
+            timeout_max: Duration::from_secs(60),
+            report_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+impl SessionConfig {
+    /// Fewest bytes that a batch must be allowed: one row with the longest name and text fits.
+    pub const BATCH_BYTES_MIN: usize = 4 * 1024;
+
+    /// Highest allowed window; the link's queue holds as many publishes and a few more.
+    pub const WINDOW_BATCHES_MAX: usize = 32;
+
+    /// Whether every limit makes sense; the session relies on it.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        (1..=limits::BATCH_ROWS_MAX).contains(&self.batch_rows_max)
+            && (Self::BATCH_BYTES_MIN..=limits::PAYLOAD_BYTES_MAX).contains(&self.batch_bytes_max)
+            && (1..=Self::WINDOW_BATCHES_MAX).contains(&self.window_batches)
+            && self.window_bytes >= self.batch_bytes_max
+            && self.history_rows_per_second > 0
+            && !self.timeout_min.is_zero()
+            && self.timeout_min <= self.timeout_initial
+            && self.timeout_initial <= self.timeout_max
+            && self.timeout_max <= Duration::from_secs(3600)
+            && self.report_interval >= Duration::from_secs(1)
+    }
+}

@@ -1,0 +1,710 @@
+//! The sync session: which rows travel when, and what an acknowledgement settles. Promise P1's
+//! half at the edge: a row is settled only by the bridge's word, never by the broker's.
+//!
+//! Pure: no IO, no clock, no randomness. Inputs and the time come in, effects go out;
+//! [`Session::next_wakeup`] says when to call again. Time is a [`Duration`] since any origin that
+//! does not run backwards, so that a simulation can drive it.
+//!
+//! ```text
+//!   append ──► order (fresh · history · lost) ──► preparing ──► window ──ack──► settled
+//!                  ▲        the driver reads rows, encodes, publishes │
+//!                  └── time-out, disconnect ──────────────────────────┤
+//!                  suspects (halves of refused payloads) ◄──refused───┘
+//! ```
+//!
+//! Memory is bounded: the session holds ranges, never rows. Sequences and versions never change,
+//! but a retransmission may group rows in another way. What it does not do: read the buffer,
+//! know payloads, or keep anything over a restart; the buffer is the record of truth.
+
+mod config;
+mod order;
+mod pace;
+mod rto;
+mod suspect;
+mod window;
+
+#[cfg(test)]
+mod model;
+
+use std::time::Duration;
+
+use schema::message::{Ack, RejectReason, Rejection};
+use schema::{Epoch, RangeSet, SeqRange};
+
+pub use config::SessionConfig;
+use order::{Kind, Order};
+use pace::Pace;
+use rto::Rto;
+use suspect::{Piece, Suspects, Verdict};
+use window::{InFlight, Window};
+
+/// How long to wait after the link did not take a batch.
+const NOT_SENT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Shortest time between two reports.
+const REPORT_GAP: Duration = Duration::from_secs(1);
+
+/// Bytes that a row is expected to take before any batch was seen: more than most.
+const ROW_BYTES_INITIAL: u64 = 16;
+
+/// One batch, numbered within this run of the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(u64);
+
+/// What happens to the session.
+#[derive(Debug, Clone)]
+pub enum Input<'a> {
+    /// The link is up, with nothing in flight.
+    Connected,
+    /// The link is down; whatever was in flight may or may not have arrived.
+    Disconnected,
+    /// Rows were accepted: on disk.
+    Appended(SeqRange),
+    /// The buffer dropped rows by its policy.
+    Evicted(&'a RangeSet),
+    /// The batch of [`Effect::Send`] was handed to the link.
+    Prepared(Prepared),
+    /// The batch of [`Effect::Send`] could not be handed to the link.
+    NotSent(BatchId),
+    /// The bridge's word.
+    Acked(&'a Ack),
+    /// The bridge could not read the payload with this digest.
+    Refused(u64),
+    /// Send nothing until told otherwise; acknowledgements still count.
+    Pause,
+    /// Send again.
+    Resume,
+    /// Whether to send everything as fast as the window allows, without linger and pace.
+    Flush(bool),
+    /// The time that [`Session::next_wakeup`] named has come.
+    Timer,
+}
+
+/// How a batch was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prepared {
+    /// Which one.
+    pub batch: BatchId,
+    /// The rows in its payload, of those asked for. Empty when none was found: nothing was sent.
+    pub sent: RangeSet,
+    /// Sequences asked for that the buffer does not hold any more.
+    pub gone: RangeSet,
+    /// The payload's digest.
+    pub digest: u64,
+    /// The payload's size.
+    pub bytes: usize,
+}
+
+/// What the session wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Read rows, encode and publish them, and answer with [`Input::Prepared`] or
+    /// [`Input::NotSent`]. There is one at a time.
+    Send(Ask),
+    /// A batch is in flight.
+    Sent {
+        /// Which one.
+        batch: BatchId,
+        /// Its rows.
+        rows: u64,
+        /// Its payload's size.
+        bytes: usize,
+        /// Whether one of its rows was sent before.
+        retransmission: bool,
+    },
+    /// Take these rows out of the buffer.
+    Settle(Settle),
+    /// A batch is settled as a whole.
+    Completed {
+        /// Which one.
+        batch: BatchId,
+        /// From publish to acknowledgement.
+        latency: Duration,
+    },
+    /// A payload was refused by the bridge.
+    Refused {
+        /// Which one.
+        batch: BatchId,
+        /// Rows in it.
+        rows: u64,
+    },
+    /// Publish the device's side of the ledger.
+    Report,
+}
+
+/// From which sequences to fill a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// Its name.
+    pub batch: BatchId,
+    /// Candidates, to be taken in ascending order; they may be more than fit.
+    pub ranges: RangeSet,
+    /// Most rows.
+    pub rows_max: usize,
+    /// Most bytes of payload; a single row always fits.
+    pub bytes_max: usize,
+}
+
+/// Rows whose fate is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// The buffer file.
+    pub epoch: Epoch,
+    /// In the database.
+    pub committed: RangeSet,
+    /// Refused for good.
+    pub rejected: Vec<Rejection>,
+    /// Evicted, and now known to the ledger.
+    pub evicted: RangeSet,
+}
+
+/// What is in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InFlightCounts {
+    /// Batches.
+    pub batches: usize,
+    /// Their unacknowledged rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// What waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WaitingCounts {
+    /// Accepted since the connection came up.
+    pub fresh: u64,
+    /// Left over from an outage or lost.
+    pub history: u64,
+    /// Rows of refused payloads, kept apart.
+    pub suspect: u64,
+}
+
+/// The session of one buffer file.
+#[derive(Debug)]
+pub struct Session {
+    config: SessionConfig,
+    epoch: Epoch,
+    last_seq: u64,
+    connected: bool,
+    paused: bool,
+    flush: bool,
+    order: Order,
+    suspects: Suspects,
+    preparing: Option<Preparing>,
+    window: Window,
+    rto: Rto,
+    /// Rows that were sent at least once and are not settled.
+    attempted: RangeSet,
+    row_bytes: u64,
+    hold_until: Duration,
+    report_due: Option<Duration>,
+    reported_at: Option<Duration>,
+    batches: u64,
+    now: Duration,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    batch: BatchId,
+    origin: Origin,
+    /// Asked for, less what was settled meanwhile.
+    ranges: RangeSet,
+}
+
+/// Where a batch's rows came from, and so where they return to.
+#[derive(Debug, Clone, Copy)]
+enum Origin {
+    Order(Kind),
+    Suspect { since: Duration },
+}
+
+impl Session {
+    /// A session over a buffer in which `pending` waits and `last_seq` is the highest sequence
+    /// that was ever given. The configuration must be valid.
+    #[must_use]
+    pub fn new(config: SessionConfig, epoch: Epoch, last_seq: u64, pending: RangeSet) -> Self {
+        debug_assert!(config.is_valid());
+        let pace = Pace::new(
+            config.history_rows_per_second,
+            config.batch_rows_max as u64,
+        );
+        Self {
+            last_seq: pending.last().unwrap_or(0).max(last_seq),
+            order: Order::new(pending, config.linger, pace),
+            window: Window::new(&config),
+            rto: Rto::new(
+                config.timeout_initial,
+                config.timeout_min,
+                config.timeout_max,
+            ),
+            config,
+            epoch,
+            connected: false,
+            paused: false,
+            flush: false,
+            suspects: Suspects::default(),
+            preparing: None,
+            attempted: RangeSet::new(),
+            row_bytes: ROW_BYTES_INITIAL,
+            hold_until: Duration::ZERO,
+            report_due: None,
+            reported_at: None,
+            batches: 0,
+            now: Duration::ZERO,
+        }
+    }
+
+    /// Applies one input. The effects are to be carried out in order.
+    #[must_use]
+    pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        let mut effects = Vec::new();
+        match input {
+            Input::Connected => self.connect(),
+            Input::Disconnected => self.disconnect(),
+            Input::Appended(range) => self.append(range),
+            Input::Evicted(ranges) => self.evict(ranges),
+            Input::Prepared(prepared) => self.prepared(prepared, &mut effects),
+            Input::NotSent(batch) => self.not_sent(batch),
+            Input::Acked(ack) => self.acked(ack, &mut effects),
+            Input::Refused(digest) => self.refused(digest, &mut effects),
+            Input::Pause => self.paused = true,
+            Input::Resume => self.paused = false,
+            Input::Flush(flush) => self.flush = flush,
+            Input::Timer => {}
+        }
+        self.expire();
+        self.report(&mut effects);
+        self.dispatch(&mut effects);
+        effects
+    }
+
+    /// When to call with [`Input::Timer`]; always later than the last call. `None`: not before
+    /// another input.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Duration> {
+        if !self.connected {
+            return None;
+        }
+        if self.paused {
+            return self.report_due;
+        }
+        let deadline = self.window.deadline(self.rto.timeout());
+        let send = if self.preparing.is_none() && self.window.has_room() {
+            self.send_due()
+        } else {
+            None
+        };
+        [deadline, send, self.report_due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The buffer file that this session is of.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What is in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> InFlightCounts {
+        InFlightCounts {
+            batches: self.window.len(),
+            rows: self.window.iter().map(|batch| batch.ranges.count()).sum(),
+            bytes: self.window.bytes(),
+        }
+    }
+
+    /// What waits.
+    #[must_use]
+    pub fn waiting(&self) -> WaitingCounts {
+        let (fresh, history) = self.order.counts();
+        WaitingCounts {
+            fresh,
+            history,
+            suspect: self.suspects.rows(),
+        }
+    }
+
+    /// Whether nothing waits, is being prepared or is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.order.is_empty()
+            && self.suspects.is_empty()
+            && self.preparing.is_none()
+            && self.window.len() == 0
+    }
+
+    /// The smoothed time from publish to acknowledgement.
+    #[must_use]
+    pub fn ack_latency(&self) -> Option<Duration> {
+        self.rto.smoothed()
+    }
+
+    fn connect(&mut self) {
+        // A connect without a disconnect before it: the driver missed one.
+        self.disconnect();
+        self.connected = true;
+        self.hold_until = Duration::ZERO;
+        self.report_due = Some(self.now);
+    }
+
+    fn disconnect(&mut self) {
+        self.connected = false;
+        self.report_due = None;
+        if let Some(Preparing { origin, ranges, .. }) = self.preparing.take() {
+            self.put_back(origin, ranges);
+        }
+        for batch in self.window.clear() {
+            self.put_back(Origin::of(&batch), batch.ranges);
+        }
+        self.order.outage();
+    }
+
+    fn append(&mut self, range: SeqRange) {
+        self.last_seq = self.last_seq.max(range.last());
+        self.order.append(range, self.connected, self.now);
+    }
+
+    /// Rows in flight stay there: their acknowledgement may still come.
+    fn evict(&mut self, ranges: &RangeSet) {
+        for range in ranges.iter() {
+            self.order.forget(range);
+            self.suspects.forget(range);
+        }
+        self.report_soon();
+    }
+
+    fn prepared(&mut self, prepared: Prepared, effects: &mut Vec<Effect>) {
+        let Some(Preparing {
+            batch,
+            origin,
+            ranges: mut asked,
+        }) = self
+            .preparing
+            .take_if(|preparing| preparing.batch == prepared.batch)
+        else {
+            // The link went down meanwhile, and the rows wait already.
+            return;
+        };
+        let in_flight = prepared.sent.intersection(&asked);
+        for range in prepared.sent.iter().chain(prepared.gone.iter()) {
+            asked.remove(range);
+        }
+        if !asked.is_empty() {
+            self.put_back(origin, asked);
+        }
+        for range in prepared.gone.iter() {
+            self.attempted.remove(range);
+        }
+        let rows = prepared.sent.count();
+        if rows == 0 {
+            return;
+        }
+        if let Origin::Order(kind) = origin {
+            self.order.sent(kind, rows);
+        }
+        let sample = (prepared.bytes as u64).div_ceil(rows);
+        self.row_bytes = ((7 * self.row_bytes + sample) / 8).max(1);
+        let retransmission = !self.attempted.intersection(&in_flight).is_empty();
+        self.attempted.extend(in_flight.iter());
+        order::bound(&mut self.attempted);
+        effects.push(Effect::Sent {
+            batch,
+            rows,
+            bytes: prepared.bytes,
+            retransmission,
+        });
+        if in_flight.is_empty() {
+            // Settled while it was being prepared.
+            return;
+        }
+        self.window.push(InFlight {
+            id: batch,
+            ranges: in_flight,
+            rows,
+            bytes: prepared.bytes,
+            digest: prepared.digest,
+            sent_at: self.now,
+            retransmission,
+            suspect_since: match origin {
+                Origin::Order(_) => None,
+                Origin::Suspect { since } => Some(since),
+            },
+        });
+    }
+
+    fn not_sent(&mut self, batch: BatchId) {
+        let Some(preparing) = self
+            .preparing
+            .take_if(|preparing| preparing.batch == batch)
+        else {
+            return;
+        };
+        self.put_back(preparing.origin, preparing.ranges);
+        self.hold_until = self.hold_until.max(self.now + NOT_SENT_PAUSE);
+    }
+
+    fn acked(&mut self, ack: &Ack, effects: &mut Vec<Effect>) {
+        if ack.epoch != self.epoch {
+            // An older buffer file's; the buffer knows what it still has to do with it.
+            effects.extend(Settle::new(
+                ack.epoch,
+                ack.committed.iter().copied().collect(),
+                ack.rejected.clone(),
+                ack.evicted.iter().copied().collect(),
+            ));
+            return;
+        }
+        let Some(given) = SeqRange::new(1, self.last_seq) else {
+            return;
+        };
+        // No bridge can know sequences that were never given.
+        let clamp = |ranges: &[SeqRange]| -> RangeSet {
+            ranges
+                .iter()
+                .filter_map(|range| range.intersection(given))
+                .collect()
+        };
+        let committed = clamp(&ack.committed);
+        let rejected: Vec<Rejection> = ack
+            .rejected
+            .iter()
+            .filter_map(|&Rejection { range, reason }| {
+                let range = range.intersection(given)?;
+                Some(Rejection { range, reason })
+            })
+            .collect();
+        let mut progress = false;
+        for range in committed
+            .iter()
+            .chain(rejected.iter().map(|rejection| rejection.range))
+        {
+            progress |= self.settled(range);
+        }
+        self.complete(progress, effects);
+        if !rejected.is_empty() {
+            self.report_soon();
+        }
+        effects.extend(Settle::new(
+            self.epoch,
+            committed,
+            rejected,
+            clamp(&ack.evicted),
+        ));
+        let resync = clamp(&ack.resync);
+        if !resync.is_empty() {
+            self.resync(&resync);
+        }
+    }
+
+    /// Forgets rows whose fate is known. Returns whether one of them was ever sent.
+    fn settled(&mut self, range: SeqRange) -> bool {
+        self.window.forget(range);
+        self.order.forget(range);
+        self.suspects.forget(range);
+        if let Some(preparing) = &mut self.preparing {
+            preparing.ranges.remove(range);
+        }
+        let before = self.attempted.count();
+        self.attempted.remove(range);
+        self.attempted.count() < before
+    }
+
+    fn complete(&mut self, progress: bool, effects: &mut Vec<Effect>) {
+        let completed = self.window.completed();
+        self.window.open(completed.len().max(usize::from(progress)));
+        for batch in completed {
+            let latency = self.now.saturating_sub(batch.sent_at);
+            if !batch.retransmission {
+                self.rto.sample(latency);
+            }
+            self.suspects.readable(batch.sent_at);
+            effects.push(Effect::Completed {
+                batch: batch.id,
+                latency,
+            });
+        }
+    }
+
+    /// Queues again what is asked for; what the buffer does not hold any more shows in the
+    /// report.
+    fn resync(&mut self, ranges: &RangeSet) {
+        let mut wanted = ranges.clone();
+        let under_way = self.window.iter().map(|batch| &batch.ranges);
+        let preparing = self.preparing.iter().map(|preparing| &preparing.ranges);
+        for busy in under_way.chain(self.suspects.iter()).chain(preparing) {
+            for range in busy.iter() {
+                wanted.remove(range);
+            }
+        }
+        for range in wanted.iter() {
+            self.order.resume(range);
+        }
+        self.report_soon();
+    }
+
+    fn refused(&mut self, digest: u64, effects: &mut Vec<Effect>) {
+        let Some(batch) = self.window.take_digest(digest) else {
+            // Timed out meanwhile; it will be sent and refused again.
+            return;
+        };
+        effects.push(Effect::Refused {
+            batch: batch.id,
+            rows: batch.rows,
+        });
+        match self.suspects.refuse(batch, self.now) {
+            Verdict::Apart => {}
+            Verdict::Whole(ranges) => self.order.put_back(Kind::History, &ranges),
+            Verdict::Reject(range) => {
+                self.settled(range);
+                let reason = RejectReason::Undecodable;
+                effects.extend(Settle::new(
+                    self.epoch,
+                    RangeSet::new(),
+                    vec![Rejection { range, reason }],
+                    RangeSet::new(),
+                ));
+                self.report_soon();
+            }
+        }
+        let pause = self.suspects.pause();
+        if !pause.is_zero() {
+            self.hold_until = self.hold_until.max(self.now + pause);
+        }
+    }
+
+    fn expire(&mut self) {
+        let (expired, is_new) = self.window.expired(self.rto.timeout(), self.now);
+        for batch in expired {
+            self.put_back(Origin::of(&batch).after_timeout(), batch.ranges);
+        }
+        if is_new {
+            self.rto.back_off();
+        }
+    }
+
+    fn report(&mut self, effects: &mut Vec<Effect>) {
+        if self.report_due.is_some_and(|due| due <= self.now) {
+            self.reported_at = Some(self.now);
+            self.report_due = Some(self.now + self.config.report_interval);
+            effects.push(Effect::Report);
+        }
+    }
+
+    fn report_soon(&mut self) {
+        if let Some(due) = self.report_due {
+            let earliest = self
+                .reported_at
+                .map_or(self.now, |last| (last + REPORT_GAP).max(self.now));
+            self.report_due = Some(due.min(earliest));
+        }
+    }
+
+    fn dispatch(&mut self, effects: &mut Vec<Effect>) {
+        let may_send = self.connected
+            && !self.paused
+            && self.preparing.is_none()
+            && self.hold_until <= self.now
+            && self.window.has_room();
+        if !may_send {
+            return;
+        }
+        let rows_max = self.rows_max();
+        let Some((origin, ranges)) = self.pick(rows_max) else {
+            return;
+        };
+        self.batches += 1;
+        let batch = BatchId(self.batches);
+        effects.push(Effect::Send(Ask {
+            batch,
+            ranges: ranges.clone(),
+            rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
+            bytes_max: self.config.batch_bytes_max,
+        }));
+        self.preparing = Some(Preparing {
+            batch,
+            origin,
+            ranges,
+        });
+    }
+
+    fn pick(&mut self, rows_max: u64) -> Option<(Origin, RangeSet)> {
+        let others_wait = self
+            .order
+            .due(rows_max, self.flush)
+            .is_some_and(|due| due <= self.now);
+        if let Some(Piece { ranges, since }) = self.suspects.pick(others_wait) {
+            return Some((Origin::Suspect { since }, ranges));
+        }
+        let (kind, ranges) = self.order.pick(rows_max, self.flush, self.now)?;
+        Some((Origin::Order(kind), ranges))
+    }
+
+    fn send_due(&self) -> Option<Duration> {
+        let due = if self.suspects.is_empty() {
+            self.order.due(self.rows_max(), self.flush)?
+        } else {
+            Duration::ZERO
+        };
+        Some(due.max(self.hold_until))
+    }
+
+    /// Rows that are expected to fit one payload.
+    fn rows_max(&self) -> u64 {
+        let fitting = self.config.batch_bytes_max as u64 / self.row_bytes;
+        fitting.clamp(1, self.config.batch_rows_max as u64)
+    }
+
+    fn put_back(&mut self, origin: Origin, ranges: RangeSet) {
+        match origin {
+            Origin::Order(kind) => self.order.put_back(kind, &ranges),
+            Origin::Suspect { since } => {
+                if let Some(ranges) = self.suspects.put_back(Piece { ranges, since }) {
+                    self.order.put_back(Kind::History, &ranges);
+                }
+            }
+        }
+    }
+}
+
+impl Origin {
+    /// Where a batch in flight returns to.
+    const fn of(batch: &InFlight) -> Self {
+        match batch.suspect_since {
+            None => Self::Order(Kind::History),
+            Some(since) => Self::Suspect { since },
+        }
+    }
+
+    /// A loss goes ahead of what was not sent yet.
+    const fn after_timeout(self) -> Self {
+        match self {
+            Self::Order(_) => Self::Order(Kind::Lost),
+            Self::Suspect { .. } => self,
+        }
+    }
+}
+
+impl Settle {
+    /// `None` when there is nothing to settle.
+    fn new(
+        epoch: Epoch,
+        committed: RangeSet,
+        rejected: Vec<Rejection>,
+        evicted: RangeSet,
+    ) -> Option<Effect> {
+        if committed.is_empty() && rejected.is_empty() && evicted.is_empty() {
+            return None;
+        }
+        Some(Effect::Settle(Self {
+            epoch,
+            committed,
+            rejected,
+            evicted,
+        }))
+    }
+}

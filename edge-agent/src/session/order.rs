@@ -1,0 +1,360 @@
+//! What waits to be sent, and what of it goes next.
+//!
+//! ```text
+//!   lost ──► fresh ──► history          (one batch in four may be history while fresh waits)
+//!   timed out   linger     pace
+//! ```
+//!
+//! Fresh rows are those accepted since the connection came up. Whatever waited through an
+//! outage, or was in flight when it began, is history.
+//!
+//! The sets are an upper bound: they may name rows that the buffer does not hold any more, which a
+//! read then does not find. That keeps them small when a policy thins the buffer out, and is why a
+//! pick names more sequences than its batch may have rows.
+
+use std::time::Duration;
+
+use schema::{RangeSet, SeqRange};
+
+use super::pace::Pace;
+
+/// Most ranges in one batch, so that an acknowledgement of it has room in one message.
+pub(crate) const BATCH_RANGES_MAX: usize = 256;
+
+/// Most ranges in each waiting set, 256 KiB of memory; beyond it small gaps are bridged.
+pub(crate) const WAITING_RANGES_MAX: usize = 16 * 1024;
+
+/// Sequences that a pick names for each row that its batch may have: a buffer of which a policy
+/// left every eighth row still fills its batches.
+const ASKED_PER_ROW: u64 = 8;
+
+/// While fresh rows wait, every so many batches one is history: neither may starve.
+const HISTORY_TURN: u32 = 4;
+
+/// The rows that wait.
+#[derive(Debug)]
+pub(crate) struct Order {
+    lost: RangeSet,
+    fresh: RangeSet,
+    /// When the oldest fresh row arrived, or the last batch took some before it.
+    fresh_since: Duration,
+    history: RangeSet,
+    fresh_in_a_row: u32,
+    linger: Duration,
+    pace: Pace,
+}
+
+/// Where a batch's rows waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Timed out on this connection.
+    Lost,
+    /// Accepted on this connection.
+    Fresh,
+    /// Left over from an outage.
+    History,
+}
+
+impl Order {
+    pub(crate) const fn new(pending: RangeSet, linger: Duration, pace: Pace) -> Self {
+        Self {
+            lost: RangeSet::new(),
+            fresh: RangeSet::new(),
+            fresh_since: Duration::ZERO,
+            history: pending,
+            fresh_in_a_row: 0,
+            linger,
+            pace,
+        }
+    }
+
+    /// New rows; `connected` decides whether they are fresh.
+    pub(crate) fn append(&mut self, range: SeqRange, connected: bool, now: Duration) {
+        if !connected {
+            self.history.insert(range);
+            return;
+        }
+        if self.fresh.is_empty() {
+            self.fresh_since = now;
+        }
+        self.fresh.insert(range);
+    }
+
+    /// The connection went: all that waits is history now.
+    pub(crate) fn outage(&mut self) {
+        for set in [&mut self.lost, &mut self.fresh] {
+            for range in std::mem::take(set).iter() {
+                self.history.insert(range);
+            }
+        }
+        bound(&mut self.history);
+    }
+
+    /// Rows that were taken and not sent wait again.
+    pub(crate) fn put_back(&mut self, kind: Kind, ranges: &RangeSet) {
+        let set = match kind {
+            Kind::Lost => &mut self.lost,
+            Kind::Fresh => &mut self.fresh,
+            Kind::History => &mut self.history,
+        };
+        set.extend(ranges.iter());
+        bound(set);
+    }
+
+    /// Rows of `range` that do not wait yet, to be sent again as history.
+    pub(crate) fn resume(&mut self, range: SeqRange) {
+        let mut missing = self.lost.gaps(range);
+        for waiting in self.fresh.iter() {
+            missing.remove(waiting);
+        }
+        self.history.extend(missing.iter());
+        bound(&mut self.history);
+    }
+
+    /// Rows that need no sending any more. Skipped where it would only split ranges beyond
+    /// their bound.
+    pub(crate) fn forget(&mut self, range: SeqRange) {
+        for set in [&mut self.lost, &mut self.fresh, &mut self.history] {
+            if set.as_slice().len() < WAITING_RANGES_MAX {
+                set.remove(range);
+            }
+        }
+    }
+
+    /// Takes the sequences from which the next batch of at most `rows_max` rows is filled; what
+    /// it leaves is put back. A flush knows neither linger nor pace.
+    pub(crate) fn pick(
+        &mut self,
+        rows_max: u64,
+        flush: bool,
+        now: Duration,
+    ) -> Option<(Kind, RangeSet)> {
+        self.pace.fill(now);
+        if !self.lost.is_empty() {
+            return Some((Kind::Lost, take_lowest(&mut self.lost, rows_max)));
+        }
+        let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
+        let fresh = due(self.fresh_due(rows_max, flush));
+        let history = due(self.history_due(rows_max, flush));
+        let history_turn = self.fresh_in_a_row + 1 >= HISTORY_TURN;
+        if fresh && !(history && history_turn) {
+            self.fresh_in_a_row = self.fresh_in_a_row.saturating_add(1);
+            let taken = take_lowest(&mut self.fresh, rows_max);
+            self.fresh_since = now;
+            return Some((Kind::Fresh, taken));
+        }
+        if history {
+            self.fresh_in_a_row = 0;
+            return Some((Kind::History, take_lowest(&mut self.history, rows_max)));
+        }
+        None
+    }
+
+    /// So many rows of a pick were sent.
+    pub(crate) fn sent(&mut self, kind: Kind, rows: u64) {
+        if kind == Kind::History {
+            self.pace.take(rows);
+        }
+    }
+
+    /// When [`Self::pick`] will have something, if nothing changes.
+    pub(crate) fn due(&self, rows_max: u64, flush: bool) -> Option<Duration> {
+        if !self.lost.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let fresh = self.fresh_due(rows_max, flush);
+        let history = self.history_due(rows_max, flush);
+        fresh.into_iter().chain(history).min()
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.fresh.is_empty() && self.history.is_empty()
+    }
+
+    /// Rows that wait: fresh ones, and the rest.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.fresh.count(), self.history.count() + self.lost.count())
+    }
+
+    fn fresh_due(&self, rows_max: u64, flush: bool) -> Option<Duration> {
+        if self.fresh.is_empty() {
+            None
+        } else if flush || rows_upto(&self.fresh, rows_max) == rows_max {
+            Some(Duration::ZERO)
+        } else {
+            Some(self.fresh_since + self.linger)
+        }
+    }
+
+    fn history_due(&self, rows_max: u64, flush: bool) -> Option<Duration> {
+        if self.history.is_empty() {
+            None
+        } else if flush {
+            Some(Duration::ZERO)
+        } else {
+            Some(self.pace.ready_at(rows_upto(&self.history, rows_max)))
+        }
+    }
+}
+
+/// How many rows `set` holds, counted up to `rows_max`.
+fn rows_upto(set: &RangeSet, rows_max: u64) -> u64 {
+    let mut rows = 0;
+    for range in set.iter() {
+        rows += range.count();
+        if rows >= rows_max {
+            return rows_max;
+        }
+    }
+    rows
+}
+
+fn take_lowest(set: &mut RangeSet, rows_max: u64) -> RangeSet {
+    let mut taken = RangeSet::new();
+    let mut room = rows_max.saturating_mul(ASKED_PER_ROW);
+    for range in set.iter().take(BATCH_RANGES_MAX) {
+        let last = range.last().min(range.first().saturating_add(room - 1));
+        let Some(part) = SeqRange::new(range.first(), last) else {
+            break;
+        };
+        taken.insert(part);
+        room -= part.count();
+        if room == 0 {
+            break;
+        }
+    }
+    for range in taken.iter() {
+        set.remove(range);
+    }
+    taken
+}
+
+/// Keeps a set within its bound by bridging gaps between neighbours: see the file head.
+pub(crate) fn bound(set: &mut RangeSet) {
+    if set.as_slice().len() <= WAITING_RANGES_MAX {
+        return;
+    }
+    *set = set
+        .as_slice()
+        .chunks(4)
+        .filter_map(|run| SeqRange::new(run.first()?.first(), run.last()?.last()))
+        .collect();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(first, last).unwrap()
+    }
+
+    fn order(pending: &[SeqRange]) -> Order {
+        Order::new(
+            pending.iter().copied().collect(),
+            MS(500),
+            Pace::new(100, 50),
+        )
+    }
+
+    /// Picks, and sends `sent` of what was picked.
+    fn check(order: &mut Order, rows_max: u64, flush: bool, now: Duration, kind: Kind, sent: SeqRange) {
+        let (found, mut asked) = order.pick(rows_max, flush, now).expect("something was due");
+        assert_eq!(found, kind);
+        assert_eq!(asked.first(), Some(sent.first()));
+        assert!(asked.contains_range(sent));
+        asked.remove(sent);
+        order.put_back(kind, &asked);
+        order.sent(kind, sent.count());
+    }
+
+    #[test]
+    fn fresh_rows_linger_until_they_fill_a_batch_or_their_time_is_over() {
+        let mut order = order(&[]);
+        order.append(range(1, 9), true, MS(1_000));
+        assert_eq!(order.pick(10, false, MS(1_000)), None);
+        assert_eq!(order.due(10, false), Some(MS(1_500)));
+        order.append(range(10, 10), true, MS(1_001));
+        check(&mut order, 10, false, MS(1_001), Kind::Fresh, range(1, 10));
+        order.append(range(11, 11), true, MS(2_000));
+        assert_eq!(order.pick(10, false, MS(2_499)), None);
+        check(&mut order, 10, false, MS(2_500), Kind::Fresh, range(11, 11));
+        assert_eq!(order.due(10, false), None);
+    }
+
+    #[test]
+    fn history_follows_at_its_pace_behind_fresh_rows() {
+        let mut order = order(&[range(1, 120)]);
+        order.append(range(121, 170), true, MS(0));
+        check(&mut order, 50, false, MS(0), Kind::Fresh, range(121, 170));
+        check(&mut order, 50, false, MS(0), Kind::History, range(1, 50));
+        assert_eq!(order.pick(50, false, MS(0)), None);
+        // Fifty rows at a hundred a second.
+        assert_eq!(order.due(50, false), Some(MS(500)));
+        check(&mut order, 50, false, MS(500), Kind::History, range(51, 100));
+        // The rest is fewer rows, so it is due earlier.
+        assert_eq!(order.due(50, false), Some(MS(700)));
+        check(&mut order, 50, true, MS(501), Kind::History, range(101, 120));
+    }
+
+    #[test]
+    fn history_has_its_turn_while_fresh_rows_never_end() {
+        let mut order = order(&[range(1, 10)]);
+        let mut kinds = Vec::new();
+        for step in 0..5u64 {
+            order.append(range(100 + 10 * step, 109 + 10 * step), true, MS(step));
+            kinds.push(order.pick(10, false, MS(step)).unwrap().0);
+        }
+        use Kind::{Fresh, History};
+        assert_eq!(kinds, [Fresh, Fresh, Fresh, History, Fresh]);
+    }
+
+    #[test]
+    fn an_outage_turns_everything_into_history() {
+        let mut order = order(&[range(1, 2)]);
+        order.append(range(5, 6), true, MS(0));
+        order.put_back(Kind::Lost, &[range(3, 3)].into_iter().collect());
+        order.outage();
+        order.append(range(7, 7), false, MS(1));
+        let (kind, asked) = order.pick(50, false, MS(1)).unwrap();
+        assert_eq!(kind, Kind::History);
+        assert_eq!(asked.as_slice(), [range(1, 3), range(5, 7)]);
+    }
+
+    #[test]
+    fn rows_asked_for_again_wait_once() {
+        let mut order = order(&[range(1, 2)]);
+        order.append(range(8, 9), true, MS(0));
+        order.resume(range(1, 9));
+        assert_eq!(order.counts(), (2, 7));
+    }
+
+    #[test]
+    fn a_thinned_buffer_does_not_grow_the_sets_without_bound() {
+        let mut order = order(&[range(1, 200_000)]);
+        for odd in (1..200_000).step_by(2) {
+            order.forget(range(odd, odd));
+        }
+        assert!(order.history.as_slice().len() <= WAITING_RANGES_MAX);
+        let scattered: RangeSet = (0..100_000).map(|n| range(2 * n + 1, 2 * n + 1)).collect();
+        order.put_back(Kind::Lost, &scattered);
+        for even in (2..200_000).step_by(4) {
+            order.put_back(Kind::Fresh, &[range(even, even)].into_iter().collect());
+        }
+        assert!(order.fresh.as_slice().len() <= WAITING_RANGES_MAX);
+        for n in 0..100_000 {
+            assert!(order.lost.contains(2 * n + 1));
+        }
+    }
+
+    #[test]
+    fn a_batch_has_few_enough_ranges_for_one_acknowledgement() {
+        let scattered: Vec<SeqRange> = (0..1000).map(|n| range(2 * n + 1, 2 * n + 1)).collect();
+        let mut order = order(&scattered);
+        let (_, taken) = order.pick(500, true, MS(0)).unwrap();
+        assert_eq!(taken.as_slice().len(), BATCH_RANGES_MAX);
+    }
+}
