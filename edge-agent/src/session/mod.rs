@@ -225,10 +225,7 @@ impl Session {
     #[must_use]
     pub fn new(config: SessionConfig, epoch: Epoch, last_seq: u64, pending: RangeSet) -> Self {
         debug_assert!(config.is_valid());
-        let pace = Pace::new(
-            config.history_rows_per_second,
-            config.batch_rows_max as u64,
-        );
+        let pace = Pace::new(config.history_rows_per_second, config.batch_rows_max as u64);
         Self {
             last_seq: pending.last().unwrap_or(0).max(last_seq),
             order: Order::new(pending, config.linger, pace),
@@ -438,10 +435,7 @@ impl Session {
     }
 
     fn not_sent(&mut self, batch: BatchId) {
-        let Some(preparing) = self
-            .preparing
-            .take_if(|preparing| preparing.batch == batch)
-        else {
+        let Some(preparing) = self.preparing.take_if(|preparing| preparing.batch == batch) else {
             return;
         };
         self.put_back(preparing.origin, preparing.ranges);

@@ -1,1 +1,689 @@
-//! Model tests.
+//! The session against a model of everything around it, in virtual time: a buffer, a link that
+//! loses, doubles, delays and reorders, and a bridge that commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use schema::message::{Ack, RejectReason, Rejection};
+use schema::{Epoch, RangeSet, SeqRange};
+
+use super::{Ask, BatchId, Effect, Input, Prepared, Session, SessionConfig};
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+
+fn epoch() -> Epoch {
+    Epoch::from_random(7)
+}
+
+fn range(first: u64, last: u64) -> SeqRange {
+    SeqRange::new(first, last).unwrap()
+}
+
+fn set(ranges: &[SeqRange]) -> RangeSet {
+    ranges.iter().copied().collect()
+}
+
+fn ack(committed: &[SeqRange]) -> Ack {
+    Ack {
+        bridge_time_ms: 0,
+        epoch: epoch(),
+        committed: committed.to_vec(),
+        evicted: Vec::new(),
+        rejected: Vec::new(),
+        resync: Vec::new(),
+    }
+}
+
+/// A session with a buffer that holds whatever was appended and not settled.
+struct Edge {
+    session: Session,
+    now: Duration,
+    held: RangeSet,
+    /// What was published and not looked at yet.
+    published: Vec<Published>,
+    settled: RangeSet,
+    rejected: RangeSet,
+    reports: usize,
+    retransmissions: usize,
+    calls: usize,
+    /// How many rows fit a payload.
+    fitting: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Published {
+    batch: BatchId,
+    rows: RangeSet,
+    digest: u64,
+}
+
+impl Edge {
+    fn new(config: SessionConfig, pending: &[SeqRange]) -> Self {
+        let held = set(pending);
+        Self {
+            session: Session::new(config, epoch(), 0, held.clone()),
+            now: Duration::ZERO,
+            held,
+            published: Vec::new(),
+            settled: RangeSet::new(),
+            rejected: RangeSet::new(),
+            reports: 0,
+            retransmissions: 0,
+            calls: 0,
+            fitting: u64::MAX,
+        }
+    }
+
+    fn connected(config: SessionConfig, pending: &[SeqRange]) -> Self {
+        let mut edge = Self::new(config, pending);
+        edge.input(Input::Connected);
+        edge
+    }
+
+    fn append(&mut self, range: SeqRange) {
+        self.held.insert(range);
+        self.input(Input::Appended(range));
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        let mut effects = self.handle(input);
+        while !effects.is_empty() {
+            let mut next = Vec::new();
+            for effect in effects {
+                match effect {
+                    Effect::Send(ask) => {
+                        let prepared = self.prepare(&ask);
+                        next.extend(self.handle(Input::Prepared(prepared)));
+                    }
+                    Effect::Settle(settle) => {
+                        for range in settle.committed.iter() {
+                            self.held.remove(range);
+                            self.settled.insert(range);
+                        }
+                        for Rejection { range, .. } in settle.rejected {
+                            self.held.remove(range);
+                            self.rejected.insert(range);
+                        }
+                    }
+                    Effect::Sent { retransmission, .. } => {
+                        self.retransmissions += usize::from(retransmission);
+                    }
+                    Effect::Report => self.reports += 1,
+                    Effect::Completed { .. } | Effect::Refused { .. } => {}
+                }
+            }
+            effects = next;
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>) -> Vec<Effect> {
+        self.calls += 1;
+        let effects = self.session.handle(input, self.now);
+        let in_flight = self.session.in_flight();
+        assert!(in_flight.batches <= self.session.config.window_batches);
+        assert!(in_flight.bytes <= self.session.config.window_bytes);
+        if let Some(wakeup) = self.session.next_wakeup() {
+            assert!(
+                wakeup > self.now,
+                "a timer at {wakeup:?}, now {:?}",
+                self.now
+            );
+        }
+        effects
+    }
+
+    fn prepare(&mut self, ask: &Ask) -> Prepared {
+        let (mut sent, mut gone) = (RangeSet::new(), RangeSet::new());
+        let rows_max = (ask.rows_max as u64).min(self.fitting);
+        'full: for range in ask.ranges.iter() {
+            for seq in range.first()..=range.last() {
+                if sent.count() == rows_max {
+                    break 'full;
+                }
+                let one = SeqRange::one(seq).unwrap();
+                if self.held.contains(seq) {
+                    sent.insert(one);
+                } else {
+                    gone.insert(one);
+                }
+            }
+        }
+        let digest = sent.iter().fold(17u64, |sum, r| {
+            sum.wrapping_mul(31)
+                .wrapping_add(r.first() * 1_000_003 + r.last())
+        });
+        let bytes = sent.count() as usize * 8;
+        if !sent.is_empty() {
+            self.published.push(Published {
+                batch: ask.batch,
+                rows: sent.clone(),
+                digest,
+            });
+        }
+        Prepared {
+            batch: ask.batch,
+            sent,
+            gone,
+            digest,
+            bytes,
+        }
+    }
+
+    /// Goes to the session's next timer.
+    fn sleep(&mut self) -> bool {
+        match self.session.next_wakeup() {
+            None => false,
+            Some(at) => {
+                self.now = at;
+                self.input(Input::Timer);
+                true
+            }
+        }
+    }
+
+    fn sleep_until(&mut self, end: Duration) {
+        while self.session.next_wakeup().is_some_and(|at| at <= end) {
+            self.sleep();
+        }
+        self.now = end;
+    }
+
+    fn take_published(&mut self) -> Vec<Published> {
+        std::mem::take(&mut self.published)
+    }
+}
+
+fn small() -> SessionConfig {
+    SessionConfig {
+        batch_rows_max: 10,
+        window_batches: 3,
+        ..SessionConfig::default()
+    }
+}
+
+#[test]
+fn nothing_is_sent_before_the_link_is_up_and_a_report_comes_first() {
+    let mut edge = Edge::new(small(), &[range(1, 5)]);
+    edge.append(range(6, 7));
+    assert!(edge.published.is_empty());
+    assert_eq!(edge.session.next_wakeup(), None);
+    edge.input(Input::Connected);
+    assert_eq!(edge.reports, 1);
+    assert_eq!(edge.published[0].rows, set(&[range(1, 7)]));
+}
+
+#[test]
+fn an_acknowledgement_settles_and_the_idle_session_only_reports() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    edge.now = MS(40);
+    edge.input(Input::Acked(&ack(&[range(1, 5)])));
+    assert!(edge.session.is_idle());
+    assert_eq!(edge.settled, set(&[range(1, 5)]));
+    assert_eq!(edge.session.ack_latency(), Some(MS(40)));
+    assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(60)));
+}
+
+#[test]
+fn a_lost_acknowledgement_costs_one_retransmission() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    let first = edge.take_published();
+    edge.sleep();
+    assert_eq!(edge.now, Duration::from_secs(5));
+    let second = edge.take_published();
+    assert_eq!(second.len(), 1);
+    assert_eq!(first[0].rows, second[0].rows);
+    assert_eq!(edge.retransmissions, 1);
+    edge.input(Input::Acked(&ack(&[range(1, 5)])));
+    // Karn: which of the two was acknowledged is not known.
+    assert_eq!(edge.session.ack_latency(), None);
+    edge.sleep_until(Duration::from_secs(59));
+    assert!(edge.published.is_empty());
+}
+
+#[test]
+fn a_silent_bridge_is_probed_with_one_batch_ever_more_rarely() {
+    let mut edge = Edge::connected(small(), &[range(1, 100)]);
+    assert_eq!(edge.take_published().len(), 1, "the burst is one batch");
+    edge.sleep_until(MS(4_900));
+    let before = edge.take_published().len();
+    assert_eq!(before, 2);
+    edge.sleep_until(Duration::from_secs(3600));
+    let probes = edge.take_published().len();
+    // Three losses of the first window, then 10, 20, 40 and from there 60 seconds apart.
+    assert!((55..75).contains(&probes), "{probes} probes in an hour");
+}
+
+#[test]
+fn a_disconnect_returns_what_was_in_flight() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    edge.take_published();
+    edge.input(Input::Disconnected);
+    assert_eq!(edge.session.in_flight().batches, 0);
+    assert_eq!(edge.session.next_wakeup(), None);
+    edge.append(range(6, 6));
+    edge.now = MS(9_000);
+    edge.input(Input::Connected);
+    assert_eq!(edge.published[0].rows, set(&[range(1, 6)]));
+    assert_eq!(edge.retransmissions, 1);
+}
+
+#[test]
+fn an_acknowledgement_of_rows_not_in_flight_counts() {
+    let mut edge = Edge::new(small(), &[range(1, 50)]);
+    edge.input(Input::Acked(&ack(&[range(11, 30), range(41, 900)])));
+    assert_eq!(edge.settled, set(&[range(11, 30), range(41, 50)]));
+    edge.input(Input::Connected);
+    assert_eq!(edge.published[0].rows, set(&[range(1, 10)]));
+}
+
+#[test]
+fn an_acknowledgement_during_preparation_is_not_undone() {
+    let mut edge = Edge::new(small(), &[range(1, 5)]);
+    let effects = edge.handle(Input::Connected);
+    let Some(Effect::Send(ask)) = effects.last() else {
+        panic!("no batch was asked for: {effects:?}");
+    };
+    let prepared = edge.prepare(ask);
+    edge.input(Input::Acked(&ack(&[range(1, 3)])));
+    edge.input(Input::Prepared(prepared));
+    assert_eq!(edge.session.in_flight().rows, 2);
+    edge.input(Input::Acked(&ack(&[range(4, 5)])));
+    assert!(edge.session.is_idle());
+}
+
+#[test]
+fn an_older_epoch_is_passed_on_untouched() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    let other = Ack {
+        epoch: Epoch::from_random(8),
+        ..ack(&[range(1, 900)])
+    };
+    let effects = edge.handle(Input::Acked(&other));
+    let [Effect::Settle(settle)] = &effects[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(settle.epoch, other.epoch);
+    assert_eq!(settle.committed, set(&[range(1, 900)]));
+    assert_eq!(edge.session.in_flight().rows, 5);
+}
+
+#[test]
+fn a_pause_stops_sending_and_no_timer_runs_hot() {
+    let mut edge = Edge::connected(small(), &[]);
+    edge.input(Input::Pause);
+    edge.append(range(1, 50));
+    assert!(edge.published.is_empty());
+    assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(60)));
+    edge.input(Input::Resume);
+    assert_eq!(edge.published.len(), 3);
+}
+
+#[test]
+fn a_link_that_takes_nothing_is_asked_again_later() {
+    let mut edge = Edge::new(small(), &[range(1, 5)]);
+    let effects = edge.handle(Input::Connected);
+    let Some(Effect::Send(ask)) = effects.last() else {
+        panic!("{effects:?}");
+    };
+    let effects = edge.handle(Input::NotSent(ask.batch));
+    assert!(effects.is_empty());
+    assert_eq!(edge.session.next_wakeup(), Some(super::NOT_SENT_PAUSE));
+    edge.sleep();
+    assert_eq!(edge.published[0].rows, set(&[range(1, 5)]));
+}
+
+#[test]
+fn rows_that_do_not_fit_travel_in_the_next_batch() {
+    let mut edge = Edge::new(small(), &[range(1, 9)]);
+    edge.fitting = 4;
+    edge.input(Input::Connected);
+    let rows: Vec<RangeSet> = edge.published.iter().map(|p| p.rows.clone()).collect();
+    assert_eq!(
+        rows,
+        [
+            set(&[range(1, 4)]),
+            set(&[range(5, 8)]),
+            set(&[range(9, 9)])
+        ]
+    );
+}
+
+#[test]
+fn a_resync_sends_what_is_held_and_reports() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    edge.take_published();
+    edge.input(Input::Acked(&ack(&[range(1, 2)])));
+    // The bridge lost track of 1 to 5; 3 to 5 are in flight, 1 and 2 are gone for good.
+    let again = Ack {
+        resync: vec![range(1, 9)],
+        ..ack(&[])
+    };
+    edge.now = MS(5);
+    edge.input(Input::Acked(&again));
+    assert!(edge.published.is_empty());
+    edge.sleep();
+    assert_eq!(edge.reports, 2);
+    assert_eq!(edge.now, super::REPORT_GAP);
+}
+
+#[test]
+fn eviction_is_reported_soon_but_not_in_a_storm() {
+    let mut edge = Edge::connected(small(), &[]);
+    for n in 1..=1_000u64 {
+        edge.now = MS(n);
+        edge.input(Input::Evicted(&set(&[range(n, n)])));
+    }
+    assert_eq!(edge.reports, 2);
+}
+
+#[test]
+fn one_unreadable_row_among_good_ones_is_given_up_alone() {
+    for bad in [1u64, 7, 10] {
+        let mut edge = Edge::connected(small(), &[range(1, 30)]);
+        let mut steps = 0;
+        while !edge.session.is_idle() {
+            steps += 1;
+            assert!(steps < 100);
+            for Published { rows, digest, .. } in edge.take_published() {
+                edge.now += MS(1);
+                if rows.contains(bad) {
+                    edge.input(Input::Refused(digest));
+                } else {
+                    edge.input(Input::Acked(&ack(rows.as_slice())));
+                }
+            }
+            if edge.published.is_empty() && !edge.session.is_idle() {
+                edge.sleep();
+            }
+        }
+        assert_eq!(edge.rejected, set(&[range(bad, bad)]));
+        assert_eq!(edge.settled.count(), 29);
+        assert!(edge.now < Duration::from_secs(5), "it took {:?}", edge.now);
+    }
+}
+
+#[test]
+fn a_reader_that_reads_nothing_costs_no_reading() {
+    let mut edge = Edge::connected(small(), &[range(1, 30)]);
+    let mut refused = 0;
+    let hours = Duration::from_secs(4 * 3600);
+    while edge.now < hours {
+        for Published { digest, .. } in edge.take_published() {
+            refused += 1;
+            edge.now += MS(1);
+            edge.input(Input::Refused(digest));
+        }
+        edge.sleep();
+    }
+    assert!(edge.rejected.is_empty());
+    assert!(refused < 4 * 60 * 4, "{refused} refusals in four hours");
+    // The bridge is upgraded: everything arrives.
+    for _ in 0..200 {
+        for Published { rows, .. } in edge.take_published() {
+            edge.now += MS(1);
+            edge.input(Input::Acked(&ack(rows.as_slice())));
+        }
+        if edge.session.is_idle() {
+            break;
+        }
+        edge.sleep();
+    }
+    assert_eq!(edge.settled, set(&[range(1, 30)]));
+}
+
+/// What a random schedule does to the link and the bridge.
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64),
+    Wait(u64),
+    Cut(u64),
+    /// The fate of what is on its way up: deliver, lose, double; in which order.
+    Carry {
+        pick: usize,
+        lose: bool,
+        double: bool,
+    },
+    /// The same for acknowledgements.
+    Answer {
+        pick: usize,
+        lose: bool,
+        double: bool,
+    },
+    Evict(u64, u64),
+    Resync(u64, u64),
+    Pause(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..40u64).prop_map(Step::Append),
+        4 => (1..3_000u64).prop_map(Step::Wait),
+        1 => (1..20_000u64).prop_map(Step::Cut),
+        8 => (0..8usize, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(pick, lose, double)| Step::Carry { pick, lose, double }),
+        8 => (0..8usize, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
+            .prop_map(|(pick, lose, double)| Step::Answer { pick, lose, double }),
+        1 => (1..200u64, 0..10u64).prop_map(|(first, more)| Step::Evict(first, first + more)),
+        1 => (1..200u64, 0..50u64).prop_map(|(first, more)| Step::Resync(first, first + more)),
+        1 => (1..10_000u64).prop_map(Step::Pause),
+    ]
+}
+
+/// The world around the session. Rows whose sequence divides by 37 cannot be read, those that
+/// divide by 41 are rejected with a reason.
+struct World {
+    edge: Edge,
+    connected: bool,
+    up: Vec<Published>,
+    down: Vec<Answer>,
+    committed: BTreeSet<u64>,
+    rejected: BTreeMap<u64, RejectReason>,
+    evicted: RangeSet,
+    last_seq: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Answer {
+    Ack(Ack),
+    Refused(u64),
+}
+
+impl World {
+    fn new() -> Self {
+        let config = SessionConfig {
+            history_rows_per_second: 50,
+            ..small()
+        };
+        Self {
+            edge: Edge::connected(config, &[]),
+            connected: true,
+            up: Vec::new(),
+            down: Vec::new(),
+            committed: BTreeSet::new(),
+            rejected: BTreeMap::new(),
+            evicted: RangeSet::new(),
+            last_seq: 0,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Append(rows) => self.append(rows),
+            Step::Wait(ms) => {
+                let end = self.edge.now + MS(ms);
+                self.edge.sleep_until(end);
+            }
+            Step::Cut(ms) => {
+                self.edge.input(Input::Disconnected);
+                self.up.clear();
+                self.down.clear();
+                self.edge.published.clear();
+                self.edge.now += MS(ms);
+                self.edge.input(Input::Connected);
+            }
+            Step::Carry { pick, lose, double } => self.carry(pick, lose, double),
+            Step::Answer { pick, lose, double } => self.answer(pick, lose, double),
+            Step::Evict(first, last) => self.evict(range(first, last)),
+            Step::Resync(first, last) => self.down.push(Answer::Ack(Ack {
+                resync: vec![range(first, last)],
+                ..ack(&[])
+            })),
+            Step::Pause(ms) => {
+                self.edge.input(Input::Pause);
+                let end = self.edge.now + MS(ms);
+                let before = self.edge.published.len();
+                self.edge.sleep_until(end);
+                assert_eq!(self.edge.published.len(), before);
+                self.edge.input(Input::Resume);
+            }
+        }
+        let published = self.edge.take_published();
+        self.up.extend(published);
+        self.check();
+    }
+
+    fn append(&mut self, rows: u64) {
+        let appended = range(self.last_seq + 1, self.last_seq + rows);
+        self.last_seq = appended.last();
+        self.edge.append(appended);
+    }
+
+    fn carry(&mut self, pick: usize, lose: bool, double: bool) {
+        if self.up.is_empty() {
+            return;
+        }
+        let at = pick % self.up.len();
+        let published = if double {
+            self.up[at].clone()
+        } else {
+            self.up.remove(at)
+        };
+        if lose {
+            return;
+        }
+        let seqs = |rows: &RangeSet| -> Vec<u64> {
+            rows.iter().flat_map(|r| r.first()..=r.last()).collect()
+        };
+        if seqs(&published.rows).iter().any(|seq| seq % 37 == 0) {
+            self.down.push(Answer::Refused(published.digest));
+            return;
+        }
+        let mut answer = ack(&[]);
+        for seq in seqs(&published.rows) {
+            let one = SeqRange::one(seq).unwrap();
+            if seq % 41 == 0 {
+                let reason = RejectReason::TooOld;
+                self.rejected.insert(seq, reason);
+                answer.rejected.push(Rejection { range: one, reason });
+            } else {
+                self.committed.insert(seq);
+                answer.committed.push(one);
+            }
+        }
+        self.down.push(Answer::Ack(answer));
+    }
+
+    fn answer(&mut self, pick: usize, lose: bool, double: bool) {
+        if self.down.is_empty() {
+            return;
+        }
+        let at = pick % self.down.len();
+        let answer = if double {
+            self.down[at].clone()
+        } else {
+            self.down.remove(at)
+        };
+        if lose {
+            return;
+        }
+        match answer {
+            Answer::Ack(ack) => self.edge.input(Input::Acked(&ack)),
+            Answer::Refused(digest) => self.edge.input(Input::Refused(digest)),
+        }
+    }
+
+    fn evict(&mut self, range: SeqRange) {
+        let evicted = self.edge.held.intersection(&set(&[range]));
+        for range in evicted.iter() {
+            self.edge.held.remove(range);
+            self.evicted.insert(range);
+        }
+        if !evicted.is_empty() {
+            self.edge.input(Input::Evicted(&evicted));
+        }
+    }
+
+    /// Promise P1: what is settled, the bridge has.
+    fn check(&self) {
+        for range in self.edge.settled.iter() {
+            for seq in range.first()..=range.last() {
+                assert!(
+                    self.committed.contains(&seq),
+                    "{seq} was settled, not committed"
+                );
+            }
+        }
+        for range in self.edge.rejected.iter() {
+            for seq in range.first()..=range.last() {
+                assert!(seq % 37 == 0 || self.rejected.contains_key(&seq));
+            }
+        }
+    }
+
+    /// From now on nothing is lost: everything must end, and soon.
+    fn quiet(&mut self) {
+        let end = self.edge.now + Duration::from_secs(3600);
+        let calls = self.edge.calls;
+        while !self.edge.held.is_empty() || !self.edge.session.is_idle() {
+            assert!(
+                self.edge.now < end,
+                "still waiting: {:?}",
+                self.edge.session
+            );
+            let published = self.edge.take_published();
+            self.up.extend(published);
+            if self.up.is_empty() && self.down.is_empty() {
+                // Life goes on: only a good row that comes after a bad one proves that the
+                // reader reads.
+                if self.edge.session.waiting().suspect > 0 {
+                    self.append(2);
+                }
+                assert!(self.edge.sleep(), "stuck: {:?}", self.edge.session);
+            } else {
+                self.edge.now += MS(1);
+                self.carry(0, false, false);
+                self.answer(0, false, false);
+            }
+            self.check();
+        }
+        let calls = self.edge.calls - calls;
+        assert!(calls < 20_000, "{calls} calls: a timer runs hot");
+        assert!(self.connected);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_the_link_does_everything_arrives_and_nothing_is_settled_without_a_word(
+        steps in prop::collection::vec(step(), 1..150)
+    ) {
+        let mut world = World::new();
+        for step in &steps {
+            world.step(step);
+        }
+        world.quiet();
+        let accounted: u64 = world.edge.settled.count() + world.edge.rejected.count();
+        let evicted = world.evicted.iter().fold(world.evicted.clone(), |mut left, range| {
+            for known in world.edge.settled.iter().chain(world.edge.rejected.iter()) {
+                if let Some(both) = known.intersection(range) {
+                    left.remove(both);
+                }
+            }
+            left
+        });
+        prop_assert_eq!(accounted + evicted.count(), world.last_seq);
+    }
+}

@@ -261,7 +261,14 @@ mod tests {
     }
 
     /// Picks, and sends `sent` of what was picked.
-    fn check(order: &mut Order, rows_max: u64, flush: bool, now: Duration, kind: Kind, sent: SeqRange) {
+    fn check(
+        order: &mut Order,
+        rows_max: u64,
+        flush: bool,
+        now: Duration,
+        kind: Kind,
+        sent: SeqRange,
+    ) {
         let (found, mut asked) = order.pick(rows_max, flush, now).expect("something was due");
         assert_eq!(found, kind);
         assert_eq!(asked.first(), Some(sent.first()));
@@ -294,10 +301,24 @@ mod tests {
         assert_eq!(order.pick(50, false, MS(0)), None);
         // Fifty rows at a hundred a second.
         assert_eq!(order.due(50, false), Some(MS(500)));
-        check(&mut order, 50, false, MS(500), Kind::History, range(51, 100));
+        check(
+            &mut order,
+            50,
+            false,
+            MS(500),
+            Kind::History,
+            range(51, 100),
+        );
         // The rest is fewer rows, so it is due earlier.
         assert_eq!(order.due(50, false), Some(MS(700)));
-        check(&mut order, 50, true, MS(501), Kind::History, range(101, 120));
+        check(
+            &mut order,
+            50,
+            true,
+            MS(501),
+            Kind::History,
+            range(101, 120),
+        );
     }
 
     #[test]

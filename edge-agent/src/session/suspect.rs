@@ -151,9 +151,7 @@ fn halves(ranges: RangeSet) -> impl Iterator<Item = RangeSet> {
     for range in upper.iter() {
         lower.remove(range);
     }
-    [lower, upper]
-        .into_iter()
-        .filter(|half| !half.is_empty())
+    [lower, upper].into_iter().filter(|half| !half.is_empty())
 }
 
 #[cfg(test)]
