@@ -1,61 +1,83 @@
-//! The `certs` command line.
+//! The `certs` command line: arguments → the library → text or JSON.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use daemon::Failure;
 use schema::DeviceId;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::authority::{Authority, default_days};
-use crate::folder::{CertsError, Folder, Overwrite};
+use crate::authority::{Authority, Key, default_name};
+use crate::error::CertsError;
+use crate::folder::{Folder, Overwrite};
 use crate::identity::{Identity, Role};
-use crate::inventory::Entry;
+use crate::inventory::{self, Entry, State};
+use crate::profile::{AUTHORITY_DAYS, DAYS_MAX, LOCAL_HOSTS, SERVER_NAME, default_days};
+use crate::serial::Serial;
+use crate::verify::Verifier;
 
 /// Makes and checks the certificates of a fleet.
 #[derive(Debug, Parser)]
 #[command(
     version,
     arg_required_else_help = true,
-    after_help = "A first set:\n  certs init\n  certs server --host broker.example.com --host 192.0.2.7\n  \
-                  certs service bridge --role bridge\n  certs service observer --role observer\n  certs device press-7\n\n\
-                  Exit codes: 0 done, 1 failed (for `verify`: also when the certificate does not hold), 2 wrong arguments."
+    after_help = "\
+A first set:
+  certs init
+  certs server --host broker.example.com --host 192.0.2.7
+  certs service bridge --role bridge
+  certs service watcher --role observer
+  certs device press-7
+
+To a machine go its own certificate and key and ca.pem; to the broker also crl.pem.
+ca.key stays here.
+
+Exit codes: 0 done, 1 failed (for `verify`: the certificate does not hold), 2 wrong arguments
+or a file or folder that they name wrongly."
 )]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
     /// The folder that holds authority, certificates and keys
-    #[arg(long, global = true, default_value = "tideline-certs")]
+    #[arg(
+        long,
+        global = true,
+        env = "TIDELINE_CERTS_DIR",
+        default_value = "tideline-certs"
+    )]
     dir: PathBuf,
-    /// Print JSON
+    /// Print JSON, one object a line
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make the authority that signs all others
+    /// Make the authority that signs all others, and an empty revocation list
     Init {
-        /// What the authority calls itself
-        #[arg(long, default_value = "Tideline authority")]
-        name: String,
+        /// What the authority calls itself; without it a name with a random end
+        #[arg(long, value_parser = authority_name)]
+        name: Option<String>,
+        /// Days until it ends
+        #[arg(long, value_parser = days(), default_value_t = AUTHORITY_DAYS)]
+        days: u32,
         /// Replace an existing authority: every certificate it signed becomes worthless
         #[arg(long)]
         force: bool,
     },
     /// Issue the broker's certificate
     Server {
-        /// Name or address that clients connect to; repeat it for each
-        #[arg(long = "host", required = true)]
+        /// DNS name or IP address that clients connect to; repeat it for each
+        #[arg(long = "host", value_name = "HOST", default_values = LOCAL_HOSTS)]
         hosts: Vec<String>,
         #[command(flatten)]
         issue: Issue,
     },
     /// Issue the certificate of a bridge or of an observer
     Service {
-        /// The service's name
+        /// The service's name; no device may have it
         name: DeviceId,
         /// What it may do
         #[arg(long)]
@@ -63,40 +85,61 @@ enum Command {
         #[command(flatten)]
         issue: Issue,
     },
-    /// Issue a device's certificate
+    /// Issue devices' certificates
     Device {
-        /// The device id
-        id: DeviceId,
+        /// The device id: 1 to 64 characters of A-Z a-z 0-9 . _ -
+        #[arg(value_name = "ID", required = true)]
+        ids: Vec<DeviceId>,
         #[command(flatten)]
         issue: Issue,
     },
-    /// Show what was issued, and what is wrong with it
+    /// Show every certificate that was issued, and how it stands
     List,
-    /// Check one certificate: signature, validity, identity, revocation
+    /// Check a certificate: signature, time, identity, revocation, and the key beside it
     Verify {
         /// The certificate
         file: PathBuf,
+        /// The authority to check against; without it that of --dir
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// The revocation list to check against; without it that of --dir, if --ca is not given
+        #[arg(long, value_name = "FILE", requires = "ca")]
+        crl: Option<PathBuf>,
+        /// Also check that a server can be reached under this name or address
+        #[arg(long)]
+        host: Option<String>,
     },
     /// Put certificates on the revocation list, which the broker reads while it runs
+    #[command(group = ArgGroup::new("which").required(true).multiple(true))]
     Revoke {
         /// A certificate file, or a serial number as `list` shows it
-        #[arg(required = true)]
-        which: Vec<String>,
+        #[arg(value_name = "FILE|SERIAL", group = "which")]
+        certificates: Vec<String>,
+        /// Every certificate that was issued to this name: what a stolen device needs
+        #[arg(long = "name", value_name = "NAME", group = "which")]
+        names: Vec<DeviceId>,
     },
-    /// Issue a certificate again for the same identity and hosts, with a new key
+    /// Issue a certificate again for the same identity and hosts, in its place
+    ///
+    /// The key stays the same, so that pins hold and only a public file has to travel. The old
+    /// certificate holds until it ends; revoke it if it must not. `renew` on ca.pem prolongs the
+    /// authority itself.
     Renew {
         /// The certificate
         file: PathBuf,
-        /// Days until it ends
-        #[arg(long)]
+        /// Days until it ends; without it, as when it was first issued
+        #[arg(long, value_parser = days())]
         days: Option<u32>,
+        /// Make a new key, too, and put it beside the certificate
+        #[arg(long)]
+        new_key: bool,
     },
 }
 
 #[derive(Debug, Args)]
 struct Issue {
-    /// Days until it ends; 397 for servers and services, 825 for devices
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    /// Days until it ends [default: 397 for servers and services, 825 for devices]
+    #[arg(long, value_parser = days())]
     days: Option<u32>,
     /// Replace an existing certificate and key
     #[arg(long)]
@@ -113,10 +156,19 @@ enum ServiceRole {
 
 /// What a command made.
 #[derive(Debug, Serialize)]
-struct Made {
-    cert: PathBuf,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<PathBuf>,
+struct Made<'a> {
+    cert: &'a Path,
+    key: &'a Path,
+    ca: &'a Path,
+    #[serde(flatten)]
+    entry: &'a Entry,
+}
+
+/// What a revocation did.
+#[derive(Debug, Serialize)]
+struct Revoked<'a> {
+    crl: &'a Path,
+    revoked: &'a [Serial],
 }
 
 /// Runs one command.
@@ -127,47 +179,57 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let folder = Folder::new(cli.dir);
     let json = cli.json;
     match cli.command {
-        Command::Init { name, force } => {
-            let authority = Authority::init(folder, &name, overwrite(force))?;
-            let files = authority.folder().ca_files();
-            print_made(json, &files.cert, Some(&files.key));
+        Command::Init { name, days, force } => {
+            let name = name.unwrap_or_else(default_name);
+            Authority::init_for_days(folder.clone(), &name, days, overwrite(force))?;
+            let files = folder.ca_files();
+            print_made(json, &folder, &files.cert, &files.key)?;
         }
         Command::Server { hosts, issue } => {
-            let name = "broker".parse().expect("a fixed name is an identity");
+            let name = SERVER_NAME.parse().expect("a fixed name is an identity");
             let role = Role::Server;
-            self::issue(json, folder, &Identity { name, role }, &hosts, &issue)?;
+            self::issue(json, folder, &[Identity { name, role }], &hosts, &issue)?;
         }
         Command::Service { name, role, issue } => {
             let role = match role {
                 ServiceRole::Bridge => Role::Bridge,
                 ServiceRole::Observer => Role::Observer,
             };
-            self::issue(json, folder, &Identity { name, role }, &[], &issue)?;
+            self::issue(json, folder, &[Identity { name, role }], &[], &issue)?;
         }
-        Command::Device { id, issue } => {
-            let identity = Identity {
-                name: id,
-                role: Role::Device,
-            };
-            self::issue(json, folder, &identity, &[], &issue)?;
+        Command::Device { ids, issue } => {
+            let role = Role::Device;
+            let identities: Vec<_> = ids
+                .into_iter()
+                .map(|name| Identity { name, role })
+                .collect();
+            self::issue(json, folder, &identities, &[], &issue)?;
         }
         Command::List => list(json, &folder)?,
-        Command::Verify { file } => return verify(json, &folder, &file),
-        Command::Revoke { which } => {
-            let serials = which
-                .iter()
-                .map(|which| serial(&folder, which))
-                .collect::<Result<Vec<_>, _>>()?;
-            let list = Authority::open(folder)?.revoke(&serials)?;
-            print_made(json, &list, None);
+        Command::Verify {
+            file,
+            ca,
+            crl,
+            host,
+        } => {
+            let verifier = match ca {
+                Some(ca) => Verifier::new(&ca, crl.as_deref())?,
+                None => Verifier::of(&folder)?,
+            };
+            return verify(json, &verifier, &file, host.as_deref());
         }
-        Command::Renew { file, days } => {
-            let entry = Entry::read(&folder, &file, OffsetDateTime::now_utc())?;
-            let identity = entry.identity.ok_or_else(|| {
-                CertsError::damaged(&file, &"it names nobody; issue a new one instead")
-            })?;
-            let issue = Issue { days, force: true };
-            self::issue(json, folder, &identity, &entry.hosts, &issue)?;
+        Command::Revoke {
+            certificates,
+            names,
+        } => revoke(json, folder, &certificates, &names)?,
+        Command::Renew {
+            file,
+            days,
+            new_key,
+        } => {
+            let key = if new_key { Key::Replace } else { Key::Keep };
+            Authority::open(folder.clone())?.renew(&file, days, key)?;
+            print_made(json, &folder, &file, &file.with_extension("key"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -176,34 +238,32 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
 fn issue(
     json: bool,
     folder: Folder,
-    identity: &Identity,
+    identities: &[Identity],
     hosts: &[String],
     issue: &Issue,
 ) -> Result<(), Failure> {
-    let files = Authority::open(folder)?.issue(
-        identity,
-        hosts,
-        issue.days.unwrap_or_else(|| default_days(identity.role)),
-        overwrite(issue.force),
-    )?;
-    print_made(json, &files.cert, Some(&files.key));
+    let authority = Authority::open(folder.clone())?;
+    for identity in identities {
+        let days = issue.days.unwrap_or_else(|| default_days(identity.role));
+        let files = authority.issue(identity, hosts, days, overwrite(issue.force))?;
+        print_made(json, &folder, &files.cert, &files.key)?;
+    }
     Ok(())
 }
 
 fn list(json: bool, folder: &Folder) -> Result<(), Failure> {
-    let now = OffsetDateTime::now_utc();
-    let entries = folder
-        .certificates()?
-        .iter()
-        .map(|path| Entry::read(folder, path, now))
-        .collect::<Result<Vec<_>, _>>()?;
+    let entries = inventory::list(folder, OffsetDateTime::now_utc())?;
     if json {
-        print_json(&entries);
+        entries.iter().for_each(print_json);
+        return Ok(());
+    }
+    if entries.is_empty() {
+        println!("nothing was issued from {} yet", folder.root().display());
         return Ok(());
     }
     println!(
-        "{:<10} {:<24} {:>9}  {:<40} STATE",
-        "ROLE", "NAME", "DAYS LEFT", "SERIAL"
+        "{:<9} {:<24} {:<9} {:>5}  {:<32}  FILE",
+        "ROLE", "NAME", "STATE", "DAYS", "SERIAL"
     );
     for entry in &entries {
         let (role, name) = match &entry.identity {
@@ -211,31 +271,31 @@ fn list(json: bool, folder: &Folder) -> Result<(), Failure> {
             None => ("-", "-"),
         };
         println!(
-            "{role:<10} {name:<24} {:>9}  {:<40} {}",
+            "{role:<9} {name:<24} {:<9} {:>5}  {:<32}  {}",
+            entry.state.as_str(),
             entry.days_left,
-            entry.serial,
-            state(entry)
+            entry.serial.to_string(),
+            entry.path.display(),
         );
     }
     Ok(())
 }
 
-fn verify(json: bool, folder: &Folder, file: &Path) -> Result<ExitCode, Failure> {
-    let entry = Entry::read(folder, file, OffsetDateTime::now_utc())?;
+fn verify(
+    json: bool,
+    verifier: &Verifier,
+    file: &Path,
+    host: Option<&str>,
+) -> Result<ExitCode, Failure> {
+    let now = OffsetDateTime::now_utc();
+    let mut entry = Entry::judge(verifier, file, now)?;
+    if let Some(host) = host {
+        entry.check_host(verifier, host, now)?;
+    }
     if json {
         print_json(&entry);
     } else {
-        match &entry.identity {
-            Some(Identity { name, role }) => println!("identity   {role} {name}"),
-            None => println!("identity   none"),
-        }
-        if !entry.hosts.is_empty() {
-            println!("hosts      {}", entry.hosts.join(", "));
-        }
-        println!("serial     {}", entry.serial);
-        println!("pin        {}", entry.pin);
-        println!("valid      {} to {}", entry.not_before, entry.not_after);
-        println!("state      {}", state(&entry));
+        print_entry(&entry);
     }
     Ok(if entry.problems.is_empty() {
         ExitCode::SUCCESS
@@ -244,40 +304,114 @@ fn verify(json: bool, folder: &Folder, file: &Path) -> Result<ExitCode, Failure>
     })
 }
 
-/// The serial number of a file, or in hexadecimal.
-fn serial(folder: &Folder, which: &str) -> Result<Vec<u8>, CertsError> {
-    let path = Path::new(which);
-    let digits = if path.exists() {
-        Entry::read(folder, path, OffsetDateTime::now_utc())?.serial
-    } else {
-        which.to_owned()
-    };
-    match hex::decode(&digits) {
-        // RFC 5280 allows 20 bytes; DER may add a zero before them.
-        Ok(serial) if (1..=21).contains(&serial.len()) => Ok(serial),
-        _ => Err(CertsError::Serial(which.to_owned())),
+fn revoke(
+    json: bool,
+    folder: Folder,
+    certificates: &[String],
+    names: &[DeviceId],
+) -> Result<(), Failure> {
+    let authority = Authority::open(folder.clone())?;
+    let mut serials = Vec::new();
+    for which in certificates {
+        serials.push(serial(&folder, which)?);
     }
-}
-
-fn state(entry: &Entry) -> String {
-    if entry.problems.is_empty() {
-        "holds".to_owned()
-    } else {
-        entry.problems.join("; ")
-    }
-}
-
-fn print_made(json: bool, cert: &Path, key: Option<&Path>) {
-    if json {
-        print_json(&Made {
-            cert: cert.to_owned(),
-            key: key.map(Path::to_owned),
-        });
-    } else {
-        println!("wrote {}", cert.display());
-        if let Some(key) = key {
-            println!("wrote {} (keep it secret)", key.display());
+    for name in names {
+        let before = serials.len();
+        for role in Role::ALL {
+            let issued = folder.issued(role)?.into_iter();
+            serials.extend(issued.filter(|i| i.name == name.as_str()).map(|i| i.serial));
         }
+        if serials.len() == before {
+            return Err(CertsError::UnknownName(name.as_str().to_owned()).into());
+        }
+    }
+    serials.sort();
+    serials.dedup();
+    let crl = authority.revoke(&serials)?;
+    if json {
+        let revoked = &serials;
+        print_json(&Revoked { crl: &crl, revoked });
+        return Ok(());
+    }
+    for serial in &serials {
+        println!("revoked {serial}");
+    }
+    println!("wrote {}: give it to the broker", crl.display());
+    for entry in others_that_hold(&folder, &serials)? {
+        println!(
+            "note: {} of the same name holds still; `certs revoke --name NAME` revokes all",
+            entry.path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Certificates of the names that were just revoked, which a thief could use instead.
+fn others_that_hold(folder: &Folder, revoked: &[Serial]) -> Result<Vec<Entry>, CertsError> {
+    let mut entries = inventory::list(folder, OffsetDateTime::now_utc())?;
+    let names: Vec<_> = entries
+        .iter()
+        .filter(|entry| revoked.contains(&entry.serial))
+        .map(|entry| entry.identity.clone())
+        .collect();
+    entries.retain(|entry| {
+        names.contains(&entry.identity) && matches!(entry.state, State::Valid | State::Replaced)
+    });
+    Ok(entries)
+}
+
+/// The serial number of a certificate file, or in hexadecimal.
+fn serial(folder: &Folder, which: &str) -> Result<Serial, CertsError> {
+    let path = Path::new(which);
+    if path.exists() {
+        return Ok(Entry::read(folder, path, OffsetDateTime::now_utc())?.serial);
+    }
+    which
+        .parse()
+        .map_err(|_| CertsError::NeitherFileNorSerial(which.to_owned()))
+}
+
+fn print_made(json: bool, folder: &Folder, cert: &Path, key: &Path) -> Result<(), CertsError> {
+    let entry = Entry::read(folder, cert, OffsetDateTime::now_utc())?;
+    if json {
+        let ca = &folder.ca_files().cert;
+        let entry = &entry;
+        print_json(&Made {
+            cert,
+            key,
+            ca,
+            entry,
+        });
+        return Ok(());
+    }
+    let what = entry.identity.as_ref().map_or_else(
+        || "the authority of the fleet".to_owned(),
+        ToString::to_string,
+    );
+    println!("{what}, until {}", entry.not_after);
+    println!("  {}", cert.display());
+    if key.exists() {
+        println!("  {} (secret)", key.display());
+    }
+    Ok(())
+}
+
+fn print_entry(entry: &Entry) {
+    if let Some(identity) = &entry.identity {
+        println!("identity  {identity}");
+    }
+    if !entry.hosts.is_empty() {
+        println!("hosts     {}", entry.hosts.join(", "));
+    }
+    println!("serial    {}", entry.serial);
+    println!("pin       {}", entry.pin);
+    println!("valid     {} to {}", entry.not_before, entry.not_after);
+    println!("state     {}", entry.state.as_str());
+    for problem in &entry.problems {
+        println!("problem   {problem}");
+    }
+    for warning in &entry.warnings {
+        println!("warning   {warning}");
     }
 }
 
@@ -291,5 +425,27 @@ const fn overwrite(force: bool) -> Overwrite {
         Overwrite::Allow
     } else {
         Overwrite::Refuse
+    }
+}
+
+fn days() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(DAYS_MAX))
+}
+
+/// X.509 allows 64 characters.
+fn authority_name(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        1..=64 if !text.chars().any(char::is_control) => Ok(text.to_owned()),
+        _ => Err("use 1 to 64 characters, no control characters".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Cli::command().debug_assert();
     }
 }

@@ -1,25 +1,26 @@
-//! Where certificates and keys lie, and how they are written: whole or not at all, keys readable
-//! by their owner alone from the first moment, nothing overwritten unasked.
+//! Where certificates and keys lie.
 //!
 //! ```text
 //! DIR/ca.pem  ca.key  crl.pem        the authority; ca.key is needed only to issue
 //! DIR/server.pem  server.key         the broker
 //! DIR/service/NAME.pem  NAME.key     bridges and observers
 //! DIR/device/ID.pem  ID.key          devices
+//! DIR/issued/ROLE/NAME.SERIAL.pem    every certificate ever issued, so that each can be revoked
+//! DIR/.lock                          one writer at a time
 //! ```
+//!
+//! Knows paths and nothing of what is in them.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use daemon::{Class, Failure};
-use time::OffsetDateTime;
-use x509_parser::prelude::FromDer;
-use x509_parser::revocation_list::CertificateRevocationList;
-
+use crate::error::CertsError;
 use crate::identity::{Identity, Role};
-use crate::tls::{TlsError, TlsFiles};
+use crate::serial::Serial;
+use crate::tls::TlsFiles;
+use crate::whole;
 
 /// A certificate folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,92 +37,21 @@ pub enum Overwrite {
     Allow,
 }
 
-/// What goes wrong with certificates and their files.
-#[derive(Debug, thiserror::Error)]
-pub enum CertsError {
-    /// A file or folder cannot be used.
-    #[error("cannot {action} {}: {source}", path.display())]
-    File {
-        /// What was tried.
-        action: &'static str,
-        /// The file or folder.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file that is there already.
-    #[error("{} exists already", .0.display())]
-    Exists(PathBuf),
-    /// A file that does not hold what it should.
-    #[error("{} is damaged: {reason}", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What was found.
-        reason: String,
-    },
-    /// A PEM file that cannot be read or holds the wrong thing.
-    #[error(transparent)]
-    Pem(#[from] TlsError),
-    /// A serial number that is none.
-    #[error("{0:?} is neither a certificate file nor a serial number in hexadecimal")]
-    Serial(String),
-    /// A server name that is neither a DNS name nor an address.
-    #[error("hosts {hosts:?} hold no DNS name or IP address: {reason}")]
-    Host {
-        /// All that were given.
-        hosts: String,
-        /// What rcgen said.
-        reason: String,
-    },
-    /// A certificate could not be made.
-    #[error("cannot make the certificate: {0}")]
-    Crypto(String),
+/// A certificate that was issued from this folder, as the name of its copy tells.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Issued {
+    /// The name it was issued to.
+    pub name: String,
+    /// Its serial number.
+    pub serial: Serial,
+    /// The copy.
+    pub path: PathBuf,
 }
 
-impl CertsError {
-    pub(crate) fn crypto(error: rcgen::Error) -> Self {
-        Self::Crypto(error.to_string())
-    }
-
-    pub(crate) fn damaged(path: &Path, error: &dyn std::fmt::Display) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        }
-    }
-
-    fn help(&self) -> &'static str {
-        match self {
-            Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "`certs init` makes an authority; --dir names its folder"
-            }
-            Self::File { .. } => "check who may read and write there; --dir names the folder",
-            Self::Exists(_) => "keep it, or replace it for good with --force",
-            Self::Pem(_) => "`certs init` makes an authority; --dir names its folder",
-            Self::Serial(_) => "`certs list` shows files and serial numbers",
-            Self::Damaged { .. } => "restore the file from a backup, or issue it again",
-            Self::Host { .. } => "give --host as in broker.example.com or 192.0.2.7",
-            Self::Crypto(_) => "this is a bug in Tideline: please report it",
-        }
-    }
-}
-
-impl From<CertsError> for Failure {
-    fn from(error: CertsError) -> Self {
-        let class = match &error {
-            CertsError::Host { .. } | CertsError::Serial(_) => Class::Configuration,
-            CertsError::File { .. } => Class::Storage,
-            CertsError::Exists(_) => Class::Conflict,
-            CertsError::Pem(_) | CertsError::Damaged { .. } | CertsError::Crypto(_) => {
-                Class::Authentication
-            }
-        };
-        let help = error.help();
-        Self::new(class, "work on certificates")
-            .because(error)
-            .help(help)
-    }
+/// Held while a folder is being changed; released when dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
 }
 
 impl Folder {
@@ -160,64 +90,50 @@ impl Folder {
         }
     }
 
-    /// Every certificate in the folder but the authority's, in the order of their paths.
-    ///
-    /// # Errors
-    /// [`CertsError::File`] when a folder cannot be listed.
-    pub fn certificates(&self) -> Result<Vec<PathBuf>, CertsError> {
-        let mut found = Vec::new();
-        let server = self.root.join("server.pem");
-        if server.exists() {
-            found.push(server);
-        }
-        for part in ["service", "device"] {
-            let folder = self.root.join(part);
-            match fs::read_dir(&folder) {
-                Ok(entries) => {
-                    for entry in entries {
-                        let path = entry.map_err(|error| file("list", &folder, error))?.path();
-                        if path.extension().is_some_and(|extension| extension == "pem") {
-                            found.push(path);
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(file("list", &folder, error)),
-            }
-        }
-        found.sort();
-        Ok(found)
+    /// The copy of an issued certificate that the folder keeps.
+    pub(crate) fn issued_file(&self, identity: &Identity, serial: &Serial) -> PathBuf {
+        self.issued_folder(identity.role)
+            .join(format!("{}.{serial}.pem", identity.name.as_str()))
     }
 
-    /// The serial numbers in the revocation list, with the time of each.
+    /// Every certificate that was issued in a role, by name; other files are passed over.
     ///
     /// # Errors
-    /// [`CertsError`] when there is a list that cannot be read.
-    pub fn revoked(&self) -> Result<Vec<(Vec<u8>, OffsetDateTime)>, CertsError> {
-        let path = self.crl_file();
-        if !path.exists() {
-            return Ok(Vec::new());
+    /// [`CertsError::File`] when the folder cannot be listed.
+    pub fn issued(&self, role: Role) -> Result<Vec<Issued>, CertsError> {
+        let folder = self.issued_folder(role);
+        let list = |error| CertsError::file("list", &folder, error);
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(list(error)),
+        };
+        let mut issued = Vec::new();
+        for entry in entries {
+            issued.extend(parse_issued(entry.map_err(list)?.path()));
         }
-        let text = self.read(&path)?;
-        let der = rustls_pemfile::crls(&mut text.as_bytes())
-            .next()
-            .and_then(Result::ok)
-            .ok_or_else(|| CertsError::damaged(&path, &"it holds no revocation list"))?;
-        let (_, list) = CertificateRevocationList::from_der(&der)
-            .map_err(|error| CertsError::damaged(&path, &error))?;
-        Ok(list
-            .iter_revoked_certificates()
-            .map(|revoked| {
-                (
-                    revoked.raw_serial().to_vec(),
-                    revoked.revocation_date.to_datetime(),
-                )
-            })
-            .collect())
+        issued.sort();
+        Ok(issued)
     }
 
-    pub(crate) fn read(&self, path: &Path) -> Result<String, CertsError> {
-        fs::read_to_string(path).map_err(|error| file("read", path, error))
+    /// Waits until no other process changes the folder. Makes the folder if need be.
+    pub(crate) fn lock(&self) -> Result<Lock, CertsError> {
+        whole::make_folder(&self.root)?;
+        let path = self.root.join(".lock");
+        let lock = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(whole::SECRET)
+                .open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        match lock() {
+            Ok(file) => Ok(Lock { _file: file }),
+            Err(error) => Err(CertsError::file("write", &path, error)),
+        }
     }
 
     /// Writes a certificate and its key. The key comes first: a certificate without one is of no
@@ -229,27 +145,13 @@ impl Folder {
         key: &str,
         overwrite: Overwrite,
     ) -> Result<(), CertsError> {
-        if overwrite == Overwrite::Refuse {
-            for path in [&files.key, &files.cert] {
-                if path.exists() {
-                    return Err(CertsError::Exists(path.clone()));
-                }
-            }
-        }
-        for path in [&files.key, &files.cert] {
-            let folder = path.parent().unwrap_or(&self.root);
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(folder)
-                .map_err(|error| file("make folder", folder, error))?;
-        }
-        write_whole(&files.key, key, 0o600)?;
-        write_whole(&files.cert, certificate, 0o644)
+        whole::make_folder(files.key.parent().unwrap_or(&self.root))?;
+        whole::write(&files.key, key, whole::SECRET, overwrite)?;
+        whole::write(&files.cert, certificate, whole::PUBLIC, overwrite)
     }
 
-    pub(crate) fn replace(&self, path: &Path, text: &str) -> Result<(), CertsError> {
-        write_whole(path, text, 0o644)
+    fn issued_folder(&self, role: Role) -> PathBuf {
+        self.root.join("issued").join(role.as_str())
     }
 
     fn pair(&self, folder: &Path, name: &str) -> TlsFiles {
@@ -261,32 +163,69 @@ impl Folder {
     }
 }
 
-/// Writes beside the file and renames: a reader sees the old one or the new one.
-fn write_whole(path: &Path, text: &str, mode: u32) -> Result<(), CertsError> {
-    let partial = path.with_extension("partial");
-    // Left over from a run that was killed; `create_new` below must not meet it.
-    let _ = fs::remove_file(&partial);
-    let write = || -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode)
-            .open(&partial)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
-        match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
+impl TlsFiles {
+    /// An error when the pair is there already and may not be replaced.
+    pub(crate) fn check_free(&self, overwrite: Overwrite) -> Result<(), CertsError> {
+        for path in [&self.key, &self.cert] {
+            if overwrite == Overwrite::Refuse && path.exists() {
+                return Err(CertsError::Exists(path.clone()));
+            }
         }
-    };
-    write().map_err(|error| file("write", path, error))
+        Ok(())
+    }
 }
 
-fn file(action: &'static str, path: &Path, source: io::Error) -> CertsError {
-    CertsError::File {
-        action,
-        path: path.to_owned(),
-        source,
+/// `NAME.SERIAL.pem`, where the name may have dots of its own.
+fn parse_issued(path: PathBuf) -> Option<Issued> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(".pem")?;
+    let (name, serial) = stem.rsplit_once('.')?;
+    let (name, serial) = (name.to_owned(), serial.parse().ok()?);
+    Some(Issued { name, serial, path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_dots_come_back_from_the_copys_name() {
+        let folder = Folder::new("x");
+        for name in ["press-7", "a.b", "..", ".", "a.pem", "7f.7f"] {
+            let identity = Identity {
+                name: name.parse().unwrap(),
+                role: Role::Device,
+            };
+            let serial = Serial::random();
+            let path = folder.issued_file(&identity, &serial);
+            assert_eq!(path.parent().unwrap(), Path::new("x/issued/device"));
+            let issued = parse_issued(path).unwrap();
+            assert_eq!((issued.name.as_str(), issued.serial), (name, serial));
+        }
+    }
+
+    #[test]
+    fn no_name_leaves_its_folder_or_meets_anothers_files() {
+        let folder = Folder::new("x");
+        let mut seen = std::collections::BTreeSet::new();
+        for name in [
+            "..",
+            ".",
+            "a",
+            "a.pem",
+            "a.key",
+            "a.pem.key",
+            "ca",
+            "server",
+        ] {
+            let identity = Identity {
+                name: name.parse().unwrap(),
+                role: Role::Device,
+            };
+            let files = folder.files_of(&identity);
+            for path in [files.cert, files.key] {
+                assert_eq!(path.parent().unwrap(), Path::new("x/device"));
+                assert!(seen.insert(path), "{name}");
+            }
+        }
     }
 }

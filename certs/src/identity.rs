@@ -4,7 +4,8 @@
 //! CN = the device id, or the service's name      OU = device │ bridge │ observer │ server
 //! ```
 //!
-//! Why the organizational unit: `docs/decisions/0003-identity-in-certificates.md`.
+//! Why the organizational unit: `docs/decisions/0003-identity-in-certificates.md`. Whether the
+//! certificate may be believed at all is not decided here, but by rustls in [`crate::tls`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +13,8 @@ use std::str::FromStr;
 use schema::DeviceId;
 use schema::id::IdError;
 use serde::{Deserialize, Serialize};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::asn1_rs::Tag;
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 
 /// A checked identity: what the common name says, in the part that the role allows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
@@ -33,29 +35,32 @@ pub enum Role {
     Bridge,
     /// Hears everything, says nothing.
     Observer,
-    /// Is connected to: the broker.
+    /// Is connected to: the broker, the API.
     Server,
 }
 
 /// Why a certificate names nobody we know.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// It is no X.509 certificate.
+    /// It is no X.509 certificate, or more than one.
     #[error("not an X.509 certificate")]
     NoCertificate,
     /// The subject has none, or more than one, of an attribute that must stand once.
-    #[error("certificate subject has {found} {attribute}, exactly one is needed")]
+    #[error("its subject has {found} {attribute}, exactly one is needed")]
     Attribute {
         /// `common names (CN)` or `organizational units (OU)`.
         attribute: &'static str,
         /// How many it has.
         found: usize,
     },
+    /// An attribute is written in an alphabet that other programs read in other ways.
+    #[error("its subject has a value among the {0} that is neither UTF-8 nor printable text")]
+    Encoding(&'static str),
     /// The common name is no identity.
-    #[error("certificate's common name is no identity: {0}")]
+    #[error("its common name is no identity: {0}")]
     Name(#[from] IdError),
     /// The organizational unit is no role.
-    #[error("certificate's organizational unit is no role: {0}")]
+    #[error("its organizational unit is no role: {0}")]
     Role(#[from] RoleError),
 }
 
@@ -70,16 +75,18 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`] when it names nobody, or more than one.
     pub fn from_der(der: &[u8]) -> Result<Self, IdentityError> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|_| IdentityError::NoCertificate)?;
+        match X509Certificate::from_der(der) {
+            Ok(([], certificate)) => Self::of(&certificate),
+            Ok(_) | Err(_) => Err(IdentityError::NoCertificate),
+        }
+    }
+
+    pub(crate) fn of(certificate: &X509Certificate<'_>) -> Result<Self, IdentityError> {
         let subject = certificate.subject();
-        let name = only(
-            "common names (CN)",
-            subject.iter_common_name().map(|a| a.as_str().ok()),
-        )?;
+        let name = only("common names (CN)", subject.iter_common_name())?;
         let role = only(
             "organizational units (OU)",
-            subject.iter_organizational_unit().map(|a| a.as_str().ok()),
+            subject.iter_organizational_unit(),
         )?;
         Ok(Self {
             name: name.parse()?,
@@ -88,13 +95,23 @@ impl Identity {
     }
 }
 
-fn only<'a>(
+/// The value of an attribute that stands once. Two names for one bearer would let one program
+/// read the first and another the last.
+fn only<'a, 'b>(
     attribute: &'static str,
-    mut values: impl Iterator<Item = Option<&'a str>>,
-) -> Result<&'a str, IdentityError> {
+    mut values: impl Iterator<Item = &'b AttributeTypeAndValue<'a>>,
+) -> Result<&'a str, IdentityError>
+where
+    'a: 'b,
+{
     let (first, more) = (values.next(), values.count());
     match (first, more) {
-        (Some(Some(value)), 0) => Ok(value),
+        (Some(value), 0) => match value.attr_value().tag() {
+            Tag::Utf8String | Tag::PrintableString => value
+                .as_str()
+                .map_err(|_| IdentityError::Encoding(attribute)),
+            _ => Err(IdentityError::Encoding(attribute)),
+        },
         (first, more) => Err(IdentityError::Attribute {
             attribute,
             found: usize::from(first.is_some()) + more,
@@ -103,6 +120,9 @@ fn only<'a>(
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Device, Self::Bridge, Self::Observer, Self::Server];
+
     /// The role as it stands in certificates, metrics and logs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -119,7 +139,7 @@ impl FromStr for Role {
     type Err = RoleError;
 
     fn from_str(text: &str) -> Result<Self, RoleError> {
-        [Self::Device, Self::Bridge, Self::Observer, Self::Server]
+        Self::ALL
             .into_iter()
             .find(|role| role.as_str() == text)
             .ok_or_else(|| RoleError(text.to_owned()))
@@ -129,5 +149,11 @@ impl FromStr for Role {
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.role, self.name)
     }
 }

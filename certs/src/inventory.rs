@@ -1,19 +1,21 @@
-//! What a certificate file says, and whether it holds: for `certs list` and `certs verify`.
+//! What was issued, and how each certificate stands: for `certs list` and `certs verify`.
 
-use std::net::IpAddr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::folder::{CertsError, Folder};
-use crate::identity::Identity;
-use crate::pin::Pin;
-use crate::tls;
+use crate::certificate::Certificate;
+use crate::error::CertsError;
+use crate::folder::Folder;
+use crate::identity::{Identity, Role};
+use crate::profile::RENEW_DAYS;
+use crate::serial::Serial;
+use crate::verify::{Problem, Verifier, problem_with_key, rfc3339};
 
-/// A certificate, read from its file and held against the folder's authority.
+/// A certificate, read from its file and held against an authority.
 #[derive(Debug, Clone, Serialize)]
 pub struct Entry {
     /// The file.
@@ -23,8 +25,8 @@ pub struct Entry {
     pub identity: Option<Identity>,
     /// Names and addresses that a server is reached under.
     pub hosts: Vec<String>,
-    /// Hexadecimal.
-    pub serial: String,
+    /// The authority's number for it.
+    pub serial: Serial,
     /// SHA-256 of its public key.
     pub pin: String,
     /// RFC 3339.
@@ -33,88 +35,173 @@ pub struct Entry {
     pub not_after: String,
     /// Whole days until it ends; negative when it has.
     pub days_left: i64,
+    /// How it stands.
+    pub state: State,
     /// What is wrong with it; nothing when it holds.
-    pub problems: Vec<String>,
+    #[serde(serialize_with = "as_texts")]
+    pub problems: Vec<Problem>,
+    /// What should be seen to although it holds.
+    pub warnings: Vec<String>,
+}
+
+/// How a certificate stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It holds.
+    Valid,
+    /// It holds, but another has taken its place.
+    Replaced,
+    /// Its time is over.
+    Expired,
+    /// It is on the revocation list.
+    Revoked,
+    /// It does not hold for another reason.
+    Invalid,
+}
+
+impl State {
+    /// The state as it is printed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Replaced => "replaced",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 impl Entry {
-    /// Reads a certificate file and checks signature, validity, identity and revocation.
+    /// Reads a certificate file and checks signature, validity, identity, revocation, and the key
+    /// beside it if there is one.
     ///
     /// # Errors
     /// [`CertsError`] when a file cannot be read or holds no certificate.
     pub fn read(folder: &Folder, path: &Path, now: OffsetDateTime) -> Result<Self, CertsError> {
-        let damaged = |error: &dyn std::fmt::Display| CertsError::damaged(path, error);
-        let ca_path = folder.ca_files().cert;
-        let ca_chain = tls::read_certs(&ca_path)?;
-        let (_, ca) = X509Certificate::from_der(&ca_chain[0])
-            .map_err(|error| CertsError::damaged(&ca_path, &error))?;
-        let chain = tls::read_certs(path)?;
-        let (_, certificate) =
-            X509Certificate::from_der(&chain[0]).map_err(|error| damaged(&error))?;
-        let mut problems = Vec::new();
-        if certificate.verify_signature(Some(ca.public_key())).is_err() {
-            problems.push(format!("not signed by {}", ca_path.display()));
+        Self::judge(&Verifier::of(folder)?, path, now)
+    }
+
+    /// As [`Self::read`], against any authority.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn judge(
+        verifier: &Verifier,
+        path: &Path,
+        now: OffsetDateTime,
+    ) -> Result<Self, CertsError> {
+        let certificate = Certificate::read(path)?;
+        let mut entry = Self::of(verifier, path, &certificate, now);
+        let key = path.with_extension("key");
+        if key.exists() {
+            entry.problems.extend(problem_with_key(path, &key));
+            entry.warnings.extend(warning_of_key(&key));
+            entry.state = state(&entry.problems);
         }
-        let validity = certificate.validity();
-        let (from, until) = (
-            validity.not_before.to_datetime(),
-            validity.not_after.to_datetime(),
-        );
-        if now < from {
-            problems.push(format!("not valid before {}", rfc3339(from)));
+        Ok(entry)
+    }
+
+    /// Also holds the certificate against a host that a server is to be reached under.
+    ///
+    /// # Errors
+    /// [`CertsError`] when the file cannot be read again.
+    pub fn check_host(
+        &mut self,
+        verifier: &Verifier,
+        host: &str,
+        now: OffsetDateTime,
+    ) -> Result<(), CertsError> {
+        let certificate = Certificate::read(&self.path)?;
+        if let Some(problem) = verifier.problem_with_host(&certificate, host, now)
+            && !self.problems.contains(&problem)
+        {
+            self.problems.push(problem);
+            self.state = state(&self.problems);
         }
-        if now > until {
-            problems.push(format!("expired at {}", rfc3339(until)));
+        Ok(())
+    }
+
+    fn of(
+        verifier: &Verifier,
+        path: &Path,
+        certificate: &Certificate,
+        now: OffsetDateTime,
+    ) -> Self {
+        let problems = verifier.problems(certificate, now);
+        let days_left = (certificate.validity.not_after - now).whole_days();
+        let mut warnings = Vec::new();
+        if problems.is_empty() && days_left < RENEW_DAYS {
+            warnings.push(format!("it ends in {days_left} days: renew it"));
         }
-        let identity = match Identity::from_der(&chain[0]) {
-            Ok(identity) => Some(identity),
-            Err(error) => {
-                problems.push(error.to_string());
-                None
-            }
-        };
-        let serial = certificate.raw_serial();
-        if folder.revoked()?.iter().any(|(known, _)| known == serial) {
-            problems.push("revoked".to_owned());
-        }
-        Ok(Self {
+        Self {
             path: path.to_owned(),
-            identity,
-            hosts: hosts(&certificate),
-            serial: hex::encode(serial),
-            pin: Pin::of_certificate(&chain[0])
-                .map_err(|error| damaged(&error))?
-                .to_string(),
-            not_before: rfc3339(from),
-            not_after: rfc3339(until),
-            days_left: (until - now).whole_days(),
+            identity: certificate.identity.as_ref().ok().cloned(),
+            hosts: certificate.hosts.clone(),
+            serial: certificate.serial.clone(),
+            pin: certificate.pin.to_string(),
+            not_before: rfc3339(certificate.validity.not_before),
+            not_after: rfc3339(certificate.validity.not_after),
+            days_left,
+            state: state(&problems),
             problems,
-        })
+            warnings,
+        }
     }
 }
 
-fn hosts(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let names = match certificate.subject_alternative_name() {
-        Ok(Some(extension)) => &extension.value.general_names[..],
-        Ok(None) | Err(_) => &[],
-    };
-    names
-        .iter()
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => address(bytes).map(|address| address.to_string()),
-            _ => None,
-        })
-        .collect()
+/// Every certificate that was issued from a folder, by role and name. One that is still in its
+/// place is listed with that place, another with the copy that the folder kept.
+///
+/// # Errors
+/// [`CertsError`] when the folder has no authority, or something in it cannot be read.
+pub fn list(folder: &Folder, now: OffsetDateTime) -> Result<Vec<Entry>, CertsError> {
+    let verifier = Verifier::of(folder)?;
+    let mut entries = Vec::new();
+    for role in Role::ALL {
+        for issued in folder.issued(role)? {
+            let certificate = Certificate::read(&issued.path)?;
+            let mut entry = Entry::of(&verifier, &issued.path, &certificate, now);
+            if let Some(identity) = &entry.identity {
+                let place = folder.files_of(identity).cert;
+                if Certificate::read(&place).is_ok_and(|found| found.der == certificate.der) {
+                    entry.path = place;
+                } else if entry.state == State::Valid {
+                    entry.state = State::Replaced;
+                    entry.warnings.clear();
+                }
+            }
+            entries.push(entry);
+        }
+    }
+    Ok(entries)
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    <[u8; 4]>::try_from(bytes)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
+fn state(problems: &[Problem]) -> State {
+    // Revoked first: it stays true when the certificate has ended, too.
+    if problems.contains(&Problem::Revoked) {
+        State::Revoked
+    } else if problems.iter().any(|p| matches!(p, Problem::Expired(_))) {
+        State::Expired
+    } else if problems.is_empty() {
+        State::Valid
+    } else {
+        State::Invalid
+    }
 }
 
-fn rfc3339(at: OffsetDateTime) -> String {
-    at.format(&Rfc3339).unwrap_or_else(|_| at.to_string())
+fn warning_of_key(key: &Path) -> Option<String> {
+    let mode = fs::metadata(key).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then(|| {
+        format!(
+            "others may use {} (mode {mode:04o}): chmod 600 it",
+            key.display()
+        )
+    })
+}
+
+fn as_texts<S: Serializer>(problems: &[Problem], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(problems.iter().map(ToString::to_string))
 }

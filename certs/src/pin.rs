@@ -10,14 +10,14 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// SHA-256 of a public key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin([u8; 32]);
 
-/// A text that is no pin, or a certificate that has no key.
+/// A text that is no pin, or bytes that are no certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a pin: use the 64 hexadecimal digits that `certs verify FILE` prints as `pin`")]
 pub struct PinError;
@@ -56,6 +56,16 @@ impl fmt::Debug for Pin {
     }
 }
 
+/// A server whose key is none of the pinned ones. It stands in the log of the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the server's public key {seen} is not pinned: this is another server, or its key was replaced and the pin was not"
+)]
+pub struct PinMismatch {
+    /// The pin of the key that the server has.
+    pub seen: Pin,
+}
+
 /// The usual verification, and then the pins.
 #[derive(Debug)]
 pub(crate) struct PinnedVerifier {
@@ -85,12 +95,13 @@ impl ServerCertVerifier for PinnedVerifier {
             ocsp_response,
             now,
         )?;
-        match Pin::of_certificate(end_entity) {
-            Ok(pin) if self.pins.contains(&pin) => Ok(verified),
-            _ => Err(Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
-            )),
+        let seen = Pin::of_certificate(end_entity)
+            .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        if self.pins.contains(&seen) {
+            return Ok(verified);
         }
+        let mismatch = OtherError(Arc::new(PinMismatch { seen }));
+        Err(Error::InvalidCertificate(CertificateError::Other(mismatch)))
     }
 
     fn verify_tls12_signature(

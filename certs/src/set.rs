@@ -1,16 +1,19 @@
 //! All certificates that one machine needs to run everything: made once, used again while they
-//! hold, renewed when they are about to end.
+//! hold, issued anew when they are about to end.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use schema::DeviceId;
 use time::OffsetDateTime;
 
-use crate::authority::{Authority, default_days};
-use crate::folder::{CertsError, Folder, Overwrite};
+use crate::authority::{Authority, Key, default_name};
+use crate::error::CertsError;
+use crate::folder::{Folder, Lock, Overwrite};
 use crate::identity::{Identity, Role};
 use crate::inventory::Entry;
+use crate::profile::{AUTHORITY_DAYS, RENEW_DAYS, SERVER_NAME, Validity, default_days};
 use crate::tls::TlsFiles;
-
-/// A certificate with fewer days left is issued anew.
-const RENEW_DAYS: i64 = 30;
 
 /// The certificates of one machine.
 #[derive(Debug, Clone)]
@@ -23,68 +26,88 @@ pub struct MachineSet {
     pub observer: TlsFiles,
     /// The agent's.
     pub device: TlsFiles,
+    /// The revocation list, for the broker.
+    pub crl: PathBuf,
 }
 
 impl MachineSet {
     /// Makes what is missing in the folder. `hosts` are the names that the broker is reached
-    /// under; a server certificate of other hosts is issued anew.
+    /// under; a server certificate that lacks one of them is issued anew. Another process that
+    /// does the same waits, and then finds everything in place.
     ///
     /// # Errors
-    /// [`CertsError`] when the folder cannot be used, or what is there is damaged.
+    /// [`CertsError`] when the folder cannot be used, or its authority is damaged: what that
+    /// signed may be out in the field, so it is never replaced here.
     pub fn ensure(
         folder: &Folder,
-        device: &schema::DeviceId,
+        device: &DeviceId,
         hosts: &[String],
     ) -> Result<Self, CertsError> {
-        let authority = if folder.ca_files().cert.exists() {
-            Authority::open(folder.clone())?
-        } else {
-            Authority::init(folder.clone(), "Tideline authority", Overwrite::Refuse)?
-        };
+        let lock = folder.lock()?;
+        let authority = ensure_authority(&lock, folder)?;
         let ensure = |name: &str, role, hosts: &[String]| {
-            let identity = Identity {
-                name: name.parse().expect("a fixed name is an identity"),
-                role,
-            };
-            ensure(&authority, &identity, hosts)
+            let name = name.parse().expect("a fixed name is an identity");
+            ensure(&lock, &authority, &Identity { name, role }, hosts)
         };
         Ok(Self {
-            server: ensure("broker", Role::Server, hosts)?,
+            server: ensure(SERVER_NAME, Role::Server, hosts)?,
             bridge: ensure("bridge", Role::Bridge, &[])?,
             observer: ensure("observer", Role::Observer, &[])?,
-            device: ensure_device(&authority, device)?,
+            device: ensure(device.as_str(), Role::Device, &[])?,
+            crl: folder.crl_file(),
         })
     }
 }
 
-fn ensure_device(authority: &Authority, device: &schema::DeviceId) -> Result<TlsFiles, CertsError> {
-    let identity = Identity {
-        name: device.clone(),
-        role: Role::Device,
-    };
-    ensure(authority, &identity, &[])
+fn ensure_authority(lock: &Lock, folder: &Folder) -> Result<Authority, CertsError> {
+    if !folder.ca_files().cert.exists() {
+        // A process that was killed before may have left a key, with which nothing was signed.
+        let mut overwrite = Overwrite::Allow;
+        for role in Role::ALL {
+            if !folder.issued(role)?.is_empty() {
+                overwrite = Overwrite::Refuse;
+            }
+        }
+        let name = default_name();
+        return Authority::init_locked(lock, folder.clone(), &name, AUTHORITY_DAYS, overwrite);
+    }
+    let authority = Authority::open(folder.clone())?;
+    let left = authority.certificate().validity.not_after - OffsetDateTime::now_utc();
+    if left.whole_days() >= RENEW_DAYS {
+        return Ok(authority);
+    }
+    authority.renew_locked(lock, &folder.ca_files().cert, None, Key::Keep)?;
+    Authority::open(folder.clone())
 }
 
 fn ensure(
+    lock: &Lock,
     authority: &Authority,
     identity: &Identity,
     hosts: &[String],
 ) -> Result<TlsFiles, CertsError> {
     let files = authority.folder().files_of(identity);
+    let now = OffsetDateTime::now_utc();
     if files.cert.exists() && files.key.exists() {
-        let entry = Entry::read(authority.folder(), &files.cert, OffsetDateTime::now_utc())?;
-        let holds = entry.problems.is_empty()
-            && entry.days_left >= RENEW_DAYS
-            && entry.identity.as_ref() == Some(identity)
-            && hosts.iter().all(|host| entry.hosts.contains(host));
+        // A damaged certificate is replaced like an ended one: the authority is at hand.
+        let holds = Entry::read(authority.folder(), &files.cert, now).is_ok_and(|entry| {
+            entry.problems.is_empty()
+                && entry.days_left >= RENEW_DAYS
+                && entry.identity.as_ref() == Some(identity)
+                && hosts
+                    .iter()
+                    .all(|host| entry.hosts.contains(&canonical(host)))
+        });
         if holds {
             return Ok(files);
         }
     }
-    authority.issue(
-        identity,
-        hosts,
-        default_days(identity.role),
-        Overwrite::Allow,
-    )
+    let validity = Validity::starting(now, default_days(identity.role));
+    authority.issue_locked(lock, identity, hosts, validity, Overwrite::Allow)
+}
+
+/// An address as certificates tell it back.
+fn canonical(host: &str) -> String {
+    host.parse()
+        .map_or_else(|_| host.to_owned(), |address: IpAddr| address.to_string())
 }
