@@ -1,3 +1,33 @@
-//! The edge agent.
+//! The edge agent: takes readings from sources, keeps them in a libSQL file, and carries them to
+//! the bridge until its database has them.
+//!
+//! ```text
+//!  source/* ──► ingest ──► buffer (libSQL) ◄──settle── driver ◄──ack── link (MQTT, TLS)
+//!                             └──────rows──────────────► │  ▲ │ ──batch──►
+//!                                                        ▼  │ effects
+//!                                                       session (pure)
+//! ```
+//!
+//! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
+//! every queue has a bound and pressure ends on the disk, **P8** accepted = committed + pending +
+//! evicted + rejected, shown by [`Running::balance`] and the metrics.
+//!
+//! Reading order: [`session`] → `driver` and `gather` → [`buffer`] → [`link`] → [`ingest`] and
+//! [`source`] → `app` → [`config`].
 
+mod app;
+pub mod buffer;
+pub mod config;
+mod driver;
+mod gather;
+pub mod ingest;
+pub mod link;
+mod metrics;
 pub mod session;
+pub mod source;
+pub mod status;
+
+pub use app::{Agent, Running};
+pub use config::{Config, Settings};
+pub use ingest::Ingest;
+pub use status::Status;

@@ -1,0 +1,288 @@
+//! The handle that the rest of the agent holds: requests to the one thread that owns the file,
+//! over a bounded queue. It does no IO itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use daemon::Clock;
+use schema::message::{EpochReport, Rejection};
+use schema::{Balance, Batch, Epoch, RangeSet, Reading, SeqRange};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::error::BufferError;
+use super::recovery::Recovery;
+use super::row::ReadingError;
+use super::settings::BufferSettings;
+
+/// Requests that may wait for the thread; more make their callers wait.
+pub(super) const REQUESTS_MAX: usize = 256;
+
+/// A buffer. Clones share it; it closes when the last one is dropped, or by [`Buffer::close`].
+#[derive(Debug, Clone)]
+pub struct Buffer {
+    requests: mpsc::Sender<Request>,
+    progress: watch::Receiver<Progress>,
+    evictions: Evictions,
+    ended: watch::Receiver<bool>,
+}
+
+/// A buffer that was opened, and what was found in it.
+#[derive(Debug)]
+pub struct Opened {
+    /// The handle.
+    pub buffer: Buffer,
+    /// The identity of the file.
+    pub epoch: Epoch,
+    /// The highest sequence given so far.
+    pub last_seq: u64,
+    /// What waits for an acknowledgement.
+    pub pending: RangeSet,
+    /// What was done about a damaged file, if it was.
+    pub recovery: Option<Recovery>,
+}
+
+/// What became of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The sequences given, in the order of the readings. `None` when each was refused.
+    pub range: Option<SeqRange>,
+    /// Readings that were not accepted, by their index; the source must hear of them.
+    pub refused: Vec<(usize, ReadingError)>,
+}
+
+/// Rows read for a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Taken {
+    /// The rows, ascending by sequence.
+    pub batch: Batch,
+    /// Sequences that were asked for, lie before the end of the batch, and are not pending:
+    /// evicted, or settled.
+    pub gone: RangeSet,
+}
+
+/// Where the buffer stands. A receiver is woken when `balance.accepted` or `balance.evicted` has
+/// grown; other changes are there to be read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The counts of the current epoch; `accepted` is the last sequence given.
+    pub balance: Balance,
+    /// Bytes of pending readings, as the limit counts them.
+    pub bytes: u64,
+}
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
+
+#[derive(Debug)]
+pub(super) enum Request {
+    Append {
+        readings: Vec<Reading>,
+        reply: Reply<Appended>,
+    },
+    Read {
+        ranges: RangeSet,
+        rows_max: usize,
+        reply: Reply<Taken>,
+    },
+    Settle {
+        epoch: Epoch,
+        committed: RangeSet,
+        rejected: Vec<Rejection>,
+        evicted: RangeSet,
+        reply: Reply<Balance>,
+    },
+    Report {
+        reply: Reply<Vec<EpochReport>>,
+    },
+    LimitPages {
+        pages_max: u32,
+        reply: Reply<()>,
+    },
+    Close,
+}
+
+/// Ranges evicted since they were last taken. Bounded: what does not fit is not told, and shows
+/// as [`Taken::gone`] when it is asked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Evictions(Arc<Mutex<RangeSet>>);
+
+/// Most ranges kept for [`Buffer::take_evicted`].
+const EVICTED_RANGES_MAX: usize = 4096;
+
+impl Evictions {
+    pub(super) fn add(&self, ranges: &RangeSet) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for range in ranges.iter() {
+            if told.as_slice().len() >= EVICTED_RANGES_MAX {
+                break;
+            }
+            told.insert(range);
+        }
+    }
+
+    fn take(&self) -> RangeSet {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Buffer {
+    /// Opens the file, or makes it; saves what can be read of a damaged one.
+    ///
+    /// # Errors
+    /// [`BufferError`]: the settings, another process, a newer file, the disk.
+    pub async fn open(
+        settings: BufferSettings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Opened, BufferError> {
+        settings.validate()?;
+        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+        let (ended_sender, ended) = watch::channel(false);
+        let (progress_sender, progress) = watch::channel(Progress::default());
+        let evictions = Evictions::default();
+        let (opened_sender, opened) = oneshot::channel();
+        let path = settings.path.clone();
+        let told = evictions.clone();
+        std::thread::Builder::new()
+            .name("buffer".into())
+            .spawn(move || {
+                super::writer::run(settings, clock, queue, progress_sender, told, opened_sender);
+                let _ = ended_sender.send(true);
+            })
+            .map_err(|error| BufferError::file("starting a thread for", path, error))?;
+        let found = opened.await.map_err(|_| BufferError::Closed)??;
+        Ok(Opened {
+            buffer: Self {
+                requests,
+                progress,
+                evictions,
+                ended,
+            },
+            epoch: found.epoch,
+            last_seq: found.last_seq,
+            pending: found.pending,
+            recovery: found.recovery,
+        })
+    }
+
+    /// Accepts readings of one scan: returns after the commit that holds them. Values that no
+    /// store could hold are refused, the others of the same call are accepted.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then none was accepted.
+    pub async fn append(&self, readings: Vec<Reading>) -> Result<Appended, BufferError> {
+        self.ask(|reply| Request::Append { readings, reply }).await
+    }
+
+    /// Reads what is pending of `range`, see [`Self::read_ranges`].
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn read(&self, range: SeqRange, rows_max: usize) -> Result<Taken, BufferError> {
+        self.read_ranges(RangeSet::from_iter([range]), rows_max)
+            .await
+    }
+
+    /// Reads what is pending of `ranges`, ascending, at most `rows_max` rows and at most what one
+    /// batch may hold.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn read_ranges(
+        &self,
+        ranges: RangeSet,
+        rows_max: usize,
+    ) -> Result<Taken, BufferError> {
+        self.ask(|reply| Request::Read {
+            ranges,
+            rows_max,
+            reply,
+        })
+        .await
+    }
+
+    /// Takes the bridge's word: exactly these rows are freed. Returns the balance that results.
+    ///
+    /// It counts at once; the disk follows with the next append's commit, or after
+    /// `settle_linger`. A crash in between leaves the rows pending, which costs a retransmission.
+    ///
+    /// Rows rejected as [`schema::message::RejectReason::Undecodable`] while they are pending are
+    /// ones that the device itself gave up: they are reported until an ack confirms them.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn settle(
+        &self,
+        epoch: Epoch,
+        committed: RangeSet,
+        rejected: Vec<Rejection>,
+        evicted_confirmed: RangeSet,
+    ) -> Result<Balance, BufferError> {
+        self.ask(|reply| Request::Settle {
+            epoch,
+            committed,
+            rejected,
+            evicted: evicted_confirmed,
+            reply,
+        })
+        .await
+    }
+
+    /// The device's side of the ledger: the current epoch first, then older ones that are not
+    /// settled yet. Ranges beyond what a message may hold are in a later report.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn report(&self) -> Result<Vec<EpochReport>, BufferError> {
+        self.ask(|reply| Request::Report { reply }).await
+    }
+
+    /// The counts of the current epoch. Costs nothing.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        self.progress.borrow().balance
+    }
+
+    /// Counts and fill of the current epoch. Costs nothing.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Wakes its holder when rows were accepted or evicted.
+    #[must_use]
+    pub fn appended(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// What was evicted since this was last called, for the one session.
+    #[must_use]
+    pub fn take_evicted(&self) -> RangeSet {
+        self.evictions.take()
+    }
+
+    /// Keeps the file from growing past `pages_max` pages, as a full disk would: for fault plans.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    #[doc(hidden)]
+    pub async fn limit_file_pages(&self, pages_max: u32) -> Result<(), BufferError> {
+        self.ask(|reply| Request::LimitPages { pages_max, reply })
+            .await
+    }
+
+    /// Commits what waits and closes the file. Later requests get [`BufferError::Closed`].
+    pub async fn close(&self) {
+        // A send can only fail when the thread has ended.
+        let _ = self.requests.send(Request::Close).await;
+        let mut ended = self.ended.clone();
+        // An error says that the thread is gone: ended all the same.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, BufferError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(request(reply))
+            .await
+            .map_err(|_| BufferError::Closed)?;
+        answer.await.map_err(|_| BufferError::Closed)?
+    }
+}

@@ -1,0 +1,123 @@
+//! The buffer's settings, each with the reason for its default.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::eviction::Policies;
+
+/// Settings of one buffer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferSettings {
+    /// The libSQL file. Beside it stand `PATH-wal`, `PATH.lock` and, after damage,
+    /// `PATH.damaged-TIME`.
+    pub path: PathBuf,
+    /// Most pending readings. A million readings are 40 MB, or 28 hours at ten a second.
+    pub rows_max: u64,
+    /// Most bytes of pending readings, counted as [`super::row_bytes`] has it. Only long texts
+    /// reach it before `rows_max`.
+    pub bytes_max: u64,
+    /// How long an append may wait for others to share its commit. Flash wears by commits, not by
+    /// readings: half a second halves the wear of a quarter, and is as long as the sync session
+    /// lets a reading wait anyway. See `docs/flash-wear.md`.
+    pub linger: Duration,
+    /// How long an acknowledgement may wait for an append to share its commit. A crash that
+    /// forgets one costs a retransmission, so it may wait much longer.
+    pub settle_linger: Duration,
+    /// What gives way when the buffer is full.
+    pub policies: Policies,
+}
+
+/// A setting that makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// No room for even one reading.
+    #[error("rows_max is 0, at least 1 reading must fit")]
+    RowsMax,
+    /// No room for even one reading with the longest text.
+    #[error("bytes_max is {0}, at least {min} are needed", min = BufferSettings::BYTES_MIN)]
+    BytesMax(u64),
+    /// Waiting so long that sources stand still.
+    #[error("linger is {0:?}, at most {max:?} are allowed", max = BufferSettings::LINGER_MAX)]
+    Linger(Duration),
+    /// Waiting so long that a crash repeats much.
+    #[error("settle_linger is {0:?}, at most {max:?} are allowed", max = BufferSettings::SETTLE_LINGER_MAX)]
+    SettleLinger(Duration),
+}
+
+impl BufferSettings {
+    /// Fewest bytes that a buffer must be allowed: some readings with the longest text fit.
+    pub const BYTES_MIN: u64 = 4 * 1024;
+
+    /// Longest wait of an append.
+    pub const LINGER_MAX: Duration = Duration::from_secs(10);
+
+    /// Longest wait of an acknowledgement.
+    pub const SETTLE_LINGER_MAX: Duration = Duration::from_secs(60);
+
+    /// The defaults, over the file at `path`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            rows_max: 1_000_000,
+            bytes_max: 256 * 1024 * 1024,
+            linger: Duration::from_millis(500),
+            settle_linger: Duration::from_secs(5),
+            policies: Policies::default(),
+        }
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first [`SettingsError`].
+    pub fn validate(&self) -> Result<(), SettingsError> {
+        if self.rows_max == 0 {
+            return Err(SettingsError::RowsMax);
+        }
+        if self.bytes_max < Self::BYTES_MIN {
+            return Err(SettingsError::BytesMax(self.bytes_max));
+        }
+        if self.linger > Self::LINGER_MAX {
+            return Err(SettingsError::Linger(self.linger));
+        }
+        if self.settle_linger > Self::SETTLE_LINGER_MAX {
+            return Err(SettingsError::SettleLinger(self.settle_linger));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(BufferSettings::new("buffer.db").validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_limit_holds_at_its_value() {
+        let check = |change: fn(&mut BufferSettings), valid: bool| {
+            let mut settings = BufferSettings::new("buffer.db");
+            change(&mut settings);
+            assert_eq!(settings.validate().is_ok(), valid, "{settings:?}");
+        };
+        check(|s| s.rows_max = 1, true);
+        check(|s| s.rows_max = 0, false);
+        check(|s| s.bytes_max = BufferSettings::BYTES_MIN, true);
+        check(|s| s.bytes_max = BufferSettings::BYTES_MIN - 1, false);
+        check(|s| s.linger = Duration::ZERO, true);
+        check(|s| s.linger = BufferSettings::LINGER_MAX, true);
+        check(|s| s.linger += BufferSettings::LINGER_MAX, false);
+        check(
+            |s| s.settle_linger = BufferSettings::SETTLE_LINGER_MAX,
+            true,
+        );
+        check(
+            |s| s.settle_linger += BufferSettings::SETTLE_LINGER_MAX,
+            false,
+        );
+    }
+}
