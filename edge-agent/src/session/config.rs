@@ -61,18 +61,84 @@ impl SessionConfig {
     /// Highest allowed window; the link's queue holds as many publishes and a few more.
     pub const WINDOW_BATCHES_MAX: usize = 32;
 
+    /// Longest linger: beyond it the delay would look like a fault.
+    pub const LINGER_MAX: Duration = Duration::from_secs(3600);
+
+    /// Shortest wait for an acknowledgement that may be configured; tests use it.
+    pub const TIMEOUT_FLOOR: Duration = Duration::from_millis(10);
+
+    /// Longest wait for an acknowledgement that may be configured.
+    pub const TIMEOUT_CEILING: Duration = Duration::from_secs(3600);
+
+    /// Shortest time between two periodic reports.
+    pub const REPORT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
     /// Whether every limit makes sense; the session relies on it.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        (1..=limits::BATCH_ROWS_MAX).contains(&self.batch_rows_max)
-            && (Self::BATCH_BYTES_MIN..=limits::PAYLOAD_BYTES_MAX).contains(&self.batch_bytes_max)
-            && (1..=Self::WINDOW_BATCHES_MAX).contains(&self.window_batches)
-            && self.window_bytes >= self.batch_bytes_max
-            && self.history_rows_per_second > 0
-            && !self.timeout_min.is_zero()
-            && self.timeout_min <= self.timeout_initial
-            && self.timeout_initial <= self.timeout_max
-            && self.timeout_max <= Duration::from_secs(3600)
-            && self.report_interval >= Duration::from_secs(1)
+        self.problems().is_empty()
+    }
+
+    /// The limits that make no sense, by name, and why.
+    #[must_use]
+    pub fn problems(&self) -> Vec<(&'static str, String)> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, name, reason: String| {
+            if !holds {
+                problems.push((name, reason));
+            }
+        };
+        check(
+            (1..=limits::BATCH_ROWS_MAX).contains(&self.batch_rows_max),
+            "batch_rows_max",
+            format!("must be from 1 to {}", limits::BATCH_ROWS_MAX),
+        );
+        check(
+            (Self::BATCH_BYTES_MIN..=limits::PAYLOAD_BYTES_MAX).contains(&self.batch_bytes_max),
+            "batch_bytes_max",
+            format!(
+                "must be from {} to {}",
+                Self::BATCH_BYTES_MIN,
+                limits::PAYLOAD_BYTES_MAX
+            ),
+        );
+        check(
+            self.linger <= Self::LINGER_MAX,
+            "linger",
+            format!("must be at most {:?}", Self::LINGER_MAX),
+        );
+        check(
+            (1..=Self::WINDOW_BATCHES_MAX).contains(&self.window_batches),
+            "window_batches",
+            format!("must be from 1 to {}", Self::WINDOW_BATCHES_MAX),
+        );
+        check(
+            self.window_bytes >= self.batch_bytes_max,
+            "window_bytes",
+            "must be at least batch_bytes_max".to_owned(),
+        );
+        check(
+            self.history_rows_per_second > 0,
+            "history_rows_per_second",
+            "must be at least 1".to_owned(),
+        );
+        check(
+            Self::TIMEOUT_FLOOR <= self.timeout_min
+                && self.timeout_min <= self.timeout_initial
+                && self.timeout_initial <= self.timeout_max
+                && self.timeout_max <= Self::TIMEOUT_CEILING,
+            "ack_timeout_min",
+            format!(
+                "must hold: {:?} <= ack_timeout_min <= ack_timeout_initial <= ack_timeout_max <= {:?}",
+                Self::TIMEOUT_FLOOR,
+                Self::TIMEOUT_CEILING
+            ),
+        );
+        check(
+            self.report_interval >= Self::REPORT_INTERVAL_MIN,
+            "report_interval",
+            format!("must be at least {:?}", Self::REPORT_INTERVAL_MIN),
+        );
+        problems
     }
 }

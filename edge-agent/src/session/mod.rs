@@ -305,6 +305,12 @@ impl Session {
         self.epoch
     }
 
+    /// The highest sequence that the session knows to be given.
+    #[must_use]
+    pub const fn last_seq(&self) -> u64 {
+        self.last_seq
+    }
+
     /// What is in flight.
     #[must_use]
     pub fn in_flight(&self) -> InFlightCounts {
@@ -445,7 +451,7 @@ impl Session {
     fn acked(&mut self, ack: &Ack, effects: &mut Vec<Effect>) {
         if ack.epoch != self.epoch {
             // An older buffer file's; the buffer knows what it still has to do with it.
-            effects.extend(Settle::new(
+            effects.extend(Settle::effect(
                 ack.epoch,
                 ack.committed.iter().copied().collect(),
                 ack.rejected.clone(),
@@ -483,7 +489,7 @@ impl Session {
         if !rejected.is_empty() {
             self.report_soon();
         }
-        effects.extend(Settle::new(
+        effects.extend(Settle::effect(
             self.epoch,
             committed,
             rejected,
@@ -556,7 +562,7 @@ impl Session {
             Verdict::Reject(range) => {
                 self.settled(range);
                 let reason = RejectReason::Undecodable;
-                effects.extend(Settle::new(
+                effects.extend(Settle::effect(
                     self.epoch,
                     RangeSet::new(),
                     vec![Rejection { range, reason }],
@@ -684,8 +690,8 @@ impl Origin {
 }
 
 impl Settle {
-    /// `None` when there is nothing to settle.
-    fn new(
+    /// The effect, unless there is nothing to settle.
+    fn effect(
         epoch: Epoch,
         committed: RangeSet,
         rejected: Vec<Rejection>,

@@ -1,0 +1,260 @@
+//! The agent put together: buffer, session, link and sources; how it starts, drains and stops.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use daemon::{Clock, Failure, Health, Lifecycle, SystemClock};
+use prometheus_client::registry::Registry;
+use schema::Balance;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::buffer::Buffer;
+use crate::config::Config;
+use crate::driver::{Control, Driver};
+use crate::ingest::Ingest;
+use crate::link::Link;
+use crate::metrics::{IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
+use crate::session::Session;
+use crate::source::Source;
+use crate::source::host::HostSource;
+use crate::source::socket::SocketSource;
+use crate::status::{InFlight, Status, Waiting};
+
+/// Requests to the driver that may wait.
+const CONTROLS: usize = 16;
+
+/// Starts agents.
+#[derive(Debug)]
+pub struct Agent;
+
+/// An agent that runs. Dropping it changes nothing: the lifecycle stops it.
+#[derive(Debug)]
+pub struct Running {
+    buffer: Buffer,
+    ingest: Ingest,
+    status: watch::Receiver<Status>,
+    controls: mpsc::Sender<Control>,
+    intake: CancellationToken,
+}
+
+impl Agent {
+    /// Opens the buffer, starts the configured sources, and connects.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the buffer cannot be opened or a source cannot start. A broker that
+    /// cannot be reached is none: readings are kept until it can.
+    pub async fn start(
+        config: Config,
+        lifecycle: &Lifecycle,
+        health: &Health,
+        registry: &mut Registry,
+    ) -> Result<Running, Failure> {
+        let sources = configured_sources(&config).await?;
+        Self::start_with_sources(config, sources, lifecycle, health, registry).await
+    }
+
+    /// As [`Self::start`], with these sources and no others.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_sources(
+        config: Config,
+        sources: Vec<Box<dyn Source>>,
+        lifecycle: &Lifecycle,
+        health: &Health,
+        registry: &mut Registry,
+    ) -> Result<Running, Failure> {
+        certs::tls::install_crypto_provider();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_offset_ms(config.clock_offset_ms));
+        let opened = Buffer::open(config.buffer.clone(), Arc::clone(&clock))
+            .await
+            .map_err(|error| {
+                let what = format!("open the buffer {}", config.buffer.path.display());
+                Failure::new(error.class(), what).because(error)
+            })?;
+        let buffer = opened.buffer;
+        if let Some(recovery) = &opened.recovery {
+            warn!(
+                damage = recovery.damage,
+                kept_as = %recovery.kept_as.display(),
+                salvaged = recovery.salvaged,
+                missing = recovery.missing,
+                "the buffer was damaged; what could be read is in a new one"
+            );
+        }
+        let balance = buffer.balance();
+        info!(
+            device = %config.link.device,
+            epoch = %opened.epoch,
+            pending = balance.pending,
+            broker = format_args!("{}:{}", config.link.host, config.link.port),
+            "agent started"
+        );
+
+        let intake = CancellationToken::new();
+        let ingest = Ingest::new(
+            buffer.clone(),
+            Arc::clone(&clock),
+            IngestMeters::register(registry),
+            intake.clone(),
+        );
+        let counted = buffer.clone();
+        registry.register_collector(Box::new(LedgerCollector(move || counted.balance())));
+
+        let (link, link_handle) = Link::new(
+            config.link.clone(),
+            opened.epoch,
+            LinkMeters::register(registry),
+        );
+        let (status, status_heard) = watch::channel(Status {
+            device: config.link.device.clone(),
+            epoch: opened.epoch,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connected: false,
+            balance,
+            in_flight: InFlight::default(),
+            waiting: Waiting::default(),
+            ack_latency_seconds: None,
+            last_error: None,
+        });
+        let (controls, controls_heard) = mpsc::channel(CONTROLS);
+        let driver = Driver {
+            session: Session::new(
+                config.session.clone(),
+                opened.epoch,
+                opened.last_seq,
+                opened.pending,
+            ),
+            buffer: buffer.clone(),
+            clock,
+            link: link_handle,
+            controls: controls_heard,
+            status,
+            meters: SessionMeters::register(registry),
+            link_health: health.component("link"),
+            buffer_health: health.component("buffer"),
+            stop: lifecycle.token(),
+        };
+        lifecycle.spawn("link", async move {
+            link.run().await;
+            Ok(())
+        });
+        let closing = buffer.clone();
+        lifecycle.spawn("session", async move {
+            let outcome = driver.run().await;
+            closing.close().await;
+            outcome
+        });
+        for source in sources {
+            spawn_source(source, &ingest, &intake, lifecycle);
+        }
+        Ok(Running {
+            buffer,
+            ingest,
+            status: status_heard,
+            controls,
+            intake,
+        })
+    }
+}
+
+impl Running {
+    /// Takes readings from code, beside those of the sources.
+    #[must_use]
+    pub fn ingest(&self) -> Ingest {
+        self.ingest.clone()
+    }
+
+    /// The ledger's counts at this end.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
+        self.buffer.balance()
+    }
+
+    /// How the agent fares.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            balance: self.buffer.balance(),
+            ..self.status.borrow().clone()
+        }
+    }
+
+    /// `GET /status`, to merge with the admin endpoints.
+    pub fn router(&self) -> Router {
+        let (buffer, status) = (self.buffer.clone(), self.status.clone());
+        Router::new()
+            .route("/status", get(serve_status))
+            .with_state((buffer, status))
+    }
+
+    /// Stops taking readings for good, sends what is there without linger and pace, and waits
+    /// until the bridge has acknowledged everything, at most `deadline` long. Returns the counts
+    /// then; `pending` is 0 when all of it arrived.
+    pub async fn drain(&self, deadline: Duration) -> Balance {
+        self.intake.cancel();
+        // A driver that is gone has nothing to flush.
+        let _ = self.controls.send(Control::Flush(true)).await;
+        let mut status = self.status.clone();
+        let drained = status.wait_for(|_| self.buffer.balance().pending == 0);
+        let _ = timeout(deadline, drained).await;
+        self.buffer.balance()
+    }
+}
+
+async fn serve_status(
+    State((buffer, status)): State<(Buffer, watch::Receiver<Status>)>,
+) -> Json<Status> {
+    let status = status.borrow().clone();
+    Json(Status {
+        balance: buffer.balance(),
+        ..status
+    })
+}
+
+async fn configured_sources(config: &Config) -> Result<Vec<Box<dyn Source>>, Failure> {
+    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+    if let Some(host) = &config.sources.host {
+        sources.push(Box::new(HostSource::new(host.clone())));
+    }
+    if let Some(socket) = &config.sources.socket {
+        sources.push(Box::new(SocketSource::bind(socket).await?));
+    }
+    Ok(sources)
+}
+
+/// A source ends with the intake; its task stays until the agent stops, because a task that ends
+/// before is taken for a failure.
+fn spawn_source(
+    source: Box<dyn Source>,
+    ingest: &Ingest,
+    intake: &CancellationToken,
+    lifecycle: &Lifecycle,
+) {
+    let (ingest, stop) = (ingest.clone(), intake.clone());
+    let whole = lifecycle.clone();
+    lifecycle.spawn(source.name(), async move {
+        let running = source.run(ingest, stop.clone());
+        tokio::pin!(running);
+        tokio::select! {
+            outcome = &mut running => {
+                outcome?;
+                // Stopped by a drain.
+                if stop.is_cancelled() {
+                    whole.stopping().await;
+                }
+                Ok(())
+            }
+            () = whole.stopping() => {
+                stop.cancel();
+                running.await
+            }
+        }
+    });
+}

@@ -1,0 +1,363 @@
+//! The loop around the session: wait for one thing to happen, apply it, carry out the effects.
+//!
+//! It owns the session, the way to the broker and the retries of the buffer. It never decides
+//! what is sent or settled, and the session never waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{Clock, Component, Failure};
+use schema::message::{Downlink, Event, Report};
+use schema::{Channel, SeqRange, envelope};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::buffer::{Buffer, BufferError, Progress};
+use crate::gather::{GatherError, Gathered, Gatherer};
+use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
+use crate::metrics::SessionMeters;
+use crate::session::{Ask, Effect, Input, Prepared, Session, Settle};
+use crate::status::{InFlight, Status, Waiting};
+
+/// How long a stop may wait for the bridge to acknowledge what is left. What it does not, the
+/// next start sends.
+const DRAIN_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the link may take to say goodbye.
+const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
+
+/// What others may ask of the driver.
+#[derive(Debug)]
+pub(crate) enum Control {
+    /// Send all there is, without linger and pace.
+    Flush(bool),
+}
+
+/// What can happen.
+enum Happening {
+    Link(LinkState),
+    Downlink(Downlink),
+    Appended,
+    Control(Control),
+    Timer,
+    Stop,
+}
+
+/// Everything that the loop needs.
+pub(crate) struct Driver {
+    pub(crate) session: Session,
+    pub(crate) buffer: Buffer,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) link: LinkHandle,
+    pub(crate) controls: mpsc::Receiver<Control>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) meters: SessionMeters,
+    pub(crate) link_health: Component,
+    pub(crate) buffer_health: Component,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Driver {
+    /// Runs until stopped, then drains and says goodbye.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let mut running = Running {
+            appended: self.buffer.appended(),
+            seen: self.session.last_seq(),
+            parts: self,
+            gatherer: Gatherer::default(),
+            uplink: None,
+            origin: Instant::now(),
+            storage_fails: false,
+            last_error: None,
+        };
+        running.parts.buffer_health.ready();
+        loop {
+            running.publish_status();
+            match running.next().await {
+                Happening::Stop => break,
+                happening => running.apply(happening).await,
+            }
+        }
+        running.finish().await;
+        Ok(())
+    }
+}
+
+/// The driver at work.
+struct Running {
+    parts: Driver,
+    gatherer: Gatherer,
+    uplink: Option<Uplink>,
+    /// Where the session's time starts.
+    origin: Instant,
+    appended: watch::Receiver<Progress>,
+    /// The highest sequence that the session knows of.
+    seen: u64,
+    storage_fails: bool,
+    last_error: Option<String>,
+}
+
+impl Running {
+    async fn next(&mut self) -> Happening {
+        let wakeup = self
+            .parts
+            .session
+            .next_wakeup()
+            .map(|after| self.origin + after);
+        tokio::select! {
+            biased;
+            () = self.parts.stop.cancelled() => Happening::Stop,
+            Ok(()) = self.parts.link.state.changed() => {
+                Happening::Link(self.parts.link.state.borrow_and_update().clone())
+            }
+            Some(downlink) = self.parts.link.downlinks.recv() => Happening::Downlink(downlink),
+            Some(control) = self.parts.controls.recv() => Happening::Control(control),
+            Ok(()) = self.appended.changed() => Happening::Appended,
+            () = sleep_until(wakeup.unwrap_or(self.origin)), if wakeup.is_some() => {
+                Happening::Timer
+            }
+            // Every sender is gone only when the agent is.
+            else => Happening::Stop,
+        }
+    }
+
+    async fn apply(&mut self, happening: Happening) {
+        match happening {
+            Happening::Link(LinkState::Up(uplink)) => {
+                self.uplink = Some(uplink);
+                self.parts.link_health.ready();
+                self.input(Input::Connected).await;
+            }
+            Happening::Link(LinkState::Down(error)) => {
+                self.uplink = None;
+                let reason = error.map_or_else(|| "not connected".into(), |e| e.to_string());
+                self.parts.link_health.waiting(reason.clone());
+                self.last_error = Some(reason);
+                self.input(Input::Disconnected).await;
+            }
+            Happening::Downlink(Downlink::Ack(ack)) => self.input(Input::Acked(&ack)).await,
+            Happening::Downlink(Downlink::Refused(refusal)) => {
+                warn!(reason = refusal.reason, "the bridge could not read a batch");
+                self.input(Input::Refused(refusal.payload_digest)).await;
+            }
+            Happening::Appended => self.appended().await,
+            Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
+            Happening::Timer => self.input(Input::Timer).await,
+            Happening::Stop => {}
+        }
+    }
+
+    /// New rows, and perhaps older ones that had to go for them.
+    async fn appended(&mut self) {
+        let last = self.appended.borrow_and_update().balance.accepted;
+        if let Some(range) = SeqRange::new(self.seen + 1, last) {
+            self.seen = last;
+            self.input(Input::Appended(range)).await;
+        }
+        let evicted = self.parts.buffer.take_evicted();
+        if !evicted.is_empty() {
+            self.input(Input::Evicted(&evicted)).await;
+        }
+    }
+
+    /// Feeds one input, and all that follows from it, to the session.
+    async fn input(&mut self, input: Input<'_>) {
+        let now = self.origin.elapsed();
+        let mut effects: VecDeque<Effect> = self.parts.session.handle(input, now).into();
+        // Bounded: each batch that follows another takes room in the window.
+        while let Some(effect) = effects.pop_front() {
+            match effect {
+                Effect::Send(ask) => effects.extend(self.send(&ask).await),
+                Effect::Settle(settle) => self.settle(settle).await,
+                Effect::Report => self.report().await,
+                Effect::Sent {
+                    batch,
+                    rows,
+                    bytes,
+                    retransmission,
+                } => {
+                    let meters = &self.parts.meters;
+                    meters.batches.inc();
+                    meters.rows.inc_by(rows);
+                    meters.bytes.inc_by(bytes as u64);
+                    meters.retransmitted.inc_by(u64::from(retransmission));
+                    debug!(?batch, rows, bytes, retransmission, "batch sent");
+                }
+                Effect::Completed { batch, latency } => {
+                    self.parts.meters.ack_latency.observe(latency.as_secs_f64());
+                    debug!(
+                        ?batch,
+                        latency_seconds = latency.as_secs_f64(),
+                        "batch settled"
+                    );
+                }
+                Effect::Refused { batch, rows } => {
+                    self.parts.meters.refused.inc();
+                    debug!(?batch, rows, "batch refused");
+                }
+            }
+        }
+    }
+
+    /// Makes a batch, hands it to the link, and tells the session.
+    async fn send(&mut self, ask: &Ask) -> Vec<Effect> {
+        let outcome = self.try_send(ask).await;
+        let now = self.origin.elapsed();
+        let input = match outcome {
+            Ok(prepared) => Input::Prepared(prepared),
+            Err(reason) => {
+                debug!(reason, "batch not sent");
+                Input::NotSent(ask.batch)
+            }
+        };
+        self.parts.session.handle(input, now)
+    }
+
+    async fn try_send(&mut self, ask: &Ask) -> Result<Prepared, &'static str> {
+        let gathered = self.gatherer.gather(&self.parts.buffer, ask).await;
+        let Gathered { prepared, payload } = gathered.map_err(|error| {
+            self.gather_failed(&error);
+            "it could not be made"
+        })?;
+        if std::mem::take(&mut self.storage_fails) {
+            self.parts.buffer_health.ready();
+        }
+        if let Some(payload) = payload {
+            let uplink = self.uplink.as_ref().ok_or("the link is down")?;
+            uplink
+                .publish(Channel::Telemetry, payload)
+                .map_err(|NotTaken| "the link takes no more")?;
+        }
+        Ok(prepared)
+    }
+
+    fn gather_failed(&mut self, error: &GatherError) {
+        match error {
+            GatherError::Buffer(error) => self.storage_failed("read", error),
+            GatherError::Encode { .. } => {
+                // A row that was checked when it was accepted: our bug, and the row stays.
+                error!(%error, "batch cannot be encoded");
+                self.last_error = Some(error.to_string());
+            }
+        }
+    }
+
+    async fn settle(&mut self, settle: Settle) {
+        let Settle {
+            epoch,
+            committed,
+            rejected,
+            evicted,
+        } = settle;
+        let outcome = self
+            .parts
+            .buffer
+            .settle(epoch, committed, rejected, evicted)
+            .await;
+        // The buffer has ended; its rows are sent and acknowledged again after the next start.
+        if let Err(error) = outcome {
+            self.storage_failed("settle", &error);
+        }
+    }
+
+    fn storage_failed(&mut self, what: &'static str, error: &BufferError) {
+        self.parts.meters.storage_failures.inc();
+        let text = error.to_string();
+        if self.last_error.as_deref() != Some(&text) {
+            warn!(error = text, what, "the buffer failed; it is tried again");
+        }
+        self.storage_fails = true;
+        self.parts.buffer_health.waiting(text.clone());
+        self.last_error = Some(text);
+    }
+
+    async fn report(&mut self) {
+        let epochs = match self.parts.buffer.report().await {
+            Ok(epochs) => epochs,
+            Err(error) => return self.storage_failed("report", &error),
+        };
+        let report = Report {
+            device_time_ms: i64::try_from(self.parts.clock.now_ms()).unwrap_or(i64::MAX),
+            epochs,
+        };
+        match envelope::encode(&Event::Report(report)) {
+            Ok(payload) => {
+                let taken = self
+                    .uplink
+                    .as_ref()
+                    .is_some_and(|uplink| uplink.publish(Channel::Event, payload).is_ok());
+                debug!(taken, "report made");
+            }
+            Err(error) => error!(%error, "report cannot be encoded"),
+        }
+    }
+
+    fn publish_status(&self) {
+        let session = &self.parts.session;
+        let (in_flight, waiting) = (session.in_flight(), session.waiting());
+        self.parts.status.send_if_modified(|status| {
+            let now = Status {
+                connected: self.uplink.is_some(),
+                balance: self.parts.buffer.balance(),
+                in_flight: InFlight {
+                    batches: in_flight.batches,
+                    rows: in_flight.rows,
+                    bytes: in_flight.bytes,
+                },
+                waiting: Waiting {
+                    fresh: waiting.fresh,
+                    history: waiting.history,
+                    suspect: waiting.suspect,
+                },
+                ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
+                last_error: self.last_error.clone(),
+                ..status.clone()
+            };
+            let changed = *status != now;
+            *status = now;
+            changed
+        });
+    }
+
+    /// Sends what is left while the bridge still acknowledges, reports, and says goodbye.
+    async fn finish(&mut self) {
+        let deadline = Instant::now() + DRAIN_GRACE;
+        self.appended().await;
+        self.input(Input::Flush(true)).await;
+        while self.uplink.is_some() && !self.parts.session.is_idle() {
+            let left = tokio::time::timeout_at(deadline, self.next_while_stopping());
+            match left.await {
+                Ok(happening) => self.apply(happening).await,
+                Err(_) => break,
+            }
+        }
+        self.report().await;
+        let pending = self.parts.buffer.balance().pending;
+        if pending > 0 {
+            info!(
+                pending,
+                "stopping; what is pending is sent after the next start"
+            );
+        }
+        self.parts.link.stop.cancel();
+        let gone = self
+            .parts
+            .link
+            .state
+            .wait_for(|state| matches!(state, LinkState::Down(None)));
+        let _ = tokio::time::timeout(GOODBYE_GRACE, gone).await;
+        self.uplink = None;
+        self.publish_status();
+    }
+
+    /// As [`Self::next`], after the stop was asked for.
+    async fn next_while_stopping(&mut self) -> Happening {
+        let stop = std::mem::take(&mut self.parts.stop);
+        let happening = self.next().await;
+        self.parts.stop = stop;
+        happening
+    }
+}

@@ -1,0 +1,189 @@
+//! The way in: readings from a source, or from code, to the buffer. What [`Ingest::append`]
+//! returned `Ok` for is on disk.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{Class, Clock, Fault};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use schema::Reading;
+use schema::reading::ValueError;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::buffer::{Appended, Buffer, BufferError, ReadingError};
+use crate::metrics::IngestMeters;
+
+/// Most readings in one append: more is a source that does not hand over as it reads.
+pub const APPEND_READINGS_MAX: usize = 4096;
+
+/// A warning about refused readings, this often while it lasts.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Takes readings over. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    buffer: Buffer,
+    clock: Arc<dyn Clock>,
+    meters: IngestMeters,
+    closed: CancellationToken,
+}
+
+/// Why readings were not accepted. None of the append is then on disk.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum IngestError {
+    /// Too many at once.
+    #[error("{readings} readings at once, at most {APPEND_READINGS_MAX} are accepted")]
+    TooMany {
+        /// How many there were.
+        readings: usize,
+    },
+    /// The agent is stopping.
+    #[error("the agent is stopping and takes no more readings")]
+    Stopping,
+    /// The buffer could not take them: its disk is full, or broken.
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
+}
+
+impl IngestError {
+    /// What the error is about.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::TooMany { .. } | Self::Stopping => Class::Overload,
+            Self::Buffer(error) => error.class(),
+        }
+    }
+
+    /// Whether the same readings may be accepted later.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::TooMany { .. } => Fault::Reject,
+            Self::Stopping => Fault::Halt,
+            Self::Buffer(error) => error.fault(),
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::TooMany { .. } => "too_many",
+            Self::Stopping => "stopping",
+            Self::Buffer(BufferError::DiskFull { .. }) => "disk_full",
+            Self::Buffer(_) => "storage",
+        }
+    }
+}
+
+impl Ingest {
+    pub(crate) fn new(
+        buffer: Buffer,
+        clock: Arc<dyn Clock>,
+        meters: IngestMeters,
+        closed: CancellationToken,
+    ) -> Self {
+        Self {
+            buffer,
+            clock,
+            meters,
+            closed,
+        }
+    }
+
+    /// Takes readings over, in one commit: `Ok` comes after it. Readings that no store could
+    /// hold are refused one by one, and named in the answer.
+    ///
+    /// # Errors
+    /// [`IngestError`]: none was accepted; its `fault` says whether to try again.
+    pub async fn append(&self, readings: Vec<Reading>) -> Result<Appended, IngestError> {
+        let count = readings.len() as u64;
+        let outcome = self.try_append(readings).await;
+        match &outcome {
+            Ok(appended) => {
+                for (_, error) in &appended.refused {
+                    self.meters.refused(reading_label(error), 1);
+                }
+            }
+            Err(error) => self.meters.refused(error.label(), count),
+        }
+        outcome
+    }
+
+    async fn try_append(&self, readings: Vec<Reading>) -> Result<Appended, IngestError> {
+        if self.closed.is_cancelled() {
+            return Err(IngestError::Stopping);
+        }
+        if readings.len() > APPEND_READINGS_MAX {
+            return Err(IngestError::TooMany {
+                readings: readings.len(),
+            });
+        }
+        Ok(self.buffer.append(readings).await?)
+    }
+
+    /// The agent's wall clock, microseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_micros(&self) -> i64 {
+        self.clock.now_micros()
+    }
+
+    /// Counts readings that a source refused before they came here.
+    pub(crate) fn refused(&self, reason: &'static str, readings: u64) {
+        self.meters.refused(reason, readings);
+    }
+}
+
+const fn reading_label(error: &ReadingError) -> &'static str {
+    match error {
+        ReadingError::Value(ValueError::NotFinite) => "not_finite",
+        ReadingError::Value(ValueError::TextTooLong { .. } | ValueError::TextHoldsNul) => {
+            "bad_text"
+        }
+        ReadingError::TooManySensors => "too_many_sensors",
+    }
+}
+
+/// Tells once that a source's readings are refused, now and then that they still are, and once
+/// that they are accepted again.
+#[derive(Debug)]
+pub(crate) struct Refusals {
+    source: &'static str,
+    refusing: bool,
+    limiter: DefaultDirectRateLimiter,
+}
+
+impl Refusals {
+    pub(crate) fn new(source: &'static str) -> Self {
+        let quota = Quota::with_period(WARN_EVERY).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
+        Self {
+            source,
+            refusing: false,
+            limiter: RateLimiter::direct(quota),
+        }
+    }
+
+    pub(crate) fn note<T>(&mut self, outcome: Result<T, IngestError>) {
+        match outcome {
+            Ok(_) if self.refusing => {
+                self.refusing = false;
+                info!(source = self.source, "readings are accepted again");
+            }
+            Ok(_) | Err(IngestError::Stopping) => {}
+            Err(error) => {
+                let is_new = !std::mem::replace(&mut self.refusing, true);
+                if self.limiter.check().is_ok() || is_new {
+                    warn!(
+                        source = self.source,
+                        %error,
+                        class = error.class().as_str(),
+                        "readings refused"
+                    );
+                } else {
+                    debug!(source = self.source, %error, "readings refused");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The link to the broker, as the rest of the agent sees it: up or down, a way to publish, and
+//! what the bridge says.
+//!
+//! A publish that the link took is not sent, and one that is sent is not delivered: nothing here
+//! proves anything about a reading. Only an acknowledgement by the bridge does.
+
+mod error;
+mod mqtt;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use certs::tls::TlsFiles;
+use schema::message::Downlink;
+use schema::{DeviceId, Epoch};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::LinkMeters;
+
+pub use error::LinkError;
+pub(crate) use mqtt::Uplink;
+
+/// Most messages of the bridge that wait for the session. One more is dropped: it was an
+/// acknowledgement, and costs a retransmission.
+const DOWNLINK_QUEUE: usize = 256;
+
+/// Where the broker is and who we are.
+#[derive(Debug, Clone)]
+pub struct LinkConfig {
+    /// The broker's host name or IPv4 address; its certificate must hold it.
+    pub host: String,
+    /// The broker's port.
+    pub port: u16,
+    /// This device, equal to the certificate's common name.
+    pub device: DeviceId,
+    /// Authority, certificate and key. Read again for each connection, so that a renewed
+    /// certificate needs no restart.
+    pub tls: TlsFiles,
+    /// How often an otherwise silent connection is probed. Carriers drop idle connections after
+    /// some minutes; a broker notices a dead device after one and a half times this.
+    pub keep_alive: Duration,
+    /// The first and the longest pause between attempts to connect, before jitter.
+    pub backoff: (Duration, Duration),
+}
+
+/// Whether the broker can be talked to.
+#[derive(Debug, Clone)]
+pub(crate) enum LinkState {
+    /// Not connected; why, once an attempt failed.
+    Down(Option<Arc<LinkError>>),
+    /// Connected and subscribed.
+    Up(Uplink),
+}
+
+/// What the link needs to run, and the other end of what it tells.
+pub(crate) struct Link {
+    pub(crate) config: LinkConfig,
+    pub(crate) epoch: Epoch,
+    pub(crate) state: watch::Sender<LinkState>,
+    pub(crate) downlinks: mpsc::Sender<Downlink>,
+    pub(crate) meters: LinkMeters,
+    /// Says goodbye and ends, when cancelled.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What the driver holds of the link.
+pub(crate) struct LinkHandle {
+    pub(crate) state: watch::Receiver<LinkState>,
+    pub(crate) downlinks: mpsc::Receiver<Downlink>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Link {
+    /// A link that does nothing before [`Self::run`].
+    pub(crate) fn new(config: LinkConfig, epoch: Epoch, meters: LinkMeters) -> (Self, LinkHandle) {
+        let (state, state_heard) = watch::channel(LinkState::Down(None));
+        let (downlinks, downlinks_heard) = mpsc::channel(DOWNLINK_QUEUE);
+        let stop = CancellationToken::new();
+        let handle = LinkHandle {
+            state: state_heard,
+            downlinks: downlinks_heard,
+            stop: stop.clone(),
+        };
+        let link = Self {
+            config,
+            epoch,
+            state,
+            downlinks,
+            meters,
+            stop,
+        };
+        (link, handle)
+    }
+
+    /// Connects, and again when the connection breaks, until stopped.
+    pub(crate) async fn run(self) {
+        mqtt::run(self).await;
+    }
+}
+
+/// The link did not take a publish: down, or its queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the link takes no more for now")]
+pub(crate) struct NotTaken;

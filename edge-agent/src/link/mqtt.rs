@@ -1,0 +1,438 @@
+//! MQTT 3.1.1 over TLS through rumqttc: the only file that names it.
+//!
+//! ```text
+//!  down ──connect, CONNACK, birth + subscribe, SUBACK──► up ──error──► down ──pause──► …
+//! ```
+//!
+//! Every attempt gets a client of its own, so that no publish of an old connection comes out of
+//! a queue of the new one: sessions are clean, and the buffer is the record of what is unsent.
+//! The task that polls the client does nothing else and never waits: what does not fit a queue
+//! is dropped and counted, and keep-alives go on.
+
+use std::error::Error;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::Backoff;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use rumqttc::{
+    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
+    Outgoing, Packet, Publish, QoS, StateError, SubscribeReasonCode, TlsConfiguration, Transport,
+};
+use schema::message::{Downlink, Status};
+use schema::topic::down_filter;
+use schema::{Channel, DeviceId, Topic, envelope, limits};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::{Link, LinkConfig, LinkError, LinkState, NotTaken};
+use crate::session::SessionConfig;
+
+/// Most publishes that wait for the client, and most that the broker has not confirmed: a full
+/// window of batches with room for reports and presence.
+const QUEUE: usize = SessionConfig::WINDOW_BATCHES_MAX + 16;
+
+/// Largest packet in either direction: a payload, its topic and its header.
+const PACKET_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + 1024;
+
+/// How long connecting may take: TCP, TLS, CONNACK; and then SUBACK. A handshake on a small
+/// device over a slow link fits; a broker that thinks longer is overloaded.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A connection that lasted this long was good: the next failure starts with a short pause. A
+/// broker that accepts and drops us again does not reset the backoff.
+const STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a farewell may take.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// One warning for each kind of failure, and this often while it lasts.
+const WARN_EVERY: Duration = Duration::from_secs(300);
+
+/// An established connection.
+#[derive(Clone)]
+pub(crate) struct Uplink {
+    client: AsyncClient,
+    device: DeviceId,
+    session: u64,
+}
+
+impl Uplink {
+    /// Hands a message to the client, which is not yet to send it.
+    pub(crate) fn publish(&self, channel: Channel, payload: Vec<u8>) -> Result<(), NotTaken> {
+        debug_assert!(channel.is_up());
+        let topic = Topic::new(self.device.clone(), channel).to_string();
+        self.client
+            .try_publish(topic, QoS::AtLeastOnce, channel.is_retained(), payload)
+            .map_err(|_| NotTaken)
+    }
+}
+
+impl std::fmt::Debug for Uplink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uplink")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Connects until stopped.
+pub(super) async fn run(link: Link) {
+    let (first, max) = link.config.backoff;
+    let mut backoff = Backoff::new(first, max);
+    let mut warnings = Warnings::new();
+    while !link.stop.is_cancelled() {
+        let session = rand::random();
+        let attempt = Attempt {
+            link: &link,
+            session,
+        };
+        let (lasted, error) = match attempt.run().await {
+            Ended::Stopped => break,
+            Ended::Failed { lasted, error } => (lasted, error),
+        };
+        if lasted.is_some_and(|lasted| lasted >= STABLE_AFTER) {
+            backoff.reset();
+        }
+        let pause = backoff.next_jittered();
+        link.meters.connected.set(0);
+        link.meters.failed(&error);
+        warnings.tell(&error, pause);
+        link.state
+            .send_replace(LinkState::Down(Some(Arc::new(error))));
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = link.stop.cancelled() => {}
+        }
+    }
+    link.meters.connected.set(0);
+    link.state.send_replace(LinkState::Down(None));
+}
+
+/// How an attempt ended.
+enum Ended {
+    Stopped,
+    Failed {
+        /// How long the connection was up, if it ever was.
+        lasted: Option<Duration>,
+        error: LinkError,
+    },
+}
+
+/// One connection, from the first packet to the last.
+struct Attempt<'a> {
+    link: &'a Link,
+    session: u64,
+}
+
+impl Attempt<'_> {
+    async fn run(&self) -> Ended {
+        let options = match options(&self.link.config, self.session) {
+            Ok(options) => options,
+            Err(error) => {
+                return Ended::Failed {
+                    lasted: None,
+                    error,
+                };
+            }
+        };
+        let (client, mut events) = AsyncClient::new(options, QUEUE);
+        events
+            .network_options
+            .set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+        let joined = tokio::select! {
+            joined = self.join(&client, &mut events) => joined,
+            () = self.link.stop.cancelled() => return Ended::Stopped,
+        };
+        if let Err(error) = joined {
+            return Ended::Failed {
+                lasted: None,
+                error,
+            };
+        }
+        let since = Instant::now();
+        self.link.meters.connected.set(1);
+        self.link.meters.connections.inc();
+        info!(broker = %address(&self.link.config), "connected");
+        self.link.state.send_replace(LinkState::Up(Uplink {
+            client: client.clone(),
+            device: self.link.config.device.clone(),
+            session: self.session,
+        }));
+        tokio::select! {
+            error = self.listen(&mut events) => Ended::Failed {
+                lasted: Some(since.elapsed()),
+                error: lost(&self.link.config, error),
+            },
+            () = self.link.stop.cancelled() => {
+                self.leave(&client, &mut events).await;
+                Ended::Stopped
+            }
+        }
+    }
+
+    /// Connects, says that we are there, and subscribes. Only a granted subscription makes a
+    /// connection useful: acknowledgements come through it.
+    async fn join(&self, client: &AsyncClient, events: &mut EventLoop) -> Result<(), LinkError> {
+        let config = &self.link.config;
+        let filter = down_filter(&config.device);
+        let failed = |error| refused(config, error);
+        let birth = Status::Online {
+            session: self.session,
+            epoch: self.link.epoch,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        // Fresh queues take both; a failure shows as a missing SUBACK.
+        let _ = client.try_subscribe(filter.clone(), QoS::AtLeastOnce);
+        publish_status(client, &config.device, &birth);
+        let granted = timeout(2 * CONNECT_TIMEOUT, async {
+            loop {
+                match events.poll().await.map_err(failed)? {
+                    Event::Incoming(Packet::SubAck(answer)) => {
+                        return Ok(answer
+                            .return_codes
+                            .iter()
+                            .all(|code| matches!(code, SubscribeReasonCode::Success(_))));
+                    }
+                    Event::Incoming(Packet::Publish(publish)) => self.hear(&publish),
+                    _ => {}
+                }
+            }
+        });
+        match granted.await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(LinkError::Subscription {
+                address: address(config),
+                filter,
+            }),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(failed(ConnectionError::NetworkTimeout)),
+        }
+    }
+
+    /// Polls until the connection breaks.
+    async fn listen(&self, events: &mut EventLoop) -> ConnectionError {
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::Publish(publish))) => self.hear(&publish),
+                Ok(Event::Incoming(Packet::Disconnect)) => {
+                    return ConnectionError::MqttState(StateError::ConnectionAborted);
+                }
+                Ok(_) => {}
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Takes a message for the session, or drops it.
+    fn hear(&self, publish: &Publish) {
+        let meters = &self.link.meters;
+        let channel = match publish.topic.parse::<Topic>() {
+            Ok(topic) if topic.device == self.link.config.device => topic.channel,
+            _ => {
+                meters.unreadable.inc();
+                return;
+            }
+        };
+        if channel != Channel::Ack {
+            debug!(
+                channel = channel.suffix(),
+                "message of a kind that this agent does not use"
+            );
+            return;
+        }
+        match envelope::decode::<Downlink>(&publish.payload) {
+            Ok(downlink) => {
+                if self.link.downlinks.try_send(downlink).is_err() {
+                    meters.overflowed.inc();
+                }
+            }
+            Err(error) => {
+                meters.unreadable.inc();
+                debug!(%error, "acknowledgement cannot be read");
+            }
+        }
+    }
+
+    /// Says goodbye, so that nobody waits for the keep-alive to find out. The last will is not
+    /// fired after a DISCONNECT.
+    async fn leave(&self, client: &AsyncClient, events: &mut EventLoop) {
+        let offline = Status::Offline {
+            session: self.session,
+        };
+        publish_status(client, &self.link.config.device, &offline);
+        let _ = client.try_disconnect();
+        let gone = timeout(GOODBYE_TIMEOUT, async {
+            while let Ok(event) = events.poll().await {
+                if event == Event::Outgoing(Outgoing::Disconnect) {
+                    return;
+                }
+            }
+        });
+        match gone.await {
+            Ok(()) => info!("disconnected"),
+            Err(_) => debug!("the broker did not take our farewell in time"),
+        }
+    }
+}
+
+fn publish_status(client: &AsyncClient, device: &DeviceId, status: &Status) {
+    let topic = Topic::new(device.clone(), Channel::Status).to_string();
+    match envelope::encode(status) {
+        Ok(payload) => {
+            if client
+                .try_publish(topic, QoS::AtLeastOnce, true, payload)
+                .is_err()
+            {
+                debug!("presence was not taken");
+            }
+        }
+        Err(error) => debug!(%error, "presence cannot be encoded"),
+    }
+}
+
+fn options(config: &LinkConfig, session: u64) -> Result<MqttOptions, LinkError> {
+    let tls = certs::tls::client_config(&config.tls)?;
+    let will = envelope::encode(&Status::Offline { session }).map_err(|error| LinkError::Lost {
+        address: address(config),
+        source: error.into(),
+    })?;
+    let topic = Topic::new(config.device.clone(), Channel::Status).to_string();
+    let mut options = MqttOptions::new(config.device.as_str(), &config.host, config.port);
+    options
+        .set_clean_session(true)
+        .set_keep_alive(config.keep_alive)
+        .set_inflight(QUEUE as u16)
+        .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX)
+        .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))))
+        .set_last_will(LastWill::new(topic, will, QoS::AtLeastOnce, true));
+    Ok(options)
+}
+
+fn address(config: &LinkConfig) -> String {
+    format!("{}:{}", config.host, config.port)
+}
+
+/// What went wrong before the connection was up.
+fn refused(config: &LinkConfig, error: ConnectionError) -> LinkError {
+    let address = address(config);
+    if let Some(reason) = tls_reason(&error) {
+        return LinkError::Tls { address, reason };
+    }
+    match error {
+        ConnectionError::ConnectionRefused(code) => LinkError::Refused {
+            address,
+            reason: refusal(code).to_owned(),
+        },
+        ConnectionError::Io(source) => LinkError::Unreachable {
+            address,
+            source: source.into(),
+        },
+        other => LinkError::Unreachable {
+            address,
+            source: other.into(),
+        },
+    }
+}
+
+/// What ended a connection that was up.
+fn lost(config: &LinkConfig, error: ConnectionError) -> LinkError {
+    let address = address(config);
+    match tls_reason(&error) {
+        Some(reason) => LinkError::Tls { address, reason },
+        None => LinkError::Lost {
+            address,
+            source: error.into(),
+        },
+    }
+}
+
+const fn refusal(code: ConnectReturnCode) -> &'static str {
+    match code {
+        ConnectReturnCode::Success => "no reason given",
+        ConnectReturnCode::RefusedProtocolVersion => "it does not speak MQTT 3.1.1",
+        ConnectReturnCode::BadClientId => "the client id is not accepted",
+        ConnectReturnCode::ServiceUnavailable => "the service is not available",
+        ConnectReturnCode::BadUserNamePassword => "it wants a user name and password",
+        ConnectReturnCode::NotAuthorized => "not authorised",
+    }
+}
+
+/// What rustls said, wherever in the chain it stands. An `io::Error` hides what it was made of
+/// from `source()`, so it is looked into.
+fn tls_reason(error: &ConnectionError) -> Option<String> {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls.to_string());
+        }
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref())
+            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
+        {
+            return Some(tls.to_string());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Says what is new, and repeats what is not only now and then.
+struct Warnings {
+    last: Option<String>,
+    limiter: DefaultDirectRateLimiter,
+}
+
+impl Warnings {
+    fn new() -> Self {
+        let quota = Quota::with_period(WARN_EVERY).unwrap_or(Quota::per_hour(NonZeroU32::MIN));
+        Self {
+            last: None,
+            limiter: RateLimiter::direct(quota),
+        }
+    }
+
+    fn tell(&mut self, error: &LinkError, pause: Duration) {
+        let text = error.to_string();
+        let is_new = self.last.as_ref() != Some(&text);
+        // The check comes first: news also count.
+        if self.limiter.check().is_ok() || is_new {
+            warn!(
+                error = text,
+                class = error.class().as_str(),
+                help = error.help(),
+                retry_seconds = pause.as_secs_f64(),
+                "no connection to the broker"
+            );
+        } else {
+            debug!(
+                error = text,
+                retry_seconds = pause.as_secs_f64(),
+                "no connection to the broker"
+            );
+        }
+        self.last = Some(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tls_error_is_found_inside_an_io_error() {
+        let tls = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let io = std::io::Error::new(std::io::ErrorKind::InvalidData, tls);
+        for error in [
+            ConnectionError::Io(io),
+            ConnectionError::MqttState(StateError::Io(std::io::Error::other(
+                rustls::Error::NoCertificatesPresented,
+            ))),
+        ] {
+            assert!(tls_reason(&error).is_some(), "{error:?}");
+        }
+        assert_eq!(tls_reason(&ConnectionError::NetworkTimeout), None);
+    }
+}

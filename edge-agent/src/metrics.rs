@@ -1,0 +1,218 @@
+//! The agent's metric families. Each part is handed its own; nothing is global.
+//!
+//! The five counts of the delivery ledger come from one look at the buffer, so that every scrape
+//! shows promise P8: accepted = committed + pending + evicted + rejected.
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use schema::Balance;
+
+use crate::link::LinkError;
+
+/// What the link counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LinkMeters {
+    pub(crate) connected: Gauge,
+    pub(crate) connections: Counter,
+    pub(crate) unreadable: Counter,
+    pub(crate) overflowed: Counter,
+    failures: Family<ClassLabel, Counter>,
+}
+
+/// What the session's driver counts.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionMeters {
+    pub(crate) batches: Counter,
+    pub(crate) retransmitted: Counter,
+    pub(crate) rows: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) storage_failures: Counter,
+    pub(crate) ack_latency: Histogram,
+}
+
+/// What the way in counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct IngestMeters {
+    refused: Family<ReasonLabel, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+impl LinkMeters {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let meters = Self::default();
+        registry.register(
+            "tideline_agent_connected",
+            "Whether the broker is connected and subscribed to",
+            meters.connected.clone(),
+        );
+        registry.register(
+            "tideline_agent_connections",
+            "Connections to the broker that came up",
+            meters.connections.clone(),
+        );
+        registry.register(
+            "tideline_agent_connection_failures",
+            "Attempts and connections that failed, by class",
+            meters.failures.clone(),
+        );
+        registry.register(
+            "tideline_agent_downlinks_unreadable",
+            "Messages for this device that could not be read",
+            meters.unreadable.clone(),
+        );
+        registry.register(
+            "tideline_agent_downlinks_overflowed",
+            "Acknowledgements dropped because too many waited; each costs a retransmission",
+            meters.overflowed.clone(),
+        );
+        meters
+    }
+
+    pub(crate) fn failed(&self, error: &LinkError) {
+        let class = error.class().as_str();
+        self.failures.get_or_create(&ClassLabel { class }).inc();
+    }
+}
+
+impl SessionMeters {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let meters = Self {
+            batches: Counter::default(),
+            retransmitted: Counter::default(),
+            rows: Counter::default(),
+            bytes: Counter::default(),
+            refused: Counter::default(),
+            storage_failures: Counter::default(),
+            // 5 ms, a commit next door, to 82 s, above the longest time-out.
+            ack_latency: Histogram::new((0..15).map(|n| 0.005 * f64::from(1u32 << n))),
+        };
+        registry.register(
+            "tideline_agent_batches_sent",
+            "Batches handed to the link",
+            meters.batches.clone(),
+        );
+        registry.register(
+            "tideline_agent_batches_retransmitted",
+            "Batches sent of which a row was sent before",
+            meters.retransmitted.clone(),
+        );
+        registry.register(
+            "tideline_agent_batches_refused",
+            "Batches whose payload the bridge could not read",
+            meters.refused.clone(),
+        );
+        registry.register(
+            "tideline_agent_batch_rows_sent",
+            "Rows in the batches handed to the link",
+            meters.rows.clone(),
+        );
+        registry.register_with_unit(
+            "tideline_agent_batches_sent",
+            "Payload of the batches handed to the link",
+            Unit::Bytes,
+            meters.bytes.clone(),
+        );
+        registry.register(
+            "tideline_agent_storage_failures",
+            "Reads and deletions that the buffer failed to do and that were tried again",
+            meters.storage_failures.clone(),
+        );
+        registry.register_with_unit(
+            "tideline_agent_ack_latency",
+            "From handing a batch to the link to the bridge's acknowledgement of all of it",
+            Unit::Seconds,
+            meters.ack_latency.clone(),
+        );
+        meters
+    }
+}
+
+impl IngestMeters {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let meters = Self::default();
+        registry.register(
+            "tideline_agent_readings_refused",
+            "Readings that were not accepted, by reason: they are in no ledger",
+            meters.refused.clone(),
+        );
+        meters
+    }
+
+    pub(crate) fn refused(&self, reason: &'static str, readings: u64) {
+        self.refused
+            .get_or_create(&ReasonLabel { reason })
+            .inc_by(readings);
+    }
+}
+
+/// Reads the ledger's counts when it is scraped.
+pub(crate) struct LedgerCollector<F>(pub(crate) F);
+
+impl<F: Fn() -> Balance + Send + Sync + 'static> Collector for LedgerCollector<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let balance = (self.0)();
+        let counters = [
+            (
+                "tideline_agent_readings_accepted",
+                "Readings taken over from sources, on disk at least once",
+                balance.accepted,
+            ),
+            (
+                "tideline_agent_readings_committed",
+                "Readings that the database has committed, by its own word",
+                balance.committed,
+            ),
+            (
+                "tideline_agent_readings_rejected",
+                "Readings refused by the bridge with a reason",
+                balance.rejected,
+            ),
+        ];
+        for (name, help, count) in counters {
+            let metric = ConstCounter::new(count);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        let gauges = [
+            (
+                "tideline_agent_readings_pending",
+                "Readings on disk that no acknowledgement has settled",
+                balance.pending,
+            ),
+            // A gauge: an acknowledgement that comes after the eviction moves a reading from
+            // evicted to committed.
+            (
+                "tideline_agent_readings_evicted",
+                "Readings dropped from a full buffer by its policy",
+                balance.evicted,
+            ),
+        ];
+        for (name, help, count) in gauges {
+            let metric = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+impl<F> fmt::Debug for LedgerCollector<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LedgerCollector")
+    }
+}

@@ -1,0 +1,92 @@
+//! How the agent fares, for people and programs on this machine: `GET /status`, `edge-agent
+//! status`, and the process that runs the agent inside itself.
+
+use std::fmt;
+
+use schema::{Balance, DeviceId, Epoch};
+use serde::{Deserialize, Serialize};
+
+/// A look at the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which device this is.
+    pub device: DeviceId,
+    /// The buffer file in use.
+    pub epoch: Epoch,
+    /// The agent's version.
+    pub version: String,
+    /// Whether the broker is connected.
+    pub connected: bool,
+    /// The ledger's counts of the buffer file in use, at this end.
+    pub balance: Balance,
+    /// Sent, and not yet acknowledged by the bridge.
+    pub in_flight: InFlight,
+    /// Waits to be sent.
+    pub waiting: Waiting,
+    /// Smoothed time from sending a batch to the bridge's acknowledgement, in seconds.
+    pub ack_latency_seconds: Option<f64>,
+    /// Why there is no connection, or what the buffer last failed to do.
+    pub last_error: Option<String>,
+}
+
+/// What is in flight.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// Batches.
+    pub batches: usize,
+    /// Their rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// What waits, in rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Accepted since the connection came up.
+    pub fresh: u64,
+    /// Left over from an outage, or lost on the way.
+    pub history: u64,
+    /// From payloads that the bridge refused, sent in ever smaller parts.
+    pub suspect: u64,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<16}{value}");
+        line("device", &self.device)?;
+        line("epoch", &self.epoch)?;
+        line("version", &self.version)?;
+        line("connected", &if self.connected { "yes" } else { "no" })?;
+        line("accepted", &self.balance.accepted)?;
+        line("committed", &self.balance.committed)?;
+        line("pending", &self.balance.pending)?;
+        line("evicted", &self.balance.evicted)?;
+        line("rejected", &self.balance.rejected)?;
+        let InFlight {
+            batches,
+            rows,
+            bytes,
+        } = self.in_flight;
+        line(
+            "in flight",
+            &format_args!("{batches} batches, {rows} rows, {bytes} bytes"),
+        )?;
+        let Waiting {
+            fresh,
+            history,
+            suspect,
+        } = self.waiting;
+        line(
+            "waiting",
+            &format_args!("{fresh} fresh, {history} history, {suspect} suspect"),
+        )?;
+        if let Some(seconds) = self.ack_latency_seconds {
+            line("ack latency", &format_args!("{:.1} ms", seconds * 1000.0))?;
+        }
+        if let Some(error) = &self.last_error {
+            line("last error", error)?;
+        }
+        Ok(())
+    }
+}
