@@ -1,1 +1,3 @@
-pub fn x() {}
+//! Telemetry from MQTT into SQL.
+
+pub mod store;

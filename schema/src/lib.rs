@@ -30,5 +30,5 @@ pub use ledger::{Balance, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};
 pub use reading::{Quality, Reading, Value};
-pub use time::ObservedAt;
+pub use time::{ObservedAt, ReceivedAt};
 pub use topic::{Channel, Topic};

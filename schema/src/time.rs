@@ -1,4 +1,4 @@
-//! When a reading was taken, on the device's clock.
+//! When a reading was taken, on the device's clock, and when the bridge took it, on its own.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,33 @@ impl ObservedAt {
     #[must_use]
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis.saturating_mul(1000))
+    }
+
+    /// Microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// Milliseconds since the Unix epoch, rounded down.
+    #[must_use]
+    pub const fn millis(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+}
+
+/// Microseconds since the Unix epoch at which the bridge took something, on the bridge's clock.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct ReceivedAt(i64);
+
+impl ReceivedAt {
+    /// From microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
     }
 
     /// Microseconds since the Unix epoch.

@@ -1,0 +1,185 @@
+//! Why a store could not do as it was asked: one error type for both databases, with its class,
+//! what the code does about it, and what a person can do.
+//!
+//! Addresses are named as host and port, never with user or password.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use daemon::{Class, Failure, Fault};
+
+/// The error underneath, of whichever library.
+pub type Source = Box<dyn Error + Send + Sync>;
+
+/// Why a store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The URL, path or an option of the database cannot be used.
+    #[error("database settings cannot be used: {reason}")]
+    Settings {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// No node of the database answers.
+    #[error("database at {address} cannot be reached")]
+    Unreachable {
+        /// Host and port, several when there are several nodes.
+        address: String,
+        /// What the connection attempt said.
+        source: Source,
+    },
+    /// The database refuses us: password, certificate, permission, unknown database.
+    #[error("database at {address} refuses this bridge")]
+    Refused {
+        /// Host and port.
+        address: String,
+        /// What the database said.
+        source: Source,
+    },
+    /// Repeated attempts were all in the way of others, or the database was too busy.
+    #[error("database gave up {attempts} attempts within {seconds} s")]
+    Exhausted {
+        /// How often it was tried.
+        attempts: u32,
+        /// For how long.
+        seconds: u64,
+        /// What the last attempt said.
+        source: Source,
+    },
+    /// The database has no room for more work, or for more data.
+    #[error("database has no room")]
+    Full {
+        /// What the database said.
+        source: Source,
+    },
+    /// The schema is older than this build's.
+    #[error("database has schema version {found}, this build needs {wanted}")]
+    NotMigrated {
+        /// What the database has; 0 for none.
+        found: i64,
+        /// What this build has.
+        wanted: i64,
+    },
+    /// The schema is newer than this build's.
+    #[error("database has schema version {found}, this build knows versions up to {newest}")]
+    TooNew {
+        /// What the database has.
+        found: i64,
+        /// What this build has.
+        newest: i64,
+    },
+    /// A migration failed, or was changed after it was applied.
+    #[error("migration cannot be applied")]
+    Migration {
+        /// What went wrong.
+        source: Source,
+    },
+    /// The file cannot be opened, read or written.
+    #[error("database file {path} cannot be used", path = path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What the library said.
+        source: Source,
+    },
+    /// The database holds what this build cannot have written.
+    #[error("database holds an unreadable {what}")]
+    Unreadable {
+        /// Which column.
+        what: &'static str,
+        /// What is wrong with it.
+        source: Source,
+    },
+    /// The database refused a statement for a reason that this build does not expect.
+    #[error("database refused a statement (SQLSTATE {sqlstate})")]
+    Statement {
+        /// The code.
+        sqlstate: String,
+        /// What the database said.
+        source: Source,
+    },
+    /// The store is closed.
+    #[error("store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// What the error is about.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Settings { .. } => Class::Configuration,
+            Self::Unreachable { .. } => Class::Network,
+            Self::Refused { .. } => Class::Authentication,
+            Self::Exhausted { .. } => Class::Conflict,
+            Self::Full { .. } => Class::Overload,
+            Self::Unreadable { .. } => Class::Data,
+            Self::NotMigrated { .. }
+            | Self::TooNew { .. }
+            | Self::Migration { .. }
+            | Self::File { .. }
+            | Self::Statement { .. }
+            | Self::Closed => Class::Storage,
+        }
+    }
+
+    /// What the code does about it. Nothing that a store says makes a whole delivery unacceptable:
+    /// bad rows are sorted out inside, so there is no `Reject` here.
+    #[must_use]
+    pub const fn fault(&self) -> Fault {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Exhausted { .. }
+            | Self::Full { .. }
+            | Self::File { .. }
+            | Self::Unreadable { .. }
+            | Self::Statement { .. } => Fault::Retry,
+            Self::Settings { .. }
+            | Self::NotMigrated { .. }
+            | Self::TooNew { .. }
+            | Self::Migration { .. }
+            | Self::Closed => Fault::Halt,
+        }
+    }
+
+    /// What a person can do.
+    #[must_use]
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::Settings { .. } => {
+                "write postgres://user@host:port/database?sslmode=verify-full, or a file's path"
+            }
+            Self::Unreachable { .. } => {
+                "check that the database runs, and that host, port and TLS options are right"
+            }
+            Self::Refused { .. } => {
+                "check user, password or client certificate, the database's name, and its grants"
+            }
+            Self::Exhausted { .. } => {
+                "look for long transactions on the database; the bridge goes on trying"
+            }
+            Self::Full { .. } => {
+                "make room: disk space, memory or connections; devices keep what is not stored"
+            }
+            Self::NotMigrated { .. } => "run `bridge migrate`",
+            Self::TooNew { .. } => "upgrade this bridge; a newer one has migrated the database",
+            Self::Migration { .. } => {
+                "the database is unchanged by the failed step; fix the cause and run `bridge migrate` again"
+            }
+            Self::File { .. } => "check the path, its permissions and the space on its disk",
+            Self::Unreadable { .. } => {
+                "find out who else writes to this table; the bridge's build and the database disagree"
+            }
+            Self::Statement { .. } => "see the database's log; please report it with this message",
+            Self::Closed => "the bridge is stopping",
+        }
+    }
+
+    /// As the end of a process that could not `what`.
+    #[must_use]
+    pub fn into_failure(self, what: impl Into<String>) -> Failure {
+        let (class, help) = (self.class(), self.help());
+        Failure::new(class, what).help(help).because(self)
+    }
+}

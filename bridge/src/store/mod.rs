@@ -1,0 +1,443 @@
+//! The contract of the databases behind a bridge, and the values that cross it.
+//!
+//! Invariants that every implementation keeps, and that one contract suite checks:
+//! - rows and the ledger ranges that speak of them are in **one commit**; what [`Store::ingest`]
+//!   returns as settled is in the database;
+//! - the ledger's ranges of one (device, epoch, kind) are disjoint, whoever writes, so that counts
+//!   and digests add up;
+//! - one row per (device, sensor, observed_at), the highest version's; the losers are in
+//!   `conflicts`; a retransmission changes nothing;
+//! - every reading of a delivery ends committed or rejected: one bad row never stops the others;
+//! - each call may be repeated after any error: all are idempotent.
+//!
+//! Reading order: this file → [`ledger`] (what the ledger knows of a buffer file) → [`plan`] (what
+//! of some deliveries is new, pure) → [`cockroach`] and [`embedded`] → [`error`], [`sqlstate`].
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use schema::message::{RejectReason, Rejection, Report, Status};
+use schema::time::ReceivedAt;
+use schema::{
+    Balance, Batch, DeviceId, Epoch, EpochLedger, ObservedAt, Quality, RangeSet, SensorName,
+    SeqRange, Value, Version,
+};
+
+pub mod error;
+
+pub use error::StoreError;
+
+/// Most devices, readings or ranges that one query returns.
+pub const QUERY_ROWS_MAX: usize = 10_000;
+
+/// Most bytes of one dead letter's payload that are kept.
+pub const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
+
+/// A database that takes telemetry in and answers what it holds.
+#[async_trait]
+pub trait Store: Debug + Send + Sync + 'static {
+    /// The migrations that this database has not had yet, in order.
+    async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError>;
+
+    /// Applies them; several bridges may call this at once. Returns those that this call applied.
+    async fn migrate(&self) -> Result<Vec<Migration>, StoreError>;
+
+    /// Whether the database answers and has this build's schema.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Writes what of the deliveries is not known yet, rows and ledger together, and tells for
+    /// each delivery how its readings are settled. They may overlap each other and earlier ones.
+    async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError>;
+
+    /// Keeps the devices' own side of the ledger, and enters what they evicted or gave up. An
+    /// older report does not replace a newer one. Returns, for each report and in its order, what
+    /// is settled of each of its epochs.
+    async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError>;
+
+    /// Keeps who is there. The will of a connection that has been followed by another one changes
+    /// nothing.
+    async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError>;
+
+    /// Keeps undecodable payloads aside. The same payload of the same device is one row with a
+    /// count.
+    async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
+
+    /// Merges adjacent ledger ranges of at most `limit` buffer files; safe with several bridges.
+    /// Returns how many ranges are gone.
+    async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError>;
+
+    /// Ranges that were skipped: unknown to the ledger, with later ones recorded before
+    /// `recorded_before`. By device; `after` continues behind one.
+    async fn gaps(
+        &self,
+        recorded_before: ReceivedAt,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Gap>, StoreError>;
+
+    /// The devices by id, behind `after`.
+    async fn devices(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>, StoreError>;
+
+    /// One device, if the database has ever heard of it.
+    async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError>;
+
+    /// Readings of one device by time.
+    async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError>;
+
+    /// The ledger of one device, by epoch; empty when nothing is known of it.
+    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError>;
+
+    /// The fleet's totals, every epoch settled on its own.
+    async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError>;
+
+    /// The committed sequences of one buffer file.
+    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError>;
+
+    /// What the database holds of a range today, for comparison with the ledger: stored readings
+    /// and those that lost to a newer version.
+    async fn content(
+        &self,
+        device: &DeviceId,
+        epoch: Epoch,
+        range: SeqRange,
+    ) -> Result<RangeContent, StoreError>;
+
+    /// Versions that lost, of one device, latest first.
+    async fn conflicts(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, StoreError>;
+
+    /// Payloads kept aside, latest first; of one device when given.
+    async fn dead_letters(
+        &self,
+        device: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<KeptLetter>, StoreError>;
+
+    /// How many rows the main tables hold. Counts every row: not for a hot path.
+    async fn counts(&self) -> Result<Counts, StoreError>;
+
+    /// What the store did since it was opened, for metrics.
+    fn activity(&self) -> Activity;
+
+    /// Finishes what is under way and closes connections and files.
+    async fn close(&self);
+}
+
+/// One step of the database's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// Its number.
+    pub version: i64,
+    /// What it is about.
+    pub description: String,
+}
+
+/// What one device sent in one payload, after admission.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delivery {
+    /// Who sent it.
+    pub device: DeviceId,
+    /// The admitted readings; may be empty.
+    pub batch: Batch,
+    /// Readings of the same payload that were refused; they enter the ledger.
+    pub rejected: Vec<Rejection>,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// The database's word on some deliveries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ingested {
+    /// One for each delivery, in its order.
+    pub settled: Vec<Settled>,
+    /// What happened to the readings, over all deliveries.
+    pub rows: RowCounts,
+}
+
+/// What is in the database, for an acknowledgement. Ranges ascend.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Committed.
+    pub committed: Vec<SeqRange>,
+    /// Refused for good, and in the ledger as such.
+    pub rejected: Vec<Rejection>,
+    /// Evicted at the edge, and in the ledger as such.
+    pub evicted: Vec<SeqRange>,
+}
+
+/// Counts of readings by what became of them. Each reading of a delivery counts once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    /// The first version of their key.
+    pub inserted: u64,
+    /// Newer than the stored version, which lost: a conflict.
+    pub replaced: u64,
+    /// Older than the stored version: a conflict.
+    pub older: u64,
+    /// Retransmitted: the ledger had them.
+    pub known: u64,
+    /// Refused, by admission or by the store.
+    pub rejected: u64,
+}
+
+/// What one device reported of its side of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceReport {
+    /// Who reports.
+    pub device: DeviceId,
+    /// What it says.
+    pub report: Report,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// One birth or last will.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presence {
+    /// Whose.
+    pub device: DeviceId,
+    /// What it says.
+    pub status: Status,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// A payload that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Whose, when the topic tells.
+    pub device: Option<DeviceId>,
+    /// Where it arrived; anything but NUL.
+    pub topic: String,
+    /// Its bytes; [`DEAD_LETTER_BYTES_MAX`] of them are kept.
+    pub payload: Vec<u8>,
+    /// Why it is here.
+    pub reason: String,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// A dead letter as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptLetter {
+    /// The letter; its payload is cut to [`DEAD_LETTER_BYTES_MAX`], its time is the last one's.
+    pub letter: DeadLetter,
+    /// The payload's whole length.
+    pub payload_bytes: u64,
+    /// How often it arrived.
+    pub times: u64,
+}
+
+/// Sequences that were skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// Of which device.
+    pub device: DeviceId,
+    /// Of which buffer file.
+    pub epoch: Epoch,
+    /// Which sequences.
+    pub range: SeqRange,
+    /// Since when later ones are recorded.
+    pub since: ReceivedAt,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its identity.
+    pub device: DeviceId,
+    /// When the bridge first heard of it.
+    pub first_seen: ReceivedAt,
+    /// When the bridge last heard of it: presence, report or readings.
+    pub last_seen: ReceivedAt,
+    /// Whether its last word on `up/status` was a birth.
+    pub online: bool,
+    /// The agent's version, from its last birth.
+    pub agent_version: Option<String>,
+    /// The buffer file in use, from its last birth.
+    pub epoch: Option<Epoch>,
+}
+
+/// Which readings to return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TelemetryQuery {
+    /// Of which device.
+    pub device: DeviceId,
+    /// Of which sensor, or of all.
+    pub sensor: Option<SensorName>,
+    /// Observed at or after.
+    pub from: ObservedAt,
+    /// Observed before.
+    pub to: ObservedAt,
+    /// At most so many, capped at [`QUERY_ROWS_MAX`].
+    pub limit: usize,
+    /// Which end comes first.
+    pub order: Order,
+}
+
+/// Which end comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// By time, and then by sensor.
+    OldestFirst,
+    /// The reverse.
+    NewestFirst,
+}
+
+/// One stored reading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredReading {
+    /// Of which sensor.
+    pub sensor: SensorName,
+    /// When it was taken.
+    pub observed_at: ObservedAt,
+    /// What the sensor said.
+    pub value: Value,
+    /// How far it is to be trusted.
+    pub quality: Quality,
+    /// Its version.
+    pub version: Version,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// A version that lost, beside the one that beat it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Conflict {
+    /// The reading that lost.
+    pub loser: StoredReading,
+    /// The version that it lost to. Its content is the stored reading's, or another conflict's.
+    pub winner: Version,
+    /// When the bridge saw them meet.
+    pub recorded_at: ReceivedAt,
+}
+
+/// The ledger of one device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeviceLedger {
+    /// Whose.
+    pub device: DeviceId,
+    /// By epoch, in the order in which the bridge first heard of them.
+    pub epochs: Vec<EpochRecord>,
+}
+
+/// One buffer file in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochRecord {
+    /// The buffer file.
+    pub epoch: Epoch,
+    /// The three sets, for [`EpochLedger::settle`].
+    pub ledger: EpochLedger,
+    /// The ranges as they are stored, with digests; adjacent ones may not be merged yet.
+    pub ranges: Vec<LedgerRange>,
+    /// What the device last reported, if it ever did.
+    pub report: Option<Reported>,
+    /// When the bridge first heard of this epoch.
+    pub first_seen: ReceivedAt,
+}
+
+/// One stored range of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerRange {
+    /// What became of its sequences.
+    pub kind: Kind,
+    /// Which sequences.
+    pub range: SeqRange,
+    /// Wrapping sum of [`schema::digest::Digester::row`] over committed rows; 0 for others.
+    pub digest: u64,
+    /// When the first part of the range was recorded.
+    pub recorded_at: ReceivedAt,
+}
+
+/// What became of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Its rows are in the database.
+    Committed,
+    /// Refused for good.
+    Rejected(RejectReason),
+    /// Dropped at the edge by the buffer's policy.
+    Evicted,
+}
+
+/// What a device last reported of one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reported {
+    /// Its counts.
+    pub balance: Balance,
+    /// Its wall clock, milliseconds since the Unix epoch.
+    pub device_time_ms: i64,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// The fleet's totals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FleetLedger {
+    /// Devices with at least one epoch.
+    pub devices: u64,
+    /// Buffer files.
+    pub epochs: u64,
+    /// Sums over all epochs, each settled on its own.
+    pub balance: Balance,
+    /// Readings that neither the database nor their device holds, by the devices' last reports.
+    pub unaccounted: u64,
+}
+
+/// What the database holds of a range.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RangeContent {
+    /// Readings found, stored or lost to a newer version.
+    pub rows: u64,
+    /// Wrapping sum of their digests.
+    pub digest: u64,
+    /// Sequences of the range that were not found.
+    pub missing: RangeSet,
+}
+
+/// Row counts of the main tables.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// `devices`.
+    pub devices: u64,
+    /// `telemetry_data`.
+    pub telemetry: u64,
+    /// `ledger`.
+    pub ledger: u64,
+    /// `conflicts`.
+    pub conflicts: u64,
+    /// `dead_letters`.
+    pub dead_letters: u64,
+}
+
+/// What a store did since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Commits that wrote readings.
+    pub commits: u64,
+    /// Attempts repeated because another transaction was in the way (40001 and its kin).
+    pub retries_conflict: u64,
+    /// Attempts repeated because a connection or node was lost or slow.
+    pub retries_network: u64,
+    /// Attempts repeated because the database had no room for more work.
+    pub retries_overload: u64,
+    /// Plans made again because another bridge had moved a buffer file's ledger on.
+    pub replans: u64,
+}
+
+impl std::ops::AddAssign for RowCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.replaced += other.replaced;
+        self.older += other.older;
+        self.known += other.known;
+        self.rejected += other.rejected;
+    }
+}
