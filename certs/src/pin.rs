@@ -56,14 +56,22 @@ impl fmt::Debug for Pin {
     }
 }
 
-/// A server whose key is none of the pinned ones. It stands in the log of the client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// A server whose key is none of the pinned ones.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the server's public key {seen} is not pinned: this is another server, or its key was replaced and the pin was not"
+    "the server's public key {seen} is not pinned: this is another server, or its key was \
+     replaced and the pin was not"
 )]
 pub struct PinMismatch {
     /// The pin of the key that the server has.
     pub seen: Pin,
+}
+
+impl fmt::Debug for PinMismatch {
+    /// As for people: rustls puts this, not the other, into the error that the client logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The usual verification, and then the pins.
