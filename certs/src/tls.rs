@@ -5,8 +5,8 @@
 //! (`deny.toml` says more).
 //!
 //! **Resumption.** A server remembers sessions rather than handing out sealed tickets: a ticket
-//! carries the client's certificate back and forth, as many bytes as a full handshake, where a
-//! remembered session costs 32. A resumed session is not verified again by rustls. So
+//! carries the client's certificate back and forth, 1,793 bytes in all against 1,777 of a full
+//! handshake and 725 with a remembered session. rustls does not verify a resumed session again. So
 //! - a new revocation list means a new [`ServerConfig`], whose memory is empty: every device,
 //!   revoked or not, comes through a full handshake the next time;
 //! - [`peer_identity`] looks at the end of the certificate's time, whatever the handshake was.

@@ -261,7 +261,7 @@ async fn pins_survive_a_renewal_that_keeps_the_key_and_no_other() {
         fleet
             .authority
             .renew(&fleet.server.cert, None, key)
-            .unwrap()
+            .unwrap();
     };
     renew(Key::Keep);
     connect(&server(&fleet), &pinned).await.accepted();
