@@ -186,6 +186,13 @@ impl Running {
         }
     }
 
+    /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
+    #[doc(hidden)]
+    pub async fn limit_file_pages(&self, pages_max: u32) {
+        // A buffer that has ended needs no limit.
+        let _ = self.buffer.limit_file_pages(pages_max).await;
+    }
+
     /// `GET /status`, to merge with the admin endpoints.
     pub fn router(&self) -> Router {
         let (buffer, status) = (self.buffer.clone(), self.status.clone());

@@ -1,0 +1,191 @@
+//! A bridge that keeps everything in memory and does as the test says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
+use schema::message::ack::payload_digest;
+use schema::message::{self, Ack, Downlink, Refusal, Report, Status};
+use schema::{Channel, Epoch, Row, Topic, codec, envelope};
+use tokio::task::JoinHandle;
+
+use crate::broker::{Broker, DEVICE, certificates};
+
+/// What the bridge does with batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// Commits and acknowledges.
+    Acknowledges,
+    /// Commits, and its acknowledgements are lost.
+    Forgets,
+    /// Cannot read a batch that holds this sequence.
+    Chokes(u64),
+}
+
+/// What arrived.
+#[derive(Debug, Default)]
+pub(crate) struct Heard {
+    /// Sensor name and row, by epoch and sequence.
+    pub(crate) rows: BTreeMap<(Epoch, u64), (String, Row)>,
+    pub(crate) batches: usize,
+    pub(crate) doubles: usize,
+    pub(crate) statuses: Vec<Status>,
+    pub(crate) reports: Vec<Report>,
+}
+
+pub(crate) struct Bridge {
+    heard: Arc<Mutex<Heard>>,
+    mood: Arc<Mutex<Mood>>,
+    task: JoinHandle<()>,
+}
+
+impl Bridge {
+    /// Connects and subscribes; returns once the subscription stands.
+    pub(crate) async fn start(broker: &Broker) -> Self {
+        certs::tls::install_crypto_provider();
+        let tls = certs::tls::client_config(&certificates().bridge).unwrap();
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let mood = Arc::new(Mutex::new(Mood::Acknowledges));
+        let (ready, subscribed) = tokio::sync::oneshot::channel();
+        let peer = Peer {
+            tls: Arc::new(tls),
+            port: broker.port,
+            heard: Arc::clone(&heard),
+            mood: Arc::clone(&mood),
+        };
+        let task = tokio::spawn(peer.run(ready));
+        subscribed.await.unwrap();
+        Self { heard, mood, task }
+    }
+
+    pub(crate) fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap()
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Peer {
+    tls: Arc<rustls::ClientConfig>,
+    port: u16,
+    heard: Arc<Mutex<Heard>>,
+    mood: Arc<Mutex<Mood>>,
+}
+
+impl Peer {
+    /// Connects again when the broker goes away.
+    async fn run(self, ready: tokio::sync::oneshot::Sender<()>) {
+        let mut ready = Some(ready);
+        loop {
+            let mut options = MqttOptions::new("bridge", "127.0.0.1", self.port);
+            options
+                .set_keep_alive(Duration::from_secs(30))
+                .set_max_packet_size(300_000, 300_000)
+                .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::clone(
+                    &self.tls,
+                ))));
+            let (client, mut events) = AsyncClient::new(options, 1000);
+            client
+                .try_subscribe(schema::topic::up_filter(), QoS::AtLeastOnce)
+                .unwrap();
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::SubAck(_))) => {
+                        if let Some(ready) = ready.take() {
+                            ready.send(()).unwrap();
+                        }
+                    }
+                    Ok(Event::Incoming(Packet::Publish(publish))) => {
+                        let topic: Topic = publish.topic.parse().unwrap();
+                        assert_eq!(topic.device.as_str(), DEVICE);
+                        if let Some(answer) = self.take(topic.channel, &publish.payload) {
+                            let topic = Topic::new(topic.device, Channel::Ack).to_string();
+                            let payload = envelope::encode(&answer).unwrap();
+                            client
+                                .try_publish(topic, QoS::AtMostOnce, false, payload)
+                                .unwrap();
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn take(&self, channel: Channel, payload: &[u8]) -> Option<Downlink> {
+        let mut heard = self.heard.lock().unwrap();
+        match channel {
+            Channel::Telemetry => self.take_batch(&mut heard, payload),
+            Channel::Status => {
+                heard.statuses.push(envelope::decode(payload).unwrap());
+                None
+            }
+            Channel::Event => {
+                let event = envelope::decode(payload).unwrap();
+                let message::Event::Report(report) = event else {
+                    return None;
+                };
+                // A report's evictions and rejections enter the ledger, and are confirmed.
+                let confirmed = report.epochs.iter().map(|epoch| Ack {
+                    bridge_time_ms: 0,
+                    epoch: epoch.epoch,
+                    committed: Vec::new(),
+                    evicted: epoch.evicted.clone(),
+                    rejected: epoch.rejected.clone(),
+                    resync: Vec::new(),
+                });
+                let first = confirmed.map(Downlink::Ack).next();
+                heard.reports.push(report);
+                first
+            }
+            other => panic!("a device published on {other:?}"),
+        }
+    }
+
+    fn take_batch(&self, heard: &mut Heard, payload: &[u8]) -> Option<Downlink> {
+        let batch = codec::decode(payload).unwrap();
+        let mood = *self.mood.lock().unwrap();
+        heard.batches += 1;
+        if let Mood::Chokes(bad) = mood
+            && batch.rows.iter().any(|row| row.seq == bad)
+        {
+            return Some(Downlink::Refused(Refusal {
+                payload_digest: payload_digest(payload),
+                reason: "it stuck in the throat".to_owned(),
+            }));
+        }
+        for row in &batch.rows {
+            let sensor = batch.sensor(row).as_str().to_owned();
+            let known = heard
+                .rows
+                .insert((batch.epoch, row.seq), (sensor.clone(), row.clone()));
+            if let Some(known) = known {
+                // Versions and sequences never change, however rows are grouped.
+                assert_eq!((known.0.as_str(), known.1.hlc), (sensor.as_str(), row.hlc));
+                heard.doubles += 1;
+            }
+        }
+        if mood == Mood::Forgets {
+            return None;
+        }
+        Some(Downlink::Ack(Ack {
+            bridge_time_ms: 0,
+            epoch: batch.epoch,
+            committed: batch.ranges().collect(),
+            evicted: Vec::new(),
+            rejected: Vec::new(),
+            resync: Vec::new(),
+        }))
+    }
+}

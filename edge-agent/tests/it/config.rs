@@ -1,0 +1,159 @@
+//! Settings files: the shipped example, and what is wrong with others.
+
+use std::path::Path;
+
+use edge_agent::Settings;
+use edge_agent::source::socket::SocketConfig;
+use tempfile::TempDir;
+
+use crate::broker::{certificates, foreign_certificates};
+
+/// The text in a folder that has the certificates where the shipped example looks for them.
+fn load(text: &str) -> Result<Settings, String> {
+    let folder = certificates_in("certs");
+    let path = folder.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    Settings::load(&path).map_err(|failure| {
+        assert_eq!(failure.exit_code(), 2);
+        failure.to_string()
+    })
+}
+
+fn certificates_in(name: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |from: &Path, to: &str| {
+        let to = folder.path().join(name).join(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(from, to).unwrap();
+    };
+    let tls = &certificates().device;
+    place(&tls.ca, "ca.pem");
+    place(&tls.cert, "device/press-7.pem");
+    place(&tls.key, "device/press-7.key");
+    place(&certificates().bridge.cert, "bridge.pem");
+    place(&certificates().bridge.key, "bridge.key");
+    place(&foreign_certificates().device.key, "foreign.key");
+    folder
+}
+
+const EXAMPLE: &str = include_str!("../../agent.toml");
+
+#[test]
+fn the_shipped_example_is_valid() {
+    let settings = load(EXAMPLE).unwrap();
+    assert_eq!(settings.agent.link.device.as_str(), "press-7");
+    assert_eq!(settings.agent.link.host, "broker.example.com");
+    assert!(settings.agent.sources.host.is_some());
+    let Some(SocketConfig::Unix(path)) = settings.agent.sources.socket else {
+        panic!("the example has a socket");
+    };
+    assert!(path.is_absolute(), "{path:?} starts at the file's folder");
+}
+
+#[test]
+fn the_defaults_that_the_example_shows_are_the_defaults() {
+    let shown: String = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.contains(" = ") && !setting.contains("{") => setting,
+            _ => line,
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let (shown, defaults) = (load(&shown).unwrap(), load(EXAMPLE).unwrap());
+    assert_eq!(shown.agent.session, defaults.agent.session);
+    assert_eq!(shown.agent.link.keep_alive, defaults.agent.link.keep_alive);
+    assert_eq!(shown.agent.link.backoff, defaults.agent.link.backoff);
+    assert_eq!(shown.agent.sources.host, defaults.agent.sources.host);
+    assert_eq!(shown.admin, defaults.admin);
+    let settings = |settings: &Settings| {
+        let mut buffer = settings.agent.buffer.clone();
+        buffer.path = "buffer.db".into();
+        buffer
+    };
+    assert_eq!(settings(&shown), settings(&defaults));
+    assert_eq!(shown.log.level, defaults.log.level);
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = EXAMPLE
+        .replace("# device = \"press-7\"", "device = \"press 7\"")
+        .replace("broker.example.com:8883", "[::1]:8883")
+        .replace("certs/ca.pem", "certs/none.pem")
+        .replace("# batch_rows_max = 500", "batch_rows_max = 0")
+        .replace("# rows_max = 1_000_000", "rows_max = 0")
+        .replace("interval = \"10s\"", "interval = \"1ms\"")
+        .replace("unix = \"agent.sock\"", "tcp = \"0.0.0.0:9465\"");
+    let error = load(&text).unwrap_err();
+    for key in [
+        "device",
+        "mqtt.address",
+        "tls.ca",
+        "session.batch_rows_max",
+        "buffer",
+        "source.host.interval",
+        "source.socket.tcp",
+    ] {
+        assert!(error.contains(&format!("\n  {key} ")), "{key} in\n{error}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_named() {
+    let error = load(&EXAMPLE.replace("[admin]", "[admin]\nport = 1")).unwrap_err();
+    assert!(error.contains("admin.port is not a known key"), "{error}");
+}
+
+#[test]
+fn a_certificate_must_be_this_devices() {
+    for (change, to, key) in [
+        ("# device = \"press-7\"", "device = \"press-8\"", "device"),
+        ("certs/device/press-7.pem", "certs/bridge.pem", "tls.key"),
+        ("certs/device/press-7.key", "certs/foreign.key", "tls.key"),
+    ] {
+        let error = load(&EXAMPLE.replace(change, to)).unwrap_err();
+        assert!(error.contains(&format!("\n  {key} ")), "{key} in\n{error}");
+    }
+    let bridge = EXAMPLE
+        .replace("certs/device/press-7.pem", "certs/bridge.pem")
+        .replace("certs/device/press-7.key", "certs/bridge.key");
+    let error = load(&bridge).unwrap_err();
+    assert!(error.contains("role is bridge"), "{error}");
+}
+
+#[test]
+fn limits_hold_at_their_values() {
+    for (setting, value, valid) in [
+        ("batch_rows_max = 500", "1", true),
+        ("batch_rows_max = 500", "4096", true),
+        ("batch_rows_max = 500", "4097", false),
+        ("batch_bytes_max = 65_536", "4095", false),
+        ("batch_bytes_max = 65_536", "4096", true),
+        ("batch_bytes_max = 65_536", "262144", true),
+        ("batch_bytes_max = 65_536", "262145", false),
+        ("window_batches = 4", "0", false),
+        ("window_batches = 4", "1", true),
+        ("window_batches = 4", "32", true),
+        ("window_batches = 4", "33", false),
+        ("window_bytes = 262_144", "65536", true),
+        ("window_bytes = 262_144", "65535", false),
+        ("history_rows_per_second = 2_000", "0", false),
+        ("history_rows_per_second = 2_000", "1", true),
+        ("report_interval = \"60s\"", "\"1s\"", true),
+        ("report_interval = \"60s\"", "\"999ms\"", false),
+        ("ack_timeout_min = \"1s\"", "\"10ms\"", true),
+        ("ack_timeout_min = \"1s\"", "\"9ms\"", false),
+        ("ack_timeout_min = \"1s\"", "\"6s\"", false),
+        ("keep_alive = \"30s\"", "\"5s\"", true),
+        ("keep_alive = \"30s\"", "\"4s\"", false),
+        ("keep_alive = \"30s\"", "\"5500ms\"", false),
+        ("backoff_first = \"500ms\"", "\"9ms\"", false),
+        ("backoff_first = \"500ms\"", "\"31s\"", false),
+    ] {
+        let (key, _) = setting.split_once(" = ").unwrap();
+        let text = EXAMPLE.replace(&format!("# {setting}"), &format!("{key} = {value}"));
+        assert_ne!(text, EXAMPLE, "{setting} is not in the example");
+        assert_eq!(load(&text).is_ok(), valid, "{key} = {value}");
+    }
+}

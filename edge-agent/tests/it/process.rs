@@ -1,0 +1,309 @@
+//! The built binary: arguments, signals, exit codes, and a SIGKILL.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::bridge::{Bridge, Mood};
+use crate::broker::{Broker, certificates};
+use crate::{PATIENCE, eventually};
+
+fn agent(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    agent(arguments).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A folder with settings for an agent, its socket and its admin address.
+struct Home {
+    folder: TempDir,
+    admin: u16,
+}
+
+impl Home {
+    fn new(broker_port: u16) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let admin = free_port();
+        let tls = &certificates().device;
+        let mut file = std::fs::File::create(folder.path().join("agent.toml")).unwrap();
+        write!(
+            file,
+            "[mqtt]\naddress = \"127.0.0.1:{broker_port}\"\nbackoff_first = \"20ms\"\n\
+             backoff_max = \"100ms\"\n[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n\
+             [buffer]\npath = \"buffer.db\"\nlinger = \"1ms\"\n\
+             [session]\nlinger = \"10ms\"\n\
+             [source.socket]\nunix = \"agent.sock\"\n[admin]\nhttp = \"127.0.0.1:{admin}\"\n",
+            tls.ca, tls.cert, tls.key
+        )
+        .unwrap();
+        Self { folder, admin }
+    }
+
+    fn config(&self) -> String {
+        self.path("agent.toml")
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// Starts the agent and waits for its socket.
+    async fn start(&self) -> Agent {
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        let child = agent(&["run", "--config", &self.config()])
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let socket = self.path("agent.sock");
+        eventually("the agent listens", || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        })
+        .await;
+        Agent(child)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// Hands over readings; returns how many were accepted before the agent went away.
+    async fn produce(&self, from: u64, count: u64) -> u64 {
+        let stream = UnixStream::connect(self.path("agent.sock")).await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let mut accepted = 0;
+        for n in from..from + count {
+            let line = format!("{{\"sensor\":\"s\",\"value\":{n},\"observed_at\":{n}}}\n");
+            if stream.write_all(line.as_bytes()).await.is_err() {
+                break;
+            }
+            let mut answer = String::new();
+            match stream.read_line(&mut answer).await {
+                Ok(bytes) if bytes > 0 && answer.contains("accepted") => accepted += 1,
+                _ => break,
+            }
+        }
+        accepted
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let output = output(&["status", "--config", &self.config(), "--json"]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+struct Agent(Child);
+
+impl Agent {
+    /// Asks it to stop, and returns exit code and time taken.
+    fn terminate(&mut self) -> (Option<i32>, Duration) {
+        let started = Instant::now();
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return (status.code(), started.elapsed());
+            }
+            assert!(started.elapsed() < PATIENCE, "it does not stop");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn help_names_the_commands_and_exit_codes() {
+    let output = output(&["--help"]);
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).unwrap();
+    for word in ["run", "check", "status", "Exit codes"] {
+        assert!(text.contains(word), "{word} is missing in\n{text}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    for arguments in [&["fly"][..], &["run", "--speed"], &[]] {
+        assert_eq!(output(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_missing_settings_file_is_named() {
+    let output = output(&["run", "--config", "/nowhere/agent.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(
+        text.contains("/nowhere/agent.toml") && text.contains("help:"),
+        "{text}"
+    );
+    assert!(!text.contains("backtrace"), "{text}");
+}
+
+#[test]
+fn an_unreadable_key_is_named() {
+    let home = Home::new(1);
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let key = certificates().device.key.display().to_string();
+    std::fs::write(home.config(), text.replace(&key, "/nowhere/device.key")).unwrap();
+    for command in ["run", "check"] {
+        let output = output(&[command, "--config", &home.config()]);
+        assert_eq!(output.status.code(), Some(2));
+        let text = stderr(&output);
+        assert!(
+            text.contains("tls.key") && text.contains("/nowhere/device.key"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn check_says_what_it_found_and_changes_nothing() {
+    let home = Home::new(8883);
+    let output = output(&["check", "--config", &home.config()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("press-7") && text.contains("does not exist yet"),
+        "{text}"
+    );
+    assert!(!Path::new(&home.path("buffer.db")).exists());
+}
+
+#[test]
+fn status_without_an_agent_says_so() {
+    let home = Home::new(1);
+    let output = output(&["status", "--config", &home.config()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains(&home.admin.to_string()) && text.contains("running"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let home = Home::new(1);
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", home.admin)).unwrap();
+    let output = output(&["run", "--config", &home.config()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(
+        text.contains(&format!("127.0.0.1:{}", home.admin)),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_healthy_run_is_silent_and_stops_in_order_within_five_seconds() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    let home = Home::new(broker.port);
+    let mut agent = home.start().await;
+    assert_eq!(home.produce(0, 50).await, 50);
+    eventually("the readings arrive", || bridge.heard().rows.len() == 50).await;
+    eventually("they are settled", || {
+        home.status()["balance"]["committed"] == 50
+    })
+    .await;
+    let status = home.status();
+    assert_eq!(status["device"], "press-7");
+    assert_eq!(status["connected"], true);
+    let table = output(&["status", "--config", &home.config()]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("committed       50"), "{table}");
+
+    let (code, took) = agent.terminate();
+    assert_eq!(code, Some(0), "{}", home.log());
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    let log = home.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    assert!(log.contains("connected"), "{log}");
+    eventually("it said goodbye", || bridge.heard().statuses.len() >= 2).await;
+    assert!(!Path::new(&home.path("agent.sock")).exists());
+}
+
+#[tokio::test]
+async fn a_stop_with_a_silent_bridge_keeps_the_readings_and_is_in_time() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    bridge.set(Mood::Forgets);
+    let home = Home::new(broker.port);
+    let mut agent = home.start().await;
+    assert_eq!(home.produce(0, 5).await, 5);
+    let (code, took) = agent.terminate();
+    assert_eq!(code, Some(0), "{}", home.log());
+    assert!(took < Duration::from_secs(5), "it took {took:?}");
+    let _agent = home.start().await;
+    assert_eq!(home.status()["balance"]["pending"], 5);
+}
+
+#[tokio::test]
+async fn a_kill_loses_no_accepted_reading_and_fires_the_will() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    let home = Home::new(broker.port);
+    let mut accepted = 0;
+    for round in 0..3u64 {
+        let mut agent = home.start().await;
+        let from = round * 10_000;
+        let producing = home.produce(from, 5_000);
+        let killing = async {
+            let before = bridge.heard().rows.len();
+            eventually("some readings arrive", || {
+                bridge.heard().rows.len() > before + 20
+            })
+            .await;
+            agent.kill();
+        };
+        let (count, ()) = tokio::join!(producing, killing);
+        accepted += count;
+    }
+    let _agent = home.start().await;
+    eventually("all is settled", || {
+        home.status()["balance"]["pending"] == 0
+    })
+    .await;
+    let heard = bridge.heard();
+    let arrived = heard.rows.len() as u64;
+    // The last reading of each round may have been accepted without an answer.
+    assert!(
+        (accepted..=accepted + 3).contains(&arrived),
+        "{accepted} accepted, {arrived} arrived"
+    );
+    let offline = |status: &&schema::message::Status| {
+        matches!(status, schema::message::Status::Offline { .. })
+    };
+    assert_eq!(heard.statuses.iter().filter(offline).count(), 3);
+}
