@@ -22,6 +22,9 @@ pub struct RangeSet {
     ranges: Vec<SeqRange>,
 }
 
+/// Up to this many ranges are added or taken out one at a time.
+const FEW_RANGES: usize = 4;
+
 impl SeqRange {
     /// The range `first..=last`, or `None` when it would be empty or hold 0.
     #[must_use]
@@ -173,6 +176,67 @@ impl RangeSet {
         gaps
     }
 
+    /// Adds all that `other` holds. Linear in both sets, unlike inserting one range at a time,
+    /// which moves the rest of the set for each.
+    pub fn merge(&mut self, other: &Self) {
+        if other.ranges.len() <= FEW_RANGES {
+            self.extend(other.iter());
+            return;
+        }
+        let mut ranges: Vec<SeqRange> = Vec::with_capacity(self.ranges.len() + other.ranges.len());
+        let (mut left, mut right) = (self.iter().peekable(), other.iter().peekable());
+        loop {
+            let next = match (left.peek(), right.peek()) {
+                (Some(a), Some(b)) if a.first <= b.first => left.next(),
+                (_, Some(_)) => right.next(),
+                (_, None) => left.next(),
+            };
+            let Some(next) = next else { break };
+            match ranges.last_mut() {
+                Some(last) if next.first <= last.last.saturating_add(1) => {
+                    last.last = last.last.max(next.last);
+                }
+                _ => ranges.push(next),
+            }
+        }
+        self.ranges = ranges;
+    }
+
+    /// Takes out all that `other` holds. Linear in both sets, unlike removing one range at a time.
+    pub fn subtract(&mut self, other: &Self) {
+        if other.ranges.len() <= FEW_RANGES {
+            for range in other.iter() {
+                self.remove(range);
+            }
+            return;
+        }
+        let mut ranges = Vec::with_capacity(self.ranges.len());
+        let mut cuts = other.ranges.as_slice();
+        for range in self.iter() {
+            let mut first = range.first;
+            loop {
+                match cuts {
+                    [cut, rest @ ..] if cut.last < first => cuts = rest,
+                    // Not taken off the list: it may reach into the next range as well.
+                    [cut, ..] if cut.first <= range.last => {
+                        ranges.extend(
+                            SeqRange::new(first, cut.first - 1).filter(|_| first < cut.first),
+                        );
+                        match cut.last.checked_add(1).filter(|next| *next <= range.last) {
+                            Some(next) => first = next,
+                            None => break,
+                        }
+                    }
+                    _ => {
+                        ranges.extend(SeqRange::new(first, range.last));
+                        break;
+                    }
+                }
+            }
+        }
+        self.ranges = ranges;
+    }
+
     /// What both sets hold.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
@@ -281,6 +345,19 @@ mod tests {
             let gaps = set.gaps(probe);
             check_invariant(&gaps);
             prop_assert_eq!(model(&gaps), (probe.first..=probe.last).filter(|n| !numbers.contains(n)).collect());
+        }
+
+        #[test]
+        fn whole_sets_are_added_and_taken_out(a in prop::collection::vec(range(), 0..20), b in prop::collection::vec(range(), 0..20)) {
+            let (a, b): (RangeSet, RangeSet) = (a.into_iter().collect(), b.into_iter().collect());
+            let mut both = a.clone();
+            both.merge(&b);
+            check_invariant(&both);
+            prop_assert_eq!(model(&both), &model(&a) | &model(&b));
+            let mut rest = a.clone();
+            rest.subtract(&b);
+            check_invariant(&rest);
+            prop_assert_eq!(model(&rest), &model(&a) - &model(&b));
         }
 
         #[test]
