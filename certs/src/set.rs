@@ -1,8 +1,9 @@
 //! All certificates that one machine needs to run everything: made once, used again while they
 //! hold, issued anew when they are about to end.
 
+use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schema::DeviceId;
 use time::OffsetDateTime;
@@ -14,6 +15,7 @@ use crate::identity::{Identity, Role};
 use crate::inventory::Entry;
 use crate::profile::{AUTHORITY_DAYS, RENEW_DAYS, SERVER_NAME, Validity, default_days};
 use crate::tls::TlsFiles;
+use crate::whole;
 
 /// The certificates of one machine.
 #[derive(Debug, Clone)]
@@ -57,6 +59,43 @@ impl MachineSet {
             crl: folder.crl_file(),
         })
     }
+
+    /// Copies what each process needs, and no more, to a folder of its own below `out`: `broker`,
+    /// `bridge`, `observer`, `agent`, each laid out as `folder` is. The authority's key stays.
+    ///
+    /// # Errors
+    /// [`CertsError`] when something cannot be read or written.
+    pub fn hand_out(&self, folder: &Folder, out: &Path) -> Result<(), CertsError> {
+        for (to, files, more) in [
+            ("broker", &self.server, Some(&self.crl)),
+            ("bridge", &self.bridge, None),
+            ("observer", &self.observer, None),
+            ("agent", &self.device, None),
+        ] {
+            let copy = |path: &Path, mode| {
+                let place = path.strip_prefix(folder.root()).unwrap_or(path);
+                copy(path, &out.join(to).join(place), mode)
+            };
+            copy(&files.ca, whole::PUBLIC)?;
+            // The key first: see `Folder::write_pair`.
+            copy(&files.key, whole::SECRET)?;
+            copy(&files.cert, whole::PUBLIC)?;
+            if let Some(crl) = more {
+                copy(crl, whole::PUBLIC)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies a file unless it is there already, so that nobody reads again what did not change.
+fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CertsError> {
+    let text = fs::read_to_string(from).map_err(|error| CertsError::file("read", from, error))?;
+    if fs::read_to_string(to).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    whole::make_folder(to.parent().unwrap_or(to))?;
+    whole::write(to, &text, mode, Overwrite::Allow)
 }
 
 fn ensure_authority(lock: &Lock, folder: &Folder) -> Result<Authority, CertsError> {

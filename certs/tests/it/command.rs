@@ -117,7 +117,7 @@ fn a_first_set_is_made_with_the_commands_of_the_help_text() {
 fn every_command_explains_itself() {
     let desk = Desk::new();
     for command in [
-        "init", "server", "service", "device", "list", "verify", "revoke", "renew",
+        "init", "server", "service", "device", "ensure", "list", "verify", "revoke", "renew",
     ] {
         let help = desk.ok(&[command, "--help"]);
         assert!(help.contains(&format!("Usage: certs {command}")), "{help}");
@@ -523,6 +523,75 @@ fn renewal_keeps_the_key_unless_told_otherwise() {
         1,
         &["another authority"],
     );
+}
+
+#[test]
+fn ensure_can_run_again_and_hands_out_what_each_needs() {
+    let desk = Desk::new();
+    let arguments = [
+        "ensure",
+        "--device",
+        "press-7",
+        "--host",
+        "broker",
+        "--hand-out",
+        "out",
+    ];
+    let files = || -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut folders = vec![desk.temporary.path().join("out")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path
+                        .strip_prefix(desk.temporary.path().join("out"))
+                        .unwrap();
+                    found.insert(format!("{} {:o}", name.display(), mode(&path)));
+                }
+            }
+        }
+        found
+    };
+    let content = || {
+        let read = |name: &str| fs::read(desk.temporary.path().join("out").join(name)).unwrap();
+        [
+            read("broker/server.key"),
+            read("broker/crl.pem"),
+            read("agent/device/press-7.pem"),
+        ]
+    };
+    let printed = desk.ok(&arguments);
+    assert!(printed.contains("device press-7"), "{printed}");
+    let expected = [
+        "agent/ca.pem 644",
+        "agent/device/press-7.key 600",
+        "agent/device/press-7.pem 644",
+        "bridge/ca.pem 644",
+        "bridge/service/bridge.key 600",
+        "bridge/service/bridge.pem 644",
+        "broker/ca.pem 644",
+        "broker/crl.pem 644",
+        "broker/server.key 600",
+        "broker/server.pem 644",
+        "observer/ca.pem 644",
+        "observer/service/observer.key 600",
+        "observer/service/observer.pem 644",
+    ];
+    assert_eq!(files(), expected.map(str::to_owned).into());
+
+    let first = content();
+    desk.ok(&arguments);
+    assert_eq!(content(), first);
+    // A revocation reaches the broker with the next run, and the device gets another certificate.
+    desk.ok(&["revoke", "--name", "press-7"]);
+    desk.ok(&arguments);
+    let second = content();
+    assert_eq!(second[0], first[0]);
+    assert!(second[1] != first[1] && second[2] != first[2]);
+    desk.fails(&["ensure"], 2, &["--device"]);
 }
 
 #[test]

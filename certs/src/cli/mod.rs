@@ -1,12 +1,13 @@
 //! The `certs` command line: arguments → the library → text or JSON.
 
+mod output;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use daemon::Failure;
 use schema::DeviceId;
-use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::authority::{Authority, Key, default_name};
@@ -16,6 +17,7 @@ use crate::identity::{Identity, Role};
 use crate::inventory::{self, Entry, State};
 use crate::profile::{AUTHORITY_DAYS, DAYS_MAX, LOCAL_HOSTS, SERVER_NAME, default_days};
 use crate::serial::Serial;
+use crate::set::MachineSet;
 use crate::verify::Verifier;
 
 /// Makes and checks the certificates of a fleet.
@@ -93,6 +95,20 @@ enum Command {
         #[command(flatten)]
         issue: Issue,
     },
+    /// Make what is missing of all that one machine needs: authority, broker, bridge, observer
+    /// and one device; safe to run again and again
+    Ensure {
+        /// The device id of the agent
+        #[arg(long, value_name = "ID")]
+        device: DeviceId,
+        /// DNS name or IP address that clients reach the broker under; repeat it for each
+        #[arg(long = "host", value_name = "HOST", default_values = LOCAL_HOSTS)]
+        hosts: Vec<String>,
+        /// Copy what each of them needs, and no more, to DIR/broker, DIR/bridge, DIR/observer
+        /// and DIR/agent
+        #[arg(long, value_name = "DIR")]
+        hand_out: Option<PathBuf>,
+    },
     /// Show every certificate that was issued, and how it stands
     List,
     /// Check a certificate: signature, time, identity, revocation, and the key beside it
@@ -154,23 +170,6 @@ enum ServiceRole {
     Observer,
 }
 
-/// What a command made.
-#[derive(Debug, Serialize)]
-struct Made<'a> {
-    cert: &'a Path,
-    key: &'a Path,
-    ca: &'a Path,
-    #[serde(flatten)]
-    entry: &'a Entry,
-}
-
-/// What a revocation did.
-#[derive(Debug, Serialize)]
-struct Revoked<'a> {
-    crl: &'a Path,
-    revoked: &'a [Serial],
-}
-
 /// Runs one command.
 ///
 /// # Errors
@@ -183,7 +182,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
             let name = name.unwrap_or_else(default_name);
             Authority::init_for_days(folder.clone(), &name, days, overwrite(force))?;
             let files = folder.ca_files();
-            print_made(json, &folder, &files.cert, &files.key)?;
+            output::made(json, &folder, &files.cert, &files.key)?;
         }
         Command::Server { hosts, issue } => {
             let name = SERVER_NAME.parse().expect("a fixed name is an identity");
@@ -204,6 +203,19 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 .map(|name| Identity { name, role })
                 .collect();
             self::issue(json, folder, &identities, &[], &issue)?;
+        }
+        Command::Ensure {
+            device,
+            hosts,
+            hand_out,
+        } => {
+            let set = MachineSet::ensure(&folder, &device, &hosts)?;
+            if let Some(out) = hand_out {
+                set.hand_out(&folder, &out)?;
+            }
+            for files in [&set.server, &set.bridge, &set.observer, &set.device] {
+                output::made(json, &folder, &files.cert, &files.key)?;
+            }
         }
         Command::List => list(json, &folder)?,
         Command::Verify {
@@ -229,7 +241,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         } => {
             let key = if new_key { Key::Replace } else { Key::Keep };
             Authority::open(folder.clone())?.renew(&file, days, key)?;
-            print_made(json, &folder, &file, &file.with_extension("key"))?;
+            output::made(json, &folder, &file, &file.with_extension("key"))?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -246,7 +258,7 @@ fn issue(
     for identity in identities {
         let days = issue.days.unwrap_or_else(|| default_days(identity.role));
         let files = authority.issue(identity, hosts, days, overwrite(issue.force))?;
-        print_made(json, &folder, &files.cert, &files.key)?;
+        output::made(json, &folder, &files.cert, &files.key)?;
     }
     Ok(())
 }
@@ -254,29 +266,11 @@ fn issue(
 fn list(json: bool, folder: &Folder) -> Result<(), Failure> {
     let entries = inventory::list(folder, OffsetDateTime::now_utc())?;
     if json {
-        entries.iter().for_each(print_json);
-        return Ok(());
-    }
-    if entries.is_empty() {
+        entries.iter().for_each(output::json);
+    } else if entries.is_empty() {
         println!("nothing was issued from {} yet", folder.root().display());
-        return Ok(());
-    }
-    println!(
-        "{:<9} {:<24} {:<9} {:>5}  {:<32}  FILE",
-        "ROLE", "NAME", "STATE", "DAYS", "SERIAL"
-    );
-    for entry in &entries {
-        let (role, name) = match &entry.identity {
-            Some(Identity { name, role }) => (role.as_str(), name.as_str()),
-            None => ("-", "-"),
-        };
-        println!(
-            "{role:<9} {name:<24} {:<9} {:>5}  {:<32}  {}",
-            entry.state.as_str(),
-            entry.days_left,
-            entry.serial.to_string(),
-            entry.path.display(),
-        );
+    } else {
+        output::table(&entries);
     }
     Ok(())
 }
@@ -293,9 +287,9 @@ fn verify(
         entry.check_host(verifier, host, now)?;
     }
     if json {
-        print_json(&entry);
+        output::json(&entry);
     } else {
-        print_entry(&entry);
+        output::entry(&entry);
     }
     Ok(if entry.problems.is_empty() {
         ExitCode::SUCCESS
@@ -329,19 +323,12 @@ fn revoke(
     serials.dedup();
     let crl = authority.revoke(&serials)?;
     if json {
-        let revoked = &serials;
-        print_json(&Revoked { crl: &crl, revoked });
-        return Ok(());
-    }
-    for serial in &serials {
-        println!("revoked {serial}");
-    }
-    println!("wrote {}: give it to the broker", crl.display());
-    for entry in others_that_hold(&folder, &serials)? {
-        println!(
-            "note: {} of the same name holds still; `certs revoke --name NAME` revokes all",
-            entry.path.display()
-        );
+        output::json(&output::Revoked {
+            crl: &crl,
+            revoked: &serials,
+        });
+    } else {
+        output::revoked(&crl, &serials, &others_that_hold(&folder, &serials)?);
     }
     Ok(())
 }
@@ -369,55 +356,6 @@ fn serial(folder: &Folder, which: &str) -> Result<Serial, CertsError> {
     which
         .parse()
         .map_err(|_| CertsError::NeitherFileNorSerial(which.to_owned()))
-}
-
-fn print_made(json: bool, folder: &Folder, cert: &Path, key: &Path) -> Result<(), CertsError> {
-    let entry = Entry::read(folder, cert, OffsetDateTime::now_utc())?;
-    if json {
-        let ca = &folder.ca_files().cert;
-        let entry = &entry;
-        print_json(&Made {
-            cert,
-            key,
-            ca,
-            entry,
-        });
-        return Ok(());
-    }
-    let what = entry.identity.as_ref().map_or_else(
-        || "the authority of the fleet".to_owned(),
-        ToString::to_string,
-    );
-    println!("{what}, until {}", entry.not_after);
-    println!("  {}", cert.display());
-    if key.exists() {
-        println!("  {} (secret)", key.display());
-    }
-    Ok(())
-}
-
-fn print_entry(entry: &Entry) {
-    if let Some(identity) = &entry.identity {
-        println!("identity  {identity}");
-    }
-    if !entry.hosts.is_empty() {
-        println!("hosts     {}", entry.hosts.join(", "));
-    }
-    println!("serial    {}", entry.serial);
-    println!("pin       {}", entry.pin);
-    println!("valid     {} to {}", entry.not_before, entry.not_after);
-    println!("state     {}", entry.state.as_str());
-    for problem in &entry.problems {
-        println!("problem   {problem}");
-    }
-    for warning in &entry.warnings {
-        println!("warning   {warning}");
-    }
-}
-
-fn print_json(value: &impl Serialize) {
-    let text = serde_json::to_string(value).expect("our own structs are JSON");
-    println!("{text}");
 }
 
 const fn overwrite(force: bool) -> Overwrite {
