@@ -184,7 +184,8 @@ impl RangeSet {
             return;
         }
         let mut ranges: Vec<SeqRange> = Vec::with_capacity(self.ranges.len() + other.ranges.len());
-        let (mut left, mut right) = (self.iter().peekable(), other.iter().peekable());
+        let mut left = self.ranges.iter().copied().peekable();
+        let mut right = other.ranges.iter().copied().peekable();
         loop {
             let next = match (left.peek(), right.peek()) {
                 (Some(a), Some(b)) if a.first <= b.first => left.next(),

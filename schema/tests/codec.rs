@@ -363,7 +363,11 @@ fn golden_vectors_hold() {
     ] {
         let hex: String = encode(&batch).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, golden.trim_end());
-        check_same(&decode(&encode(&batch)).unwrap(), &batch);
+        let bytes: Vec<u8> = (0..golden.trim_end().len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&golden[at..at + 2], 16).unwrap())
+            .collect();
+        check_same(&decode(&bytes).unwrap(), &batch);
     }
 }
 

@@ -166,8 +166,13 @@ fn write_rice(value: u64, k: u32, out: &mut BitWriter) {
     let quotient = value >> k;
     if quotient < u64::from(ESCAPE) {
         let ones = quotient as u32;
-        out.write((1 << ones) - 1, ones + 1);
-        out.write(value & ((1 << k) - 1), k);
+        let low = value & ((1 << k) - 1);
+        if ones + 1 + k <= u64::BITS {
+            out.write(low << (ones + 1) | ((1 << ones) - 1), ones + 1 + k);
+        } else {
+            out.write((1 << ones) - 1, ones + 1);
+            out.write(low, k);
+        }
     } else {
         let length = u64::BITS - value.leading_zeros();
         out.write((1 << ESCAPE) - 1, ESCAPE);
@@ -194,15 +199,6 @@ fn read_rice(reader: &mut BitReader<'_>, k: u32) -> u64 {
     reader.read(length)
 }
 
-const fn rice_bits(value: u64, k: u32) -> u64 {
-    let quotient = value >> k;
-    if quotient < ESCAPE as u64 {
-        quotient + 1 + k as u64
-    } else {
-        (ESCAPE + LENGTH_BITS + u64::BITS - value.leading_zeros()) as u64
-    }
-}
-
 /// The values that are not zero, less one, each with the zeros before it.
 fn sparse(column: &[u64]) -> impl Iterator<Item = (u64, u64)> + '_ {
     let mut zeros = 0;
@@ -215,15 +211,16 @@ fn sparse(column: &[u64]) -> impl Iterator<Item = (u64, u64)> + '_ {
     })
 }
 
+/// Chooses by the lengths of the values, which is near enough and looks at each value once.
 fn cheapest(column: &[u64]) -> Way {
     if column.iter().all(|value| *value == 0) {
         return Way::Zeros;
     }
     let lengths = Lengths::of(column);
     let count = column.len();
-    let zeros = lengths.counts[0] as usize;
+    let zeros = usize::from(lengths.counts[0]);
     let nonzero = count - zeros;
-    let (k, bits) = best_k(lengths.middle(0), || column.iter().copied());
+    let (k, bits) = lengths.best_k(Of::Values);
     let mut best = (bits + u64::from(K_BITS), Way::Rice { k });
     let mut offer = |bits: u64, way: Way| {
         if bits < best.0 {
@@ -235,23 +232,20 @@ fn cheapest(column: &[u64]) -> Way {
         offer(lengths.varint_bits(), Way::Varints);
     }
     if 4 * zeros >= count {
-        // Values less one are at most one bit shorter, which is among what is tried.
-        let (k, value_bits) = best_k(lengths.middle(zeros), || {
-            column.iter().filter_map(|value| value.checked_sub(1))
-        });
+        let (k, value_bits) = lengths.best_k(Of::NonzeroLessOne);
         offer(
             u64::from(K_BITS) + count as u64 + value_bits,
             Way::ZeroFlag { k },
         );
         if 2 * zeros >= count {
-            let middle = u64::BITS - ((zeros / nonzero) as u64).leading_zeros();
-            let (gap_k, gap_bits) = best_k(middle, || sparse(column).map(|(gap, _)| gap));
+            let gaps = ((zeros / nonzero) as u64 + 1).ilog2();
+            let gap_bits = nonzero as u64 * u64::from(gaps + 2);
             let count_bits = if nonzero < 0x80 { 8 } else { 16 };
             offer(
                 count_bits + 2 * u64::from(K_BITS) + gap_bits + value_bits,
                 Way::Sparse {
                     count: nonzero,
-                    gaps: gap_k,
+                    gaps,
                     values: k,
                 },
             );
@@ -286,8 +280,24 @@ impl Lengths {
         }
     }
 
-    /// The length of the middle one of all values but the `skip` smallest.
-    fn middle(&self, skip: usize) -> u32 {
+    /// The best Rice parameter, near the length of the middle value, and about what the values
+    /// cost with it. For a geometric distribution the best 2^k is near its median.
+    fn best_k(&self, of: Of) -> (u32, u64) {
+        let middle = self.middle(of).min(K_MAX - 1);
+        let cost = |k| (self.rice_bits(of, k), k);
+        let (bits, k) = (middle.saturating_sub(2)..=middle + 1)
+            .map(cost)
+            .min()
+            .unwrap_or(cost(middle));
+        (k, bits)
+    }
+
+    /// The length of the middle value.
+    fn middle(&self, of: Of) -> u32 {
+        let skip = match of {
+            Of::Values => 0,
+            Of::NonzeroLessOne => usize::from(self.counts[0]),
+        };
         let rank = skip + (self.total - skip) / 2;
         let mut below = 0;
         for length in 0..=self.max {
@@ -297,6 +307,25 @@ impl Lengths {
             }
         }
         self.max
+    }
+
+    fn rice_bits(&self, of: Of, k: u32) -> u64 {
+        let bits = |length: u32| match length.checked_sub(k + 1) {
+            None => u64::from(1 + k),
+            // The middle one of this length is 1.5 times the least one.
+            Some(over @ 0..4) => u64::from(1 + k + ((3 << over) >> 1)),
+            Some(_) => u64::from(ESCAPE + LENGTH_BITS + length),
+        };
+        let sum = |lengths: std::ops::RangeInclusive<u32>| -> u64 {
+            lengths
+                .map(|length| bits(length) * u64::from(self.counts[length as usize]))
+                .sum()
+        };
+        match of {
+            Of::Values => sum(0..=self.max),
+            // One less is of the same length, but for ones, which become zeros.
+            Of::NonzeroLessOne => bits(0) * u64::from(self.counts[1]) + sum(2..=self.max),
+        }
     }
 
     fn varint_bits(&self) -> u64 {
@@ -309,24 +338,11 @@ impl Lengths {
     }
 }
 
-/// The best Rice parameter near the length of the middle value, and what the values cost with it.
-/// For a geometric distribution the best 2^k is near its median.
-fn best_k<I: Iterator<Item = u64>>(middle: u32, values: impl Fn() -> I) -> (u32, u64) {
-    let low = middle.saturating_sub(1).min(K_MAX - 1);
-    let mut costs = [0u64; 2];
-    for value in values() {
-        costs[0] += rice_bits(value, low);
-        costs[1] += rice_bits(value, low + 1);
-    }
-    let mut best = (low + u32::from(costs[1] < costs[0]), costs[0].min(costs[1]));
-    // Seldom better still one further down, where a middle of long values hides short ones.
-    if best.0 == low && low > 0 {
-        let cost = values().map(|value| rice_bits(value, low - 1)).sum();
-        if cost < best.1 {
-            best = (low - 1, cost);
-        }
-    }
-    best
+/// Which values a Rice parameter is for.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    Values,
+    NonzeroLessOne,
 }
 
 #[cfg(test)]
