@@ -12,7 +12,7 @@ use schema::Balance;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{Instrument, info, info_span, warn};
 
 use crate::buffer::Buffer;
 use crate::config::Config;
@@ -137,20 +137,23 @@ impl Agent {
             controls: controls_heard,
             status,
             meters: SessionMeters::register(registry),
-            link_health: health.component("link"),
-            buffer_health: health.component("buffer"),
+            link_health: health.component("agent-link"),
+            buffer_health: health.component("agent-buffer"),
             stop: lifecycle.token(),
         };
-        lifecycle.spawn("link", async move {
+        let span = info_span!("agent", device = %config.link.device);
+        let linking = async move {
             link.run().await;
             Ok(())
-        });
+        };
+        lifecycle.spawn("link", linking.instrument(span.clone()));
         let closing = buffer.clone();
-        lifecycle.spawn("session", async move {
+        let driving = async move {
             let outcome = driver.run().await;
             closing.close().await;
             outcome
-        });
+        };
+        lifecycle.spawn("session", driving.instrument(span));
         for source in sources {
             spawn_source(source, &ingest, &intake, lifecycle);
         }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock, Component, Failure};
+use daemon::{Clock, Component, Failure, Fault};
 use schema::message::{Downlink, Event, Report};
 use schema::{Channel, SeqRange, envelope};
 use tokio::sync::{mpsc, watch};
@@ -41,6 +41,7 @@ enum Happening {
     Link(LinkState),
     Downlink(Downlink),
     Appended,
+    BufferEnded,
     Control(Control),
     Timer,
     Stop,
@@ -71,6 +72,7 @@ impl Driver {
             uplink: None,
             origin: Instant::now(),
             storage_fails: false,
+            broken: None,
             last_error: None,
         };
         running.parts.buffer_health.ready();
@@ -80,8 +82,16 @@ impl Driver {
                 Happening::Stop => break,
                 happening => running.apply(happening).await,
             }
+            if let Some(error) = running.broken.take() {
+                running.parts.buffer_health.broken(error.to_string());
+                running.leave().await;
+                return Err(Failure::new(error.class(), "go on with the buffer")
+                    .because(error)
+                    .help("the next start saves what can be read"));
+            }
         }
-        running.finish().await;
+        running.drain().await;
+        running.leave().await;
         Ok(())
     }
 }
@@ -97,6 +107,8 @@ struct Running {
     /// The highest sequence that the session knows of.
     seen: u64,
     storage_fails: bool,
+    /// What no retry mends.
+    broken: Option<BufferError>,
     last_error: Option<String>,
 }
 
@@ -115,12 +127,13 @@ impl Running {
             }
             Some(downlink) = self.parts.link.downlinks.recv() => Happening::Downlink(downlink),
             Some(control) = self.parts.controls.recv() => Happening::Control(control),
-            Ok(()) = self.appended.changed() => Happening::Appended,
+            appended = self.appended.changed() => match appended {
+                Ok(()) => Happening::Appended,
+                Err(_) => Happening::BufferEnded,
+            },
             () = sleep_until(wakeup.unwrap_or(self.origin)), if wakeup.is_some() => {
                 Happening::Timer
             }
-            // Every sender is gone only when the agent is.
-            else => Happening::Stop,
         }
     }
 
@@ -144,6 +157,7 @@ impl Running {
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
             Happening::Appended => self.appended().await,
+            Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
             Happening::Timer => self.input(Input::Timer).await,
             Happening::Stop => {}
@@ -270,6 +284,9 @@ impl Running {
             warn!(error = text, what, "the buffer failed; it is tried again");
         }
         self.storage_fails = true;
+        if error.fault() == Fault::Halt {
+            self.broken = Some(error.clone());
+        }
         self.parts.buffer_health.waiting(text.clone());
         self.last_error = Some(text);
     }
@@ -322,12 +339,12 @@ impl Running {
         });
     }
 
-    /// Sends what is left while the bridge still acknowledges, reports, and says goodbye.
-    async fn finish(&mut self) {
+    /// Sends what is left, as long as the bridge acknowledges.
+    async fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN_GRACE;
         self.appended().await;
         self.input(Input::Flush(true)).await;
-        while self.uplink.is_some() && !self.parts.session.is_idle() {
+        while self.uplink.is_some() && self.broken.is_none() && !self.parts.session.is_idle() {
             let left = tokio::time::timeout_at(deadline, self.next_while_stopping());
             match left.await {
                 Ok(happening) => self.apply(happening).await,
@@ -337,11 +354,12 @@ impl Running {
         self.report().await;
         let pending = self.parts.buffer.balance().pending;
         if pending > 0 {
-            info!(
-                pending,
-                "stopping; what is pending is sent after the next start"
-            );
+            info!(pending, "what is pending is sent after the next start");
         }
+    }
+
+    /// Waits, not for ever, until the link has said goodbye.
+    async fn leave(&mut self) {
         self.parts.link.stop.cancel();
         let gone = self
             .parts

@@ -478,14 +478,14 @@ impl Session {
                 Some(Rejection { range, reason })
             })
             .collect();
-        let mut progress = false;
+        let unsettled = self.attempted.count();
         for range in committed
             .iter()
             .chain(rejected.iter().map(|rejection| rejection.range))
         {
-            progress |= self.settled(range);
+            self.settled(range);
         }
-        self.complete(progress, effects);
+        self.complete(self.attempted.count() < unsettled, effects);
         if !rejected.is_empty() {
             self.report_soon();
         }
@@ -501,19 +501,19 @@ impl Session {
         }
     }
 
-    /// Forgets rows whose fate is known. Returns whether one of them was ever sent.
-    fn settled(&mut self, range: SeqRange) -> bool {
+    /// Forgets rows whose fate is known.
+    fn settled(&mut self, range: SeqRange) {
         self.window.forget(range);
         self.order.forget(range);
         self.suspects.forget(range);
         if let Some(preparing) = &mut self.preparing {
             preparing.ranges.remove(range);
         }
-        let before = self.attempted.count();
         self.attempted.remove(range);
-        self.attempted.count() < before
     }
 
+    /// Closes the batches of which every row was named. `progress`: rows were named that had been
+    /// sent, whether or not their batch is still in flight.
     fn complete(&mut self, progress: bool, effects: &mut Vec<Effect>) {
         let completed = self.window.completed();
         self.window.open(completed.len().max(usize::from(progress)));

@@ -664,8 +664,6 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
-
     #[test]
     fn whatever_the_link_does_everything_arrives_and_nothing_is_settled_without_a_word(
         steps in prop::collection::vec(step(), 1..150)

@@ -1,7 +1,7 @@
 //! Mosquitto with mutual TLS in a folder of its own.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use certs::{Folder, MachineSet};
 use tempfile::TempDir;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, free_port};
 
 pub(crate) const DEVICE: &str = "press-7";
 
@@ -47,9 +47,7 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let folder = tempfile::tempdir().unwrap();
         write_config(&folder.path().join("mosquitto.conf"), port);
         let mut broker = Self {

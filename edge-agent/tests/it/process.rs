@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use crate::bridge::{Bridge, Mood};
 use crate::broker::{Broker, certificates};
-use crate::{PATIENCE, eventually};
+use crate::{PATIENCE, eventually, free_port};
 
 fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));
@@ -25,11 +25,6 @@ fn output(arguments: &[&str]) -> Output {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 /// A folder with settings for an agent, its socket and its admin address.
