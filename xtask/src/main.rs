@@ -1,4 +1,6 @@
-//! What developers and CI run: tests, checks, benchmarks.
+//! The one door for developers and CI: tests, checks, benchmarks.
+//!
+//! Exit codes: 0 done, 1 something failed, 2 a command line or a machine that lacks something.
 
 use std::process::ExitCode;
 
@@ -6,10 +8,21 @@ use clap::{Parser, Subcommand};
 use daemon::Failure;
 
 mod bench;
+mod check;
+mod programs;
+mod servers;
+mod supervisor;
+mod test;
+mod workspace;
 
 /// The one door for developers and CI.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask", arg_required_else_help = true)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 something failed, 2 wrong command line or something is not installed."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,19 +30,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure the hot paths beside a reference
+    /// Run every test, with servers of its own
+    Test(test::Options),
+    /// Check format, lints, documentation, dependencies and the text of all files
+    Check(check::Options),
+    /// Measure the hot paths beside a reference of the same run
     Bench(bench::Options),
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
-}
-
-fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    match cli.command {
+    let outcome = match Cli::parse().command {
+        Command::Test(options) => test::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::Bench(options) => bench::run(&options),
-    }
+    };
+    outcome.unwrap_or_else(|failure: Failure| failure.report())
 }

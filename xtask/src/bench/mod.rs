@@ -5,16 +5,23 @@
 //! because something was slow.
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use daemon::{Class, Failure};
+use daemon::Failure;
+
+use crate::supervisor::Supervisor;
+use crate::workspace;
 
 mod codec;
 mod dataset;
 mod figure;
 
 pub(crate) use figure::Figure;
+
+/// How long everything may take, with the build of all dependencies.
+const TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// Measures the hot paths beside a reference.
 #[derive(Debug, Args)]
@@ -27,6 +34,9 @@ pub(crate) struct Options {
     /// Sensor data files for `codec`: `interval_seconds,name:type,…`, then one row a scan
     #[arg(long, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+    /// Measure in this process, which has been built for it
+    #[arg(long, hide = true)]
+    measure: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,29 +45,37 @@ enum Which {
     Codec,
 }
 
-/// Runs benchmarks, as a release build.
+/// Runs benchmarks. The process that a person starts keeps the servers; its child, built with
+/// optimisation, measures.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if cfg!(debug_assertions) {
-        return run_optimised();
+    if !options.measure {
+        return delegate();
     }
-    let wanted = |which| options.which.is_none_or(|one| one == which);
-    if wanted(Which::Codec) {
+    if options.wants(Which::Codec) {
         codec::run(&options.data, |figure| figure.print(options.json))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs this same command line again, built with optimisation.
-fn run_optimised() -> Result<ExitCode, Failure> {
-    eprintln!("building with optimisation (figures of a debug build mean nothing)");
-    let status = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--release", "--package", "xtask", "--"])
-        .args(std::env::args_os().skip(1))
-        .status()
-        .map_err(|error| {
-            Failure::new(Class::Configuration, "start cargo for a release build").because(error)
-        })?;
+/// Builds this program with optimisation and lets it measure, beside the servers it needs.
+fn delegate() -> Result<ExitCode, Failure> {
+    let mut supervisor = Supervisor::new()?;
+    let mut command = workspace::cargo();
+    command
+        // Data files are named from where the person is.
+        .current_dir(".")
+        .args(["run", "--quiet", "--locked", "--release"])
+        .args(["--package", "xtask", "--", "bench", "--measure"])
+        .args(std::env::args_os().skip(2));
+    eprintln!("building with optimisation: figures of a debug build mean nothing");
+    let status = supervisor.run("measure", command, TIME_MAX)?;
     // Without a code it was ended by a signal.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+impl Options {
+    fn wants(&self, which: Which) -> bool {
+        self.which.is_none_or(|wanted| wanted == which)
+    }
 }

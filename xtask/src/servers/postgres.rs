@@ -1,0 +1,327 @@
+//! A PostgreSQL server of our own, SERIALIZABLE by default as CockroachDB is.
+//!
+//! It refuses to run as root, so root runs it as `postgres` or `nobody`. It listens on one free
+//! port of 127.0.0.1 and trusts whoever connects: nothing but test data is ever in it.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use daemon::{Class, Failure};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+
+use crate::programs;
+
+/// How long the server may take to accept connections.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long it may take to stop before it is killed.
+const STOP_TIME_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked at meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+/// A free port may be taken by another program before the server has it.
+const PORT_ATTEMPTS_MAX: usize = 3;
+/// Tests of several crates run at once, each with a few connections.
+const CONNECTIONS_MAX: usize = 200;
+/// Who runs the server when root may not, the first one that exists.
+const SERVER_USERS: [&str; 2] = ["postgres", "nobody"];
+
+/// Whether commits wait for the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// As in production: for benchmarks.
+    Synced,
+    /// Survives no power cut: for tests, which kill processes but no machines.
+    Fast,
+}
+
+/// A server and its folder. Dropping it stops the one and removes the other.
+#[derive(Debug)]
+pub(crate) struct Postgres {
+    // Fields are dropped in this order: the server stops before its folder goes.
+    server: Server,
+    _folder: tempfile::TempDir,
+}
+
+/// A server process on a port. Dropping it stops it.
+#[derive(Debug)]
+struct Server {
+    process: Child,
+    port: u16,
+}
+
+/// A user of this machine, as in `/etc/passwd`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Account {
+    user: u32,
+    group: u32,
+}
+
+impl Postgres {
+    /// Makes a new database cluster in a temporary folder and starts a server on it.
+    pub(crate) fn start(durability: Durability) -> Result<Self, Failure> {
+        let binaries = programs::postgres_folder().ok_or_else(|| {
+            failed()
+                .because("initdb and postgres are not installed")
+                .help("`cargo xtask test --list-requirements` says what to install")
+        })?;
+        let account = account()?;
+        let folder = tempfile::Builder::new()
+            .prefix("tideline-postgres-")
+            .tempdir()
+            .map_err(|error| failed().because(error))?;
+        if let Some(Account { user, group }) = account {
+            chown(folder.path(), Some(user), Some(group))
+                .map_err(|error| failed().because(error))?;
+        }
+        initialise(&binaries, account, folder.path())?;
+        for _ in 0..PORT_ATTEMPTS_MAX {
+            if let Some(server) = serve(&binaries, account, folder.path(), durability)? {
+                return Ok(Self {
+                    server,
+                    _folder: folder,
+                });
+            }
+        }
+        Err(failed().because("every free port was taken before the server had it"))
+    }
+
+    /// Where the administrator connects.
+    pub(crate) fn url(&self) -> String {
+        format!(
+            "postgres://postgres@127.0.0.1:{}/postgres",
+            self.server.port
+        )
+    }
+}
+
+impl Server {
+    fn ends_within(&mut self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            if matches!(self.process.try_wait(), Ok(Some(_)) | Err(_)) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(pid) = Pid::from_raw(self.process.id().cast_signed()) {
+            // "Immediate": its data is about to be deleted.
+            let _ = kill_process(pid, Signal::QUIT);
+        }
+        if !self.ends_within(STOP_TIME_MAX) {
+            let _ = self.process.kill();
+            let _ = self.process.wait();
+        }
+    }
+}
+
+fn failed() -> Failure {
+    Failure::new(Class::Storage, "start a PostgreSQL server for tests")
+}
+
+fn data(folder: &Path) -> PathBuf {
+    folder.join("data")
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("server.log")
+}
+
+fn initialise(binaries: &Path, account: Option<Account>, folder: &Path) -> Result<(), Failure> {
+    let mut command = Command::new(binaries.join("initdb"));
+    command
+        .arg("--pgdata")
+        .arg(data(folder))
+        .args(["--username", "postgres", "--auth", "trust"])
+        .args(["--encoding", "UTF8", "--no-locale", "--no-sync"]);
+    let made = as_account(&mut command, account, folder)
+        .output()
+        .map_err(|error| failed().because(error))?;
+    if made.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&made.stderr).trim().to_owned();
+    Err(Failure::new(
+        Class::Storage,
+        format!("make a database cluster in {}", folder.display()),
+    )
+    .because(said)
+    .help("the server's user must reach that folder; TMPDIR chooses another place"))
+}
+
+/// Starts a server; `None` when its port was taken by another program.
+fn serve(
+    binaries: &Path,
+    account: Option<Account>,
+    folder: &Path,
+    durability: Durability,
+) -> Result<Option<Server>, Failure> {
+    let broken = |error: io::Error| failed().because(error);
+    let port = free_port().map_err(broken)?;
+    // A new file each time, so that a failed attempt's words are not read again.
+    let output = File::create(log(folder)).map_err(broken)?;
+    let mut command = Command::new(binaries.join("postgres"));
+    command.arg("-D").arg(data(folder));
+    for setting in settings(folder, port, durability) {
+        command.arg("-c").arg(setting);
+    }
+    let process = as_account(&mut command, account, folder)
+        // Ctrl-C is for us: the server stops after those who use it.
+        .process_group(0)
+        .stdout(output.try_clone().map_err(broken)?)
+        .stderr(output)
+        .spawn()
+        .map_err(broken)?;
+    let mut server = Server { process, port };
+    let said = || fs::read_to_string(log(folder)).unwrap_or_default();
+    let deadline = Instant::now() + START_TIME_MAX;
+    while !is_ready(folder) {
+        if server.ends_within(POLL) {
+            let said = said();
+            if said.contains("Address already in use") {
+                return Ok(None);
+            }
+            return Err(failed().because(said));
+        }
+        if Instant::now() >= deadline {
+            let late = format!("it was not ready after {START_TIME_MAX:?}: {}", said());
+            return Err(failed().because(late));
+        }
+    }
+    Ok(Some(server))
+}
+
+/// The server keeps its state in the eighth line of a file, for `pg_ctl`.
+fn is_ready(folder: &Path) -> bool {
+    fs::read_to_string(data(folder).join("postmaster.pid"))
+        .is_ok_and(|text| text.lines().nth(7).map(str::trim) == Some("ready"))
+}
+
+fn settings(folder: &Path, port: u16, durability: Durability) -> Vec<String> {
+    let mut settings = vec![
+        "listen_addresses=127.0.0.1".to_owned(),
+        format!("port={port}"),
+        format!("unix_socket_directories={}", folder.display()),
+        format!("max_connections={CONNECTIONS_MAX}"),
+        "default_transaction_isolation=serializable".to_owned(),
+    ];
+    if durability == Durability::Fast {
+        settings.extend(
+            [
+                "fsync=off",
+                "synchronous_commit=off",
+                "full_page_writes=off",
+            ]
+            .map(str::to_owned),
+        );
+    }
+    settings
+}
+
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Lets a program run as the server's user, in a folder that this user can enter.
+fn as_account<'a>(
+    command: &'a mut Command,
+    account: Option<Account>,
+    folder: &Path,
+) -> &'a mut Command {
+    command.current_dir(folder).stdin(Stdio::null());
+    if let Some(Account { user, group }) = account {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// The user that the server runs as; `None` is whoever runs this program.
+fn account() -> Result<Option<Account>, Failure> {
+    if !geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = fs::read_to_string("/etc/passwd").map_err(|error| failed().because(error))?;
+    SERVER_USERS
+        .iter()
+        .find_map(|name| find_account(&users, name))
+        .map(Some)
+        .ok_or_else(|| {
+            failed()
+                .because("it refuses to run as root, and there is no user `postgres` or `nobody`")
+                .help("run as another user, or create the user `postgres`")
+        })
+}
+
+/// Finds a user in the text of `/etc/passwd`.
+fn find_account(users: &str, name: &str) -> Option<Account> {
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        if fields.next() != Some(name) {
+            return None;
+        }
+        // name:password:user:group:…
+        let mut number = || fields.next()?.parse().ok();
+        let _password: Option<u32> = number();
+        Some(Account {
+            user: number()?,
+            group: number()?,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_its_whole_name() {
+        let users = "root:x:0:0:root:/root:/bin/sh\npostgres2:x:7:8::/:\npostgres:x:105:110::/:\n";
+        let expected = Account {
+            user: 105,
+            group: 110,
+        };
+        assert_eq!(find_account(users, "postgres"), Some(expected));
+        assert_eq!(find_account(users, "nobody"), None);
+        assert_eq!(find_account("nobody:x:many:1::/:", "nobody"), None);
+    }
+
+    #[test]
+    fn a_server_is_serializable_and_leaves_nothing_behind() {
+        let server = Postgres::start(Durability::Fast)
+            .expect("a PostgreSQL server; run through `cargo xtask test`");
+        let folder = server._folder.path().to_owned();
+        let asked = Command::new(programs::find("psql").expect("psql"))
+            .arg(server.url())
+            .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command"])
+            .arg("SHOW transaction_isolation")
+            .output()
+            .unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&asked.stdout).trim(),
+            "serializable"
+        );
+        let port = server.server.port;
+        drop(server);
+        assert!(!folder.exists());
+        TcpListener::bind(("127.0.0.1", port)).expect("the port is free again");
+    }
+
+    #[test]
+    fn only_benchmarks_wait_for_the_disk() {
+        let has =
+            |durability| settings(Path::new("f"), 1, durability).contains(&"fsync=off".to_owned());
+        assert!(has(Durability::Fast) && !has(Durability::Synced));
+    }
+}

@@ -1,0 +1,112 @@
+//! `cargo xtask test`: every test of the workspace, with the servers they need.
+//!
+//! The order: what is missing is installed, all binaries are built (tests start them as a user
+//! would), a PostgreSQL server is started, the tests run, the server stops. Its last line counts.
+
+mod requirements;
+mod tally;
+
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::Args;
+use daemon::{Class, Failure};
+
+use crate::servers::Postgres;
+use crate::servers::postgres::Durability;
+use crate::supervisor::Supervisor;
+use crate::{programs, workspace};
+use tally::Tally;
+
+/// How long the build may take: on two slow cores, with every dependency.
+const BUILD_TIME_MAX: Duration = Duration::from_secs(60 * 60);
+/// How long all tests may take. A test that hangs is thus named, not waited for.
+const TEST_TIME_MAX: Duration = Duration::from_secs(25 * 60);
+/// Where tests find the administrator's database.
+const POSTGRES_VARIABLE: &str = "TIDELINE_TEST_POSTGRES_URL";
+
+/// Runs the tests.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only tests whose name contains this; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    filter: Vec<String>,
+    /// Only tests of this package; may be given several times
+    #[arg(long, short, value_name = "NAME")]
+    package: Vec<String>,
+    /// Print which programs tests need, and do nothing
+    #[arg(long)]
+    list_requirements: bool,
+    /// With --list-requirements: print JSON lines
+    #[arg(long, requires = "list_requirements")]
+    json: bool,
+}
+
+/// Runs the tests, and prints `N passed, N failed` as the last line.
+pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
+    if options.list_requirements {
+        requirements::list(options.json);
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Before the server: a signal must not end this program without stopping it.
+    let mut supervisor = Supervisor::new()?;
+    requirements::ensure(&mut supervisor)?;
+
+    eprintln!("building every binary of the workspace");
+    build(&mut supervisor, options)?;
+
+    let postgres = Postgres::start(Durability::Fast)?;
+    eprintln!("PostgreSQL for the tests: {}", postgres.url());
+
+    let mut tally = Tally::default();
+    let command = tests(options, &postgres);
+    let status = supervisor.read("run the tests", command, TEST_TIME_MAX, |line| {
+        println!("{line}");
+        tally.take(line);
+    })?;
+    drop(postgres);
+
+    tally.take_status(status.success());
+    if !tally.failures().is_empty() {
+        println!("failed:");
+        for name in tally.failures() {
+            println!("  {name}");
+        }
+    }
+    println!("{tally}");
+    Ok(if tally.is_good() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn build(supervisor: &mut Supervisor, options: &Options) -> Result<(), Failure> {
+    let mut command = workspace::cargo();
+    command.args(["build", "--workspace", "--locked", "--bins"]);
+    if options.package.is_empty() {
+        // Together with the tests, so that both are built once, with the same features.
+        command.arg("--tests");
+    }
+    let status = supervisor.run("build the workspace", command, BUILD_TIME_MAX)?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(Failure::new(Class::Data, "build the workspace").help("cargo's errors are above"))
+}
+
+fn tests(options: &Options, postgres: &Postgres) -> Command {
+    let mut command = workspace::cargo();
+    command.args(["test", "--locked", "--no-fail-fast"]);
+    if options.package.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in &options.package {
+        command.args(["--package", package]);
+    }
+    command.arg("--").args(&options.filter);
+    command
+        .env("PATH", programs::search_path())
+        .env(POSTGRES_VARIABLE, postgres.url());
+    command
+}
