@@ -153,7 +153,9 @@ impl CertsError {
                 "check that the path is right and who may read and write there; --dir names the folder"
             }
             Self::Exists(_) => "keep it, or replace it for good with --force",
-            Self::Pem(_) => "check the path; the file must be PEM, as `certs` writes it",
+            Self::Pem(_) => {
+                "check the path; the file must be PEM, as `certs` writes it (a lost crl.pem: take the broker's copy)"
+            }
             Self::Damaged { .. } => "restore the file from a backup, or issue it again",
             Self::KeyMismatch { .. } => {
                 "restore the pair that belongs together from a backup, or issue it again with --force"

@@ -124,6 +124,20 @@ impl Entry {
         Ok(())
     }
 
+    /// Finds out whether the certificate is the one in use.
+    fn in_place(mut self, folder: &Folder, certificate: &Certificate) -> Self {
+        if let Some(identity) = &self.identity {
+            let place = folder.files_of(identity).cert;
+            if Certificate::read(&place).is_ok_and(|found| found.der == certificate.der) {
+                self.path = place;
+            } else if self.state == State::Valid {
+                self.state = State::Replaced;
+                self.warnings.clear();
+            }
+        }
+        self
+    }
+
     fn of(
         verifier: &Verifier,
         path: &Path,
@@ -153,30 +167,29 @@ impl Entry {
 }
 
 /// Every certificate that was issued from a folder, by role and name. One that is still in its
-/// place is listed with that place, another with the copy that the folder kept.
+/// place is listed with that place, another with the copy that the folder kept. A copy that
+/// cannot be read is named among the errors; the others are listed all the same.
 ///
 /// # Errors
-/// [`CertsError`] when the folder has no authority, or something in it cannot be read.
-pub fn list(folder: &Folder, now: OffsetDateTime) -> Result<Vec<Entry>, CertsError> {
+/// [`CertsError`] when the folder has no authority or cannot be listed.
+pub fn list(
+    folder: &Folder,
+    now: OffsetDateTime,
+) -> Result<(Vec<Entry>, Vec<CertsError>), CertsError> {
     let verifier = Verifier::of(folder)?;
-    let mut entries = Vec::new();
+    let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
     for role in Role::ALL {
         for issued in folder.issued(role)? {
-            let certificate = Certificate::read(&issued.path)?;
-            let mut entry = Entry::of(&verifier, &issued.path, &certificate, now);
-            if let Some(identity) = &entry.identity {
-                let place = folder.files_of(identity).cert;
-                if Certificate::read(&place).is_ok_and(|found| found.der == certificate.der) {
-                    entry.path = place;
-                } else if entry.state == State::Valid {
-                    entry.state = State::Replaced;
-                    entry.warnings.clear();
+            match Certificate::read(&issued.path) {
+                Ok(certificate) => {
+                    let entry = Entry::of(&verifier, &issued.path, &certificate, now);
+                    entries.push(entry.in_place(folder, &certificate));
                 }
+                Err(error) => unreadable.push(error),
             }
-            entries.push(entry);
         }
     }
-    Ok(entries)
+    Ok((entries, unreadable))
 }
 
 fn state(problems: &[Problem]) -> State {

@@ -20,14 +20,12 @@ pub struct Revocations {
 }
 
 impl Revocations {
-    /// Reads a list; a file that is not there is a list of none.
+    /// Reads a list. Every authority has one from its first day: a list that is missing was lost,
+    /// and taking it for an empty one would let in whoever was revoked.
     ///
     /// # Errors
     /// [`CertsError`] when the file cannot be read or holds no list.
     pub fn read(path: &Path) -> Result<Self, CertsError> {
-        if !path.exists() {
-            return Ok(Self::default());
-        }
         let der = tls::read_crl(path)?;
         let (_, list) = CertificateRevocationList::from_der(&der)
             .map_err(|_| CertsError::damaged(path, "it holds no revocation list"))?;

@@ -71,8 +71,7 @@ impl Verifier {
         if !ca.exists() {
             return Err(CertsError::NoAuthority(folder.root().to_owned()));
         }
-        let crl = folder.crl_file();
-        Self::new(&ca, crl.exists().then_some(crl.as_path()))
+        Self::new(&ca, Some(&folder.crl_file()))
     }
 
     /// Verifies against an authority's certificate and a revocation list, if there is one.

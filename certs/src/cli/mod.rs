@@ -217,7 +217,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
                 output::made(json, &folder, &files.cert, &files.key)?;
             }
         }
-        Command::List => list(json, &folder)?,
+        Command::List => return list(json, &folder),
         Command::Verify {
             file,
             ca,
@@ -263,16 +263,20 @@ fn issue(
     Ok(())
 }
 
-fn list(json: bool, folder: &Folder) -> Result<(), Failure> {
-    let entries = inventory::list(folder, OffsetDateTime::now_utc())?;
+fn list(json: bool, folder: &Folder) -> Result<ExitCode, Failure> {
+    let (entries, unreadable) = inventory::list(folder, OffsetDateTime::now_utc())?;
     if json {
         entries.iter().for_each(output::json);
-    } else if entries.is_empty() {
+    } else if entries.is_empty() && unreadable.is_empty() {
         println!("nothing was issued from {} yet", folder.root().display());
     } else {
         output::table(&entries);
     }
-    Ok(())
+    let mut code = ExitCode::SUCCESS;
+    for error in unreadable {
+        code = Failure::from(error).report();
+    }
+    Ok(code)
 }
 
 fn verify(
@@ -328,14 +332,15 @@ fn revoke(
             revoked: &serials,
         });
     } else {
-        output::revoked(&crl, &serials, &others_that_hold(&folder, &serials)?);
+        output::revoked(&crl, &serials, &others_that_hold(&folder, &serials));
     }
     Ok(())
 }
 
-/// Certificates of the names that were just revoked, which a thief could use instead.
-fn others_that_hold(folder: &Folder, revoked: &[Serial]) -> Result<Vec<Entry>, CertsError> {
-    let mut entries = inventory::list(folder, OffsetDateTime::now_utc())?;
+/// Certificates of the names that were just revoked, which a thief could use instead. They are
+/// mentioned only: whatever goes wrong in finding them, the revocation stands.
+fn others_that_hold(folder: &Folder, revoked: &[Serial]) -> Vec<Entry> {
+    let (mut entries, _) = inventory::list(folder, OffsetDateTime::now_utc()).unwrap_or_default();
     let names: Vec<_> = entries
         .iter()
         .filter(|entry| revoked.contains(&entry.serial))
@@ -344,7 +349,7 @@ fn others_that_hold(folder: &Folder, revoked: &[Serial]) -> Result<Vec<Entry>, C
     entries.retain(|entry| {
         names.contains(&entry.identity) && matches!(entry.state, State::Valid | State::Replaced)
     });
-    Ok(entries)
+    entries
 }
 
 /// The serial number of a certificate file, or in hexadecimal.

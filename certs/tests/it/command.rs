@@ -607,6 +607,50 @@ fn a_certificate_of_another_authority_is_not_renewed() {
 }
 
 #[test]
+fn a_lost_revocation_list_is_not_taken_for_an_empty_one() {
+    let desk = Desk::with_authority();
+    desk.ok(&["device", "press-7"]);
+    desk.ok(&["revoke", "--name", "press-7"]);
+    let crl = desk.dir().join("crl.pem");
+    let list = fs::read(&crl).unwrap();
+    fs::remove_file(&crl).unwrap();
+    for arguments in [
+        &["revoke", "--name", "press-7"][..],
+        &["list"],
+        &["verify", "tideline-certs/device/press-7.pem"],
+        &["ensure", "--device", "press-8"],
+    ] {
+        desk.fails(
+            arguments,
+            2,
+            &["tideline-certs/crl.pem", "the broker's copy"],
+        );
+    }
+    fs::write(&crl, list).unwrap();
+    assert_eq!(desk.list()[0]["state"], "revoked");
+}
+
+#[test]
+fn one_damaged_copy_does_not_hide_the_others() {
+    let desk = Desk::with_authority();
+    let first = desk.json(&["device", "press-7"]);
+    desk.ok(&["device", "press-8"]);
+    let serial = first["serial"].as_str().unwrap();
+    let copy = format!("tideline-certs/issued/device/press-7.{serial}.pem");
+    fs::write(desk.temporary.path().join(&copy), "damaged").unwrap();
+    let output = desk.run(&["list", "--json"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains(&copy));
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        listed.lines().count() == 1 && listed.contains("press-8"),
+        "{listed}"
+    );
+    // It can still be revoked.
+    desk.ok(&["revoke", "--name", "press-7"]);
+}
+
+#[test]
 fn commands_at_the_same_time_lose_nothing() {
     let desk = Desk::with_authority();
     std::thread::scope(|scope| {
