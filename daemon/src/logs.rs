@@ -1,5 +1,7 @@
 //! Logs: events with fields on standard error, as text for people or JSON lines for collectors.
 
+use std::io::IsTerminal;
+
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -31,8 +33,11 @@ pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
         .because(error)
         .help("use a level (error, warn, info, debug, trace) or target=level pairs")
     })?;
+    // Colors are for people at a terminal; in files and collectors they are noise.
+    let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(colors)
         .with_writer(std::io::stderr);
     match format {
         Format::Text => builder.try_init(),
