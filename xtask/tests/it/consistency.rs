@@ -56,10 +56,10 @@ fn services_wait_for_services_that_can_get_there() {
                 continue;
             };
             let reachable = match dependency.condition {
-                Condition::ServiceStarted => true,
-                Condition::ServiceHealthy => has_healthcheck(awaited),
+                Condition::Started => true,
+                Condition::Healthy => has_healthcheck(awaited),
                 // One that is restarted when it ends never counts as completed.
-                Condition::ServiceCompletedSuccessfully => awaited.restart.as_deref() == Some("no"),
+                Condition::Completed => awaited.restart.as_deref() == Some("no"),
             };
             if !reachable {
                 problems.push(format!(

@@ -157,7 +157,7 @@ fn jobs(compose: &Compose) -> BTreeSet<String> {
         .services
         .values()
         .flat_map(|service| &service.depends_on)
-        .filter(|(_, dependency)| dependency.condition == Condition::ServiceCompletedSuccessfully)
+        .filter(|(_, dependency)| dependency.condition == Condition::Completed)
         .map(|(name, _)| name.clone())
         .collect()
 }
