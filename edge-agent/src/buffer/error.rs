@@ -9,6 +9,7 @@ use super::settings::SettingsError;
 
 /// SQLite's primary result codes that have a meaning of their own here.
 mod code {
+    pub(super) const ERROR: i32 = 1;
     pub(super) const BUSY: i32 = 5;
     pub(super) const READ_ONLY: i32 = 8;
     pub(super) const CORRUPT: i32 = 11;
@@ -143,12 +144,18 @@ impl BufferError {
     }
 }
 
-/// Whether the system, and not the content, keeps libSQL from the file.
-pub(super) fn is_inaccessible(error: &libsql::Error) -> bool {
+/// Whether the content of a file that the system lets us read and write keeps libSQL from it.
+pub(super) fn is_content(error: &libsql::Error) -> bool {
     matches!(
         primary_code(error),
-        Some(code::CANNOT_OPEN | code::READ_ONLY)
-    ) || matches!(error, libsql::Error::ConnectionFailed(_))
+        Some(
+            code::ERROR
+                | code::READ_ONLY
+                | code::CORRUPT
+                | code::CANNOT_OPEN
+                | code::NOT_A_DATABASE
+        )
+    )
 }
 
 fn primary_code(error: &libsql::Error) -> Option<i32> {

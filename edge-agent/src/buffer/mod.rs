@@ -1,17 +1,49 @@
 //! The edge buffer: what was accepted stays here until the bridge says that the database has
-//! committed it. Promise P1's other half at the edge.
+//! committed it. Promise P1's first half, and promise P8 at the edge.
+//!
+//! One libSQL file, one thread that owns it ([`writer`]), a cheap handle for everyone else
+//! ([`Buffer`]). Invariants:
+//!
+//! - An append returns after the commit that holds its readings; before that they are not accepted.
+//! - Sequences count from 1 in each epoch without holes, and clocks increase strictly, both over
+//!   restarts.
+//! - A row leaves the file for one of three reasons: the bridge's word, a policy of a full buffer,
+//!   damage. Each is counted; the counts always add up to the last sequence given.
+//! - What is damaged is never taken for a reading, and never thrown away.
+//!
+//! ```text
+//! PATH          the buffer            PATH.lock           one process at a time
+//! PATH-wal      its log               PATH.damaged-TIME   a damaged file, moved aside
+//! PATH.new      a file in the making
+//! ```
+//!
+//! It does not decide what travels when (the session does), does not talk to anyone, and does not
+//! read a clock of its own.
+//!
+//! Reading order: [`row`] → [`account`] (pure) → [`eviction`] (pure) → [`commit`] → [`writer`] →
+//! [`handle`]; `file` for the SQL, `log` for the accounts' rows; `open`, `load`, `wal`, `pages` and
+//! `recovery` for what a start may find.
 
+mod account;
+mod commit;
 mod error;
 pub mod eviction;
+mod file;
 mod handle;
+mod load;
+mod log;
+mod open;
+mod pages;
 mod recovery;
 mod row;
+mod sensors;
 mod settings;
+mod wal;
 mod writer;
 
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Progress, Taken};
 pub use recovery::Recovery;
-pub use row::{ReadingError, SENSORS_MAX};
+pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};

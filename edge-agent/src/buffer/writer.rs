@@ -1,15 +1,47 @@
-//! The one thread that owns the libSQL connection.
+//! The one thread that owns the file: takes requests, lets them share commits, and carries each
+//! commit out whole or not at all.
+//!
+//! ```text
+//! append ─► waits up to `linger` ──────┐
+//! settle ─► counts at once, waits ─────┴─► one transaction: rows in, rows out, evictions,
+//!           up to `settle_linger`                           counters ─► replies
+//! read, report ─► answered at once
+//! ```
+//!
+//! A settlement may wait because it only repeats what the database knows: forgotten in a crash, it
+//! costs a retransmission. In memory it counts at once, so no row is read after it was settled.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::Clock;
-use schema::{Epoch, RangeSet};
+use schema::limits::{BATCH_NAMES_BYTES_MAX, BATCH_ROWS_MAX, BATCH_SERIES_MAX, MESSAGE_RANGES_MAX};
+use schema::message::{EpochReport, Rejection};
+use schema::{Balance, Batch, Epoch, RangeSet, Reading, Row, SensorName, SeqRange, Value};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, info, warn};
 
+use super::account::Account;
+use super::commit::{Commit, Deferred};
 use super::error::BufferError;
-use super::handle::{Evictions, Progress, Request};
+use super::eviction::Sweep;
+use super::file::{self, File};
+use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
+use super::load::State;
+use super::open;
 use super::recovery::Recovery;
+use super::row::{Held, ROW_BYTES, SensorId};
 use super::settings::BufferSettings;
+
+/// Waiting readings at which a commit waits no longer.
+const COMMIT_ROWS: usize = 4096;
+
+/// Settled rows at which their deletion waits no longer.
+const SETTLED_ROWS_MAX: u64 = 8192;
+
+/// How long to wait after the disk did not take a settlement. Nothing is lost by waiting.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the thread found when it opened the file.
 #[derive(Debug)]
@@ -20,13 +52,460 @@ pub(super) struct Found {
     pub(super) recovery: Option<Recovery>,
 }
 
+/// An append that waits for its commit.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) readings: Vec<Reading>,
+    /// The wall time of the scan.
+    pub(super) now_ms: u64,
+    reply: Reply<Appended>,
+}
+
+/// Runs until it is told to close, or nobody is left to ask for anything.
 pub(super) fn run(
-    _settings: BufferSettings,
-    _clock: Arc<dyn Clock>,
-    _queue: mpsc::Receiver<Request>,
-    _progress: watch::Sender<Progress>,
-    _evictions: Evictions,
+    settings: BufferSettings,
+    clock: Arc<dyn Clock>,
+    mut queue: mpsc::Receiver<Request>,
+    progress: watch::Sender<Progress>,
+    evictions: Evictions,
     opened: oneshot::Sender<Result<Found, BufferError>>,
 ) {
-    let _ = opened.send(Err(BufferError::Closed));
+    // libSQL's calls are async in name only; the runtime is there for the queue and its timer.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let error = BufferError::file("starting a thread for", settings.path, error);
+            let _ = opened.send(Err(error));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        let found = match open::open(&settings, clock.as_ref()).await {
+            Ok(found) => found,
+            Err(error) => {
+                let _ = opened.send(Err(error));
+                return;
+            }
+        };
+        let account = &found.state.ledger.account;
+        let answer = Found {
+            epoch: account.epoch(),
+            last_seq: account.last_seq(),
+            pending: account.pending().clone(),
+            recovery: found.recovery,
+        };
+        let mut writer = Writer {
+            settings,
+            clock,
+            file: found.file,
+            state: found.state,
+            sweep: Sweep::default(),
+            waiting: Vec::new(),
+            waiting_rows: 0,
+            append_by: None,
+            deferred: Deferred::default(),
+            settle_by: None,
+            progress,
+            evictions,
+            is_full: false,
+        };
+        writer.tell();
+        // The lock is held as long as this is.
+        let _lock = found.lock;
+        if opened.send(Ok(answer)).is_ok() {
+            writer.serve(&mut queue).await;
+        }
+        writer.finish().await;
+    });
+}
+
+struct Writer {
+    settings: BufferSettings,
+    clock: Arc<dyn Clock>,
+    file: File,
+    state: State,
+    sweep: Sweep,
+    waiting: Vec<Waiting>,
+    waiting_rows: usize,
+    append_by: Option<Instant>,
+    /// Settled in memory, not yet in the file.
+    deferred: Deferred,
+    settle_by: Option<Instant>,
+    progress: watch::Sender<Progress>,
+    evictions: Evictions,
+    /// Whether the disk was full at the last commit, so that it is said once.
+    is_full: bool,
+}
+
+impl Writer {
+    async fn serve(&mut self, queue: &mut mpsc::Receiver<Request>) {
+        loop {
+            let due = [self.append_by, self.settle_by].into_iter().flatten().min();
+            let request = match due {
+                Some(due) if due <= Instant::now() => queue.try_recv().ok(),
+                Some(due) => match timeout_at(due, queue.recv()).await {
+                    Ok(Some(request)) => Some(request),
+                    Ok(None) => return,
+                    Err(_) => None,
+                },
+                None => match queue.recv().await {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+            };
+            let is_drained = request.is_none();
+            match request {
+                Some(Request::Close) => return,
+                Some(request) => self.handle(request).await,
+                None => {}
+            }
+            let is_due = |by: Option<Instant>| by.is_some_and(|by| by <= Instant::now());
+            // What is in the queue already joins, as long as the commit does not grow too large.
+            let append = self.waiting_rows >= COMMIT_ROWS || is_drained && is_due(self.append_by);
+            let settle = self.deferred.rows_count >= SETTLED_ROWS_MAX || is_due(self.settle_by);
+            if append || settle && is_drained {
+                self.commit(settle).await;
+            }
+        }
+    }
+
+    async fn handle(&mut self, request: Request) {
+        match request {
+            Request::Append { readings, reply } => self.append(readings, reply),
+            Request::Read {
+                ranges,
+                rows_max,
+                reply,
+            } => {
+                let taken = self.read(&ranges, rows_max).await;
+                let _ = reply.send(taken);
+            }
+            Request::Settle {
+                epoch,
+                committed,
+                rejected,
+                evicted,
+                reply,
+            } => {
+                let balance = self.settle(epoch, &committed, &rejected, &evicted).await;
+                let _ = reply.send(Ok(balance));
+            }
+            Request::Report { reply } => {
+                let _ = reply.send(Ok(self.report()));
+            }
+            Request::LimitPages { pages_max, reply } => {
+                let limited = self.file.limit_pages(pages_max).await;
+                let _ = reply.send(limited.map_err(|error| self.failed(error)));
+            }
+            Request::Close => {}
+        }
+    }
+
+    fn append(&mut self, readings: Vec<Reading>, reply: Reply<Appended>) {
+        self.append_by
+            .get_or_insert_with(|| Instant::now() + self.settings.linger);
+        self.waiting_rows += readings.len();
+        self.waiting.push(Waiting {
+            readings,
+            now_ms: self.clock.now_ms(),
+            reply,
+        });
+    }
+
+    async fn settle(
+        &mut self,
+        epoch: Epoch,
+        committed: &RangeSet,
+        rejected: &[Rejection],
+        evicted: &RangeSet,
+    ) -> Balance {
+        if epoch == self.state.ledger.account.epoch() {
+            let account = &mut self.state.ledger.account;
+            let freed = account.settle(committed, rejected, evicted);
+            self.deferred.free(&freed);
+            self.uncount_texts(&freed).await;
+        } else if let Some(ledger) = self
+            .state
+            .ended
+            .iter_mut()
+            .find(|ledger| ledger.account.epoch() == epoch)
+        {
+            ledger.account.settle(committed, rejected, evicted);
+        } else {
+            // An epoch that is settled to the end, or one that this device never had.
+            return self.state.ledger.account.balance();
+        }
+        self.deferred.is_due = true;
+        self.settle_by
+            .get_or_insert_with(|| Instant::now() + self.settings.settle_linger);
+        self.tell();
+        self.state.ledger.account.balance()
+    }
+
+    /// Counts the texts of rows that are settled no more.
+    async fn uncount_texts(&mut self, rows: &RangeSet) {
+        if self.state.text_bytes == 0 {
+            return;
+        }
+        for range in rows.iter() {
+            match self.file.text_bytes(range).await {
+                Ok(bytes) => {
+                    self.state.text_bytes = self.state.text_bytes.saturating_sub(bytes);
+                }
+                // Counted too high until the next start: the limit is met a little early.
+                Err(error) => warn!(%error, "the size of settled texts is not known"),
+            }
+        }
+    }
+
+    fn report(&self) -> Vec<EpochReport> {
+        let mut ranges_left = MESSAGE_RANGES_MAX;
+        std::iter::once(&self.state.ledger)
+            .chain(self.state.ended.iter().rev())
+            .map(|ledger| ledger.account.report(&mut ranges_left))
+            .collect()
+    }
+
+    async fn read(&mut self, asked: &RangeSet, rows_max: usize) -> Result<Taken, BufferError> {
+        let account = &self.state.ledger.account;
+        let wanted = asked.intersection(account.pending());
+        let mut batch = BatchBuilder::new(account.epoch(), rows_max.min(BATCH_ROWS_MAX));
+        let mut damaged = RangeSet::new();
+        let mut is_full = batch.rows_max == 0;
+        for run in file::runs(&wanted) {
+            if is_full {
+                break;
+            }
+            let sensors = &self.state.sensors;
+            self.file
+                .for_each_row(run, |columns| {
+                    let seq = columns.seq.cast_unsigned();
+                    if !wanted.contains(seq) {
+                        return true;
+                    }
+                    match columns.check() {
+                        Some(Held::Reading(key, quality, value)) => {
+                            let Some(name) = sensors.name(key.sensor) else {
+                                damaged.extend(SeqRange::one(seq));
+                                return true;
+                            };
+                            let row = Row {
+                                sensor: 0,
+                                observed_at: key.observed_at,
+                                hlc: key.hlc,
+                                seq,
+                                quality,
+                                value,
+                            };
+                            is_full = !batch.add(key.sensor, name, row) || batch.is_full();
+                            !is_full
+                        }
+                        Some(Held::Spent(_)) | None => {
+                            damaged.extend(SeqRange::one(seq));
+                            true
+                        }
+                    }
+                })
+                .await
+                .map_err(|error| self.failed(error))?;
+        }
+        // Up to here everything that was asked for was looked at.
+        let end = match batch.batch.rows.last() {
+            Some(row) if is_full => Some(row.seq),
+            _ => asked.last(),
+        };
+        let mut gone: RangeSet = end
+            .and_then(|end| SeqRange::new(1, end))
+            .map(|range| asked.intersection(&RangeSet::from_iter([range])))
+            .unwrap_or_default();
+        for range in batch.batch.ranges() {
+            gone.remove(range);
+        }
+        if !damaged.is_empty() {
+            let path = &self.settings.path;
+            error!(path = %path.display(), rows = %damaged.count(), "rows are damaged and given up");
+            self.give_up(&damaged).await?;
+        }
+        Ok(Taken {
+            batch: batch.batch,
+            gone,
+        })
+    }
+
+    /// Evicts rows that do not say any more what was written.
+    async fn give_up(&mut self, rows: &RangeSet) -> Result<(), BufferError> {
+        let given_up = Commit::new(&mut self.file, &mut self.state, &mut self.deferred)
+            .give_up(rows, self.clock.now_ms())
+            .await
+            .map_err(|error| self.failed(error))?;
+        self.evicted(&given_up);
+        self.tell();
+        Ok(())
+    }
+
+    /// Commits what waits, with the settlements when they are due.
+    async fn commit(&mut self, settle: bool) {
+        self.append_by = None;
+        self.waiting_rows = 0;
+        let waiting = std::mem::take(&mut self.waiting);
+        let now_ms = self.clock.now_ms();
+        let mut done = self.try_commit(&waiting, settle, now_ms).await;
+        if matches!(done, Err(BufferError::DiskFull { .. })) {
+            // The log folded into the file, and rows that are free to go, may make room.
+            let _ = self.file.checkpoint().await;
+            if !self.deferred.is_empty() && !waiting.is_empty() {
+                // What it says shows in the next attempt.
+                let _ = self.try_commit(&[], true, now_ms).await;
+            }
+            done = self.try_commit(&waiting, settle, now_ms).await;
+        }
+        match done {
+            Ok(appended) => {
+                if std::mem::take(&mut self.is_full) {
+                    info!(path = %self.settings.path.display(), "the disk has room again");
+                }
+                self.settle_by = match self.deferred.is_empty() {
+                    true => None,
+                    false => self.settle_by,
+                };
+                self.tell();
+                for (waiting, appended) in waiting.into_iter().zip(appended) {
+                    // A source that went away does not need to know.
+                    let _ = waiting.reply.send(Ok(appended));
+                }
+            }
+            Err(failed) => {
+                if settle {
+                    self.settle_by = Some(Instant::now() + SETTLE_PAUSE);
+                }
+                self.complain(&failed);
+                for waiting in waiting {
+                    let _ = waiting.reply.send(Err(failed.clone()));
+                }
+            }
+        }
+    }
+
+    async fn try_commit(
+        &mut self,
+        waiting: &[Waiting],
+        settle: bool,
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, BufferError> {
+        let done = Commit::new(&mut self.file, &mut self.state, &mut self.deferred)
+            .append(waiting, settle, &self.settings, &mut self.sweep, now_ms)
+            .await;
+        match done {
+            Ok((appended, evicted)) => {
+                self.evicted(&evicted);
+                Ok(appended)
+            }
+            Err(error) => Err(self.failed(error)),
+        }
+    }
+
+    fn evicted(&self, evicted: &RangeSet) {
+        if !evicted.is_empty() {
+            self.evictions.add(evicted);
+        }
+    }
+
+    /// Shows where the buffer stands.
+    fn tell(&self) {
+        let account: &Account = &self.state.ledger.account;
+        let now = Progress {
+            balance: account.balance(),
+            bytes: account.pending_rows() * ROW_BYTES + self.state.text_bytes,
+        };
+        self.progress.send_if_modified(|told| {
+            let before = std::mem::replace(told, now);
+            before.balance.accepted != now.balance.accepted
+                || before.balance.evicted < now.balance.evicted
+        });
+    }
+
+    fn failed(&self, error: libsql::Error) -> BufferError {
+        BufferError::from_libsql(&self.settings.path, error)
+    }
+
+    /// Says once that the disk is full, and everything else each time.
+    fn complain(&mut self, failed: &BufferError) {
+        let is_full = matches!(failed, BufferError::DiskFull { .. });
+        if is_full && std::mem::replace(&mut self.is_full, true) {
+            return;
+        }
+        warn!(error = %failed, "readings were not accepted, or acknowledgements not kept");
+    }
+
+    /// Commits what waits, folds the log and lets go of the file.
+    async fn finish(mut self) {
+        if !self.waiting.is_empty() || !self.deferred.is_empty() {
+            self.commit(true).await;
+        }
+        if let Err(error) = self.file.checkpoint().await {
+            // The next start folds it.
+            warn!(path = %self.settings.path.display(), %error, "the log was not folded into the file");
+        }
+    }
+}
+
+/// Fills a batch up to what the codec takes.
+struct BatchBuilder {
+    batch: Batch,
+    rows_max: usize,
+    /// Where a sensor stands in the batch, by its number in the file.
+    places: std::collections::HashMap<SensorId, u16>,
+    series: std::collections::HashSet<(SensorId, std::mem::Discriminant<Value>)>,
+    names_bytes: usize,
+}
+
+impl BatchBuilder {
+    fn new(epoch: Epoch, rows_max: usize) -> Self {
+        Self {
+            batch: Batch {
+                epoch,
+                sensors: Vec::new(),
+                rows: Vec::with_capacity(rows_max),
+            },
+            rows_max,
+            places: std::collections::HashMap::new(),
+            series: std::collections::HashSet::new(),
+            names_bytes: 0,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.batch.rows.len() >= self.rows_max
+    }
+
+    /// Adds a row, unless the batch has no room for its sensor.
+    fn add(&mut self, sensor: SensorId, name: &SensorName, row: Row) -> bool {
+        let series = (sensor, std::mem::discriminant(&row.value));
+        if !self.series.contains(&series) {
+            let bytes = match self.places.contains_key(&sensor) {
+                true => 0,
+                false => name.as_str().len(),
+            };
+            let fits = self.series.len() < BATCH_SERIES_MAX
+                && self.names_bytes + bytes <= BATCH_NAMES_BYTES_MAX;
+            if !fits {
+                return false;
+            }
+            self.series.insert(series);
+            self.names_bytes += bytes;
+        }
+        let next = self.batch.sensors.len() as u16;
+        let place = *self.places.entry(sensor).or_insert(next);
+        if place == next {
+            self.batch.sensors.push(name.clone());
+        }
+        self.batch.rows.push(Row {
+            sensor: place,
+            ..row
+        });
+        true
+    }
 }

@@ -1,0 +1,419 @@
+//! One commit: what it writes, in which order, and what it changes in memory once it is on disk.
+//! A commit that fails leaves file and memory as they were.
+
+use schema::{RangeSet, SensorName, SeqRange};
+
+use super::account::Account;
+use super::eviction::{Need, Policy, Sweep};
+use super::file::File;
+use super::handle::Appended;
+use super::load::{Anchor, State};
+use super::row::{self, Key, ROW_BYTES, ReadingError, SENSORS_MAX, SensorId, to_sql};
+use super::settings::BufferSettings;
+use super::writer::Waiting;
+
+/// Rows that the sweep looks at in one step.
+const SWEEP_ROWS: i64 = 1024;
+
+/// The part of its limits that a full buffer frees beyond what it must.
+const SLACK_DIVISOR: u64 = 128;
+
+/// What was settled in memory and stands in the file still.
+#[derive(Debug, Default)]
+pub(super) struct Deferred {
+    rows: RangeSet,
+    /// How many rows those are.
+    pub(super) rows_count: u64,
+    /// Whether an account has changed.
+    pub(super) is_due: bool,
+}
+
+impl Deferred {
+    pub(super) fn free(&mut self, rows: &RangeSet) {
+        self.rows.merge(rows);
+        self.rows_count += rows.count();
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        !self.is_due && self.rows_count == 0
+    }
+}
+
+/// A commit in the making.
+pub(super) struct Commit<'a> {
+    file: &'a mut File,
+    state: &'a mut State,
+    deferred: &'a mut Deferred,
+    /// Names that this commit adds.
+    new_sensors: Vec<SensorId>,
+    /// Names that this commit forgets.
+    forgotten: Vec<(SensorId, SensorName)>,
+    anchor: Option<Anchor>,
+    last_seq: u64,
+    rows_count: u64,
+    text_bytes: u64,
+    /// Rows that this commit evicts.
+    evicted: RangeSet,
+    /// Whether it deletes what was settled, and so writes the accounts.
+    settles: bool,
+}
+
+impl<'a> Commit<'a> {
+    pub(super) fn new(
+        file: &'a mut File,
+        state: &'a mut State,
+        deferred: &'a mut Deferred,
+    ) -> Self {
+        let account = &state.ledger.account;
+        Self {
+            new_sensors: Vec::new(),
+            forgotten: Vec::new(),
+            anchor: state.anchor,
+            last_seq: account.last_seq(),
+            rows_count: account.pending_rows(),
+            text_bytes: state.text_bytes,
+            evicted: RangeSet::new(),
+            settles: false,
+            file,
+            state,
+            deferred,
+        }
+    }
+
+    /// Adds the readings that wait, deletes what is settled when it is due, and evicts what is
+    /// over the limits. Returns what became of each append, and the rows that were evicted.
+    pub(super) async fn append(
+        mut self,
+        waiting: &[Waiting],
+        settle: bool,
+        settings: &BufferSettings,
+        sweep: &mut Sweep,
+        now_ms: u64,
+    ) -> Result<(Vec<Appended>, RangeSet), libsql::Error> {
+        let swept_to = sweep.next();
+        let clock = self.state.clock.clone();
+        let done = self.write(waiting, settle, settings, sweep, now_ms).await;
+        match done {
+            Ok(appended) => Ok((appended, self.evicted)),
+            Err(error) => {
+                self.file.rollback().await;
+                sweep.resume_at(swept_to);
+                self.state.clock = clock;
+                for id in self.new_sensors {
+                    self.state.sensors.remove(id);
+                }
+                for (id, name) in self.forgotten {
+                    self.state.sensors.remember(id, name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Evicts rows that cannot be read any more.
+    pub(super) async fn give_up(
+        mut self,
+        rows: &RangeSet,
+        now_ms: u64,
+    ) -> Result<RangeSet, libsql::Error> {
+        let done = async {
+            self.file.begin().await?;
+            let rows = rows.intersection(self.state.ledger.account.pending());
+            self.delete_settled().await?;
+            self.evict(&rows).await?;
+            self.finish(now_ms).await
+        }
+        .await;
+        match done {
+            Ok(()) => Ok(self.evicted),
+            Err(error) => {
+                self.file.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn write(
+        &mut self,
+        waiting: &[Waiting],
+        settle: bool,
+        settings: &BufferSettings,
+        sweep: &mut Sweep,
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, libsql::Error> {
+        self.file.begin().await?;
+        let before = self.anchor;
+        let mut appended = Vec::with_capacity(waiting.len());
+        for one in waiting {
+            appended.push(self.add(one, settings).await?);
+        }
+        if self.last_seq > self.state.ledger.account.last_seq() {
+            self.hand_over_anchor(before).await?;
+        }
+        let is_over = !self.need(settings).is_met();
+        if settle || is_over || !self.evicted.is_empty() {
+            self.delete_settled().await?;
+        }
+        if is_over {
+            self.make_room(settings, sweep).await?;
+        }
+        self.finish(now_ms).await?;
+        Ok(appended)
+    }
+
+    /// Gives the readings of one append their sequences and clocks.
+    async fn add(
+        &mut self,
+        waiting: &Waiting,
+        settings: &BufferSettings,
+    ) -> Result<Appended, libsql::Error> {
+        let mut refused = Vec::new();
+        let first = self.last_seq + 1;
+        for (index, reading) in waiting.readings.iter().enumerate() {
+            if let Err(error) = reading.value.validate() {
+                refused.push((index, ReadingError::Value(error)));
+                continue;
+            }
+            let Some(sensor) = self.sensor(&reading.sensor).await? else {
+                refused.push((index, ReadingError::TooManySensors));
+                continue;
+            };
+            self.last_seq += 1;
+            let key = Key {
+                seq: self.last_seq,
+                hlc: self.state.clock.tick(waiting.now_ms),
+                observed_at: reading.observed_at,
+                sensor,
+            };
+            let has_room = self.rows_count < settings.rows_max
+                && self.bytes() + row::row_bytes(reading) <= settings.bytes_max;
+            let is_turned_away =
+                !has_room && settings.policies.of(&reading.sensor) == Policy::DropNewest;
+            if is_turned_away {
+                self.evicted.extend(SeqRange::one(key.seq));
+            } else {
+                self.rows_count += 1;
+                self.text_bytes += row::text_bytes(&reading.value);
+                let mark = key.mark(reading.quality, &reading.value);
+                self.file.add_row(key, mark, to_sql(&reading.value)).await?;
+            }
+            self.anchor = Some(Anchor {
+                key,
+                is_spent: is_turned_away,
+            });
+        }
+        Ok(Appended {
+            range: SeqRange::new(first, self.last_seq),
+            refused,
+        })
+    }
+
+    /// The number of a sensor; `None` when there is no room for its name.
+    async fn sensor(&mut self, name: &SensorName) -> Result<Option<SensorId>, libsql::Error> {
+        if let Some(id) = self.state.sensors.id(name) {
+            return Ok(Some(id));
+        }
+        if self.state.sensors.is_full() {
+            self.forget_sensors().await?;
+            if self.state.sensors.is_full() {
+                return Ok(None);
+            }
+        }
+        let id = self.state.sensors.add(name);
+        self.new_sensors.push(id);
+        self.file.add_sensor(id, name.as_str()).await?;
+        Ok(Some(id))
+    }
+
+    /// Forgets the names that no row refers to. It looks at every row, so not too often.
+    async fn forget_sensors(&mut self) -> Result<(), libsql::Error> {
+        if self.last_seq < self.state.forget_sensors_from {
+            return Ok(());
+        }
+        self.state.forget_sensors_from = self.last_seq + SENSORS_MAX as u64;
+        self.file.finish_rows().await?;
+        let mut in_use = self.file.sensors_in_use().await?;
+        in_use.extend_from_slice(&self.new_sensors);
+        in_use.sort_unstable();
+        let unused: Vec<SensorId> = self
+            .state
+            .sensors
+            .all_ids()
+            .filter(|id| in_use.binary_search(id).is_err())
+            .collect();
+        for id in unused {
+            self.file.delete_sensor(id).await?;
+            let name = self.state.sensors.remove(id);
+            self.forgotten.extend(name.map(|name| (id, name)));
+        }
+        Ok(())
+    }
+
+    /// Makes the newest row the one that keeps sequence and clock.
+    async fn hand_over_anchor(&mut self, before: Option<Anchor>) -> Result<(), libsql::Error> {
+        if let Some(Anchor {
+            key,
+            is_spent: true,
+        }) = self.anchor
+        {
+            // Turned away: it stands in the file for its sequence alone.
+            self.file
+                .add_row(key, key.spent_mark(), libsql::Value::Null)
+                .await?;
+        }
+        self.file.finish_rows().await?;
+        if let Some(Anchor {
+            key,
+            is_spent: true,
+        }) = before
+        {
+            self.file
+                .delete_rows(SeqRange::one(key.seq).into_iter())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes what was settled in memory.
+    async fn delete_settled(&mut self) -> Result<(), libsql::Error> {
+        let rows = std::mem::take(&mut self.deferred.rows);
+        let done = self.remove(&rows).await;
+        // Until the commit they are only deferred.
+        self.deferred.rows = rows;
+        self.settles = true;
+        done
+    }
+
+    async fn make_room(
+        &mut self,
+        settings: &BufferSettings,
+        sweep: &mut Sweep,
+    ) -> Result<(), libsql::Error> {
+        let mut need = self.need(settings);
+        let end = match self.anchor {
+            Some(anchor) if anchor.is_spent => anchor.key.seq - 1,
+            _ => self.last_seq,
+        };
+        let uniform = settings.policies.uniform();
+        let mut candidates = Vec::new();
+        for _ in 0..Sweep::ROUNDS_MAX {
+            while let Some(ahead) = SeqRange::new(sweep.next().max(1), end) {
+                self.file
+                    .candidates(ahead, SWEEP_ROWS, &mut candidates)
+                    .await?;
+                if candidates.is_empty() {
+                    break;
+                }
+                let mut victims = RangeSet::new();
+                let sensors = &self.state.sensors;
+                let policy = |sensor| {
+                    uniform.unwrap_or_else(|| {
+                        let name = sensors.name(sensor);
+                        name.map_or(Policy::default(), |name| settings.policies.of(name))
+                    })
+                };
+                let is_enough = sweep.judge(&candidates, policy, &mut need, &mut victims);
+                self.evict(&victims).await?;
+                if is_enough {
+                    return Ok(());
+                }
+            }
+            sweep.begin_again();
+            if need.is_met() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    async fn evict(&mut self, victims: &RangeSet) -> Result<(), libsql::Error> {
+        if self.text_bytes > 0 {
+            for range in victims.iter() {
+                let bytes = self.file.text_bytes(range).await?;
+                self.text_bytes = self.text_bytes.saturating_sub(bytes);
+            }
+        }
+        self.remove(victims).await?;
+        self.rows_count -= victims.count();
+        self.evicted.merge(victims);
+        Ok(())
+    }
+
+    /// Takes rows out of the file. The one with the highest sequence stays, without its value.
+    async fn remove(&mut self, rows: &RangeSet) -> Result<(), libsql::Error> {
+        for range in rows.iter() {
+            let mut last = range.last();
+            if last == self.last_seq
+                && let Some(anchor) = &mut self.anchor
+            {
+                last -= 1;
+                anchor.is_spent = true;
+                self.file.spend_row(anchor.key).await?;
+            }
+            self.file
+                .delete_rows(SeqRange::new(range.first(), last).into_iter())
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what has changed of the accounts, commits, and only then changes the memory.
+    async fn finish(&mut self, now_ms: u64) -> Result<(), libsql::Error> {
+        let state = &mut *self.state;
+        let mut account = None;
+        let mut writes = Vec::new();
+        let mut ended_writes = Vec::new();
+        if self.settles || !self.evicted.is_empty() {
+            let mut next: Account = state.ledger.account.clone();
+            next.accept(self.last_seq);
+            next.evict(&self.evicted);
+            writes = state.ledger.book.changes(&next, now_ms, &mut state.ids);
+            self.file.write_log(&writes).await?;
+            account = Some(next);
+            for ledger in &state.ended {
+                let writes = match ledger.account.is_finished() {
+                    true => ledger.book.removal(),
+                    false => ledger.changes(now_ms, &mut state.ids),
+                };
+                self.file.write_log(&writes).await?;
+                ended_writes.push(writes);
+            }
+        }
+        self.file.commit().await?;
+
+        match account {
+            Some(account) => {
+                state.ledger.account = account;
+                state.ledger.book.committed(&writes);
+                for (ledger, writes) in state.ended.iter_mut().zip(ended_writes) {
+                    ledger.book.committed(&writes);
+                }
+                state.ended.retain(|ledger| !ledger.account.is_finished());
+            }
+            None => state.ledger.account.accept(self.last_seq),
+        }
+        state.anchor = self.anchor;
+        state.text_bytes = self.text_bytes;
+        if self.settles {
+            *self.deferred = Deferred::default();
+        }
+        Ok(())
+    }
+
+    fn need(&self, settings: &BufferSettings) -> Need {
+        let rows = self.rows_count.saturating_sub(settings.rows_max);
+        let bytes = self.bytes().saturating_sub(settings.bytes_max);
+        let slack = |over: u64, max: u64| if over > 0 { max / SLACK_DIVISOR } else { 0 };
+        Need {
+            rows,
+            bytes,
+            slack_rows: slack(rows, settings.rows_max),
+            slack_bytes: slack(bytes, settings.bytes_max),
+            fresh_from: self.state.ledger.account.last_seq() + 1,
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.rows_count * ROW_BYTES + self.text_bytes
+    }
+}

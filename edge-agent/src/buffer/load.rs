@@ -1,0 +1,215 @@
+//! Reads a file's whole content into what the buffer keeps in memory, and checks all of it on the
+//! way: what says something else than was written is damage.
+
+use schema::{Epoch, Hlc, HlcClock, RangeSet, SensorName, SeqRange};
+
+use super::account::{Account, Counts};
+use super::file::File;
+use super::log::{Book, Entry, Ids, Kind, Write};
+use super::row::{Held, Key};
+use super::sensors::Sensors;
+
+/// What the buffer keeps in memory of its file.
+#[derive(Debug)]
+pub(super) struct State {
+    /// The current epoch.
+    pub(super) ledger: Ledger,
+    /// Epochs that have ended and are not settled yet, oldest first.
+    pub(super) ended: Vec<Ledger>,
+    pub(super) ids: Ids,
+    pub(super) sensors: Sensors,
+    pub(super) clock: HlcClock,
+    /// The row with the highest sequence, and whether it is spent.
+    pub(super) anchor: Option<Anchor>,
+    /// Bytes of the texts that are pending.
+    pub(super) text_bytes: u64,
+    /// The sequence before which names are not forgotten again.
+    pub(super) forget_sensors_from: u64,
+}
+
+/// An epoch's account, and how the file has it.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) account: Account,
+    pub(super) book: Book,
+}
+
+/// The row with the highest sequence.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Anchor {
+    pub(super) key: Key,
+    pub(super) is_spent: bool,
+}
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub(super) enum LoadError {
+    /// It does not say what was written.
+    Damaged(String),
+    /// libSQL failed.
+    Database(libsql::Error),
+}
+
+impl From<libsql::Error> for LoadError {
+    fn from(error: libsql::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+fn damaged(what: impl Into<String>) -> LoadError {
+    LoadError::Damaged(what.into())
+}
+
+/// Reads everything.
+pub(super) async fn load(file: &File) -> Result<State, LoadError> {
+    let sensors = load_sensors(file).await?;
+    let entries: Vec<Entry> = file
+        .log()
+        .await?
+        .into_iter()
+        .collect::<Option<_>>()
+        .ok_or_else(|| damaged("a row of sync_log is damaged"))?;
+    let rows = load_rows(file, &sensors).await?;
+
+    let mut current = None;
+    let mut ended = Vec::new();
+    for head in entries.iter().filter(|entry| entry.kind == Kind::Epoch) {
+        let (book, settled, given_up) = Book::restore(head, &entries);
+        let (last_seq, pending) = match book.ended_at() {
+            0 => (rows.last_seq(), rows.pending.clone()),
+            last_seq => (last_seq, RangeSet::new()),
+        };
+        let account = Account::restore(
+            head.epoch,
+            last_seq,
+            pending,
+            settled,
+            given_up,
+            head.counts,
+        )
+        .ok_or_else(|| damaged("the counters of sync_log contradict the rows"))?;
+        let is_current = book.ended_at() == 0;
+        let ledger = Ledger { account, book };
+        if !is_current {
+            ended.push(ledger);
+        } else if current.replace((ledger, head.hlc)).is_some() {
+            return Err(damaged("sync_log has two current epochs"));
+        }
+    }
+    let (ledger, hlc_floor) = current.ok_or_else(|| damaged("sync_log has no current epoch"))?;
+    Ok(State {
+        ledger,
+        ended,
+        ids: Ids::above(&entries),
+        sensors,
+        clock: HlcClock::resume(rows.hlc_max.max(Hlc::from_bits(hlc_floor))),
+        anchor: rows.anchor,
+        text_bytes: rows.text_bytes,
+        forget_sensors_from: 0,
+    })
+}
+
+async fn load_sensors(file: &File) -> Result<Sensors, LoadError> {
+    let mut sensors = Vec::new();
+    for entry in file.sensors().await? {
+        let (id, name) = entry.ok_or_else(|| damaged("a sensor's name is damaged"))?;
+        let name: SensorName = name
+            .parse()
+            .map_err(|error| damaged(format!("a sensor's name is damaged: {error}")))?;
+        sensors.push((id, name));
+    }
+    Sensors::restore(sensors).ok_or_else(|| damaged("a sensor stands twice"))
+}
+
+#[derive(Default)]
+struct Rows {
+    pending: RangeSet,
+    anchor: Option<Anchor>,
+    hlc_max: Hlc,
+    text_bytes: u64,
+}
+
+impl Rows {
+    fn last_seq(&self) -> u64 {
+        self.anchor.map_or(0, |anchor| anchor.key.seq)
+    }
+}
+
+async fn load_rows(file: &File, sensors: &Sensors) -> Result<Rows, LoadError> {
+    let mut rows = Rows::default();
+    let mut wrong = None;
+    let Some(all) = SeqRange::new(1, u64::MAX) else {
+        return Ok(rows);
+    };
+    file.for_each_row(all, |columns| {
+        let (key, is_spent) = match columns.check() {
+            Some(Held::Spent(key)) => (key, true),
+            Some(Held::Reading(key, _, value)) => {
+                rows.pending.extend(SeqRange::one(key.seq));
+                rows.text_bytes += super::row::text_bytes(&value);
+                (key, false)
+            }
+            None => {
+                wrong = Some(format!("row {} is damaged", columns.seq));
+                return false;
+            }
+        };
+        if !is_spent && sensors.name(key.sensor).is_none() {
+            wrong = Some(format!("row {} is of no known sensor", key.seq));
+            return false;
+        }
+        rows.hlc_max = rows.hlc_max.max(key.hlc);
+        rows.anchor = Some(Anchor { key, is_spent });
+        true
+    })
+    .await?;
+    match wrong {
+        Some(wrong) => Err(damaged(wrong)),
+        None => Ok(rows),
+    }
+}
+
+impl Ledger {
+    /// The ledger of a new epoch, which the file does not have yet.
+    pub(super) fn new(epoch: Epoch, ids: &mut Ids, hlc_floor: Hlc) -> Self {
+        Self {
+            account: Account::new(epoch),
+            book: Book::new(ids, 0, hlc_floor.bits()),
+        }
+    }
+
+    /// What the file does not have yet of this ledger.
+    pub(super) fn changes(&self, at_ms: u64, ids: &mut Ids) -> Vec<Write> {
+        self.book.changes(&self.account, at_ms, ids)
+    }
+}
+
+/// The ledger of an epoch that has ended, from what is known of it: as many counted as committed
+/// and rejected as the known sets allow, the rest as evicted.
+pub(super) fn ended(
+    epoch: Epoch,
+    last_seq: u64,
+    mut settled: RangeSet,
+    mut given_up: RangeSet,
+    counts: Counts,
+    ids: &mut Ids,
+) -> Option<Ledger> {
+    let all: RangeSet = SeqRange::new(1, last_seq).into_iter().collect();
+    settled = settled.intersection(&all);
+    given_up = given_up.intersection(&all);
+    given_up.subtract(&settled);
+    let committed = counts.committed.min(settled.count());
+    let rejected_max = settled.count() - committed + given_up.count();
+    let rejected = counts.rejected.clamp(given_up.count(), rejected_max);
+    let counts = Counts {
+        committed,
+        rejected,
+        evicted: last_seq - committed - rejected,
+    };
+    let none = RangeSet::new();
+    let account = Account::restore(epoch, last_seq, none, settled, given_up, counts)?;
+    Some(Ledger {
+        account,
+        book: Book::new(ids, last_seq, 0),
+    })
+}

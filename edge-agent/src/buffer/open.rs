@@ -1,0 +1,215 @@
+//! Opens the buffer's file whatever state it is in: missing, sound, of an older schema, damaged.
+
+use std::fs::{File as Disk, OpenOptions, TryLockError};
+use std::path::Path;
+
+use daemon::Clock;
+use schema::Epoch;
+use tracing::{error, info, warn};
+
+use super::error::{BufferError, is_content};
+use super::file::{Content, File, SCHEMA_VERSION, Unchecked};
+use super::load::{LoadError, State, load};
+use super::recovery::{Paths, Recovery, create, recover};
+use super::settings::BufferSettings;
+use super::wal;
+
+/// A file that is ready to be used.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) file: File,
+    pub(super) state: State,
+    pub(super) recovery: Option<Recovery>,
+    /// Held as long as the file is used.
+    pub(super) lock: Disk,
+}
+
+/// What a look at the file found.
+enum Look {
+    Sound(Box<(File, State)>),
+    Damaged(String),
+}
+
+/// Opens the file, makes it when it is missing, and saves what can be read when it is damaged.
+pub(super) async fn open(
+    settings: &BufferSettings,
+    clock: &dyn Clock,
+) -> Result<Ready, BufferError> {
+    let paths = Paths::of(&settings.path);
+    if let Some(folder) = settings.path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| BufferError::file("making the folder", folder, error))?;
+    }
+    let lock = lock(&paths)?;
+    if !exists(&paths.main)? && exists(&paths.new)? {
+        // A recovery was interrupted after its last row. Its damaged file's log may still stand.
+        if exists(&paths.log)? {
+            paths.move_aside(clock.now_ms())?;
+        }
+        paths.adopt_new()?;
+    }
+    let is_missing = !exists(&paths.main)? && !exists(&paths.log)?;
+    if is_missing {
+        create(&paths, new_epoch(), clock.now_ms()).await?;
+        paths.adopt_new()?;
+    }
+    let mut recovery = None;
+    loop {
+        match look(&paths).await? {
+            Look::Sound(sound) => {
+                let (file, state) = *sound;
+                if is_missing {
+                    let epoch = state.ledger.account.epoch();
+                    info!(path = %paths.main.display(), %epoch, "made a new buffer");
+                }
+                return Ok(Ready {
+                    file,
+                    state,
+                    recovery,
+                    lock,
+                });
+            }
+            // What was just made anew is damaged: the disk does not keep what is written.
+            Look::Damaged(damage) if recovery.is_some() || is_missing => {
+                let error = std::io::Error::other(damage);
+                return Err(BufferError::file("reading back", &paths.main, error));
+            }
+            Look::Damaged(damage) => {
+                warn!(path = %paths.main.display(), %damage, "the buffer is damaged, saving what can be read");
+                let recovered = recover(&paths, damage, new_epoch(), clock.now_ms()).await?;
+                tell(&paths, &recovered);
+                recovery = Some(recovered);
+            }
+        }
+    }
+}
+
+/// Holds the lock file, so that one process at a time opens, and above all recovers, the buffer.
+fn lock(paths: &Paths) -> Result<Disk, BufferError> {
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&paths.lock)
+        .map_err(|error| BufferError::file("opening", &paths.lock, error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(BufferError::InUse {
+            path: paths.main.clone(),
+        }),
+        Err(TryLockError::Error(error)) => Err(BufferError::file("locking", &paths.lock, error)),
+    }
+}
+
+async fn look(paths: &Paths) -> Result<Look, BufferError> {
+    if !exists(&paths.main)? {
+        return Ok(Look::Damaged("the file is gone, its log is there".into()));
+    }
+    // What the system refuses is no damage.
+    let opened = OpenOptions::new().read(true).write(true).open(&paths.main);
+    let disk = opened.map_err(|error| BufferError::file("opening", &paths.main, error))?;
+    let bytes = disk
+        .metadata()
+        .map_err(|error| BufferError::file("reading", &paths.main, error))?
+        .len();
+    // Closed before SQLite opens it: closing a file drops the process's locks on it.
+    drop(disk);
+    if bytes == 0 {
+        return Ok(Look::Damaged("the file is empty".into()));
+    }
+    let wal =
+        wal::read(&paths.log).map_err(|error| BufferError::file("reading", &paths.log, error))?;
+    if let Some(damage) = wal.damage {
+        return Ok(Look::Damaged(damage.into()));
+    }
+    match look_inside(paths).await {
+        Ok(sound) => Ok(Look::Sound(Box::new(sound))),
+        Err(Trouble::Load(LoadError::Damaged(damage))) => Ok(Look::Damaged(damage)),
+        Err(Trouble::Load(LoadError::Database(error))) if is_content(&error) => {
+            Ok(Look::Damaged(error.to_string()))
+        }
+        Err(Trouble::Load(LoadError::Database(error))) => {
+            Err(BufferError::from_libsql(&paths.main, error))
+        }
+        Err(Trouble::Refused(refused)) => Err(refused),
+    }
+}
+
+/// Why a file is not used as it is.
+enum Trouble {
+    Load(LoadError),
+    Refused(BufferError),
+}
+
+impl<E: Into<LoadError>> From<E> for Trouble {
+    fn from(error: E) -> Self {
+        Self::Load(error.into())
+    }
+}
+
+async fn look_inside(paths: &Paths) -> Result<(File, State), Trouble> {
+    let path = &paths.main;
+    let unchecked = Unchecked::open(path).await?;
+    let version = match unchecked.content().await? {
+        Content::Buffer(version) => version,
+        Content::Empty => return Err(damaged("the file holds no tables")),
+        Content::Damaged(damage) => return Err(damaged(damage)),
+        Content::Newer(found) => {
+            return Err(Trouble::Refused(BufferError::Newer {
+                path: path.clone(),
+                found,
+                known: SCHEMA_VERSION,
+            }));
+        }
+        Content::Foreign => {
+            return Err(Trouble::Refused(BufferError::Foreign {
+                path: path.clone(),
+            }));
+        }
+    };
+    match unchecked.compact().await {
+        Ok(true) => info!(path = %path.display(), "gave back the free part of the buffer"),
+        Ok(false) => {}
+        // It needs room for a moment; the next start tries again.
+        Err(error) => warn!(path = %path.display(), %error, "the buffer was not compacted"),
+    }
+    let file = unchecked.migrate(version).await?;
+    let state = load(&file).await?;
+    Ok((file, state))
+}
+
+fn damaged(what: impl Into<String>) -> Trouble {
+    Trouble::Load(LoadError::Damaged(what.into()))
+}
+
+fn exists(path: &Path) -> Result<bool, BufferError> {
+    path.try_exists()
+        .map_err(|error| BufferError::file("looking for", path, error))
+}
+
+fn new_epoch() -> Epoch {
+    Epoch::from_random(rand::random())
+}
+
+/// Tells the operator what may be missing.
+fn tell(paths: &Paths, recovery: &Recovery) {
+    let path = paths.main.display();
+    let kept_as = recovery.kept_as.display();
+    let Recovery {
+        salvaged, unnamed, ..
+    } = recovery;
+    match recovery.missing {
+        Some(0) => warn!(
+            %path, %kept_as, salvaged, unnamed,
+            "the buffer was damaged: every pending reading was saved into a new one"
+        ),
+        Some(missing) => error!(
+            %path, %kept_as, salvaged, unnamed, missing,
+            "the buffer was damaged: readings are missing from the new one"
+        ),
+        None => error!(
+            %path, %kept_as, salvaged, unnamed,
+            "the buffer was damaged: readings may be missing from the new one"
+        ),
+    }
+}

@@ -1,0 +1,94 @@
+//! The dictionary of sensor names: a row holds a number, a name stands once.
+
+use std::collections::HashMap;
+
+use schema::SensorName;
+
+use super::row::{SENSORS_MAX, SensorId};
+
+/// Names and their numbers.
+#[derive(Debug, Default)]
+pub(super) struct Sensors {
+    ids: HashMap<SensorName, SensorId>,
+    names: HashMap<SensorId, SensorName>,
+    last: SensorId,
+}
+
+impl Sensors {
+    /// The dictionary of a file; `None` when two entries contradict each other.
+    pub(super) fn restore(entries: Vec<(SensorId, SensorName)>) -> Option<Self> {
+        let mut sensors = Self::default();
+        for (id, name) in entries {
+            sensors.last = sensors.last.max(id);
+            let is_twice = sensors.ids.insert(name.clone(), id).is_some()
+                | sensors.names.insert(id, name).is_some();
+            if is_twice {
+                return None;
+            }
+        }
+        Some(sensors)
+    }
+
+    pub(super) fn name(&self, id: SensorId) -> Option<&SensorName> {
+        self.names.get(&id)
+    }
+
+    pub(super) fn id(&self, name: &SensorName) -> Option<SensorId> {
+        self.ids.get(name).copied()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.names.len() >= SENSORS_MAX
+    }
+
+    /// Gives a new name its number.
+    pub(super) fn add(&mut self, name: &SensorName) -> SensorId {
+        self.last += 1;
+        self.ids.insert(name.clone(), self.last);
+        self.names.insert(self.last, name.clone());
+        self.last
+    }
+
+    /// Forgets a name, whose number is not given again until a restart.
+    pub(super) fn remove(&mut self, id: SensorId) -> Option<SensorName> {
+        let name = self.names.remove(&id)?;
+        self.ids.remove(&name);
+        Some(name)
+    }
+
+    /// Takes back that a name was forgotten.
+    pub(super) fn remember(&mut self, id: SensorId, name: SensorName) {
+        self.ids.insert(name.clone(), id);
+        self.names.insert(id, name);
+    }
+
+    /// The numbers.
+    pub(super) fn all_ids(&self) -> impl Iterator<Item = SensorId> + '_ {
+        self.names.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_keeps_its_number_until_it_is_removed() {
+        let mut sensors = Sensors::default();
+        let cpu: SensorName = "cpu".parse().unwrap();
+        let id = sensors.add(&cpu);
+        assert_eq!(sensors.id(&cpu), Some(id));
+        assert_eq!(sensors.name(id), Some(&cpu));
+        sensors.remove(id);
+        assert_eq!(sensors.id(&cpu), None);
+        assert_ne!(sensors.add(&cpu), id);
+    }
+
+    #[test]
+    fn entries_that_contradict_each_other_are_no_dictionary() {
+        let name = |text: &str| text.parse::<SensorName>().unwrap();
+        assert!(Sensors::restore(vec![(1, name("a")), (2, name("b"))]).is_some());
+        assert!(Sensors::restore(vec![(1, name("a")), (2, name("a"))]).is_none());
+        assert!(Sensors::restore(vec![(1, name("a")), (1, name("b"))]).is_none());
+    }
+}

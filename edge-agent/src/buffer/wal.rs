@@ -1,0 +1,130 @@
+//! Reads a write-ahead log as SQLite writes it, to tell a log that ends cleanly from a damaged one
+//! before SQLite does: it would drop everything after a bad frame without a word, and sequences
+//! would be given a second time.
+//!
+//! ```text
+//! header (32): magic │ format │ page size │ checkpoints │ salt 1 │ salt 2 │ checksum 1 │ 2
+//! frame  (24 + page): page │ pages after commit, or 0 │ salt 1 │ salt 2 │ checksum 1 │ 2 │ image
+//! ```
+//!
+//! Numbers are big-endian; the checksum runs on from frame to frame. A frame with other salts is
+//! left over from before the last checkpoint: there the log ends. A frame with the right salts
+//! behind that end was written and not finished, or was damaged: which of the two, the log cannot
+//! tell. Nothing is written here.
+
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use super::pages::is_page_size;
+
+const HEADER_BYTES: usize = 32;
+const FRAME_HEADER_BYTES: usize = 24;
+const MAGIC: u32 = 0x377f_0682;
+
+/// What a log says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Wal {
+    /// Where the page images begin in the log, with the number of their page.
+    pub(super) images: Vec<(u32, u64)>,
+    /// Its page size, when it holds any page.
+    pub(super) page_bytes: Option<usize>,
+    /// What is wrong with it.
+    pub(super) damage: Option<&'static str>,
+}
+
+/// Reads the log at `path`; one that does not exist is empty and sound.
+pub(super) fn read(path: &Path) -> io::Result<Wal> {
+    match std::fs::File::open(path) {
+        Ok(file) => scan(BufReader::with_capacity(64 * 1024, file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Wal::default()),
+        Err(error) => Err(error),
+    }
+}
+
+fn scan(mut log: impl Read) -> io::Result<Wal> {
+    let mut wal = Wal::default();
+    let mut header = [0; HEADER_BYTES];
+    if !fill(&mut log, &mut header)? {
+        // Not even a header: a process was killed when it made the log.
+        return Ok(wal);
+    }
+    let page_bytes = word(&header, 2) as usize;
+    let mut sum = Checksum::new(word(&header, 0));
+    sum.add(&header[..24]);
+    let is_header = word(&header, 0) & !1 == MAGIC && is_page_size(page_bytes);
+    if !is_header || !sum.is(word(&header, 6), word(&header, 7)) {
+        // Without frames nothing can be lost.
+        wal.damage = fill(&mut log, &mut [0])?.then_some("the log's header is damaged");
+        return Ok(wal);
+    }
+    wal.page_bytes = Some(page_bytes);
+    let salts = (word(&header, 4), word(&header, 5));
+    let mut frame = vec![0; FRAME_HEADER_BYTES + page_bytes];
+    let mut at = HEADER_BYTES as u64;
+    let mut is_over = false;
+    while fill(&mut log, &mut frame)? {
+        let is_ours = salts == (word(&frame, 2), word(&frame, 3));
+        if !is_over && is_ours {
+            sum.add(&frame[..8]);
+            sum.add(&frame[FRAME_HEADER_BYTES..]);
+        }
+        is_over = is_over || !is_ours || !sum.is(word(&frame, 4), word(&frame, 5));
+        if is_ours {
+            if is_over {
+                wal.damage = Some("the log's last commits are damaged, or were cut short");
+            }
+            wal.images
+                .push((word(&frame, 0), at + FRAME_HEADER_BYTES as u64));
+        }
+        at += frame.len() as u64;
+    }
+    Ok(wal)
+}
+
+/// Fills the buffer; false when the file ends before.
+fn fill(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match log.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let four = bytes[4 * at..].first_chunk().copied().unwrap_or_default();
+    u32::from_be_bytes(four)
+}
+
+/// SQLite's running checksum, over words whose order the magic's last bit tells.
+struct Checksum {
+    is_big_endian: bool,
+    a: u32,
+    b: u32,
+}
+
+impl Checksum {
+    const fn new(magic: u32) -> Self {
+        Self {
+            is_big_endian: magic & 1 == 1,
+            a: 0,
+            b: 0,
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        let (words, _) = bytes.as_chunks::<4>();
+        let (pairs, _) = words.as_chunks::<2>();
+        for [first, second] in pairs {
+            let [first, second] = [*first, *second].map(|word| match self.is_big_endian {
+                true => u32::from_be_bytes(word),
+                false => u32::from_le_bytes(word),
+            });
+            self.a = self.a.wrapping_add(first).wrapping_add(self.b);
+            self.b = self.b.wrapping_add(second).wrapping_add(self.a);
+        }
+    }
+
+    const fn is(&self, a: u32, b: u32) -> bool {
+        self.a == a && self.b == b
+    }
+}
