@@ -1,3 +1,30 @@
-//! Telemetry from MQTT into SQL.
+//! The bridge: telemetry from MQTT into SQL, exactly once in effect.
+//!
+//! ```text
+//! broker ─► intake ─► admit ─► pipeline ─► store (rows + ledger, one commit)
+//!    ▲                  └─► dead letters        │
+//!    └── PUBACK ◄── ack to the device ◄─────────┘        store ─► api ─► people
+//! ```
+//!
+//! Promises kept here: nothing is acknowledged before its commit (P1), what arrives twice is
+//! written once (P2), what is held is bounded (P5), bad input is kept aside (P6), and the ledger
+//! says what became of every reading (P8). Any bridge may be killed at any moment; several share
+//! the devices without knowing of each other.
+//!
+//! Reading order: [`admit`] and [`pipeline`] (pure) → [`ingest`] (the loop around them) →
+//! [`intake`] → [`store`] → [`upkeep`] → [`api`] → [`app`], [`config`], [`cli`].
 
+pub mod admit;
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod ingest;
+pub mod intake;
+pub mod metrics;
+pub mod pipeline;
 pub mod store;
+mod upkeep;
+
+pub use app::{Bridge, Running};
+pub use config::Config;

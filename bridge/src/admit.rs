@@ -1,0 +1,272 @@
+//! What arrives → what the database may have: every bad input gets a decided fate here, before
+//! anything is queued. Promise P6.
+//!
+//! ```text
+//! payload that cannot be read, or with sequences that no acknowledgement can name
+//!                                      → dead letter, and the device is told by digest
+//! NaN, infinity                        → rejected: not_finite
+//! text over 1 KiB or with NUL          → rejected: bad_text
+//! observed too long ago                → rejected: too_old
+//! observed or stamped too far ahead    → rejected: too_new
+//! clock that no store can hold         → rejected: out_of_range
+//! the rest of the same batch           → admitted
+//! ```
+//!
+//! Pure: the time is an argument.
+
+use std::time::Duration;
+
+use schema::codec::{self, DecodeError};
+use schema::limits::SQL_INTEGER_MAX;
+use schema::message::{RejectReason, Rejection};
+use schema::reading::ValueError;
+use schema::time::ReceivedAt;
+use schema::{DeviceId, Row, SeqRange};
+
+use crate::store::Delivery;
+
+/// How far a reading's times may be from the bridge's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// The oldest reading that is taken. Ten years: a device may come back from a long time
+    /// offline, but not from 1970, which is what a clock that was never set says.
+    pub past_max: Duration,
+    /// The furthest ahead. One day: a wrong time zone is forgiven, a wrong year is not; and a
+    /// version from the future would win over every right one until then.
+    pub future_max: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        const DAY: u64 = 24 * 60 * 60;
+        Self {
+            past_max: Duration::from_secs(3650 * DAY),
+            future_max: Duration::from_secs(DAY),
+        }
+    }
+}
+
+/// Why a payload as a whole is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdmitError {
+    /// It is no batch that this build reads.
+    #[error(transparent)]
+    Undecodable(#[from] DecodeError),
+    /// A sequence that no acknowledgement can name.
+    #[error("sequence {0} is out of range, allowed are 1 to 2^63 - 1")]
+    Sequence(u64),
+}
+
+/// Reads one telemetry payload.
+///
+/// # Errors
+/// [`AdmitError`] when nothing of it can be told apart: a dead letter.
+pub fn admit(
+    device: DeviceId,
+    payload: &[u8],
+    received_at: ReceivedAt,
+    bounds: &Bounds,
+) -> Result<Delivery, AdmitError> {
+    let mut batch = codec::decode(payload)?;
+    let out_of_range = |row: &&Row| !(1..=SQL_INTEGER_MAX).contains(&row.seq);
+    if let Some(row) = batch.rows.iter().find(out_of_range) {
+        return Err(AdmitError::Sequence(row.seq));
+    }
+    let limits = Limits::at(received_at, bounds);
+    let mut rejected: Vec<Rejection> = Vec::new();
+    batch.rows.retain(|row| match limits.judge(row) {
+        Ok(()) => true,
+        Err(reason) => {
+            reject(&mut rejected, row.seq, reason);
+            false
+        }
+    });
+    Ok(Delivery {
+        device,
+        batch,
+        rejected,
+        received_at,
+    })
+}
+
+/// Joins a rejected sequence with the one before it where reason and order allow.
+fn reject(rejected: &mut Vec<Rejection>, seq: u64, reason: RejectReason) {
+    if let Some(last) = rejected.last_mut()
+        && last.reason == reason
+        && last.range.last() + 1 == seq
+        && let Some(longer) = SeqRange::new(last.range.first(), seq)
+    {
+        last.range = longer;
+        return;
+    }
+    rejected.extend(SeqRange::one(seq).map(|range| Rejection { range, reason }));
+}
+
+/// The bounds at one moment.
+struct Limits {
+    observed_from: i64,
+    observed_to: i64,
+    stamped_to_ms: u64,
+}
+
+impl Limits {
+    fn at(received_at: ReceivedAt, bounds: &Bounds) -> Self {
+        let now = received_at.micros();
+        let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap_or(i64::MAX);
+        let observed_to = now.saturating_add(micros(bounds.future_max));
+        Self {
+            observed_from: now.saturating_sub(micros(bounds.past_max)),
+            observed_to,
+            stamped_to_ms: observed_to.max(0).unsigned_abs() / 1000,
+        }
+    }
+
+    fn judge(&self, row: &Row) -> Result<(), RejectReason> {
+        if row.hlc.bits() > SQL_INTEGER_MAX {
+            return Err(RejectReason::OutOfRange);
+        }
+        let observed = row.observed_at.micros();
+        if observed < self.observed_from {
+            return Err(RejectReason::TooOld);
+        }
+        if observed > self.observed_to || row.hlc.millis() > self.stamped_to_ms {
+            return Err(RejectReason::TooNew);
+        }
+        row.value.validate().map_err(|error| match error {
+            ValueError::NotFinite => RejectReason::NotFinite,
+            ValueError::TextTooLong { .. } | ValueError::TextHoldsNul => RejectReason::BadText,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use schema::codec::Encoder;
+    use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Value};
+
+    const NOW: i64 = 1_800_000_000_000_000;
+
+    fn bounds() -> Bounds {
+        Bounds {
+            past_max: Duration::from_secs(100),
+            future_max: Duration::from_secs(10),
+        }
+    }
+
+    fn row(seq: u64) -> Row {
+        Row {
+            sensor: 0,
+            observed_at: ObservedAt::from_micros(NOW),
+            hlc: Hlc::new(NOW as u64 / 1000, 0),
+            seq,
+            quality: Quality::Good,
+            value: Value::F64(1.5),
+        }
+    }
+
+    fn admitted(rows: Vec<Row>) -> Result<Delivery, AdmitError> {
+        let batch = Batch {
+            epoch: Epoch::from_random(7),
+            sensors: vec!["s".parse().unwrap()],
+            rows,
+        };
+        let mut payload = Vec::new();
+        Encoder::default().encode(&batch, &mut payload).unwrap();
+        let received_at = ReceivedAt::from_micros(NOW);
+        admit("d".parse().unwrap(), &payload, received_at, &bounds())
+    }
+
+    /// The fate of the middle one of three rows; its neighbours must be admitted.
+    fn fate(change: impl FnOnce(&mut Row)) -> Option<RejectReason> {
+        let mut rows = vec![row(1), row(2), row(3)];
+        change(&mut rows[1]);
+        let delivery = admitted(rows).unwrap();
+        let kept: Vec<u64> = delivery.batch.rows.iter().map(|row| row.seq).collect();
+        match delivery.rejected[..] {
+            [] => assert_eq!(kept, [1, 2, 3]),
+            [_] => assert_eq!(kept, [1, 3]),
+            _ => panic!("{:?}", delivery.rejected),
+        }
+        delivery.rejected.first().map(|rejection| {
+            assert_eq!(rejection.range, SeqRange::one(2).unwrap());
+            rejection.reason
+        })
+    }
+
+    #[test]
+    fn times_are_bounded_on_both_sides() {
+        let at = |micros: i64| fate(|row| row.observed_at = ObservedAt::from_micros(micros));
+        assert_eq!(at(NOW - 100_000_000 + 1), None);
+        assert_eq!(at(NOW - 100_000_000), None);
+        assert_eq!(at(NOW - 100_000_000 - 1), Some(RejectReason::TooOld));
+        assert_eq!(at(NOW + 10_000_000 - 1), None);
+        assert_eq!(at(NOW + 10_000_000), None);
+        assert_eq!(at(NOW + 10_000_000 + 1), Some(RejectReason::TooNew));
+        assert_eq!(at(i64::MAX), Some(RejectReason::TooNew));
+        assert_eq!(at(i64::MIN), Some(RejectReason::TooOld));
+    }
+
+    #[test]
+    fn a_stamp_from_the_future_is_rejected() {
+        let at = |ms: u64| fate(|row| row.hlc = Hlc::new(ms, 0));
+        let now = NOW as u64 / 1000;
+        assert_eq!(at(now + 9_999), None);
+        assert_eq!(at(now + 10_000), None);
+        assert_eq!(at(now + 10_001), Some(RejectReason::TooNew));
+        assert_eq!(
+            fate(|row| row.hlc = Hlc::from_bits(u64::MAX)),
+            Some(RejectReason::OutOfRange)
+        );
+    }
+
+    #[test]
+    fn values_that_no_store_holds_are_rejected() {
+        for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(
+                fate(|row| row.value = Value::F64(number)),
+                Some(RejectReason::NotFinite)
+            );
+        }
+        assert_eq!(
+            fate(|row| row.value = Value::Text("a\0".into())),
+            Some(RejectReason::BadText)
+        );
+        assert_eq!(fate(|row| row.value = Value::Text("a".into())), None);
+    }
+
+    #[test]
+    fn neighbours_with_one_reason_share_a_range() {
+        let mut rows: Vec<Row> = (1..=6).map(row).collect();
+        for bad in [1, 2, 4] {
+            rows[bad].value = Value::F64(f64::NAN);
+        }
+        let delivery = admitted(rows).unwrap();
+        let ranges: Vec<String> = delivery
+            .rejected
+            .iter()
+            .map(|rejection| rejection.range.to_string())
+            .collect();
+        assert_eq!(ranges, ["2-3", "5"]);
+    }
+
+    #[test]
+    fn sequences_that_nobody_can_name_refuse_the_payload() {
+        assert!(admitted(vec![row(SQL_INTEGER_MAX)]).is_ok());
+        for seq in [0, SQL_INTEGER_MAX + 1] {
+            assert_eq!(
+                admitted(vec![row(1), row(seq)]),
+                Err(AdmitError::Sequence(seq))
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_payload_panics(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let received_at = ReceivedAt::from_micros(NOW);
+            let _ = admit("d".parse().unwrap(), &payload, received_at, &bounds());
+        }
+    }
+}

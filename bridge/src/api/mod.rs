@@ -1,0 +1,85 @@
+//! The REST API: what the database knows, as JSON. Reads only; `/metrics`, `/healthz` and
+//! `/readyz` come from the daemon crate and are merged in.
+
+mod devices;
+mod ledger;
+mod problem;
+mod query;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use schema::DeviceId;
+
+use crate::store::Store;
+use problem::Problem;
+
+/// How long a request may take: a query that needs longer should ask for less.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Names the request in logs and answers.
+const REQUEST_ID: &str = "x-request-id";
+
+/// What handlers share.
+type Shared = State<Arc<dyn Store>>;
+
+/// The routes below `/api/v1`.
+pub fn router(store: Arc<dyn Store>) -> Router {
+    Router::new()
+        .route("/api/v1/devices", get(devices::list))
+        .route("/api/v1/devices/{device}", get(devices::one))
+        .route(
+            "/api/v1/devices/{device}/telemetry",
+            get(devices::telemetry),
+        )
+        .route(
+            "/api/v1/devices/{device}/conflicts",
+            get(devices::conflicts),
+        )
+        .route("/api/v1/devices/{device}/ledger", get(ledger::device))
+        .route("/api/v1/ledger", get(ledger::fleet))
+        .route("/api/v1/dead-letters", get(devices::dead_letters))
+        .fallback(async || Problem::not_found("no such path; see /api/v1/devices"))
+        .method_not_allowed_fallback(async || {
+            (StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here").into_response()
+        })
+        .layer(from_fn(bounded))
+        .with_state(store)
+}
+
+/// A time-out and a name for each request.
+async fn bounded(mut request: Request, next: Next) -> Response {
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .filter(|id| id.len() <= 64)
+        .cloned()
+        .unwrap_or_else(|| {
+            let id = format!("{:016x}", rand::random::<u64>());
+            HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("none"))
+        });
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let mut response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            [(header::RETRY_AFTER, "5")],
+            "the request took too long; ask for less",
+        )
+            .into_response(),
+    };
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The device in a path.
+fn device(text: &str) -> Result<DeviceId, Problem> {
+    text.parse()
+        .map_err(|error| Problem::bad_request(format!("device: {error}")))
+}

@@ -1,0 +1,166 @@
+//! The `bridge` command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs};
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+use crate::app::Bridge;
+use crate::config::{Config, Settings};
+use crate::store::Migration;
+
+/// How long tasks may take to end: writes 3 s, farewell 1 s, requests in hand.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Takes telemetry from the broker into SQL, and serves what is there.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run until SIGINT or SIGTERM
+    Run(File),
+    /// Check settings, files and the database without changing anything
+    Check(Report),
+    /// Bring the database's schema up to date
+    Migrate {
+        #[command(flatten)]
+        report: Report,
+        /// Say what would be applied, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct File {
+    /// The settings, as in bridge.toml
+    #[arg(long, default_value = "bridge.toml")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Report {
+    #[command(flatten)]
+    file: File,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// The [`Failure`] that ended it.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?;
+    runtime.block_on(async {
+        match cli.command {
+            Command::Run(file) => serve(Settings::load(&file.config)?).await,
+            Command::Check(report) => check(&report).await,
+            Command::Migrate { report, dry_run } => migrate(&report, dry_run).await,
+        }
+    })
+}
+
+async fn serve(settings: Settings) -> Result<ExitCode, Failure> {
+    logs::start(settings.log_format, &settings.log_level)?;
+    let (lifecycle, health) = (Lifecycle::new(), Health::default());
+    let mut registry = Registry::default();
+    let running = Bridge::start(settings.bridge, &lifecycle, &health, &mut registry).await?;
+    running.serve(Arc::new(registry), health, &lifecycle);
+    lifecycle::run_until_stopped(&lifecycle, GRACE).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(report: &Report) -> Result<ExitCode, Failure> {
+    let Config {
+        broker, database, ..
+    } = Settings::load(&report.file.config)?.bridge;
+    certs::tls::client_config(&broker.tls)?;
+    let failed = format!("check the database {database}");
+    let store = database
+        .open()
+        .await
+        .map_err(|error| error.into_failure(failed.clone()))?;
+    let pending = store
+        .pending_migrations()
+        .await
+        .map_err(|error| error.into_failure(failed))?;
+    store.close().await;
+    if report.json {
+        println!(
+            "{}",
+            json!({
+                "broker": format!("{}:{}", broker.host, broker.port),
+                "database": database.to_string(),
+                "pending_migrations": versions(&pending),
+            })
+        );
+    } else {
+        println!("settings   {}", report.file.config.display());
+        println!("broker     {}:{} (not contacted)", broker.host, broker.port);
+        println!("database   {database} answers");
+        match pending.len() {
+            0 => println!("schema     up to date"),
+            count => println!("schema     {count} migrations to apply; `bridge migrate` does"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn migrate(report: &Report, dry_run: bool) -> Result<ExitCode, Failure> {
+    let database = Settings::load(&report.file.config)?.bridge.database;
+    let failed = format!("migrate the database {database}");
+    let store = database
+        .open()
+        .await
+        .map_err(|error| error.into_failure(failed.clone()))?;
+    let migrations = if dry_run {
+        store.pending_migrations().await
+    } else {
+        store.migrate().await
+    };
+    let migrations = migrations.map_err(|error| error.into_failure(failed))?;
+    store.close().await;
+    if report.json {
+        let key = if dry_run { "pending" } else { "applied" };
+        println!("{}", json!({ key: versions(&migrations) }));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if migrations.is_empty() {
+        println!("the schema is up to date");
+    }
+    let verb = if dry_run { "would apply" } else { "applied" };
+    for Migration {
+        version,
+        description,
+    } in &migrations
+    {
+        println!("{verb} {version} {description}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn versions(migrations: &[Migration]) -> Vec<i64> {
+    migrations
+        .iter()
+        .map(|migration| migration.version)
+        .collect()
+}

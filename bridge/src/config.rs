@@ -1,0 +1,302 @@
+//! One TOML file → a validated [`Config`]. Every problem is reported at once, before anything is
+//! opened. `bridge.toml` beside the manifest is the commented example; a test parses it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use certs::identity::{Identity, Role};
+use certs::tls::{self, TlsFiles};
+use daemon::settings::{self, Problems, relative_to};
+use daemon::{Failure, logs};
+use serde::Deserialize;
+
+use crate::admit::Bounds;
+use crate::intake::BrokerConfig;
+use crate::pipeline::PipelineConfig;
+use crate::store::location::Location;
+
+/// Takes the database's address out of the file, where it may hold a password.
+pub const DATABASE_VARIABLE: &str = "TIDELINE_DATABASE_URL";
+
+/// MQTT over TLS, as registered.
+const MQTT_PORT: u16 = 8883;
+
+/// Everything that a bridge needs to run. Made by [`Settings::load`] from a file, or in code;
+/// whoever makes it keeps it valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where and as whom to connect.
+    pub broker: BrokerConfig,
+    /// Where readings go.
+    pub database: Location,
+    /// Whether to bring the database's schema up to date at the start.
+    pub migrate: bool,
+    /// What is admitted.
+    pub bounds: Bounds,
+    /// How writes are put together.
+    pub pipeline: PipelineConfig,
+    /// How old a gap must be before its device is asked again.
+    pub gap_age: Duration,
+    /// Where to serve the API and the admin endpoints.
+    pub http: SocketAddr,
+}
+
+/// A settings file: the bridge's, and what the process around it needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The bridge.
+    pub bridge: Config,
+    /// How to log.
+    pub log_format: logs::Format,
+    /// Level or directives.
+    pub log_level: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Raw {
+    mqtt: RawMqtt,
+    tls: RawTls,
+    #[serde(default)]
+    store: RawStore,
+    #[serde(default)]
+    admission: RawAdmission,
+    #[serde(default)]
+    pipeline: RawPipeline,
+    #[serde(default)]
+    http: RawHttp,
+    #[serde(default)]
+    log: RawLog,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawMqtt {
+    address: String,
+    client_id: Option<String>,
+    group: Option<String>,
+    #[serde(default, with = "humantime_serde")]
+    keep_alive: Option<Duration>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawTls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawStore {
+    url: Option<String>,
+    migrate: Option<bool>,
+    #[serde(default, with = "humantime_serde")]
+    gap_age: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawAdmission {
+    #[serde(default, with = "humantime_serde")]
+    past_max: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    future_max: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawPipeline {
+    write_rows: Option<usize>,
+    writes_max: Option<usize>,
+    rows_max: Option<usize>,
+    bytes_max: Option<usize>,
+    #[serde(default, with = "humantime_serde")]
+    linger: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawHttp {
+    address: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawLog {
+    #[serde(default)]
+    format: logs::Format,
+    level: Option<String>,
+}
+
+impl Config {
+    /// A bridge with defaults for all that need not be said. The client id is made unique, so
+    /// that several bridges may share one certificate.
+    #[must_use]
+    pub fn new(host: String, port: u16, tls: TlsFiles, name: &str, database: Location) -> Self {
+        Self {
+            broker: BrokerConfig {
+                host,
+                port,
+                tls,
+                client_id: format!("{name}-{:08x}", rand::random::<u32>()),
+                group: "bridges".to_owned(),
+                // A bridge that hangs must lose its share of the devices soon.
+                keep_alive: Duration::from_secs(10),
+                backoff: (Duration::from_millis(200), Duration::from_secs(10)),
+            },
+            database,
+            migrate: true,
+            bounds: Bounds::default(),
+            pipeline: PipelineConfig::default(),
+            gap_age: Duration::from_secs(180),
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads a settings file.
+    ///
+    /// # Errors
+    /// A configuration [`Failure`] that lists every problem.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        let url = std::env::var(DATABASE_VARIABLE).ok();
+        Self::validate(settings::load(path)?, path, url)
+    }
+
+    fn validate(raw: Raw, origin: &Path, url: Option<String>) -> Result<Self, Failure> {
+        let mut problems = Problems::default();
+        let file = |path: &Path| relative_to(origin, path);
+        let tls = TlsFiles {
+            ca: file(&raw.tls.ca),
+            cert: file(&raw.tls.cert),
+            key: file(&raw.tls.key),
+        };
+        for (key, path) in [
+            ("tls.ca", &tls.ca),
+            ("tls.cert", &tls.cert),
+            ("tls.key", &tls.key),
+        ] {
+            problems.check_readable(key, path);
+        }
+        let name = match tls::read_certs(&tls.cert).map(|chain| Identity::from_der(&chain[0])) {
+            Ok(Ok(identity)) if identity.role == Role::Bridge => Some(identity.name),
+            Ok(Ok(identity)) => {
+                let role = identity.role;
+                problems.add(
+                    "tls.cert",
+                    format!("is a certificate of role {role}, not bridge"),
+                );
+                None
+            }
+            Ok(Err(error)) => {
+                problems.add("tls.cert", error.to_string());
+                None
+            }
+            // Said above.
+            Err(_) => None,
+        };
+        let (host, port) = address(&raw.mqtt.address, &mut problems);
+        let database = database(raw.store.url, url, origin, &mut problems);
+        let bounded = |problems: &mut Problems, key: &str, holds: bool, reason: &str| {
+            problems.check(holds, key, reason.to_owned());
+        };
+        let defaults = PipelineConfig::default();
+        let pipeline = PipelineConfig {
+            write_rows: raw.pipeline.write_rows.unwrap_or(defaults.write_rows),
+            linger: raw.pipeline.linger.unwrap_or(defaults.linger),
+            writes_max: raw.pipeline.writes_max.unwrap_or(defaults.writes_max),
+            rows_max: raw.pipeline.rows_max.unwrap_or(defaults.rows_max),
+            bytes_max: raw.pipeline.bytes_max.unwrap_or(defaults.bytes_max),
+        };
+        let p = &mut problems;
+        let writes = (1..=64).contains(&pipeline.writes_max);
+        bounded(p, "pipeline.writes_max", writes, "must be from 1 to 64");
+        let rows = (1..=100_000).contains(&pipeline.write_rows);
+        bounded(p, "pipeline.write_rows", rows, "must be from 1 to 100000");
+        let held = pipeline.rows_max >= pipeline.write_rows;
+        bounded(
+            p,
+            "pipeline.rows_max",
+            held,
+            "must be at least pipeline.write_rows",
+        );
+        let bytes = pipeline.bytes_max >= 64 * 1024;
+        bounded(p, "pipeline.bytes_max", bytes, "must be at least 65536");
+        let linger = pipeline.linger <= Duration::from_secs(1);
+        bounded(p, "pipeline.linger", linger, "must be at most 1s");
+        let group = raw.mqtt.group.unwrap_or_else(|| "bridges".to_owned());
+        let plain = !group.is_empty()
+            && group
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        bounded(p, "mqtt.group", plain, "must be of A-Z a-z 0-9 . _ -");
+        problems.into_result(origin)?;
+        // Without problems all three are there.
+        let (Some(name), Some(host), Some(database)) = (name, host, database) else {
+            return Err(Problems::default()
+                .into_result(origin)
+                .err()
+                .unwrap_or_else(|| Failure::new(daemon::Class::Configuration, "accept settings")));
+        };
+        let mut bridge = Config::new(host, port, tls, name.as_str(), database);
+        bridge.broker.group = group;
+        if let Some(client_id) = raw.mqtt.client_id {
+            bridge.broker.client_id = client_id;
+        }
+        if let Some(keep_alive) = raw.mqtt.keep_alive {
+            bridge.broker.keep_alive = keep_alive;
+        }
+        bridge.pipeline = pipeline;
+        bridge.migrate = raw.store.migrate.unwrap_or(true);
+        bridge.gap_age = raw.store.gap_age.unwrap_or(bridge.gap_age);
+        bridge.bounds.past_max = raw.admission.past_max.unwrap_or(bridge.bounds.past_max);
+        bridge.bounds.future_max = raw.admission.future_max.unwrap_or(bridge.bounds.future_max);
+        bridge.http = raw.http.address.unwrap_or(bridge.http);
+        Ok(Self {
+            bridge,
+            log_format: raw.log.format,
+            log_level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+/// Host and port; the port may be left out.
+fn address(text: &str, problems: &mut Problems) -> (Option<String>, u16) {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse()),
+        None => (text, Ok(MQTT_PORT)),
+    };
+    match port {
+        Ok(port) if !host.is_empty() => (Some(host.trim_matches(['[', ']']).to_owned()), port),
+        _ => {
+            problems.add(
+                "mqtt.address",
+                format!("{text:?} is not of the form host:port"),
+            );
+            (None, 0)
+        }
+    }
+}
+
+fn database(
+    in_file: Option<String>,
+    in_environment: Option<String>,
+    origin: &Path,
+    problems: &mut Problems,
+) -> Option<Location> {
+    let Some(text) = in_environment.or(in_file) else {
+        problems.add(
+            "store.url",
+            format!("is missing; set it here or in {DATABASE_VARIABLE}"),
+        );
+        return None;
+    };
+    let text = if text.contains("://") {
+        text
+    } else {
+        relative_to(origin, Path::new(&text)).display().to_string()
+    };
+    match Location::parse(&text) {
+        Ok(database) => Some(database),
+        Err(error) => {
+            problems.add("store.url", format!("{error}; {}", error.help()));
+            None
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The bridge's connection to the broker: messages in, acknowledgements out.
+
+mod inbox;
+pub mod mqtt;
+
+use bytes::Bytes;
+use schema::Topic;
+use schema::time::ReceivedAt;
+
+pub use inbox::{Inbox, Outbox, inbox};
+pub use mqtt::{Broker, BrokerConfig};
+
+/// One message from a device, or what claims to be one.
+#[derive(Debug)]
+pub struct Message {
+    /// Where it arrived, parsed; or as it came, when it is none of our topics.
+    pub topic: Result<Topic, String>,
+    /// Its payload.
+    pub payload: Bytes,
+    /// When it arrived.
+    pub received_at: ReceivedAt,
+    /// What tells the broker that we have it.
+    pub receipt: mqtt::Receipt,
+}

@@ -1,0 +1,223 @@
+//! The bridge's metric families. Labels are small enums, never a device.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use schema::Channel;
+
+use crate::intake::Message;
+use crate::store::RowCounts;
+
+/// The connection to the broker.
+#[derive(Debug, Clone, Default)]
+pub struct IntakeMeters {
+    pub(crate) connected: Gauge,
+    pub(crate) connections: Counter,
+    messages: Family<ChannelLabel, Counter>,
+    bytes: Counter,
+    pub(crate) dropped: Counter,
+}
+
+/// What became of what arrived.
+#[derive(Debug, Clone)]
+pub struct IngestMeters {
+    rows: Family<OutcomeLabel, Counter>,
+    pub(crate) dead_letters: Counter,
+    pub(crate) acks: Counter,
+    pub(crate) refusals: Counter,
+    pub(crate) overflows: Counter,
+    pub(crate) store_errors: Family<ClassLabel, Counter>,
+    pub(crate) rows_entered: Counter,
+    pub(crate) rows_left: Counter,
+    pub(crate) write_seconds: Histogram,
+    pub(crate) write_rows: Histogram,
+    pub(crate) resyncs: Counter,
+    pub(crate) ranges_merged: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ChannelLabel {
+    channel: MessageKind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum MessageKind {
+    Telemetry,
+    Event,
+    Status,
+    Unknown,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: Outcome,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Outcome {
+    Inserted,
+    Replaced,
+    Older,
+    Known,
+    Rejected,
+}
+
+/// The class of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ClassLabel {
+    pub(crate) class: &'static str,
+}
+
+impl IntakeMeters {
+    /// Registers the families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let meters = Self::default();
+        let mut add = |name: &str, help: &str, metric: Counter| {
+            registry.register(format!("tideline_bridge_{name}"), help, metric);
+        };
+        add(
+            "connections",
+            "Connections made to the broker",
+            meters.connections.clone(),
+        );
+        add(
+            "received_payload_bytes",
+            "Bytes of payload received",
+            meters.bytes.clone(),
+        );
+        add(
+            "messages_dropped",
+            "Messages dropped because the queue was full; devices send them again",
+            meters.dropped.clone(),
+        );
+        registry.register(
+            "tideline_bridge_messages",
+            "Messages received, by channel",
+            meters.messages.clone(),
+        );
+        registry.register(
+            "tideline_bridge_connected",
+            "Whether the broker is connected",
+            meters.connected.clone(),
+        );
+        meters
+    }
+
+    pub(crate) fn received(&self, message: &Message) {
+        let channel = match message.topic.as_ref().map(|topic| topic.channel) {
+            Ok(Channel::Telemetry) => MessageKind::Telemetry,
+            Ok(Channel::Event) => MessageKind::Event,
+            Ok(Channel::Status) => MessageKind::Status,
+            Ok(Channel::Ack | Channel::Command | Channel::Config) | Err(_) => MessageKind::Unknown,
+        };
+        self.messages.get_or_create(&ChannelLabel { channel }).inc();
+        self.bytes.inc_by(message.payload.len() as u64);
+    }
+}
+
+impl IngestMeters {
+    /// Registers the families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let meters = Self {
+            rows: Family::default(),
+            dead_letters: Counter::default(),
+            acks: Counter::default(),
+            refusals: Counter::default(),
+            overflows: Counter::default(),
+            store_errors: Family::default(),
+            rows_entered: Counter::default(),
+            rows_left: Counter::default(),
+            // A millisecond to half a minute; a row to 16,384.
+            write_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            write_rows: Histogram::new(exponential_buckets(1.0, 2.0, 15)),
+            resyncs: Counter::default(),
+            ranges_merged: Counter::default(),
+        };
+        for (name, help, counter) in [
+            (
+                "dead_letters",
+                "Payloads kept aside because they could not be read",
+                &meters.dead_letters,
+            ),
+            ("acks", "Acknowledgements published", &meters.acks),
+            (
+                "refusals",
+                "Refusals of whole payloads published",
+                &meters.refusals,
+            ),
+            (
+                "pipeline_overflows",
+                "Deliveries not taken because the pipeline was full; devices send them again",
+                &meters.overflows,
+            ),
+            (
+                "pipeline_rows_entered",
+                "Rows taken into the pipeline",
+                &meters.rows_entered,
+            ),
+            (
+                "pipeline_rows_left",
+                "Rows that left the pipeline by a commit",
+                &meters.rows_left,
+            ),
+            (
+                "resync_requests",
+                "Ranges that devices were asked for again",
+                &meters.resyncs,
+            ),
+            (
+                "ledger_ranges_merged",
+                "Ledger ranges merged into their neighbours",
+                &meters.ranges_merged,
+            ),
+        ] {
+            registry.register(format!("tideline_bridge_{name}"), help, counter.clone());
+        }
+        registry.register(
+            "tideline_bridge_rows",
+            "Readings by what became of them in the database",
+            meters.rows.clone(),
+        );
+        registry.register(
+            "tideline_bridge_store_errors",
+            "Errors of the database, by class; each was tried again",
+            meters.store_errors.clone(),
+        );
+        registry.register_with_unit(
+            "tideline_bridge_write",
+            "Time from the start of a write to its commit",
+            Unit::Seconds,
+            meters.write_seconds.clone(),
+        );
+        registry.register(
+            "tideline_bridge_write_rows",
+            "Rows in one write",
+            meters.write_rows.clone(),
+        );
+        meters
+    }
+
+    pub(crate) fn committed(&self, rows: RowCounts) {
+        let RowCounts {
+            inserted,
+            replaced,
+            older,
+            known,
+            rejected,
+        } = rows;
+        for (outcome, count) in [
+            (Outcome::Inserted, inserted),
+            (Outcome::Replaced, replaced),
+            (Outcome::Older, older),
+            (Outcome::Known, known),
+            (Outcome::Rejected, rejected),
+        ] {
+            self.rows
+                .get_or_create(&OutcomeLabel { outcome })
+                .inc_by(count);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What a bridge does now and then: merge ledger ranges, and ask devices again for what was
+//! skipped. Safe with several bridges; a failure waits for the next time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{Clock, Failure};
+use schema::DeviceId;
+use schema::time::ReceivedAt;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use crate::ingest::Acks;
+use crate::intake::Broker;
+use crate::metrics::IngestMeters;
+use crate::store::{Settled, Store, StoreError};
+
+/// How often. Ranges merge in seconds, and gaps are rare: an agent's own time-out repairs most.
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// Buffer files whose ranges are merged at a time.
+const MERGE_EPOCHS: usize = 256;
+
+/// Gaps that are asked for at a time.
+const GAPS_MAX: usize = 1_000;
+
+/// The task.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) broker: Broker,
+    pub(crate) meters: IngestMeters,
+    /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
+    /// is not asked for.
+    pub(crate) gap_age: Duration,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Upkeep {
+    /// Runs until stopped.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let mut after = None;
+        loop {
+            // Bridges that started together need not work together.
+            let pause = INTERVAL.mul_f64(rand::random_range(0.75..1.25));
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+            match self.store.merge_ranges(MERGE_EPOCHS).await {
+                Ok(merged) => {
+                    self.meters.ranges_merged.inc_by(merged);
+                }
+                Err(error) => debug!(%error, "ledger ranges were not merged"),
+            }
+            match self.ask_again(after.as_ref()).await {
+                Ok(next) => after = next,
+                Err(error) => debug!(%error, "gaps were not looked for"),
+            }
+        }
+    }
+
+    /// Asks for one page of gaps. Returns where the next page begins.
+    async fn ask_again(&self, after: Option<&DeviceId>) -> Result<Option<DeviceId>, StoreError> {
+        let age = i64::try_from(self.gap_age.as_micros()).unwrap_or(i64::MAX);
+        let before = ReceivedAt::from_micros(self.clock.now_micros().saturating_sub(age));
+        let gaps = self.store.gaps(before, after, GAPS_MAX).await?;
+        let next = match gaps.len() {
+            GAPS_MAX => gaps.last().map(|gap| gap.device.clone()),
+            _ => None,
+        };
+        let mut acks = Acks::default();
+        for gap in gaps {
+            info!(device = %gap.device, epoch = %gap.epoch, range = %gap.range, "asking again for what was skipped");
+            self.meters.resyncs.inc();
+            acks.add(gap.device, gap.epoch, Settled::default(), vec![gap.range]);
+        }
+        acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+        Ok(next)
+    }
+}
