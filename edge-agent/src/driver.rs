@@ -19,6 +19,7 @@ use crate::buffer::{Buffer, BufferError, Progress};
 use crate::gather::{GatherError, Gathered, Gatherer};
 use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
 use crate::metrics::SessionMeters;
+use crate::repeat::Repeats;
 use crate::session::{Ask, Effect, Input, Prepared, Session, Settle};
 use crate::status::{InFlight, Status, Waiting};
 
@@ -28,6 +29,9 @@ const DRAIN_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the link may take to say goodbye.
 const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
+
+/// A warning that lasts is repeated this often.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What others may ask of the driver.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ impl Driver {
             uplink: None,
             origin: Instant::now(),
             storage_fails: false,
+            storage_warnings: Repeats::new(WARN_EVERY),
+            refusals: Repeats::new(WARN_EVERY),
             broken: None,
             last_error: None,
         };
@@ -107,6 +113,8 @@ struct Running {
     /// The highest sequence that the session knows of.
     seen: u64,
     storage_fails: bool,
+    storage_warnings: Repeats,
+    refusals: Repeats,
     /// What no retry mends.
     broken: Option<BufferError>,
     last_error: Option<String>,
@@ -153,7 +161,13 @@ impl Running {
             }
             Happening::Downlink(Downlink::Ack(ack)) => self.input(Input::Acked(&ack)).await,
             Happening::Downlink(Downlink::Refused(refusal)) => {
-                warn!(reason = refusal.reason, "the bridge could not read a batch");
+                let reason = refusal.reason;
+                if self.refusals.is_due(&reason) {
+                    warn!(
+                        reason,
+                        "the bridge could not read a batch; its rows are sent apart"
+                    );
+                }
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
             Happening::Appended => self.appended().await,
@@ -280,7 +294,7 @@ impl Running {
     fn storage_failed(&mut self, what: &'static str, error: &BufferError) {
         self.parts.meters.storage_failures.inc();
         let text = error.to_string();
-        if self.last_error.as_deref() != Some(&text) {
+        if self.storage_warnings.is_due(&text) {
             warn!(error = text, what, "the buffer failed; it is tried again");
         }
         self.storage_fails = true;

@@ -1,12 +1,10 @@
 //! The way in: readings from a source, or from code, to the buffer. What [`Ingest::append`]
 //! returned `Ok` for is on disk.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Class, Clock, Fault};
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use schema::Reading;
 use schema::reading::ValueError;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +12,7 @@ use tracing::{debug, info, warn};
 
 use crate::buffer::{Appended, Buffer, BufferError, ReadingError};
 use crate::metrics::IngestMeters;
+use crate::repeat::Repeats;
 
 /// Most readings in one append: more is a source that does not hand over as it reads.
 pub const APPEND_READINGS_MAX: usize = 4096;
@@ -145,45 +144,34 @@ const fn reading_label(error: &ReadingError) -> &'static str {
     }
 }
 
-/// Tells once that a source's readings are refused, now and then that they still are, and once
-/// that they are accepted again.
+/// Tells that a source's readings are refused, and that they are accepted again.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     source: &'static str,
-    refusing: bool,
-    limiter: DefaultDirectRateLimiter,
+    warnings: Repeats,
 }
 
 impl Refusals {
     pub(crate) fn new(source: &'static str) -> Self {
-        let quota = Quota::with_period(WARN_EVERY).unwrap_or(Quota::per_minute(NonZeroU32::MIN));
         Self {
             source,
-            refusing: false,
-            limiter: RateLimiter::direct(quota),
+            warnings: Repeats::new(WARN_EVERY),
         }
     }
 
     pub(crate) fn note<T>(&mut self, outcome: Result<T, IngestError>) {
+        let source = self.source;
         match outcome {
-            Ok(_) if self.refusing => {
-                self.refusing = false;
-                info!(source = self.source, "readings are accepted again");
-            }
-            Ok(_) | Err(IngestError::Stopping) => {}
-            Err(error) => {
-                let is_new = !std::mem::replace(&mut self.refusing, true);
-                if self.limiter.check().is_ok() || is_new {
-                    warn!(
-                        source = self.source,
-                        %error,
-                        class = error.class().as_str(),
-                        "readings refused"
-                    );
-                } else {
-                    debug!(source = self.source, %error, "readings refused");
+            Ok(_) => {
+                if self.warnings.over() {
+                    info!(source, "readings are accepted again");
                 }
             }
+            Err(IngestError::Stopping) => {}
+            Err(error) if self.warnings.is_due(&error.to_string()) => {
+                warn!(source, %error, class = error.class().as_str(), "readings refused");
+            }
+            Err(error) => debug!(source, %error, "readings refused"),
         }
     }
 }

@@ -23,6 +23,7 @@ mod gather;
 pub mod ingest;
 pub mod link;
 mod metrics;
+mod repeat;
 pub mod session;
 pub mod source;
 pub mod status;

@@ -10,12 +10,10 @@
 //! is dropped and counted, and keep-alives go on.
 
 use std::error::Error;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Backoff;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
     Outgoing, Packet, Publish, QoS, StateError, SubscribeReasonCode, TlsConfiguration, Transport,
@@ -27,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{Link, LinkConfig, LinkError, LinkState, NotTaken};
+use crate::repeat::Repeats;
 use crate::session::SessionConfig;
 
 /// Most publishes that wait for the client, and most that the broker has not confirmed: a full
@@ -81,7 +80,7 @@ impl std::fmt::Debug for Uplink {
 pub(super) async fn run(link: Link) {
     let (first, max) = link.config.backoff;
     let mut backoff = Backoff::new(first, max);
-    let mut warnings = Warnings::new();
+    let mut warnings = Repeats::new(WARN_EVERY);
     while !link.stop.is_cancelled() {
         let session = rand::random();
         let attempt = Attempt {
@@ -98,7 +97,7 @@ pub(super) async fn run(link: Link) {
         let pause = backoff.next_jittered();
         link.meters.connected.set(0);
         link.meters.failed(&error);
-        warnings.tell(&error, pause);
+        tell(&mut warnings, &error, pause);
         link.state
             .send_replace(LinkState::Down(Some(Arc::new(error))));
         tokio::select! {
@@ -379,41 +378,19 @@ fn tls_reason(error: &ConnectionError) -> Option<String> {
     None
 }
 
-/// Says what is new, and repeats what is not only now and then.
-struct Warnings {
-    last: Option<String>,
-    limiter: DefaultDirectRateLimiter,
-}
-
-impl Warnings {
-    fn new() -> Self {
-        let quota = Quota::with_period(WARN_EVERY).unwrap_or(Quota::per_hour(NonZeroU32::MIN));
-        Self {
-            last: None,
-            limiter: RateLimiter::direct(quota),
-        }
-    }
-
-    fn tell(&mut self, error: &LinkError, pause: Duration) {
-        let text = error.to_string();
-        let is_new = self.last.as_ref() != Some(&text);
-        // The check comes first: news also count.
-        if self.limiter.check().is_ok() || is_new {
-            warn!(
-                error = text,
-                class = error.class().as_str(),
-                help = error.help(),
-                retry_seconds = pause.as_secs_f64(),
-                "no connection to the broker"
-            );
-        } else {
-            debug!(
-                error = text,
-                retry_seconds = pause.as_secs_f64(),
-                "no connection to the broker"
-            );
-        }
-        self.last = Some(text);
+fn tell(warnings: &mut Repeats, error: &LinkError, pause: Duration) {
+    let text = error.to_string();
+    let retry_seconds = pause.as_secs_f64();
+    if warnings.is_due(&text) {
+        warn!(
+            error = text,
+            class = error.class().as_str(),
+            help = error.help(),
+            retry_seconds,
+            "no connection to the broker"
+        );
+    } else {
+        debug!(error = text, retry_seconds, "no connection to the broker");
     }
 }
 

@@ -288,7 +288,8 @@ fn answers(count: usize, outcome: Result<Appended, IngestError>) -> Vec<Answer> 
     let mut refused = appended.refused.into_iter().peekable();
     let mut sequences = appended
         .range
-        .map_or(1..=0, |range| range.first()..=range.last());
+        .into_iter()
+        .flat_map(|range| range.first()..=range.last());
     (0..count)
         .filter_map(|place| match refused.next_if(|(at, _)| *at == place) {
             Some((_, error)) => Some(Answer::Refused(error.to_string())),
