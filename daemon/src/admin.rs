@@ -84,3 +84,93 @@ fn answer(good: bool, health: &Health) -> Response {
     };
     (status, Json(health.states())).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A process of which one part is asked about, on a real socket.
+    struct Served {
+        address: SocketAddr,
+        lifecycle: Lifecycle,
+        health: Health,
+    }
+
+    async fn start() -> Served {
+        let mut registry = Registry::default();
+        let counter: Counter = Counter::default();
+        counter.inc_by(3);
+        registry.register("tideline_test_readings", "Readings", counter);
+        let (lifecycle, health) = (Lifecycle::new(), Health::default());
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = router(Arc::new(registry), health.clone());
+        lifecycle.spawn("admin", serve(listener, router, lifecycle.clone()));
+        Served {
+            address,
+            lifecycle,
+            health,
+        }
+    }
+
+    impl Served {
+        async fn get(&self, path: &str) -> String {
+            let mut socket = TcpStream::connect(self.address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            socket.read_to_string(&mut answer).await.unwrap();
+            answer
+        }
+    }
+
+    #[tokio::test]
+    async fn health_is_told_apart_from_readiness() {
+        let served = start().await;
+        let part = served.health.component("store");
+        assert!(served.get("/healthz").await.starts_with("HTTP/1.1 200 "));
+        let waiting = served.get("/readyz").await;
+        assert!(waiting.starts_with("HTTP/1.1 503 "), "{waiting}");
+        assert!(waiting.contains("starting"), "{waiting}");
+        part.ready();
+        assert!(served.get("/readyz").await.starts_with("HTTP/1.1 200 "));
+        part.broken("gone");
+        assert!(served.get("/healthz").await.starts_with("HTTP/1.1 503 "));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_openmetrics() {
+        let metrics = start().await.get("/metrics").await;
+        assert!(
+            metrics.contains("application/openmetrics-text"),
+            "{metrics}"
+        );
+        assert!(
+            metrics.contains("tideline_test_readings_total 3"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("# EOF"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn an_open_connection_does_not_keep_a_process_from_stopping() {
+        let served = start().await;
+        let _idle = TcpStream::connect(served.address).await.unwrap();
+        let stopped = served.lifecycle.finish(Duration::from_secs(5)).await;
+        assert!(stopped.is_ok(), "{stopped:?}");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let served = start().await;
+        let error = bind(served.address).await.unwrap_err();
+        assert!(error.to_string().contains(&served.address.to_string()));
+        assert_eq!(error.exit_code(), 1);
+    }
+}

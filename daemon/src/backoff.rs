@@ -1,6 +1,7 @@
-//! Capped exponential backoff with full jitter: each delay is drawn between zero and a ceiling
-//! that doubles, so that a fleet that lost its broker together does not return together.
-//! (M. Brooker, "Exponential Backoff And Jitter", 2015.)
+//! Capped exponential backoff with full jitter: each delay is drawn between a tenth of a ceiling
+//! and the ceiling, which doubles, so that a fleet that lost its broker together does not return
+//! together. (M. Brooker, "Exponential Backoff And Jitter", 2015, which draws from zero; a tenth
+//! keeps an unlucky attempt from becoming a busy loop.)
 
 use std::time::Duration;
 
@@ -29,8 +30,7 @@ impl Backoff {
         self.attempts
     }
 
-    /// The delay before the next attempt; `random` is uniform in `0.0..1.0`. Never below a tenth
-    /// of its ceiling, so that an attempt is not a busy loop.
+    /// The delay before the next attempt; `random` is uniform in `0.0..1.0`.
     pub fn next_delay(&mut self, random: f64) -> Duration {
         let ceiling = self.ceiling();
         self.attempts = self.attempts.saturating_add(1);

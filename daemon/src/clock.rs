@@ -40,3 +40,17 @@ impl Clock for SystemClock {
             .max(0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_moves_the_clock_and_never_before_the_epoch() {
+        let now = SystemClock::default().now_ms();
+        let ahead = SystemClock::with_offset_ms(60_000).now_ms();
+        assert!(ahead >= now + 60_000);
+        assert_eq!(SystemClock::with_offset_ms(i64::MIN).now_micros(), 0);
+        assert_eq!(SystemClock::with_offset_ms(i64::MAX).now_micros(), i64::MAX);
+    }
+}

@@ -88,3 +88,33 @@ impl Component {
         self.health.lock().insert(self.name, state);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_ready_when_every_part_is() {
+        let health = Health::default();
+        let (store, link) = (health.component("store"), health.component("link"));
+        assert!(!health.is_ready() && health.is_alive());
+        store.ready();
+        assert!(!health.is_ready());
+        link.ready();
+        assert!(health.is_ready());
+        link.waiting("the broker is away");
+        assert!(!health.is_ready() && health.is_alive());
+    }
+
+    #[test]
+    fn a_process_is_dead_when_one_part_is() {
+        let health = Health::default();
+        health.component("store").broken("the disk is gone");
+        health.component("link").ready();
+        assert!(!health.is_alive() && !health.is_ready());
+        assert_eq!(
+            serde_json::to_string(&health.states()).unwrap(),
+            r#"{"link":{"state":"ready"},"store":{"state":"broken","reason":"the disk is gone"}}"#
+        );
+    }
+}

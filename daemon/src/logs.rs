@@ -25,14 +25,7 @@ pub enum Format {
 /// A configuration [`Failure`] when the filter cannot be understood or logging runs already.
 pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
-    let filter = EnvFilter::try_new(&directives).map_err(|error| {
-        Failure::new(
-            Class::Configuration,
-            format!("understand log filter {directives:?}"),
-        )
-        .because(error)
-        .help("use a level (error, warn, info, debug, trace) or target=level pairs")
-    })?;
+    let filter = parse(&directives)?;
     // Colors are for people at a terminal; in files and collectors they are noise.
     let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let builder = tracing_subscriber::fmt()
@@ -44,4 +37,28 @@ pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
         Format::Json => builder.json().flatten_event(true).try_init(),
     }
     .map_err(|error| Failure::new(Class::Configuration, "start logging").because(error))
+}
+
+fn parse(directives: &str) -> Result<EnvFilter, Failure> {
+    EnvFilter::try_new(directives).map_err(|error| {
+        Failure::new(
+            Class::Configuration,
+            format!("understand log filter {directives:?}"),
+        )
+        .because(error)
+        .help("use a level (error, warn, info, debug, trace) or target=level pairs")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_that_cannot_be_understood_is_named() {
+        assert!(parse("info,edge_agent=debug").is_ok());
+        let error = parse("edge_agent=loud").unwrap_err();
+        assert!(error.to_string().contains("edge_agent=loud"), "{error}");
+        assert_eq!(error.exit_code(), 2);
+    }
 }

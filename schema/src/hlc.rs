@@ -71,9 +71,10 @@ impl Hlc {
     }
 
     /// The stamp that follows this one: counter + 1, into the next millisecond when it is full.
+    /// The highest of all stays itself: versions that share it are told apart by their sequence.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -166,5 +167,19 @@ mod tests {
         let mut clock = HlcClock::resume(Hlc::new(5, u16::MAX - 1));
         assert_eq!(clock.tick(5), Hlc::new(5, u16::MAX));
         assert_eq!(clock.tick(5), Hlc::new(6, 0));
+    }
+
+    #[test]
+    fn a_damaged_stamp_at_the_end_of_time_does_not_start_over() {
+        let last = Hlc::from_bits(u64::MAX);
+        assert_eq!(HlcClock::resume(last).tick(5), last);
+    }
+
+    #[test]
+    fn a_wall_clock_past_the_range_counts_as_its_end() {
+        let end = Hlc::new(Hlc::MILLIS_MAX, 0);
+        assert_eq!(HlcClock::default().tick(Hlc::MILLIS_MAX), end);
+        assert_eq!(HlcClock::default().tick(u64::MAX), end);
+        assert!(i64::try_from(Hlc::new(u64::MAX, u16::MAX).bits()).is_ok());
     }
 }

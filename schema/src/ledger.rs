@@ -96,13 +96,18 @@ impl Balance {
     }
 }
 
+/// Saturates: counts come from devices, and an absurd one must not stop a fleet's total.
 impl std::ops::AddAssign for Balance {
     fn add_assign(&mut self, other: Self) {
-        self.accepted += other.accepted;
-        self.committed += other.committed;
-        self.pending += other.pending;
-        self.evicted += other.evicted;
-        self.rejected += other.rejected;
+        for (sum, count) in [
+            (&mut self.accepted, other.accepted),
+            (&mut self.committed, other.committed),
+            (&mut self.pending, other.pending),
+            (&mut self.evicted, other.evicted),
+            (&mut self.rejected, other.rejected),
+        ] {
+            *sum = sum.saturating_add(count);
+        }
     }
 }
 
@@ -148,6 +153,27 @@ mod tests {
             }
             .is_balanced()
         );
+    }
+
+    #[test]
+    fn balances_add_up_and_an_absurd_one_does_not_overflow() {
+        let one = Balance {
+            accepted: 10,
+            committed: 4,
+            pending: 3,
+            evicted: 2,
+            rejected: 1,
+        };
+        let mut fleet = one;
+        fleet += one;
+        assert!(fleet.is_balanced());
+        assert_eq!((fleet.accepted, fleet.rejected), (20, 2));
+        fleet += Balance {
+            accepted: u64::MAX,
+            ..Balance::default()
+        };
+        assert_eq!(fleet.accepted, u64::MAX);
+        assert!(!fleet.is_balanced());
     }
 
     fn set(ranges: &[(u64, u64)]) -> RangeSet {

@@ -53,7 +53,7 @@ pub enum Quality {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ValueError {
     /// NaN or an infinity: JSON and SQL aggregates cannot carry it.
-    #[error("value is not a finite number; leave the reading out, or send quality \"bad\"")]
+    #[error("value is not a finite number; leave the reading out")]
     NotFinite,
     /// A text over the limit.
     #[error("text has {bytes} bytes, at most {max} are allowed", max = limits::TEXT_BYTES_MAX)]

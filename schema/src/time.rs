@@ -62,3 +62,31 @@ impl ReceivedAt {
         self.0.div_euclid(1000)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn milliseconds_are_rounded_down_before_1970_too() {
+        for (micros, millis) in [
+            (1_999, 1),
+            (1_000, 1),
+            (999, 0),
+            (0, 0),
+            (-1, -1),
+            (-1_001, -2),
+        ] {
+            assert_eq!(ObservedAt::from_micros(micros).millis(), millis, "{micros}");
+            assert_eq!(ReceivedAt::from_micros(micros).millis(), millis, "{micros}");
+        }
+    }
+
+    #[test]
+    fn milliseconds_beyond_the_range_become_its_ends() {
+        let micros = |millis| ObservedAt::from_millis(millis).micros();
+        assert_eq!(micros(i64::MAX / 1000), i64::MAX / 1000 * 1000);
+        assert_eq!(micros(i64::MAX / 1000 + 1), i64::MAX);
+        assert_eq!(micros(i64::MIN), i64::MIN);
+    }
+}

@@ -61,6 +61,8 @@ pub enum RejectReason {
     Undecodable,
     /// The sequence is committed with other content: two buffers share one epoch.
     EpochReuse,
+    /// The database refused this reading, alone and for good.
+    Unstorable,
 }
 
 /// A payload that could not be read. The device finds it by its digest among those in flight.
@@ -84,6 +86,7 @@ impl RejectReason {
             Self::OutOfRange => "out_of_range",
             Self::Undecodable => "undecodable",
             Self::EpochReuse => "epoch_reuse",
+            Self::Unstorable => "unstorable",
         }
     }
 }
