@@ -143,7 +143,7 @@ enum Command {
     Renew {
         /// The certificate
         file: PathBuf,
-        /// Days until it ends; without it, as when it was first issued
+        /// Days until it ends [default: 397 for servers and services, 825 for devices]
         #[arg(long, value_parser = days())]
         days: Option<u32>,
         /// Make a new key, too, and put it beside the certificate

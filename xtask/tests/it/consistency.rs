@@ -126,7 +126,7 @@ fn needed_variables(text: &str) -> Vec<String> {
 #[test]
 fn ports_are_those_of_the_settings() {
     let compose = compose::read();
-    let health = dockerfile::health_url();
+    let health_port = dockerfile::health_port();
     let mut problems = Vec::new();
     let mut taken: BTreeMap<u16, &str> = BTreeMap::new();
     for (name, service) in &compose.services {
@@ -147,14 +147,16 @@ fn ports_are_those_of_the_settings() {
                 Some(_) => {}
             }
         }
-        if service.is_ours()
-            && has_healthcheck(service)
-            && !listens.iter().any(|listens| listens.port == health.port)
-        {
-            problems.push(format!(
-                "{name}: the image asks port {} for health, where nothing listens",
-                health.port
-            ));
+        if service.is_ours() && has_healthcheck(service) {
+            let asked = match &service.healthcheck {
+                Some(healthcheck) => dockerfile::port_asked_for_health(&healthcheck.test.join(" ")),
+                None => Some(health_port),
+            };
+            if !listens.iter().any(|listens| Some(listens.port) == asked) {
+                problems.push(format!(
+                    "{name}: is asked for health on port {asked:?}, where nothing listens"
+                ));
+            }
         }
     }
     assert_none(&problems);

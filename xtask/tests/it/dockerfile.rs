@@ -9,11 +9,6 @@ struct Instruction {
     words: Vec<String>,
 }
 
-/// The path on which every long-running process of ours is asked whether it is ready.
-pub(crate) struct HealthUrl {
-    pub(crate) port: u16,
-}
-
 #[test]
 fn everything_it_copies_and_builds_exists() {
     let instructions = read();
@@ -49,21 +44,21 @@ fn the_image_starts_a_binary_of_ours() {
 }
 
 /// Where the image asks for health.
-pub(crate) fn health_url() -> HealthUrl {
+pub(crate) fn health_port() -> u16 {
     let asked = read()
         .into_iter()
         .find(|instruction| instruction.name == "HEALTHCHECK")
         .expect("the Dockerfile has a HEALTHCHECK")
         .words
         .join(" ");
-    let (_, rest) = asked
-        .split_once("http://127.0.0.1:")
-        .expect("it asks the loopback address");
-    let (port, path) = rest.split_once('/').expect("it asks for a path");
-    assert!(path.starts_with("readyz"), "it asks for /readyz");
-    HealthUrl {
-        port: port.parse().expect("it names a port"),
-    }
+    port_asked_for_health(&asked).expect("it asks http://127.0.0.1:PORT/readyz")
+}
+
+/// The port of `http://127.0.0.1:PORT/readyz` in a command.
+pub(crate) fn port_asked_for_health(command: &str) -> Option<u16> {
+    let (_, rest) = command.split_once("http://127.0.0.1:")?;
+    let (port, path) = rest.split_once('/')?;
+    path.starts_with("readyz").then(|| port.parse().ok())?
 }
 
 /// The binaries of the workspace.

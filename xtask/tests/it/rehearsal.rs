@@ -12,6 +12,9 @@ use loadtest::process::binary;
 use super::compose::{self, Compose, Condition, Service, Source};
 use super::{assert_none, dockerfile, root};
 
+/// Names the PostgreSQL that tests may use.
+const DATABASE: &str = "TIDELINE_TEST_POSTGRES_URL";
+
 /// Where the stage keeps what the containers would see.
 struct Stage {
     folder: tempfile::TempDir,
@@ -82,7 +85,7 @@ impl Stage {
         }
         let output = Command::new(program)
             .args(&arguments)
-            .envs(&service.environment)
+            .envs(environment(service))
             .env("HOME", &container)
             .current_dir(&container)
             .output()
@@ -132,6 +135,20 @@ fn command(service: &Service) -> Result<(PathBuf, &[String]), String> {
     }
     let program = binary(program).map_err(|error| error.to_string())?;
     Ok((program, arguments))
+}
+
+/// The service's variables; a database of the stage takes the place of that of another service.
+fn environment(service: &Service) -> BTreeMap<&str, String> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in &service.environment {
+        let value = if value.starts_with("postgresql://") {
+            std::env::var(DATABASE).expect("run through `cargo xtask test`: it starts PostgreSQL")
+        } else {
+            value.clone()
+        };
+        environment.insert(name.as_str(), value);
+    }
+    environment
 }
 
 /// An argument whose path, alone or after `=`, lies in the container's folder.
