@@ -290,14 +290,10 @@ impl<'a> Commit<'a> {
         sweep: &mut Sweep,
     ) -> Result<(), libsql::Error> {
         let mut need = self.need(settings);
-        let end = match self.anchor {
-            Some(anchor) if anchor.is_spent => anchor.key.seq - 1,
-            _ => self.last_seq,
-        };
         let uniform = settings.policies.uniform();
         let mut candidates = Vec::new();
         for _ in 0..Sweep::ROUNDS_MAX {
-            while let Some(ahead) = SeqRange::new(sweep.next().max(1), end) {
+            while let Some(ahead) = SeqRange::new(sweep.next().max(1), self.last_held()) {
                 self.file
                     .candidates(ahead, SWEEP_ROWS, &mut candidates)
                     .await?;
@@ -324,6 +320,14 @@ impl<'a> Commit<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The highest sequence that may still hold a reading.
+    fn last_held(&self) -> u64 {
+        match self.anchor {
+            Some(anchor) if anchor.is_spent => anchor.key.seq - 1,
+            _ => self.last_seq,
+        }
     }
 
     async fn evict(&mut self, victims: &RangeSet) -> Result<(), libsql::Error> {

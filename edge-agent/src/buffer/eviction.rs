@@ -342,7 +342,8 @@ mod tests {
         let (first, need) = sweep_once(&mut sweep, &all, rows_over(2));
         assert!(need.is_met());
         assert_eq!(first, [2, 4]);
-        let (second, _) = sweep_once(&mut sweep, &all[sweep.next() as usize - 1..], rows_over(99));
+        let rest = &all[sweep.next() as usize - 1..];
+        let (second, _) = sweep_once(&mut sweep, rest, rows_over(99));
         assert_eq!(second, [6, 8, 10, 12]);
         sweep.begin_again();
         let left: Vec<_> = all.iter().copied().filter(|c| c.seq % 2 == 1).collect();

@@ -123,7 +123,7 @@ impl Unchecked {
         let mut rows = self
             .connection
             .query(
-                "SELECT CAST(integrity_check AS BLOB) FROM pragma_integrity_check(1)",
+                "SELECT CAST(integrity_check AS BLOB) FROM pragma_integrity_check",
                 (),
             )
             .await?;

@@ -9,6 +9,8 @@
 
 mod bridge;
 mod broker;
+mod buffer;
+mod buffer_model;
 mod config;
 mod delivery;
 mod edge;

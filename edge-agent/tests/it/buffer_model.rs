@@ -1,0 +1,345 @@
+//! The buffer against a naive model: whatever is appended, settled, evicted, closed and crashed in
+//! whatever order, both hold the same readings and the counts add up after every step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use edge_agent::buffer::{Buffer, BufferSettings, Opened, Policies, Policy};
+use proptest::prelude::*;
+use schema::message::{RejectReason, Rejection};
+use schema::{Epoch, Hlc, ObservedAt, Quality, RangeSet, Reading, SeqRange, Value};
+use tempfile::TempDir;
+
+use crate::buffer::{TestClock, copy_files, folder, settings};
+
+const SENSORS: [&str; 3] = ["alarm", "curve", "plain"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Readings of these sensors; texts where it says so.
+    Append(Vec<(usize, bool)>),
+    /// Ranges as parts of what was given so far, in thousandths.
+    Commit(Vec<(u64, u64)>),
+    Reject(u64, u64, bool),
+    ConfirmEvicted(u64, u64),
+    Restart,
+    Crash,
+    ClockJump(i64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let part = || (0..1000u64, 0..300u64);
+    prop_oneof![
+        6 => prop::collection::vec((0..3usize, prop::bool::weighted(0.2)), 1..12).prop_map(Step::Append),
+        4 => prop::collection::vec(part(), 1..7).prop_map(Step::Commit),
+        1 => (0..1000u64, 0..100u64, any::<bool>()).prop_map(|(from, len, own)| Step::Reject(from, len, own)),
+        2 => part().prop_map(|(from, len)| Step::ConfirmEvicted(from, len)),
+        1 => Just(Step::Restart),
+        1 => Just(Step::Crash),
+        1 => (-100_000..100_000i64).prop_map(Step::ClockJump),
+    ]
+}
+
+/// What the model thinks of one sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Pending,
+    Committed,
+    Rejected,
+    GivenUp,
+    Evicted,
+    EvictedConfirmed,
+}
+
+struct Model {
+    readings: BTreeMap<u64, Reading>,
+    fates: BTreeMap<u64, Fate>,
+    stamps: BTreeMap<u64, Hlc>,
+    epoch: Epoch,
+}
+
+impl Model {
+    fn with(&self, wanted: Fate) -> BTreeSet<u64> {
+        let of_it = self.fates.iter().filter(|(_, fate)| **fate == wanted);
+        of_it.map(|(seq, _)| *seq).collect()
+    }
+
+    fn change(&mut self, range: SeqRange, change: impl Fn(Fate) -> Fate) {
+        for (_, fate) in self.fates.range_mut(range.first()..=range.last()) {
+            *fate = change(*fate);
+        }
+    }
+
+    fn range(&self, from: u64, len: u64) -> Option<SeqRange> {
+        let given = self.fates.len() as u64;
+        // A little beyond what was given, too.
+        let first = from * given / 1000 + 1;
+        SeqRange::new(first, first + len * given / 1000 + len % 3)
+    }
+}
+
+fn numbers(set: &RangeSet) -> BTreeSet<u64> {
+    set.iter().flat_map(|r| r.first()..=r.last()).collect()
+}
+
+struct World {
+    folder: TempDir,
+    settings: BufferSettings,
+    clock: Arc<TestClock>,
+    now_ms: i64,
+    opened: Opened,
+    model: Model,
+}
+
+impl World {
+    async fn new(rows_max: u64, bytes_max: u64, settle_linger: Duration) -> Self {
+        let folder = folder();
+        let rules = vec![
+            ("alarm".parse().unwrap(), Policy::DropNewest),
+            ("cur*".parse().unwrap(), Policy::ThinOut),
+        ];
+        let settings = BufferSettings {
+            rows_max,
+            bytes_max,
+            settle_linger,
+            policies: Policies::new(Policy::DropOldest, rules),
+            ..settings(folder.path())
+        };
+        let clock = TestClock::at_ms(1_000_000);
+        let opened = Buffer::open(settings.clone(), clock.clone()).await.unwrap();
+        let model = Model {
+            readings: BTreeMap::new(),
+            fates: BTreeMap::new(),
+            stamps: BTreeMap::new(),
+            epoch: opened.epoch,
+        };
+        Self {
+            folder,
+            settings,
+            clock,
+            now_ms: 1_000_000,
+            opened,
+            model,
+        }
+    }
+
+    async fn apply(&mut self, step: Step) {
+        match step {
+            Step::Append(sensors) => self.append(sensors).await,
+            Step::Commit(parts) => {
+                let mut ranges = RangeSet::new();
+                for (from, len) in parts {
+                    ranges.extend(self.model.range(from, len));
+                }
+                for range in ranges.iter() {
+                    self.model.change(range, |fate| match fate {
+                        Fate::Rejected | Fate::EvictedConfirmed => fate,
+                        _ => Fate::Committed,
+                    });
+                }
+                self.settle(ranges, vec![], RangeSet::new()).await;
+            }
+            Step::Reject(from, len, own) => {
+                let Some(range) = self.model.range(from, len) else {
+                    return;
+                };
+                let reason = match own {
+                    true => RejectReason::Undecodable,
+                    false => RejectReason::TooOld,
+                };
+                self.model.change(range, |fate| match fate {
+                    Fate::Pending if own => Fate::GivenUp,
+                    Fate::Evicted if own => fate,
+                    Fate::Pending | Fate::GivenUp | Fate::Evicted => Fate::Rejected,
+                    Fate::Committed | Fate::Rejected | Fate::EvictedConfirmed => fate,
+                });
+                let rejected = vec![Rejection { range, reason }];
+                self.settle(RangeSet::new(), rejected, RangeSet::new())
+                    .await;
+            }
+            Step::ConfirmEvicted(from, len) => {
+                let Some(range) = self.model.range(from, len) else {
+                    return;
+                };
+                self.model.change(range, |fate| match fate {
+                    Fate::Evicted => Fate::EvictedConfirmed,
+                    other => other,
+                });
+                self.settle(RangeSet::new(), vec![], RangeSet::from_iter([range]))
+                    .await;
+            }
+            Step::Restart => {
+                self.opened.buffer.close().await;
+                self.open().await;
+                assert_eq!(
+                    numbers(&self.opened.pending),
+                    self.model.with(Fate::Pending)
+                );
+            }
+            Step::Crash => {
+                let left = folder();
+                copy_files(self.folder.path(), left.path());
+                self.opened.buffer.close().await;
+                self.settings.path = left.path().join("buffer.db");
+                self.folder = left;
+                self.open().await;
+                self.remember().await;
+            }
+            Step::ClockJump(by) => {
+                self.now_ms = (self.now_ms + by).max(0);
+                self.clock.set_ms(self.now_ms);
+            }
+        }
+    }
+
+    async fn append(&mut self, sensors: Vec<(usize, bool)>) {
+        let from = self.model.fates.len() as u64 + 1;
+        let batch: Vec<Reading> = sensors
+            .iter()
+            .zip(from..)
+            .map(|((sensor, is_text), seq)| Reading {
+                sensor: SENSORS[*sensor].parse().unwrap(),
+                observed_at: ObservedAt::from_micros(seq as i64 * 7),
+                value: match is_text {
+                    true => Value::Text("t".repeat(seq as usize % 300).into()),
+                    false => Value::I64(seq as i64),
+                },
+                quality: Quality::Good,
+            })
+            .collect();
+        let range = self
+            .opened
+            .buffer
+            .append(batch.clone())
+            .await
+            .unwrap()
+            .range
+            .unwrap();
+        assert_eq!((range.first(), range.count()), (from, batch.len() as u64));
+        for (seq, reading) in (from..).zip(batch) {
+            self.model.readings.insert(seq, reading);
+            self.model.fates.insert(seq, Fate::Pending);
+        }
+        for range in self.opened.buffer.take_evicted().iter() {
+            for seq in range.first()..=range.last() {
+                let fate = self.model.fates.insert(seq, Fate::Evicted);
+                assert_eq!(fate, Some(Fate::Pending), "{seq} was evicted");
+                let is_protected = self.model.readings[&seq].sensor.as_str() == "alarm";
+                assert!(!is_protected || seq >= from, "{seq} is protected");
+            }
+        }
+        let progress = self.opened.buffer.progress();
+        assert!(progress.balance.pending <= self.settings.rows_max);
+        assert!(progress.bytes <= self.settings.bytes_max);
+    }
+
+    async fn settle(&mut self, committed: RangeSet, rejected: Vec<Rejection>, evicted: RangeSet) {
+        self.opened
+            .buffer
+            .settle(self.model.epoch, committed, rejected, evicted)
+            .await
+            .unwrap();
+    }
+
+    async fn open(&mut self) {
+        self.opened = Buffer::open(self.settings.clone(), self.clock.clone())
+            .await
+            .unwrap();
+        assert_eq!(self.opened.epoch, self.model.epoch);
+        assert_eq!(self.opened.last_seq, self.model.fates.len() as u64);
+        assert_eq!(self.opened.recovery, None);
+    }
+
+    /// After a crash, settlements may be forgotten; nothing else.
+    async fn remember(&mut self) {
+        let pending = numbers(&self.opened.pending);
+        for seq in self.model.with(Fate::Pending) {
+            assert!(pending.contains(&seq), "{seq} was accepted and is lost");
+        }
+        let report = self.opened.buffer.report().await.unwrap().remove(0);
+        let set = |ranges: &[SeqRange]| numbers(&ranges.iter().copied().collect());
+        let evicted = set(&report.evicted);
+        let given_up: Vec<SeqRange> = report.rejected.iter().map(|r| r.range).collect();
+        let given_up = set(&given_up);
+        for (seq, fate) in &mut self.model.fates {
+            let found = match (pending.contains(seq), evicted.contains(seq)) {
+                (true, _) => Fate::Pending,
+                (_, true) => Fate::Evicted,
+                _ if given_up.contains(seq) => Fate::GivenUp,
+                _ => continue,
+            };
+            match (*fate, found) {
+                (before, after) if before == after => {}
+                (Fate::Evicted | Fate::EvictedConfirmed, Fate::Pending) => {
+                    panic!("{seq} was evicted and came back")
+                }
+                _ => *fate = found,
+            }
+        }
+    }
+
+    async fn check(&mut self) {
+        let balance = self.opened.buffer.balance();
+        assert!(balance.is_balanced(), "{balance:?}");
+        let count = |fates: &[Fate]| -> u64 {
+            fates
+                .iter()
+                .map(|fate| self.model.with(*fate).len() as u64)
+                .sum()
+        };
+        assert_eq!(balance.accepted, self.model.fates.len() as u64);
+        assert_eq!(balance.pending, count(&[Fate::Pending]));
+        assert_eq!(balance.committed, count(&[Fate::Committed]));
+        assert_eq!(balance.rejected, count(&[Fate::Rejected, Fate::GivenUp]));
+        assert_eq!(
+            balance.evicted,
+            count(&[Fate::Evicted, Fate::EvictedConfirmed])
+        );
+        let Some(all) = SeqRange::new(1, balance.accepted) else {
+            return;
+        };
+        let taken = self.opened.buffer.read(all, 4096).await.unwrap();
+        let read: BTreeSet<u64> = taken.batch.rows.iter().map(|row| row.seq).collect();
+        assert_eq!(read, self.model.with(Fate::Pending));
+        let mut missing = numbers(&taken.gone);
+        missing.extend(&read);
+        assert_eq!(missing.len() as u64, balance.accepted);
+        for row in &taken.batch.rows {
+            let reading = &self.model.readings[&row.seq];
+            assert_eq!(taken.batch.sensor(row), &reading.sensor);
+            assert_eq!(row.observed_at, reading.observed_at);
+            assert_eq!(row.value, reading.value);
+            let stamp = *self.model.stamps.entry(row.seq).or_insert(row.hlc);
+            assert_eq!(stamp, row.hlc, "a stamp has changed");
+        }
+        let stamps: Vec<Hlc> = self.model.stamps.values().copied().collect();
+        assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]));
+        let report = self.opened.buffer.report().await.unwrap().remove(0);
+        let evicted: RangeSet = report.evicted.into_iter().collect();
+        assert_eq!(numbers(&evicted), self.model.with(Fate::Evicted));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_buffer_does_what_a_naive_model_does(
+        steps in prop::collection::vec(step(), 1..60),
+        rows_max in prop_oneof![1..6u64, 20..200u64],
+        bytes_max in prop_oneof![Just(4096u64), Just(1 << 20)],
+        settles_at_once: bool,
+    ) {
+        let settle_linger = Duration::from_secs(if settles_at_once { 0 } else { 60 });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new(rows_max, bytes_max, settle_linger).await;
+            for step in steps {
+                world.apply(step).await;
+                world.check().await;
+            }
+            world.opened.buffer.close().await;
+        });
+    }
+}
