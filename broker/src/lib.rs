@@ -1,1 +1,42 @@
-pub fn x() {}
+//! The broker: MQTT over TLS 1.3 with client certificates, in front of sharded rumqttd routers.
+//!
+//! ```text
+//!            ┌ front (one a connection) ┐        ┌ shard 0..K ┐
+//!  TLS ──►   │ wire → rules → session   │ ─────► │ pump ──► router thread (log with cursors)
+//!  listener  │                          │        │            │        │
+//!            │ window ◄── mailbox       │ ◄───── │ hub ◄──────┘        │   devices
+//!            └──────────────▲───────────┘        └─────────            │
+//!                           └───────────────── lane (one a shard) ◄────┘   services
+//! ```
+//!
+//! Promises kept here: a device speaks only for itself and hears only what is meant for it (P4);
+//! every queue has a bound, and a slow consumer delays nobody but itself (P5); nothing reaches a
+//! router that [`rules`](crate::rules) did not allow. Nothing here is kept over a restart, and
+//! nothing relies on it: what was in flight is retransmitted end to end.
+//!
+//! Reading order: [`config`] → `filter` and `rules` → `wire` → `window`, `shares` → `router` →
+//! `shard` and `lane` → `front` → `listener` → [`app`]. Why it is built so:
+//! `docs/decisions/0004-broker-front.md`.
+
+pub mod app;
+pub mod config;
+mod error;
+mod filter;
+mod front;
+mod lane;
+mod listener;
+mod meters;
+mod reload;
+mod retained;
+mod router;
+mod rules;
+mod seats;
+mod subscriptions;
+mod shard;
+mod shares;
+mod wills;
+mod window;
+mod wire;
+
+pub use app::{Broker, Running};
+pub use config::{Config, Settings};

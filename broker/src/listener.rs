@@ -1,0 +1,142 @@
+//! The way in: TCP, then TLS 1.3 with a client's certificate, then who that is.
+//!
+//! Bounds: so many handshakes at a time, the rest waits in the system's queue; each has one
+//! deadline for TLS and CONNECT together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use certs::{Serial, tls};
+use daemon::{Class, Failure};
+use rustls::ServerConnection;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::app::Core;
+use crate::front::{self, Peer};
+use crate::meters::HandshakeFailure;
+
+/// A client without keep-alive is asked by TCP after so long whether it is still there, and
+/// then so often, so many times.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+
+/// How long to wait when the system takes no more connections, as without file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long connections may take to end when the broker stops.
+const STOP_GRACE: Duration = Duration::from_millis(1500);
+
+/// Binds the MQTT address; port 0 takes a free one.
+pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Class::Network, format!("listen for MQTT on {address}"))
+            .because(error)
+            .help("stop what uses the port, or choose another address under [mqtt]")
+    })
+}
+
+/// Takes clients in until a stop is asked for, then waits for those inside.
+pub(crate) async fn listen(core: Arc<Core>, listener: TcpListener) -> Result<(), Failure> {
+    let handshakes = Arc::new(Semaphore::new(core.limits.handshakes_max));
+    let accept = async {
+        loop {
+            let Ok(handshaking) = Arc::clone(&handshakes).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, from)) => {
+                    let core = Arc::clone(&core);
+                    let tracker = core.tracker.clone();
+                    tracker.spawn(welcome(core, stream, from, handshaking));
+                }
+                Err(error) => {
+                    if core.may_log() {
+                        warn!(%error, "cannot accept a connection");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = core.stopping.cancelled() => {}
+        () = accept => {}
+    }
+    drop(listener);
+    core.tracker.close();
+    if tokio::time::timeout(STOP_GRACE, core.tracker.wait()).await.is_err() {
+        debug!("connections left behind");
+    }
+    Ok(())
+}
+
+async fn welcome(
+    core: Arc<Core>,
+    stream: TcpStream,
+    from: SocketAddr,
+    handshaking: OwnedSemaphorePermit,
+) {
+    let deadline = Instant::now() + core.timeouts.handshake;
+    if let Err(error) = prepare(&stream) {
+        debug!(%from, %error, "connection lost before its handshake");
+        core.meters.handshake_failed(HandshakeFailure::Lost);
+        return;
+    }
+    let handshake = TlsAcceptor::from(core.tls.current()).accept(stream);
+    let stream = tokio::select! {
+        () = core.stopping.cancelled() => return,
+        shaken = timeout_at(deadline, handshake) => match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                if core.may_log() {
+                    warn!(%from, %error, "TLS handshake failed");
+                }
+                core.meters.handshake_failed(HandshakeFailure::Tls);
+                return;
+            }
+            Err(_) => {
+                core.meters.handshake_failed(HandshakeFailure::Timeout);
+                return;
+            }
+        },
+    };
+    let (_, connection) = stream.get_ref();
+    match peer(connection) {
+        Ok(peer) => front::serve(core, stream, peer, deadline, handshaking).await,
+        Err(reason) => {
+            if core.may_log() {
+                warn!(%from, reason, "certificate names nobody");
+            }
+            core.meters.handshake_failed(HandshakeFailure::Identity);
+        }
+    }
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(PROBE_AFTER)
+        .with_interval(PROBE_EVERY)
+        .with_retries(PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+fn peer(connection: &ServerConnection) -> Result<Peer, String> {
+    let identity = tls::peer_identity(connection).map_err(|error| error.to_string())?;
+    let serial = connection
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .and_then(|leaf| X509Certificate::from_der(leaf).ok())
+        .and_then(|(_, leaf)| Serial::from_der(leaf.raw_serial()).ok())
+        .ok_or("the certificate has no serial number")?;
+    Ok(Peer { identity, serial })
+}

@@ -1,0 +1,106 @@
+//! The broker's command line: arguments in, exit code out.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use broker::{Broker, Settings};
+use clap::{Parser, Subcommand};
+use daemon::{Class, Failure, Health, Lifecycle, admin, lifecycle, logs};
+use prometheus_client::registry::Registry;
+use tracing::info;
+
+/// How long a stop may take.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// Carries MQTT 3.1.1 and 5 over TLS 1.3 between devices, bridges and observers, each within the
+/// bounds of its certificate. Keeps nothing over a restart.
+///
+/// Exit codes: 0 done, 1 failed, 2 settings or command line cannot be used.
+#[derive(Debug, Parser)]
+#[command(name = "broker", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run until SIGINT or SIGTERM; stops within 2 seconds
+    Run {
+        /// The settings file
+        #[arg(long, short, default_value = "broker.toml", env = "TIDELINE_BROKER_CONFIG")]
+        config: PathBuf,
+    },
+    /// Check settings and certificates without opening a socket
+    Check {
+        /// The settings file
+        #[arg(long, short, default_value = "broker.toml", env = "TIDELINE_BROKER_CONFIG")]
+        config: PathBuf,
+        /// Print the effective settings as one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run { config } => run(&config),
+        Command::Check { config, json } => check(&config, json),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(config: &Path) -> Result<(), Failure> {
+    let settings = Settings::load(config)?;
+    logs::start(settings.log.format, &settings.log.level)?;
+    certs::tls::install_crypto_provider();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?
+        .block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Result<(), Failure> {
+    info!(settings = ?settings.broker, "effective settings");
+    let listener = admin::bind(settings.admin).await?;
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "admin endpoints");
+    }
+    let (lifecycle, health) = (Lifecycle::new(), Health::default());
+    let mut registry = Registry::default();
+    Broker::start(settings.broker, &lifecycle, &health, &mut registry).await?;
+    let router = admin::router(Arc::new(registry), health);
+    lifecycle.spawn("admin", admin::serve(listener, router, lifecycle.clone()));
+    lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await
+}
+
+fn check(config: &Path, json: bool) -> Result<(), Failure> {
+    let settings = Settings::load(config)?;
+    let broker = &settings.broker;
+    if json {
+        let effective = serde_json::json!({
+            "mqtt": { "address": broker.address },
+            "admin": { "http": settings.admin },
+            "tls": {
+                "ca": broker.tls.ca,
+                "cert": broker.tls.cert,
+                "key": broker.tls.key,
+                "crl": broker.crl,
+            },
+            "routers": broker.routers,
+            "limits": broker.limits,
+            "timeouts": broker.timeouts,
+            "log": settings.log,
+        });
+        println!("{effective}");
+    } else {
+        println!("{}: settings and certificates can be used", config.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! TLS files, watched while the broker runs: a new certificate serves the next handshake, a new
+//! revocation list also ends the connections of those on it.
+//!
+//! Files that cannot be used change nothing but a counter and the log: the broker goes on with
+//! what it has. They are looked at by size and time, so a list that is replaced by renaming, as
+//! `certs revoke` does, is seen whole.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use certs::revocation::Revocations;
+use certs::{Serial, TlsFiles, tls};
+use daemon::{Class, Failure};
+use rustls::ServerConfig;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::meters::Meters;
+
+/// The serial numbers whose certificates hold no longer.
+pub(crate) type Revoked = Arc<HashSet<Serial>>;
+
+/// What the next handshake is done with.
+#[derive(Debug)]
+pub(crate) struct Tls {
+    files: TlsFiles,
+    crl: Option<PathBuf>,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Look(Vec<Option<(SystemTime, u64)>>);
+
+impl Tls {
+    /// Reads the files for the first time.
+    pub(crate) fn read(files: TlsFiles, crl: Option<PathBuf>) -> Result<(Self, Revoked), Failure> {
+        let config = tls::server_config(&files, crl.as_deref())?;
+        let revoked = read_revoked(crl.as_deref())?;
+        let tls = Self {
+            files,
+            crl,
+            current: RwLock::new(Arc::new(config)),
+        };
+        Ok((tls, revoked))
+    }
+
+    /// The configuration of the next handshake.
+    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
+    }
+
+    /// Looks at the files every so often until a stop is asked for.
+    pub(crate) async fn watch(
+        self: Arc<Self>,
+        every: Duration,
+        revoked: watch::Sender<Revoked>,
+        meters: Meters,
+        stopping: CancellationToken,
+    ) -> Result<(), Failure> {
+        let mut ticks = tokio::time::interval(every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut known = self.look();
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            let look = self.look();
+            if look == known {
+                continue;
+            }
+            match self.reload() {
+                Ok(list) => {
+                    info!(revoked = list.len(), "TLS files read again");
+                    revoked.send_replace(list);
+                }
+                Err(failure) => {
+                    meters.reload_failures.inc();
+                    warn!(%failure, "changed TLS files cannot be used, going on with the old ones");
+                }
+            }
+            known = look;
+        }
+    }
+
+    fn reload(&self) -> Result<Revoked, Failure> {
+        let config = tls::server_config(&self.files, self.crl.as_deref())?;
+        let revoked = read_revoked(self.crl.as_deref())?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        Ok(revoked)
+    }
+
+    fn look(&self) -> Look {
+        let TlsFiles { ca, cert, key } = &self.files;
+        let files = [Some(ca), Some(cert), Some(key), self.crl.as_ref()];
+        let look = |path: &PathBuf| {
+            let about = std::fs::metadata(path).ok()?;
+            Some((about.modified().ok()?, about.len()))
+        };
+        Look(files.into_iter().map(|path| path.and_then(look)).collect())
+    }
+}
+
+fn read_revoked(crl: Option<&Path>) -> Result<Revoked, Failure> {
+    let Some(path) = crl else {
+        return Ok(Revoked::default());
+    };
+    let list = Revocations::read(path).map_err(|error| {
+        Failure::new(
+            Class::Configuration,
+            format!("read revocation list {}", path.display()),
+        )
+        .because(error)
+        .help("give the crl.pem that lies beside the ca.pem")
+    })?;
+    Ok(Arc::new(
+        list.revoked.into_iter().map(|(serial, _)| serial).collect(),
+    ))
+}

@@ -1,0 +1,358 @@
+//! The only file that names rumqttd: one router in its own thread, and links to it.
+//!
+//! A router is used as a log with cursors: everything goes in with QoS 0 and comes out with
+//! QoS 0, over two filters that never change. What rumqttd does beyond that is done in front of
+//! it, because of what was found there (DESIGN section 8, `docs/decisions/0004-broker-front.md`):
+//! a link's name is used again once it is free (names are remembered for ever), `Ready` is said
+//! only while the link is up, and a link says DISCONNECT before it goes.
+//!
+//! A router has no stop. Its thread sleeps until the process ends.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
+use rumqttd::protocol::{
+    Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, Publish, PublishProperties, QoS,
+    RetainForwardRule, Subscribe,
+};
+use rumqttd::{Notification, RouterConfig, SegmentConfig};
+use schema::topic;
+
+use crate::wire::Qos;
+
+/// Log segments of each filter: the oldest is dropped when the last is full.
+const SEGMENTS: usize = 4;
+
+/// The smallest segment that rumqttd takes.
+const SEGMENT_BYTES_MIN: usize = 1024;
+
+/// Messages that a router hands to a link at once. A link's buffer ends at 200 of them.
+const HANDED_AT_ONCE: u64 = 100;
+
+/// What becomes of the rest of the backlog: acknowledgements and commands are few and small.
+const DOWN_PART: usize = 8;
+
+/// Messages from devices.
+const UP_FILTER: &str = "tl/v1/+/up/#";
+
+/// Messages for devices.
+const DOWN_FILTER: &str = "tl/v1/+/down/#";
+
+/// One direction of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Up,
+    Down,
+}
+
+/// A message in a router's log.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) topic: Bytes,
+    pub(crate) payload: Bytes,
+    /// As it was published; no subscriber gets more.
+    pub(crate) qos: Qos,
+}
+
+/// The router's thread is gone, or does not speak to this link any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the router does not answer")]
+pub(crate) struct Gone;
+
+/// What a link hears.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// A message, and its place in the log of its direction.
+    Message(Message, u64),
+    /// Everything staged before the barrier is in the log.
+    Taken,
+    /// The link's buffer was full; [`Link::resume`] asks for more.
+    Full,
+}
+
+/// How much a router remembers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RouterLimits {
+    /// Most links at a time.
+    pub(crate) links_max: usize,
+    /// Bytes of messages from devices.
+    pub(crate) backlog_bytes: usize,
+}
+
+/// A router's address. rumqttd's event type has no public name, so it hides in a closure.
+pub(crate) struct Router {
+    connect: Box<dyn Fn(&str) -> Option<(LinkTx, LinkRx)> + Send + Sync>,
+    names: Mutex<Names>,
+}
+
+/// Names of links: `l0`, `l1`, … as few as can be.
+#[derive(Debug, Default)]
+struct Names {
+    free: Vec<usize>,
+    used: usize,
+}
+
+/// A connection to a router.
+pub(crate) struct Link {
+    tx: LinkTx,
+    rx: LinkRx,
+    name: usize,
+    router: Arc<Router>,
+}
+
+/// Counts what a log dropped before a link came to read it: its places ascend without gaps.
+#[derive(Debug, Default)]
+pub(crate) struct Gaps {
+    next: [Option<u64>; 2],
+}
+
+impl Router {
+    /// Starts a router's thread.
+    pub(crate) fn spawn(index: usize, limits: RouterLimits) -> Arc<Self> {
+        let segment = |bytes: usize| (bytes / SEGMENTS).max(SEGMENT_BYTES_MIN);
+        let down = SegmentConfig {
+            max_segment_size: segment(limits.backlog_bytes / DOWN_PART),
+            max_segment_count: SEGMENTS,
+        };
+        let config = RouterConfig {
+            max_connections: limits.links_max,
+            max_outgoing_packet_count: HANDED_AT_ONCE,
+            max_segment_size: segment(limits.backlog_bytes),
+            max_segment_count: SEGMENTS,
+            custom_segment: Some(HashMap::from([(DOWN_FILTER.to_owned(), down)])),
+            ..RouterConfig::default()
+        };
+        let sender = rumqttd::Router::new(index, config).spawn();
+        let connect = move |name: &str| {
+            let link = LinkBuilder::new(name, sender.clone()).build();
+            link.ok().map(|(tx, rx, _)| (tx, rx))
+        };
+        Arc::new(Self {
+            connect: Box::new(connect),
+            names: Mutex::default(),
+        })
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Names {
+    fn take(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.used += 1;
+            self.used - 1
+        })
+    }
+}
+
+impl Link {
+    /// Connects. Blocks until the router has answered: not for async workers.
+    pub(crate) fn open(router: &Arc<Router>) -> Result<Self, Gone> {
+        let name = router.names().take();
+        let (tx, rx) = (router.connect)(&format!("l{name}")).ok_or(Gone)?;
+        // Room for 200 packets is laid out for each link; it takes what it needs.
+        *tx.buffer() = VecDeque::new();
+        Ok(Self {
+            tx,
+            rx,
+            name,
+            router: Arc::clone(router),
+        })
+    }
+
+    /// Hears this direction from now on: the router sees this before whatever is published later.
+    pub(crate) fn subscribe(&mut self, direction: Direction) -> Result<(), Gone> {
+        let path = match direction {
+            Direction::Up => UP_FILTER,
+            Direction::Down => DOWN_FILTER,
+        };
+        let filter = Filter {
+            path: path.to_owned(),
+            qos: QoS::AtMostOnce,
+            nolocal: false,
+            preserve_retain: false,
+            retain_forward_rule: RetainForwardRule::Never,
+        };
+        let subscribe = Subscribe {
+            pkid: 1,
+            filters: vec![filter],
+        };
+        self.push(Packet::Subscribe(subscribe, None))
+    }
+
+    /// Lays a message ready; [`Self::barrier`] sends what is ready.
+    ///
+    /// The topic is one of ours and ASCII: anything else can kill the router.
+    pub(crate) fn stage(&mut self, message: Message) {
+        debug_assert!(message.topic.starts_with(topic::ROOT.as_bytes()));
+        // The one property that a log carries along without looking at it.
+        let properties = PublishProperties {
+            payload_format_indicator: Some(u8::from(message.qos != Qos::Zero)),
+            ..PublishProperties::default()
+        };
+        let publish = Publish::new(message.topic, message.payload, false);
+        self.tx
+            .buffer()
+            .push_back(Packet::Publish(publish, Some(properties)));
+    }
+
+    /// Sends what is ready, and asks for [`Heard::Taken`] once it is in the log.
+    pub(crate) fn barrier(&mut self) -> Result<(), Gone> {
+        self.push(Packet::PingReq(PingReq))
+    }
+
+    /// Asks for more after [`Heard::Full`], and only then.
+    pub(crate) async fn resume(&self) -> Result<(), Gone> {
+        self.rx.wake().await.map_err(|_| Gone)
+    }
+
+    /// The next thing to hear. Safe to drop while it waits.
+    pub(crate) async fn next(&mut self) -> Result<Heard, Gone> {
+        loop {
+            match self.rx.next().await.map_err(|_| Gone)? {
+                None => {}
+                Some(Notification::Forward(forward)) => {
+                    let offset = forward.cursor.map_or(0, |(_, offset)| offset);
+                    let mark = forward
+                        .properties
+                        .and_then(|properties| properties.payload_format_indicator);
+                    let qos = if mark == Some(1) { Qos::One } else { Qos::Zero };
+                    let Publish { topic, payload, .. } = forward.publish;
+                    let message = Message {
+                        topic,
+                        payload,
+                        qos,
+                    };
+                    return Ok(Heard::Message(message, offset));
+                }
+                Some(Notification::Unschedule) => return Ok(Heard::Full),
+                Some(Notification::Disconnect(..)) => return Err(Gone),
+                Some(other) => match Option::<Packet>::from(other) {
+                    Some(Packet::PingResp(_)) => return Ok(Heard::Taken),
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// Sends one packet. It would block while a thousand events wait for the router; each link
+    /// has at most three on their way, and links are bounded accordingly.
+    fn push(&mut self, packet: Packet) -> Result<(), Gone> {
+        let sending = pin!(self.tx.send(packet));
+        match sending.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(_)) => Ok(()),
+            Poll::Ready(Err(_)) | Poll::Pending => Err(Gone),
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let reason_code = DisconnectReasonCode::NormalDisconnection;
+        let told = self.push(Packet::Disconnect(Disconnect { reason_code }, None));
+        // A name that a dead router still holds is of no use to anybody.
+        if told.is_ok() {
+            self.router.names().free.push(self.name);
+        }
+    }
+}
+
+impl Gaps {
+    /// Messages that are missing before this one.
+    pub(crate) fn before(&mut self, direction: Direction, offset: u64) -> u64 {
+        let next = &mut self.next[usize::from(direction == Direction::Down)];
+        let missing = next.map_or(0, |next| offset.saturating_sub(next));
+        *next = Some(offset + 1);
+        missing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: RouterLimits = RouterLimits {
+        links_max: 4,
+        backlog_bytes: 4 * SEGMENT_BYTES_MIN * DOWN_PART,
+    };
+
+    fn message(number: usize) -> Message {
+        Message {
+            topic: Bytes::from_static(b"tl/v1/d/up/telemetry"),
+            payload: Bytes::from(format!("{number:>100}")),
+            qos: if number.is_multiple_of(2) { Qos::Zero } else { Qos::One },
+        }
+    }
+
+    async fn publish(link: &mut Link, numbers: impl Iterator<Item = usize>) {
+        numbers.for_each(|number| link.stage(message(number)));
+        link.barrier().unwrap();
+        assert!(matches!(link.next().await, Ok(Heard::Taken)));
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_is_heard_in_order_with_its_quality() {
+        let router = Router::spawn(0, LIMITS);
+        let mut from = Link::open(&router).unwrap();
+        let mut to = Link::open(&router).unwrap();
+        to.subscribe(Direction::Up).unwrap();
+        publish(&mut from, 0..10).await;
+        let mut gaps = Gaps::default();
+        for number in 0..10 {
+            let Ok(Heard::Message(heard, offset)) = to.next().await else {
+                panic!("no message");
+            };
+            assert_eq!(heard.payload, message(number).payload);
+            assert_eq!(heard.qos, message(number).qos);
+            assert_eq!(gaps.before(Direction::Up, offset), 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_link_misses_what_the_log_dropped_and_knows_how_much() {
+        let router = Router::spawn(0, LIMITS);
+        let mut from = Link::open(&router).unwrap();
+        let mut slow = Link::open(&router).unwrap();
+        slow.subscribe(Direction::Up).unwrap();
+        const SENT: usize = 2000;
+        for chunk in 0..SENT / 50 {
+            publish(&mut from, chunk * 50..(chunk + 1) * 50).await;
+        }
+        let (mut heard, mut missing, mut gaps) = (0, 0, Gaps::default());
+        while heard + missing < SENT as u64 {
+            match slow.next().await.unwrap() {
+                Heard::Message(_, offset) => {
+                    heard += 1;
+                    missing += gaps.before(Direction::Up, offset);
+                }
+                Heard::Full => slow.resume().await.unwrap(),
+                Heard::Taken => {}
+            }
+        }
+        assert!(heard >= 200 && missing > 0, "{heard} heard, {missing} missing");
+    }
+
+    #[tokio::test]
+    async fn links_come_and_go_beyond_the_limit_with_the_same_names() {
+        let router = Router::spawn(0, LIMITS);
+        let mut from = Link::open(&router).unwrap();
+        for round in 0..20 {
+            let mut links: Vec<Link> = (0..3).map(|_| Link::open(&router).unwrap()).collect();
+            for link in &mut links {
+                link.subscribe(Direction::Up).unwrap();
+            }
+            // Buffers fill, and the links go while the router waits for their word.
+            publish(&mut from, 0..300).await;
+            assert!(matches!(links[0].next().await, Ok(Heard::Message(..))));
+            drop(links);
+            publish(&mut from, round..round + 1).await;
+        }
+        assert_eq!(router.names().used, 4);
+    }
+}

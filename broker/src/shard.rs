@@ -1,0 +1,319 @@
+//! One shard: a router, the way into it, and the way out of it to devices.
+//!
+//! ```text
+//! fronts ──accept──► queue (bounded in bytes) ──pump──► router's log ──hub──► device mailboxes
+//!    ▲                                           │
+//!    └──────────────── receipt ◄─────────────────┘ once the router has taken it
+//! ```
+//!
+//! All of a device's topics live in one shard, whoever publishes, so that a will, a retained
+//! message and a shared subscription mean the same as with a single router. A receipt (PUBACK)
+//! says that the router has the message, nothing more: no subscriber may have it yet.
+//!
+//! The hub never waits for a device: one whose mailbox is full is disconnected.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use daemon::{Class, Failure};
+use schema::{DeviceId, Topic, limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::error::Close;
+use crate::filter::{Filter, split_topic};
+use crate::meters::Meters;
+use crate::retained::{Retained, RetainedRoom};
+use crate::router::{Direction, Gaps, Gone, Heard, Link, Message, Router};
+use crate::seats::Kick;
+use crate::wire::Qos;
+
+/// Messages that wait for the pump.
+const QUEUE_MESSAGES: usize = 256;
+
+/// Bytes of messages that wait for the pump or are in its hands: a few of the largest.
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What a message counts beside its payload.
+const MESSAGE_BYTES: usize = 128;
+
+/// Messages that the pump hands over at once.
+const BATCH_MESSAGES: usize = 128;
+
+/// How often an idle router is asked whether it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A router that has not answered for so long, several times over, is taken for dead. Several
+/// times, because a process that was stopped for a while finds its timers run out at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE_ROUNDS: usize = 3;
+
+const _: () = assert!(limits::PAYLOAD_BYTES_MAX + MESSAGE_BYTES <= QUEUE_BYTES);
+
+/// A message that was allowed in.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) topic: Topic,
+    pub(crate) message: Message,
+    pub(crate) retain: bool,
+    pub(crate) receipt: Option<Receipt>,
+}
+
+/// Who wants to know that the router has a message.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    pub(crate) id: u16,
+    /// Has room for every receipt that its connection may await.
+    pub(crate) to: mpsc::Sender<u16>,
+}
+
+/// A message on its way to a client.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) message: Message,
+    /// Whether it was retained before the client subscribed.
+    pub(crate) retained: bool,
+}
+
+/// Where a connected device takes its messages.
+#[derive(Debug, Clone)]
+pub(crate) struct Mailbox {
+    pub(crate) deliveries: mpsc::Sender<Delivery>,
+    pub(crate) kick: Arc<Kick>,
+}
+
+/// One shard.
+pub(crate) struct Shard {
+    pub(crate) router: Arc<Router>,
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+    retained: Mutex<Retained>,
+    /// By device id.
+    devices: Mutex<HashMap<String, Mailbox>>,
+}
+
+#[derive(Debug)]
+struct Queued {
+    submission: Submission,
+    /// Held until the router has the message.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The tasks of a shard, to be spawned by the broker.
+pub(crate) struct Workers {
+    shard: Arc<Shard>,
+    queue: mpsc::Receiver<Queued>,
+    into: Link,
+    out: Link,
+    meters: Meters,
+}
+
+/// The shard of a device among `count`.
+pub(crate) fn shard_of(device: &str, count: usize) -> usize {
+    let hash = xxhash_rust::xxh3::xxh3_64(device.as_bytes());
+    usize::try_from(hash % count.max(1) as u64).unwrap_or(0)
+}
+
+impl Shard {
+    /// Connects to a router. Blocks until it has answered.
+    pub(crate) fn open(
+        router: Arc<Router>,
+        room: Arc<RetainedRoom>,
+        meters: Meters,
+    ) -> Result<Workers, Gone> {
+        let into = Link::open(&router)?;
+        let mut out = Link::open(&router)?;
+        out.subscribe(Direction::Down)?;
+        let (queue, queued) = mpsc::channel(QUEUE_MESSAGES);
+        let shard = Arc::new(Self {
+            router,
+            queue,
+            room: Arc::new(Semaphore::new(QUEUE_BYTES)),
+            retained: Mutex::new(Retained::new(room)),
+            devices: Mutex::default(),
+        });
+        Ok(Workers {
+            shard,
+            queue: queued,
+            into,
+            out,
+            meters,
+        })
+    }
+
+    /// Takes a message in; waits while the shard has more than it can carry.
+    pub(crate) async fn accept(&self, submission: Submission) -> Result<(), Close> {
+        let bytes = submission.message.payload.len().saturating_add(MESSAGE_BYTES);
+        let permits = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
+        let queued = Queued {
+            submission,
+            _room: room.map_err(|_| Close::Broken)?,
+        };
+        self.queue.send(queued).await.map_err(|_| Close::Broken)
+    }
+
+    /// Hands a device's messages to its mailbox from now on.
+    pub(crate) fn enter(&self, device: &DeviceId, mailbox: Mailbox) {
+        lock(&self.devices).insert(device.to_string(), mailbox);
+    }
+
+    /// Stops that, unless another connection of the device has come since.
+    pub(crate) fn leave(&self, device: &DeviceId, kick: &Arc<Kick>) {
+        let mut devices = lock(&self.devices);
+        if devices
+            .get(device.as_str())
+            .is_some_and(|mailbox| Arc::ptr_eq(&mailbox.kick, kick))
+        {
+            devices.remove(device.as_str());
+        }
+    }
+
+    /// The retained messages that a filter matches.
+    pub(crate) fn retained(&self, filter: &Filter, qos: Qos, into: &mut impl Extend<Message>) {
+        lock(&self.retained).matching(filter, qos, into);
+    }
+
+    fn retain(&self, submission: &Submission, meters: &Meters) {
+        let Topic { device, channel } = &submission.topic;
+        if !submission.retain || !channel.is_retained() {
+            return;
+        }
+        let mut retained = lock(&self.retained);
+        let before = retained.count();
+        if !retained.put(device, *channel, &submission.message) {
+            meters.not_retained.inc();
+            warn!(%device, "no room to retain a message: raise retained_bytes_max");
+        }
+        let after = retained.count();
+        meters.retained.inc_by(after as i64 - before as i64);
+    }
+
+    fn deliver(&self, message: Message) {
+        let mailbox = match device_of(&message) {
+            Some(device) => lock(&self.devices).get(device).cloned(),
+            None => None,
+        };
+        // A device that is not here hears nothing, as sessions are clean.
+        let Some(mailbox) = mailbox else {
+            return;
+        };
+        let delivery = Delivery {
+            message,
+            retained: false,
+        };
+        if mailbox.deliveries.try_send(delivery).is_err() {
+            mailbox.kick.kick(Close::Slow);
+        }
+    }
+}
+
+impl Workers {
+    /// The shard that these tasks serve.
+    pub(crate) fn shard(&self) -> Arc<Shard> {
+        Arc::clone(&self.shard)
+    }
+
+    /// Runs both tasks until a stop is asked for, or the router is gone.
+    pub(crate) async fn run(self, stopping: CancellationToken) -> Result<(), Failure> {
+        let Self {
+            shard,
+            queue,
+            into,
+            out,
+            meters,
+        } = self;
+        let outcome = tokio::select! {
+            () = stopping.cancelled() => Ok(()),
+            outcome = pump(&shard, into, queue, &meters) => outcome,
+            outcome = hub(&shard, out, &meters) => outcome,
+        };
+        outcome.map_err(|gone| {
+            Failure::new(Class::Overload, "keep a router thread alive")
+                .because(gone)
+                .help("this is a bug in Tideline: please report it with the log")
+        })
+    }
+}
+
+async fn pump(
+    shard: &Shard,
+    mut link: Link,
+    mut queue: mpsc::Receiver<Queued>,
+    meters: &Meters,
+) -> Result<(), Gone> {
+    let mut batch = Vec::with_capacity(BATCH_MESSAGES);
+    loop {
+        // An idle router gets an empty batch now and then. That also wakes it from a rare slip:
+        // a link that left while it was due makes rumqttd sleep with work at hand.
+        let waited = timeout(HEARTBEAT, queue.recv_many(&mut batch, BATCH_MESSAGES)).await;
+        if waited == Ok(0) {
+            return Ok(());
+        }
+        for Queued { submission, .. } in &batch {
+            shard.retain(submission, meters);
+            link.stage(submission.message.clone());
+        }
+        link.barrier()?;
+        taken(&mut link).await?;
+        for Queued { submission, .. } in batch.drain(..) {
+            if let Some(receipt) = submission.receipt {
+                // A connection that is gone needs none.
+                let _ = receipt.to.try_send(receipt.id);
+            }
+        }
+    }
+}
+
+async fn taken(link: &mut Link) -> Result<(), Gone> {
+    for _ in 0..PATIENCE_ROUNDS {
+        match timeout(PATIENCE, link.next()).await {
+            Ok(Ok(Heard::Taken)) => return Ok(()),
+            Ok(Ok(Heard::Message(..) | Heard::Full)) | Err(_) => {}
+            Ok(Err(gone)) => return Err(gone),
+        }
+    }
+    Err(Gone)
+}
+
+async fn hub(shard: &Shard, mut link: Link, meters: &Meters) -> Result<(), Gone> {
+    let mut gaps = Gaps::default();
+    loop {
+        match link.next().await? {
+            Heard::Message(message, offset) => {
+                meters
+                    .backlog_dropped
+                    .inc_by(gaps.before(Direction::Down, offset));
+                shard.deliver(message);
+            }
+            Heard::Full => link.resume().await?,
+            Heard::Taken => {}
+        }
+    }
+}
+
+fn device_of(message: &Message) -> Option<&str> {
+    let topic = std::str::from_utf8(&message.topic).ok()?;
+    split_topic(topic).map(|(device, _)| device)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_spread_evenly() {
+        let mut loads = [0; 16];
+        for number in 0..16_000 {
+            loads[shard_of(&format!("device-{number}"), 16)] += 1;
+        }
+        assert!(loads.iter().all(|load| (850..1150).contains(load)), "{loads:?}");
+    }
+}
