@@ -105,7 +105,7 @@ impl Agent {
             intake.clone(),
         );
         let counted = buffer.clone();
-        registry.register_collector(Box::new(LedgerCollector(move || counted.balance())));
+        registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
         let (link, link_handle) = Link::new(
             config.link.clone(),

@@ -150,6 +150,7 @@ impl Running {
             Happening::Link(LinkState::Up(uplink)) => {
                 self.uplink = Some(uplink);
                 self.parts.link_health.ready();
+                self.last_error = None;
                 self.input(Input::Connected).await;
             }
             Happening::Link(LinkState::Down(error)) => {

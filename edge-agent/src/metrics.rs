@@ -12,8 +12,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use schema::Balance;
 
+use crate::buffer::Progress;
 use crate::link::LinkError;
 
 /// What the link counts.
@@ -165,9 +165,9 @@ impl IngestMeters {
 /// Reads the ledger's counts when it is scraped.
 pub(crate) struct LedgerCollector<F>(pub(crate) F);
 
-impl<F: Fn() -> Balance + Send + Sync + 'static> Collector for LedgerCollector<F> {
+impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let balance = (self.0)();
+        let Progress { balance, bytes, .. } = (self.0)();
         let counters = [
             (
                 "tideline_agent_readings_accepted",
@@ -207,7 +207,14 @@ impl<F: Fn() -> Balance + Send + Sync + 'static> Collector for LedgerCollector<F
             let metric = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
-        Ok(())
+        let metric = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+        let help = "Bytes of pending readings, as the buffer's limit counts them";
+        metric.encode(encoder.encode_descriptor(
+            "tideline_agent_buffer_pending",
+            help,
+            Some(&Unit::Bytes),
+            metric.metric_type(),
+        )?)
     }
 }
 

@@ -255,7 +255,8 @@ impl Attempt<'_> {
     }
 
     /// Says goodbye, so that nobody waits for the keep-alive to find out. The last will is not
-    /// fired after a DISCONNECT.
+    /// fired after a DISCONNECT. The socket is left for the broker to close: closed with a PUBACK
+    /// unread in it, it would take back what the broker has not read yet.
     async fn leave(&self, client: &AsyncClient, events: &mut EventLoop) {
         let offline = Status::Offline {
             session: self.session,
@@ -263,15 +264,18 @@ impl Attempt<'_> {
         publish_status(client, &self.link.config.device, &offline);
         let _ = client.try_disconnect();
         let gone = timeout(GOODBYE_TIMEOUT, async {
-            while let Ok(event) = events.poll().await {
-                if event == Event::Outgoing(Outgoing::Disconnect) {
-                    return;
+            let mut said = false;
+            loop {
+                match events.poll().await {
+                    Ok(Event::Outgoing(Outgoing::Disconnect)) => said = true,
+                    Ok(_) => {}
+                    Err(_) => return said,
                 }
             }
         });
         match gone.await {
-            Ok(()) => info!("disconnected"),
-            Err(_) => debug!("the broker did not take our farewell in time"),
+            Ok(true) => info!("disconnected"),
+            Ok(false) | Err(_) => debug!("the broker did not take our farewell"),
         }
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use schema::message::{Ack, RejectReason, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
-use super::{Ask, BatchId, Effect, Input, Prepared, Session, SessionConfig};
+use super::{Ask, Effect, Input, Prepared, Session, SessionConfig};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -53,7 +53,6 @@ struct Edge {
 
 #[derive(Debug, Clone)]
 struct Published {
-    batch: BatchId,
     rows: RangeSet,
     digest: u64,
 }
@@ -156,7 +155,6 @@ impl Edge {
         let bytes = sent.count() as usize * 8;
         if !sent.is_empty() {
             self.published.push(Published {
-                batch: ask.batch,
                 rows: sent.clone(),
                 digest,
             });
@@ -273,6 +271,7 @@ fn an_acknowledgement_of_rows_not_in_flight_counts() {
     let mut edge = Edge::new(small(), &[range(1, 50)]);
     edge.input(Input::Acked(&ack(&[range(11, 30), range(41, 900)])));
     assert_eq!(edge.settled, set(&[range(11, 30), range(41, 50)]));
+    assert_eq!(edge.session.waiting().history, 20);
     edge.input(Input::Connected);
     assert_eq!(edge.published[0].rows, set(&[range(1, 10)]));
 }

@@ -50,6 +50,7 @@ async fn the_metrics_show_the_ledgers_identity() {
         count("accepted_total"),
         count("committed_total") + count("pending") + count("evicted") + count("rejected_total")
     );
+    assert!(edge.metric("tideline_agent_buffer_pending_bytes") > 0);
     assert_eq!(edge.metric("tideline_agent_connected"), 1);
     assert!(edge.metric("tideline_agent_batches_sent_bytes_total") > 0);
     assert!(edge.metric("tideline_agent_ack_latency_seconds_count") >= 1);
