@@ -1,7 +1,10 @@
 //! Proof by load and fault: real processes, flaky links, and a simulation of the whole data path.
 //!
-//! Reading order: [`process`] and [`proxy`], what a disturbed system is made of.
+//! Reading order: [`memory`] → [`simulation`] (the real cores, everything else simulated) →
+//! [`process`] and [`proxy`] (what a disturbed real system is made of).
 
+pub mod cli;
 pub mod memory;
 pub mod process;
 pub mod proxy;
+pub mod simulation;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use schema::message::{EpochReport, Rejection};
+use schema::message::{EpochReport, RejectReason, Rejection};
 use schema::{Balance, Batch, Epoch, Hlc, HlcClock, RangeSet, Reading, Row, SensorName, SeqRange};
 
 /// The rows of one epoch that are not settled, and the counts of those that are.
@@ -20,6 +20,8 @@ pub struct MemoryBuffer {
     sensor_numbers: HashMap<SensorName, u16>,
     balance: Balance,
     evicted_unconfirmed: RangeSet,
+    /// Given up by the device itself, and not yet in the ledger.
+    rejected_unconfirmed: RangeSet,
 }
 
 #[derive(Debug)]
@@ -42,6 +44,7 @@ impl MemoryBuffer {
             sensor_numbers: HashMap::new(),
             balance: Balance::default(),
             evicted_unconfirmed: RangeSet::new(),
+            rejected_unconfirmed: RangeSet::new(),
         }
     }
 
@@ -55,6 +58,12 @@ impl MemoryBuffer {
     #[must_use]
     pub fn balance(&self) -> Balance {
         self.balance
+    }
+
+    /// The stamp of a row, if it is still held.
+    #[must_use]
+    pub fn hlc_of(&self, seq: u64) -> Hlc {
+        self.rows.get(&seq).map(|row| row.hlc).unwrap_or_default()
     }
 
     /// The sequences that are not settled.
@@ -137,8 +146,16 @@ impl MemoryBuffer {
         for &range in committed {
             self.balance.committed += self.free(range);
         }
-        for rejection in rejected {
-            self.balance.rejected += self.free(rejection.range);
+        for &Rejection { range, reason } in rejected {
+            let freed = self.free(range);
+            self.balance.rejected += freed;
+            // Rows that were still here and that no bridge has read: the device's own decision,
+            // which the ledger learns from the next report. What comes back from there confirms.
+            if freed > 0 && reason == RejectReason::Undecodable {
+                self.rejected_unconfirmed.insert(range);
+            } else {
+                self.rejected_unconfirmed.remove(range);
+            }
         }
         for &range in evicted_confirmed {
             self.evicted_unconfirmed.remove(range);
@@ -152,7 +169,14 @@ impl MemoryBuffer {
             epoch: self.epoch,
             balance: self.balance,
             evicted: self.evicted_unconfirmed.as_slice().to_vec(),
-            rejected: Vec::new(),
+            rejected: self
+                .rejected_unconfirmed
+                .iter()
+                .map(|range| Rejection {
+                    range,
+                    reason: RejectReason::Undecodable,
+                })
+                .collect(),
         }
     }
 

@@ -10,6 +10,7 @@ use daemon::Failure;
 mod bench;
 mod check;
 mod programs;
+mod proof;
 mod servers;
 mod supervisor;
 mod test;
@@ -36,6 +37,10 @@ enum Command {
     Check(check::Options),
     /// Measure the hot paths beside a reference of the same run
     Bench(bench::Options),
+    /// Simulate the whole data path under faults (`simulate --help` says how)
+    Simulate(proof::Options),
+    /// Break a real system at random, and count its readings (`chaos --help` says how)
+    Chaos(proof::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +48,8 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Simulate(options) => proof::run("simulate", &options),
+        Command::Chaos(options) => proof::run("chaos", &options),
     };
     outcome.unwrap_or_else(|failure: Failure| failure.report())
 }

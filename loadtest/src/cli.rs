@@ -1,0 +1,36 @@
+//! The `loadtest` command line.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use daemon::Failure;
+
+use crate::simulation;
+
+/// Proves Tideline by load and by faults.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 all promises held, 1 one was broken or something failed, 2 wrong arguments."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Simulate the whole data path under faults, thousands of times
+    Simulate(simulation::Options),
+}
+
+/// Runs one command.
+///
+/// # Errors
+/// The [`Failure`] that ended it.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match cli.command {
+        Command::Simulate(options) => simulation::campaign(&options),
+    }
+}

@@ -1,0 +1,158 @@
+//! A seed becomes a plan: how large the fleet is, how bad the world, and what breaks when.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+
+/// For how long things break; afterwards everything must settle.
+pub(super) const TROUBLE: Duration = Duration::from_secs(60);
+
+/// A kind of fault, as the report counts it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// A message did not arrive.
+    Loss,
+    /// A message arrived twice.
+    Duplication,
+    /// A message was overtaken by a later one.
+    Reordering,
+    /// A message took long.
+    Delay,
+    /// An agent could not reach the broker for a while.
+    Partition,
+    /// An agent was killed and restarted.
+    AgentCrash,
+    /// A bridge was killed and restarted.
+    BridgeCrash,
+    /// The broker was killed, with all its memory.
+    BrokerCrash,
+    /// The database refused for a while.
+    StoreOutage,
+    /// A commit succeeded, and its answer was lost.
+    CommitUnknown,
+    /// An agent's wall clock jumped.
+    ClockJump,
+    /// A payload was overwritten on its way.
+    Garbage,
+    /// A reading that no reader can read, not even alone.
+    Poison,
+    /// A source produced a value that no store can hold.
+    BadValue,
+    /// A buffer was full and dropped its oldest rows.
+    Eviction,
+}
+
+/// How often each fault was injected.
+pub type Faults = BTreeMap<Fault, u64>;
+
+/// What a seed decides before the run.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) agents: usize,
+    pub(super) bridges: usize,
+    /// Rows that a buffer holds.
+    pub(super) buffer_rows: usize,
+    /// Time between two scans of a source.
+    pub(super) scan_interval: Duration,
+    /// Sensors in a scan.
+    pub(super) sensors: usize,
+    /// Probability of each fault of a message.
+    pub(super) loss: f64,
+    pub(super) duplication: f64,
+    pub(super) reordering: f64,
+    pub(super) delay: f64,
+    pub(super) garbage: f64,
+    pub(super) bad_value: f64,
+    pub(super) poison: f64,
+    pub(super) commit_unknown: f64,
+    /// What breaks, and when.
+    pub(super) incidents: Vec<(Duration, Incident)>,
+}
+
+/// Something that breaks at a moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Incident {
+    AgentCrash { agent: usize },
+    BridgeCrash { bridge: usize, down: Duration },
+    BrokerCrash { down: Duration },
+    Partition { agent: usize, down: Duration },
+    StoreOutage { down: Duration },
+    ClockJump { agent: usize, to_ms: i64 },
+}
+
+impl Plan {
+    /// Draws the plan of a seed; the same seed gives the same plan.
+    pub(super) fn draw(seed: u64) -> (Self, SmallRng) {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let agents = rng.random_range(1..=3);
+        let bridges = rng.random_range(1..=2);
+        // A third of the worlds are calm, so that every fault is also seen alone.
+        let mut chance = |max: f64| {
+            if rng.random_bool(0.66) {
+                rng.random_range(0.0..max)
+            } else {
+                0.0
+            }
+        };
+        let loss = chance(0.3);
+        let duplication = chance(0.3);
+        let reordering = chance(0.3);
+        let delay = chance(0.2);
+        let garbage = chance(0.05);
+        let bad_value = chance(0.05);
+        let poison = chance(0.01);
+        let commit_unknown = chance(0.3);
+        let incidents = (0..rng.random_range(0..8))
+            .map(|_| {
+                let at = TROUBLE.mul_f64(rng.random());
+                (at, Incident::draw(&mut rng, agents, bridges))
+            })
+            .collect();
+        let plan = Self {
+            agents,
+            bridges,
+            buffer_rows: if rng.random_bool(0.3) {
+                rng.random_range(20..200)
+            } else {
+                100_000
+            },
+            scan_interval: Duration::from_millis(rng.random_range(100..3_000)),
+            sensors: rng.random_range(1..6),
+            loss,
+            duplication,
+            reordering,
+            delay,
+            garbage,
+            bad_value,
+            poison,
+            commit_unknown,
+            incidents,
+        };
+        (plan, rng)
+    }
+}
+
+impl Incident {
+    fn draw(rng: &mut SmallRng, agents: usize, bridges: usize) -> Self {
+        let agent = rng.random_range(0..agents);
+        let down = Duration::from_millis(rng.random_range(100..20_000));
+        match rng.random_range(0..6) {
+            0 => Self::AgentCrash { agent },
+            1 => Self::BridgeCrash {
+                bridge: rng.random_range(0..bridges),
+                down,
+            },
+            2 => Self::BrokerCrash { down },
+            3 => Self::Partition { agent, down },
+            4 => Self::StoreOutage { down },
+            _ => Self::ClockJump {
+                agent,
+                to_ms: rng.random_range(-3_600_000..3_600_000),
+            },
+        }
+    }
+}

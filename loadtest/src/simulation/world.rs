@@ -1,0 +1,605 @@
+//! Simulated time, network and faults around the real session, admission and pipeline.
+//!
+//! One queue of events in the order of their time; ties in the order of their making. Everything
+//! random comes from one seed, and nothing is iterated in the order of a hash: a seed replays
+//! exactly.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::Duration;
+
+use bridge::pipeline::WriteId;
+use edge_agent::session::{Input, SessionConfig};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use schema::{DeviceId, Epoch, ObservedAt, Quality, Reading, Value, Version};
+
+use super::agent::{Agent, Output};
+use super::bridge::Bridge;
+use super::plan::{Fault, Faults, Incident, Plan, TROUBLE};
+use super::store::{Key, Store};
+use super::{Violation, check};
+
+/// Wall time at the start of every simulation, in milliseconds.
+const START_MS: i64 = 1_800_000_000_000;
+
+/// When everything must have settled. The longest time-outs are a minute each.
+const SETTLED_BY: Duration = Duration::from_secs(1_200);
+
+/// Time between two scans once the trouble is over.
+const CALM_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Events in one simulation, far above what any plan needs.
+const EVENTS_MAX: u64 = 2_000_000;
+
+/// A reading that an agent accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Accepted {
+    pub(super) device: DeviceId,
+    pub(super) epoch: Epoch,
+    pub(super) seq: u64,
+    pub(super) key: Key,
+    pub(super) version: Version,
+    pub(super) value: Value,
+    /// Whether a bridge must not take it.
+    pub(super) is_bad: bool,
+}
+
+/// What happens at a moment.
+#[derive(Debug)]
+enum Event {
+    Scan {
+        agent: usize,
+    },
+    AgentTimer {
+        agent: usize,
+    },
+    BridgeTimer {
+        bridge: usize,
+    },
+    Incident(Incident),
+    Connect {
+        agent: usize,
+    },
+    Partitioned {
+        agent: usize,
+        until: Duration,
+    },
+    BridgeUp {
+        bridge: usize,
+    },
+    Up {
+        agent: usize,
+        connection: u64,
+        broker: u64,
+        is_event: bool,
+        payload: Vec<u8>,
+    },
+    Down {
+        device: DeviceId,
+        broker: u64,
+        payload: Vec<u8>,
+    },
+    WriteEnds {
+        bridge: usize,
+        run: u64,
+        write: WriteId,
+    },
+}
+
+/// The whole simulated system.
+#[derive(Debug)]
+pub(super) struct World {
+    plan: Plan,
+    rng: SmallRng,
+    now: Duration,
+    queue: BinaryHeap<Reverse<(Duration, u64)>>,
+    events: BTreeMap<u64, Event>,
+    made: u64,
+    handled: u64,
+    pub(super) agents: Vec<Agent>,
+    bridges: Vec<Bridge>,
+    pub(super) store: Store,
+    pub(super) accepted: Vec<Accepted>,
+    poison: BTreeSet<(DeviceId, u64)>,
+    /// Counts restarts of the broker: what was in it is gone.
+    broker: u64,
+    broker_down_until: Duration,
+    store_down_until: Duration,
+    cut_until: Vec<Duration>,
+    timers: Vec<Option<Duration>>,
+    pub(super) faults: Faults,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let (plan, mut rng) = Plan::draw(seed);
+        let config = SessionConfig {
+            linger: Duration::from_millis(200),
+            timeout_max: Duration::from_secs(20),
+            report_interval: Duration::from_secs(10),
+            ..SessionConfig::default()
+        };
+        let agents: Vec<Agent> = (0..plan.agents)
+            .map(|number| {
+                let device = format!("d{number}").parse().expect("a fixed name is one");
+                let epoch = Epoch::from_random(rng.random());
+                Agent::new(device, epoch, config.clone(), plan.buffer_rows)
+            })
+            .collect();
+        let count = agents.len();
+        let mut world = Self {
+            bridges: (0..plan.bridges).map(|_| Bridge::new()).collect(),
+            plan,
+            rng,
+            now: Duration::ZERO,
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            made: 0,
+            handled: 0,
+            agents,
+            store: Store::default(),
+            accepted: Vec::new(),
+            poison: BTreeSet::new(),
+            broker: 0,
+            broker_down_until: Duration::ZERO,
+            store_down_until: Duration::ZERO,
+            cut_until: vec![Duration::ZERO; count],
+            timers: vec![None; count],
+            faults: Faults::new(),
+        };
+        for agent in 0..count {
+            world.at(Duration::ZERO, Event::Connect { agent });
+            world.at(Duration::from_millis(50), Event::Scan { agent });
+        }
+        for (at, incident) in std::mem::take(&mut world.plan.incidents) {
+            world.at(at, Event::Incident(incident));
+        }
+        world
+    }
+
+    /// Runs until everything is settled.
+    pub(super) fn run(&mut self) -> Result<(), Violation> {
+        loop {
+            let Some(Reverse((at, number))) = self.queue.pop() else {
+                break;
+            };
+            if at > SETTLED_BY {
+                return Err(self.unsettled());
+            }
+            self.handled += 1;
+            if self.handled > EVENTS_MAX {
+                return Err(Violation::Busy(EVENTS_MAX));
+            }
+            self.now = at;
+            if let Some(event) = self.events.remove(&number) {
+                self.handle(event)?;
+            }
+            if at > TROUBLE
+                && self
+                    .agents
+                    .iter()
+                    .all(|agent| agent.connected && agent.is_settled())
+            {
+                break;
+            }
+        }
+        if !self.agents.iter().all(Agent::is_settled) {
+            return Err(self.unsettled());
+        }
+        check::all(self)
+    }
+
+    fn unsettled(&self) -> Violation {
+        let pending = self
+            .agents
+            .iter()
+            .map(|agent| agent.buffer.balance().pending)
+            .sum();
+        Violation::Unsettled {
+            pending,
+            after: self.now,
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Scan { agent } => self.scan(agent),
+            Event::AgentTimer { agent } => {
+                if self.timers[agent] == Some(self.now) {
+                    self.timers[agent] = None;
+                    self.input(agent, Input::Timer)?;
+                }
+                Ok(())
+            }
+            Event::BridgeTimer { bridge } => {
+                self.drive(bridge);
+                Ok(())
+            }
+            Event::Incident(incident) => self.incident(incident),
+            Event::Connect { agent } => self.connect(agent),
+            Event::Partitioned { agent, until } => {
+                self.cut_until[agent] = self.cut_until[agent].max(until);
+                self.disconnect(agent)
+            }
+            Event::BridgeUp { bridge } => {
+                self.bridges[bridge].up = true;
+                Ok(())
+            }
+            Event::Up {
+                agent,
+                connection,
+                broker,
+                is_event,
+                payload,
+            } => {
+                // What a broken connection carried may still have arrived: only the broker's
+                // memory is surely gone with it.
+                let lost_with_link =
+                    connection != self.agents[agent].connection && self.rng.random();
+                if broker == self.broker && !lost_with_link {
+                    self.take(agent, is_event, payload);
+                }
+                Ok(())
+            }
+            Event::Down {
+                device,
+                broker,
+                payload,
+            } => self.deliver(&device, broker, &payload),
+            Event::WriteEnds { bridge, run, write } => {
+                self.write_ends(bridge, run, write);
+                Ok(())
+            }
+        }
+    }
+
+    /// A source hands over one scan.
+    fn scan(&mut self, agent: usize) -> Result<(), Violation> {
+        // A few good readings go on to come: a reading that cannot be read is given up only once
+        // the bridge has read others that were sent later.
+        let calm = self.now >= TROUBLE;
+        let pause = if calm {
+            CALM_INTERVAL
+        } else {
+            self.plan.scan_interval
+        };
+        self.at(self.now + pause, Event::Scan { agent });
+        let wall_ms = self.wall_ms(agent);
+        let mut bad = Vec::new();
+        let readings: Vec<Reading> = (0..self.plan.sensors)
+            .map(|sensor| {
+                let is_bad = !calm && self.rng.random_bool(self.plan.bad_value);
+                bad.push(is_bad);
+                let value = match (is_bad, sensor % 3) {
+                    (true, _) => Value::F64(f64::NAN),
+                    (false, 0) => Value::F64(f64::from(self.rng.random_range(0..500)) / 10.0),
+                    (false, 1) => Value::I64(self.rng.random_range(-5..5)),
+                    (false, _) => Value::Bool(self.rng.random()),
+                };
+                Reading {
+                    sensor: format!("s{sensor}").parse().expect("a fixed name is one"),
+                    observed_at: ObservedAt::from_millis(wall_ms as i64),
+                    value,
+                    quality: Quality::Good,
+                }
+            })
+            .collect();
+        let mut out = Vec::new();
+        let now = self.now;
+        let evicted = self.agents[agent].buffer.balance().evicted;
+        let range = self.agents[agent]
+            .append(readings.clone(), wall_ms, now, &mut out)
+            .map_err(Violation::Breach)?;
+        let evictions = self.agents[agent].buffer.balance().evicted - evicted;
+        *self.faults.entry(Fault::Eviction).or_default() += evictions;
+        let Some(range) = range else {
+            return Ok(());
+        };
+        let device = self.agents[agent].device.clone();
+        let epoch = self.agents[agent].buffer.epoch();
+        for ((seq, reading), is_bad) in (range.first()..=range.last()).zip(readings).zip(bad) {
+            let hlc = self.agents[agent].buffer.hlc_of(seq);
+            let is_poison = !calm && self.rng.random_bool(self.plan.poison);
+            if is_poison {
+                self.count(Fault::Poison);
+                self.poison.insert((device.clone(), seq));
+            }
+            if is_bad {
+                self.count(Fault::BadValue);
+            }
+            self.accepted.push(Accepted {
+                device: device.clone(),
+                epoch,
+                seq,
+                key: (device.clone(), reading.sensor, reading.observed_at),
+                version: Version { hlc, epoch, seq },
+                value: reading.value,
+                is_bad: is_bad || is_poison,
+            });
+        }
+        self.send(agent, out);
+        self.set_timer(agent);
+        Ok(())
+    }
+
+    fn incident(&mut self, incident: Incident) -> Result<(), Violation> {
+        match incident {
+            Incident::AgentCrash { agent } => {
+                self.count(Fault::AgentCrash);
+                self.agents[agent].restart();
+                self.timers[agent] = None;
+                self.retry_connect(agent);
+            }
+            Incident::BridgeCrash { bridge, down } => {
+                self.count(Fault::BridgeCrash);
+                // A write in flight may be committed all the same: nobody will hear of it.
+                self.write_without_witness(bridge);
+                self.bridges[bridge].crash();
+                self.at(self.now + down, Event::BridgeUp { bridge });
+            }
+            Incident::BrokerCrash { down } => {
+                self.count(Fault::BrokerCrash);
+                self.broker += 1;
+                self.broker_down_until = self.broker_down_until.max(self.now + down);
+                for agent in 0..self.agents.len() {
+                    self.disconnect(agent)?;
+                }
+            }
+            Incident::Partition { agent, down } => {
+                self.count(Fault::Partition);
+                let until = self.now + down;
+                return self.handle(Event::Partitioned { agent, until });
+            }
+            Incident::StoreOutage { down } => {
+                self.count(Fault::StoreOutage);
+                self.store_down_until = self.store_down_until.max(self.now + down);
+            }
+            Incident::ClockJump { agent, to_ms } => {
+                self.count(Fault::ClockJump);
+                self.agents[agent].clock_offset_ms = to_ms;
+            }
+        }
+        Ok(())
+    }
+
+    fn connect(&mut self, agent: usize) -> Result<(), Violation> {
+        if self.agents[agent].connected {
+            return Ok(());
+        }
+        if self.now < self.cut_until[agent].max(self.broker_down_until) {
+            self.retry_connect(agent);
+            return Ok(());
+        }
+        self.input(agent, Input::Connected)
+    }
+
+    fn disconnect(&mut self, agent: usize) -> Result<(), Violation> {
+        if self.agents[agent].connected {
+            self.input(agent, Input::Disconnected)?;
+        }
+        self.retry_connect(agent);
+        Ok(())
+    }
+
+    fn retry_connect(&mut self, agent: usize) {
+        let pause = Duration::from_millis(self.rng.random_range(50..2_000));
+        self.at(self.now + pause, Event::Connect { agent });
+    }
+
+    /// Feeds an agent's session, and carries its messages to the network.
+    fn input(&mut self, agent: usize, input: Input<'_>) -> Result<(), Violation> {
+        let mut out = Vec::new();
+        let wall_ms = self.wall_ms(agent);
+        self.agents[agent]
+            .input(input, self.now, wall_ms, &mut out)
+            .map_err(Violation::Breach)?;
+        self.send(agent, out);
+        self.set_timer(agent);
+        Ok(())
+    }
+
+    fn set_timer(&mut self, agent: usize) {
+        let wakeup = self.agents[agent].next_wakeup();
+        if self.timers[agent] != wakeup {
+            self.timers[agent] = wakeup;
+            if let Some(at) = wakeup {
+                self.at(at, Event::AgentTimer { agent });
+            }
+        }
+    }
+
+    /// From an agent to a bridge, through everything that can go wrong.
+    fn send(&mut self, agent: usize, out: Vec<Output>) {
+        for output in out {
+            let (is_event, mut payload) = match output {
+                Output::Telemetry(payload) => (false, payload),
+                Output::Event(payload) => (true, payload),
+            };
+            if self.trouble(self.plan.garbage, Fault::Garbage) {
+                let at = self.rng.random_range(0..payload.len());
+                payload[at] ^= 0x55;
+                // A change that can still be read would be another batch, which TLS keeps out.
+                payload[0] = 0x7f;
+            }
+            for delay in self.journeys() {
+                let event = Event::Up {
+                    agent,
+                    connection: self.agents[agent].connection,
+                    broker: self.broker,
+                    is_event,
+                    payload: payload.clone(),
+                };
+                self.at(self.now + delay, event);
+            }
+        }
+    }
+
+    /// A message has reached the bridges' side of the broker.
+    fn take(&mut self, agent: usize, is_event: bool, payload: Vec<u8>) {
+        let device = self.agents[agent].device.clone();
+        // A device stays with one bridge while it is up; else another takes it.
+        let up: Vec<usize> = (0..self.bridges.len())
+            .filter(|bridge| self.bridges[*bridge].up)
+            .collect();
+        let Some(&bridge) = up.get(agent % up.len().max(1)) else {
+            return;
+        };
+        let wall = self.bridge_wall_micros();
+        let answers: Vec<_> = if is_event {
+            if self.now < self.store_down_until {
+                return;
+            }
+            self.bridges[bridge].event(&device, &payload, &mut self.store, wall)
+        } else {
+            self.bridges[bridge]
+                .telemetry(&device, &payload, wall, self.now, &self.poison)
+                .into_iter()
+                .collect()
+        };
+        self.answer(answers);
+        self.drive(bridge);
+    }
+
+    /// Starts the writes that are due.
+    fn drive(&mut self, bridge: usize) {
+        if !self.bridges[bridge].up {
+            return;
+        }
+        while let Some(write) = self.bridges[bridge].next_write(self.now) {
+            let run = self.bridges[bridge].run;
+            let took = Duration::from_millis(self.rng.random_range(1..200));
+            self.at(self.now + took, Event::WriteEnds { bridge, run, write });
+        }
+        if let Some(at) = self.bridges[bridge].next_wakeup() {
+            self.at(at.max(self.now), Event::BridgeTimer { bridge });
+        }
+    }
+
+    fn write_ends(&mut self, bridge: usize, run: u64, write: WriteId) {
+        if self.bridges[bridge].run != run {
+            return;
+        }
+        let again = Event::WriteEnds { bridge, run, write };
+        if self.now < self.store_down_until {
+            let pause = Duration::from_millis(self.rng.random_range(50..1_000));
+            self.at(self.now + pause, again);
+            return;
+        }
+        for delivery in self.bridges[bridge].deliveries(write).unwrap_or_default() {
+            self.store
+                .ingest(&delivery.device, &delivery.batch, &delivery.rejected);
+        }
+        if self.trouble(self.plan.commit_unknown, Fault::CommitUnknown) {
+            // Committed, and the bridge does not know: it writes again.
+            self.at(self.now + Duration::from_millis(100), again);
+            return;
+        }
+        let wall = self.bridge_wall_micros();
+        let answers = self.bridges[bridge].committed(write, wall);
+        self.answer(answers);
+        self.drive(bridge);
+    }
+
+    /// A bridge dies between commit and acknowledgement: some of its writes are in the database.
+    fn write_without_witness(&mut self, bridge: usize) {
+        let writes: Vec<WriteId> = self
+            .events
+            .values()
+            .filter_map(|event| match event {
+                Event::WriteEnds {
+                    bridge: of, write, ..
+                } if *of == bridge => Some(*write),
+                _ => None,
+            })
+            .collect();
+        for write in writes {
+            if self.rng.random() && self.now >= self.store_down_until {
+                for delivery in self.bridges[bridge].deliveries(write).unwrap_or_default() {
+                    self.store
+                        .ingest(&delivery.device, &delivery.batch, &delivery.rejected);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, answers: Vec<(DeviceId, Vec<u8>)>) {
+        for (device, payload) in answers {
+            for delay in self.journeys() {
+                let event = Event::Down {
+                    device: device.clone(),
+                    broker: self.broker,
+                    payload: payload.clone(),
+                };
+                self.at(self.now + delay, event);
+            }
+        }
+    }
+
+    fn deliver(&mut self, device: &DeviceId, broker: u64, payload: &[u8]) -> Result<(), Violation> {
+        let Some(agent) = self.agents.iter().position(|agent| agent.device == *device) else {
+            return Ok(());
+        };
+        if broker != self.broker || !self.agents[agent].connected {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        let wall_ms = self.wall_ms(agent);
+        self.agents[agent]
+            .hear(payload, self.now, wall_ms, &mut out)
+            .map_err(Violation::Breach)?;
+        self.send(agent, out);
+        self.set_timer(agent);
+        Ok(())
+    }
+
+    /// The times that copies of one message take: none when it is lost, two when it is doubled.
+    fn journeys(&mut self) -> Vec<Duration> {
+        if self.trouble(self.plan.loss, Fault::Loss) {
+            return Vec::new();
+        }
+        let copies = 1 + usize::from(self.trouble(self.plan.duplication, Fault::Duplication));
+        (0..copies)
+            .map(|_| {
+                let mut millis = 20;
+                if self.trouble(self.plan.reordering, Fault::Reordering) {
+                    millis += self.rng.random_range(1..400);
+                }
+                if self.trouble(self.plan.delay, Fault::Delay) {
+                    millis += self.rng.random_range(400..15_000);
+                }
+                Duration::from_millis(millis)
+            })
+            .collect()
+    }
+
+    /// Whether a fault of this probability happens now; none does after the time of trouble.
+    fn trouble(&mut self, probability: f64, fault: Fault) -> bool {
+        let happens = self.now < TROUBLE && self.rng.random_bool(probability);
+        if happens {
+            self.count(fault);
+        }
+        happens
+    }
+
+    fn count(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    fn at(&mut self, at: Duration, event: Event) {
+        self.made += 1;
+        self.queue.push(Reverse((at, self.made)));
+        self.events.insert(self.made, event);
+    }
+
+    fn wall_ms(&self, agent: usize) -> u64 {
+        let millis = START_MS
+            + i64::try_from(self.now.as_millis()).unwrap_or(i64::MAX)
+            + self.agents[agent].clock_offset_ms;
+        millis.unsigned_abs()
+    }
+
+    fn bridge_wall_micros(&self) -> i64 {
+        1_000 * (START_MS + i64::try_from(self.now.as_millis()).unwrap_or(i64::MAX))
+    }
+}

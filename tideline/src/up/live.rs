@@ -1,0 +1,87 @@
+//! What `up` prints while it runs: where everything is, and one line that stays current.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use bridge::ingest::Counters;
+use edge_agent::status::Status;
+use schema::DeviceId;
+
+use super::data_dir::Endpoints;
+
+/// How often a line is printed where it cannot be overwritten.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// The live line.
+#[derive(Debug)]
+pub(super) struct Live {
+    silent: bool,
+    terminal: bool,
+    last: Option<Instant>,
+}
+
+impl Live {
+    /// Prints where everything is; to standard error when standard output is for a program.
+    pub(super) fn start(silent: bool, device: &DeviceId, endpoints: &Endpoints<'_>) -> Self {
+        let text = format!(
+            "Tideline is up.\n  \
+             REST API  {}/api/v1/devices\n  \
+             ledger    {}/api/v1/devices/{device}/ledger\n  \
+             broker    {} (MQTT, TLS 1.3, client certificates)\n  \
+             watch     mosquitto_sub -h {} -p {} --cafile {} --cert {} --key {} -t 'tl/v1/#' -F '%t %x' | tideline decode",
+            endpoints.http,
+            endpoints.http,
+            endpoints.mqtt,
+            endpoints.mqtt.ip(),
+            endpoints.mqtt.port(),
+            endpoints.ca.display(),
+            endpoints.observer_cert.display(),
+            endpoints.observer_key.display(),
+        );
+        if silent {
+            eprintln!("{text}");
+        } else {
+            println!("{text}");
+        }
+        Self {
+            silent,
+            terminal: std::io::stdout().is_terminal(),
+            last: None,
+        }
+    }
+
+    /// Says how things stand.
+    pub(super) fn tell(&mut self, agent: &Status, bridge: &Counters) {
+        let due = self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        if self.silent || !(self.terminal || due) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let latency = match agent.ack_latency_seconds {
+            Some(seconds) => format!("{:.0} ms", 1000.0 * seconds),
+            None => "-".to_owned(),
+        };
+        let line = format!(
+            "accepted {}  pending {}  committed {}  last write {:.1} ms  source to database {latency}",
+            agent.balance.accepted,
+            agent.balance.pending,
+            agent.balance.committed,
+            bridge.last_write_micros as f64 / 1000.0,
+        );
+        if self.terminal {
+            // Back to the start of the line, and away with what is left of the last one.
+            print!("\r{line}\x1b[K");
+            // A terminal that is gone ends us by a signal.
+            let _ = std::io::stdout().flush();
+        } else {
+            println!("{line}");
+        }
+    }
+
+    /// Leaves the line as it is.
+    pub(super) fn end(&self) {
+        if !self.silent && self.terminal {
+            println!();
+        }
+    }
+}
