@@ -150,7 +150,9 @@ impl<'a> Commit<'a> {
         if self.last_seq > self.state.ledger.account.last_seq() {
             self.hand_over_anchor(before).await?;
         }
-        let is_over = !self.need(settings).is_met();
+        // After a crash that forgot settlements there may be more than the limit; it is for
+        // those who add to find room.
+        let is_over = !waiting.is_empty() && !self.need(settings).is_met();
         if settle || is_over || !self.evicted.is_empty() {
             self.delete_settled().await?;
         }
@@ -292,7 +294,9 @@ impl<'a> Commit<'a> {
         let mut need = self.need(settings);
         let uniform = settings.policies.uniform();
         let mut candidates = Vec::new();
-        for _ in 0..Sweep::ROUNDS_MAX {
+        let mut rounds_in_vain = 0;
+        while rounds_in_vain < Sweep::ROUNDS_IN_VAIN_MAX {
+            let evicted_before = self.evicted.count();
             while let Some(ahead) = SeqRange::new(sweep.next().max(1), self.last_held()) {
                 self.file
                     .candidates(ahead, SWEEP_ROWS, &mut candidates)
@@ -318,6 +322,7 @@ impl<'a> Commit<'a> {
             if need.is_met() {
                 return Ok(());
             }
+            rounds_in_vain += usize::from(self.evicted.count() == evicted_before);
         }
         Ok(())
     }

@@ -111,9 +111,9 @@ impl Need {
 }
 
 impl Sweep {
-    /// Rounds that a single eviction may take: each round drops every row that may be dropped, or
-    /// about half of those that thin out, so this many free anything.
-    pub(super) const ROUNDS_MAX: usize = 64;
+    /// Rounds that free nothing after which nothing is left that may give way: the last reading of
+    /// a sensor that thins out goes in the second.
+    pub(super) const ROUNDS_IN_VAIN_MAX: usize = 3;
 
     /// The next sequence to look at.
     pub(super) const fn next(&self) -> u64 {

@@ -29,8 +29,9 @@ const LOG_BYTES_KEPT: u32 = 4 * 1024 * 1024;
 /// Memory for pages, in KiB: a small device has 64 MB in all.
 const CACHE_KIB: u32 = 1024;
 
-/// Says that a file is ours: `TLbf`.
-const APPLICATION_ID: i64 = 0x544c_6266;
+/// Says that a file is ours: `TLb` and, as a witness of `user_version`, the schema's version. A
+/// flipped bit in either shows as damage, not as a file of a newer agent. At most 255 versions.
+const APPLICATION_ID: i64 = 0x544c_6200;
 
 /// A free part of the file larger than this, and three quarters of it, is given back at a start.
 const FREE_BYTES_KEPT: u64 = 16 * 1024 * 1024;
@@ -47,9 +48,6 @@ const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/edge/0001_buffe
 
 /// The highest schema that this build knows.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
-
-/// A file written by a version this much higher is damaged rather than newer.
-const SCHEMA_VERSIONS_AHEAD_MAX: i64 = 1000;
 
 /// An open file.
 pub(super) struct File {
@@ -136,7 +134,7 @@ impl Unchecked {
             ));
         }
         drop(rows);
-        if application != APPLICATION_ID {
+        if application & !0xff != APPLICATION_ID {
             let ours = self
                 .number("SELECT count(*) FROM sqlite_master WHERE name IN ('telemetry_data', 'sync_log')")
                 .await?;
@@ -146,24 +144,25 @@ impl Unchecked {
             });
         }
         Ok(match version {
-            1..=SCHEMA_VERSION => Content::Buffer(version),
-            newer if (1..SCHEMA_VERSION + SCHEMA_VERSIONS_AHEAD_MAX).contains(&newer) => {
-                Content::Newer(newer)
+            other if other < 1 || other != application & 0xff => {
+                Content::Damaged(format!("the file's schema version is {other}"))
             }
-            other => Content::Damaged(format!("the file's schema version is {other}")),
+            1..=SCHEMA_VERSION => Content::Buffer(version),
+            newer => Content::Newer(newer),
         })
     }
 
     /// Applies what is missing after `version`, each migration in a transaction of its own.
     pub(super) async fn migrate(self, version: i64) -> Result<File, Error> {
         let known = usize::try_from(version).unwrap_or(0);
-        for (migration, to) in MIGRATIONS.iter().zip(1..).skip(known) {
+        for (migration, to) in MIGRATIONS.iter().zip(1i64..).skip(known) {
+            let application = APPLICATION_ID | to;
             self.connection.execute("BEGIN IMMEDIATE", ()).await?;
             let applied = self
                 .connection
                 .execute_batch(&format!(
                     "{migration};
-                     PRAGMA application_id = {APPLICATION_ID};
+                     PRAGMA application_id = {application};
                      PRAGMA user_version = {to};
                      COMMIT"
                 ))

@@ -1,6 +1,7 @@
 //! Opens the buffer's file whatever state it is in: missing, sound, of an older schema, damaged.
 
 use std::fs::{File as Disk, OpenOptions, TryLockError};
+use std::io::Read;
 use std::path::Path;
 
 use daemon::Clock;
@@ -13,6 +14,9 @@ use super::load::{LoadError, State, load};
 use super::recovery::{Paths, Recovery, create, recover};
 use super::settings::BufferSettings;
 use super::wal;
+
+/// As much of the file's header as is looked at: up to the format's two version bytes.
+const HEADER_BYTES: u64 = 20;
 
 /// A file that is ready to be used.
 #[derive(Debug)]
@@ -108,14 +112,19 @@ async fn look(paths: &Paths) -> Result<Look, BufferError> {
     // What the system refuses is no damage.
     let opened = OpenOptions::new().read(true).write(true).open(&paths.main);
     let disk = opened.map_err(|error| BufferError::file("opening", &paths.main, error))?;
-    let bytes = disk
-        .metadata()
-        .map_err(|error| BufferError::file("reading", &paths.main, error))?
-        .len();
-    // Closed before SQLite opens it: closing a file drops the process's locks on it.
-    drop(disk);
-    if bytes == 0 {
+    let mut start = Vec::with_capacity(HEADER_BYTES as usize);
+    disk.take(HEADER_BYTES)
+        .read_to_end(&mut start)
+        .map_err(|error| BufferError::file("reading", &paths.main, error))?;
+    // The file is closed again before SQLite opens it: closing drops the process's locks.
+    if start.is_empty() {
         return Ok(Look::Damaged("the file is empty".into()));
+    }
+    // With a format that it does not know, SQLite would only read.
+    if let [.., write_format, read_format] = *start
+        && !([1, 2].contains(&write_format) && [1, 2].contains(&read_format))
+    {
+        return Ok(Look::Damaged("the file's header is damaged".into()));
     }
     let wal =
         wal::read(&paths.log).map_err(|error| BufferError::file("reading", &paths.log, error))?;
@@ -193,23 +202,13 @@ fn new_epoch() -> Epoch {
 
 /// Tells the operator what may be missing.
 fn tell(paths: &Paths, recovery: &Recovery) {
-    let path = paths.main.display();
-    let kept_as = recovery.kept_as.display();
-    let Recovery {
-        salvaged, unnamed, ..
-    } = recovery;
-    match recovery.missing {
-        Some(0) => warn!(
-            %path, %kept_as, salvaged, unnamed,
-            "the buffer was damaged: every pending reading was saved into a new one"
-        ),
-        Some(missing) => error!(
-            %path, %kept_as, salvaged, unnamed, missing,
-            "the buffer was damaged: readings are missing from the new one"
-        ),
-        None => error!(
-            %path, %kept_as, salvaged, unnamed,
-            "the buffer was damaged: readings may be missing from the new one"
-        ),
-    }
+    error!(
+        path = %paths.main.display(),
+        kept_as = %recovery.kept_as.display(),
+        damage = %recovery.damage,
+        salvaged = recovery.salvaged,
+        missing_known = recovery.missing,
+        unnamed = recovery.unnamed,
+        "the buffer was damaged and is made anew: what could be read is saved, readings may be missing"
+    );
 }

@@ -45,7 +45,8 @@ pub struct Recovery {
     pub old_epoch: Option<Epoch>,
     /// Readings that were saved into the new file.
     pub salvaged: u64,
-    /// Pending readings that could not be read, when the damaged file still told how many it held.
+    /// Pending readings that are known to be missing, when the damaged file still told anything of
+    /// them. There may be more: a file whose end was cut off does not tell how much it held.
     pub missing: Option<u64>,
     /// Saved readings whose sensor's name could not be read: they are under `unknown-sensor-N`.
     pub unnamed: u64,
@@ -310,7 +311,7 @@ pub(super) async fn recover(
         counts: Counts::default(),
         hlc: 0,
         note: format!(
-            "{damage}; {salvaged} readings saved, {} missing",
+            "{damage}; {salvaged} readings saved, {} known to be missing",
             missing.map_or("an unknown number".to_owned(), |count| count.to_string())
         ),
     }));

@@ -15,6 +15,7 @@
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use super::file::PAGE_BYTES;
 use super::pages::is_page_size;
 
 const HEADER_BYTES: usize = 32;
@@ -44,50 +45,69 @@ pub(super) fn read(path: &Path) -> io::Result<Wal> {
 fn scan(mut log: impl Read) -> io::Result<Wal> {
     let mut wal = Wal::default();
     let mut header = [0; HEADER_BYTES];
-    if !fill(&mut log, &mut header)? {
+    if fill(&mut log, &mut header)? < HEADER_BYTES {
         // Not even a header: a process was killed when it made the log.
         return Ok(wal);
     }
-    let page_bytes = word(&header, 2) as usize;
+    let told = word(&header, 2) as usize;
+    let is_known = word(&header, 0) & !1 == MAGIC && is_page_size(told);
     let mut sum = Checksum::new(word(&header, 0));
     sum.add(&header[..24]);
-    let is_header = word(&header, 0) & !1 == MAGIC && is_page_size(page_bytes);
-    if !is_header || !sum.is(word(&header, 6), word(&header, 7)) {
-        // Without frames nothing can be lost.
-        wal.damage = fill(&mut log, &mut [0])?.then_some("the log's header is damaged");
-        return Ok(wal);
-    }
+    let is_sound = is_known && sum.is(word(&header, 6), word(&header, 7));
+    let page_bytes = if is_page_size(told) {
+        told
+    } else {
+        PAGE_BYTES as usize
+    };
     wal.page_bytes = Some(page_bytes);
-    let salts = (word(&header, 4), word(&header, 5));
+    let mut salts = (word(&header, 4), word(&header, 5));
+    let mut is_over = !is_sound;
     let mut frame = vec![0; FRAME_HEADER_BYTES + page_bytes];
     let mut at = HEADER_BYTES as u64;
-    let mut is_over = false;
-    while fill(&mut log, &mut frame)? {
+    loop {
+        let filled = fill(&mut log, &mut frame)?;
+        if filled < FRAME_HEADER_BYTES {
+            return Ok(wal);
+        }
+        if !is_sound && wal.damage.is_none() {
+            // Without frames nothing could be lost. The first one was written with the header.
+            wal.damage = Some("the log's header is damaged");
+            salts = (word(&frame, 2), word(&frame, 3));
+        }
         let is_ours = salts == (word(&frame, 2), word(&frame, 3));
         if !is_over && is_ours {
             sum.add(&frame[..8]);
             sum.add(&frame[FRAME_HEADER_BYTES..]);
         }
-        is_over = is_over || !is_ours || !sum.is(word(&frame, 4), word(&frame, 5));
+        is_over = is_over
+            || !is_ours
+            || filled < frame.len()
+            || !sum.is(word(&frame, 4), word(&frame, 5));
+        if is_ours && is_over {
+            wal.damage
+                .get_or_insert("the log's last commits are damaged, or were cut short");
+        }
         if is_ours {
-            if is_over {
-                wal.damage = Some("the log's last commits are damaged, or were cut short");
-            }
-            wal.images
-                .push((word(&frame, 0), at + FRAME_HEADER_BYTES as u64));
+            let image = at + FRAME_HEADER_BYTES as u64;
+            wal.images.push((word(&frame, 0), image));
         }
         at += frame.len() as u64;
     }
-    Ok(wal)
 }
 
-/// Fills the buffer; false when the file ends before.
-fn fill(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<bool> {
-    match log.read_exact(buffer) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
+/// Fills the buffer as far as the file goes. Returns how far that is.
+fn fill(log: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match log.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(bytes) => filled += bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
+    buffer[filled..].fill(0);
+    Ok(filled)
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {

@@ -711,14 +711,18 @@ async fn a_newer_file_and_a_strange_database_are_refused_and_left_alone() {
     let opened = open(&settings).await;
     opened.buffer.append(readings("cpu", 2)).await.unwrap();
     opened.buffer.close().await;
-    run_sql(&settings.path, "PRAGMA user_version = 2").await;
+    let version = |version: i64| {
+        let application = 0x544c_6200 | version;
+        format!("PRAGMA user_version = {version}; PRAGMA application_id = {application}")
+    };
+    run_sql(&settings.path, &version(2)).await;
     let refused = try_open(&settings).await.unwrap_err();
     let BufferError::Newer { found, known, .. } = &refused else {
         panic!("{refused:?}");
     };
     assert_eq!((*found, *known), (2, 1));
     assert_eq!(refused.fault(), Fault::Halt);
-    run_sql(&settings.path, "PRAGMA user_version = 1").await;
+    run_sql(&settings.path, &version(1)).await;
     assert_eq!(open(&settings).await.pending, set(&[(1, 2)]));
 
     let strange = BufferSettings::new(folder.path().join("strange.db"));

@@ -10,6 +10,7 @@
 mod bridge;
 mod broker;
 mod buffer;
+mod buffer_damage;
 mod buffer_model;
 mod config;
 mod delivery;
