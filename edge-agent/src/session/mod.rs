@@ -17,6 +17,7 @@
 //! know payloads, or keep anything over a restart; the buffer is the record of truth.
 
 mod config;
+mod interface;
 mod order;
 mod pace;
 mod rto;
@@ -32,6 +33,7 @@ use schema::message::{Ack, RejectReason, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
 pub use config::SessionConfig;
+pub use interface::{Ask, BatchId, Effect, InFlightCounts, Input, Prepared, Settle, WaitingCounts};
 use order::{Kind, Order};
 use pace::Pace;
 use rto::Rto;
@@ -46,139 +48,6 @@ const REPORT_GAP: Duration = Duration::from_secs(1);
 
 /// Bytes that a row is expected to take before any batch was seen: more than most.
 const ROW_BYTES_INITIAL: u64 = 16;
-
-/// One batch, numbered within this run of the agent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BatchId(u64);
-
-/// What happens to the session.
-#[derive(Debug, Clone)]
-pub enum Input<'a> {
-    /// The link is up, with nothing in flight.
-    Connected,
-    /// The link is down; whatever was in flight may or may not have arrived.
-    Disconnected,
-    /// Rows were accepted: on disk.
-    Appended(SeqRange),
-    /// The buffer dropped rows by its policy.
-    Evicted(&'a RangeSet),
-    /// The batch of [`Effect::Send`] was handed to the link.
-    Prepared(Prepared),
-    /// The batch of [`Effect::Send`] could not be handed to the link.
-    NotSent(BatchId),
-    /// The bridge's word.
-    Acked(&'a Ack),
-    /// The bridge could not read the payload with this digest.
-    Refused(u64),
-    /// Send nothing until told otherwise; acknowledgements still count.
-    Pause,
-    /// Send again.
-    Resume,
-    /// Whether to send everything as fast as the window allows, without linger and pace.
-    Flush(bool),
-    /// The time that [`Session::next_wakeup`] named has come.
-    Timer,
-}
-
-/// How a batch was made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prepared {
-    /// Which one.
-    pub batch: BatchId,
-    /// The rows in its payload, of those asked for. Empty when none was found: nothing was sent.
-    pub sent: RangeSet,
-    /// Sequences asked for that the buffer does not hold any more.
-    pub gone: RangeSet,
-    /// The payload's digest.
-    pub digest: u64,
-    /// The payload's size.
-    pub bytes: usize,
-}
-
-/// What the session wants done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Read rows, encode and publish them, and answer with [`Input::Prepared`] or
-    /// [`Input::NotSent`]. There is one at a time.
-    Send(Ask),
-    /// A batch is in flight.
-    Sent {
-        /// Which one.
-        batch: BatchId,
-        /// Its rows.
-        rows: u64,
-        /// Its payload's size.
-        bytes: usize,
-        /// Whether one of its rows was sent before.
-        retransmission: bool,
-    },
-    /// Take these rows out of the buffer.
-    Settle(Settle),
-    /// A batch is settled as a whole.
-    Completed {
-        /// Which one.
-        batch: BatchId,
-        /// From publish to acknowledgement.
-        latency: Duration,
-    },
-    /// A payload was refused by the bridge.
-    Refused {
-        /// Which one.
-        batch: BatchId,
-        /// Rows in it.
-        rows: u64,
-    },
-    /// Publish the device's side of the ledger.
-    Report,
-}
-
-/// From which sequences to fill a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
-    /// Its name.
-    pub batch: BatchId,
-    /// Candidates, to be taken in ascending order; they may be more than fit.
-    pub ranges: RangeSet,
-    /// Most rows.
-    pub rows_max: usize,
-    /// Most bytes of payload; a single row always fits.
-    pub bytes_max: usize,
-}
-
-/// Rows whose fate is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settle {
-    /// The buffer file.
-    pub epoch: Epoch,
-    /// In the database.
-    pub committed: RangeSet,
-    /// Refused for good.
-    pub rejected: Vec<Rejection>,
-    /// Evicted, and now known to the ledger.
-    pub evicted: RangeSet,
-}
-
-/// What is in flight.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InFlightCounts {
-    /// Batches.
-    pub batches: usize,
-    /// Their unacknowledged rows.
-    pub rows: u64,
-    /// Their bytes.
-    pub bytes: usize,
-}
-
-/// What waits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct WaitingCounts {
-    /// Accepted since the connection came up.
-    pub fresh: u64,
-    /// Left over from an outage or lost.
-    pub history: u64,
-    /// Rows of refused payloads, kept apart.
-    pub suspect: u64,
-}
 
 /// The session of one buffer file.
 #[derive(Debug)]
@@ -686,25 +555,5 @@ impl Origin {
             Self::Order(_) => Self::Order(Kind::Lost),
             Self::Suspect { .. } => self,
         }
-    }
-}
-
-impl Settle {
-    /// The effect, unless there is nothing to settle.
-    fn effect(
-        epoch: Epoch,
-        committed: RangeSet,
-        rejected: Vec<Rejection>,
-        evicted: RangeSet,
-    ) -> Option<Effect> {
-        if committed.is_empty() && rejected.is_empty() && evicted.is_empty() {
-            return None;
-        }
-        Some(Effect::Settle(Self {
-            epoch,
-            committed,
-            rejected,
-            evicted,
-        }))
     }
 }

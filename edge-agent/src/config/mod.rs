@@ -1,0 +1,214 @@
+//! One TOML file → a validated [`Config`]. Every problem is reported at once, before anything is
+//! opened. `agent.toml` beside the manifest is the commented example; a test parses it.
+
+mod raw;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use certs::identity::{Identity, Role};
+use certs::tls::{TlsError, TlsFiles};
+use daemon::settings::{self, Problems, relative_to};
+use daemon::{Class, Failure, logs};
+use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
+use schema::DeviceId;
+
+use crate::buffer::BufferSettings;
+use crate::link::LinkConfig;
+use crate::session::SessionConfig;
+use crate::source::host::HostConfig;
+use crate::source::socket::SocketConfig;
+
+/// Where the admin endpoints listen unless told otherwise: this machine only.
+const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// Everything that an agent needs to run. Made by [`Settings::load`] from a file, or by
+/// [`Config::new`] in code; whoever changes a field keeps it valid.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Broker, identity and certificates.
+    pub link: LinkConfig,
+    /// The buffer's file and limits.
+    pub buffer: BufferSettings,
+    /// Limits of the sync session.
+    pub session: SessionConfig,
+    /// The sources that run.
+    pub sources: SourcesConfig,
+    /// How far the wall clock is put off, for fault tests.
+    pub clock_offset_ms: i64,
+}
+
+/// The sources that run.
+#[derive(Debug, Clone, Default)]
+pub struct SourcesConfig {
+    /// This machine's own sensors.
+    pub host: Option<HostConfig>,
+    /// Readings that other programs hand over.
+    pub socket: Option<SocketConfig>,
+}
+
+/// A settings file: the agent's, and what the process around it needs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The agent.
+    pub agent: Config,
+    /// How to log.
+    pub log: LogSettings,
+    /// Where to serve `/metrics`, `/healthz`, `/readyz` and `/status`.
+    pub admin: SocketAddr,
+}
+
+/// How to log.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// As lines for people or JSON.
+    pub format: logs::Format,
+    /// Level or directives.
+    pub level: String,
+}
+
+impl Config {
+    /// The configuration of a device whose identity is its certificate's, with defaults for all
+    /// but what must be given, and no sources.
+    ///
+    /// # Errors
+    /// A configuration [`Failure`] when a certificate file cannot be used or is no device's.
+    pub fn new(
+        host: impl Into<String>,
+        port: u16,
+        tls: TlsFiles,
+        buffer: impl Into<PathBuf>,
+    ) -> Result<Self, Failure> {
+        let device = device_of(&tls).map_err(|reason| {
+            Failure::new(Class::Configuration, "find out which device this is").because(reason)
+        })?;
+        Ok(Self {
+            link: LinkConfig {
+                host: host.into(),
+                port,
+                device,
+                tls,
+                keep_alive: default_keep_alive(),
+                backoff: (default_backoff_first(), default_backoff_max()),
+            },
+            buffer: BufferSettings::new(buffer),
+            session: SessionConfig::default(),
+            sources: SourcesConfig::default(),
+            clock_offset_ms: 0,
+        })
+    }
+}
+
+impl Settings {
+    /// Reads and checks a settings file.
+    ///
+    /// # Errors
+    /// A configuration [`Failure`] that names the file and lists every problem.
+    pub fn load(path: &Path) -> Result<Self, Failure> {
+        Self::from_raw(settings::load(path)?, path)
+    }
+
+    fn from_raw(raw: Raw, origin: &Path) -> Result<Self, Failure> {
+        let mut problems = Problems::default();
+        let tls = TlsFiles {
+            ca: relative_to(origin, &raw.tls.ca),
+            cert: relative_to(origin, &raw.tls.cert),
+            key: relative_to(origin, &raw.tls.key),
+        };
+        let address = raw.mqtt.check(&mut problems);
+        let device = check_device(raw.device.as_deref(), &tls, &mut problems);
+        let buffer = raw.buffer.check(origin, &mut problems);
+        let session = raw.session.check(&mut problems);
+        let sources = raw.source.check(origin, &mut problems);
+        problems.into_result(origin)?;
+        let (Some((host, port)), Some(device)) = (address, device) else {
+            // Each of them noted a problem when it is missing.
+            return Err(Failure::new(
+                Class::Configuration,
+                format!("accept settings {}", origin.display()),
+            ));
+        };
+        Ok(Self {
+            agent: Config {
+                link: LinkConfig {
+                    host,
+                    port,
+                    device,
+                    tls,
+                    keep_alive: raw.mqtt.keep_alive,
+                    backoff: (raw.mqtt.backoff_first, raw.mqtt.backoff_max),
+                },
+                buffer,
+                session,
+                sources,
+                clock_offset_ms: raw.clock.offset_ms,
+            },
+            log: LogSettings {
+                format: raw.log.format,
+                level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
+            },
+            admin: raw.admin.http.unwrap_or(ADMIN_HTTP),
+        })
+    }
+}
+
+/// The device's id: the certificate's, which the file may repeat but not change.
+fn check_device(wanted: Option<&str>, tls: &TlsFiles, problems: &mut Problems) -> Option<DeviceId> {
+    let wanted = wanted.and_then(|text| problems.take("device", text.parse::<DeviceId>()));
+    if let Err(error) = certs::tls::client_config(tls) {
+        problems.add(key_of(&error, tls), error.to_string());
+        return None;
+    }
+    let device = problems.take("tls.cert", device_of(tls))?;
+    if let Some(wanted) = wanted
+        && wanted != device
+    {
+        problems.add(
+            "device",
+            format!("is {wanted}, but the certificate is {device}'s: they must be equal"),
+        );
+    }
+    Some(device)
+}
+
+/// The setting that names the file at fault.
+fn key_of(error: &TlsError, tls: &TlsFiles) -> &'static str {
+    match error {
+        TlsError::Read { path, .. }
+        | TlsError::Empty { path, .. }
+        | TlsError::Unusable { path, .. }
+            if *path == tls.ca =>
+        {
+            "tls.ca"
+        }
+        TlsError::Read { path, .. }
+        | TlsError::Empty { path, .. }
+        | TlsError::Unusable { path, .. }
+            if *path == tls.key =>
+        {
+            "tls.key"
+        }
+        TlsError::KeyMismatch { .. } => "tls.key",
+        TlsError::Read { .. }
+        | TlsError::Empty { .. }
+        | TlsError::Unusable { .. }
+        | TlsError::ForeignList { .. } => "tls.cert",
+    }
+}
+
+/// Whose certificate it is; the reason when it is no device's.
+fn device_of(tls: &TlsFiles) -> Result<DeviceId, String> {
+    let certificates = certs::tls::read_certs(&tls.cert).map_err(|error| error.to_string())?;
+    let first = certificates
+        .first()
+        .ok_or_else(|| format!("{} holds no certificate", tls.cert.display()))?;
+    let Identity { name, role } =
+        Identity::from_der(first).map_err(|error| format!("{}: {error}", tls.cert.display()))?;
+    match role {
+        Role::Device => Ok(name),
+        Role::Bridge | Role::Observer | Role::Server => Err(format!(
+            "{} is {name}'s, whose role is {role}; an agent needs a certificate of role device",
+            tls.cert.display()
+        )),
+    }
+}

@@ -1,0 +1,277 @@
+//! The settings file as it is written, and the checks of its sections.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use daemon::logs;
+use daemon::settings::{Problems, relative_to};
+use serde::Deserialize;
+
+use super::SourcesConfig;
+use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
+use crate::session::SessionConfig;
+use crate::source::host::HostConfig;
+use crate::source::socket::SocketConfig;
+
+/// MQTT over TLS, as registered.
+const MQTT_PORT: u16 = 8883;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Raw {
+    pub(super) device: Option<String>,
+    pub(super) mqtt: RawMqtt,
+    pub(super) tls: RawTls,
+    pub(super) buffer: RawBuffer,
+    #[serde(default)]
+    pub(super) session: RawSession,
+    #[serde(default)]
+    pub(super) source: RawSources,
+    #[serde(default)]
+    pub(super) clock: RawClock,
+    #[serde(default)]
+    pub(super) log: RawLog,
+    #[serde(default)]
+    pub(super) admin: RawAdmin,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawMqtt {
+    pub(super) address: String,
+    #[serde(default = "default_keep_alive", with = "humantime_serde")]
+    pub(super) keep_alive: Duration,
+    #[serde(default = "default_backoff_first", with = "humantime_serde")]
+    pub(super) backoff_first: Duration,
+    #[serde(default = "default_backoff_max", with = "humantime_serde")]
+    pub(super) backoff_max: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawTls {
+    pub(super) ca: PathBuf,
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawBuffer {
+    pub(super) path: PathBuf,
+    pub(super) rows_max: Option<u64>,
+    pub(super) bytes_max: Option<u64>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) linger: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) settle_linger: Option<Duration>,
+    #[serde(default)]
+    pub(super) when_full: Policy,
+    #[serde(default)]
+    pub(super) rule: Vec<RawRule>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawRule {
+    pub(super) sensor: SensorPattern,
+    pub(super) when_full: Policy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RawSession {
+    pub(super) batch_rows_max: Option<usize>,
+    pub(super) batch_bytes_max: Option<usize>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) linger: Option<Duration>,
+    pub(super) window_batches: Option<usize>,
+    pub(super) window_bytes: Option<usize>,
+    pub(super) history_rows_per_second: Option<u32>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) ack_timeout_initial: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) ack_timeout_min: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) ack_timeout_max: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) report_interval: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RawSources {
+    pub(super) host: Option<RawHost>,
+    pub(super) socket: Option<RawSocket>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawHost {
+    #[serde(default, with = "humantime_serde")]
+    pub(super) interval: Option<Duration>,
+    #[serde(default)]
+    pub(super) per_core: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawSocket {
+    pub(super) unix: Option<PathBuf>,
+    pub(super) tcp: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RawClock {
+    #[serde(default)]
+    pub(super) offset_ms: i64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RawLog {
+    #[serde(default)]
+    pub(super) format: logs::Format,
+    pub(super) level: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RawAdmin {
+    pub(super) http: Option<SocketAddr>,
+}
+
+// Half a minute: carriers forget idle connections after minutes, and a dead device should show
+// before the next shift.
+pub(super) const fn default_keep_alive() -> Duration {
+    Duration::from_secs(30)
+}
+
+// A broker that restarts is back within a second or two; a fleet must not wait in step.
+pub(super) const fn default_backoff_first() -> Duration {
+    Duration::from_millis(500)
+}
+
+// Half a minute of jittered pause keeps ten thousand devices at some 600 attempts a second.
+pub(super) const fn default_backoff_max() -> Duration {
+    Duration::from_secs(30)
+}
+
+impl RawMqtt {
+    pub(super) fn check(&self, problems: &mut Problems) -> Option<(String, u16)> {
+        let seconds = self.keep_alive.as_secs();
+        problems.check(
+            self.keep_alive.subsec_nanos() == 0 && (5..=3600).contains(&seconds),
+            "mqtt.keep_alive",
+            "must be whole seconds from 5 to 3600",
+        );
+        problems.check(
+            self.backoff_first >= Duration::from_millis(10)
+                && self.backoff_first <= self.backoff_max,
+            "mqtt.backoff_first",
+            "must be at least 10ms and at most mqtt.backoff_max",
+        );
+        problems.check(
+            self.backoff_max <= Duration::from_secs(600),
+            "mqtt.backoff_max",
+            "must be at most 10m",
+        );
+        problems.take("mqtt.address", parse_address(&self.address))
+    }
+}
+
+/// `host:port` or `host`.
+fn parse_address(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = match text.rsplit_once(':') {
+        None => (text, MQTT_PORT),
+        Some((host, port)) => {
+            let port = port
+                .parse()
+                .map_err(|_| format!("has no port number after its colon: {text:?}"))?;
+            (host, port)
+        }
+    };
+    if host.is_empty() || host.contains(char::is_whitespace) || host.contains('/') {
+        return Err(format!("is no HOST:PORT: {text:?}"));
+    }
+    if host.contains(':') {
+        // rumqttc builds HOST:PORT without brackets.
+        return Err(format!(
+            "is an IPv6 address, which the MQTT client cannot take; give a host name: {text:?}"
+        ));
+    }
+    Ok((host.to_owned(), port))
+}
+
+impl RawBuffer {
+    pub(super) fn check(self, origin: &Path, problems: &mut Problems) -> BufferSettings {
+        let default = BufferSettings::new(relative_to(origin, &self.path));
+        let rules = self
+            .rule
+            .into_iter()
+            .map(|rule| (rule.sensor, rule.when_full))
+            .collect();
+        let settings = BufferSettings {
+            path: default.path,
+            rows_max: self.rows_max.unwrap_or(default.rows_max),
+            bytes_max: self.bytes_max.unwrap_or(default.bytes_max),
+            linger: self.linger.unwrap_or(default.linger),
+            settle_linger: self.settle_linger.unwrap_or(default.settle_linger),
+            policies: Policies::new(self.when_full, rules),
+        };
+        // The message names the setting.
+        problems.take("buffer", settings.validate());
+        settings
+    }
+}
+
+impl RawSession {
+    pub(super) fn check(self, problems: &mut Problems) -> SessionConfig {
+        let default = SessionConfig::default();
+        let batch_bytes_max = self.batch_bytes_max.unwrap_or(default.batch_bytes_max);
+        let config = SessionConfig {
+            batch_rows_max: self.batch_rows_max.unwrap_or(default.batch_rows_max),
+            batch_bytes_max,
+            linger: self.linger.unwrap_or(default.linger),
+            window_batches: self.window_batches.unwrap_or(default.window_batches),
+            window_bytes: self
+                .window_bytes
+                .unwrap_or(default.window_bytes.max(batch_bytes_max)),
+            history_rows_per_second: self
+                .history_rows_per_second
+                .unwrap_or(default.history_rows_per_second),
+            timeout_initial: self.ack_timeout_initial.unwrap_or(default.timeout_initial),
+            timeout_min: self.ack_timeout_min.unwrap_or(default.timeout_min),
+            timeout_max: self.ack_timeout_max.unwrap_or(default.timeout_max),
+            report_interval: self.report_interval.unwrap_or(default.report_interval),
+        };
+        for (key, reason) in config.problems() {
+            problems.add(format!("session.{key}"), reason);
+        }
+        config
+    }
+}
+
+impl RawSources {
+    pub(super) fn check(self, origin: &Path, problems: &mut Problems) -> SourcesConfig {
+        let host = self.host.map(|raw| {
+            let default = HostConfig::default();
+            let interval = raw.interval.unwrap_or(default.interval);
+            problems.check(
+                interval >= Duration::from_millis(200) && interval <= Duration::from_secs(86_400),
+                "source.host.interval",
+                "must be from 200ms (below it processor shares mean nothing) to 1day",
+            );
+            HostConfig {
+                interval,
+                per_core: raw.per_core,
+            }
+        });
+        let socket = self.socket.and_then(|raw| match (raw.unix, raw.tcp) {
+            (Some(path), None) => Some(SocketConfig::Unix(relative_to(origin, &path))),
+            (None, Some(address)) if address.ip().is_loopback() => Some(SocketConfig::Tcp(address)),
+            (None, Some(_)) => {
+                problems.add(
+                    "source.socket.tcp",
+                    "must be a loopback address: producers are not authenticated",
+                );
+                None
+            }
+            (None, None) | (Some(_), Some(_)) => {
+                problems.add("source.socket", "needs either unix or tcp");
+                None
+            }
+        });
+        SourcesConfig { host, socket }
+    }
+}
