@@ -10,8 +10,9 @@
 //! - every reading of a delivery ends committed or rejected: one bad row never stops the others;
 //! - each call may be repeated after any error: all are idempotent.
 //!
-//! Reading order: this file → [`ledger`] (what the ledger knows of a buffer file) → [`plan`] (what
-//! of some deliveries is new, pure) → [`cockroach`] and [`embedded`] → [`error`], [`sqlstate`].
+//! Reading order: this file → `ledger` (what is known of a buffer file) → `plan` (what of some
+//! deliveries is new) → `contest` (which version wins), all pure → [`cockroach`] and [`embedded`] →
+//! [`location`], [`error`], [`sqlstate`].
 
 use std::fmt::Debug;
 
@@ -23,9 +24,21 @@ use schema::{
     SeqRange, Value, Version,
 };
 
+mod books;
+mod cache;
+mod claims;
+pub mod cockroach;
+mod contest;
+pub mod embedded;
 pub mod error;
+mod ledger;
+pub mod location;
+mod plan;
+pub mod sqlstate;
 
 pub use error::StoreError;
+pub use location::Location;
+pub use plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 
 /// Most devices, readings or ranges that one query returns.
 pub const QUERY_ROWS_MAX: usize = 10_000;
@@ -107,11 +120,8 @@ pub trait Store: Debug + Send + Sync + 'static {
     ) -> Result<RangeContent, StoreError>;
 
     /// Versions that lost, of one device, latest first.
-    async fn conflicts(
-        &self,
-        device: &DeviceId,
-        limit: usize,
-    ) -> Result<Vec<Conflict>, StoreError>;
+    async fn conflicts(&self, device: &DeviceId, limit: usize)
+    -> Result<Vec<Conflict>, StoreError>;
 
     /// Payloads kept aside, latest first; of one device when given.
     async fn dead_letters(

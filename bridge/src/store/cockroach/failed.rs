@@ -1,0 +1,186 @@
+//! One failed attempt, judged; and the budget of time without progress within which work is
+//! attempted again.
+
+use std::time::{Duration, Instant};
+
+use daemon::Backoff;
+
+use super::super::StoreError;
+use super::super::sqlstate::{Verdict, verdict};
+
+/// Pauses between attempts: the first, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A failed attempt.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) verdict: Verdict,
+    address: String,
+    error: sqlx::Error,
+}
+
+impl Failed {
+    pub(super) fn new(address: &str, error: sqlx::Error) -> Self {
+        Self {
+            verdict: judge(&error),
+            address: address.to_owned(),
+            error,
+        }
+    }
+
+    /// Another bridge has moved a ledger on: not an error, but an attempt that counts.
+    pub(super) fn moved(address: &str) -> Self {
+        let what = "other bridges write the same devices' ledgers";
+        Self {
+            verdict: Verdict::Conflict,
+            address: address.to_owned(),
+            error: sqlx::Error::Io(std::io::Error::other(what)),
+        }
+    }
+
+    /// Whether another node may do better.
+    pub(super) const fn is_about_the_node(&self) -> bool {
+        match self.verdict {
+            Verdict::Elsewhere => true,
+            Verdict::Conflict
+            | Verdict::Unknown
+            | Verdict::Overload
+            | Verdict::TooLarge
+            | Verdict::Taken
+            | Verdict::Data
+            | Verdict::Refused
+            | Verdict::Schema
+            | Verdict::Unforeseen => false,
+        }
+    }
+
+    /// Whether the connection may be in the middle of something, or hold a statement that was
+    /// prepared for tables as they were.
+    pub(super) fn is_connection_suspect(&self) -> bool {
+        !matches!(self.error, sqlx::Error::Database(_))
+            || matches!(self.verdict, Verdict::Unknown | Verdict::Unforeseen)
+    }
+
+    /// Whether the statement ran into its time-out.
+    pub(super) fn is_too_slow(&self) -> bool {
+        self.error
+            .as_database_error()
+            .is_some_and(|error| error.code().as_deref() == Some("57014"))
+    }
+
+    /// Whether trying again may help.
+    fn is_temporary(&self) -> bool {
+        if matches!(self.error, sqlx::Error::PoolClosed) {
+            return false;
+        }
+        match self.verdict {
+            Verdict::Conflict
+            | Verdict::Unknown
+            | Verdict::Elsewhere
+            | Verdict::Overload
+            | Verdict::TooLarge
+            | Verdict::Unforeseen => true,
+            Verdict::Taken | Verdict::Data | Verdict::Refused | Verdict::Schema => false,
+        }
+    }
+
+    /// As the store's error, after `attempts` within `spent`.
+    pub(super) fn into_error(self, attempts: u32, spent: Duration) -> StoreError {
+        let Self {
+            verdict,
+            address,
+            error,
+        } = self;
+        match verdict {
+            Verdict::Elsewhere => match error {
+                sqlx::Error::PoolClosed => StoreError::Closed,
+                error => StoreError::Unreachable {
+                    address,
+                    source: error.into(),
+                },
+            },
+            Verdict::Conflict | Verdict::Unknown | Verdict::TooLarge => StoreError::Exhausted {
+                attempts,
+                seconds: spent.as_secs(),
+                source: error.into(),
+            },
+            Verdict::Overload => StoreError::Full {
+                source: error.into(),
+            },
+            Verdict::Refused => StoreError::Refused {
+                address,
+                source: error.into(),
+            },
+            Verdict::Schema => StoreError::NotMigrated {
+                found: 0,
+                wanted: super::migrate::newest(),
+            },
+            Verdict::Taken | Verdict::Data | Verdict::Unforeseen => StoreError::Statement {
+                sqlstate: code(&error).unwrap_or_default(),
+                source: error.into(),
+            },
+        }
+    }
+}
+
+fn judge(error: &sqlx::Error) -> Verdict {
+    match error {
+        sqlx::Error::Database(error) => verdict(&error.code().unwrap_or_default()),
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed
+        // A server that dies may end its last message anywhere.
+        | sqlx::Error::Protocol(_) => Verdict::Elsewhere,
+        sqlx::Error::Tls(_) => Verdict::Refused,
+        _ => Verdict::Unforeseen,
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    let error = error.as_database_error()?;
+    Some(error.code()?.into_owned())
+}
+
+/// Attempts of one call, bounded in time.
+#[derive(Debug)]
+pub(super) struct Budget {
+    started: Instant,
+    limit: Duration,
+    attempts: u32,
+    backoff: Backoff,
+}
+
+impl Budget {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self {
+            started: Instant::now(),
+            limit,
+            attempts: 0,
+            backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
+        }
+    }
+
+    /// Waits for the next attempt.
+    ///
+    /// # Errors
+    /// The failure itself, when trying again cannot help or the budget is used up.
+    pub(super) async fn again(&mut self, failed: Failed) -> Result<(), StoreError> {
+        self.attempts += 1;
+        let spent = self.started.elapsed();
+        if !failed.is_temporary() || spent >= self.limit {
+            return Err(failed.into_error(self.attempts, spent));
+        }
+        tokio::time::sleep(self.backoff.next_jittered()).await;
+        Ok(())
+    }
+
+    /// An attempt ended well: the next trouble has the whole budget again.
+    pub(super) fn progressed(&mut self) {
+        self.started = Instant::now();
+        self.attempts = 0;
+        self.backoff.reset();
+    }
+}

@@ -1,0 +1,203 @@
+//! The schema's steps, applied once each however many bridges start together.
+//!
+//! sqlx knows the steps and what was applied; its own lock is an advisory one, which CockroachDB
+//! does not have. Here a row with a lease is the lock: whoever holds it renews it while it works,
+//! and a holder that died loses it when the lease ends.
+
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use sqlx::migrate::Migrator;
+use sqlx::postgres::PgConnection;
+use sqlx::{Executor as _, Row as _};
+
+use super::super::sqlstate::{Verdict, verdict};
+use super::super::{Migration, StoreError};
+use super::Cockroach;
+use super::dialect::Purpose;
+
+/// How long a lock lives without being renewed, and how often it is.
+const LEASE_SECONDS: i64 = 30;
+const RENEW: Duration = Duration::from_secs(10);
+
+/// How long to wait for another bridge that migrates, and how often to look.
+const WAIT_MAX: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_millis(100);
+
+static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = sqlx::migrate!("../migrations/cockroach");
+    migrator.set_locking(false);
+    migrator
+});
+
+/// The version that this build needs.
+pub(super) fn newest() -> i64 {
+    MIGRATOR.iter().map(|step| step.version).max().unwrap_or(0)
+}
+
+impl Cockroach {
+    pub(super) async fn check(&self) -> Result<(), StoreError> {
+        let applied = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            applied(connection).await
+        })?;
+        let found = applied.into_iter().max().unwrap_or(0);
+        is_known(found)?;
+        if found < newest() {
+            return Err(StoreError::NotMigrated {
+                found,
+                wanted: newest(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
+        let applied = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            applied(connection).await
+        })?;
+        is_known(applied.iter().copied().max().unwrap_or(0))?;
+        let steps = MIGRATOR.iter().filter(|s| !applied.contains(&s.version));
+        Ok(steps.map(described).collect())
+    }
+
+    pub(super) async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
+        if self.pending_migrations().await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let holder = format!("{:016x}", rand::random::<u64>());
+        run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
+            prepare_lock(connection).await
+        })?;
+        self.lock(&holder).await?;
+        // Others may have been here while we waited.
+        let pending = self.pending_migrations().await?;
+        let result = tokio::select! {
+            result = self.apply() => result,
+            lost = self.renew(&holder) => Err(lost),
+        };
+        let unlocked = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            let sql = "DELETE FROM migration_lock WHERE id = 1 AND holder = $1";
+            connection.execute(sqlx::query(sql).bind(&holder)).await
+        });
+        result?;
+        // The steps are applied; a lock that is left behind ends by itself.
+        if let Err(error) = unlocked {
+            tracing::warn!(%error, "migration lock is left to its lease");
+        }
+        Ok(pending)
+    }
+
+    async fn lock(&self, holder: &str) -> Result<(), StoreError> {
+        let started = Instant::now();
+        loop {
+            let taken = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                take_lock(connection, holder).await
+            })?;
+            if taken {
+                return Ok(());
+            }
+            if started.elapsed() > WAIT_MAX {
+                return Err(StoreError::Migration {
+                    source: "another bridge has been migrating for ten minutes".into(),
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Returns only when the lock is lost.
+    async fn renew(&self, holder: &str) -> StoreError {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            let held = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                take_lock(connection, holder).await
+            });
+            match held {
+                Ok(true) => {}
+                Ok(false) => {
+                    return StoreError::Migration {
+                        source: "the migration lock was lost to another bridge".into(),
+                    };
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    async fn apply(&self) -> Result<(), StoreError> {
+        let failed = |source: sqlx::migrate::MigrateError| StoreError::Migration {
+            source: source.into(),
+        };
+        let mut budget = self.budget();
+        let mut lease = loop {
+            match self.cluster.lease(Purpose::Migrate).await {
+                Ok(lease) => break lease,
+                Err(error) => self.again(&mut budget, error).await?,
+            }
+        };
+        let connection = &mut lease.connection;
+        MIGRATOR
+            .run_direct(None, connection, false)
+            .await
+            .map_err(failed)
+    }
+}
+
+fn is_known(found: i64) -> Result<(), StoreError> {
+    if found > newest() {
+        return Err(StoreError::TooNew {
+            found,
+            newest: newest(),
+        });
+    }
+    Ok(())
+}
+
+fn described(step: &sqlx::migrate::Migration) -> Migration {
+    Migration {
+        version: step.version,
+        description: step.description.to_string(),
+    }
+}
+
+/// The versions that the database has; none when it was never migrated.
+async fn applied(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+    let sql = "SELECT version FROM _sqlx_migrations WHERE success ORDER BY version";
+    match connection
+        .fetch_all(sqlx::query(sql).persistent(false))
+        .await
+    {
+        Ok(rows) => rows.iter().map(|row| row.try_get(0)).collect(),
+        Err(error) if is(&error, Verdict::Schema) => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+async fn prepare_lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let sql = "CREATE TABLE IF NOT EXISTS migration_lock ( \
+         id INT8 PRIMARY KEY, holder TEXT NOT NULL, expires_at TIMESTAMPTZ NOT NULL)";
+    match connection.execute(sql).await {
+        Ok(_) => Ok(()),
+        // PostgreSQL: somebody creates it at this very moment.
+        Err(error) if is(&error, Verdict::Taken) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes or renews the lock, if it is free, expired or ours.
+async fn take_lock(connection: &mut PgConnection, holder: &str) -> Result<bool, sqlx::Error> {
+    let sql = "INSERT INTO migration_lock (id, holder, expires_at) \
+         VALUES (1, $1, now() + $2 * interval '1 second') \
+         ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at \
+         WHERE migration_lock.holder = excluded.holder OR migration_lock.expires_at < now()";
+    let taken = connection
+        .execute(sqlx::query(sql).bind(holder).bind(LEASE_SECONDS))
+        .await?;
+    Ok(taken.rows_affected() == 1)
+}
+
+fn is(error: &sqlx::Error, expected: Verdict) -> bool {
+    error
+        .as_database_error()
+        .is_some_and(|error| verdict(&error.code().unwrap_or_default()) == expected)
+}

@@ -1,0 +1,223 @@
+//! The store on CockroachDB, or on PostgreSQL, over sqlx: the only folder that names sqlx.
+//!
+//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
+//! [`migrate`]; underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
+//! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
+//! databases), [`arguments`] and [`rows`] (values in and out).
+//!
+//! Each unit of work is attempted until it succeeds or its budget is used up; whatever was
+//! attempted may be attempted again, because all of it is idempotent.
+
+#[macro_use]
+mod work;
+
+mod arguments;
+mod cluster;
+mod dialect;
+mod failed;
+mod ingest;
+mod merge;
+mod migrate;
+mod pace;
+mod query;
+mod report;
+mod rows;
+mod sql;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schema::time::ReceivedAt;
+use schema::{DeviceId, Epoch, RangeSet, SeqRange};
+
+use super::cache::Cache;
+use super::location::Database;
+use super::sqlstate::Verdict;
+use super::{
+    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport,
+    FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
+    StoreError, StoredReading, TelemetryQuery,
+};
+use cluster::Cluster;
+pub use cluster::Nodes;
+use failed::{Budget, Failed};
+use pace::Pace;
+
+/// A CockroachDB or PostgreSQL database.
+#[derive(Debug)]
+pub struct Cockroach {
+    cluster: Cluster,
+    cache: Cache,
+    pace: Pace,
+    meters: Meters,
+    statement_timeout: Duration,
+    retry_budget: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Meters {
+    commits: AtomicU64,
+    conflict: AtomicU64,
+    network: AtomicU64,
+    overload: AtomicU64,
+    replans: AtomicU64,
+}
+
+impl Cockroach {
+    /// A store that connects when it is first used.
+    #[must_use]
+    pub fn new(database: &Database) -> Self {
+        Self {
+            cluster: Cluster::new(database),
+            cache: Cache::default(),
+            pace: Pace::default(),
+            meters: Meters::default(),
+            statement_timeout: database.statement_timeout,
+            retry_budget: database.retry_budget,
+        }
+    }
+
+    fn budget(&self) -> Budget {
+        Budget::new(self.retry_budget)
+    }
+
+    /// The database ends a slow statement itself; when not even that answer arrives by then, the
+    /// connection is given up.
+    fn attempt_limit(&self) -> Duration {
+        self.statement_timeout + Duration::from_secs(2)
+    }
+
+    async fn again(&self, budget: &mut Budget, failed: Failed) -> Result<(), StoreError> {
+        let meters = &self.meters;
+        let meter = match failed.verdict {
+            Verdict::Conflict | Verdict::Taken => &meters.conflict,
+            Verdict::Overload | Verdict::TooLarge => &meters.overload,
+            Verdict::Unknown
+            | Verdict::Elsewhere
+            | Verdict::Data
+            | Verdict::Refused
+            | Verdict::Schema
+            | Verdict::Unforeseen => &meters.network,
+        };
+        budget.again(failed).await?;
+        meter.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Cockroach {
+    async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
+        self.pending_migrations().await
+    }
+
+    async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
+        self.migrate().await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.check().await
+    }
+
+    async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
+        self.ingest(deliveries).await
+    }
+
+    async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError> {
+        self.report(reports).await
+    }
+
+    async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
+        self.presence(changes).await
+    }
+
+    async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        self.keep_dead_letters(letters).await
+    }
+
+    async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
+        self.merge_ranges(limit).await
+    }
+
+    async fn gaps(
+        &self,
+        recorded_before: ReceivedAt,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Gap>, StoreError> {
+        self.gaps(recorded_before, after, limit).await
+    }
+
+    async fn devices(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>, StoreError> {
+        self.devices(after, limit).await
+    }
+
+    async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError> {
+        self.device(device).await
+    }
+
+    async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
+        self.telemetry(query).await
+    }
+
+    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError> {
+        self.ledger(device).await
+    }
+
+    async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError> {
+        self.fleet_ledger().await
+    }
+
+    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError> {
+        self.known_ranges(device, epoch).await
+    }
+
+    async fn content(
+        &self,
+        device: &DeviceId,
+        epoch: Epoch,
+        range: SeqRange,
+    ) -> Result<RangeContent, StoreError> {
+        self.content(device, epoch, range).await
+    }
+
+    async fn conflicts(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, StoreError> {
+        self.conflicts(device, limit).await
+    }
+
+    async fn dead_letters(
+        &self,
+        device: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<KeptLetter>, StoreError> {
+        self.dead_letters(device, limit).await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.counts().await
+    }
+
+    fn activity(&self) -> Activity {
+        let read = |meter: &AtomicU64| meter.load(Ordering::Relaxed);
+        Activity {
+            commits: read(&self.meters.commits),
+            retries_conflict: read(&self.meters.conflict),
+            retries_network: read(&self.meters.network),
+            retries_overload: read(&self.meters.overload),
+            replans: read(&self.meters.replans),
+        }
+    }
+
+    async fn close(&self) {
+        self.cluster.close().await;
+    }
+}

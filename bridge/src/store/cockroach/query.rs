@@ -1,0 +1,442 @@
+//! Queries. Each is one statement, and so one consistent view, except where it says otherwise.
+
+use futures_util::TryStreamExt as _;
+use schema::time::ReceivedAt;
+use schema::{Balance, DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Executor as _, Row as _};
+
+use super::super::books::{BookRow, Content, add_up, records};
+use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::super::{
+    Conflict, Counts, DeadLetter, Device, DeviceLedger, EpochRecord, FleetLedger, Gap, KeptLetter,
+    Order, QUERY_ROWS_MAX, RangeContent, Reported, StoreError, StoredReading, TelemetryQuery,
+};
+use super::arguments::Micros;
+use super::dialect::Purpose;
+use super::ingest::{micros, sql_int};
+use super::{Cockroach, rows};
+
+/// Buffer files in one page of the fleet's ledger.
+const FLEET_PAGE: i64 = 500;
+
+/// The end of a query is exclusive: one beyond the last time that can be stored.
+const TO_MAX: ObservedAt = ObservedAt::from_micros(OBSERVED_AT_MAX.micros() + 1);
+
+macro_rules! device_columns {
+    () => {
+        "SELECT d.device_id, d.first_seen, greatest(d.last_seen, (SELECT max(s.last_seen) \
+             FROM sync_status AS s WHERE s.device_id = d.device_id)), \
+             d.online, d.agent_version, d.epoch FROM devices AS d "
+    };
+}
+
+macro_rules! reading_columns {
+    () => {
+        "t.observed_at, t.value_f64, t.value_i64, t.value_bool, t.value_text, t.quality, t.hlc, \
+         t.epoch, t.seq, t.received_at"
+    };
+}
+
+/// One sensor: a scan of the key.
+const ONE_SENSOR_ASC: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = $2 \
+     AND t.observed_at >= $3 AND t.observed_at < $4 ORDER BY t.observed_at LIMIT $5"
+);
+const ONE_SENSOR_DESC: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = $2 \
+     AND t.observed_at >= $3 AND t.observed_at < $4 ORDER BY t.observed_at DESC LIMIT $5"
+);
+
+/// Several sensors: a scan of the key for each, and the first of them all.
+const SENSORS_ASC: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
+         SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
+             AND r.observed_at >= $3 AND r.observed_at < $4 \
+         ORDER BY r.observed_at LIMIT $5) AS t \
+     ORDER BY t.observed_at, t.sensor LIMIT $5"
+);
+const SENSORS_DESC: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
+         SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
+             AND r.observed_at >= $3 AND r.observed_at < $4 \
+         ORDER BY r.observed_at DESC LIMIT $5) AS t \
+     ORDER BY t.observed_at DESC, t.sensor DESC LIMIT $5"
+);
+
+/// The names of a device's sensors, from the key alone: one seek a name.
+const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
+         (SELECT t.sensor FROM telemetry_data AS t WHERE t.device_id = $1 \
+          ORDER BY t.sensor LIMIT 1) \
+         UNION ALL \
+         SELECT (SELECT t.sensor FROM telemetry_data AS t \
+             WHERE t.device_id = $1 AND t.sensor > n.sensor ORDER BY t.sensor LIMIT 1) \
+         FROM names AS n WHERE n.sensor IS NOT NULL) \
+     SELECT sensor FROM names WHERE sensor IS NOT NULL";
+
+/// A page of buffer files with their reports and ranges.
+macro_rules! books {
+    ($page:literal) => {
+        concat!(
+            "SELECT p.device_id, p.epoch, p.first_seen, p.reported_at, p.device_time_ms, \
+             p.reported_accepted, p.reported_committed, p.reported_pending, p.reported_evicted, \
+             p.reported_rejected, l.kind, l.reason, l.first_seq, l.last_seq, l.digest, l.hlc_max, \
+             l.observed_min, l.observed_max, l.recorded_at FROM (",
+            $page,
+            ") AS p LEFT JOIN ledger AS l ON l.device_id = p.device_id AND l.epoch = p.epoch \
+             ORDER BY p.device_id, p.epoch, l.first_seq"
+        )
+    };
+}
+const DEVICE_BOOKS: &str = books!("SELECT * FROM sync_status WHERE device_id = $1");
+const FLEET_BOOKS: &str = books!(
+    "SELECT * FROM sync_status WHERE (device_id, epoch) > ($1, $2::INT8) \
+     ORDER BY device_id, epoch LIMIT $3"
+);
+
+/// What a recorded range says of sequences before it that no range holds.
+const GAPS: &str = "SELECT device_id, epoch, covered + 1, first_seq - 1, recorded_at FROM ( \
+         SELECT device_id, epoch, first_seq, recorded_at, \
+             coalesce(max(last_seq) OVER (PARTITION BY device_id, epoch \
+                 ORDER BY first_seq, kind \
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS covered \
+         FROM ledger WHERE device_id > $1) AS r \
+     WHERE first_seq > covered + 1 AND recorded_at < $2 \
+     ORDER BY device_id, epoch, first_seq LIMIT $3";
+
+/// Stored rows of a range of sequences, found through the times between which they are.
+const CONTENT_STORED: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = ANY($2) \
+     AND t.observed_at BETWEEN $3 AND $4 AND t.epoch = $5 AND t.seq BETWEEN $6 AND $7"
+);
+const CONTENT_LOST: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM conflicts AS t WHERE t.device_id = $1 AND t.epoch = $2 AND t.seq BETWEEN $3 AND $4"
+);
+
+const CONFLICTS: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    ", t.winner_hlc, t.winner_epoch, t.winner_seq, t.recorded_at \
+     FROM conflicts AS t WHERE t.device_id = $1 \
+     ORDER BY t.recorded_at DESC, t.hlc DESC, t.epoch DESC, t.seq DESC LIMIT $2"
+);
+
+const DEAD_LETTERS: &str = "SELECT device_id, topic, payload, payload_bytes, reason, times, \
+     received_at FROM dead_letters WHERE device_id = $1 OR $1 IS NULL \
+     ORDER BY received_at DESC, payload_digest LIMIT $2";
+
+impl Cockroach {
+    pub(super) async fn devices(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>, StoreError> {
+        let sql = concat!(
+            device_columns!(),
+            "WHERE d.device_id > $1 ORDER BY d.device_id LIMIT $2"
+        );
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let after = after.map_or("", DeviceId::as_str);
+            let query = sqlx::query(sql).bind(after).bind(limited(limit));
+            let found = connection.fetch_all(query).await?;
+            found.iter().map(device).collect()
+        })
+    }
+
+    pub(super) async fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
+        let sql = concat!(device_columns!(), "WHERE d.device_id = $1");
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(sql).bind(id.as_str());
+            let found = connection.fetch_optional(query).await?;
+            found.as_ref().map(device).transpose()
+        })
+    }
+
+    pub(super) async fn telemetry(
+        &self,
+        query: &TelemetryQuery,
+    ) -> Result<Vec<StoredReading>, StoreError> {
+        let from = Micros(query.from.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros());
+        let to = Micros(query.to.clamp(OBSERVED_AT_MIN, TO_MAX).micros());
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let device = query.device.as_str();
+            let found = match &query.sensor {
+                Some(sensor) => {
+                    let sql = match query.order {
+                        Order::OldestFirst => ONE_SENSOR_ASC,
+                        Order::NewestFirst => ONE_SENSOR_DESC,
+                    };
+                    let select = sqlx::query(sql).bind(device).bind(sensor.as_str());
+                    let select = select.bind(from).bind(to).bind(limited(query.limit));
+                    connection.fetch_all(select).await?
+                }
+                // Two statements: a sensor that appears between them is in the next answer.
+                None => {
+                    let names = sensor_names(connection, &query.device).await?;
+                    let sql = match query.order {
+                        Order::OldestFirst => SENSORS_ASC,
+                        Order::NewestFirst => SENSORS_DESC,
+                    };
+                    let select = sqlx::query(sql).bind(device).bind(names);
+                    let select = select.bind(from).bind(to).bind(limited(query.limit));
+                    connection.fetch_all(select).await?
+                }
+            };
+            found.iter().map(reading).collect()
+        })
+    }
+
+    pub(super) async fn ledger(&self, id: &DeviceId) -> Result<DeviceLedger, StoreError> {
+        let rows = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(DEVICE_BOOKS).bind(id.as_str());
+            let found = connection.fetch_all(query).await?;
+            found.iter().map(book).collect::<Result<Vec<_>, _>>()
+        })?;
+        let mut epochs: Vec<EpochRecord> = records(rows).into_iter().map(|(_, of)| of).collect();
+        epochs.sort_by_key(|record| (record.first_seen, record.epoch));
+        Ok(DeviceLedger {
+            device: id.clone(),
+            epochs,
+        })
+    }
+
+    /// Page by page: each page is consistent, the whole is as of the time that it takes.
+    pub(super) async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError> {
+        let mut fleet = FleetLedger::default();
+        let mut last: Option<(DeviceId, Epoch)> = None;
+        loop {
+            let rows = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+                let (after, epoch) = last.as_ref().map_or(("", 0), |(device, epoch)| {
+                    (device.as_str(), sql_int(epoch.get()))
+                });
+                let query = sqlx::query(FLEET_BOOKS).bind(after).bind(epoch);
+                let found = connection.fetch_all(query.bind(FLEET_PAGE)).await?;
+                found.iter().map(book).collect::<Result<Vec<_>, _>>()
+            })?;
+            let page = records(rows);
+            add_up(&mut fleet, &page, last.as_ref().map(|(device, _)| device));
+            let Some((device, record)) = page.last() else {
+                return Ok(fleet);
+            };
+            last = Some((device.clone(), record.epoch));
+        }
+    }
+
+    pub(super) async fn known_ranges(
+        &self,
+        device: &DeviceId,
+        epoch: Epoch,
+    ) -> Result<RangeSet, StoreError> {
+        let sql = "SELECT first_seq, last_seq FROM ledger \
+             WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' ORDER BY first_seq";
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(sql).bind(device.as_str());
+            let found = connection
+                .fetch_all(query.bind(sql_int(epoch.get())))
+                .await?;
+            found.iter().map(|row| rows::range(row, 0, 1)).collect()
+        })
+    }
+
+    pub(super) async fn gaps(
+        &self,
+        recorded_before: ReceivedAt,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Gap>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(GAPS).bind(after.map_or("", DeviceId::as_str));
+            let query = query.bind(micros(recorded_before)).bind(limited(limit));
+            let found = connection.fetch_all(query).await?;
+            let gap = |row: &PgRow| {
+                Ok(Gap {
+                    device: rows::device(row, 0)?,
+                    epoch: rows::epoch(row, 1)?,
+                    range: rows::range(row, 2, 3)?,
+                    since: rows::received(row, 4)?,
+                })
+            };
+            found.iter().map(gap).collect()
+        })
+    }
+
+    /// The ledger tells between which times the rows of a range are, so that only that part of the
+    /// table is read.
+    pub(super) async fn content(
+        &self,
+        device: &DeviceId,
+        epoch: Epoch,
+        range: SeqRange,
+    ) -> Result<RangeContent, StoreError> {
+        let (first, last) = (capped(range.first()), capped(range.last()));
+        let epoch = sql_int(epoch.get());
+        let id = device.as_str();
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let within = "SELECT min(observed_min), max(observed_max) FROM ledger \
+                 WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' \
+                 AND first_seq <= $4 AND last_seq >= $3";
+            let within = sqlx::query(within).bind(id).bind(epoch);
+            let within = connection.fetch_one(within.bind(first).bind(last)).await?;
+            let from: Option<Micros> = within.try_get(0)?;
+            let to: Option<Micros> = within.try_get(1)?;
+            let mut content = Content::of(range);
+            if let (Some(from), Some(to)) = (from, to) {
+                let names = sensor_names(connection, device).await?;
+                let stored = sqlx::query(CONTENT_STORED).bind(id).bind(names);
+                let stored = stored
+                    .bind(from)
+                    .bind(to)
+                    .bind(epoch)
+                    .bind(first)
+                    .bind(last);
+                let mut stored = connection.fetch(stored);
+                while let Some(row) = stored.try_next().await? {
+                    content.add(reading(&row)?);
+                }
+            }
+            let lost = sqlx::query(CONTENT_LOST).bind(id).bind(epoch);
+            let mut lost = connection.fetch(lost.bind(first).bind(last));
+            while let Some(row) = lost.try_next().await? {
+                content.add(reading(&row)?);
+            }
+            Ok(content.done())
+        })
+    }
+
+    pub(super) async fn conflicts(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(CONFLICTS).bind(device.as_str());
+            let found = connection.fetch_all(query.bind(limited(limit))).await?;
+            let conflict = |row: &PgRow| {
+                Ok(Conflict {
+                    loser: reading(row)?,
+                    winner: rows::version(row, 11)?,
+                    recorded_at: rows::received(row, 14)?,
+                })
+            };
+            found.iter().map(conflict).collect()
+        })
+    }
+
+    pub(super) async fn dead_letters(
+        &self,
+        device: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<KeptLetter>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(DEAD_LETTERS).bind(device.map(DeviceId::as_str));
+            let found = connection.fetch_all(query.bind(limited(limit))).await?;
+            found.iter().map(letter).collect()
+        })
+    }
+
+    pub(super) async fn counts(&self) -> Result<Counts, StoreError> {
+        let sql = "SELECT (SELECT count(*) FROM devices), (SELECT count(*) FROM telemetry_data), \
+             (SELECT count(*) FROM ledger), (SELECT count(*) FROM conflicts), \
+             (SELECT count(*) FROM dead_letters)";
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let row = connection.fetch_one(sql).await?;
+            Ok(Counts {
+                devices: rows::number(&row, 0)?,
+                telemetry: rows::number(&row, 1)?,
+                ledger: rows::number(&row, 2)?,
+                conflicts: rows::number(&row, 3)?,
+                dead_letters: rows::number(&row, 4)?,
+            })
+        })
+    }
+}
+
+async fn sensor_names(
+    connection: &mut PgConnection,
+    device: &DeviceId,
+) -> Result<Vec<String>, sqlx::Error> {
+    let query = sqlx::query(SENSOR_NAMES).bind(device.as_str());
+    let found = connection.fetch_all(query).await?;
+    found.iter().map(|row| row.try_get(0)).collect()
+}
+
+fn device(row: &PgRow) -> Result<Device, sqlx::Error> {
+    let epoch: Option<i64> = row.try_get(5)?;
+    Ok(Device {
+        device: rows::device(row, 0)?,
+        first_seen: rows::received(row, 1)?,
+        last_seen: rows::received(row, 2)?,
+        online: row.try_get(3)?,
+        agent_version: row.try_get(4)?,
+        epoch: epoch.map(|_| rows::epoch(row, 5)).transpose()?,
+    })
+}
+
+fn reading(row: &PgRow) -> Result<StoredReading, sqlx::Error> {
+    rows::reading(row, 1, rows::sensor(row, 0)?)
+}
+
+fn book(row: &PgRow) -> Result<BookRow, sqlx::Error> {
+    let reported_at: Option<Micros> = row.try_get(3)?;
+    let report = match reported_at {
+        None => None,
+        Some(reported_at) => Some(Reported {
+            balance: Balance {
+                accepted: rows::number(row, 5)?,
+                committed: rows::number(row, 6)?,
+                pending: rows::number(row, 7)?,
+                evicted: rows::number(row, 8)?,
+                rejected: rows::number(row, 9)?,
+            },
+            device_time_ms: rows::int(row, 4)?,
+            received_at: ReceivedAt::from_micros(reported_at.0),
+        }),
+    };
+    Ok(BookRow {
+        device: rows::device(row, 0)?,
+        epoch: rows::epoch(row, 1)?,
+        first_seen: rows::received(row, 2)?,
+        report,
+        span: rows::span(row, 10)?,
+    })
+}
+
+fn letter(row: &PgRow) -> Result<KeptLetter, sqlx::Error> {
+    let device: &str = row.try_get(0)?;
+    let device = match device {
+        "" => None,
+        _ => Some(rows::device(row, 0)?),
+    };
+    Ok(KeptLetter {
+        letter: DeadLetter {
+            device,
+            topic: row.try_get(1)?,
+            payload: row.try_get(2)?,
+            reason: row.try_get(4)?,
+            received_at: rows::received(row, 6)?,
+        },
+        payload_bytes: rows::number(row, 3)?,
+        times: rows::number(row, 5)?,
+    })
+}
+
+fn limited(limit: usize) -> i64 {
+    sql_int(limit.min(QUERY_ROWS_MAX) as u64)
+}
+
+/// A sequence that somebody asks for may be any number.
+fn capped(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}

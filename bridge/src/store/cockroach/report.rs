@@ -1,0 +1,216 @@
+//! What devices say beside readings: reports, presence, and payloads that could not be read.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+
+use schema::DeviceId;
+use schema::message::ack::payload_digest;
+use schema::message::{EpochReport, Status};
+use schema::time::ReceivedAt;
+use sqlx::Executor as _;
+
+use super::super::claims::{group, settled_by_report};
+use super::super::ledger::EpochState;
+use super::super::{
+    DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
+};
+use super::arguments::{Columns, Micros};
+use super::dialect::Purpose;
+use super::ingest::{Progress, micros, sql_int};
+use super::{Cockroach, sql};
+
+impl Cockroach {
+    /// Ranges first, totals second: what a device says it does not hold any more is then in the
+    /// ledger before the database believes it.
+    pub(super) async fn report(
+        &self,
+        reports: &[DeviceReport],
+    ) -> Result<Vec<Vec<Settled>>, StoreError> {
+        let (groups, places) = group(reports);
+        let mut states: Vec<Option<EpochState>> = vec![None; groups.len()];
+        let mut budget = self.budget();
+        loop {
+            self.load(&groups, &mut states, &mut budget).await?;
+            if self.write_claims(&groups, &mut states, &mut budget).await? == Progress::Done {
+                break;
+            }
+        }
+        let totals: Vec<Total<'_>> = reports.iter().flat_map(totals).collect();
+        for wave in waves(&totals, |total| (total.device, total.of.epoch)) {
+            run!(self, &mut budget, Purpose::Write, |connection| {
+                let arguments = total_arguments(&wave)?.done();
+                connection
+                    .execute(sqlx::query_with(sql::PUT_REPORTS, arguments))
+                    .await
+            })?;
+        }
+        let settled = settled_by_report(reports, &places, &states);
+        for (group, state) in groups.iter().zip(states) {
+            if let Some(state) = state {
+                self.cache.put(&group.device, group.epoch, state);
+            }
+        }
+        Ok(settled)
+    }
+
+    pub(super) async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
+        let mut budget = self.budget();
+        for wave in waves(changes, |change| &change.device) {
+            run!(self, &mut budget, Purpose::Write, |connection| {
+                let arguments = presence_arguments(&wave)?.done();
+                connection
+                    .execute(sqlx::query_with(sql::PUT_PRESENCE, arguments))
+                    .await
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let mut kept: Vec<Letter<'_>> = Vec::with_capacity(letters.len());
+        let mut seen: HashMap<(&str, u64), usize> = HashMap::new();
+        for letter in letters {
+            let digest = payload_digest(&letter.payload);
+            let device = letter.device.as_ref().map_or("", DeviceId::as_str);
+            let at = *seen.entry((device, digest)).or_insert_with(|| {
+                kept.push(Letter::new(letter, device, digest));
+                kept.len() - 1
+            });
+            kept[at].times += 1;
+            kept[at].received_at = kept[at].received_at.max(letter.received_at);
+        }
+        kept.sort_by_key(|letter| (letter.device, letter.digest));
+        for some in kept.chunks(LETTERS_MAX) {
+            run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                let arguments = letter_arguments(some)?.done();
+                connection
+                    .execute(sqlx::query_with(sql::PUT_DEAD_LETTERS, arguments))
+                    .await
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Most dead letters in one statement: 8 MiB of payloads.
+const LETTERS_MAX: usize = 128;
+
+struct Total<'a> {
+    device: &'a DeviceId,
+    of: &'a EpochReport,
+    device_time_ms: i64,
+    received_at: ReceivedAt,
+}
+
+fn totals(report: &DeviceReport) -> impl Iterator<Item = Total<'_>> {
+    report.report.epochs.iter().map(|of| Total {
+        device: &report.device,
+        of,
+        device_time_ms: report.report.device_time_ms,
+        received_at: report.received_at,
+    })
+}
+
+fn total_arguments(totals: &[&Total<'_>]) -> Result<Columns, sqlx::Error> {
+    Columns::default()
+        .array(totals, |total| total.device.as_str())?
+        .array(totals, |total| sql_int(total.of.epoch.get()))?
+        .array(totals, |total| micros(total.received_at))?
+        .array(totals, |total| total.device_time_ms)?
+        .array(totals, |total| capped(total.of.balance.accepted))?
+        .array(totals, |total| capped(total.of.balance.committed))?
+        .array(totals, |total| capped(total.of.balance.pending))?
+        .array(totals, |total| capped(total.of.balance.evicted))?
+        .array(totals, |total| capped(total.of.balance.rejected))
+}
+
+/// A device may report any number; SQL holds 63 bits.
+fn capped(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn presence_arguments(changes: &[&Presence]) -> Result<Columns, sqlx::Error> {
+    Columns::default()
+        .array(changes, |change| change.device.as_str())?
+        .array(changes, |change| micros(change.received_at))?
+        .array(changes, |change| match change.status {
+            Status::Online { .. } => true,
+            Status::Offline { .. } => false,
+        })?
+        .array(changes, |change| match change.status {
+            Status::Online { session, .. } | Status::Offline { session } => session.cast_signed(),
+        })?
+        .array_of_options(changes, |change| match change.status {
+            Status::Online { epoch, .. } => Some(sql_int(epoch.get())),
+            Status::Offline { .. } => None,
+        })?
+        .array_of_options(changes, |change| match &change.status {
+            Status::Online { agent_version, .. } => Some(agent_version.as_str()),
+            Status::Offline { .. } => None,
+        })
+}
+
+struct Letter<'a> {
+    device: &'a str,
+    digest: u64,
+    letter: &'a DeadLetter,
+    times: u64,
+    received_at: ReceivedAt,
+}
+
+impl<'a> Letter<'a> {
+    fn new(letter: &'a DeadLetter, device: &'a str, digest: u64) -> Self {
+        Self {
+            device,
+            digest,
+            letter,
+            times: 0,
+            received_at: letter.received_at,
+        }
+    }
+}
+
+fn letter_arguments(letters: &[Letter<'_>]) -> Result<Columns, sqlx::Error> {
+    Columns::default()
+        .array(letters, |kept| kept.device)?
+        .array(letters, |kept| kept.digest.cast_signed())?
+        .array(letters, |kept| kept.letter.topic.as_str())?
+        .array(letters, |kept| {
+            let payload = kept.letter.payload.as_slice();
+            &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)]
+        })?
+        .array(letters, |kept| sql_int(kept.letter.payload.len() as u64))?
+        .array(letters, |kept| kept.letter.reason.as_str())?
+        .array(letters, |kept| sql_int(kept.times))?
+        .array(letters, |kept| Micros(kept.received_at.micros()))
+}
+
+/// Cuts `items` so that no key is twice in one part and each key's items stay in order: one
+/// statement may not touch a row twice.
+fn waves<'a, T, K: Hash + Eq>(items: &'a [T], key: impl Fn(&'a T) -> K) -> Vec<Vec<&'a T>> {
+    let mut waves: Vec<Vec<&'a T>> = Vec::new();
+    let mut seen: HashSet<K> = HashSet::new();
+    for item in items {
+        if !seen.insert(key(item)) || waves.is_empty() {
+            seen.clear();
+            seen.insert(key(item));
+            waves.push(Vec::new());
+        }
+        if let Some(wave) = waves.last_mut() {
+            wave.push(item);
+        }
+    }
+    waves
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waves_hold_each_key_once_and_keep_its_order() {
+        let waves = waves(&[1, 2, 1, 3, 3, 2], |item| *item);
+        assert_eq!(waves, [vec![&1, &2], vec![&1, &3], vec![&3, &2]]);
+        assert!(super::waves(&[] as &[u8], |item| *item).is_empty());
+    }
+}

@@ -1,0 +1,217 @@
+//! The statements that write, valid on CockroachDB and PostgreSQL. Queries stand beside the code
+//! that reads their rows.
+//!
+//! The hot path is one statement outside an explicit transaction, as CockroachDB's makers advise:
+//!
+//! ```text
+//! head    UPDATE sync_status … WHERE ledger_version = the one that was built on   (compare and swap)
+//! ranges  INSERT ledger      … only when every head moved
+//! rows    INSERT telemetry_data … only when every head moved
+//! ```
+//!
+//! When another bridge has moved one of the heads, nothing is written and no row is counted: the
+//! caller reads the ledger again and plans anew. Rows are inserted plainly, which is half again
+//! as fast as `ON CONFLICT`: nearly every reading is the first of its key. When one is not, the
+//! database says so (23505), nothing is written, and the slow path compares versions.
+
+macro_rules! heads {
+    () => {
+        "UPDATE sync_status SET \
+             ledger_version = sync_status.ledger_version + 1, \
+             last_seen = h.last_seen, \
+             merge_due = sync_status.merge_due OR h.merge_due \
+         FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::TIMESTAMPTZ[], $5::BOOL[]) \
+             AS h (device_id, epoch, ledger_version, last_seen, merge_due) \
+         WHERE sync_status.device_id = h.device_id AND sync_status.epoch = h.epoch \
+             AND sync_status.ledger_version = h.ledger_version"
+    };
+}
+
+macro_rules! ledger_columns {
+    () => {
+        "(device_id, epoch, first_seq, kind, last_seq, digest, hlc_max, observed_min, \
+         observed_max, reason, recorded_at)"
+    };
+}
+
+macro_rules! ledger_grows {
+    () => {
+        "ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET \
+             last_seq = excluded.last_seq, digest = excluded.digest, \
+             hlc_max = excluded.hlc_max, observed_min = excluded.observed_min, \
+             observed_max = excluded.observed_max"
+    };
+}
+
+macro_rules! row_columns {
+    () => {
+        "(device_id, sensor, observed_at, value_f64, value_i64, value_bool, value_text, quality, \
+         hlc, epoch, seq, received_at)"
+    };
+}
+
+/// Heads, ledger and new rows in one. Arguments: five arrays of heads, their number, eleven arrays
+/// of ledger rows, twelve arrays of rows. Affects no row when a head had moved.
+pub(super) const WRITE: &str = concat!(
+    "WITH head AS (",
+    heads!(),
+    " RETURNING 1), ranges AS (INSERT INTO ledger ",
+    ledger_columns!(),
+    " SELECT * FROM unnest($7::TEXT[], $8::INT8[], $9::INT8[], $10::TEXT[], $11::INT8[], \
+     $12::INT8[], $13::INT8[], $14::TIMESTAMPTZ[], $15::TIMESTAMPTZ[], $16::TEXT[], \
+     $17::TIMESTAMPTZ[]) AS l \
+     WHERE (SELECT count(*) FROM head) = $6::INT8 ",
+    ledger_grows!(),
+    ") INSERT INTO telemetry_data ",
+    row_columns!(),
+    " SELECT * FROM unnest($18::TEXT[], $19::TEXT[], $20::TIMESTAMPTZ[], $21::FLOAT8[], \
+     $22::INT8[], $23::BOOL[], $24::TEXT[], $25::INT2[], $26::INT8[], $27::INT8[], $28::INT8[], \
+     $29::TIMESTAMPTZ[]) AS t \
+     WHERE (SELECT count(*) FROM head) = $6::INT8"
+);
+
+/// Heads and ledger only. Arguments as the first seventeen of [`WRITE`].
+pub(super) const WRITE_LEDGER: &str = concat!(
+    "WITH head AS (",
+    heads!(),
+    " RETURNING 1) INSERT INTO ledger ",
+    ledger_columns!(),
+    " SELECT * FROM unnest($7::TEXT[], $8::INT8[], $9::INT8[], $10::TEXT[], $11::INT8[], \
+     $12::INT8[], $13::INT8[], $14::TIMESTAMPTZ[], $15::TIMESTAMPTZ[], $16::TEXT[], \
+     $17::TIMESTAMPTZ[]) AS l \
+     WHERE (SELECT count(*) FROM head) = $6::INT8 ",
+    ledger_grows!()
+);
+
+/// The slow path, one statement after the other within a transaction: the heads alone.
+pub(super) const MOVE_HEADS: &str = heads!();
+
+/// The slow path: ledger rows.
+pub(super) const PUT_RANGES: &str = concat!(
+    "INSERT INTO ledger ",
+    ledger_columns!(),
+    " SELECT * FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::TEXT[], $5::INT8[], \
+     $6::INT8[], $7::INT8[], $8::TIMESTAMPTZ[], $9::TIMESTAMPTZ[], $10::TEXT[], \
+     $11::TIMESTAMPTZ[]) AS l ",
+    ledger_grows!()
+);
+
+/// The slow path: what is stored under some keys.
+pub(super) const STORED: &str = "SELECT k.at, t.observed_at, t.value_f64, t.value_i64, \
+     t.value_bool, t.value_text, t.quality, t.hlc, t.epoch, t.seq, t.received_at \
+     FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::INT8[]) \
+         AS k (device_id, sensor, observed_at, at) \
+     JOIN telemetry_data AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
+         AND t.observed_at = k.observed_at";
+
+/// The slow path: rows that won. The comparison guards what the transaction has decided already.
+pub(super) const PUT_ROWS: &str = concat!(
+    "INSERT INTO telemetry_data ",
+    row_columns!(),
+    " SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::FLOAT8[], $5::INT8[], \
+     $6::BOOL[], $7::TEXT[], $8::INT2[], $9::INT8[], $10::INT8[], $11::INT8[], \
+     $12::TIMESTAMPTZ[]) AS t \
+     ON CONFLICT (device_id, sensor, observed_at) DO UPDATE SET \
+         value_f64 = excluded.value_f64, value_i64 = excluded.value_i64, \
+         value_bool = excluded.value_bool, value_text = excluded.value_text, \
+         quality = excluded.quality, hlc = excluded.hlc, epoch = excluded.epoch, \
+         seq = excluded.seq, received_at = excluded.received_at \
+     WHERE (excluded.hlc, excluded.epoch, excluded.seq) \
+         > (telemetry_data.hlc, telemetry_data.epoch, telemetry_data.seq)"
+);
+
+/// The slow path: versions that lost.
+pub(super) const PUT_CONFLICTS: &str = "INSERT INTO conflicts (device_id, sensor, observed_at, \
+     value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
+     winner_hlc, winner_epoch, winner_seq, recorded_at) \
+     SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::FLOAT8[], $5::INT8[], \
+     $6::BOOL[], $7::TEXT[], $8::INT2[], $9::INT8[], $10::INT8[], $11::INT8[], \
+     $12::TIMESTAMPTZ[], $13::INT8[], $14::INT8[], $15::INT8[], $16::TIMESTAMPTZ[]) AS c \
+     ON CONFLICT (device_id, sensor, observed_at, hlc, epoch, seq) DO NOTHING";
+
+/// Buffer files that were never heard of, and their devices.
+pub(super) const MEET: &str = "WITH met AS ( \
+         INSERT INTO devices (device_id, first_seen, last_seen, online) \
+         SELECT device_id, min(seen), max(seen), false \
+         FROM unnest($1::TEXT[], $3::TIMESTAMPTZ[]) AS d (device_id, seen) \
+         GROUP BY device_id ORDER BY device_id \
+         ON CONFLICT (device_id) DO NOTHING) \
+     INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, ledger_version, merge_due) \
+     SELECT device_id, epoch, seen, seen, 0, false \
+     FROM unnest($1::TEXT[], $2::INT8[], $3::TIMESTAMPTZ[]) AS s (device_id, epoch, seen) \
+     ON CONFLICT (device_id, epoch) DO NOTHING";
+
+/// What the ledger knows of some buffer files from a sequence on: a row without a range when
+/// nothing is recorded yet, no row for a file that was never heard of.
+pub(super) const KNOWN: &str = "SELECT w.at, s.ledger_version, l.kind, l.reason, l.first_seq, \
+     l.last_seq, l.digest, l.hlc_max, l.observed_min, l.observed_max, l.recorded_at \
+     FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::INT8[]) \
+         AS w (device_id, epoch, floor, at) \
+     JOIN sync_status AS s ON s.device_id = w.device_id AND s.epoch = w.epoch \
+     LEFT JOIN ledger AS l ON l.device_id = w.device_id AND l.epoch = w.epoch \
+         AND l.last_seq >= w.floor - 1 \
+     ORDER BY w.at, l.first_seq";
+
+/// The devices' own side of the ledger. A report is newer when the device had taken over more
+/// readings, or settled more of them.
+pub(super) const PUT_REPORTS: &str = "UPDATE sync_status SET \
+         last_seen = greatest(sync_status.last_seen, r.reported_at), \
+         reported_at = r.reported_at, device_time_ms = r.device_time_ms, \
+         reported_accepted = r.accepted, reported_committed = r.committed, \
+         reported_pending = r.pending, reported_evicted = r.evicted, \
+         reported_rejected = r.rejected \
+     FROM unnest($1::TEXT[], $2::INT8[], $3::TIMESTAMPTZ[], $4::INT8[], $5::INT8[], $6::INT8[], \
+         $7::INT8[], $8::INT8[], $9::INT8[]) \
+         AS r (device_id, epoch, reported_at, device_time_ms, accepted, committed, pending, \
+             evicted, rejected) \
+     WHERE sync_status.device_id = r.device_id AND sync_status.epoch = r.epoch \
+         AND (sync_status.reported_accepted IS NULL \
+             OR sync_status.reported_accepted < r.accepted \
+             OR (sync_status.reported_accepted = r.accepted \
+                 AND sync_status.reported_pending >= r.pending))";
+
+/// Births and wills, one a device. What an earlier connection says late changes nothing but the
+/// time.
+pub(super) const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, \
+         online, session, epoch, agent_version) \
+     SELECT device_id, seen, seen, online, session, epoch, agent_version \
+     FROM unnest($1::TEXT[], $2::TIMESTAMPTZ[], $3::BOOL[], $4::INT8[], $5::INT8[], $6::TEXT[]) \
+         AS p (device_id, seen, online, session, epoch, agent_version) \
+     ON CONFLICT (device_id) DO UPDATE SET \
+         last_seen = greatest(devices.last_seen, excluded.last_seen), \
+         online = CASE WHEN excluded.session = devices.session_before \
+             THEN devices.online ELSE excluded.online END, \
+         session_before = CASE WHEN excluded.session = devices.session_before \
+             OR excluded.session = devices.session \
+             THEN devices.session_before ELSE devices.session END, \
+         session = CASE WHEN excluded.session = devices.session_before \
+             THEN devices.session ELSE excluded.session END, \
+         epoch = CASE WHEN excluded.session = devices.session_before OR excluded.epoch IS NULL \
+             THEN devices.epoch ELSE excluded.epoch END, \
+         agent_version = CASE WHEN excluded.session = devices.session_before \
+             OR excluded.agent_version IS NULL \
+             THEN devices.agent_version ELSE excluded.agent_version END";
+
+/// Payloads kept aside, each (device, digest) once.
+pub(super) const PUT_DEAD_LETTERS: &str = "INSERT INTO dead_letters (device_id, payload_digest, \
+         topic, payload, payload_bytes, reason, times, received_at) \
+     SELECT * FROM unnest($1::TEXT[], $2::INT8[], $3::TEXT[], $4::BYTEA[], $5::INT8[], \
+         $6::TEXT[], $7::INT8[], $8::TIMESTAMPTZ[]) AS d \
+     ON CONFLICT (device_id, payload_digest) DO UPDATE SET \
+         times = dead_letters.times + excluded.times, reason = excluded.reason, \
+         received_at = greatest(dead_letters.received_at, excluded.received_at)";
+
+/// Buffer files whose ledger has rows to merge and that nobody else is working on.
+pub(super) const CLAIM_MERGES: &str = "SELECT device_id, epoch FROM sync_status \
+     WHERE merge_due ORDER BY device_id, epoch LIMIT $1 FOR UPDATE SKIP LOCKED";
+
+/// Ledger rows that were merged into others.
+pub(super) const DROP_RANGES: &str = "DELETE FROM ledger \
+     WHERE (device_id, epoch, first_seq, kind) IN ( \
+         SELECT * FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::TEXT[]) AS g)";
+
+/// The heads of merged ledgers.
+pub(super) const MERGED: &str = "UPDATE sync_status SET \
+         ledger_version = sync_status.ledger_version + 1, merge_due = false \
+     FROM unnest($1::TEXT[], $2::INT8[]) AS m (device_id, epoch) \
+     WHERE sync_status.device_id = m.device_id AND sync_status.epoch = m.epoch";

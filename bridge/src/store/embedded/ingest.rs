@@ -1,0 +1,395 @@
+//! Telemetry in, within the writer's transaction: no other writer can be in the way, so there is
+//! nothing to try again.
+
+use std::collections::HashMap;
+
+use libsql::Value as Cell;
+use schema::digest::Digester;
+use schema::{DeviceId, Epoch};
+
+use super::super::contest::{self, Contest};
+use super::super::ledger::{EpochState, Run, Span, Track};
+use super::super::plan::{Group, Intake, NewRow, grow};
+use super::super::{Delivery, Ingested, RowCounts, StoreError};
+use super::file::{Failed, File};
+use super::values;
+use super::values::{cell, cells, maybe, text_cell, time_cell};
+
+/// Rows of one INSERT statement: fewer leave libSQL's overhead per statement visible.
+const INSERT_ROWS: usize = 16;
+
+macro_rules! row_columns {
+    () => {
+        "(device_id, sensor, observed_at, value_f64, value_i64, value_bool, value_text, quality, \
+         hlc, epoch, seq, received_at)"
+    };
+}
+
+macro_rules! row {
+    () => {
+        "(?,?,?,?,?,?,?,?,?,?,?,?)"
+    };
+}
+
+const INSERT_ONE: &str = concat!(
+    "INSERT INTO telemetry_data ",
+    row_columns!(),
+    " VALUES ",
+    row!()
+);
+
+const INSERT_MANY: &str = concat!(
+    "INSERT INTO telemetry_data ",
+    row_columns!(),
+    " VALUES ",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!(),
+    ",",
+    row!()
+);
+
+const PUT_ROW: &str = concat!(
+    "INSERT OR REPLACE INTO telemetry_data ",
+    row_columns!(),
+    " VALUES ",
+    row!()
+);
+
+const STORED: &str = "SELECT observed_at, value_f64, value_i64, value_bool, value_text, quality, \
+     hlc, epoch, seq, received_at FROM telemetry_data \
+     WHERE device_id = ? AND sensor = ? AND observed_at = ?";
+
+const PUT_CONFLICT: &str = "INSERT OR IGNORE INTO conflicts (device_id, sensor, observed_at, \
+     value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
+     winner_hlc, winner_epoch, winner_seq, recorded_at) \
+     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+
+const MEET_DEVICE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, online) \
+     VALUES (?1, ?2, ?2, 0) ON CONFLICT DO NOTHING";
+
+const MEET_FILE: &str = "INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, \
+     ledger_version, merge_due) VALUES (?1, ?2, ?3, ?3, 0, 0) ON CONFLICT DO NOTHING";
+
+const HEAD: &str = "SELECT ledger_version FROM sync_status WHERE device_id = ? AND epoch = ?";
+
+const KNOWN: &str = "SELECT kind, reason, first_seq, last_seq, digest, hlc_max, observed_min, \
+     observed_max, recorded_at FROM ledger WHERE device_id = ?1 AND epoch = ?2 \
+     AND last_seq >= ?3 - 1 ORDER BY first_seq";
+
+const MOVE_HEAD: &str = "UPDATE sync_status SET ledger_version = ?3, \
+     last_seen = max(last_seen, ?4), merge_due = max(merge_due, ?5) \
+     WHERE device_id = ?1 AND epoch = ?2";
+
+const PUT_RANGE: &str = "INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, \
+     hlc_max, observed_min, observed_max, reason, recorded_at) VALUES (?,?,?,?,?,?,?,?,?,?,?) \
+     ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET last_seq = excluded.last_seq, \
+     digest = excluded.digest, hlc_max = excluded.hlc_max, observed_min = excluded.observed_min, \
+     observed_max = excluded.observed_max";
+
+const MERGE_DUE: &str = "SELECT device_id, epoch FROM sync_status WHERE merge_due LIMIT ?";
+
+const DROP_RANGE: &str =
+    "DELETE FROM ledger WHERE device_id = ? AND epoch = ? AND first_seq = ? AND kind = ?";
+
+const MERGED: &str = "UPDATE sync_status SET merge_due = 0, ledger_version = ledger_version + 1 \
+     WHERE device_id = ? AND epoch = ?";
+
+pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
+    let mut intake = Intake::new(deliveries);
+    let mut states = load(file, &intake.groups)?;
+    let mut new_rows = Vec::new();
+    let quiet = intake.select_all(&states, &mut Digester::default(), &mut new_rows);
+    let (plain, contested) = new_rows.split_at(quiet);
+    let mut counts = RowCounts::default();
+    let mut met = write_plain(file, &intake, plain, &mut counts)?;
+    met.extend(write_compared(file, &intake, contested, &mut counts)?);
+
+    let mut runs: HashMap<usize, Vec<Run>> = HashMap::new();
+    for (group, of_group) in intake.runs(&new_rows) {
+        runs.entry(group).or_default().extend(of_group);
+    }
+    for (at, group) in intake.groups.iter().enumerate() {
+        let Some(state) = &mut states[at] else {
+            continue;
+        };
+        let mut runs = runs.remove(&at).unwrap_or_default();
+        runs.extend(group.claimed(state));
+        record(file, group, state, &runs)?;
+        state.contested = met.contains(&(at as u32));
+    }
+
+    counts.rejected = intake.refusals();
+    counts.known = intake
+        .readings()
+        .saturating_sub(counts.inserted + counts.replaced + counts.older + counts.rejected);
+    for rejection in deliveries.iter().flat_map(|delivery| &delivery.rejected) {
+        counts.rejected += rejection.range.count();
+    }
+    let files: Vec<(DeviceId, Epoch)> = intake
+        .groups
+        .iter()
+        .map(|group| (group.device.clone(), group.epoch))
+        .collect();
+    let known: Vec<EpochState> = states.into_iter().map(Option::unwrap_or_default).collect();
+    let settled = intake.settle(&known);
+    for ((device, epoch), state) in files.into_iter().zip(known) {
+        file.cache.put(&device, epoch, state);
+    }
+    Ok(Ingested {
+        settled,
+        rows: counts,
+    })
+}
+
+/// What is known of each buffer file; `None` where nothing is to be read or written.
+pub(super) fn load(
+    file: &mut File,
+    groups: &[Group],
+) -> Result<Vec<Option<EpochState>>, StoreError> {
+    let mut states = Vec::with_capacity(groups.len());
+    for group in groups {
+        states.push(match group.floor {
+            u64::MAX => None,
+            _ => Some(load_one(file, group)?),
+        });
+    }
+    Ok(states)
+}
+
+fn load_one(file: &mut File, group: &Group) -> Result<EpochState, StoreError> {
+    let key = || vec![text_cell(group.device.as_str()), cell(group.epoch.get())];
+    let heads = file.query(HEAD, key(), |row| values::int(row, 0))?;
+    let Some(version) = heads.first().copied() else {
+        let seen = time_cell(group.received_at);
+        let device = vec![text_cell(group.device.as_str()), seen.clone()];
+        file.execute(MEET_DEVICE, device)?;
+        let mut values = key();
+        values.push(seen);
+        file.execute(MEET_FILE, values)?;
+        return Ok(EpochState::empty(0, 1));
+    };
+    // Another process may have written since.
+    let cached = file.cache.take(&group.device, group.epoch, group.floor);
+    if let Some(state) = cached.filter(|state| state.version == version) {
+        return Ok(state);
+    }
+    let mut state = EpochState::empty(version, group.floor);
+    let mut values = key();
+    values.push(cell(group.floor));
+    let spans = file.query(KNOWN, values, |row| values::span(row, 0))?;
+    for span in spans.into_iter().flatten() {
+        state.put(span);
+    }
+    Ok(state)
+}
+
+/// Enters runs in the ledger and moves its head.
+pub(super) fn record(
+    file: &mut File,
+    group: &Group,
+    state: &mut EpochState,
+    runs: &[Run],
+) -> Result<(), StoreError> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let (spans, mergeable) = grow(state, runs, group.received_at);
+    for span in &spans {
+        put_range(file, group, span)?;
+    }
+    state.version += 1;
+    let values = vec![
+        text_cell(group.device.as_str()),
+        cell(group.epoch.get()),
+        Cell::Integer(state.version),
+        time_cell(group.received_at),
+        Cell::Integer(i64::from(mergeable)),
+    ];
+    file.execute(MOVE_HEAD, values)?;
+    for span in spans {
+        state.put(span);
+    }
+    Ok(())
+}
+
+fn put_range(file: &mut File, group: &Group, span: &Span) -> Result<(), Failed> {
+    let extent = span.extent;
+    let values = vec![
+        text_cell(group.device.as_str()),
+        cell(group.epoch.get()),
+        cell(span.range.first()),
+        text_cell(span.kind.track().as_str()),
+        cell(span.range.last()),
+        Cell::Integer(span.digest.cast_signed()),
+        maybe(extent.map(|extent| cell(extent.hlc_max.bits()))),
+        maybe(extent.map(|extent| Cell::Integer(extent.observed_min.micros()))),
+        maybe(extent.map(|extent| Cell::Integer(extent.observed_max.micros()))),
+        maybe(span.kind.reason().map(|reason| text_cell(reason.as_str()))),
+        time_cell(span.recorded_at),
+    ];
+    file.execute(PUT_RANGE, values).map(|_| ())
+}
+
+/// Inserts rows that are expected to be the first of their keys. When one is not, all are compared.
+/// Returns the groups in which versions met.
+fn write_plain(
+    file: &mut File,
+    intake: &Intake<'_>,
+    rows: &[NewRow],
+    counts: &mut RowCounts,
+) -> Result<Vec<u32>, StoreError> {
+    file.batch("SAVEPOINT plain")?;
+    match insert(file, intake, rows) {
+        Ok(()) => {
+            file.batch("RELEASE plain")?;
+            counts.inserted += rows.len() as u64;
+            Ok(Vec::new())
+        }
+        Err(failed) if failed.is_taken() => {
+            file.batch("ROLLBACK TO plain; RELEASE plain")?;
+            write_compared(file, intake, rows, counts)
+        }
+        Err(failed) => Err(failed.into()),
+    }
+}
+
+fn insert(file: &mut File, intake: &Intake<'_>, rows: &[NewRow]) -> Result<(), Failed> {
+    let mut chunks = rows.chunks_exact(INSERT_ROWS);
+    for chunk in &mut chunks {
+        let mut values = Vec::with_capacity(INSERT_ROWS * 12);
+        for row in chunk {
+            push_row(&mut values, intake, row);
+        }
+        file.execute(INSERT_MANY, values)?;
+    }
+    for row in chunks.remainder() {
+        let mut values = Vec::with_capacity(12);
+        push_row(&mut values, intake, row);
+        file.execute(INSERT_ONE, values)?;
+    }
+    Ok(())
+}
+
+fn push_row(values: &mut Vec<Cell>, intake: &Intake<'_>, row: &NewRow) {
+    let (delivery, sensor, reading) = intake.row(row);
+    values.push(text_cell(delivery.device.as_str()));
+    values.push(text_cell(sensor));
+    values.push(Cell::Integer(reading.observed_at.micros()));
+    values.extend(cells(&reading.value));
+    values.push(Cell::Integer(i64::from(u8::from(reading.quality))));
+    values.push(cell(reading.hlc.bits()));
+    values.push(cell(delivery.batch.epoch.get()));
+    values.push(cell(row.seq));
+    values.push(time_cell(delivery.received_at));
+}
+
+fn write_compared(
+    file: &mut File,
+    intake: &Intake<'_>,
+    rows: &[NewRow],
+    counts: &mut RowCounts,
+) -> Result<Vec<u32>, StoreError> {
+    let mut stored = HashMap::new();
+    for row in rows {
+        let (delivery, name, reading) = intake.row(row);
+        let key = vec![
+            text_cell(delivery.device.as_str()),
+            text_cell(name),
+            Cell::Integer(reading.observed_at.micros()),
+        ];
+        let sensor = delivery.batch.sensor(reading);
+        let found = file.query(STORED, key, |row| values::reading(row, 0, sensor.clone()))?;
+        for held in found {
+            stored.insert(contest::key(intake, row), held);
+        }
+    }
+    let contest = contest::decide(intake, rows, stored);
+    for row in &contest.writes {
+        let mut values = Vec::with_capacity(12);
+        push_row(&mut values, intake, row);
+        file.execute(PUT_ROW, values)?;
+    }
+    put_conflicts(file, intake, &contest)?;
+    *counts += contest.counts;
+    Ok(contest.losers.iter().map(|loser| loser.row.group).collect())
+}
+
+fn put_conflicts(
+    file: &mut File,
+    intake: &Intake<'_>,
+    contest: &Contest,
+) -> Result<(), StoreError> {
+    for loser in &contest.losers {
+        let lost = loser.reading(intake);
+        let mut values = Vec::with_capacity(16);
+        values.push(text_cell(lost.device));
+        values.push(text_cell(lost.sensor));
+        values.push(Cell::Integer(lost.observed_at.micros()));
+        values.extend(cells(lost.value));
+        values.push(Cell::Integer(i64::from(u8::from(lost.quality))));
+        values.push(cell(lost.version.hlc.bits()));
+        values.push(cell(lost.version.epoch.get()));
+        values.push(cell(lost.version.seq));
+        values.push(time_cell(lost.received_at));
+        values.push(cell(lost.winner.hlc.bits()));
+        values.push(cell(lost.winner.epoch.get()));
+        values.push(cell(lost.winner.seq));
+        values.push(time_cell(lost.recorded_at));
+        file.execute(PUT_CONFLICT, values)?;
+    }
+    Ok(())
+}
+
+/// Adjacent ranges into one.
+pub(super) fn merge(file: &mut File, limit: usize) -> Result<u64, StoreError> {
+    let due = file.query(MERGE_DUE, vec![cell(limit as u64)], |row| {
+        Ok((values::device(row, 0)?, values::epoch(row, 1)?))
+    })?;
+    let mut gone = 0;
+    for (device, epoch) in due {
+        let mut group = Group::new(device, epoch);
+        group.floor = 1;
+        let state = load_one(file, &group)?;
+        let merge = state.merge();
+        let key = || vec![text_cell(group.device.as_str()), cell(epoch.get())];
+        for (track, first) in &merge.gone {
+            let mut values = key();
+            values.push(cell(*first));
+            values.push(text_cell(Track::as_str(*track)));
+            gone += file.execute(DROP_RANGE, values)? as u64;
+        }
+        for span in &merge.changed {
+            put_range(file, &group, span)?;
+        }
+        // The state is not put back: the next write reads the merged ranges.
+        file.execute(MERGED, key())?;
+    }
+    Ok(gone)
+}

@@ -1,0 +1,219 @@
+//! The store in one libSQL file, for one machine: the only folder of the bridge that names libsql.
+//!
+//! Reading order: [`worker`] (two threads, group commit) → [`ingest`] → [`report`] → [`query`] →
+//! [`migrate`]; underneath [`file`] (the connection) and [`values`] (values in and out). What is
+//! new, who wins and what is settled is decided by the same pure code as for a cluster.
+
+mod file;
+mod ingest;
+mod migrate;
+mod query;
+mod report;
+mod values;
+mod worker;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use schema::time::ReceivedAt;
+use schema::{DeviceId, Epoch, RangeSet, SeqRange};
+use tokio::sync::{Mutex, oneshot};
+
+use super::{
+    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport,
+    FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
+    StoreError, StoredReading, TelemetryQuery,
+};
+use worker::{Mode, Worker};
+
+/// One libSQL file.
+#[derive(Debug)]
+pub struct Embedded {
+    /// `None` once closed.
+    workers: Mutex<Option<Arc<Workers>>>,
+    closed: Mutex<Vec<oneshot::Receiver<()>>>,
+    commits: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Workers {
+    writer: Worker,
+    reader: Worker,
+}
+
+impl Embedded {
+    /// Opens or creates the file.
+    ///
+    /// # Errors
+    /// [`StoreError::File`] when it cannot be opened, or is another program's.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let (writer, writer_closed) = Worker::start(path, Mode::Write).await?;
+        let (reader, reader_closed) = Worker::start(path, Mode::Read).await?;
+        Ok(Self {
+            workers: Mutex::new(Some(Arc::new(Workers { writer, reader }))),
+            closed: Mutex::new(vec![writer_closed, reader_closed]),
+            commits: AtomicU64::new(0),
+        })
+    }
+
+    async fn workers(&self) -> Result<Arc<Workers>, StoreError> {
+        self.workers.lock().await.clone().ok_or(StoreError::Closed)
+    }
+
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut file::File) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.workers().await?.writer.call(work).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut file::File) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.workers().await?.reader.call(work).await
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
+        self.read(migrate::pending).await
+    }
+
+    async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
+        self.write(migrate::migrate).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.read(migrate::check).await
+    }
+
+    async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
+        let deliveries = deliveries.to_vec();
+        let ingested = self
+            .write(move |file| ingest::ingest(file, &deliveries))
+            .await?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(ingested)
+    }
+
+    async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError> {
+        let reports = reports.to_vec();
+        self.write(move |file| report::report(file, &reports)).await
+    }
+
+    async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
+        let changes = changes.to_vec();
+        self.write(move |file| report::presence(file, &changes))
+            .await
+    }
+
+    async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let letters = letters.to_vec();
+        self.write(move |file| report::keep_dead_letters(file, &letters))
+            .await
+    }
+
+    async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
+        self.write(move |file| ingest::merge(file, limit)).await
+    }
+
+    async fn gaps(
+        &self,
+        recorded_before: ReceivedAt,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Gap>, StoreError> {
+        let after = after.cloned();
+        self.read(move |file| query::gaps(file, recorded_before, after.as_ref(), limit))
+            .await
+    }
+
+    async fn devices(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Device>, StoreError> {
+        let after = after.cloned();
+        self.read(move |file| query::devices(file, after.as_ref(), limit))
+            .await
+    }
+
+    async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::device(file, &device)).await
+    }
+
+    async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
+        let query = query.clone();
+        self.read(move |file| query::telemetry(file, &query)).await
+    }
+
+    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::ledger(file, &device)).await
+    }
+
+    async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError> {
+        self.read(query::fleet_ledger).await
+    }
+
+    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::known_ranges(file, &device, epoch))
+            .await
+    }
+
+    async fn content(
+        &self,
+        device: &DeviceId,
+        epoch: Epoch,
+        range: SeqRange,
+    ) -> Result<RangeContent, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::content(file, &device, epoch, range))
+            .await
+    }
+
+    async fn conflicts(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::conflicts(file, &device, limit))
+            .await
+    }
+
+    async fn dead_letters(
+        &self,
+        device: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<KeptLetter>, StoreError> {
+        let device = device.cloned();
+        self.read(move |file| query::dead_letters(file, device.as_ref(), limit))
+            .await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.read(query::counts).await
+    }
+
+    fn activity(&self) -> Activity {
+        Activity {
+            commits: self.commits.load(Ordering::Relaxed),
+            ..Activity::default()
+        }
+    }
+
+    async fn close(&self) {
+        // The threads end when nobody can queue work any more and all of it is done.
+        drop(self.workers.lock().await.take());
+        for closed in self.closed.lock().await.drain(..) {
+            let _ = closed.await;
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What devices say beside readings: reports, presence, and payloads that could not be read.
+
+use libsql::Value as Cell;
+use schema::DeviceId;
+use schema::message::Status;
+use schema::message::ack::payload_digest;
+
+use super::super::claims::{group, settled_by_report};
+use super::super::{
+    DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
+};
+use super::file::File;
+use super::ingest::{load, record};
+use super::values::{cell, maybe, text_cell, time_cell};
+
+const PUT_REPORT: &str = "UPDATE sync_status SET last_seen = max(last_seen, ?3), \
+     reported_at = ?3, device_time_ms = ?4, reported_accepted = ?5, reported_committed = ?6, \
+     reported_pending = ?7, reported_evicted = ?8, reported_rejected = ?9 \
+     WHERE device_id = ?1 AND epoch = ?2 AND (reported_accepted IS NULL \
+         OR reported_accepted < ?5 OR (reported_accepted = ?5 AND reported_pending >= ?7))";
+
+const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, online, \
+     session, epoch, agent_version) VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6) \
+     ON CONFLICT (device_id) DO UPDATE SET \
+         last_seen = max(last_seen, excluded.last_seen), \
+         online = CASE WHEN excluded.session = session_before \
+             THEN online ELSE excluded.online END, \
+         session_before = CASE WHEN excluded.session = session_before \
+             OR excluded.session = session THEN session_before ELSE session END, \
+         session = CASE WHEN excluded.session = session_before \
+             THEN session ELSE excluded.session END, \
+         epoch = CASE WHEN excluded.session = session_before OR excluded.epoch IS NULL \
+             THEN epoch ELSE excluded.epoch END, \
+         agent_version = CASE WHEN excluded.session = session_before \
+             OR excluded.agent_version IS NULL \
+             THEN agent_version ELSE excluded.agent_version END";
+
+const PUT_DEAD_LETTER: &str = "INSERT INTO dead_letters (device_id, payload_digest, topic, \
+     payload, payload_bytes, reason, times, received_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7) \
+     ON CONFLICT (device_id, payload_digest) DO UPDATE SET times = times + 1, \
+         reason = excluded.reason, received_at = max(received_at, excluded.received_at)";
+
+pub(super) fn report(
+    file: &mut File,
+    reports: &[DeviceReport],
+) -> Result<Vec<Vec<Settled>>, StoreError> {
+    let (groups, places) = group(reports);
+    let mut states = load(file, &groups)?;
+    for (group, state) in groups.iter().zip(&mut states) {
+        if let Some(state) = state {
+            let runs = group.claimed(state);
+            record(file, group, state, &runs)?;
+        }
+    }
+    for report in reports {
+        for of in &report.report.epochs {
+            let balance = of.balance;
+            let values = vec![
+                text_cell(report.device.as_str()),
+                cell(of.epoch.get()),
+                time_cell(report.received_at),
+                Cell::Integer(report.report.device_time_ms),
+                cell(balance.accepted),
+                cell(balance.committed),
+                cell(balance.pending),
+                cell(balance.evicted),
+                cell(balance.rejected),
+            ];
+            file.execute(PUT_REPORT, values)?;
+        }
+    }
+    let settled = settled_by_report(reports, &places, &states);
+    for (group, state) in groups.iter().zip(states) {
+        if let Some(state) = state {
+            file.cache.put(&group.device, group.epoch, state);
+        }
+    }
+    Ok(settled)
+}
+
+pub(super) fn presence(file: &mut File, changes: &[Presence]) -> Result<(), StoreError> {
+    for change in changes {
+        let (online, session, epoch, version) = match &change.status {
+            Status::Online {
+                session,
+                epoch,
+                agent_version,
+            } => (1, *session, Some(*epoch), Some(agent_version)),
+            Status::Offline { session } => (0, *session, None, None),
+        };
+        let values = vec![
+            text_cell(change.device.as_str()),
+            time_cell(change.received_at),
+            Cell::Integer(online),
+            Cell::Integer(session.cast_signed()),
+            maybe(epoch.map(|epoch| cell(epoch.get()))),
+            maybe(version.map(|version| text_cell(version))),
+        ];
+        file.execute(PUT_PRESENCE, values)?;
+    }
+    Ok(())
+}
+
+pub(super) fn keep_dead_letters(file: &mut File, letters: &[DeadLetter]) -> Result<(), StoreError> {
+    for letter in letters {
+        let payload = letter.payload.as_slice();
+        let kept = &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)];
+        let values = vec![
+            text_cell(letter.device.as_ref().map_or("", DeviceId::as_str)),
+            Cell::Integer(payload_digest(payload).cast_signed()),
+            text_cell(&letter.topic),
+            Cell::Blob(kept.to_vec()),
+            cell(payload.len() as u64),
+            text_cell(&letter.reason),
+            time_cell(letter.received_at),
+        ];
+        file.execute(PUT_DEAD_LETTER, values)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,386 @@
+//! What the ledger knows of one buffer file, as far as a store needs it to write the next part:
+//! pure values, no SQL.
+//!
+//! ```text
+//! kind       first ─────────── last │ digest, extent │ recorded_at
+//! committed  ├─────span─────┤├──span──┤      ├──span──┤
+//! evicted             ├──span──┤
+//! ```
+//!
+//! Invariant: the spans of one kind ascend and are disjoint. A run of sequences that continues a
+//! span grows it in place instead of adding a row, up to [`SPAN_SEQS_MAX`], so that in the steady
+//! state a buffer file has one row in the ledger for a million readings, and nothing is left to
+//! merge. `version` counts the writes to the file's ledger: whoever writes names the version that
+//! its knowledge is from, and the database takes the write only if that is still so. Several
+//! bridges therefore never record overlapping ranges, at any isolation level.
+
+use schema::message::RejectReason;
+use schema::time::ReceivedAt;
+use schema::{Hlc, ObservedAt, RangeSet, SeqRange};
+
+use super::{Kind, LedgerRange};
+
+/// Most sequences of one ledger row: the unit in which a difference between ledger and rows is
+/// named, and in which `content` reads rows.
+pub(crate) const SPAN_SEQS_MAX: u64 = 1 << 20;
+
+/// One row of the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) kind: Kind,
+    pub(crate) range: SeqRange,
+    pub(crate) digest: u64,
+    /// For committed ranges only.
+    pub(crate) extent: Option<Extent>,
+    pub(crate) recorded_at: ReceivedAt,
+}
+
+/// How far the rows of a committed range reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// The highest clock. Within one epoch clocks grow with the sequence, so a reading that claims
+    /// a sequence in here with a higher clock is another reading.
+    pub(crate) hlc_max: Hlc,
+    /// Between these times the rows are found without an index over sequences.
+    pub(crate) observed_min: ObservedAt,
+    pub(crate) observed_max: ObservedAt,
+}
+
+/// A run of sequences about to enter the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) kind: Kind,
+    pub(crate) range: SeqRange,
+    pub(crate) digest: u64,
+    pub(crate) extent: Option<Extent>,
+}
+
+/// The ledger of one buffer file, from a sequence on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EpochState {
+    /// The version that this knowledge is from.
+    pub(crate) version: i64,
+    /// Everything from this sequence on is here, and the span that ends right before it.
+    pub(crate) floor: u64,
+    /// Versions met here in the last commit: the next rows are compared at once.
+    pub(crate) contested: bool,
+    committed: Vec<Span>,
+    rejected: Vec<Span>,
+    evicted: Vec<Span>,
+}
+
+/// The kind without its reason: what a key of the ledger holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Track {
+    Committed,
+    Rejected,
+    Evicted,
+}
+
+impl EpochState {
+    /// A buffer file of which nothing is recorded yet, or of which all spans will be `put`.
+    pub(crate) fn empty(version: i64, floor: u64) -> Self {
+        Self {
+            version,
+            floor,
+            ..Self::default()
+        }
+    }
+
+    /// How much memory this takes, in spans.
+    pub(crate) fn spans(&self) -> usize {
+        self.committed.len() + self.rejected.len() + self.evicted.len()
+    }
+
+    /// The spans of one kind, ascending.
+    pub(crate) fn track(&self, track: Track) -> &[Span] {
+        match track {
+            Track::Committed => &self.committed,
+            Track::Rejected => &self.rejected,
+            Track::Evicted => &self.evicted,
+        }
+    }
+
+    /// The ranges of one kind as a set.
+    pub(crate) fn set(&self, track: Track) -> RangeSet {
+        self.track(track).iter().map(|span| span.range).collect()
+    }
+
+    /// The row of the ledger that `run` makes: its predecessor grown by it, or a new one. Nothing
+    /// changes here until the row is committed and [`Self::put`].
+    pub(crate) fn grown(&self, run: &Run, now: ReceivedAt) -> Span {
+        let spans = self.track(run.kind.track());
+        let at = spans.partition_point(|span| span.range.last() < run.range.first());
+        let before = at.checked_sub(1).map(|at| &spans[at]);
+        before
+            .and_then(|before| before.joined(&run.span(now)))
+            .unwrap_or_else(|| run.span(now))
+    }
+
+    /// Whether `span` touches the one behind it, so that both could be one.
+    pub(crate) fn is_mergeable(&self, span: &Span) -> bool {
+        let spans = self.track(span.kind.track());
+        let at = spans.partition_point(|other| other.range.first() <= span.range.last());
+        spans
+            .get(at)
+            .is_some_and(|behind| span.joined(behind).is_some())
+    }
+
+    /// Takes over a committed row of the ledger: the one that begins at the same sequence is
+    /// replaced.
+    pub(crate) fn put(&mut self, span: Span) {
+        let spans = match span.kind.track() {
+            Track::Committed => &mut self.committed,
+            Track::Rejected => &mut self.rejected,
+            Track::Evicted => &mut self.evicted,
+        };
+        // Rows arrive in ascending order: nearly always at the end.
+        let at = spans.partition_point(|other| other.range.first() < span.range.first());
+        match spans.get_mut(at) {
+            Some(same) if same.range.first() == span.range.first() => *same = span,
+            _ => spans.insert(at, span),
+        }
+    }
+
+    /// Joins what touches; returns the rows that changed and the first sequences of those that
+    /// are gone, by kind.
+    pub(crate) fn merge(&self) -> Merge {
+        let mut merge = Merge::default();
+        for track in [Track::Committed, Track::Rejected, Track::Evicted] {
+            let mut spans = self.track(track).iter();
+            let Some(mut last) = spans.next().copied() else {
+                continue;
+            };
+            let mut changed = false;
+            for span in spans {
+                if let Some(joined) = last.joined(span) {
+                    merge.gone.push((track, span.range.first()));
+                    last = joined;
+                    changed = true;
+                } else {
+                    if changed {
+                        merge.changed.push(last);
+                    }
+                    (last, changed) = (*span, false);
+                }
+            }
+            if changed {
+                merge.changed.push(last);
+            }
+        }
+        merge
+    }
+}
+
+/// What merging changes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Merge {
+    pub(crate) changed: Vec<Span>,
+    pub(crate) gone: Vec<(Track, u64)>,
+}
+
+impl Run {
+    fn span(&self, recorded_at: ReceivedAt) -> Span {
+        Span {
+            kind: self.kind,
+            range: self.range,
+            digest: self.digest,
+            extent: self.extent,
+            recorded_at,
+        }
+    }
+}
+
+impl Span {
+    /// Both as one, when `behind` continues this one, is of the same kind, and together they are
+    /// not too long. Keeps the first part's time: the gap before it is as old as that.
+    fn joined(&self, behind: &Self) -> Option<Self> {
+        let range = SeqRange::new(self.range.first(), behind.range.last())?;
+        let adjacent = self.range.last().checked_add(1) == Some(behind.range.first());
+        if !adjacent || self.kind != behind.kind || range.count() > SPAN_SEQS_MAX {
+            return None;
+        }
+        Some(Self {
+            kind: self.kind,
+            range,
+            digest: self.digest.wrapping_add(behind.digest),
+            extent: match (self.extent, behind.extent) {
+                (Some(a), Some(b)) => Some(a.joined(b)),
+                (a, b) => a.or(b),
+            },
+            recorded_at: self.recorded_at,
+        })
+    }
+
+    pub(crate) fn public(&self) -> LedgerRange {
+        LedgerRange {
+            kind: self.kind,
+            range: self.range,
+            digest: self.digest,
+            recorded_at: self.recorded_at,
+        }
+    }
+}
+
+impl Extent {
+    pub(crate) fn joined(self, other: Self) -> Self {
+        Self {
+            hlc_max: self.hlc_max.max(other.hlc_max),
+            observed_min: self.observed_min.min(other.observed_min),
+            observed_max: self.observed_max.max(other.observed_max),
+        }
+    }
+}
+
+impl Kind {
+    pub(crate) const fn track(self) -> Track {
+        match self {
+            Self::Committed => Track::Committed,
+            Self::Rejected(_) => Track::Rejected,
+            Self::Evicted => Track::Evicted,
+        }
+    }
+
+    pub(crate) const fn reason(self) -> Option<RejectReason> {
+        match self {
+            Self::Rejected(reason) => Some(reason),
+            Self::Committed | Self::Evicted => None,
+        }
+    }
+}
+
+impl Track {
+    /// As it stands in the ledger's `kind`.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Rejected => "rejected",
+            Self::Evicted => "evicted",
+        }
+    }
+}
+
+/// Reads `kind` and `reason` of a row of the ledger. A reason that a newer build wrote keeps its
+/// sequences rejected.
+pub(crate) fn kind_of(kind: &str, reason: Option<&str>) -> Option<Kind> {
+    match kind {
+        "committed" => Some(Kind::Committed),
+        "evicted" => Some(Kind::Evicted),
+        "rejected" => {
+            let reason = REASONS.into_iter().find(|r| Some(r.as_str()) == reason);
+            Some(Kind::Rejected(reason.unwrap_or(RejectReason::Unstorable)))
+        }
+        _ => None,
+    }
+}
+
+const REASONS: [RejectReason; 8] = [
+    RejectReason::NotFinite,
+    RejectReason::BadText,
+    RejectReason::TooOld,
+    RejectReason::TooNew,
+    RejectReason::OutOfRange,
+    RejectReason::Undecodable,
+    RejectReason::EpochReuse,
+    RejectReason::Unstorable,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(first, last).unwrap()
+    }
+
+    fn run(first: u64, last: u64) -> Run {
+        Run {
+            kind: Kind::Committed,
+            range: range(first, last),
+            digest: range(first, last).count(),
+            extent: Some(Extent {
+                hlc_max: Hlc::from_bits(last),
+                observed_min: ObservedAt::from_micros(first as i64),
+                observed_max: ObservedAt::from_micros(last as i64),
+            }),
+        }
+    }
+
+    fn state(runs: &[(u64, u64)]) -> EpochState {
+        let mut state = EpochState::empty(0, 1);
+        for &(first, last) in runs {
+            state.put(run(first, last).span(ReceivedAt::from_micros(first as i64)));
+        }
+        state
+    }
+
+    #[test]
+    fn a_run_that_continues_a_span_grows_it() {
+        let state = state(&[(1, 10)]);
+        let grown = state.grown(&run(11, 15), ReceivedAt::from_micros(99));
+        assert_eq!(grown.range, range(1, 15));
+        assert_eq!(grown.digest, 15);
+        assert_eq!(grown.recorded_at, ReceivedAt::from_micros(1));
+        assert_eq!(grown.extent.unwrap().hlc_max, Hlc::from_bits(15));
+    }
+
+    #[test]
+    fn a_run_behind_a_gap_or_of_another_kind_is_a_span_of_its_own() {
+        let state = state(&[(1, 10)]);
+        let now = ReceivedAt::from_micros(99);
+        assert_eq!(state.grown(&run(12, 15), now).range, range(12, 15));
+        let evicted = Run {
+            kind: Kind::Evicted,
+            ..run(11, 15)
+        };
+        assert_eq!(state.grown(&evicted, now).range, range(11, 15));
+    }
+
+    #[test]
+    fn a_span_grows_to_its_limit_and_not_beyond() {
+        let state = state(&[(1, SPAN_SEQS_MAX - 5)]);
+        let now = ReceivedAt::default();
+        let first = SPAN_SEQS_MAX - 4;
+        for (last, joins) in [
+            (SPAN_SEQS_MAX - 1, true),
+            (SPAN_SEQS_MAX, true),
+            (SPAN_SEQS_MAX + 1, false),
+        ] {
+            let grown = state.grown(&run(first, last), now);
+            assert_eq!(grown.range.first() == 1, joins, "up to {last}");
+        }
+    }
+
+    #[test]
+    fn a_filled_gap_is_mergeable_and_merging_adds_digests() {
+        let mut state = state(&[(1, 10), (16, 20)]);
+        let grown = state.grown(&run(11, 15), ReceivedAt::default());
+        assert!(state.is_mergeable(&grown));
+        state.put(grown);
+        let merge = state.merge();
+        assert_eq!(merge.gone, [(Track::Committed, 16)]);
+        assert_eq!(merge.changed.len(), 1);
+        assert_eq!(merge.changed[0].range, range(1, 20));
+        assert_eq!(merge.changed[0].digest, 20);
+        assert_eq!(state.set(Track::Committed).as_slice(), [range(1, 20)]);
+    }
+
+    #[test]
+    fn nothing_to_merge_changes_nothing() {
+        assert_eq!(state(&[(1, 3), (5, 9)]).merge(), Merge::default());
+        assert!(!state(&[(1, 3), (5, 9)]).is_mergeable(&run(1, 3).span(ReceivedAt::default())));
+    }
+
+    #[test]
+    fn every_kind_is_read_as_it_is_written() {
+        for reason in REASONS {
+            let kind = Kind::Rejected(reason);
+            let (text, reason) = (kind.track().as_str(), reason.as_str());
+            assert_eq!(kind_of(text, Some(reason)), Some(kind));
+        }
+        for kind in [Kind::Committed, Kind::Evicted] {
+            assert_eq!(kind_of(kind.track().as_str(), None), Some(kind));
+        }
+        assert_eq!(kind_of("lost", None), None);
+    }
+}

@@ -1,0 +1,489 @@
+//! What of some deliveries is new: pure, the same for both databases.
+//!
+//! ```text
+//! deliveries ─ Intake::new ─► groups by (device, epoch), sequences ascending, unstorable rows refused
+//!            ─ Intake::select(states) ─► rows that the ledger does not have, with digests
+//!            ─ Intake::settle ─► for each delivery, what is committed and what is refused
+//! ```
+//!
+//! Invariant: every reading of every delivery is either selected, known to the ledger, or refused
+//! with a reason; selecting again after a part was committed selects only the rest.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use schema::digest::Digester;
+use schema::limits::SQL_INTEGER_MAX;
+use schema::message::{RejectReason, Rejection};
+use schema::time::ReceivedAt;
+use schema::{DeviceId, Epoch, ObservedAt, RangeSet, Row, SeqRange, Version};
+
+use super::ledger::{EpochState, Extent, Run, Span, Track};
+use super::{Delivery, Kind, Settled};
+
+/// The earliest time that every store can hold: 4713 BC, where PostgreSQL's calendar begins, with
+/// a year to spare.
+pub const OBSERVED_AT_MIN: ObservedAt = ObservedAt::from_micros(-210_000_000_000_000_000);
+
+/// The latest time that every store can hold: the year 294235, 41 years before PostgreSQL's
+/// calendar ends.
+pub const OBSERVED_AT_MAX: ObservedAt = ObservedAt::from_micros(9_223_000_000_000_000_000);
+
+/// One buffer file that deliveries speak of.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) device: DeviceId,
+    pub(crate) epoch: Epoch,
+    /// The lowest sequence that matters here.
+    pub(crate) floor: u64,
+    /// When the last of its deliveries was taken.
+    pub(crate) received_at: ReceivedAt,
+    /// By sequence.
+    items: Vec<Item>,
+    /// Ranges for the ledger's other tracks, as given.
+    pub(crate) claims: Vec<Claim>,
+}
+
+/// Ranges that are to be recorded as rejected or evicted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) kind: Kind,
+    pub(crate) range: SeqRange,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    seq: u64,
+    delivery: u32,
+    row: u32,
+}
+
+/// Deliveries, sorted for writing.
+#[derive(Debug)]
+pub(crate) struct Intake<'a> {
+    pub(crate) deliveries: &'a [Delivery],
+    pub(crate) groups: Vec<Group>,
+    refused: Vec<Refused>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Refused {
+    delivery: u32,
+    seq: u64,
+    reason: RejectReason,
+}
+
+/// A row to be written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewRow {
+    pub(crate) group: u32,
+    delivery: u32,
+    row: u32,
+    pub(crate) seq: u64,
+    pub(crate) digest: u64,
+}
+
+impl<'a> Intake<'a> {
+    /// Sorts deliveries into groups, and refuses what no store can hold.
+    pub(crate) fn new(deliveries: &'a [Delivery]) -> Self {
+        let mut by_file: HashMap<(&DeviceId, Epoch), usize> = HashMap::new();
+        let mut intake = Self {
+            deliveries,
+            groups: Vec::new(),
+            refused: Vec::new(),
+        };
+        for (at, delivery) in deliveries.iter().enumerate() {
+            let epoch = delivery.batch.epoch;
+            let groups = &mut intake.groups;
+            let group = *by_file.entry((&delivery.device, epoch)).or_insert_with(|| {
+                groups.push(Group::new(delivery.device.clone(), epoch));
+                groups.len() - 1
+            });
+            intake.add(group, index(at), delivery);
+        }
+        for group in &mut intake.groups {
+            // Stable, so that of two rows with one sequence the first delivered stays.
+            if !group.items.is_sorted_by_key(|item| item.seq) {
+                group.items.sort_by_key(|item| item.seq);
+            }
+        }
+        intake
+    }
+
+    fn add(&mut self, group: usize, at: u32, delivery: &Delivery) {
+        let group = &mut self.groups[group];
+        group.received_at = group.received_at.max(delivery.received_at);
+        group.items.reserve(delivery.batch.rows.len());
+        for (index_of_row, row) in delivery.batch.rows.iter().enumerate() {
+            match storable(row) {
+                Ok(()) => {
+                    group.floor = group.floor.min(row.seq);
+                    group.items.push(Item {
+                        seq: row.seq,
+                        delivery: at,
+                        row: index(index_of_row),
+                    });
+                }
+                Err(reason) => {
+                    group.claim_one(row.seq, reason);
+                    self.refused.push(Refused {
+                        delivery: at,
+                        seq: row.seq,
+                        reason,
+                    });
+                }
+            }
+        }
+        for rejection in &delivery.rejected {
+            group.claim(Kind::Rejected(rejection.reason), rejection.range);
+        }
+    }
+
+    /// Selects what is new of all groups. Those come last in which versions met lately; returns how
+    /// many rows are before them.
+    pub(crate) fn select_all(
+        &mut self,
+        states: &[Option<EpochState>],
+        digester: &mut Digester,
+        rows: &mut Vec<NewRow>,
+    ) -> usize {
+        let mut quiet = 0;
+        for contested in [false, true] {
+            for (group, state) in states.iter().enumerate() {
+                if let Some(state) = state
+                    && state.contested == contested
+                {
+                    self.select(group, state, digester, rows);
+                }
+            }
+            if !contested {
+                quiet = rows.len();
+            }
+        }
+        quiet
+    }
+
+    /// Appends to `rows` those of one group that the ledger does not have, by sequence. A row
+    /// whose sequence is committed with other content is refused for good.
+    fn select(
+        &mut self,
+        group: usize,
+        state: &EpochState,
+        digester: &mut Digester,
+        rows: &mut Vec<NewRow>,
+    ) {
+        let Group { epoch, items, .. } = &self.groups[group];
+        let committed = state.track(Track::Committed);
+        let mut reused = Vec::new();
+        let mut at = 0;
+        let mut last: Option<Item> = None;
+        for item in items {
+            let row = self.item_row(item);
+            if let Some(twin) = last.filter(|last| last.seq == item.seq) {
+                if self.item_row(&twin) != row || self.sensor(&twin) != self.sensor(item) {
+                    reused.push(*item);
+                }
+                continue;
+            }
+            last = Some(*item);
+            while committed
+                .get(at)
+                .is_some_and(|span| span.range.last() < item.seq)
+            {
+                at += 1;
+            }
+            match committed.get(at) {
+                Some(span) if span.range.first() <= item.seq => {
+                    if span.extent.is_some_and(|extent| row.hlc > extent.hlc_max) {
+                        reused.push(*item);
+                    }
+                }
+                _ => rows.push(NewRow {
+                    group: index(group),
+                    delivery: item.delivery,
+                    row: item.row,
+                    seq: item.seq,
+                    digest: digester.row(*epoch, self.sensor(item), row),
+                }),
+            }
+        }
+        for item in reused {
+            self.refuse_item(group, item, RejectReason::EpochReuse);
+        }
+    }
+
+    /// Refuses a row that the database will not take. It is not selected again.
+    pub(crate) fn refuse(&mut self, row: &NewRow, reason: RejectReason) {
+        let item = Item {
+            seq: row.seq,
+            delivery: row.delivery,
+            row: row.row,
+        };
+        self.refuse_item(row.group as usize, item, reason);
+    }
+
+    fn refuse_item(&mut self, group: usize, item: Item, reason: RejectReason) {
+        let group = &mut self.groups[group];
+        group
+            .items
+            .retain(|other| (other.delivery, other.row) != (item.delivery, item.row));
+        group.claim_one(item.seq, reason);
+        self.refused.push(Refused {
+            delivery: item.delivery,
+            seq: item.seq,
+            reason,
+        });
+    }
+
+    /// Which device, sensor and reading a row is.
+    pub(crate) fn row(&self, row: &NewRow) -> (&'a Delivery, &'a str, &'a Row) {
+        let delivery = &self.deliveries[row.delivery as usize];
+        let reading = &delivery.batch.rows[row.row as usize];
+        (delivery, delivery.batch.sensor(reading).as_str(), reading)
+    }
+
+    /// The version of a row.
+    pub(crate) fn version(&self, row: &NewRow) -> Version {
+        let (delivery, _, reading) = self.row(row);
+        delivery.batch.version(reading)
+    }
+
+    /// The runs of sequences that `rows`, a part of what was selected, adds to the ledger:
+    /// for each group its number and its runs.
+    pub(crate) fn runs(&self, rows: &[NewRow]) -> Vec<(usize, Vec<Run>)> {
+        rows.chunk_by(|a, b| a.group == b.group)
+            .map(|of_group| {
+                let runs = of_group
+                    .chunk_by(|a, b| a.seq.checked_add(1) == Some(b.seq))
+                    .filter_map(|run| self.run(run))
+                    .collect();
+                (of_group[0].group as usize, runs)
+            })
+            .collect()
+    }
+
+    fn run(&self, rows: &[NewRow]) -> Option<Run> {
+        let (first, last) = (rows.first()?, rows.last()?);
+        let mut digest = 0u64;
+        let mut extent: Option<Extent> = None;
+        for row in rows {
+            let (_, _, reading) = self.row(row);
+            digest = digest.wrapping_add(row.digest);
+            let one = Extent {
+                hlc_max: reading.hlc,
+                observed_min: reading.observed_at,
+                observed_max: reading.observed_at,
+            };
+            extent = Some(extent.map_or(one, |extent| extent.joined(one)));
+        }
+        Some(Run {
+            kind: Kind::Committed,
+            range: SeqRange::new(first.seq, last.seq)?,
+            digest,
+            extent,
+        })
+    }
+
+    /// How many readings the deliveries hold.
+    pub(crate) fn readings(&self) -> u64 {
+        let rows = self.deliveries.iter().map(|d| d.batch.rows.len() as u64);
+        rows.sum()
+    }
+
+    /// How many of them are refused so far.
+    pub(crate) fn refusals(&self) -> u64 {
+        self.refused.len() as u64
+    }
+
+    /// How each delivery is settled, once everything selected is committed. `states` are the
+    /// groups' states after that.
+    pub(crate) fn settle(mut self, states: &[EpochState]) -> Vec<Settled> {
+        self.refused
+            .sort_by_key(|refused| (refused.delivery, refused.seq));
+        let groups: HashMap<(&DeviceId, Epoch), usize> = self
+            .groups
+            .iter()
+            .enumerate()
+            .map(|(at, group)| ((&group.device, group.epoch), at))
+            .collect();
+        self.deliveries
+            .iter()
+            .enumerate()
+            .map(|(at, delivery)| {
+                let from = self.refused.partition_point(|r| (r.delivery as usize) < at);
+                let to = self
+                    .refused
+                    .partition_point(|r| (r.delivery as usize) <= at);
+                let group = groups[&(&delivery.device, delivery.batch.epoch)];
+                settle_one(delivery, &self.refused[from..to], &states[group])
+            })
+            .collect()
+    }
+
+    fn item_row(&self, item: &Item) -> &'a Row {
+        &self.deliveries[item.delivery as usize].batch.rows[item.row as usize]
+    }
+
+    fn sensor(&self, item: &Item) -> &'a str {
+        let delivery = &self.deliveries[item.delivery as usize];
+        delivery.batch.sensor(self.item_row(item)).as_str()
+    }
+}
+
+fn settle_one(delivery: &Delivery, refused: &[Refused], state: &EpochState) -> Settled {
+    let mut committed: RangeSet = delivery.batch.ranges().collect();
+    let mut rejected = Vec::new();
+    for refused in refused {
+        if let Some(range) = SeqRange::one(refused.seq) {
+            committed.remove(range);
+            push_rejection(&mut rejected, range, refused.reason);
+        }
+    }
+    for rejection in &delivery.rejected {
+        // What is committed stays committed: an earlier delivery had these rows in order.
+        let mut rest = RangeSet::from_iter([rejection.range]);
+        for span in state.track(Track::Committed) {
+            if let Some(both) = span.range.intersection(rejection.range) {
+                committed.insert(both);
+                rest.remove(both);
+            }
+        }
+        for range in rest.iter() {
+            push_rejection(&mut rejected, range, rejection.reason);
+        }
+    }
+    Settled {
+        committed: committed.as_slice().to_vec(),
+        rejected,
+        evicted: Vec::new(),
+    }
+}
+
+fn push_rejection(rejected: &mut Vec<Rejection>, range: SeqRange, reason: RejectReason) {
+    if let Some(last) = rejected.last_mut()
+        && last.reason == reason
+        && last.range.last().checked_add(1) == Some(range.first())
+        && let Some(joined) = SeqRange::new(last.range.first(), range.last())
+    {
+        last.range = joined;
+    } else {
+        rejected.push(Rejection { range, reason });
+    }
+}
+
+impl Group {
+    pub(crate) fn new(device: DeviceId, epoch: Epoch) -> Self {
+        Self {
+            device,
+            epoch,
+            floor: u64::MAX,
+            received_at: ReceivedAt::default(),
+            items: Vec::new(),
+            claims: Vec::new(),
+        }
+    }
+
+    /// Adds a range for one of the ledger's other tracks. What SQL cannot hold is left out.
+    pub(crate) fn claim(&mut self, kind: Kind, range: SeqRange) {
+        let last = range.last().min(SQL_INTEGER_MAX);
+        if let Some(range) = SeqRange::new(range.first(), last) {
+            self.floor = self.floor.min(range.first());
+            self.claims.push(Claim { kind, range });
+        }
+    }
+
+    fn claim_one(&mut self, seq: u64, reason: RejectReason) {
+        if let Some(range) = SeqRange::one(seq) {
+            self.claim(Kind::Rejected(reason), range);
+        }
+    }
+
+    /// What of the claims the ledger does not have. A rejected range that is committed is not
+    /// rejected, unless it was rejected because of that.
+    pub(crate) fn claimed(&self, state: &EpochState) -> Vec<Run> {
+        if self.claims.is_empty() {
+            return Vec::new();
+        }
+        let mut rejected = state.set(Track::Rejected);
+        let mut evicted = state.set(Track::Evicted);
+        let committed = state.set(Track::Committed);
+        let mut runs: Vec<Run> = Vec::new();
+        let mut claims = self.claims.clone();
+        claims.sort_by_key(|claim| claim.range);
+        for Claim { kind, range } in claims {
+            let known = match kind {
+                Kind::Evicted => &mut evicted,
+                Kind::Rejected(_) | Kind::Committed => &mut rejected,
+            };
+            let new = known.gaps(range);
+            known.insert(range);
+            for range in new.iter() {
+                let parts = match kind {
+                    Kind::Rejected(reason) if reason != RejectReason::EpochReuse => {
+                        committed.gaps(range)
+                    }
+                    _ => RangeSet::from_iter([range]),
+                };
+                for range in parts.iter() {
+                    push_run(&mut runs, kind, range);
+                }
+            }
+        }
+        runs
+    }
+}
+
+fn push_run(runs: &mut Vec<Run>, kind: Kind, range: SeqRange) {
+    // Single rejected readings arrive one by one: joined here, they are one row of the ledger.
+    if let Some(last) = runs.last_mut()
+        && last.kind == kind
+        && last.range.last().checked_add(1) == Some(range.first())
+        && let Some(joined) = SeqRange::new(last.range.first(), range.last())
+    {
+        last.range = joined;
+    } else {
+        runs.push(Run {
+            kind,
+            range,
+            digest: 0,
+            extent: None,
+        });
+    }
+}
+
+/// The ledger rows that `runs` make of `state`, ascending, and whether merging would help.
+pub(crate) fn grow(state: &EpochState, runs: &[Run], now: ReceivedAt) -> (Vec<Span>, bool) {
+    let spans: Vec<Span> = runs.iter().map(|run| state.grown(run, now)).collect();
+    let mergeable = spans.iter().any(|span| state.is_mergeable(span));
+    (spans, mergeable)
+}
+
+/// Cuts `rows` into parts of at most `rows_max`.
+pub(crate) fn parts(rows: Range<usize>, rows_max: usize) -> impl Iterator<Item = Range<usize>> {
+    let end = rows.end;
+    rows.step_by(rows_max.max(1))
+        .map(move |from| from..(from + rows_max.max(1)).min(end))
+}
+
+fn storable(row: &Row) -> Result<(), RejectReason> {
+    use schema::reading::ValueError;
+    row.value.validate().map_err(|error| match error {
+        ValueError::NotFinite => RejectReason::NotFinite,
+        ValueError::TextTooLong { .. } | ValueError::TextHoldsNul => RejectReason::BadText,
+    })?;
+    if row.seq == 0 || row.seq > SQL_INTEGER_MAX || row.hlc.bits() > SQL_INTEGER_MAX {
+        return Err(RejectReason::OutOfRange);
+    }
+    if row.observed_at < OBSERVED_AT_MIN {
+        return Err(RejectReason::TooOld);
+    }
+    if row.observed_at > OBSERVED_AT_MAX {
+        return Err(RejectReason::TooNew);
+    }
+    Ok(())
+}
+
+/// Rows and deliveries are counted in 32 bits: a call holds far fewer.
+fn index(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
