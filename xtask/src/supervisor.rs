@@ -42,7 +42,7 @@ enum Event {
 impl Supervisor {
     /// Takes the signals that ask a program to end.
     pub(crate) fn new() -> Result<Self, Failure> {
-        let failed = |error| Failure::new(Class::Configuration, "handle signals").because(error);
+        let failed = |error| Failure::new(Class::Overload, "handle signals").because(error);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -100,11 +100,11 @@ impl Supervisor {
         use std::os::unix::process::CommandExt;
 
         command.process_group(0).stdin(Stdio::null());
-        let failed = || Failure::new(Class::Configuration, what);
+        let failed = |class| Failure::new(class, what);
         self.runtime.block_on(async {
             let mut child = tokio::process::Command::from(command)
                 .spawn()
-                .map_err(|error| failed().because(error))?;
+                .map_err(|error| failed(Class::Configuration).because(error))?;
             let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
             let mut lines = child.stdout.take().map(|out| BufReader::new(out).lines());
             let deadline = tokio::time::sleep(limit);
@@ -115,7 +115,7 @@ impl Supervisor {
                     biased;
                     _ = self.signals.recv() => Event::Signal,
                     text = next_line(&mut lines) => Event::Line(text),
-                    ended = child.wait() => Event::Ended(ended.map_err(|error| failed().because(error))?),
+                    ended = child.wait() => Event::Ended(ended.map_err(|error| failed(Class::Storage).because(error))?),
                     () = &mut deadline => Event::Late,
                 };
                 match event {
@@ -137,11 +137,12 @@ impl Supervisor {
                     }
                     Event::Signal => {
                         end(&mut child, group).await;
-                        return Err(failed().because("interrupted by a signal"));
+                        return Err(failed(Class::Overload).because("interrupted by a signal"));
                     }
                     Event::Late => {
                         end(&mut child, group).await;
-                        return Err(failed().because(format!("it took longer than {limit:?}")));
+                        let late = format!("it took longer than {limit:?}");
+                        return Err(failed(Class::Overload).because(late));
                     }
                 }
             }
@@ -241,6 +242,37 @@ mod tests {
             error.to_string(),
             "failed to run a shell: it took longer than 100ms"
         );
+    }
+
+    #[test]
+    fn a_signal_ends_the_command_and_what_it_started() {
+        let (heard, signals) = mpsc::channel(1);
+        let mut supervisor = Supervisor {
+            signals,
+            ..Supervisor::new().unwrap()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let alive = folder.path().join("alive");
+        // It ignores SIGTERM, and so does what it starts; the pipe stays open until both are gone.
+        let script = format!(
+            "trap '' TERM; touch {}; sleep 1000 & sleep 1000",
+            alive.display()
+        );
+        let interrupt = std::thread::spawn(move || {
+            while !alive.exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            heard.blocking_send(()).unwrap();
+        });
+        let error = supervisor
+            .read("run a shell", shell(&script), LIMIT, |_| ())
+            .unwrap_err();
+        interrupt.join().unwrap();
+        assert_eq!(
+            error.to_string(),
+            "failed to run a shell: interrupted by a signal"
+        );
+        assert_eq!(error.exit_code(), 1);
     }
 
     #[test]
