@@ -5,6 +5,9 @@ use std::process::Command;
 
 use daemon::{Class, Failure};
 
+/// What is off by default in some package and still to be checked and tested.
+pub(crate) const FEATURES: [&str; 2] = ["--features", "xtask/bench"];
+
 /// The root of the workspace: the parent of this package.
 pub(crate) fn root() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,8 +1,17 @@
-//! Benchmarks: figures with a reference measured in the same run, because machines differ.
+//! `cargo xtask bench`: figures with a reference measured in the same run, because machines differ.
 //!
-//! Each module measures one hot path and gives its figures back; this one chooses, prints, and
-//! sees to it that optimised code is measured. Benchmarks are no tests: nothing here fails
-//! because something was slow.
+//! The process that a person starts keeps the servers. It builds this program again, in release
+//! and with the feature `bench`, and that child measures ([`measure`]). Benchmarks are no tests:
+//! nothing here fails because something was slow.
+
+#[cfg(feature = "bench")]
+mod codec;
+#[cfg(feature = "bench")]
+mod dataset;
+#[cfg(feature = "bench")]
+mod figure;
+#[cfg(feature = "bench")]
+mod measure;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,14 +20,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use daemon::Failure;
 
+#[cfg(feature = "bench")]
+use figure::Figure;
+
 use crate::supervisor::Supervisor;
 use crate::workspace;
-
-mod codec;
-mod dataset;
-mod figure;
-
-pub(crate) use figure::Figure;
 
 /// How long everything may take, with the build of all dependencies.
 const TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
@@ -35,6 +41,7 @@ pub(crate) struct Options {
     #[arg(long, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
     /// Measure in this process, which has been built for it
+    #[cfg(feature = "bench")]
     #[arg(long, hide = true)]
     measure: bool,
 }
@@ -45,19 +52,17 @@ enum Which {
     Codec,
 }
 
-/// Runs benchmarks. The process that a person starts keeps the servers; its child, built with
-/// optimisation, measures.
+/// Runs benchmarks.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if !options.measure {
-        return delegate();
+    #[cfg(feature = "bench")]
+    if options.measure {
+        measure::run(options)?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if options.wants(Which::Codec) {
-        codec::run(&options.data, |figure| figure.print(options.json))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    delegate()
 }
 
-/// Builds this program with optimisation and lets it measure, beside the servers it needs.
+/// Builds this program for measuring and lets it run beside the servers that it needs.
 fn delegate() -> Result<ExitCode, Failure> {
     let mut supervisor = Supervisor::new()?;
     let mut command = workspace::cargo();
@@ -65,17 +70,12 @@ fn delegate() -> Result<ExitCode, Failure> {
         // Data files are named from where the person is.
         .current_dir(".")
         .args(["run", "--quiet", "--locked", "--release"])
-        .args(["--package", "xtask", "--", "bench", "--measure"])
+        .args(["--package", "xtask", "--features", "bench"])
+        .args(["--", "bench", "--measure"])
         .args(std::env::args_os().skip(2));
     eprintln!("building with optimisation: figures of a debug build mean nothing");
     let status = supervisor.run("measure", command, TIME_MAX)?;
     // Without a code it was ended by a signal.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
-}
-
-impl Options {
-    fn wants(&self, which: Which) -> bool {
-        self.which.is_none_or(|wanted| wanted == which)
-    }
 }

@@ -70,6 +70,7 @@ fn clippy() -> Command {
     let mut command = workspace::cargo();
     command
         .args(["clippy", "--workspace", "--all-targets", "--locked"])
+        .args(workspace::FEATURES)
         .args(["--", "--deny", "warnings"]);
     command
 }
@@ -78,6 +79,7 @@ fn docs() -> Command {
     let mut command = workspace::cargo();
     command
         .args(["doc", "--workspace", "--no-deps", "--locked"])
+        .args(workspace::FEATURES)
         .env("RUSTDOCFLAGS", "--deny warnings");
     command
 }

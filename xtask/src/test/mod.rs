@@ -86,7 +86,7 @@ fn build(supervisor: &mut Supervisor, options: &Options) -> Result<(), Failure> 
     command.args(["build", "--workspace", "--locked", "--bins"]);
     if options.package.is_empty() {
         // Together with the tests, so that both are built once, with the same features.
-        command.arg("--tests");
+        command.arg("--tests").args(workspace::FEATURES);
     }
     let status = supervisor.run("build the workspace", command, BUILD_TIME_MAX)?;
     if status.success() {
@@ -99,7 +99,7 @@ fn tests(options: &Options, postgres: &Postgres) -> Command {
     let mut command = workspace::cargo();
     command.args(["test", "--locked", "--no-fail-fast"]);
     if options.package.is_empty() {
-        command.arg("--workspace");
+        command.arg("--workspace").args(workspace::FEATURES);
     }
     for package in &options.package {
         command.args(["--package", package]);
