@@ -125,6 +125,11 @@ impl Account {
         self.last_seq - self.counts.committed - self.counts.evicted - self.counts.rejected
     }
 
+    /// Whether a row is pending, or newer than this account.
+    pub(super) fn may_hold(&self, seq: u64) -> bool {
+        seq > self.last_seq || self.pending.contains(seq)
+    }
+
     pub(super) fn balance(&self) -> Balance {
         debug_assert_eq!(self.pending_rows(), self.pending.count());
         self.balance_with(self.pending_rows())

@@ -18,24 +18,66 @@ const SWEEP_ROWS: i64 = 1024;
 /// The part of its limits that a full buffer frees beyond what it must.
 const SLACK_DIVISOR: u64 = 128;
 
-/// What was settled in memory and stands in the file still.
+/// Settled rows that one commit deletes. The log of a commit has to hold every page that it
+/// touches; on a full disk it cannot grow.
+const SETTLED_ROWS: u64 = 4096;
+
+/// What was settled in memory and is not in the file yet.
 #[derive(Debug, Default)]
 pub(super) struct Deferred {
+    /// Rows that stand in the file still. Once the accounts are written they may stay for a while:
+    /// a start knows them by their accounts.
     rows: RangeSet,
-    /// How many rows those are.
-    pub(super) rows_count: u64,
+    rows_count: u64,
     /// Whether an account has changed.
-    pub(super) is_due: bool,
+    is_account_due: bool,
 }
 
 impl Deferred {
-    pub(super) fn free(&mut self, rows: &RangeSet) {
-        self.rows.merge(rows);
-        self.rows_count += rows.count();
+    /// Rows that an earlier run has left.
+    pub(super) fn leftover(rows: RangeSet) -> Self {
+        Self {
+            rows_count: rows.count(),
+            rows,
+            is_account_due: false,
+        }
+    }
+
+    /// An account has changed, and with it these rows are free.
+    pub(super) fn settle(&mut self, freed: &RangeSet) {
+        self.rows.merge(freed);
+        self.rows_count += freed.count();
+        self.is_account_due = true;
     }
 
     pub(super) const fn is_empty(&self) -> bool {
-        !self.is_due && self.rows_count == 0
+        !self.is_account_due && self.rows_count == 0
+    }
+
+    /// How many rows wait to be deleted.
+    pub(super) const fn rows_count(&self) -> u64 {
+        self.rows_count
+    }
+
+    /// The rows of the next commit.
+    fn next(&self) -> RangeSet {
+        let mut left = SETTLED_ROWS;
+        let mut next = RangeSet::new();
+        for range in self.rows.iter() {
+            let last = range.last().min(range.first() + (left - 1));
+            next.extend(SeqRange::new(range.first(), last));
+            left = left.saturating_sub(range.count());
+            if left == 0 {
+                break;
+            }
+        }
+        next
+    }
+
+    fn committed(&mut self, deleted: &RangeSet) {
+        self.rows.subtract(deleted);
+        self.rows_count -= deleted.count();
+        self.is_account_due = false;
     }
 }
 
@@ -54,8 +96,8 @@ pub(super) struct Commit<'a> {
     text_bytes: u64,
     /// Rows that this commit evicts.
     evicted: RangeSet,
-    /// Whether it deletes what was settled, and so writes the accounts.
-    settles: bool,
+    /// Settled rows that it deletes, when it does and so writes the accounts.
+    deleted: Option<RangeSet>,
 }
 
 impl<'a> Commit<'a> {
@@ -73,7 +115,7 @@ impl<'a> Commit<'a> {
             rows_count: account.pending_rows(),
             text_bytes: state.text_bytes,
             evicted: RangeSet::new(),
-            settles: false,
+            deleted: None,
             file,
             state,
             deferred,
@@ -276,14 +318,12 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
-    /// Deletes what was settled in memory.
+    /// Deletes what was settled in memory, or the next part of it.
     async fn delete_settled(&mut self) -> Result<(), libsql::Error> {
-        let rows = std::mem::take(&mut self.deferred.rows);
-        let done = self.remove(&rows).await;
-        // Until the commit they are only deferred.
-        self.deferred.rows = rows;
-        self.settles = true;
-        done
+        let rows = self.deferred.next();
+        self.remove(&rows).await?;
+        self.deleted = Some(rows);
+        Ok(())
     }
 
     async fn make_room(
@@ -301,9 +341,12 @@ impl<'a> Commit<'a> {
                 self.file
                     .candidates(ahead, SWEEP_ROWS, &mut candidates)
                     .await?;
-                if candidates.is_empty() {
+                let Some(last) = candidates.last().map(|candidate| candidate.seq) else {
                     break;
-                }
+                };
+                // What is settled and not deleted yet is no candidate.
+                let account = &self.state.ledger.account;
+                candidates.retain(|candidate| account.may_hold(candidate.seq));
                 let mut victims = RangeSet::new();
                 let sensors = &self.state.sensors;
                 let policy = |sensor| {
@@ -317,6 +360,7 @@ impl<'a> Commit<'a> {
                 if is_enough {
                     return Ok(());
                 }
+                sweep.pass(last);
             }
             sweep.begin_again();
             if need.is_met() {
@@ -372,7 +416,7 @@ impl<'a> Commit<'a> {
         let mut account = None;
         let mut writes = Vec::new();
         let mut ended_writes = Vec::new();
-        if self.settles || !self.evicted.is_empty() {
+        if self.deleted.is_some() || !self.evicted.is_empty() {
             let mut next: Account = state.ledger.account.clone();
             next.accept(self.last_seq);
             next.evict(&self.evicted);
@@ -403,8 +447,8 @@ impl<'a> Commit<'a> {
         }
         state.anchor = self.anchor;
         state.text_bytes = self.text_bytes;
-        if self.settles {
-            *self.deferred = Deferred::default();
+        if let Some(deleted) = &self.deleted {
+            self.deferred.committed(deleted);
         }
         Ok(())
     }

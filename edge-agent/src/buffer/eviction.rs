@@ -120,6 +120,11 @@ impl Sweep {
         self.next
     }
 
+    /// Takes note that there is nothing to look at up to `seq`.
+    pub(super) const fn pass(&mut self, seq: u64) {
+        self.next = seq + 1;
+    }
+
     /// Begins a new round at the oldest row.
     pub(super) const fn begin_again(&mut self) {
         self.next = 0;

@@ -19,12 +19,13 @@ use super::row::{Cell, Columns, Key, ROW_BYTES, SensorId, small_mark};
 /// `docs/decisions/0005-edge-buffer.md`.
 pub(super) const PAGE_BYTES: u32 = 2048;
 
-/// Pages of log after which it is folded into the file: 2 MiB.
-const CHECKPOINT_PAGES: u32 = 1000;
+/// Pages of log after which it is folded into the file: 512 KiB. Folding four times as rarely
+/// spares one byte in a hundred, measured.
+pub(super) const CHECKPOINT_PAGES: u32 = 256;
 
 /// A log that grew past this is cut when it is folded; below it, its blocks are used again, which
 /// spares the file system's own journal.
-const LOG_BYTES_KEPT: u32 = 4 * 1024 * 1024;
+const LOG_BYTES_KEPT: u32 = 2 * 1024 * 1024;
 
 /// Memory for pages, in KiB: a small device has 64 MB in all.
 const CACHE_KIB: u32 = 1024;
@@ -467,11 +468,24 @@ impl File {
         Ok(())
     }
 
-    /// Folds the log into the file.
+    /// Folds the log into the file, and cuts it.
     pub(super) async fn checkpoint(&self) -> Result<(), Error> {
         number(&self.connection, "PRAGMA wal_checkpoint(TRUNCATE)")
             .await
             .map(drop)
+    }
+
+    /// Folds the log into the file, and keeps its room for what comes.
+    pub(super) async fn fold(&self) -> Result<(), Error> {
+        number(&self.connection, "PRAGMA wal_checkpoint(RESTART)")
+            .await
+            .map(drop)
+    }
+
+    /// Bytes within the file that hold nothing.
+    pub(super) async fn free_bytes(&self) -> Result<u64, Error> {
+        let pages = number(&self.connection, "PRAGMA freelist_count").await?;
+        Ok(pages.cast_unsigned() * u64::from(PAGE_BYTES))
     }
 
     /// Keeps the file from growing past `pages_max`, as a full disk would.

@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) text_bytes: u64,
     /// The sequence before which names are not forgotten again.
     pub(super) forget_sensors_from: u64,
+    /// Rows that are settled and stand in the file still.
+    pub(super) leftover: RangeSet,
 }
 
 /// An epoch's account, and how the file has it.
@@ -40,6 +42,9 @@ pub(super) struct Anchor {
     pub(super) key: Key,
     pub(super) is_spent: bool,
 }
+
+/// What is wrong when the accounts do not add up.
+const CONTRADICTION: &str = "the counters of sync_log contradict the rows";
 
 /// Why a file cannot be read.
 #[derive(Debug)]
@@ -69,43 +74,57 @@ pub(super) async fn load(file: &File) -> Result<State, LoadError> {
         .into_iter()
         .collect::<Option<_>>()
         .ok_or_else(|| damaged("a row of sync_log is damaged"))?;
-    let rows = load_rows(file, &sensors).await?;
-
     let mut current = None;
     let mut ended = Vec::new();
     for head in entries.iter().filter(|entry| entry.kind == Kind::Epoch) {
         let (book, settled, given_up) = Book::restore(head, &entries);
-        let (last_seq, pending) = match book.ended_at() {
-            0 => (rows.last_seq(), rows.pending.clone()),
-            last_seq => (last_seq, RangeSet::new()),
-        };
+        if book.ended_at() == 0 {
+            if current.replace((head, book, settled, given_up)).is_some() {
+                return Err(damaged("sync_log has two current epochs"));
+            }
+            continue;
+        }
         let account = Account::restore(
             head.epoch,
-            last_seq,
-            pending,
+            book.ended_at(),
+            RangeSet::new(),
             settled,
             given_up,
             head.counts,
-        )
-        .ok_or_else(|| damaged("the counters of sync_log contradict the rows"))?;
-        let is_current = book.ended_at() == 0;
-        let ledger = Ledger { account, book };
-        if !is_current {
-            ended.push(ledger);
-        } else if current.replace((ledger, head.hlc)).is_some() {
-            return Err(damaged("sync_log has two current epochs"));
-        }
+        );
+        ended.push(Ledger {
+            account: account.ok_or_else(|| damaged(CONTRADICTION))?,
+            book,
+        });
     }
-    let (ledger, hlc_floor) = current.ok_or_else(|| damaged("sync_log has no current epoch"))?;
+    let Some((head, book, settled, given_up)) = current else {
+        return Err(damaged("sync_log has no current epoch"));
+    };
+    let mut done = settled.clone();
+    done.merge(&given_up);
+    let rows = load_rows(file, &sensors, &done).await?;
+    let last_seq = rows.anchor.map_or(0, |anchor| anchor.key.seq);
+    let account = Account::restore(
+        head.epoch,
+        last_seq,
+        rows.pending,
+        settled,
+        given_up,
+        head.counts,
+    );
     Ok(State {
-        ledger,
+        ledger: Ledger {
+            account: account.ok_or_else(|| damaged(CONTRADICTION))?,
+            book,
+        },
         ended,
         ids: Ids::above(&entries),
         sensors,
-        clock: HlcClock::resume(rows.hlc_max.max(Hlc::from_bits(hlc_floor))),
+        clock: HlcClock::resume(rows.hlc_max.max(Hlc::from_bits(head.hlc))),
         anchor: rows.anchor,
         text_bytes: rows.text_bytes,
         forget_sensors_from: 0,
+        leftover: rows.leftover,
     })
 }
 
@@ -124,18 +143,13 @@ async fn load_sensors(file: &File) -> Result<Sensors, LoadError> {
 #[derive(Default)]
 struct Rows {
     pending: RangeSet,
+    leftover: RangeSet,
     anchor: Option<Anchor>,
     hlc_max: Hlc,
     text_bytes: u64,
 }
 
-impl Rows {
-    fn last_seq(&self) -> u64 {
-        self.anchor.map_or(0, |anchor| anchor.key.seq)
-    }
-}
-
-async fn load_rows(file: &File, sensors: &Sensors) -> Result<Rows, LoadError> {
+async fn load_rows(file: &File, sensors: &Sensors, done: &RangeSet) -> Result<Rows, LoadError> {
     let mut rows = Rows::default();
     let mut wrong = None;
     let Some(all) = SeqRange::new(1, u64::MAX) else {
@@ -144,6 +158,10 @@ async fn load_rows(file: &File, sensors: &Sensors) -> Result<Rows, LoadError> {
     file.for_each_row(all, |columns| {
         let (key, is_spent) = match columns.check() {
             Some(Held::Spent(key)) => (key, true),
+            Some(Held::Reading(key, ..)) if done.contains(key.seq) => {
+                rows.leftover.extend(SeqRange::one(key.seq));
+                (key, false)
+            }
             Some(Held::Reading(key, _, value)) => {
                 rows.pending.extend(SeqRange::one(key.seq));
                 rows.text_bytes += super::row::text_bytes(&value);

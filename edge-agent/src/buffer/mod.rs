@@ -14,7 +14,7 @@
 //! ```text
 //! PATH          the buffer            PATH.lock           one process at a time
 //! PATH-wal      its log               PATH.damaged-TIME   a damaged file, moved aside
-//! PATH.new      a file in the making
+//! PATH.new      a file in the making  PATH.reserve        room held for a full disk
 //! ```
 //!
 //! It does not decide what travels when (the session does), does not talk to anyone, and does not
@@ -35,6 +35,7 @@ mod log;
 mod open;
 mod pages;
 mod recovery;
+mod reserve;
 mod row;
 mod sensors;
 mod settings;

@@ -1,17 +1,20 @@
 //! Opens the buffer's file whatever state it is in: missing, sound, of an older schema, damaged.
 
+use std::collections::BTreeSet;
 use std::fs::{File as Disk, OpenOptions, TryLockError};
 use std::io::Read;
 use std::path::Path;
 
 use daemon::Clock;
-use schema::Epoch;
+use schema::{Epoch, SeqRange};
 use tracing::{error, info, warn};
 
 use super::error::{BufferError, is_content};
 use super::file::{Content, File, SCHEMA_VERSION, Unchecked};
 use super::load::{LoadError, State, load};
-use super::recovery::{Paths, Recovery, create, recover};
+use super::recovery::{Paths, Recovery, Tail, create, recover};
+use super::reserve::Reserve;
+use super::row::to_sql;
 use super::settings::BufferSettings;
 use super::wal;
 
@@ -24,6 +27,7 @@ pub(super) struct Ready {
     pub(super) file: File,
     pub(super) state: State,
     pub(super) recovery: Option<Recovery>,
+    pub(super) reserve: Reserve,
     /// Held as long as the file is used.
     pub(super) lock: Disk,
 }
@@ -66,10 +70,15 @@ pub(super) async fn open(
                     let epoch = state.ledger.account.epoch();
                     info!(path = %paths.main.display(), %epoch, "made a new buffer");
                 }
+                let mut reserve = Reserve::at(paths.reserve);
+                if !reserve.hold() {
+                    warn!(path = %paths.main.display(), "the disk has no room for the buffer's reserve");
+                }
                 return Ok(Ready {
                     file,
                     state,
                     recovery,
+                    reserve,
                     lock,
                 });
             }
@@ -131,7 +140,9 @@ async fn look(paths: &Paths) -> Result<Look, BufferError> {
     if let Some(damage) = wal.damage {
         return Ok(Look::Damaged(damage.into()));
     }
-    match look_inside(paths).await {
+    let tail =
+        Tail::read(paths, &wal).map_err(|error| BufferError::file("reading", &paths.log, error))?;
+    match look_inside(paths, &tail).await {
         Ok(sound) => Ok(Look::Sound(Box::new(sound))),
         Err(Trouble::Load(LoadError::Damaged(damage))) => Ok(Look::Damaged(damage)),
         Err(Trouble::Load(LoadError::Database(error))) if is_content(&error) => {
@@ -156,7 +167,7 @@ impl<E: Into<LoadError>> From<E> for Trouble {
     }
 }
 
-async fn look_inside(paths: &Paths) -> Result<(File, State), Trouble> {
+async fn look_inside(paths: &Paths, tail: &Tail) -> Result<(File, State), Trouble> {
     let path = &paths.main;
     let unchecked = Unchecked::open(path).await?;
     let version = match unchecked.content().await? {
@@ -182,9 +193,60 @@ async fn look_inside(paths: &Paths) -> Result<(File, State), Trouble> {
         // It needs room for a moment; the next start tries again.
         Err(error) => warn!(path = %path.display(), %error, "the buffer was not compacted"),
     }
-    let file = unchecked.migrate(version).await?;
+    let mut file = unchecked.migrate(version).await?;
     let state = load(&file).await?;
-    Ok((file, state))
+    match redo(&mut file, &state, tail).await {
+        Ok(0) => Ok((file, state)),
+        Ok(rows) => {
+            warn!(path = %path.display(), rows, "the last commit was cut short, its readings are kept");
+            let state = load(&file).await?;
+            Ok((file, state))
+        }
+        Err(error) => {
+            // It was the disk that had no room for them, and so did not accept them.
+            file.rollback().await;
+            warn!(path = %path.display(), %error, "the last commit was cut short and is dropped");
+            Ok((file, state))
+        }
+    }
+}
+
+/// Adds the readings of a last commit that SQLite has dropped, under their own sequences. Returns
+/// how many.
+async fn redo(file: &mut File, state: &State, tail: &Tail) -> Result<u64, libsql::Error> {
+    let last_seq = state.ledger.account.last_seq();
+    let rows: Vec<_> = tail
+        .rows
+        .range(last_seq + 1..)
+        .zip(last_seq + 1..)
+        .take_while(|((seq, _), next)| *seq == next)
+        .map(|((_, row), _)| row)
+        .take_while(|(key, ..)| {
+            state.sensors.name(key.sensor).is_some() || tail.names.contains_key(&key.sensor)
+        })
+        .collect();
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    file.begin().await?;
+    let mut added = BTreeSet::new();
+    for (key, quality, value) in &rows {
+        if state.sensors.name(key.sensor).is_none()
+            && added.insert(key.sensor)
+            && let Some(name) = tail.names.get(&key.sensor)
+        {
+            file.add_sensor(key.sensor, name.as_str()).await?;
+        }
+        file.add_row(*key, key.mark(*quality, value), to_sql(value))
+            .await?;
+    }
+    file.finish_rows().await?;
+    if let Some(anchor) = state.anchor.filter(|anchor| anchor.is_spent) {
+        file.delete_rows(SeqRange::one(anchor.key.seq).into_iter())
+            .await?;
+    }
+    file.commit().await?;
+    Ok(rows.len() as u64)
 }
 
 fn damaged(what: impl Into<String>) -> Trouble {

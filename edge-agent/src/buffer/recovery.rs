@@ -10,13 +10,13 @@
 //! observation, so a reading that the database has already is no conflict there. Nothing is
 //! written to the damaged file, and nothing of it is deleted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File as Disk;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use schema::limits::REPORT_EPOCHS_MAX;
-use schema::{Epoch, Hlc, RangeSet, SensorName, SeqRange};
+use schema::{Epoch, Hlc, Quality, RangeSet, SensorName, SeqRange, Value};
 
 use super::account::Counts;
 use super::error::BufferError;
@@ -24,7 +24,7 @@ use super::file::{PAGE_BYTES, Unchecked, sensor_entry};
 use super::load::{Ledger, ended};
 use super::log::{Entry, Ids, Kind, Write};
 use super::pages::{self, Record};
-use super::row::{Cell, Columns, Held, SENSORS_MAX, SensorId, to_sql};
+use super::row::{Cell, Columns, Held, Key, SENSORS_MAX, SensorId, to_sql};
 use super::sensors::Sensors;
 use super::wal::{self, Wal};
 
@@ -33,6 +33,14 @@ const COMMIT_ROWS: u64 = 4096;
 
 /// Damaged files of one second.
 const NAMES_MAX: u32 = 100;
+
+/// Rows and names of a last commit that is not whole. Whether it was ever accepted cannot be told,
+/// so what of it is readable is kept: a reading more does no harm, a sequence given twice would.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    pub(super) rows: BTreeMap<u64, (Key, Quality, Value)>,
+    pub(super) names: HashMap<SensorId, SensorName>,
+}
 
 /// What was done about a damaged file, for the operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +67,7 @@ pub(super) struct Paths {
     pub(super) log: PathBuf,
     pub(super) new: PathBuf,
     pub(super) lock: PathBuf,
+    pub(super) reserve: PathBuf,
 }
 
 /// One page image that holds rows.
@@ -68,6 +77,43 @@ struct Image {
     is_in_log: bool,
     is_first_page: bool,
     at: u64,
+}
+
+impl Tail {
+    /// Reads the tail of the log, before SQLite drops it.
+    pub(super) fn read(paths: &Paths, wal: &Wal) -> io::Result<Self> {
+        let mut tail = Self::default();
+        if wal.tail.is_empty() {
+            return Ok(tail);
+        }
+        let mut source = Source::open(paths)?;
+        for &(page, at) in &wal.tail {
+            let image = Image::in_log(page, at);
+            pages::for_each_record(source.page(image), image.is_first_page, |record| {
+                if let Some(Held::Reading(key, quality, value)) = reading(&record) {
+                    tail.rows.insert(key.seq, (key, quality, value));
+                }
+                if let [_, name, mark] = record.columns()
+                    && let Some((id, name)) = sensor_entry(record.rowid, *name, *mark)
+                    && let Ok(name) = name.parse()
+                {
+                    tail.names.insert(id, name);
+                }
+            });
+        }
+        Ok(tail)
+    }
+}
+
+impl Image {
+    const fn in_log(page: u32, at: u64) -> Self {
+        Self {
+            first_seq: 0,
+            is_in_log: true,
+            is_first_page: page == 1,
+            at,
+        }
+    }
 }
 
 /// What the raw pages hold beside readings.
@@ -96,6 +142,7 @@ impl Paths {
             log: with_suffix(main, "-wal"),
             new: with_suffix(main, ".new"),
             lock: with_suffix(main, ".lock"),
+            reserve: with_suffix(main, ".reserve"),
         }
     }
 
@@ -384,12 +431,7 @@ impl Source {
             .wal
             .images
             .iter()
-            .map(|(page, at)| Image {
-                first_seq: 0,
-                is_in_log: true,
-                is_first_page: *page == 1,
-                at: *at,
-            })
+            .map(|(page, at)| Image::in_log(*page, *at))
             .collect();
         for image in in_main.chain(in_log) {
             survey.look_at(self.page(image), image);

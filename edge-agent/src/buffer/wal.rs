@@ -8,9 +8,10 @@
 //! ```
 //!
 //! Numbers are big-endian; the checksum runs on from frame to frame. A frame with other salts is
-//! left over from before the last checkpoint: there the log ends. A frame with the right salts
-//! behind that end was written and not finished, or was damaged: which of the two, the log cannot
-//! tell. Nothing is written here.
+//! left over from before the last checkpoint: there the log ends. Frames with the right salts
+//! behind that end are a tail: of one commit at most, and a process or the power ended while it was
+//! written, or the disk was full; of more than one, and commits that were on disk are damaged.
+//! Nothing is written here.
 
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -29,6 +30,8 @@ pub(super) struct Wal {
     pub(super) images: Vec<(u32, u64)>,
     /// Its page size, when it holds any page.
     pub(super) page_bytes: Option<usize>,
+    /// Those of a last commit that is not whole.
+    pub(super) tail: Vec<(u32, u64)>,
     /// What is wrong with it.
     pub(super) damage: Option<&'static str>,
 }
@@ -64,6 +67,7 @@ fn scan(mut log: impl Read) -> io::Result<Wal> {
     let mut is_over = !is_sound;
     let mut frame = vec![0; FRAME_HEADER_BYTES + page_bytes];
     let mut at = HEADER_BYTES as u64;
+    let mut tail_commits = 0;
     loop {
         let filled = fill(&mut log, &mut frame)?;
         if filled < FRAME_HEADER_BYTES {
@@ -83,13 +87,16 @@ fn scan(mut log: impl Read) -> io::Result<Wal> {
             || !is_ours
             || filled < frame.len()
             || !sum.is(word(&frame, 4), word(&frame, 5));
-        if is_ours && is_over {
-            wal.damage
-                .get_or_insert("the log's last commits are damaged, or were cut short");
-        }
         if is_ours {
-            let image = at + FRAME_HEADER_BYTES as u64;
-            wal.images.push((word(&frame, 0), image));
+            let image = (word(&frame, 0), at + FRAME_HEADER_BYTES as u64);
+            wal.images.push(image);
+            if is_over {
+                wal.tail.push(image);
+                tail_commits += u32::from(word(&frame, 1) != 0);
+            }
+        }
+        if tail_commits > 1 {
+            wal.damage.get_or_insert("commits in the log are damaged");
         }
         at += frame.len() as u64;
     }

@@ -31,6 +31,7 @@ use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
 use super::load::State;
 use super::open;
 use super::recovery::Recovery;
+use super::reserve::{FREE_BYTES_MIN, Reserve};
 use super::row::{Held, ROW_BYTES, SensorId};
 use super::settings::BufferSettings;
 
@@ -97,19 +98,22 @@ pub(super) fn run(
             pending: account.pending().clone(),
             recovery: found.recovery,
         };
+        let mut state = found.state;
+        let deferred = Deferred::leftover(std::mem::take(&mut state.leftover));
         let mut writer = Writer {
             settings,
             clock,
             file: found.file,
-            state: found.state,
+            state,
             sweep: Sweep::default(),
             waiting: Vec::new(),
             waiting_rows: 0,
             append_by: None,
-            deferred: Deferred::default(),
-            settle_by: None,
+            settle_by: (!deferred.is_empty()).then(Instant::now),
+            deferred,
             progress,
             evictions,
+            reserve: found.reserve,
             is_full: false,
         };
         writer.tell();
@@ -136,6 +140,7 @@ struct Writer {
     settle_by: Option<Instant>,
     progress: watch::Sender<Progress>,
     evictions: Evictions,
+    reserve: Reserve,
     /// Whether the disk was full at the last commit, so that it is said once.
     is_full: bool,
 }
@@ -165,7 +170,7 @@ impl Writer {
             let is_due = |by: Option<Instant>| by.is_some_and(|by| by <= Instant::now());
             // What is in the queue already joins, as long as the commit does not grow too large.
             let append = self.waiting_rows >= COMMIT_ROWS || is_drained && is_due(self.append_by);
-            let settle = self.deferred.rows_count >= SETTLED_ROWS_MAX || is_due(self.settle_by);
+            let settle = self.deferred.rows_count() >= SETTLED_ROWS_MAX || is_due(self.settle_by);
             if append || settle && is_drained {
                 self.commit(settle).await;
             }
@@ -225,7 +230,7 @@ impl Writer {
         if epoch == self.state.ledger.account.epoch() {
             let account = &mut self.state.ledger.account;
             let freed = account.settle(committed, rejected, evicted);
-            self.deferred.free(&freed);
+            self.deferred.settle(&freed);
             self.uncount_texts(&freed).await;
         } else if let Some(ledger) = self
             .state
@@ -234,11 +239,11 @@ impl Writer {
             .find(|ledger| ledger.account.epoch() == epoch)
         {
             ledger.account.settle(committed, rejected, evicted);
+            self.deferred.settle(&RangeSet::new());
         } else {
             // An epoch that is settled to the end, or one that this device never had.
             return self.state.ledger.account.balance();
         }
-        self.deferred.is_due = true;
         self.settle_by
             .get_or_insert_with(|| Instant::now() + self.settings.settle_linger);
         self.tell();
@@ -352,24 +357,31 @@ impl Writer {
         self.waiting_rows = 0;
         let waiting = std::mem::take(&mut self.waiting);
         let now_ms = self.clock.now_ms();
-        let mut done = self.try_commit(&waiting, settle, now_ms).await;
-        if matches!(done, Err(BufferError::DiskFull { .. })) {
-            // The log folded into the file, and rows that are free to go, may make room.
-            let _ = self.file.checkpoint().await;
-            if !self.deferred.is_empty() && !waiting.is_empty() {
-                // What it says shows in the next attempt.
-                let _ = self.try_commit(&[], true, now_ms).await;
-            }
-            done = self.try_commit(&waiting, settle, now_ms).await;
+        let mut done = match self.may_accept(&waiting).await {
+            true => self.try_commit(&waiting, settle, now_ms).await,
+            false => Err(self.full()),
+        };
+        // A quota that is used up, or a file that may not grow, shows as a failed write.
+        if matches!(
+            done,
+            Err(BufferError::DiskFull { .. } | BufferError::Database { .. })
+        ) {
+            self.free_room(now_ms).await;
+            done = match self.may_accept(&waiting).await {
+                true => self.try_commit(&waiting, settle, now_ms).await,
+                false => Err(self.full()),
+            };
         }
         match done {
             Ok(appended) => {
                 if std::mem::take(&mut self.is_full) {
                     info!(path = %self.settings.path.display(), "the disk has room again");
                 }
-                self.settle_by = match self.deferred.is_empty() {
-                    true => None,
-                    false => self.settle_by,
+                self.settle_by = match (self.deferred.is_empty(), settle) {
+                    (true, _) => None,
+                    // There is more of it.
+                    (false, true) => Some(Instant::now()),
+                    (false, false) => self.settle_by,
                 };
                 self.tell();
                 for (waiting, appended) in waiting.into_iter().zip(appended) {
@@ -386,6 +398,36 @@ impl Writer {
                     let _ = waiting.reply.send(Err(failed.clone()));
                 }
             }
+        }
+    }
+
+    /// Whether there will be room to free rows again after these were added.
+    async fn may_accept(&mut self, waiting: &[Waiting]) -> bool {
+        waiting.is_empty()
+            || self.reserve.hold()
+            || self
+                .file
+                .free_bytes()
+                .await
+                .is_ok_and(|bytes| bytes >= FREE_BYTES_MIN)
+    }
+
+    /// Deletes what is settled with the room that the reserve leaves.
+    async fn free_room(&mut self, now_ms: u64) {
+        self.reserve.release();
+        // What these say shows in the next attempt.
+        let _ = self.file.fold().await;
+        while !self.deferred.is_empty() {
+            if self.try_commit(&[], true, now_ms).await.is_err() {
+                break;
+            }
+            let _ = self.file.fold().await;
+        }
+    }
+
+    fn full(&self) -> BufferError {
+        BufferError::DiskFull {
+            path: self.settings.path.clone(),
         }
     }
 
@@ -442,8 +484,18 @@ impl Writer {
 
     /// Commits what waits, folds the log and lets go of the file.
     async fn finish(mut self) {
-        if !self.waiting.is_empty() || !self.deferred.is_empty() {
+        if !self.waiting.is_empty() {
             self.commit(true).await;
+        }
+        while !self.deferred.is_empty() {
+            if self
+                .try_commit(&[], true, self.clock.now_ms())
+                .await
+                .is_err()
+            {
+                // They are sent again, which costs a retransmission.
+                break;
+            }
         }
         if let Err(error) = self.file.checkpoint().await {
             // The next start folds it.

@@ -11,6 +11,7 @@ mod bridge;
 mod broker;
 mod buffer;
 mod buffer_damage;
+mod buffer_kill;
 mod buffer_model;
 mod config;
 mod delivery;
