@@ -276,7 +276,8 @@ impl Config {
             ("timeouts.reload", timeouts.reload),
         ];
         for (key, duration) in patience {
-            let sound = duration >= Duration::from_millis(100) && duration <= Duration::from_secs(3600);
+            let sound =
+                duration >= Duration::from_millis(100) && duration <= Duration::from_secs(3600);
             problems.check(sound, key, "must be 100ms to 1h");
         }
     }
@@ -347,7 +348,10 @@ mod tests {
 
     fn parse(more: &str) -> Result<Settings, Failure> {
         let tls = "[tls]\nca = 'ca.pem'\ncert = 'server.pem'\nkey = '/etc/server.key'\n";
-        Settings::parse(&format!("{tls}{more}"), Path::new("/etc/tideline/broker.toml"))
+        Settings::parse(
+            &format!("{tls}{more}"),
+            Path::new("/etc/tideline/broker.toml"),
+        )
     }
 
     #[test]
@@ -355,7 +359,10 @@ mod tests {
         let broker = parse("crl = 'crl.pem'").unwrap().broker;
         assert_eq!(broker.tls.ca, Path::new("/etc/tideline/ca.pem"));
         assert_eq!(broker.tls.key, Path::new("/etc/server.key"));
-        assert_eq!(broker.crl.as_deref(), Some(Path::new("/etc/tideline/crl.pem")));
+        assert_eq!(
+            broker.crl.as_deref(),
+            Some(Path::new("/etc/tideline/crl.pem"))
+        );
     }
 
     #[test]
@@ -381,7 +388,11 @@ mod tests {
     #[test]
     fn limits_hold_at_their_ends() {
         for (count, fits) in [(0, false), (1, true), (64, true), (65, false)] {
-            assert_eq!(parse(&format!("[routers]\ncount = {count}")).is_ok(), fits, "{count}");
+            assert_eq!(
+                parse(&format!("[routers]\ncount = {count}")).is_ok(),
+                fits,
+                "{count}"
+            );
         }
         let least = 16 * PAYLOAD_BYTES_MAX;
         for (bytes, fits) in [(least - 1, false), (least, true), (least + 1, true)] {
@@ -407,7 +418,10 @@ mod tests {
                 timeouts,
                 ..
             } = &settings.broker;
-            format!("{address} {routers:?} {limits:?} {timeouts:?} {:?}", settings.log)
+            format!(
+                "{address} {routers:?} {limits:?} {timeouts:?} {:?}",
+                settings.log
+            )
         };
         assert_eq!(facts(&shipped), facts(&plain));
         assert!(shipped.broker.crl.is_some());

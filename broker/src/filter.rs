@@ -66,10 +66,6 @@ impl Channels {
     pub(crate) const fn is_within(self, other: Self) -> bool {
         self.0 & !other.0 == 0
     }
-
-    pub(crate) const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
 }
 
 impl Requested {
@@ -127,7 +123,10 @@ impl Filter {
     /// Whether a message on this channel of this device is matched.
     pub(crate) fn matches(&self, device: &str, channel: Channel) -> bool {
         self.channels.contains(channel)
-            && self.device.as_ref().is_none_or(|only| only.as_str() == device)
+            && self
+                .device
+                .as_ref()
+                .is_none_or(|only| only.as_str() == device)
     }
 }
 
@@ -195,10 +194,18 @@ mod tests {
 
     fn check(text: &str, device: Option<&str>, channels: &[Channel]) {
         let filter = Requested::parse(text).unwrap().filter;
-        assert_eq!(filter.device.as_ref().map(DeviceId::as_str), device, "{text}");
+        assert_eq!(
+            filter.device.as_ref().map(DeviceId::as_str),
+            device,
+            "{text}"
+        );
         for channel in Channel::ALL {
             let expected = channels.contains(&channel);
-            assert_eq!(filter.channels.contains(channel), expected, "{text} {channel:?}");
+            assert_eq!(
+                filter.channels.contains(channel),
+                expected,
+                "{text} {channel:?}"
+            );
         }
     }
 
@@ -225,9 +232,26 @@ mod tests {
     #[test]
     fn what_mqtt_forbids_is_invalid() {
         for text in [
-            "", "#/x", "a/#/b", "a#", "a+", "+a/b", "a/##", "a/++", "$SYS/#", "$share", "$share/",
-            "$share/g", "$share/g/", "$share//tl/#", "$share/a+/tl/#", "$share/g/$SYS/#",
-            "tl/v1/ü/#", "tl/\u{7f}", "a\0b", "$share/ü/#",
+            "",
+            "#/x",
+            "a/#/b",
+            "a#",
+            "a+",
+            "+a/b",
+            "a/##",
+            "a/++",
+            "$SYS/#",
+            "$share",
+            "$share/",
+            "$share/g",
+            "$share/g/",
+            "$share//tl/#",
+            "$share/a+/tl/#",
+            "$share/g/$SYS/#",
+            "tl/v1/ü/#",
+            "tl/\u{7f}",
+            "a\0b",
+            "$share/ü/#",
         ] {
             assert_eq!(Requested::parse(text), Err(Invalid), "{text:?}");
         }
@@ -236,7 +260,11 @@ mod tests {
     #[test]
     fn lengths_are_bounded() {
         for (bytes, fits) in [(255, true), (256, true), (257, false)] {
-            assert_eq!(Requested::parse(&"x".repeat(bytes)).is_ok(), fits, "{bytes}");
+            assert_eq!(
+                Requested::parse(&"x".repeat(bytes)).is_ok(),
+                fits,
+                "{bytes}"
+            );
         }
         for (bytes, fits) in [(63, true), (64, true), (65, false)] {
             let text = format!("$share/{}/#", "g".repeat(bytes));

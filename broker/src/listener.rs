@@ -73,7 +73,10 @@ pub(crate) async fn listen(core: Arc<Core>, listener: TcpListener) -> Result<(),
     }
     drop(listener);
     core.tracker.close();
-    if tokio::time::timeout(STOP_GRACE, core.tracker.wait()).await.is_err() {
+    if tokio::time::timeout(STOP_GRACE, core.tracker.wait())
+        .await
+        .is_err()
+    {
         debug!("connections left behind");
     }
     Ok(())

@@ -30,13 +30,23 @@ enum Command {
     /// Run until SIGINT or SIGTERM; stops within 2 seconds
     Run {
         /// The settings file
-        #[arg(long, short, default_value = "broker.toml", env = "TIDELINE_BROKER_CONFIG")]
+        #[arg(
+            long,
+            short,
+            default_value = "broker.toml",
+            env = "TIDELINE_BROKER_CONFIG"
+        )]
         config: PathBuf,
     },
     /// Check settings and certificates without opening a socket
     Check {
         /// The settings file
-        #[arg(long, short, default_value = "broker.toml", env = "TIDELINE_BROKER_CONFIG")]
+        #[arg(
+            long,
+            short,
+            default_value = "broker.toml",
+            env = "TIDELINE_BROKER_CONFIG"
+        )]
         config: PathBuf,
         /// Print the effective settings as one JSON object
         #[arg(long)]
@@ -100,7 +110,10 @@ fn check(config: &Path, json: bool) -> Result<(), Failure> {
         });
         println!("{effective}");
     } else {
-        println!("{}: settings and certificates can be used", config.display());
+        println!(
+            "{}: settings and certificates can be used",
+            config.display()
+        );
     }
     Ok(())
 }

@@ -126,7 +126,10 @@ impl Kept {
     }
 
     fn matching(&self, filter: &Filter, qos: Qos, into: &mut impl Extend<Message>) {
-        let kept = [(Channel::Status, &self.status), (Channel::Config, &self.config)];
+        let kept = [
+            (Channel::Status, &self.status),
+            (Channel::Config, &self.config),
+        ];
         let matched = kept.into_iter().filter_map(|(channel, message)| {
             let message = message.as_ref()?;
             filter.channels.contains(channel).then(|| Message {

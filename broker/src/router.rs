@@ -85,9 +85,11 @@ pub(crate) struct RouterLimits {
 
 /// A router's address. rumqttd's event type has no public name, so it hides in a closure.
 pub(crate) struct Router {
-    connect: Box<dyn Fn(&str) -> Option<(LinkTx, LinkRx)> + Send + Sync>,
+    connect: Box<Connect>,
     names: Mutex<Names>,
 }
+
+type Connect = dyn Fn(&str) -> Option<(LinkTx, LinkRx)> + Send + Sync;
 
 /// Names of links: `l0`, `l1`, … as few as can be.
 #[derive(Debug, Default)]
@@ -233,10 +235,11 @@ impl Link {
                 }
                 Some(Notification::Unschedule) => return Ok(Heard::Full),
                 Some(Notification::Disconnect(..)) => return Err(Gone),
-                Some(other) => match Option::<Packet>::from(other) {
-                    Some(Packet::PingResp(_)) => return Ok(Heard::Taken),
-                    _ => {}
-                },
+                Some(other) => {
+                    if let Some(Packet::PingResp(_)) = other.into() {
+                        return Ok(Heard::Taken);
+                    }
+                }
             }
         }
     }
@@ -286,7 +289,11 @@ mod tests {
         Message {
             topic: Bytes::from_static(b"tl/v1/d/up/telemetry"),
             payload: Bytes::from(format!("{number:>100}")),
-            qos: if number.is_multiple_of(2) { Qos::Zero } else { Qos::One },
+            qos: if number.is_multiple_of(2) {
+                Qos::Zero
+            } else {
+                Qos::One
+            },
         }
     }
 
@@ -335,7 +342,10 @@ mod tests {
                 Heard::Taken => {}
             }
         }
-        assert!(heard >= 200 && missing > 0, "{heard} heard, {missing} missing");
+        assert!(
+            heard >= 200 && missing > 0,
+            "{heard} heard, {missing} missing"
+        );
     }
 
     #[tokio::test]

@@ -45,7 +45,11 @@ pub(crate) fn client_id(identity: &Identity, id: &str) -> Result<(), Refusal> {
         Role::Observer => true,
         Role::Server => false,
     };
-    if owned { Ok(()) } else { Err(Refusal::WrongName) }
+    if owned {
+        Ok(())
+    } else {
+        Err(Refusal::WrongName)
+    }
 }
 
 /// Whether the identity may publish on this topic.
@@ -55,7 +59,11 @@ pub(crate) fn publish(identity: &Identity, topic: &Topic) -> Result<(), Refusal>
         Role::Bridge => !topic.channel.is_up(),
         Role::Observer | Role::Server => false,
     };
-    if allowed { Ok(()) } else { Err(Refusal::Publish) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(Refusal::Publish)
+    }
 }
 
 /// Whether the identity may hear what this filter matches. A filter that matches nothing is
@@ -74,7 +82,11 @@ pub(crate) fn subscribe(identity: &Identity, requested: &Requested) -> Result<()
         Role::Observer => true,
         Role::Server => false,
     };
-    if allowed { Ok(()) } else { Err(Refusal::Subscribe) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(Refusal::Subscribe)
+    }
 }
 
 #[cfg(test)]

@@ -146,7 +146,11 @@ impl Shard {
 
     /// Takes a message in; waits while the shard has more than it can carry.
     pub(crate) async fn accept(&self, submission: Submission) -> Result<(), Close> {
-        let bytes = submission.message.payload.len().saturating_add(MESSAGE_BYTES);
+        let bytes = submission
+            .message
+            .payload
+            .len()
+            .saturating_add(MESSAGE_BYTES);
         let permits = u32::try_from(bytes.min(QUEUE_BYTES)).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
         let queued = Queued {
@@ -314,6 +318,9 @@ mod tests {
         for number in 0..16_000 {
             loads[shard_of(&format!("device-{number}"), 16)] += 1;
         }
-        assert!(loads.iter().all(|load| (850..1150).contains(load)), "{loads:?}");
+        assert!(
+            loads.iter().all(|load| (850..1150).contains(load)),
+            "{loads:?}"
+        );
     }
 }

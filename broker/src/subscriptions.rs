@@ -155,7 +155,11 @@ mod tests {
             assert_eq!(added.is_ok(), number < SUBSCRIPTIONS_MAX, "{number}");
         }
         // One that is there already may still change.
-        assert!(subscriptions.add(&observer(), &request("tl/v1/d0/#")).is_ok());
+        assert!(
+            subscriptions
+                .add(&observer(), &request("tl/v1/d0/#"))
+                .is_ok()
+        );
     }
 
     #[test]

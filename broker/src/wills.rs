@@ -76,7 +76,12 @@ mod tests {
         let status = "tl/v1/press-7/up/status";
         check(Role::Device, status, Qos::One, Ok(()));
         check(Role::Device, status, Qos::Two, Err(Refusal::Qos2));
-        check(Role::Device, "tl/v1/x/up/status", Qos::One, Err(Refusal::Will));
+        check(
+            Role::Device,
+            "tl/v1/x/up/status",
+            Qos::One,
+            Err(Refusal::Will),
+        );
         check(Role::Device, "ü", Qos::One, Err(Refusal::Topic));
         check(Role::Observer, status, Qos::One, Err(Refusal::Will));
         check(Role::Bridge, "tl/v1/x/down/ack", Qos::Zero, Ok(()));

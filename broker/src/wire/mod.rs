@@ -151,7 +151,12 @@ mod tests {
     #[test]
     fn a_packet_over_its_bound_is_refused_by_its_first_bytes() {
         let max = PAYLOAD_BYTES_MAX + PUBLISH_OVERHEAD_BYTES_MAX;
-        for (length, fits) in [(max - 1, true), (max, true), (max + 1, false), (268_435_455, false)] {
+        for (length, fits) in [
+            (max - 1, true),
+            (max, true),
+            (max + 1, false),
+            (268_435_455, false),
+        ] {
             let found = frame(&publish_of(length));
             assert_eq!(found.is_ok(), fits, "{length}");
             assert!(fits || found == Err(Refusal::Oversize));
@@ -161,13 +166,23 @@ mod tests {
 
     #[test]
     fn lengths_end_after_four_bytes() {
-        assert_eq!(frame(&[0x30, 0xff, 0xff, 0xff, 0xff]), Err(Refusal::Malformed));
+        assert_eq!(
+            frame(&[0x30, 0xff, 0xff, 0xff, 0xff]),
+            Err(Refusal::Malformed)
+        );
         assert_eq!(frame(&[0x30, 0xff, 0xff, 0xff]), Ok(Frame::Incomplete(1)));
         assert_eq!(frame(&[]), Ok(Frame::Incomplete(2)));
         assert_eq!(frame(&[0x30]), Ok(Frame::Incomplete(1)));
         assert_eq!(frame(&[0x30, 5, 0]), Ok(Frame::Incomplete(4)));
         let (header, body, bytes) = (0x30, 2, 4);
-        assert_eq!(frame(&[0x30, 2, 0, 0, 9, 9]), Ok(Frame::Complete { header, body, bytes }));
+        assert_eq!(
+            frame(&[0x30, 2, 0, 0, 9, 9]),
+            Ok(Frame::Complete {
+                header,
+                body,
+                bytes
+            })
+        );
     }
 
     #[test]

@@ -328,7 +328,14 @@ mod tests {
         let login = [text("user"), text("secret")].concat();
         let v5 = packet_of(
             0x10,
-            &[&text("MQTT"), &[5, 0xEE, 0, 0], &properties, &text(""), &will, &login],
+            &[
+                &text("MQTT"),
+                &[5, 0xEE, 0, 0],
+                &properties,
+                &text(""),
+                &will,
+                &login,
+            ],
         );
         let (read, _) = connect(&v5).unwrap().unwrap();
         assert_eq!((read.receive_max, read.packet_bytes_max), (7, 256));
@@ -343,18 +350,31 @@ mod tests {
     #[test]
     fn other_versions_are_told_apart_from_rubbish() {
         let version = |name: &str, level| {
-            connect(&packet_of(0x10, &[&text(name), &[level, 2, 0, 0], &text("d")])).unwrap_err().1
+            connect(&packet_of(
+                0x10,
+                &[&text(name), &[level, 2, 0, 0], &text("d")],
+            ))
+            .unwrap_err()
+            .1
         };
         assert_eq!(version("MQIsdp", 3), Refusal::Version);
         assert_eq!(version("MQTT", 3), Refusal::Version);
         assert_eq!(version("MQTT", 6), Refusal::Version);
         assert_eq!(connect(&[0xC0, 0]), Err((Version::V4, Refusal::Unexpected)));
-        assert_eq!(connect(b"GET / HTTP/1.1\r\n").unwrap_err().1, Refusal::Malformed);
+        assert_eq!(
+            connect(b"GET / HTTP/1.1\r\n").unwrap_err().1,
+            Refusal::Malformed
+        );
         let reserved = packet_of(0x10, &[&text("MQTT"), &[4, 3, 0, 0], &text("d")]);
         assert_eq!(connect(&reserved), Err((Version::V4, Refusal::Malformed)));
         let auth = packet_of(
             0x10,
-            &[&text("MQTT"), &[5, 2, 0, 0, 6, 21], &text("abc"), &text("d")],
+            &[
+                &text("MQTT"),
+                &[5, 2, 0, 0, 6, 21],
+                &text("abc"),
+                &text("d"),
+            ],
         );
         assert_eq!(connect(&auth), Err((Version::V5, Refusal::AuthMethod)));
     }
@@ -395,10 +415,19 @@ mod tests {
     #[test]
     fn goodbyes() {
         let read = |version, body: &'static [u8]| packet(version, 0xE0, body);
-        assert_eq!(read(Version::V4, &[]), Ok(Packet::Disconnect { will: false }));
+        assert_eq!(
+            read(Version::V4, &[]),
+            Ok(Packet::Disconnect { will: false })
+        );
         assert_eq!(read(Version::V4, &[0]), Err(Refusal::Malformed));
-        assert_eq!(read(Version::V5, &[0]), Ok(Packet::Disconnect { will: false }));
-        assert_eq!(read(Version::V5, &[4]), Ok(Packet::Disconnect { will: true }));
+        assert_eq!(
+            read(Version::V5, &[0]),
+            Ok(Packet::Disconnect { will: false })
+        );
+        assert_eq!(
+            read(Version::V5, &[4]),
+            Ok(Packet::Disconnect { will: true })
+        );
         assert_eq!(packet(Version::V5, 0x10, &[]), Err(Refusal::Unexpected));
     }
 }

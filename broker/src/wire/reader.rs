@@ -32,7 +32,10 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], Refusal> {
-        let (taken, rest) = self.rest.split_at_checked(bytes).ok_or(Refusal::Malformed)?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(bytes)
+            .ok_or(Refusal::Malformed)?;
         self.rest = rest;
         Ok(taken)
     }

@@ -204,7 +204,10 @@ mod tests {
         }
         let mut out = BytesMut::new();
         let (assigned_client_id, receive_max) = (Some("eye.1"), 64);
-        let accepted = Accepted { assigned_client_id, receive_max };
+        let accepted = Accepted {
+            assigned_client_id,
+            receive_max,
+        };
         Writer(Version::V4).accepted(accepted, &mut out);
         check_readable(Version::V4, &out);
         out.clear();
