@@ -1,5 +1,6 @@
 -- Telemetry, the delivery ledger, and who sent them: the tables of migrations/cockroach/0001 in one
--- libSQL file. Times are microseconds since the Unix epoch.
+-- libSQL file. Times are microseconds since the Unix epoch. Numbers are in columns of type ANY:
+-- SQLite writes 0.0 and -0.0 in a REAL column as the integer 0, and the sign is lost.
 
 CREATE TABLE devices (
     device_id      TEXT NOT NULL,
@@ -18,7 +19,7 @@ CREATE TABLE telemetry_data (
     sensor      TEXT NOT NULL,
     observed_at INTEGER NOT NULL,
     -- Exactly one of the four is set.
-    value_f64   REAL,
+    value_f64   ANY,
     value_i64   INTEGER,
     value_bool  INTEGER,
     value_text  TEXT,
@@ -72,7 +73,7 @@ CREATE TABLE conflicts (
     hlc          INTEGER NOT NULL,
     epoch        INTEGER NOT NULL,
     seq          INTEGER NOT NULL,
-    value_f64    REAL,
+    value_f64    ANY,
     value_i64    INTEGER,
     value_bool   INTEGER,
     value_text   TEXT,

@@ -1,0 +1,3 @@
+//! The bridge's integration tests, in one binary.
+
+mod store;

@@ -1,0 +1,28 @@
+//! One contract for every store: each test here runs against the embedded file, PostgreSQL, and a
+//! CockroachDB when `TIDELINE_TEST_COCKROACH_URL` names one.
+
+mod cluster;
+mod concurrent;
+mod fixture;
+mod history;
+mod ingest;
+mod ledger;
+mod lww;
+mod query;
+mod report;
+
+/// Makes a test of each named function for each database.
+macro_rules! contract {
+    ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {
+        mod embedded {
+            $(#[test] $(#[$meta])* fn $name() { crate::store::fixture::embedded(super::$name); })+
+        }
+        mod postgres {
+            $(#[test] $(#[$meta])* fn $name() { crate::store::fixture::postgres(super::$name); })+
+        }
+        mod cockroach {
+            $(#[test] $(#[$meta])* fn $name() { crate::store::fixture::cockroach(super::$name); })+
+        }
+    };
+}
+use contract;

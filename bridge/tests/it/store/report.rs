@@ -1,0 +1,206 @@
+//! What devices say beside readings.
+
+use bridge::store::{DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence};
+use schema::Balance;
+use schema::message::{EpochReport, RejectReason, Rejection, Report, Status};
+
+use super::contract;
+use super::fixture::*;
+
+contract!(
+    a_report_is_kept_and_its_ranges_enter_the_ledger,
+    an_older_report_does_not_replace_a_newer_one,
+    many_reports_at_once,
+    an_evicted_range_that_was_committed_is_named,
+    presence_follows_births_and_wills,
+    an_old_connections_will_does_not_end_a_new_one,
+    the_will_of_a_birth_that_was_missed_counts,
+    dead_letters_are_kept_once_with_a_count,
+);
+
+pub(crate) fn report(
+    from: &str,
+    evicted: &[(u64, u64)],
+    accepted: u64,
+    pending: u64,
+) -> DeviceReport {
+    let evicted = ranges(evicted);
+    DeviceReport {
+        device: device(from),
+        report: Report {
+            device_time_ms: 1_700_000_000_123,
+            epochs: vec![EpochReport {
+                epoch: epoch(7),
+                balance: Balance {
+                    accepted,
+                    committed: 1,
+                    pending,
+                    evicted: evicted.iter().map(|r| r.count()).sum(),
+                    rejected: 0,
+                },
+                evicted,
+                rejected: Vec::new(),
+            }],
+        },
+        received_at: at(1_700_100_000),
+    }
+}
+
+async fn a_report_is_kept_and_its_ranges_enter_the_ledger(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut one = report("d", &[(1, 4), (9, 9)], 12, 2);
+    one.report.epochs[0].rejected = vec![Rejection {
+        range: range(5, 6),
+        reason: RejectReason::Undecodable,
+    }];
+    for _ in 0..2 {
+        let settled = store.report(std::slice::from_ref(&one)).await.unwrap();
+        assert_eq!(settled.len(), 1);
+        assert_eq!(settled[0][0].evicted, ranges(&[(1, 4), (9, 9)]));
+        assert_eq!(settled[0][0].rejected, one.report.epochs[0].rejected);
+        assert!(settled[0][0].committed.is_empty());
+    }
+    let ledger = store.ledger(&device("d")).await.unwrap();
+    let record = &ledger.epochs[0];
+    assert_eq!(record.ledger.evicted.as_slice(), ranges(&[(1, 4), (9, 9)]));
+    assert_eq!(record.ledger.rejected.as_slice(), ranges(&[(5, 6)]));
+    let reported = record.report.unwrap();
+    assert_eq!(reported.balance, one.report.epochs[0].balance);
+    assert_eq!(reported.device_time_ms, 1_700_000_000_123);
+    assert_eq!(reported.received_at, at(1_700_100_000));
+    assert_eq!(store.counts().await.unwrap().ledger, 3);
+    assert_eq!(store.device(&device("d")).await.unwrap().unwrap().last_seen, at(1_700_100_000));
+}
+
+async fn an_older_report_does_not_replace_a_newer_one(fixture: Fixture) {
+    let store = fixture.open().await;
+    for (accepted, pending) in [(10, 3), (9, 0), (10, 4), (10, 2)] {
+        store.report(&[report("d", &[], accepted, pending)]).await.unwrap();
+    }
+    let ledger = store.ledger(&device("d")).await.unwrap();
+    let balance = ledger.epochs[0].report.unwrap().balance;
+    assert_eq!((balance.accepted, balance.pending), (10, 2));
+}
+
+async fn many_reports_at_once(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut reports: Vec<_> = (0..50)
+        .map(|number| report(&format!("d{number}"), &[(1, 1 + number)], 100, 5))
+        .collect();
+    // The same device twice in one call, the later one with more.
+    reports.push(report("d7", &[(1, 20)], 101, 6));
+    reports[0].report.epochs[0].balance.accepted = u64::MAX;
+    let settled = store.report(&reports).await.unwrap();
+    assert_eq!(settled.len(), 51);
+    let ledger = store.ledger(&device("d7")).await.unwrap();
+    assert_eq!(ledger.epochs[0].report.unwrap().balance.accepted, 101);
+    assert_eq!(ledger.epochs[0].ledger.evicted.as_slice(), ranges(&[(1, 20)]));
+    assert!(store.report(&[]).await.unwrap().is_empty());
+}
+
+async fn an_evicted_range_that_was_committed_is_named(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.ingest(&[delivery("d", rows(1, 5))]).await.unwrap();
+    let settled = store.report(&[report("d", &[(4, 8)], 8, 0)]).await.unwrap();
+    assert_eq!(settled[0][0].committed, ranges(&[(4, 5)]));
+    assert_eq!(settled[0][0].evicted, ranges(&[(4, 8)]));
+    let ledger = store.ledger(&device("d")).await.unwrap();
+    let settlement = ledger.epochs[0].ledger.settle(8, 0);
+    assert_eq!((settlement.balance.committed, settlement.balance.evicted), (5, 3));
+    assert_eq!(settlement.unaccounted, 0);
+}
+
+fn birth(session: u64, seconds: i64) -> Presence {
+    Presence {
+        device: device("d"),
+        status: Status::Online {
+            session,
+            epoch: epoch(7),
+            agent_version: format!("1.2.{seconds}"),
+        },
+        received_at: at(seconds),
+    }
+}
+
+fn will(session: u64, seconds: i64) -> Presence {
+    Presence {
+        device: device("d"),
+        status: Status::Offline { session },
+        received_at: at(seconds),
+    }
+}
+
+async fn presence_follows_births_and_wills(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.presence(&[birth(u64::MAX, 10)]).await.unwrap();
+    let found = store.device(&device("d")).await.unwrap().unwrap();
+    assert!(found.online);
+    assert_eq!(found.agent_version.as_deref(), Some("1.2.10"));
+    assert_eq!(found.epoch, Some(epoch(7)));
+    assert_eq!((found.first_seen, found.last_seen), (at(10), at(10)));
+    store.presence(&[will(u64::MAX, 20)]).await.unwrap();
+    let found = store.device(&device("d")).await.unwrap().unwrap();
+    assert!(!found.online);
+    assert_eq!(found.agent_version.as_deref(), Some("1.2.10"));
+    assert_eq!((found.first_seen, found.last_seen), (at(10), at(20)));
+    store
+        .presence(&[birth(2, 30), will(2, 40), birth(3, 50)])
+        .await
+        .unwrap();
+    let found = store.device(&device("d")).await.unwrap().unwrap();
+    assert!(found.online);
+    assert_eq!(found.agent_version.as_deref(), Some("1.2.50"));
+}
+
+async fn an_old_connections_will_does_not_end_a_new_one(fixture: Fixture) {
+    let store = fixture.open().await;
+    for change in [birth(1, 10), birth(2, 20), will(1, 30)] {
+        store.presence(&[change]).await.unwrap();
+    }
+    assert!(store.device(&device("d")).await.unwrap().unwrap().online);
+    store.presence(&[will(2, 40)]).await.unwrap();
+    assert!(!store.device(&device("d")).await.unwrap().unwrap().online);
+}
+
+async fn the_will_of_a_birth_that_was_missed_counts(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.presence(&[birth(1, 10), will(2, 20)]).await.unwrap();
+    assert!(!store.device(&device("d")).await.unwrap().unwrap().online);
+    // A device known through its readings only is not online.
+    store.ingest(&[delivery("e", rows(1, 1))]).await.unwrap();
+    assert!(!store.device(&device("e")).await.unwrap().unwrap().online);
+}
+
+async fn dead_letters_are_kept_once_with_a_count(fixture: Fixture) {
+    let store = fixture.open().await;
+    let letter = |from: Option<&str>, payload: &[u8], seconds| DeadLetter {
+        device: from.map(device),
+        topic: "tl/v1/d/up/telemetry".to_owned(),
+        payload: payload.to_vec(),
+        reason: "payload ends before its header".to_owned(),
+        received_at: at(seconds),
+    };
+    let large = vec![7u8; DEAD_LETTER_BYTES_MAX + 1];
+    store
+        .keep_dead_letters(&[
+            letter(Some("d"), b"\x00\xff", 10),
+            letter(Some("d"), b"\x00\xff", 30),
+            letter(None, b"", 20),
+        ])
+        .await
+        .unwrap();
+    store
+        .keep_dead_letters(&[letter(Some("d"), b"\x00\xff", 40), letter(Some("d"), &large, 50)])
+        .await
+        .unwrap();
+    let kept = store.dead_letters(None, 10).await.unwrap();
+    assert_eq!(kept.len(), 3);
+    assert_eq!(kept[0].payload_bytes, large.len() as u64);
+    assert_eq!(kept[0].letter.payload, large[..DEAD_LETTER_BYTES_MAX]);
+    assert_eq!(kept[1].times, 3);
+    assert_eq!(kept[1].letter, letter(Some("d"), b"\x00\xff", 40));
+    assert_eq!(kept[2].letter, letter(None, b"", 20));
+    let of_device = store.dead_letters(Some(&device("d")), 10).await.unwrap();
+    assert_eq!(of_device, kept[..2]);
+    assert_eq!(store.dead_letters(None, 1).await.unwrap(), kept[..1]);
+}
