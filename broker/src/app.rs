@@ -14,7 +14,7 @@ use certs::{Identity, Role};
 use daemon::{Class, Failure, Health, Lifecycle};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use prometheus_client::registry::Registry;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -23,7 +23,7 @@ use crate::config::{Config, Limits, Timeouts};
 use crate::error::Refusal;
 use crate::listener;
 use crate::meters::Meters;
-use crate::reload::{Revoked, Tls};
+use crate::reload::Tls;
 use crate::retained::RetainedRoom;
 use crate::router::{Gone, Router, RouterLimits};
 use crate::seats::Seats;
@@ -60,7 +60,6 @@ pub(crate) struct Core {
     pub(crate) seats: Arc<Seats>,
     pub(crate) shares: Shares,
     pub(crate) tls: Arc<Tls>,
-    pub(crate) revoked: watch::Receiver<Revoked>,
     pub(crate) meters: Meters,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
@@ -94,9 +93,9 @@ impl Broker {
             limits,
             timeouts,
         } = config;
-        let (tls, revoked) = Tls::read(tls, crl)?;
-        let tls = Arc::new(tls);
-        let listener = listener::bind(address).await?;
+        let tls = Arc::new(Tls::read(tls, crl)?);
+        listener::allow_sockets(&limits);
+        let listener = listener::bind(address)?;
         let mqtt_addr = listener.local_addr().map_err(|error| {
             Failure::new(Class::Network, format!("listen for MQTT on {address}")).because(error)
         })?;
@@ -107,13 +106,11 @@ impl Broker {
         let room = Arc::new(RetainedRoom::new(limits.retained_bytes_max));
         let workers = open_shards(routers.count, router_limits, room, meters.clone()).await?;
         let stopping = lifecycle.token();
-        let (revoked_to, revoked) = watch::channel(revoked);
         let core = Arc::new(Core {
             shards: workers.iter().map(Workers::shard).collect(),
             seats: Arc::default(),
             shares: Shares::new(routers.count),
             tls: Arc::clone(&tls),
-            revoked,
             meters: meters.clone(),
             limits,
             timeouts,
@@ -127,7 +124,8 @@ impl Broker {
         for workers in workers {
             lifecycle.spawn("broker-shard", workers.run(stopping.clone()));
         }
-        let watch = tls.watch(timeouts.reload, revoked_to, meters, stopping);
+        let seats = Arc::clone(&core.seats);
+        let watch = tls.watch(timeouts.reload, seats, meters, stopping);
         lifecycle.spawn("broker-tls-files", watch);
         lifecycle.spawn("broker-listener", listener::listen(core, listener));
         component.ready();

@@ -172,8 +172,10 @@ impl Lane {
         let mut gaps = Gaps::default();
         loop {
             match self.link.next().await? {
-                Heard::Message(message, offset) => {
-                    if let Some(delivery) = self.admit(message, offset, &mut gaps)
+                Heard::Message(direction, message, offset) => {
+                    let missing = gaps.before(direction, offset);
+                    self.passage.meters.backlog_dropped.inc_by(missing);
+                    if let Some(delivery) = self.admit(message)
                         && self.passage.deliveries.send(delivery).await.is_err()
                     {
                         // The connection is gone, and so will be this lane in a moment.
@@ -187,16 +189,9 @@ impl Lane {
     }
 
     /// The message as the connection subscribed to it: once, with the best of its subscriptions.
-    fn admit(&self, mut message: Message, offset: u64, gaps: &mut Gaps) -> Option<Delivery> {
+    fn admit(&self, mut message: Message) -> Option<Delivery> {
         let topic = std::str::from_utf8(&message.topic).ok()?;
         let (device, channel) = split_topic(topic)?;
-        let direction = if channel.is_up() {
-            Direction::Up
-        } else {
-            Direction::Down
-        };
-        let missing = gaps.before(direction, offset);
-        self.passage.meters.backlog_dropped.inc_by(missing);
         let qos = self
             .interests
             .read()

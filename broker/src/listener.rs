@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use certs::{Serial, tls};
 use daemon::{Class, Failure};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConnection;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::app::Core;
+use crate::config::Limits;
+use crate::error::Close;
 use crate::front::{self, Peer};
 use crate::meters::HandshakeFailure;
 
@@ -32,16 +35,53 @@ const PROBES: u32 = 4;
 /// How long to wait when the system takes no more connections, as without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Connections that may wait to be accepted: a fleet that comes back at once.
+const BACKLOG: u32 = 4096;
+
+/// Files that a process needs beside its connections.
+const OTHER_FILES: usize = 128;
+
 /// How long connections may take to end when the broker stops.
 const STOP_GRACE: Duration = Duration::from_millis(1500);
 
 /// Binds the MQTT address; port 0 takes a free one.
-pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| {
         Failure::new(Class::Network, format!("listen for MQTT on {address}"))
             .because(error)
             .help("stop what uses the port, or choose another address under [mqtt]")
     })
+}
+
+/// Allows this process as many sockets as its limits promise, as far as the system lets it.
+pub(crate) fn allow_sockets(limits: &Limits) {
+    let sockets = limits.devices_max + limits.services_max + limits.handshakes_max;
+    let wanted = (sockets + OTHER_FILES) as u64;
+    let files = getrlimit(Resource::Nofile);
+    if files.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let current = files.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = Rlimit {
+        current: Some(current),
+        ..files
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() || current < wanted {
+        info!(
+            wanted,
+            allowed = current,
+            "fewer open files are allowed than connections"
+        );
+    }
 }
 
 /// Takes clients in until a stop is asked for, then waits for those inside.
@@ -72,6 +112,7 @@ pub(crate) async fn listen(core: Arc<Core>, listener: TcpListener) -> Result<(),
         () = accept => {}
     }
     drop(listener);
+    core.seats.kick_all(Close::Stopping);
     core.tracker.close();
     if tokio::time::timeout(STOP_GRACE, core.tracker.wait())
         .await
@@ -94,7 +135,7 @@ async fn welcome(
         core.meters.handshake_failed(HandshakeFailure::Lost);
         return;
     }
-    let handshake = TlsAcceptor::from(core.tls.current()).accept(stream);
+    let handshake = TlsAcceptor::from(core.tls.config()).accept(stream);
     let stream = tokio::select! {
         () = core.stopping.cancelled() => return,
         shaken = timeout_at(deadline, handshake) => match shaken {

@@ -14,21 +14,24 @@ use certs::revocation::Revocations;
 use certs::{Serial, TlsFiles, tls};
 use daemon::{Class, Failure};
 use rustls::ServerConfig;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::meters::Meters;
-
-/// The serial numbers whose certificates hold no longer.
-pub(crate) type Revoked = Arc<HashSet<Serial>>;
+use crate::seats::Seats;
 
 /// What the next handshake is done with.
 #[derive(Debug)]
 pub(crate) struct Tls {
     files: TlsFiles,
     crl: Option<PathBuf>,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    revoked: HashSet<Serial>,
 }
 
 /// What tells one state of a file from another.
@@ -37,28 +40,32 @@ struct Look(Vec<Option<(SystemTime, u64)>>);
 
 impl Tls {
     /// Reads the files for the first time.
-    pub(crate) fn read(files: TlsFiles, crl: Option<PathBuf>) -> Result<(Self, Revoked), Failure> {
-        let config = tls::server_config(&files, crl.as_deref())?;
-        let revoked = read_revoked(crl.as_deref())?;
-        let tls = Self {
+    pub(crate) fn read(files: TlsFiles, crl: Option<PathBuf>) -> Result<Self, Failure> {
+        let current = read(&files, crl.as_deref())?;
+        Ok(Self {
             files,
             crl,
-            current: RwLock::new(Arc::new(config)),
-        };
-        Ok((tls, revoked))
+            current: RwLock::new(current),
+        })
     }
 
     /// The configuration of the next handshake.
-    pub(crate) fn current(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(&current)
+        Arc::clone(&current.config)
+    }
+
+    /// Whether a certificate is on the revocation list.
+    pub(crate) fn is_revoked(&self, serial: &Serial) -> bool {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        current.revoked.contains(serial)
     }
 
     /// Looks at the files every so often until a stop is asked for.
     pub(crate) async fn watch(
         self: Arc<Self>,
         every: Duration,
-        revoked: watch::Sender<Revoked>,
+        seats: Arc<Seats>,
         meters: Meters,
         stopping: CancellationToken,
     ) -> Result<(), Failure> {
@@ -74,10 +81,11 @@ impl Tls {
             if look == known {
                 continue;
             }
-            match self.reload() {
-                Ok(list) => {
-                    info!(revoked = list.len(), "TLS files read again");
-                    revoked.send_replace(list);
+            match read(&self.files, self.crl.as_deref()) {
+                Ok(current) => {
+                    info!(revoked = current.revoked.len(), "TLS files read again");
+                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+                    seats.kick_revoked(|serial| self.is_revoked(serial));
                 }
                 Err(failure) => {
                     meters.reload_failures.inc();
@@ -86,13 +94,6 @@ impl Tls {
             }
             known = look;
         }
-    }
-
-    fn reload(&self) -> Result<Revoked, Failure> {
-        let config = tls::server_config(&self.files, self.crl.as_deref())?;
-        let revoked = read_revoked(self.crl.as_deref())?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-        Ok(revoked)
     }
 
     fn look(&self) -> Look {
@@ -106,19 +107,17 @@ impl Tls {
     }
 }
 
-fn read_revoked(crl: Option<&Path>) -> Result<Revoked, Failure> {
-    let Some(path) = crl else {
-        return Ok(Revoked::default());
-    };
-    let list = Revocations::read(path).map_err(|error| {
-        Failure::new(
-            Class::Configuration,
-            format!("read revocation list {}", path.display()),
-        )
-        .because(error)
-        .help("give the crl.pem that lies beside the ca.pem")
-    })?;
-    Ok(Arc::new(
-        list.revoked.into_iter().map(|(serial, _)| serial).collect(),
-    ))
+fn read(files: &TlsFiles, crl: Option<&Path>) -> Result<Current, Failure> {
+    let config = Arc::new(tls::server_config(files, crl)?);
+    let mut revoked = HashSet::new();
+    if let Some(path) = crl {
+        let list = Revocations::read(path).map_err(|error| {
+            let what = format!("read revocation list {}", path.display());
+            Failure::new(Class::Configuration, what)
+                .because(error)
+                .help("give the crl.pem that lies beside the ca.pem")
+        })?;
+        revoked.extend(list.revoked.into_iter().map(|(serial, _)| serial));
+    }
+    Ok(Current { config, revoked })
 }

@@ -1,10 +1,12 @@
 //! The only file that names rumqttd: one router in its own thread, and links to it.
 //!
-//! A router is used as a log with cursors: everything goes in with QoS 0 and comes out with
-//! QoS 0, over two filters that never change. What rumqttd does beyond that is done in front of
-//! it, because of what was found there (DESIGN section 8, `docs/decisions/0004-broker-front.md`):
-//! a link's name is used again once it is free (names are remembered for ever), `Ready` is said
-//! only while the link is up, and a link says DISCONNECT before it goes.
+//! A router is used as two logs with cursors, one a direction: everything goes in with QoS 0 and
+//! comes out with QoS 0, under two topics that never change. A message's own topic is a part of
+//! what it carries: nothing that a client wrote is ever looked at by a router, which would
+//! remember each topic for ever and dies of some. What rumqttd does beyond logs is done in front
+//! of it (DESIGN section 8, `docs/decisions/0004-broker-front.md`): a link's name is used again
+//! once it is free (names are remembered for ever), `Ready` is said only while the link is up,
+//! and a link says DISCONNECT before it goes.
 //!
 //! A router has no stop. Its thread sleeps until the process ends.
 
@@ -19,8 +21,7 @@ use rumqttd::protocol::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, Publish, PublishProperties, QoS,
     RetainForwardRule, Subscribe,
 };
-use rumqttd::{Notification, RouterConfig, SegmentConfig};
-use schema::topic;
+use rumqttd::{Forward, Notification, RouterConfig, SegmentConfig};
 
 use crate::wire::Qos;
 
@@ -35,12 +36,6 @@ const HANDED_AT_ONCE: u64 = 100;
 
 /// What becomes of the rest of the backlog: acknowledgements and commands are few and small.
 const DOWN_PART: usize = 8;
-
-/// Messages from devices.
-const UP_FILTER: &str = "tl/v1/+/up/#";
-
-/// Messages for devices.
-const DOWN_FILTER: &str = "tl/v1/+/down/#";
 
 /// One direction of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +62,7 @@ pub(crate) struct Gone;
 #[derive(Debug)]
 pub(crate) enum Heard {
     /// A message, and its place in the log of its direction.
-    Message(Message, u64),
+    Message(Direction, Message, u64),
     /// Everything staged before the barrier is in the log.
     Taken,
     /// The link's buffer was full; [`Link::resume`] asks for more.
@@ -125,7 +120,7 @@ impl Router {
             max_outgoing_packet_count: HANDED_AT_ONCE,
             max_segment_size: segment(limits.backlog_bytes),
             max_segment_count: SEGMENTS,
-            custom_segment: Some(HashMap::from([(DOWN_FILTER.to_owned(), down)])),
+            custom_segment: Some(HashMap::from([(Direction::Down.topic().to_owned(), down)])),
             ..RouterConfig::default()
         };
         let sender = rumqttd::Router::new(index, config).spawn();
@@ -170,12 +165,8 @@ impl Link {
 
     /// Hears this direction from now on: the router sees this before whatever is published later.
     pub(crate) fn subscribe(&mut self, direction: Direction) -> Result<(), Gone> {
-        let path = match direction {
-            Direction::Up => UP_FILTER,
-            Direction::Down => DOWN_FILTER,
-        };
         let filter = Filter {
-            path: path.to_owned(),
+            path: direction.topic().to_owned(),
             qos: QoS::AtMostOnce,
             nolocal: false,
             preserve_retain: false,
@@ -189,16 +180,20 @@ impl Link {
     }
 
     /// Lays a message ready; [`Self::barrier`] sends what is ready.
-    ///
-    /// The topic is one of ours and ASCII: anything else can kill the router.
-    pub(crate) fn stage(&mut self, message: Message) {
-        debug_assert!(message.topic.starts_with(topic::ROOT.as_bytes()));
-        // The one property that a log carries along without looking at it.
+    pub(crate) fn stage(&mut self, direction: Direction, message: Message) {
+        let Message {
+            topic,
+            payload,
+            qos,
+        } = message;
+        // Properties travel through the log without being looked at.
         let properties = PublishProperties {
-            payload_format_indicator: Some(u8::from(message.qos != Qos::Zero)),
+            payload_format_indicator: Some(u8::from(qos != Qos::Zero)),
+            correlation_data: Some(topic),
             ..PublishProperties::default()
         };
-        let publish = Publish::new(message.topic, message.payload, false);
+        let topic = Bytes::from_static(direction.topic().as_bytes());
+        let publish = Publish::new(topic, payload, false);
         self.tx
             .buffer()
             .push_back(Packet::Publish(publish, Some(properties)));
@@ -220,18 +215,9 @@ impl Link {
             match self.rx.next().await.map_err(|_| Gone)? {
                 None => {}
                 Some(Notification::Forward(forward)) => {
-                    let offset = forward.cursor.map_or(0, |(_, offset)| offset);
-                    let mark = forward
-                        .properties
-                        .and_then(|properties| properties.payload_format_indicator);
-                    let qos = if mark == Some(1) { Qos::One } else { Qos::Zero };
-                    let Publish { topic, payload, .. } = forward.publish;
-                    let message = Message {
-                        topic,
-                        payload,
-                        qos,
-                    };
-                    return Ok(Heard::Message(message, offset));
+                    if let Some(heard) = unpack(forward) {
+                        return Ok(heard);
+                    }
                 }
                 Some(Notification::Unschedule) => return Ok(Heard::Full),
                 Some(Notification::Disconnect(..)) => return Err(Gone),
@@ -251,6 +237,35 @@ impl Link {
         match sending.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(_)) => Ok(()),
             Poll::Ready(Err(_)) | Poll::Pending => Err(Gone),
+        }
+    }
+}
+
+/// A message as [`Link::stage`] packed it.
+fn unpack(forward: Forward) -> Option<Heard> {
+    let properties = forward.properties?;
+    let (_, offset) = forward.cursor?;
+    let direction = match &forward.publish.topic[..] {
+        b"up" => Direction::Up,
+        _ => Direction::Down,
+    };
+    let message = Message {
+        topic: properties.correlation_data?,
+        payload: forward.publish.payload,
+        qos: match properties.payload_format_indicator? {
+            0 => Qos::Zero,
+            _ => Qos::One,
+        },
+    };
+    Some(Heard::Message(direction, message, offset))
+}
+
+impl Direction {
+    /// The one topic, and filter, of a router for this direction.
+    const fn topic(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
         }
     }
 }
@@ -298,7 +313,7 @@ mod tests {
     }
 
     async fn publish(link: &mut Link, numbers: impl Iterator<Item = usize>) {
-        numbers.for_each(|number| link.stage(message(number)));
+        numbers.for_each(|number| link.stage(Direction::Up, message(number)));
         link.barrier().unwrap();
         assert!(matches!(link.next().await, Ok(Heard::Taken)));
     }
@@ -312,9 +327,10 @@ mod tests {
         publish(&mut from, 0..10).await;
         let mut gaps = Gaps::default();
         for number in 0..10 {
-            let Ok(Heard::Message(heard, offset)) = to.next().await else {
+            let Ok(Heard::Message(Direction::Up, heard, offset)) = to.next().await else {
                 panic!("no message");
             };
+            assert_eq!(heard.topic, message(number).topic);
             assert_eq!(heard.payload, message(number).payload);
             assert_eq!(heard.qos, message(number).qos);
             assert_eq!(gaps.before(Direction::Up, offset), 0);
@@ -334,9 +350,9 @@ mod tests {
         let (mut heard, mut missing, mut gaps) = (0, 0, Gaps::default());
         while heard + missing < SENT as u64 {
             match slow.next().await.unwrap() {
-                Heard::Message(_, offset) => {
+                Heard::Message(direction, _, offset) => {
                     heard += 1;
-                    missing += gaps.before(Direction::Up, offset);
+                    missing += gaps.before(direction, offset);
                 }
                 Heard::Full => slow.resume().await.unwrap(),
                 Heard::Taken => {}

@@ -1,9 +1,11 @@
 //! Who is connected under which client id, so that the same client comes in only once: the one
-//! that came before is told to go, and is gone, will and all, before the next begins.
+//! that came before is told to go, and is gone, will and all, before the next begins. Also the
+//! way to every connection at once, when certificates are revoked and when the broker stops.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use certs::Serial;
 use schema::DeviceId;
 use tokio_util::sync::CancellationToken;
 
@@ -13,8 +15,9 @@ use crate::error::Close;
 pub(crate) type Client = (DeviceId, String);
 
 /// Ends a connection from outside, once and for one reason.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Kick {
+    serial: Serial,
     why: OnceLock<Close>,
     asked: CancellationToken,
     /// Cancelled when the connection has gone.
@@ -36,6 +39,16 @@ pub(crate) struct Seat {
 }
 
 impl Kick {
+    /// For a connection whose certificate has this serial number.
+    pub(crate) fn new(serial: Serial) -> Self {
+        Self {
+            serial,
+            why: OnceLock::new(),
+            asked: CancellationToken::new(),
+            gone: CancellationToken::new(),
+        }
+    }
+
     /// Asks the connection to end; the first reason counts.
     pub(crate) fn kick(&self, why: Close) {
         let _ = self.why.set(why);
@@ -72,6 +85,20 @@ impl Seats {
         }
     }
 
+    /// Asks every connection to end whose certificate is among these.
+    pub(crate) fn kick_revoked(&self, is_revoked: impl Fn(&Serial) -> bool) {
+        for kick in self.lock().values().filter(|kick| is_revoked(&kick.serial)) {
+            kick.kick(Close::Revoked);
+        }
+    }
+
+    /// Asks every connection to end.
+    pub(crate) fn kick_all(&self, why: Close) {
+        for kick in self.lock().values() {
+            kick.kick(why);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Client, Arc<Kick>>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,6 +115,10 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    fn kick() -> Arc<Kick> {
+        Arc::new(Kick::new(Serial::random()))
+    }
+
     fn client(id: &str) -> Client {
         ("d1".parse().unwrap(), id.to_owned())
     }
@@ -95,12 +126,12 @@ mod tests {
     #[tokio::test]
     async fn the_next_begins_after_the_one_before_has_gone() {
         let seats = Arc::new(Seats::default());
-        let first = Arc::new(Kick::default());
+        let first = kick();
         let seat = seats.take(client("a"), Arc::clone(&first)).await;
-        let other = seats.take(client("b"), Arc::default()).await;
+        let other = seats.take(client("b"), kick()).await;
         let next = {
             let seats = Arc::clone(&seats);
-            tokio::spawn(async move { seats.take(client("a"), Arc::default()).await })
+            tokio::spawn(async move { seats.take(client("a"), kick()).await })
         };
         assert_eq!(first.asked().await, Close::TakenOver);
         assert!(!next.is_finished());
@@ -112,9 +143,22 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_reason_counts() {
-        let kick = Kick::default();
+        let kick = kick();
         kick.kick(Close::Slow);
         kick.kick(Close::TakenOver);
         assert_eq!(kick.asked().await, Close::Slow);
+    }
+
+    #[tokio::test]
+    async fn the_revoked_are_asked_to_go_and_no_others() {
+        let seats = Arc::new(Seats::default());
+        let (stolen, good) = (kick(), kick());
+        let _stolen = seats.take(client("a"), Arc::clone(&stolen)).await;
+        let _good = seats.take(client("b"), Arc::clone(&good)).await;
+        seats.kick_revoked(|serial| *serial == stolen.serial);
+        assert_eq!(stolen.asked().await, Close::Revoked);
+        assert!(!good.asked.is_cancelled());
+        seats.kick_all(Close::Stopping);
+        assert_eq!(good.asked().await, Close::Stopping);
     }
 }

@@ -259,7 +259,11 @@ async fn pump(
         }
         for Queued { submission, .. } in &batch {
             shard.retain(submission, meters);
-            link.stage(submission.message.clone());
+            let direction = match submission.topic.channel.is_up() {
+                true => Direction::Up,
+                false => Direction::Down,
+            };
+            link.stage(direction, submission.message.clone());
         }
         link.barrier()?;
         taken(&mut link).await?;
@@ -287,10 +291,9 @@ async fn hub(shard: &Shard, mut link: Link, meters: &Meters) -> Result<(), Gone>
     let mut gaps = Gaps::default();
     loop {
         match link.next().await? {
-            Heard::Message(message, offset) => {
-                meters
-                    .backlog_dropped
-                    .inc_by(gaps.before(Direction::Down, offset));
+            Heard::Message(direction, message, offset) => {
+                let missing = gaps.before(direction, offset);
+                meters.backlog_dropped.inc_by(missing);
                 shard.deliver(message);
             }
             Heard::Full => link.resume().await?,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::outgoing::farewell;
 use super::{Front, READ_BYTES_MIN};
 use crate::app::Core;
-use crate::error::Refusal;
+use crate::error::{Close, Refusal};
 use crate::meters::HandshakeFailure;
 use crate::rules;
 use crate::seats::{Kick, Seat};
@@ -125,9 +125,17 @@ where
             (_, "") => format!("{}.auto-{}", identity.name, self.core.next_number()),
             (_, id) => id.to_owned(),
         };
-        let kick = Arc::new(Kick::default());
+        let kick = Arc::new(Kick::new(self.peer.serial.clone()));
         let client = (identity.name.clone(), client_id.clone());
         let seat = self.core.seats.take(client, Arc::clone(&kick)).await;
+        // The list, or the broker's state, may have changed since the handshake: whoever has a
+        // seat is told of later changes.
+        if self.core.tls.is_revoked(&self.peer.serial) {
+            kick.kick(Close::Revoked);
+        }
+        if self.core.stopping.is_cancelled() {
+            kick.kick(Close::Stopping);
+        }
         let Some(room) = self.core.room(identity.role) else {
             return Err(NotAdmitted::Refused(connect.version, Refusal::Full));
         };

@@ -30,7 +30,7 @@ use bytes::BytesMut;
 use certs::{Identity, Role};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, info};
 
@@ -38,7 +38,6 @@ use crate::app::Core;
 use crate::error::Close;
 use crate::lane::Feed;
 use crate::meters::RoleMeters;
-use crate::reload::Revoked;
 use crate::router::Message;
 use crate::seats::{Kick, Seat};
 use crate::shard::{Delivery, shard_of};
@@ -106,7 +105,6 @@ struct Front<S> {
     receipts_due: u16,
     feed: Option<Feed>,
     shares_changed: Arc<Notify>,
-    revoked: watch::Receiver<Revoked>,
 
     keep_alive: Option<Duration>,
     /// When something last came from the client.
@@ -133,7 +131,6 @@ enum Event {
     Delivery(Delivery),
     Retained,
     SharesChanged,
-    RevokedChanged,
     Alarm,
 }
 
@@ -173,9 +170,6 @@ where
         };
         let (mailbox, deliveries) = mpsc::channel(mailbox_size);
         let (receipt_to, receipts) = mpsc::channel(usize::from(RECEIVE_MAX));
-        let mut revoked = core.revoked.clone();
-        // The list may have changed since the handshake.
-        revoked.mark_changed();
         let write = Writer(connect.version);
         let mut out = BytesMut::new();
         let chosen = connect.client_id.is_empty();
@@ -220,7 +214,6 @@ where
             deliveries,
             receipts,
             receipt_to,
-            revoked,
             keep_alive,
             will,
             kick,
@@ -259,14 +252,12 @@ where
         tokio::select! {
             biased;
             close = self.kick.asked() => Event::Kicked(close),
-            () = self.core.stopping.cancelled() => Event::Kicked(Close::Stopping),
             sent = send(&mut self.writer, &mut self.out), if owing => Event::Sent(sent),
             read = self.reader.read_buf(&mut self.inbuf), if reading => Event::Read(read),
             Some(id) = self.receipts.recv() => Event::Taken(id),
             () = std::future::ready(()), if catching_up => Event::Retained,
             Some(delivery) = self.deliveries.recv(), if preparing => Event::Delivery(delivery),
             () = self.shares_changed.notified() => Event::SharesChanged,
-            Ok(()) = self.revoked.changed() => Event::RevokedChanged,
             () = self.alarm.as_mut() => Event::Alarm,
         }
     }
@@ -316,11 +307,6 @@ where
                 }
             }
             Event::SharesChanged => self.follow_subscriptions().await?,
-            Event::RevokedChanged => {
-                if self.revoked.borrow_and_update().contains(&self.peer.serial) {
-                    return Err(Close::Revoked);
-                }
-            }
             Event::Alarm => self.check_time()?,
         }
         Ok(())

@@ -55,7 +55,7 @@ pub(crate) fn openssl(
     let _ = child.kill();
     let errors = child.wait_with_output().unwrap().stderr;
     match output {
-        Ok(answer) if answer == [0x20, 2, 0, 0] => Ok(()),
+        Ok([0x20, 2, 0, 0]) => Ok(()),
         other => Err(format!("{other:?}: {}", String::from_utf8_lossy(&errors))),
     }
 }
