@@ -70,15 +70,11 @@ pub(super) async fn open(
                     let epoch = state.ledger.account.epoch();
                     info!(path = %paths.main.display(), %epoch, "made a new buffer");
                 }
-                let mut reserve = Reserve::at(paths.reserve);
-                if !reserve.hold() {
-                    warn!(path = %paths.main.display(), "the disk has no room for the buffer's reserve");
-                }
                 return Ok(Ready {
                     file,
                     state,
                     recovery,
-                    reserve,
+                    reserve: Reserve::at(paths.reserve),
                     lock,
                 });
             }

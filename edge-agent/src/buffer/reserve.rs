@@ -1,7 +1,7 @@
 //! Room on the disk that is held for the worst moment: to free rows on a full disk, SQLite has to
 //! write first. When the disk is full the reserve is let go, and what is settled is deleted with
 //! the room it leaves. Readings are accepted again when the reserve is, or when the file itself has
-//! as much free room within it.
+//! as much free room within it. A buffer that holds little takes none, and wears no flash with it.
 
 use std::fs::File as Disk;
 use std::io::{self, Write};
@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// Bytes held: folding the log needs as much as the log holds at most, see
 /// [`super::file::CHECKPOINT_PAGES`], and deleting a few pages more.
 const RESERVE_BYTES: usize = 1024 * 1024;
+
+/// Pending readings from which on the reserve must be held: some pages full.
+pub(super) const FROM_ROWS: u64 = 1000;
 
 /// Free bytes within the file that serve as well: the file then need not grow.
 pub(super) const FREE_BYTES_MIN: u64 = RESERVE_BYTES as u64 / 4;
@@ -60,16 +63,10 @@ impl Reserve {
 
     fn write(&self) -> io::Result<()> {
         let mut file = Disk::create(&self.path)?;
-        // Not zeros: a file system that compresses would hold nothing.
-        let mut noise = 0x9e37_79b9_7f4a_7c15u64;
         let mut block = [0; 4096];
         for _ in 0..RESERVE_BYTES / block.len() {
-            for eight in block.as_chunks_mut::<8>().0 {
-                noise ^= noise << 13;
-                noise ^= noise >> 7;
-                noise ^= noise << 17;
-                *eight = noise.to_le_bytes();
-            }
+            // Not zeros: a file system that compresses would hold nothing.
+            rand::fill(&mut block);
             file.write_all(&block)?;
         }
         file.sync_all()

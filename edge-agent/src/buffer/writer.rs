@@ -31,7 +31,7 @@ use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
 use super::load::State;
 use super::open;
 use super::recovery::Recovery;
-use super::reserve::{FREE_BYTES_MIN, Reserve};
+use super::reserve::{self, Reserve};
 use super::row::{Held, ROW_BYTES, SensorId};
 use super::settings::BufferSettings;
 
@@ -117,12 +117,13 @@ pub(super) fn run(
             is_full: false,
         };
         writer.tell();
-        // The lock is held as long as this is.
-        let _lock = found.lock;
         if opened.send(Ok(answer)).is_ok() {
             writer.serve(&mut queue).await;
         }
         writer.finish().await;
+        // Not by closing it alone: a process that is just being started shares the open file for
+        // a moment, and with it the lock.
+        let _ = found.lock.unlock();
     });
 }
 
@@ -404,12 +405,13 @@ impl Writer {
     /// Whether there will be room to free rows again after these were added.
     async fn may_accept(&mut self, waiting: &[Waiting]) -> bool {
         waiting.is_empty()
+            || self.state.ledger.account.pending_rows() < reserve::FROM_ROWS
             || self.reserve.hold()
             || self
                 .file
                 .free_bytes()
                 .await
-                .is_ok_and(|bytes| bytes >= FREE_BYTES_MIN)
+                .is_ok_and(|bytes| bytes >= reserve::FREE_BYTES_MIN)
     }
 
     /// Deletes what is settled with the room that the reserve leaves.
