@@ -6,6 +6,10 @@
 mod requirements;
 mod tally;
 
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
@@ -55,11 +59,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     eprintln!("building every binary of the workspace");
     build(&mut supervisor, options)?;
 
+    // Dropped after the server: whatever a killed test left behind goes with it.
+    let folder = temporary_folder().map_err(|error| {
+        Failure::new(Class::Storage, "make a temporary folder for the tests").because(error)
+    })?;
     let postgres = Postgres::start(Durability::Fast)?;
     eprintln!("PostgreSQL for the tests: {}", postgres.url());
 
     let mut tally = Tally::default();
-    let command = tests(options, &postgres);
+    let command = tests(options, &postgres, folder.path());
     let status = supervisor.read("run the tests", command, TEST_TIME_MAX, |line| {
         println!("{line}");
         tally.take(line);
@@ -95,7 +103,16 @@ fn build(supervisor: &mut Supervisor, options: &Options) -> Result<(), Failure> 
     Err(Failure::new(Class::Data, "build the workspace").help("cargo's errors are above"))
 }
 
-fn tests(options: &Options, postgres: &Postgres) -> Command {
+/// A folder that servers under another user can enter too.
+fn temporary_folder() -> io::Result<tempfile::TempDir> {
+    let folder = tempfile::Builder::new()
+        .prefix("tideline-test-")
+        .tempdir()?;
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+    Ok(folder)
+}
+
+fn tests(options: &Options, postgres: &Postgres, temporary: &Path) -> Command {
     let mut command = workspace::cargo();
     command.args(["test", "--locked", "--no-fail-fast"]);
     if options.package.is_empty() {
@@ -107,6 +124,7 @@ fn tests(options: &Options, postgres: &Postgres) -> Command {
     command.arg("--").args(&options.filter);
     command
         .env("PATH", programs::search_path())
+        .env("TMPDIR", temporary)
         .env(POSTGRES_VARIABLE, postgres.url());
     command
 }
