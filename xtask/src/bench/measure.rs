@@ -1,13 +1,24 @@
 //! Measures what was asked for, in this process, and prints each figure as soon as it is known.
 
-use daemon::Failure;
+use daemon::{Class, Failure};
 
-use super::{Options, Which, codec};
+use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, ingest};
 
 /// Measures and prints.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.wants(Which::Codec) {
         codec::run(&options.data, |figure| figure.print(options.json))?;
+    }
+    if options.wants(Which::Buffer) {
+        buffer::run(|figure| figure.print(options.json))?;
+    }
+    if options.wants(Which::Ingest) {
+        let url = std::env::var(POSTGRES_VARIABLE).map_err(|_| {
+            Failure::new(Class::Configuration, "measure ingest")
+                .because(format!("{POSTGRES_VARIABLE} is not set"))
+                .help("run it through `cargo xtask bench`, which starts a PostgreSQL")
+        })?;
+        ingest::run(&url, |figure| figure.print(options.json))?;
     }
     Ok(())
 }

@@ -5,11 +5,15 @@
 //! nothing here fails because something was slow.
 
 #[cfg(feature = "bench")]
+mod buffer;
+#[cfg(feature = "bench")]
 mod codec;
 #[cfg(feature = "bench")]
 mod dataset;
 #[cfg(feature = "bench")]
 mod figure;
+#[cfg(feature = "bench")]
+mod ingest;
 #[cfg(feature = "bench")]
 mod measure;
 
@@ -23,8 +27,13 @@ use daemon::Failure;
 #[cfg(feature = "bench")]
 use figure::Figure;
 
+use crate::servers::Postgres;
+use crate::servers::postgres::Durability;
 use crate::supervisor::Supervisor;
 use crate::workspace;
+
+/// Tells the process that measures where its database server is.
+const POSTGRES_VARIABLE: &str = "TIDELINE_BENCH_POSTGRES_URL";
 
 /// How long everything may take, with the build of all dependencies.
 const TIME_MAX: Duration = Duration::from_secs(2 * 60 * 60);
@@ -50,6 +59,10 @@ pub(crate) struct Options {
 enum Which {
     /// Bytes and nanoseconds a reading, beside JSON and postcard rows
     Codec,
+    /// Append and drain rates and bytes on disk, beside raw SQLite
+    Buffer,
+    /// Rows a second into PostgreSQL and the embedded store, beside COPY
+    Ingest,
 }
 
 /// Runs benchmarks.
@@ -59,12 +72,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         measure::run(options)?;
         return Ok(ExitCode::SUCCESS);
     }
-    delegate()
+    delegate(options)
 }
 
 /// Builds this program for measuring and lets it run beside the servers that it needs.
-fn delegate() -> Result<ExitCode, Failure> {
+fn delegate(options: &Options) -> Result<ExitCode, Failure> {
     let mut supervisor = Supervisor::new()?;
+    let postgres = match options.which {
+        None | Some(Which::Ingest) => Some(Postgres::start(Durability::Synced)?),
+        Some(Which::Codec | Which::Buffer) => None,
+    };
     let mut command = workspace::cargo();
     command
         // Data files are named from where the person is.
@@ -73,6 +90,9 @@ fn delegate() -> Result<ExitCode, Failure> {
         .args(["--package", "xtask", "--features", "bench"])
         .args(["--", "bench", "--measure"])
         .args(std::env::args_os().skip(2));
+    if let Some(postgres) = &postgres {
+        command.env(POSTGRES_VARIABLE, postgres.url());
+    }
     eprintln!("building with optimisation: figures of a debug build mean nothing");
     let status = supervisor.run("measure", command, TIME_MAX)?;
     // Without a code it was ended by a signal.
