@@ -174,12 +174,17 @@ impl Core {
         self.warnings.check().is_ok()
     }
 
-    /// Counts a refusal, and logs it unless there are too many.
-    pub(crate) fn note_refusal(&self, identity: &Identity, refusal: Refusal, what: &str) {
+    /// Counts a refusal, and logs what came of it unless there are too many.
+    pub(crate) fn note_refusal(
+        &self,
+        identity: &Identity,
+        refusal: Refusal,
+        outcome: &'static str,
+    ) {
         self.meters.refused(refusal);
         if self.may_log() {
             let Identity { name, role } = identity;
-            warn!(%name, %role, reason = %refusal, "{what}");
+            warn!(%name, %role, reason = %refusal, "{outcome}");
         }
     }
 

@@ -52,9 +52,9 @@ pub struct Routers {
     /// How many there are. Devices spread over them by a hash, and the bridges of a group share
     /// them; 16 let a few bridges share evenly.
     pub count: usize,
-    /// Bytes of messages that they remember together for subscribers that are behind. Beyond
-    /// it the oldest are dropped, and devices send them again. 64 MiB hold 10,000 devices'
-    /// windows of three batches of 2 KB.
+    /// Bytes of messages that they remember together, read or not, for subscribers that are
+    /// behind. Beyond it the oldest are dropped, and devices send them again. 32 MiB are 10,000
+    /// devices' messages of 500 bytes for more than six seconds, and take about twice that.
     pub backlog_bytes: usize,
 }
 
@@ -119,7 +119,7 @@ impl Default for Routers {
     fn default() -> Self {
         Self {
             count: 16,
-            backlog_bytes: 64 * 1024 * 1024,
+            backlog_bytes: 32 * 1024 * 1024,
         }
     }
 }

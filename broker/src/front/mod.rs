@@ -224,7 +224,7 @@ where
     async fn run(mut self) {
         self.meters.opened.inc();
         self.meters.connections.inc();
-        self.log("connected");
+        self.log_opened();
         let close = loop {
             let event = self.next().await;
             if let Err(close) = self.apply(event).await {
@@ -319,7 +319,7 @@ where
         }
         self.core.meters.closed(close);
         self.meters.connections.dec();
-        self.log(&close.to_string());
+        self.log_closed(close);
         self.feed = None;
         for key in self.subscriptions.iter().filter_map(|s| s.group.as_ref()) {
             self.core.shares.leave(key, self.number);
@@ -341,12 +341,22 @@ where
         }
     }
 
-    fn log(&self, what: &str) {
+    fn log_opened(&self) {
         let (client_id, Identity { name, role }) = (&self.client_id, &self.peer.identity);
         match role {
-            Role::Device => debug!(%name, "device {what}"),
+            Role::Device => debug!(%name, "device connected"),
             Role::Bridge | Role::Observer | Role::Server => {
-                info!(%name, %role, client_id, "service {what}");
+                info!(%name, %role, client_id, "service connected");
+            }
+        }
+    }
+
+    fn log_closed(&self, close: Close) {
+        let (client_id, Identity { name, role }) = (&self.client_id, &self.peer.identity);
+        match role {
+            Role::Device => debug!(%name, reason = %close, "device disconnected"),
+            Role::Bridge | Role::Observer | Role::Server => {
+                info!(%name, %role, client_id, reason = %close, "service disconnected");
             }
         }
     }
