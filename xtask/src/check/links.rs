@@ -1,5 +1,6 @@
-//! Links between the repository's documents: a file that is named exists, a heading too. Links to
-//! the web are left alone, since a check must not depend on somebody else's server.
+//! Links between the repository's documents: a file that is named exists, a heading too. The same
+//! goes for documents that code and settings name as `docs/NAME.md`. Links to the web are left
+//! alone, since a check must not depend on somebody else's server.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -9,6 +10,9 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use super::Findings;
 use crate::workspace;
+
+/// This file, whose tests name documents that do not exist.
+const EXEMPT: &str = "xtask/src/check/links.rs";
 
 /// What of a document matters here.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,9 +32,36 @@ pub(crate) fn check() -> Result<Findings, Failure> {
         })?;
         documents.insert(file.clone(), read(&text));
     }
-    Ok(follow(&documents, |path| {
+    let exists = |path: &Path| {
         path.as_os_str().is_empty() || files.iter().any(|file| file.starts_with(path))
-    }))
+    };
+    let mut findings = follow(&documents, exists);
+    for file in files
+        .iter()
+        .filter(|file| !is_markdown(file) && *file != Path::new(EXEMPT))
+    {
+        // What is no text names no document.
+        let text = std::fs::read_to_string(workspace::root().join(file)).unwrap_or_default();
+        findings.extend(
+            mentions(&text)
+                .filter(|document| !exists(Path::new(document)))
+                .map(|document| {
+                    format!("{}: names {document}, which does not exist", file.display())
+                }),
+        );
+    }
+    Ok(findings)
+}
+
+/// The documents that a text names as `docs/NAME.md`.
+fn mentions(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || "-_./".contains(letter);
+    text.match_indices("docs/").filter_map(move |(at, _)| {
+        let rest = &text[at..];
+        let path = &rest[..rest.find(|letter| !is_part(letter)).unwrap_or(rest.len())];
+        let end = path.rfind(".md")?;
+        Some(&path[..end + ".md".len()])
+    })
 }
 
 fn is_markdown(file: &Path) -> bool {
@@ -181,6 +212,13 @@ mod tests {
                 "docs/a.md: links to ../../out.md, which is not in the repository",
             ]
         );
+    }
+
+    #[test]
+    fn documents_are_found_in_code() {
+        let text = "//! See docs/a-b/c.md. Not docs/ alone, but `docs/d.md`, and docs/e.md#top.";
+        let found: Vec<&str> = mentions(text).collect();
+        assert_eq!(found, ["docs/a-b/c.md", "docs/d.md", "docs/e.md"]);
     }
 
     #[test]
