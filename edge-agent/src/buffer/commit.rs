@@ -4,6 +4,7 @@
 use schema::{RangeSet, SensorName, SeqRange};
 
 use super::account::Account;
+use super::deferred::Deferred;
 use super::eviction::{Need, Policy, Sweep};
 use super::file::File;
 use super::handle::Appended;
@@ -17,69 +18,6 @@ const SWEEP_ROWS: i64 = 1024;
 
 /// The part of its limits that a full buffer frees beyond what it must.
 const SLACK_DIVISOR: u64 = 128;
-
-/// Settled rows that one commit deletes. The log of a commit has to hold every page that it
-/// touches; on a full disk it cannot grow.
-const SETTLED_ROWS: u64 = 4096;
-
-/// What was settled in memory and is not in the file yet.
-#[derive(Debug, Default)]
-pub(super) struct Deferred {
-    /// Rows that stand in the file still. Once the accounts are written they may stay for a while:
-    /// a start knows them by their accounts.
-    rows: RangeSet,
-    rows_count: u64,
-    /// Whether an account has changed.
-    is_account_due: bool,
-}
-
-impl Deferred {
-    /// Rows that an earlier run has left.
-    pub(super) fn leftover(rows: RangeSet) -> Self {
-        Self {
-            rows_count: rows.count(),
-            rows,
-            is_account_due: false,
-        }
-    }
-
-    /// An account has changed, and with it these rows are free.
-    pub(super) fn settle(&mut self, freed: &RangeSet) {
-        self.rows.merge(freed);
-        self.rows_count += freed.count();
-        self.is_account_due = true;
-    }
-
-    pub(super) const fn is_empty(&self) -> bool {
-        !self.is_account_due && self.rows_count == 0
-    }
-
-    /// How many rows wait to be deleted.
-    pub(super) const fn rows_count(&self) -> u64 {
-        self.rows_count
-    }
-
-    /// The rows of the next commit.
-    fn next(&self) -> RangeSet {
-        let mut left = SETTLED_ROWS;
-        let mut next = RangeSet::new();
-        for range in self.rows.iter() {
-            let last = range.last().min(range.first() + (left - 1));
-            next.extend(SeqRange::new(range.first(), last));
-            left = left.saturating_sub(range.count());
-            if left == 0 {
-                break;
-            }
-        }
-        next
-    }
-
-    fn committed(&mut self, deleted: &RangeSet) {
-        self.rows.subtract(deleted);
-        self.rows_count -= deleted.count();
-        self.is_account_due = false;
-    }
-}
 
 /// A commit in the making.
 pub(super) struct Commit<'a> {

@@ -231,3 +231,74 @@ pub(super) fn ended(
         book: Book::new(ids, last_seq, 0),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::paths::Paths;
+    use crate::buffer::recovery::create;
+    use crate::buffer::row::to_sql;
+    use schema::{ObservedAt, Quality, Value};
+
+    fn set(first: u64, last: u64) -> RangeSet {
+        SeqRange::new(first, last).into_iter().collect()
+    }
+
+    /// A file of ten rows, and an account that has settled some of them.
+    async fn file_with(committed: &RangeSet, deleted: &RangeSet) -> Result<State, LoadError> {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::of(&folder.path().join("buffer.db"));
+        create(&paths, Epoch::from_random(1), 0).await.unwrap();
+        paths.adopt_new().unwrap();
+        let open = async || {
+            let unchecked = crate::buffer::connect::Unchecked::open(&paths.main).await;
+            unchecked.unwrap().migrate(1).await.unwrap()
+        };
+        let mut file = open().await;
+        let mut state = load(&file).await.unwrap();
+        file.begin().await.unwrap();
+        file.add_sensor(1, "cpu").await.unwrap();
+        for seq in 1..=10 {
+            let key = Key {
+                seq,
+                hlc: state.clock.tick(1000),
+                observed_at: ObservedAt::from_millis(5),
+                sensor: 1,
+            };
+            let value = Value::Text("abc".into());
+            let mark = key.mark(Quality::Good, &value);
+            file.add_row(key, mark, to_sql(&value)).await.unwrap();
+        }
+        file.finish_rows().await.unwrap();
+        file.delete_rows(deleted.iter()).await.unwrap();
+        state.ledger.account.accept(10);
+        let none = RangeSet::new();
+        state.ledger.account.settle(committed, &[], &none);
+        let writes = state.ledger.changes(0, &mut state.ids);
+        file.write_log(&writes).await.unwrap();
+        file.commit().await.unwrap();
+        drop(file);
+        load(&open().await).await
+    }
+
+    #[tokio::test]
+    async fn rows_that_are_settled_and_not_deleted_yet_are_left_over_not_pending() {
+        let state = file_with(&set(2, 6), &set(2, 3)).await.unwrap();
+        assert_eq!(state.leftover, set(4, 6));
+        let account = &state.ledger.account;
+        assert!(account.balance().is_balanced());
+        assert_eq!(account.pending().count(), 5);
+        assert_eq!(state.text_bytes, 15);
+        assert_eq!(state.clock.last(), Hlc::new(1000, 9));
+    }
+
+    #[tokio::test]
+    async fn a_row_that_vanished_is_damage() {
+        let found = file_with(&set(2, 6), &set(2, 7)).await;
+        assert!(
+            matches!(found, Err(LoadError::Damaged(_))),
+            "{:?}",
+            found.map(|state| state.ledger)
+        );
+    }
+}

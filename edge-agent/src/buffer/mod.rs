@@ -1,7 +1,7 @@
 //! The edge buffer: what was accepted stays here until the bridge says that the database has
 //! committed it. Promise P1's first half, and promise P8 at the edge.
 //!
-//! One libSQL file, one thread that owns it ([`writer`]), a cheap handle for everyone else
+//! One libSQL file, one thread that owns it (`writer`), a cheap handle for everyone else
 //! ([`Buffer`]). Invariants:
 //!
 //! - An append returns after the commit that holds its readings; before that they are not accepted.
@@ -20,12 +20,15 @@
 //! It does not decide what travels when (the session does), does not talk to anyone, and does not
 //! read a clock of its own.
 //!
-//! Reading order: [`row`] → [`account`] (pure) → [`eviction`] (pure) → [`commit`] → [`writer`] →
-//! [`handle`]; `file` for the SQL, `log` for the accounts' rows; `open`, `load`, `wal`, `pages` and
-//! `recovery` for what a start may find.
+//! Reading order: `row` → `account` (pure) → [`eviction`] (pure) → `commit` → `writer` →
+//! `handle`; `connect`, `file` and `small_tables` for the SQL, `log` for the accounts' rows; `open`,
+//! `load`, `wal`, `survey` and `recovery` for what a start may find.
 
 mod account;
+mod batch;
 mod commit;
+mod connect;
+mod deferred;
 mod error;
 pub mod eviction;
 mod file;
@@ -34,11 +37,15 @@ mod load;
 mod log;
 mod open;
 mod pages;
+mod paths;
+mod read;
 mod recovery;
 mod reserve;
 mod row;
 mod sensors;
 mod settings;
+mod small_tables;
+mod survey;
 mod wal;
 mod writer;
 

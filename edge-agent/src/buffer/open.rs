@@ -9,13 +9,16 @@ use daemon::Clock;
 use schema::{Epoch, SeqRange};
 use tracing::{error, info, warn};
 
+use super::connect::{Content, SCHEMA_VERSION, Unchecked};
 use super::error::{BufferError, is_content};
-use super::file::{Content, File, SCHEMA_VERSION, Unchecked};
+use super::file::File;
 use super::load::{LoadError, State, load};
-use super::recovery::{Paths, Recovery, Tail, create, recover};
+use super::paths::Paths;
+use super::recovery::{Recovery, create, recover};
 use super::reserve::Reserve;
 use super::row::to_sql;
 use super::settings::BufferSettings;
+use super::survey::Tail;
 use super::wal;
 
 /// As much of the file's header as is looked at: up to the format's two version bytes.

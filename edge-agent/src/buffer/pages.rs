@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Never panics on any bytes. Our rows are smaller than a page (see
-//! [`super::file::PAGE_BYTES`]), so that none continues on an overflow page.
+//! [`super::connect::PAGE_BYTES`]), so that none continues on an overflow page.
 
 use super::row::Cell;
 

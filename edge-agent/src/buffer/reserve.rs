@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Bytes held: folding the log needs as much as the log holds at most, see
-/// [`super::file::CHECKPOINT_PAGES`], and deleting a few pages more.
-const RESERVE_BYTES: usize = 1024 * 1024;
+/// Bytes held: folding the log needs at most as much as the log holds, which is 1 MiB and the last
+/// commit, and deleting needs a few pages more.
+const RESERVE_BYTES: usize = 1280 * 1024;
 
 /// Pending readings from which on the reserve must be held: some pages full.
 pub(super) const FROM_ROWS: u64 = 1000;

@@ -16,7 +16,7 @@
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use super::file::PAGE_BYTES;
+use super::connect::PAGE_BYTES;
 use super::pages::is_page_size;
 
 const HEADER_BYTES: usize = 32;

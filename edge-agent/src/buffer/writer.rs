@@ -15,24 +15,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Clock;
-use schema::limits::{BATCH_NAMES_BYTES_MAX, BATCH_ROWS_MAX, BATCH_SERIES_MAX, MESSAGE_RANGES_MAX};
+use schema::limits::MESSAGE_RANGES_MAX;
 use schema::message::{EpochReport, Rejection};
-use schema::{Balance, Batch, Epoch, RangeSet, Reading, Row, SensorName, SeqRange, Value};
+use schema::{Balance, Epoch, RangeSet, Reading};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use super::account::Account;
-use super::commit::{Commit, Deferred};
+use super::commit::Commit;
+use super::deferred::Deferred;
 use super::error::BufferError;
 use super::eviction::Sweep;
-use super::file::{self, File};
+use super::file::File;
 use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
 use super::load::State;
 use super::open;
+use super::read;
 use super::recovery::Recovery;
 use super::reserve::{self, Reserve};
-use super::row::{Held, ROW_BYTES, SensorId};
+use super::row::ROW_BYTES;
 use super::settings::BufferSettings;
 
 /// Waiting readings at which a commit waits no longer.
@@ -211,6 +213,14 @@ impl Writer {
     }
 
     fn append(&mut self, readings: Vec<Reading>, reply: Reply<Appended>) {
+        if readings.is_empty() {
+            // Nothing to wait for, and nothing that the bound on waiting rows would count.
+            let _ = reply.send(Ok(Appended {
+                range: None,
+                refused: Vec::new(),
+            }));
+            return;
+        }
         self.append_by
             .get_or_insert_with(|| Instant::now() + self.settings.linger);
         self.waiting_rows += readings.len();
@@ -276,69 +286,15 @@ impl Writer {
     }
 
     async fn read(&mut self, asked: &RangeSet, rows_max: usize) -> Result<Taken, BufferError> {
-        let account = &self.state.ledger.account;
-        let wanted = asked.intersection(account.pending());
-        let mut batch = BatchBuilder::new(account.epoch(), rows_max.min(BATCH_ROWS_MAX));
-        let mut damaged = RangeSet::new();
-        let mut is_full = batch.rows_max == 0;
-        for run in file::runs(&wanted) {
-            if is_full {
-                break;
-            }
-            let sensors = &self.state.sensors;
-            self.file
-                .for_each_row(run, |columns| {
-                    let seq = columns.seq.cast_unsigned();
-                    if !wanted.contains(seq) {
-                        return true;
-                    }
-                    match columns.check() {
-                        Some(Held::Reading(key, quality, value)) => {
-                            let Some(name) = sensors.name(key.sensor) else {
-                                damaged.extend(SeqRange::one(seq));
-                                return true;
-                            };
-                            let row = Row {
-                                sensor: 0,
-                                observed_at: key.observed_at,
-                                hlc: key.hlc,
-                                seq,
-                                quality,
-                                value,
-                            };
-                            is_full = !batch.add(key.sensor, name, row) || batch.is_full();
-                            !is_full
-                        }
-                        Some(Held::Spent(_)) | None => {
-                            damaged.extend(SeqRange::one(seq));
-                            true
-                        }
-                    }
-                })
-                .await
-                .map_err(|error| self.failed(error))?;
-        }
-        // Up to here everything that was asked for was looked at.
-        let end = match batch.batch.rows.last() {
-            Some(row) if is_full => Some(row.seq),
-            _ => asked.last(),
-        };
-        let mut gone: RangeSet = end
-            .and_then(|end| SeqRange::new(1, end))
-            .map(|range| asked.intersection(&RangeSet::from_iter([range])))
-            .unwrap_or_default();
-        for range in batch.batch.ranges() {
-            gone.remove(range);
-        }
+        let (taken, damaged) = read::read(&self.file, &self.state, asked, rows_max)
+            .await
+            .map_err(|error| self.failed(error))?;
         if !damaged.is_empty() {
             let path = &self.settings.path;
             error!(path = %path.display(), rows = %damaged.count(), "rows are damaged and given up");
             self.give_up(&damaged).await?;
         }
-        Ok(Taken {
-            batch: batch.batch,
-            gone,
-        })
+        Ok(taken)
     }
 
     /// Evicts rows that do not say any more what was written.
@@ -503,63 +459,5 @@ impl Writer {
             // The next start folds it.
             warn!(path = %self.settings.path.display(), %error, "the log was not folded into the file");
         }
-    }
-}
-
-/// Fills a batch up to what the codec takes.
-struct BatchBuilder {
-    batch: Batch,
-    rows_max: usize,
-    /// Where a sensor stands in the batch, by its number in the file.
-    places: std::collections::HashMap<SensorId, u16>,
-    series: std::collections::HashSet<(SensorId, std::mem::Discriminant<Value>)>,
-    names_bytes: usize,
-}
-
-impl BatchBuilder {
-    fn new(epoch: Epoch, rows_max: usize) -> Self {
-        Self {
-            batch: Batch {
-                epoch,
-                sensors: Vec::new(),
-                rows: Vec::with_capacity(rows_max),
-            },
-            rows_max,
-            places: std::collections::HashMap::new(),
-            series: std::collections::HashSet::new(),
-            names_bytes: 0,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.batch.rows.len() >= self.rows_max
-    }
-
-    /// Adds a row, unless the batch has no room for its sensor.
-    fn add(&mut self, sensor: SensorId, name: &SensorName, row: Row) -> bool {
-        let series = (sensor, std::mem::discriminant(&row.value));
-        if !self.series.contains(&series) {
-            let bytes = match self.places.contains_key(&sensor) {
-                true => 0,
-                false => name.as_str().len(),
-            };
-            let fits = self.series.len() < BATCH_SERIES_MAX
-                && self.names_bytes + bytes <= BATCH_NAMES_BYTES_MAX;
-            if !fits {
-                return false;
-            }
-            self.series.insert(series);
-            self.names_bytes += bytes;
-        }
-        let next = self.batch.sensors.len() as u16;
-        let place = *self.places.entry(sensor).or_insert(next);
-        if place == next {
-            self.batch.sensors.push(name.clone());
-        }
-        self.batch.rows.push(Row {
-            sensor: place,
-            ..row
-        });
-        true
     }
 }
