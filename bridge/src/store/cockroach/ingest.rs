@@ -34,6 +34,7 @@ use super::super::{Delivery, Ingested, RowCounts, StoreError};
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
+use super::sql::Shape;
 use super::{Cockroach, rows, sql};
 
 /// The next state of one buffer file's ledger, not yet committed.
@@ -459,9 +460,10 @@ async fn write_plain(
     heads: &[Head<'_>],
     part: &[NewRow],
 ) -> Result<Written, sqlx::Error> {
-    let arguments = row_arguments(ledger_arguments(heads)?, intake, part)?.done();
+    let shape = shape(intake, part);
+    let arguments = row_arguments(ledger_arguments(heads)?, intake, part, shape)?.done();
     let done = connection
-        .execute(sqlx::query_with(sql::WRITE, arguments))
+        .execute(sqlx::query_with(sql::write(shape), arguments))
         .await?;
     if done.rows_affected() == 0 {
         return Ok(Written::Moved);
@@ -508,7 +510,7 @@ async fn write_compared(
             .await?;
     }
     if !contest.writes.is_empty() {
-        let arguments = row_arguments(Columns::default(), intake, &contest.writes)?;
+        let arguments = row_arguments(Columns::default(), intake, &contest.writes, Shape::WHOLE)?;
         transaction
             .execute(sqlx::query_with(sql::PUT_ROWS, arguments.done()))
             .await?;
@@ -595,20 +597,49 @@ pub(super) fn span_arguments(
         .array(spans, |(_, span)| micros(span.recorded_at))
 }
 
+/// Which columns the rows need.
+fn shape(intake: &Intake<'_>, part: &[NewRow]) -> Shape {
+    part.iter().fold(Shape::default(), |shape, row| {
+        let (_, _, reading) = intake.row(row);
+        let shape = match reading.value {
+            Value::F64(_) => shape.with(Shape::F64),
+            Value::I64(_) => shape.with(Shape::I64),
+            Value::Bool(_) => shape.with(Shape::BOOL),
+            Value::Text(_) => shape.with(Shape::TEXT),
+        };
+        match reading.quality {
+            Quality::Good => shape,
+            Quality::Uncertain | Quality::Bad => shape.with(Shape::QUALITY),
+        }
+    })
+}
+
 fn row_arguments(
     columns: Columns,
     intake: &Intake<'_>,
     part: &[NewRow],
+    shape: Shape,
 ) -> Result<Columns, sqlx::Error> {
-    columns
+    let mut columns = columns
         .array(part, |row| intake.row(row).0.device.as_str())?
         .array(part, |row| intake.row(row).1)?
-        .array(part, |row| observed(intake, row))?
-        .array_of_options(part, |row| float(&intake.row(row).2.value))?
-        .array_of_options(part, |row| integer(&intake.row(row).2.value))?
-        .array_of_options(part, |row| truth(&intake.row(row).2.value))?
-        .array_of_options(part, |row| text(&intake.row(row).2.value))?
-        .array(part, |row| grade(intake.row(row).2.quality))?
+        .array(part, |row| observed(intake, row))?;
+    if shape.has(Shape::F64) {
+        columns = columns.array_of_options(part, |row| float(&intake.row(row).2.value))?;
+    }
+    if shape.has(Shape::I64) {
+        columns = columns.array_of_options(part, |row| integer(&intake.row(row).2.value))?;
+    }
+    if shape.has(Shape::BOOL) {
+        columns = columns.array_of_options(part, |row| truth(&intake.row(row).2.value))?;
+    }
+    if shape.has(Shape::TEXT) {
+        columns = columns.array_of_options(part, |row| text(&intake.row(row).2.value))?;
+    }
+    if shape.has(Shape::QUALITY) {
+        columns = columns.array(part, |row| grade(intake.row(row).2.quality))?;
+    }
+    columns
         .array(part, |row| sql_int(intake.row(row).2.hlc.bits()))?
         .array(part, |row| sql_int(intake.row(row).0.batch.epoch.get()))?
         .array(part, |row| sql_int(row.seq))?
