@@ -66,7 +66,8 @@ pub struct Limits {
     pub devices_max: usize,
     /// Bridges and observers connected at a time; a flood of devices leaves them their place.
     pub services_max: usize,
-    /// TLS handshakes at a time: they cost milliseconds of CPU each.
+    /// Clients at a time that have not shown yet who they are; the rest waits in the system's
+    /// queue. Each takes some 20 KB, for as long as a handshake may last.
     pub handshakes_max: usize,
     /// Packets a second of one device, in bursts of as many. One that sends more is read more slowly.
     pub device_packets_per_second: NonZeroU32,
@@ -132,7 +133,7 @@ impl Default for Limits {
         Self {
             devices_max: 20_000,
             services_max: 64,
-            handshakes_max: 256,
+            handshakes_max: 1_024,
             device_packets_per_second: per_second(500),
             service_packets_per_second: per_second(100_000),
             service_in_flight_max: 2_000,

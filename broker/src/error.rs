@@ -1,10 +1,8 @@
 //! Why a client is refused, and why a connection ends. Each has a name in metrics and logs, a
 //! code of MQTT 3.1.1 and one of MQTT 5.
 
-use prometheus_client::encoding::EncodeLabelValue;
-
 /// Why something that a client did is refused. But for subscriptions, it ends the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// Bytes that are no MQTT packet.
     #[error("malformed packet")]
@@ -95,6 +93,29 @@ pub(crate) enum Close {
 }
 
 impl Refusal {
+    /// The refusal as it stands in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unexpected => "unexpected",
+            Self::Oversize => "oversize",
+            Self::Version => "version",
+            Self::AuthMethod => "auth_method",
+            Self::ClientId => "client_id",
+            Self::WrongName => "wrong_name",
+            Self::Role => "role",
+            Self::Full => "full",
+            Self::Topic => "topic",
+            Self::Publish => "publish",
+            Self::Will => "will",
+            Self::Qos2 => "qos2",
+            Self::Filter => "filter",
+            Self::Subscribe => "subscribe",
+            Self::Subscriptions => "subscriptions",
+            Self::Option => "option",
+        }
+    }
+
     /// The return code of a 3.1.1 CONNACK.
     pub(crate) const fn connack_v4(self) -> u8 {
         match self {

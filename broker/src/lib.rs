@@ -11,7 +11,7 @@
 //!
 //! Promises kept here: a device speaks only for itself and hears only what is meant for it (P4);
 //! every queue has a bound, and a slow consumer delays nobody but itself (P5); nothing reaches a
-//! router that [`rules`](crate::rules) did not allow. Nothing here is kept over a restart, and
+//! router that `rules` did not allow. Nothing here is kept over a restart, and
 //! nothing relies on it: what was in flight is retransmitted end to end.
 //!
 //! Reading order: [`config`] → `filter` and `rules` → `wire` → `window`, `shares` → `router` →

@@ -14,9 +14,9 @@ use crate::error::{Close, Refusal};
 #[derive(Debug, Clone)]
 pub(crate) struct Meters {
     roles: [RoleMeters; Role::ALL.len()],
-    refused: Family<RefusedLabel, Counter>,
-    closed: Family<ClosedLabel, Counter>,
-    handshakes_failed: Family<HandshakeLabel, Counter>,
+    refused: Family<ReasonLabel, Counter>,
+    closed: Family<ReasonLabel, Counter>,
+    handshakes_failed: Family<ReasonLabel, Counter>,
     /// Clients that were slowed down for sending too much.
     pub(crate) throttled: Counter,
     /// Messages that a log dropped before a subscriber took them.
@@ -69,17 +69,7 @@ struct FlowLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusedLabel {
-    reason: Refusal,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClosedLabel {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HandshakeLabel {
+struct ReasonLabel {
     reason: &'static str,
 }
 
@@ -197,8 +187,9 @@ impl Meters {
         self.roles[role as usize].clone()
     }
 
-    pub(crate) fn refused(&self, reason: Refusal) {
-        self.refused.get_or_create(&RefusedLabel { reason }).inc();
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        let reason = refusal.as_str();
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(crate) fn closed(&self, close: Close) {
@@ -213,7 +204,7 @@ impl Meters {
             Close::Stopping => "stopping",
             Close::Broken => "broken",
         };
-        self.closed.get_or_create(&ClosedLabel { reason }).inc();
+        self.closed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(crate) fn handshake_failed(&self, failure: HandshakeFailure) {
@@ -224,7 +215,7 @@ impl Meters {
             HandshakeFailure::Lost => "lost",
         };
         self.handshakes_failed
-            .get_or_create(&HandshakeLabel { reason })
+            .get_or_create(&ReasonLabel { reason })
             .inc();
     }
 }

@@ -90,6 +90,13 @@ impl Subscriptions {
         self.list.iter()
     }
 
+    /// Whether any subscription is one of this group.
+    pub(crate) fn has_share(&self, key: &GroupKey) -> bool {
+        self.list
+            .iter()
+            .any(|entry| entry.group.as_ref() == Some(key))
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -143,7 +150,15 @@ mod tests {
         let mut subscriptions = Subscriptions::default();
         let shared = request("$share/g/tl/v1/+/up/#");
         let added = subscriptions.add(&observer(), &shared).unwrap();
-        assert!(added.group.is_some() && !added.wants_retained);
+        let key = added.group.clone().unwrap();
+        assert!(!added.wants_retained);
+        // Another text for the same thing.
+        let same = request("$share/g/tl/v1/+/up/+");
+        assert!(subscriptions.add(&observer(), &same).is_ok());
+        assert!(subscriptions.remove(shared.filter).is_some());
+        assert!(subscriptions.has_share(&key));
+        assert!(subscriptions.remove(same.filter).is_some());
+        assert!(!subscriptions.has_share(&key));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Front, OUT_BYTES_HIGH, RECEIVE_MAX};
 use crate::error::{Close, Refusal};
+use crate::filter::{Filter, split_topic};
 use crate::lane::{Feed, Interest, Passage};
 use crate::router::Message;
 use crate::rules;
@@ -149,26 +150,43 @@ where
         self.follow_subscriptions().await?;
         self.write.suback(id, &answers, &mut self.out);
         for (filter, qos) in wanted {
-            match &filter.device {
-                Some(device) => {
-                    let shard = shard_of(device.as_str(), self.core.shards.len());
-                    self.core.shards[shard].retained(&filter, qos, &mut self.retained);
-                }
-                None => {
-                    for shard in self.core.shards.iter() {
-                        shard.retained(&filter, qos, &mut self.retained);
-                    }
+            self.queue_retained(&filter, qos);
+        }
+        Ok(())
+    }
+
+    /// Queues what is retained. A message that waits already is not queued again: however often
+    /// a client subscribes, no more waits than is retained.
+    fn queue_retained(&mut self, filter: &Filter, qos: Qos) {
+        self.retained.retain(|message| {
+            let topic = std::str::from_utf8(&message.topic).ok();
+            let matched = topic
+                .and_then(split_topic)
+                .is_some_and(|(device, channel)| filter.matches(device, channel));
+            !matched
+        });
+        let shards = &self.core.shards;
+        match &filter.device {
+            Some(device) => {
+                let shard = shard_of(device.as_str(), shards.len());
+                shards[shard].retained(filter, qos, &mut self.retained);
+            }
+            None => {
+                for shard in shards.iter() {
+                    shard.retained(filter, qos, &mut self.retained);
                 }
             }
         }
-        Ok(())
     }
 
     async fn unsubscribe(&mut self, id: u16, filters: &[&str]) -> Result<(), Close> {
         let mut answers = Vec::with_capacity(filters.len());
         for filter in filters {
             let removed = self.subscriptions.remove(filter);
-            if let Some(key) = removed.as_ref().and_then(|removed| removed.group.as_ref()) {
+            // Two texts may mean the same share.
+            if let Some(key) = removed.as_ref().and_then(|removed| removed.group.as_ref())
+                && !self.subscriptions.has_share(key)
+            {
                 self.core.shares.leave(key, self.number);
             }
             answers.push(removed.is_some());

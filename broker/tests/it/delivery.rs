@@ -148,3 +148,37 @@ async fn what_was_unsubscribed_comes_no_more() {
     assert_eq!(packet.publish().0, "tl/v1/b/up/event");
     assert_eq!(observer.soon().await, None);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribing_again_queues_no_retained_message_twice() {
+    const DEVICES: usize = 50;
+    let rig = Rig::with(|config| config.limits.service_in_flight_max = 1).await;
+    let mut bridge = Client::connect(&rig, "bridge", Role::Bridge).await;
+    for number in 0..DEVICES {
+        let topic = format!("tl/v1/d{number}/down/config");
+        bridge.publish_with(&topic, "x", true).await;
+    }
+    let mut observer = Raw::connect(&rig, "eye", Role::Observer).await;
+    const TIMES: usize = 20;
+    for _ in 0..TIMES {
+        observer.send(&raw::subscribe(&[("#", 1)])).await;
+    }
+    let (mut answers, mut messages, mut seen) = (0, 0, BTreeSet::new());
+    while answers < TIMES || seen.len() < DEVICES {
+        let packet = observer.packet().await.unwrap();
+        if packet.header == 0x90 {
+            answers += 1;
+            continue;
+        }
+        let (topic, id, _) = packet.publish();
+        messages += 1;
+        seen.insert(topic);
+        observer.send(&raw::puback(id)).await;
+    }
+    while let Some(packet) = observer.soon().await {
+        messages += 1;
+        observer.send(&raw::puback(packet.publish().1)).await;
+    }
+    // Each round may send one before the next round begins.
+    assert!(messages <= DEVICES + TIMES, "{messages} messages");
+}

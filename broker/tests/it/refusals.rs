@@ -29,33 +29,33 @@ async fn a_forbidden_message_ends_the_connection_and_reaches_nobody() {
             "press-7",
             Role::Device,
             "tl/v1/press-8/up/telemetry",
-            "Publish",
+            "publish",
         ),
         (
             "press-7",
             Role::Device,
             "tl/v1/press-7/down/command",
-            "Publish",
+            "publish",
         ),
-        ("press-7", Role::Device, "tl/v1/press-7/up/other", "Topic"),
-        ("press-7", Role::Device, "tl/v1/+/up/telemetry", "Topic"),
-        ("press-7", Role::Device, "$SYS/broker", "Topic"),
-        ("press-7", Role::Device, "", "Topic"),
-        ("press-7", Role::Device, "ü/v1/press-7/up/event", "Topic"),
+        ("press-7", Role::Device, "tl/v1/press-7/up/other", "topic"),
+        ("press-7", Role::Device, "tl/v1/+/up/telemetry", "topic"),
+        ("press-7", Role::Device, "$SYS/broker", "topic"),
+        ("press-7", Role::Device, "", "topic"),
+        ("press-7", Role::Device, "ü/v1/press-7/up/event", "topic"),
         (
             "bridge",
             Role::Bridge,
             "tl/v1/press-7/up/telemetry",
-            "Publish",
+            "publish",
         ),
-        ("bridge", Role::Bridge, "ü", "Topic"),
+        ("bridge", Role::Bridge, "ü", "topic"),
         (
             "eye-2",
             Role::Observer,
             "tl/v1/press-7/down/command",
-            "Publish",
+            "publish",
         ),
-        ("eye-2", Role::Observer, "tl/v1/eye-2/up/event", "Publish"),
+        ("eye-2", Role::Observer, "tl/v1/eye-2/up/event", "publish"),
     ] {
         check_closes(&rig, name, role, &publish(topic), reason).await;
     }
@@ -124,7 +124,7 @@ async fn a_message_is_bounded_and_refused_before_it_is_read() {
     device.send(&[0x30, 0xff, 0xff, 0xff, 0x7f]).await;
     device.expect_closed().await;
     assert_eq!(
-        rig.metric("tideline_broker_refused_total", &["reason=\"Oversize\""]),
+        rig.metric("tideline_broker_refused_total", &["reason=\"oversize\""]),
         2
     );
     assert_eq!(observer.soon().await, None);
@@ -135,19 +135,19 @@ async fn packets_out_of_place_end_the_connection() {
     let rig = Rig::start().await;
     let two = [0x34, 4, 0, 0, 0, 1];
     for (packet, reason) in [
-        (&raw::connect(4, "press-7", 0)[..], "Unexpected"),
-        (&[0x20, 2, 0, 0], "Unexpected"),
-        (&[0x90, 3, 0, 1, 0], "Unexpected"),
-        (&[0xB0, 2, 0, 1], "Unexpected"),
-        (&[0x62, 2, 0, 1], "Qos2"),
-        (&[0x50, 2, 0, 1], "Qos2"),
-        (&two, "Qos2"),
-        (&[0x32, 4, 0, 0, 0, 0], "Malformed"),
-        (&[0x82, 2, 0, 1], "Malformed"),
-        (&[0x80, 2, 0, 1], "Malformed"),
-        (&[0x40, 2, 0, 0], "Malformed"),
-        (&[0x30, 0x80, 0x80, 0x80, 0x80, 1], "Malformed"),
-        (&[0xF0, 0], "AuthMethod"),
+        (&raw::connect(4, "press-7", 0)[..], "unexpected"),
+        (&[0x20, 2, 0, 0], "unexpected"),
+        (&[0x90, 3, 0, 1, 0], "unexpected"),
+        (&[0xB0, 2, 0, 1], "unexpected"),
+        (&[0x62, 2, 0, 1], "qos2"),
+        (&[0x50, 2, 0, 1], "qos2"),
+        (&two, "qos2"),
+        (&[0x32, 4, 0, 0, 0, 0], "malformed"),
+        (&[0x82, 2, 0, 1], "malformed"),
+        (&[0x80, 2, 0, 1], "malformed"),
+        (&[0x40, 2, 0, 0], "malformed"),
+        (&[0x30, 0x80, 0x80, 0x80, 0x80, 1], "malformed"),
+        (&[0xF0, 0], "auth_method"),
     ] {
         check_closes(&rig, "press-7", Role::Device, packet, reason).await;
     }

@@ -180,7 +180,7 @@ async fn connections_are_bounded_by_role() {
     let _three = Client::connect(&rig, "three", Role::Device).await;
     let _again = Client::connect(&rig, "one", Role::Device).await;
     assert_eq!(
-        rig.metric("tideline_broker_refused_total", &["reason=\"Full\""]),
+        rig.metric("tideline_broker_refused_total", &["reason=\"full\""]),
         2
     );
 }
