@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use daemon::Failure;
 
-use crate::simulation;
+use crate::{chaos, simulation};
 
 /// Proves Tideline by load and by faults.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ pub struct Cli {
 enum Command {
     /// Simulate the whole data path under faults, thousands of times
     Simulate(simulation::Options),
+    /// Break a real system at random, and compare every reading with every row
+    Chaos(chaos::Options),
 }
 
 /// Runs one command.
@@ -32,5 +34,6 @@ enum Command {
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Simulate(options) => simulation::campaign(&options),
+        Command::Chaos(options) => chaos::run(&options),
     }
 }

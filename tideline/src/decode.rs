@@ -107,9 +107,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         Ok(_) => Ok(ExitCode::FAILURE),
         // The reader of our output went away, as `head` does.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        Err(error) => {
-            Err(Failure::new(Class::Data, "decode standard input").because(error))
-        }
+        Err(error) => Err(Failure::new(Class::Data, "decode standard input").because(error)),
     }
 }
 
@@ -316,7 +314,10 @@ mod tests {
     fn a_bad_line_is_named_and_the_next_is_read() {
         let mut input = b"nonsense\ntl/v1/d/up/status 01\ntl/v1/d/up/status zz\n\n".to_vec();
         let status = Status::Offline { session: 9 };
-        input.extend(line("tl/v1/d/up/status", &envelope::encode(&status).unwrap()));
+        input.extend(line(
+            "tl/v1/d/up/status",
+            &envelope::encode(&status).unwrap(),
+        ));
         let (undecodable, output, complaints) = decode(false, &input);
         assert_eq!(undecodable, 3);
         assert!(complaints.starts_with("line 1: ") && complaints.contains("line 3: "));

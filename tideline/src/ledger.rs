@@ -14,7 +14,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Shows what became of every reading.
 #[derive(Debug, Args)]
-#[command(after_help = "Exit codes: 0 every reading is accounted for, 1 it is not or the bridge does not answer, 2 wrong arguments.")]
+#[command(
+    after_help = "Exit codes: 0 every reading is accounted for, 1 it is not or the bridge does not answer, 2 wrong arguments."
+)]
 pub struct Options {
     /// The device; the whole fleet when left out
     device: Option<DeviceId>,
@@ -22,7 +24,12 @@ pub struct Options {
     #[arg(long, requires = "device")]
     verify: bool,
     /// The bridge's address
-    #[arg(long, value_name = "URL", env = "TIDELINE_API", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIDELINE_API",
+        default_value = "http://127.0.0.1:8080"
+    )]
     api: String,
     /// Print the bridge's answer as JSON
     #[arg(long)]

@@ -9,7 +9,7 @@ use crate::store::StoreError;
 
 /// What went wrong, for a program and for a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// A short name that stays the same.
     #[serde(rename = "type")]
     kind: &'static str,

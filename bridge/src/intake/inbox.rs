@@ -20,10 +20,10 @@ use super::mqtt::Receipt;
 
 /// Messages in the queue. More than the broker's window for one client, a hundred for each of its
 /// routers, so that bytes are what fills it.
-pub const QUEUE_MESSAGES: usize = 2_048;
+const QUEUE_MESSAGES: usize = 2_048;
 
 /// Bytes of payload in the queue.
-pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Receipts kept of dropped messages. A broker whose window is larger is told at once beyond it.
 const RECEIPTS_MAX: usize = 4_096;

@@ -70,14 +70,17 @@ impl Bridge {
                 self.pipeline.offer(delivery, payload.len(), (), now);
                 None
             }
-            Ok(_) | Err(_) => {
-                let refusal = Downlink::Refused(Refusal {
-                    payload_digest: payload_digest(payload),
-                    reason: "simulated".to_owned(),
-                });
-                answer(device, &refusal)
-            }
+            Ok(_) | Err(_) => Self::refuse(device, payload),
         }
+    }
+
+    /// What a bridge says that cannot read a payload.
+    pub(super) fn refuse(device: &DeviceId, payload: &[u8]) -> Option<Answer> {
+        let refusal = Downlink::Refused(Refusal {
+            payload_digest: payload_digest(payload),
+            reason: "simulated".to_owned(),
+        });
+        answer(device, &refusal)
     }
 
     /// A payload on `up/event`.

@@ -40,6 +40,8 @@ pub enum Fault {
     Garbage,
     /// A reading that no reader can read, not even alone.
     Poison,
+    /// A source gave a time again: two versions of one key.
+    Rewrite,
     /// A source produced a value that no store can hold.
     BadValue,
     /// A buffer was full and dropped its oldest rows.
@@ -68,6 +70,7 @@ pub(super) struct Plan {
     pub(super) garbage: f64,
     pub(super) bad_value: f64,
     pub(super) poison: f64,
+    pub(super) rewrite: f64,
     pub(super) commit_unknown: f64,
     /// What breaks, and when.
     pub(super) incidents: Vec<(Duration, Incident)>,
@@ -105,6 +108,7 @@ impl Plan {
         let garbage = chance(0.05);
         let bad_value = chance(0.05);
         let poison = chance(0.01);
+        let rewrite = chance(0.3);
         let commit_unknown = chance(0.3);
         let incidents = (0..rng.random_range(0..8))
             .map(|_| {
@@ -129,6 +133,7 @@ impl Plan {
             garbage,
             bad_value,
             poison,
+            rewrite,
             commit_unknown,
             incidents,
         };

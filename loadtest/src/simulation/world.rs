@@ -108,6 +108,8 @@ pub(super) struct World {
     store_down_until: Duration,
     cut_until: Vec<Duration>,
     timers: Vec<Option<Duration>>,
+    /// When each agent's last scan says it was taken.
+    observed_ms: Vec<u64>,
     pub(super) faults: Faults,
 }
 
@@ -146,6 +148,7 @@ impl World {
             store_down_until: Duration::ZERO,
             cut_until: vec![Duration::ZERO; count],
             timers: vec![None; count],
+            observed_ms: vec![START_MS.unsigned_abs(); count],
             faults: Faults::new(),
         };
         for agent in 0..count {
@@ -266,6 +269,10 @@ impl World {
         };
         self.at(self.now + pause, Event::Scan { agent });
         let wall_ms = self.wall_ms(agent);
+        if !self.trouble(self.plan.rewrite, Fault::Rewrite) {
+            self.observed_ms[agent] = wall_ms;
+        }
+        let observed_at = ObservedAt::from_millis(self.observed_ms[agent] as i64);
         let mut bad = Vec::new();
         let readings: Vec<Reading> = (0..self.plan.sensors)
             .map(|sensor| {
@@ -279,7 +286,7 @@ impl World {
                 };
                 Reading {
                     sensor: format!("s{sensor}").parse().expect("a fixed name is one"),
-                    observed_at: ObservedAt::from_millis(wall_ms as i64),
+                    observed_at,
                     value,
                     quality: Quality::Good,
                 }

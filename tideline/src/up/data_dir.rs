@@ -17,24 +17,24 @@ use serde::Serialize;
 
 /// The folder, held by a lock until dropped.
 #[derive(Debug)]
-pub struct DataDir {
+pub(super) struct DataDir {
     root: PathBuf,
     _lock: File,
 }
 
 /// Where a running system can be reached: for scripts that let it choose its ports.
 #[derive(Debug, Serialize)]
-pub struct Endpoints<'a> {
+pub(super) struct Endpoints<'a> {
     /// The REST API, as a URL.
-    pub http: String,
+    pub(super) http: String,
     /// The broker, as host:port.
-    pub mqtt: SocketAddr,
+    pub(super) mqtt: SocketAddr,
     /// The certificate authority of all parts.
-    pub ca: &'a Path,
+    pub(super) ca: &'a Path,
     /// An observer's certificate, for `mosquitto_sub`.
-    pub observer_cert: &'a Path,
+    pub(super) observer_cert: &'a Path,
     /// Its key.
-    pub observer_key: &'a Path,
+    pub(super) observer_key: &'a Path,
 }
 
 impl DataDir {
@@ -42,7 +42,7 @@ impl DataDir {
     ///
     /// # Errors
     /// When it cannot be made or written, or another `up` holds it.
-    pub fn open(root: &Path) -> Result<Self, Failure> {
+    pub(super) fn open(root: &Path) -> Result<Self, Failure> {
         let unusable = |error: std::io::Error| {
             Failure::new(
                 Class::Storage,
@@ -72,19 +72,19 @@ impl DataDir {
 
     /// Where certificates live.
     #[must_use]
-    pub fn certs(&self) -> PathBuf {
+    pub(super) fn certs(&self) -> PathBuf {
         self.root.join("certs")
     }
 
     /// The agent's buffer file.
     #[must_use]
-    pub fn buffer(&self) -> PathBuf {
+    pub(super) fn buffer(&self) -> PathBuf {
         self.root.join("agent/buffer.db")
     }
 
     /// The bridge's store file.
     #[must_use]
-    pub fn store(&self) -> PathBuf {
+    pub(super) fn store(&self) -> PathBuf {
         self.root.join("bridge/store.db")
     }
 
@@ -92,7 +92,7 @@ impl DataDir {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn publish(&self, endpoints: &Endpoints<'_>) -> Result<(), Failure> {
+    pub(super) fn publish(&self, endpoints: &Endpoints<'_>) -> Result<(), Failure> {
         let path = self.root.join("endpoints.json");
         // Written whole or not at all: scripts wait for this file.
         let partial = self.root.join("endpoints.json.partial");
@@ -106,7 +106,7 @@ impl DataDir {
     }
 
     /// The system is gone: so is the file that says where it was.
-    pub fn withdraw(&self) {
+    pub(super) fn withdraw(&self) {
         // A missing file is what we want.
         let _ = fs::remove_file(self.root.join("endpoints.json"));
     }

@@ -37,9 +37,11 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Runs all of Tideline on this machine.
 #[derive(Debug, Args)]
-#[command(after_help = "Stop it with Ctrl-C: it drains and says whether every reading is accounted for.\n\n\
+#[command(
+    after_help = "Stop it with Ctrl-C: it drains and says whether every reading is accounted for.\n\n\
                         Look in:  curl http://127.0.0.1:8080/api/v1/devices\n\
-                        Watch:    mosquitto_sub with the observer's certificate, piped into `tideline decode`")]
+                        Watch:    mosquitto_sub with the observer's certificate, piped into `tideline decode`"
+)]
 pub struct Options {
     /// Folder for certificates, buffer and store
     #[arg(long, default_value = "tideline-data")]
@@ -116,13 +118,10 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
     let health = Health::default();
     let parts = Parts::default();
 
-    let broker = broker::Broker::start(
-        broker::Config::new(options.mqtt, certs.server.clone(), Some(certs.crl.clone())),
-        &parts.broker,
-        &health,
-        &mut registry,
-    )
-    .await?;
+    let mut broker_config = broker::Config::new(options.mqtt, certs.server.clone());
+    broker_config.crl = Some(certs.crl.clone());
+    let broker =
+        broker::Broker::start(broker_config, &parts.broker, &health, &mut registry).await?;
     let (host, port) = dial(broker.mqtt_addr);
 
     let mut bridge_config =
@@ -133,13 +132,10 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
     let (store, counters) = (bridge.store(), bridge.counters());
     let http = bridge.http_addr();
 
-    let mut agent_config = edge_agent::Config::new(
-        device.clone(),
-        host,
-        port,
-        certs.device.clone(),
-        data.buffer(),
-    );
+    let mut agent_config =
+        edge_agent::Config::new(host, port, certs.device.clone(), data.buffer())?;
+    // One machine, watched by a person: what arrives should show at once.
+    agent_config.session.report_interval = Duration::from_secs(5);
     agent_config.sources.host = Some(HostConfig {
         interval: options.interval,
         ..HostConfig::default()
@@ -224,10 +220,7 @@ impl Parts {
 }
 
 /// What both ends say, once the agent is gone and everything it sent is written.
-async fn summarise(
-    store: &Arc<dyn Store>,
-    agent: schema::Balance,
-) -> Result<Summary, StoreError> {
+async fn summarise(store: &Arc<dyn Store>, agent: schema::Balance) -> Result<Summary, StoreError> {
     let fleet = store.fleet_ledger().await?;
     // The agent's last word on what it took over and still holds is newer than its last report.
     let mut balance = fleet.balance;
@@ -249,11 +242,8 @@ fn device_of(host: Option<String>) -> DeviceId {
             _ => '-',
         })
         .collect();
-    name.parse().unwrap_or_else(|_| {
-        "this-host"
-            .parse()
-            .expect("a fixed name is an identity")
-    })
+    name.parse()
+        .unwrap_or_else(|_| "this-host".parse().expect("a fixed name is an identity"))
 }
 
 /// The names that the broker's certificate must hold.
@@ -263,7 +253,9 @@ fn hosts(mqtt: IpAddr) -> Vec<String> {
         hosts.push(mqtt.to_string());
     }
     if let Some(name) = sysinfo::System::host_name()
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-'))
         && !hosts.contains(&name)
     {
         hosts.push(name);

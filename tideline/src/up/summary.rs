@@ -8,22 +8,22 @@ use serde::Serialize;
 /// The counts of one run's end. `accepted` is the devices' word; `committed`, `evicted` and
 /// `rejected` are the database's; `pending` is what the devices still hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Summary {
+pub(super) struct Summary {
     #[serde(flatten)]
     /// The five counts.
-    pub balance: Balance,
+    pub(super) balance: Balance,
     /// Devices that the database knows.
-    pub devices: u64,
+    pub(super) devices: u64,
     /// Readings that neither end can account for: 0, or something was lost.
-    pub unaccounted: u64,
+    pub(super) unaccounted: u64,
     /// Whether the counts add up and nothing is unaccounted for.
-    pub balanced: bool,
+    pub(super) balanced: bool,
 }
 
 impl Summary {
     /// Holds the counts together.
     #[must_use]
-    pub fn new(balance: Balance, devices: u64, unaccounted: u64) -> Self {
+    pub(super) fn new(balance: Balance, devices: u64, unaccounted: u64) -> Self {
         Self {
             balance,
             devices,

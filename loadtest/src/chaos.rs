@@ -1,0 +1,351 @@
+//! Proof by real processes: a broker, bridges and agents are killed, paused and cut off at random
+//! while producers hand over readings; then quiet, and a comparison of every reading accepted with
+//! every row in the database.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use daemon::{Class, Failure};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::producer::{Accepted, Producer};
+use crate::proxy::{Mode, Proxy};
+use crate::stack::{Plan, Stack, StackError, device, free_port};
+
+/// How long everything may take to settle after the trouble.
+const QUIET: Duration = Duration::from_secs(120);
+
+/// Pause between two faults, at least and at most, in milliseconds.
+const PAUSE_MS: std::ops::Range<u64> = 200..3_000;
+
+/// How long a fault lasts, at least and at most, in milliseconds.
+const DOWN_MS: std::ops::Range<u64> = 100..8_000;
+
+/// Rows of one page of the API.
+const PAGE: usize = 10_000;
+
+/// How bad, and for how long.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Decides what breaks and when
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long things break, in minutes
+    #[arg(long, default_value_t = 2.0)]
+    minutes: f64,
+    /// Agents
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=100))]
+    agents: u16,
+    /// An empty PostgreSQL database for two bridges; without it one bridge writes one file
+    #[arg(long, value_name = "URL", env = "TIDELINE_CHAOS_DATABASE_URL")]
+    database: Option<String>,
+    /// Print JSON: accepted, committed, lost, duplicated, faults
+    #[arg(long)]
+    json: bool,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// Readings that agents accepted.
+    pub accepted: u64,
+    /// Rows that the database has.
+    pub committed: u64,
+    /// Accepted readings without a row, or with another value.
+    pub lost: u64,
+    /// Rows that no producer made, or a key twice.
+    pub duplicated: u64,
+    /// Whether the fleet's ledger adds up.
+    pub balanced: bool,
+    /// Faults by kind.
+    pub faults: BTreeMap<Fault, u64>,
+}
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// SIGKILL of an agent.
+    AgentKill,
+    /// SIGSTOP of an agent.
+    AgentPause,
+    /// SIGKILL of a bridge.
+    BridgeKill,
+    /// SIGSTOP of a bridge.
+    BridgePause,
+    /// SIGKILL of the broker.
+    BrokerKill,
+    /// SIGSTOP of the broker.
+    BrokerPause,
+    /// A link whose connections are reset and refused.
+    LinkCut,
+    /// A link on which nothing moves.
+    LinkStall,
+    /// A link that takes long.
+    LinkSlow,
+    /// An agent restarted with another wall clock.
+    ClockOffset,
+}
+
+const FAULTS: [Fault; 10] = [
+    Fault::AgentKill,
+    Fault::AgentPause,
+    Fault::BridgeKill,
+    Fault::BridgePause,
+    Fault::BrokerKill,
+    Fault::BrokerPause,
+    Fault::LinkCut,
+    Fault::LinkStall,
+    Fault::LinkSlow,
+    Fault::ClockOffset,
+];
+
+/// Runs it in a temporary folder.
+///
+/// # Errors
+/// When a process cannot be started or never settles.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    let folder = tempfile::tempdir()
+        .map_err(|error| Failure::new(Class::Storage, "make a folder").because(error))?;
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?;
+    let plan = Plan {
+        agents: usize::from(options.agents),
+        bridges: if options.database.is_some() { 2 } else { 1 },
+        database: options.database.clone(),
+    };
+    let trouble = Duration::from_secs_f64(60.0 * options.minutes.clamp(0.0, 600.0));
+    let report = runtime.block_on(disturb(folder.path(), &plan, options.seed, trouble))?;
+    if options.json {
+        let text = serde_json::to_string(&report).expect("a report is JSON");
+        println!("{text}");
+    } else {
+        let Report {
+            accepted,
+            committed,
+            lost,
+            duplicated,
+            balanced,
+            faults,
+        } = &report;
+        println!(
+            "seed {}: {accepted} accepted, {committed} committed",
+            options.seed
+        );
+        for (fault, count) in faults {
+            println!("  {:<14} {count:>6}", format!("{fault:?}"));
+        }
+        println!("{lost} lost, {duplicated} duplicated, ledger balanced: {balanced}");
+    }
+    let good = report.lost == 0 && report.duplicated == 0 && report.balanced;
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Starts a stack in `folder`, disturbs it for `trouble`, waits until it has settled, and compares.
+///
+/// # Errors
+/// When a process cannot be started, or it never settles.
+pub async fn disturb(
+    folder: &Path,
+    plan: &Plan,
+    seed: u64,
+    trouble: Duration,
+) -> Result<Report, Failure> {
+    let broken = |error: StackError| Failure::new(Class::Storage, "run the stack").because(error);
+    let broker_port = free_port().map_err(|error| broken(error.into()))?;
+    let mut links = Vec::new();
+    for _ in 0..plan.agents {
+        let link = Proxy::start(([127, 0, 0, 1], broker_port).into()).await;
+        links.push(link.map_err(|error| broken(error.into()))?);
+    }
+    let mut stack = Stack::prepare(folder, plan, broker_port, |agent| {
+        links[agent].address().port()
+    })
+    .map_err(broken)?;
+    stack.start().map_err(broken)?;
+    // Each producer's times are its own: a key says which reading it is.
+    let first_ms = 1_700_000_000_000;
+    let producers: Vec<Producer> = (0..plan.agents)
+        .map(|agent| Producer::start(&stack.socket(agent), first_ms, Duration::from_millis(10)))
+        .collect();
+
+    let mut report = Report::default();
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let ends = Instant::now() + trouble;
+    while Instant::now() < ends {
+        sleep(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
+        let fault = FAULTS[rng.random_range(0..FAULTS.len())];
+        *report.faults.entry(fault).or_default() += 1;
+        break_and_mend(&mut stack, &links, fault, &mut rng)
+            .await
+            .map_err(broken)?;
+    }
+    let accepted: Vec<Vec<Accepted>> = producers.into_iter().map(Producer::finish).collect();
+    stack.start().map_err(broken)?;
+    settle(&mut stack, folder).await?;
+    compare(&stack, &accepted, &mut report).await?;
+    Ok(report)
+}
+
+/// One fault, from its beginning to its end.
+async fn break_and_mend(
+    stack: &mut Stack,
+    links: &[Proxy],
+    fault: Fault,
+    rng: &mut SmallRng,
+) -> Result<(), StackError> {
+    let agent = rng.random_range(0..stack.agents.len());
+    let bridge = rng.random_range(0..stack.bridges.len());
+    let down = Duration::from_millis(rng.random_range(DOWN_MS));
+    let slot = match fault {
+        Fault::AgentKill | Fault::AgentPause | Fault::ClockOffset => &mut stack.agents[agent],
+        Fault::BridgeKill | Fault::BridgePause => &mut stack.bridges[bridge],
+        Fault::BrokerKill | Fault::BrokerPause => &mut stack.broker,
+        Fault::LinkCut | Fault::LinkStall | Fault::LinkSlow => {
+            links[agent].set(match fault {
+                Fault::LinkCut => Mode::Cut,
+                Fault::LinkStall => Mode::Stall,
+                _ => Mode::Slow(Duration::from_millis(rng.random_range(5..200))),
+            });
+            sleep(down).await;
+            links[agent].set(Mode::Pass);
+            return Ok(());
+        }
+    };
+    match fault {
+        Fault::AgentPause | Fault::BridgePause | Fault::BrokerPause => {
+            if let Some(process) = slot.process() {
+                process.pause()?;
+                sleep(down).await;
+                process.resume()?;
+            }
+            Ok(())
+        }
+        Fault::ClockOffset => {
+            slot.kill()?;
+            let offset = rng.random_range(-3_600_000..3_600_000i64);
+            slot.start_with(&[format!("--clock-offset-ms={offset}")])
+        }
+        _ => {
+            slot.kill()?;
+            sleep(down).await;
+            slot.start()
+        }
+    }
+}
+
+/// Waits until no agent has anything pending, and the ledger knows it.
+async fn settle(stack: &mut Stack, folder: &Path) -> Result<(), Failure> {
+    let deadline = Instant::now() + QUIET;
+    for agent in 0..stack.agents.len() {
+        let url = stack
+            .agent_status(agent)
+            .map_err(|error| Failure::new(Class::Storage, "read settings").because(error))?;
+        loop {
+            let pending = fetch(&url)
+                .await
+                .ok()
+                .and_then(|status| status["balance"]["pending"].as_u64());
+            if pending == Some(0) {
+                break;
+            }
+            if Instant::now() > deadline {
+                let name = format!("agent{agent}.log");
+                let log = std::fs::read_to_string(folder.join(&name)).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(5).collect();
+                return Err(Failure::new(
+                    Class::Data,
+                    format!(
+                        "settle: agent {agent} still has {pending:?} pending; {name} ends {tail:?}"
+                    ),
+                ));
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    let ledger = format!("{}/api/v1/ledger", api(stack)?);
+    loop {
+        let pending = fetch(&ledger)
+            .await
+            .ok()
+            .and_then(|fleet| fleet["pending"].as_u64());
+        if pending == Some(0) || Instant::now() > deadline {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Every accepted reading against every row.
+async fn compare(
+    stack: &Stack,
+    accepted: &[Vec<Accepted>],
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let api = api(stack)?;
+    for (agent, accepted) in accepted.iter().enumerate() {
+        let mut expected: BTreeMap<i64, i64> = accepted.iter().copied().collect();
+        report.accepted += expected.len() as u64;
+        let mut from = "0".to_owned();
+        let mut last = String::new();
+        loop {
+            let url = format!(
+                "{api}/api/v1/devices/{}/telemetry?from={from}&limit={PAGE}",
+                device(agent)
+            );
+            let page = fetch(&url).await?;
+            for row in page["readings"].as_array().into_iter().flatten() {
+                let (at, value) = (row["observed_at"].to_string(), row["value"].as_i64());
+                // A page begins where the last one ended.
+                if at == last {
+                    continue;
+                }
+                report.committed += 1;
+                let time = value.map(|value| 1_700_000_000_000 + value);
+                match time.and_then(|time| expected.remove(&time)) {
+                    Some(found) if Some(found) == value => {}
+                    Some(_) => report.lost += 1,
+                    // Not waited for: the one reading whose answer the producer never heard.
+                    None if value == accepted.last().map(|(_, value)| value + 1) => {
+                        report.committed -= 1;
+                    }
+                    None if value == Some(0) && accepted.is_empty() => report.committed -= 1,
+                    None => report.duplicated += 1,
+                }
+                last = at;
+            }
+            match page["next"].as_str() {
+                Some(next) => from = next.to_owned(),
+                None => break,
+            }
+        }
+        report.lost += expected.len() as u64;
+    }
+    let fleet = fetch(&format!("{api}/api/v1/ledger")).await?;
+    report.balanced = fleet["balanced"].as_bool().unwrap_or(false);
+    Ok(())
+}
+
+fn api(stack: &Stack) -> Result<String, Failure> {
+    stack
+        .api(0)
+        .map_err(|error| Failure::new(Class::Storage, "read settings").because(error))
+}
+
+async fn fetch(url: &str) -> Result<Value, Failure> {
+    let failed =
+        |error: reqwest::Error| Failure::new(Class::Network, format!("ask {url}")).because(error);
+    let answer = reqwest::get(url).await.map_err(failed)?;
+    answer.json().await.map_err(failed)
+}
