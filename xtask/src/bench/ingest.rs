@@ -1,0 +1,303 @@
+//! Ingest of both stores in rows a second, beside one COPY of the same rows into the same table.
+//!
+//! What is measured is `Store::ingest` as the bridge calls it: deliveries of many devices, rows and
+//! ledger in one commit. COPY keeps no ledger, resolves no conflict and commits once; it is what
+//! the database can take at most from one connection.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bridge::store::location::{Database, Location};
+use bridge::store::{Delivery, Store};
+use daemon::{Class, Failure};
+use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, ReceivedAt, Row, SensorName, Value};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokio::task::JoinSet;
+
+use super::Figure;
+
+/// A fleet that fills 400,000 rows.
+const DEVICES: u64 = 100;
+const SENSORS: u64 = 10;
+const BATCHES: u64 = 8;
+const BATCH_ROWS: u64 = 500;
+const ROWS: u64 = DEVICES * BATCHES * BATCH_ROWS;
+
+/// Batches that the bridge hands to the store at once.
+const CALL_BATCHES: usize = 10;
+
+/// Connections that write at once.
+const WRITERS: [usize; 3] = [1, 2, 4];
+
+/// Each figure is the best of so many rounds, taken in turn, so that a busy moment of the machine
+/// does not count for one of them alone.
+const ROUNDS: usize = 3;
+
+/// Bytes of COPY data that travel at once.
+const COPY_CHUNK_BYTES: usize = 256 * 1024;
+
+/// Measures against the PostgreSQL of `url`, whose user may create databases.
+pub(crate) fn run(url: &str, mut emit: impl FnMut(Figure)) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
+    let fleet = fleet();
+    let copy = copy_data(&fleet);
+    let mut best = Best::default();
+    for _ in 0..ROUNDS {
+        runtime.block_on(round(url, &fleet, &copy, &mut best))?;
+    }
+    for (writers, rate) in WRITERS.iter().zip(best.writers) {
+        let name = format!("ingest/postgresql/writers={writers}");
+        emit(Figure::beside(name, rate, "rows/s", "COPY", best.copy));
+    }
+    let known = "ingest/postgresql/retransmitted";
+    emit(Figure::beside(
+        known, best.known, "rows/s", "COPY", best.copy,
+    ));
+    let contested = "ingest/postgresql/contested";
+    emit(Figure::beside(
+        contested,
+        best.contested,
+        "rows/s",
+        "COPY",
+        best.copy,
+    ));
+    emit(Figure::beside(
+        "ingest/embedded",
+        best.embedded,
+        "rows/s",
+        "COPY",
+        best.copy,
+    ));
+    Ok(())
+}
+
+#[derive(Debug, Default)]
+struct Best {
+    copy: f64,
+    writers: [f64; WRITERS.len()],
+    known: f64,
+    contested: f64,
+    embedded: f64,
+}
+
+async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> Result<(), Failure> {
+    let database = Scratch::create(url).await?;
+    let rate = copy_in(&database.url, copy).await?;
+    best.copy = best.copy.max(rate);
+    database.remove().await?;
+
+    for (at, writers) in WRITERS.into_iter().enumerate() {
+        let database = Scratch::create(url).await?;
+        let store = open(&database.url, writers).await?;
+        let rate = ingest(&store, fleet, writers).await?;
+        best.writers[at] = best.writers[at].max(rate);
+        if writers == 2 {
+            let rate = ingest(&store, fleet, writers).await?;
+            best.known = best.known.max(rate);
+            let newer = newer(fleet);
+            let rate = ingest(&store, &newer, writers).await?;
+            best.contested = best.contested.max(rate);
+        }
+        store.close().await;
+        database.remove().await?;
+    }
+
+    let folder = tempfile::TempDir::new().map_err(failed)?;
+    let location = Location::Embedded(folder.path().join("bridge.db"));
+    let store = location.open().await.map_err(failed)?;
+    store.migrate().await.map_err(failed)?;
+    let rate = ingest(&store, fleet, 1).await?;
+    best.embedded = best.embedded.max(rate);
+    store.close().await;
+    Ok(())
+}
+
+async fn open(url: &str, writers: usize) -> Result<Arc<dyn Store>, Failure> {
+    let nodes = bridge::store::cockroach::Nodes::parse([url]).map_err(failed)?;
+    let mut database = Database::new(nodes);
+    database.writers_max = u32::try_from(writers).unwrap_or(u32::MAX);
+    let store = Location::Cockroach(database).open().await.map_err(failed)?;
+    store.migrate().await.map_err(failed)?;
+    Ok(store)
+}
+
+/// Each writer has its share of the devices, as each bridge has.
+async fn ingest(
+    store: &Arc<dyn Store>,
+    fleet: &[Delivery],
+    writers: usize,
+) -> Result<f64, Failure> {
+    let mut shares = vec![Vec::new(); writers];
+    for delivery in fleet {
+        let name = delivery.device.as_str();
+        let number: usize = name.trim_start_matches("device-").parse().unwrap_or(0);
+        shares[number % writers].push(delivery.clone());
+    }
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for share in shares {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for call in share.chunks(CALL_BATCHES) {
+                store.ingest(call).await?;
+            }
+            Ok::<_, bridge::store::StoreError>(())
+        });
+    }
+    for done in tasks.join_all().await {
+        done.map_err(failed)?;
+    }
+    Ok(ROWS as f64 / started.elapsed().as_secs_f64())
+}
+
+async fn copy_in(url: &str, data: &[u8]) -> Result<f64, Failure> {
+    // The tables are the store's own.
+    open(url, 1).await?.close().await;
+    let mut connection = PgConnection::connect(url).await.map_err(failed)?;
+    let started = Instant::now();
+    let mut copy = connection
+        .copy_in_raw("COPY telemetry_data FROM STDIN (FORMAT binary)")
+        .await
+        .map_err(failed)?;
+    for chunk in data.chunks(COPY_CHUNK_BYTES) {
+        copy.send(chunk).await.map_err(failed)?;
+    }
+    let rows = copy.finish().await.map_err(failed)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if rows != ROWS {
+        return Err(failed(format!("COPY took {rows} rows of {ROWS}")));
+    }
+    Ok(rows as f64 / seconds)
+}
+
+/// Batches as they arrive: scans of all sensors, in turn from all devices.
+fn fleet() -> Vec<Delivery> {
+    let sensors: Vec<SensorName> = (0..SENSORS)
+        .map(|number| {
+            let name = format!("line/{number}/temperature");
+            name.parse().expect("a sensor's name")
+        })
+        .collect();
+    let mut fleet = Vec::new();
+    for batch in 0..BATCHES {
+        for number in 0..DEVICES {
+            let rows = (0..BATCH_ROWS)
+                .map(|at| row(batch * BATCH_ROWS + at))
+                .collect();
+            fleet.push(Delivery {
+                device: format!("device-{number}").parse().expect("a device's id"),
+                batch: Batch {
+                    epoch: Epoch::from_random(number + 1),
+                    sensors: sensors.clone(),
+                    rows,
+                },
+                rejected: Vec::new(),
+                received_at: ReceivedAt::from_micros(1_700_000_000_000_000),
+            });
+        }
+    }
+    fleet
+}
+
+fn row(number: u64) -> Row {
+    let scan = number / SENSORS;
+    let millis = 1_700_000_000_000 + scan * 1000;
+    Row {
+        sensor: u16::try_from(number % SENSORS).expect("few sensors"),
+        observed_at: ObservedAt::from_millis(millis.cast_signed()),
+        hlc: Hlc::new(
+            millis,
+            u16::try_from(number % SENSORS).expect("few sensors"),
+        ),
+        seq: number + 1,
+        quality: Quality::Good,
+        value: Value::F64(20.0 + (number % 977) as f64 / 64.0),
+    }
+}
+
+/// The same keys from another buffer file, with higher clocks: every row meets an older version.
+fn newer(fleet: &[Delivery]) -> Vec<Delivery> {
+    let mut newer = fleet.to_vec();
+    for delivery in &mut newer {
+        let epoch = delivery.batch.epoch.get() + 1_000_000;
+        delivery.batch.epoch = Epoch::from_random(epoch);
+        for row in &mut delivery.batch.rows {
+            row.hlc = Hlc::new(row.hlc.millis() + 1, row.hlc.counter());
+        }
+    }
+    newer
+}
+
+/// The fleet's rows in COPY's binary format, the fastest that PostgreSQL reads.
+fn copy_data(fleet: &[Delivery]) -> Vec<u8> {
+    const SINCE_2000: i64 = 946_684_800_000_000;
+    let mut data = b"PGCOPY\n\xff\r\n\0".to_vec();
+    data.extend_from_slice(&[0; 8]);
+    let field = |data: &mut Vec<u8>, bytes: &[u8]| {
+        let length = i32::try_from(bytes.len()).expect("a short field");
+        data.extend_from_slice(&length.to_be_bytes());
+        data.extend_from_slice(bytes);
+    };
+    for delivery in fleet {
+        let received = delivery.received_at.micros() - SINCE_2000;
+        for row in &delivery.batch.rows {
+            data.extend_from_slice(&12i16.to_be_bytes());
+            field(&mut data, delivery.device.as_str().as_bytes());
+            field(&mut data, delivery.batch.sensor(row).as_str().as_bytes());
+            let observed = row.observed_at.micros() - SINCE_2000;
+            field(&mut data, &observed.to_be_bytes());
+            if let Value::F64(number) = row.value {
+                field(&mut data, &number.to_bits().to_be_bytes());
+            }
+            for _ in 0..3 {
+                data.extend_from_slice(&(-1i32).to_be_bytes());
+            }
+            field(&mut data, &i16::from(u8::from(row.quality)).to_be_bytes());
+            field(&mut data, &row.hlc.bits().to_be_bytes());
+            field(&mut data, &delivery.batch.epoch.get().to_be_bytes());
+            field(&mut data, &row.seq.to_be_bytes());
+            field(&mut data, &received.to_be_bytes());
+        }
+    }
+    data.extend_from_slice(&(-1i16).to_be_bytes());
+    data
+}
+
+/// A database that is made for one measurement.
+struct Scratch {
+    admin: String,
+    name: String,
+    url: String,
+}
+
+impl Scratch {
+    async fn create(admin: &str) -> Result<Self, Failure> {
+        let name = format!("tideline_bench_{:016x}", rand::random::<u64>());
+        let mut connection = PgConnection::connect(admin).await.map_err(failed)?;
+        let create = format!("CREATE DATABASE {name} TEMPLATE template0 LOCALE 'C'");
+        connection
+            .execute(AssertSqlSafe(create))
+            .await
+            .map_err(failed)?;
+        let (server, _) = admin.rsplit_once('/').unwrap_or((admin, ""));
+        Ok(Self {
+            admin: admin.to_owned(),
+            url: format!("{server}/{name}"),
+            name,
+        })
+    }
+
+    async fn remove(self) -> Result<(), Failure> {
+        let mut connection = PgConnection::connect(&self.admin).await.map_err(failed)?;
+        let remove = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        connection
+            .execute(AssertSqlSafe(remove))
+            .await
+            .map_err(failed)?;
+        Ok(())
+    }
+}
+
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {
+    Failure::new(Class::Storage, "measure ingest").because(error)
+}
