@@ -133,7 +133,6 @@ impl Running {
     }
 
     /// A handle that tells what the bridge has done so far.
-    #[must_use]
     pub fn counters(&self) -> impl Fn() -> Counters + Send + Sync + 'static {
         let counters = Arc::clone(&self.counters);
         move || *counters.lock().unwrap_or_else(PoisonError::into_inner)

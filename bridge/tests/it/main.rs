@@ -1,3 +1,9 @@
 //! The bridge's integration tests, in one binary.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "an error here is a failed test"
+)]
+
 mod store;

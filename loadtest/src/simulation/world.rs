@@ -163,10 +163,7 @@ impl World {
 
     /// Runs until everything is settled.
     pub(super) fn run(&mut self) -> Result<(), Violation> {
-        loop {
-            let Some(Reverse((at, number))) = self.queue.pop() else {
-                break;
-            };
+        while let Some(Reverse((at, number))) = self.queue.pop() {
             if at > SETTLED_BY {
                 return Err(self.unsettled());
             }

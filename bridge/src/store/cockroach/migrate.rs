@@ -15,6 +15,7 @@ use super::super::sqlstate::{Verdict, verdict};
 use super::super::{Migration, StoreError};
 use super::Cockroach;
 use super::dialect::Purpose;
+use super::failed::Budget;
 
 /// How long a lock lives without being renewed, and how often it is.
 const LEASE_SECONDS: i64 = 30;
@@ -23,6 +24,9 @@ const RENEW: Duration = Duration::from_secs(10);
 /// How long to wait for another bridge that migrates, and how often to look.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(100);
+
+/// A look at the database is for somebody who waits for the answer, bad or good.
+const LOOK_BUDGET: Duration = Duration::from_secs(2);
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("../migrations/cockroach");
@@ -37,9 +41,12 @@ pub(super) fn newest() -> i64 {
 
 impl Cockroach {
     pub(super) async fn check(&self) -> Result<(), StoreError> {
-        let applied = run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            applied(connection).await
-        })?;
+        let applied = run!(
+            self,
+            &mut Budget::new(LOOK_BUDGET),
+            Purpose::Read,
+            |connection| applied(connection).await
+        )?;
         let found = applied.into_iter().max().unwrap_or(0);
         is_known(found)?;
         if found < newest() {
@@ -52,9 +59,12 @@ impl Cockroach {
     }
 
     pub(super) async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let applied = run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            applied(connection).await
-        })?;
+        let applied = run!(
+            self,
+            &mut Budget::new(LOOK_BUDGET),
+            Purpose::Read,
+            |connection| applied(connection).await
+        )?;
         is_known(applied.iter().copied().max().unwrap_or(0))?;
         let steps = MIGRATOR.iter().filter(|s| !applied.contains(&s.version));
         Ok(steps.map(described).collect())

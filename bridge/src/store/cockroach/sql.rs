@@ -175,10 +175,10 @@ pub(super) const PUT_RANGES: &str = concat!(
 );
 
 /// The slow path: what is stored under some keys.
-pub(super) const STORED: &str = "SELECT k.at, t.observed_at, t.value_f64, t.value_i64, \
+pub(super) const STORED: &str = "SELECT k.place, t.observed_at, t.value_f64, t.value_i64, \
      t.value_bool, t.value_text, t.quality, t.hlc, t.epoch, t.seq, t.received_at \
      FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::INT8[]) \
-         AS k (device_id, sensor, observed_at, at) \
+         AS k (device_id, sensor, observed_at, place) \
      JOIN telemetry_data AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
          AND t.observed_at = k.observed_at";
 
@@ -221,14 +221,14 @@ pub(super) const MEET: &str = "WITH met AS ( \
 
 /// What the ledger knows of some buffer files from a sequence on: a row without a range when
 /// nothing is recorded yet, no row for a file that was never heard of.
-pub(super) const KNOWN: &str = "SELECT w.at, s.ledger_version, l.kind, l.reason, l.first_seq, \
+pub(super) const KNOWN: &str = "SELECT w.place, s.ledger_version, l.kind, l.reason, l.first_seq, \
      l.last_seq, l.digest, l.hlc_max, l.observed_min, l.observed_max, l.recorded_at \
      FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::INT8[]) \
-         AS w (device_id, epoch, floor, at) \
+         AS w (device_id, epoch, floor_seq, place) \
      JOIN sync_status AS s ON s.device_id = w.device_id AND s.epoch = w.epoch \
      LEFT JOIN ledger AS l ON l.device_id = w.device_id AND l.epoch = w.epoch \
-         AND l.last_seq >= w.floor - 1 \
-     ORDER BY w.at, l.first_seq";
+         AND l.last_seq >= w.floor_seq - 1 \
+     ORDER BY w.place, l.first_seq";
 
 /// The devices' own side of the ledger. A report is newer when the device had taken over more
 /// readings, or settled more of them.

@@ -22,7 +22,7 @@ trait Job: Send {
     /// Does the work within the transaction.
     fn run(&mut self, file: &mut File) -> bool;
     /// Answers the caller, after the commit or instead of it.
-    fn answer(self: Box<Self>, committed: Result<(), String>);
+    fn answer(self: Box<Self>, committed: Result<(), &StoreError>);
 }
 
 struct Work<T, F> {
@@ -37,14 +37,11 @@ impl<T: Send, F: FnOnce(&mut File) -> Result<T, StoreError> + Send> Job for Work
         matches!(self.result, Some(Ok(_)))
     }
 
-    fn answer(self: Box<Self>, committed: Result<(), String>) {
+    fn answer(self: Box<Self>, committed: Result<(), &StoreError>) {
         let result = match (self.result, committed) {
             (Some(Err(error)), _) => Err(error),
             (Some(Ok(value)), Ok(())) => Ok(value),
-            (_, Err(error)) => Err(StoreError::Statement {
-                sqlstate: String::new(),
-                source: error.into(),
-            }),
+            (_, Err(error)) => Err(copy(error)),
             (None, Ok(())) => Err(StoreError::Closed),
         };
         // A caller that went away does not want to know.
@@ -143,15 +140,13 @@ fn serve(mut file: File, mut jobs: mpsc::Receiver<Box<dyn Job>>, mode: Mode) {
                 {
                     group.push(job);
                 }
-                let committed = commit(&mut file, &mut group).map_err(|error| {
+                let committed = commit(&mut file, &mut group);
+                if committed.is_err() {
                     // Whatever was learnt in this transaction is not so.
                     file.cache.clear();
-                    daemon::Failure::new(error.class(), "commit")
-                        .because(error)
-                        .to_string()
-                });
+                }
                 for job in group {
-                    job.answer(committed.clone());
+                    job.answer(committed.as_ref().copied());
                 }
             }
         }
@@ -176,4 +171,31 @@ fn commit(file: &mut File, group: &mut [Box<dyn Job>]) -> Result<(), StoreError>
         let _ = file.batch("ROLLBACK");
     }
     Ok(done?)
+}
+
+/// The error of a commit, for each of those who waited for it.
+fn copy(error: &StoreError) -> StoreError {
+    let text = |source: &dyn std::error::Error| source.to_string().into();
+    match error {
+        StoreError::Full { source } => StoreError::Full {
+            source: text(source.as_ref()),
+        },
+        StoreError::Exhausted {
+            attempts,
+            seconds,
+            source,
+        } => StoreError::Exhausted {
+            attempts: *attempts,
+            seconds: *seconds,
+            source: text(source.as_ref()),
+        },
+        StoreError::File { path, source } => StoreError::File {
+            path: path.clone(),
+            source: text(source.as_ref()),
+        },
+        other => StoreError::Statement {
+            sqlstate: String::new(),
+            source: text(other),
+        },
+    }
 }

@@ -1,14 +1,19 @@
-//! What only a database server can show: rows that it refuses, nodes that are gone, errors that
-//! name an address and no password.
+//! What only a database server can show: rows that it refuses, nodes that go, answers that are lost,
+//! errors that name an address and no password.
 
-use bridge::store::location::{Database, Location};
-use bridge::store::cockroach::Nodes;
 use bridge::store::StoreError;
+use bridge::store::cockroach::Nodes;
+use bridge::store::location::{Database, Location};
 use daemon::{Class, Fault};
 use schema::Value;
 use schema::message::{RejectReason, Rejection};
 
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
 use super::fixture::*;
+use super::proxy::Proxy;
 
 #[test]
 fn one_row_that_the_database_refuses_does_not_block_the_others() {
@@ -23,7 +28,10 @@ fn one_row_that_the_database_refuses_does_not_block_the_others() {
         let calls = [delivery("d", sent), delivery("e", rows(1, 50))];
         for _ in 0..2 {
             let ingested = store.ingest(&calls).await.unwrap();
-            assert_eq!(ingested.settled[0].committed, ranges(&[(1, 100), (103, 200)]));
+            assert_eq!(
+                ingested.settled[0].committed,
+                ranges(&[(1, 100), (103, 200)])
+            );
             assert_eq!(
                 ingested.settled[0].rejected,
                 [Rejection {
@@ -49,7 +57,10 @@ fn a_database_that_is_not_migrated_says_what_to_do() {
         let error = store.check().await.unwrap_err();
         assert!(matches!(error, StoreError::NotMigrated { found: 0, .. }));
         assert!(error.help().contains("bridge migrate"));
-        let error = store.ingest(&[delivery("d", rows(1, 1))]).await.unwrap_err();
+        let error = store
+            .ingest(&[delivery("d", rows(1, 1))])
+            .await
+            .unwrap_err();
         assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
         assert_eq!(store.pending_migrations().await.unwrap().len(), 1);
     });
@@ -101,7 +112,7 @@ fn nowhere() -> u16 {
 
 fn impatient(url: &str) -> Location {
     let mut database = Database::new(Nodes::parse([url]).unwrap());
-    database.retry_budget = std::time::Duration::from_millis(300);
+    database.retry_budget = Duration::from_millis(300);
     Location::Cockroach(database)
 }
 
@@ -111,7 +122,10 @@ async fn an_unreachable_database_is_named_without_its_password() {
     let location = impatient(&format!("postgres://user:secret@127.0.0.1:{port}/fleet"));
     let store = location.open().await.unwrap();
     let error = store.check().await.unwrap_err();
-    assert_eq!((error.class(), error.fault()), (Class::Network, Fault::Retry));
+    assert_eq!(
+        (error.class(), error.fault()),
+        (Class::Network, Fault::Retry)
+    );
     let failure = error.into_failure("use the database").to_string();
     assert!(failure.contains(&format!("127.0.0.1:{port}")), "{failure}");
     assert!(failure.contains("refused"), "{failure}");
@@ -159,11 +173,186 @@ fn connections_that_the_server_ended_are_replaced() {
 async fn a_file_that_is_no_database_or_somebody_elses_is_refused() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("notes.txt");
-    std::fs::write(&path, "these are notes, not pages of a database\n".repeat(200)).unwrap();
+    std::fs::write(
+        &path,
+        "these are notes, not pages of a database\n".repeat(200),
+    )
+    .unwrap();
     let missing = folder.path().join("no/such/folder/bridge.db");
     for path in [path, missing] {
         let error = Location::Embedded(path.clone()).open().await.unwrap_err();
         assert!(matches!(error, StoreError::File { .. }), "{error:?}");
         assert!(error.to_string().contains(path.to_str().unwrap()));
     }
+}
+
+/// Splits `scheme://user@host:port/database` at its host.
+fn around_host(url: &str) -> (String, String, String) {
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (authority, database) = rest.split_once('/').unwrap();
+    let (user, host) = authority.rsplit_once('@').unwrap();
+    (
+        format!("{scheme}://{user}@"),
+        host.to_owned(),
+        format!("/{database}"),
+    )
+}
+
+/// Whether a commit happened is not known when its answer is lost: nothing doubles, nothing is
+/// lost, and the caller does not notice.
+#[test]
+fn a_lost_answer_is_looked_up_in_the_ledger() {
+    postgres(|fixture| async move {
+        let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
+        let proxy = Proxy::start(host).await;
+        let store = Location::parse(&format!("{user}{}{database}", proxy.address))
+            .unwrap()
+            .open()
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let mut found_committed = 0;
+        for part in 0..60u64 {
+            if part % 3 == 0 {
+                proxy.lose_next_answer();
+            }
+            let one = delivery("d", rows(part * 10 + 1, part * 10 + 10));
+            let ingested = store.ingest(&[one]).await.unwrap();
+            let expected = ranges(&[(part * 10 + 1, part * 10 + 10)]);
+            assert_eq!(ingested.settled[0].committed, expected);
+            found_committed += ingested.rows.known;
+        }
+        assert!(proxy.lost_answers() >= 15, "{}", proxy.lost_answers());
+        assert!(found_committed > 0, "no commit was unknown");
+        assert_eq!(store.counts().await.unwrap().telemetry, 600);
+        assert_eq!(store.counts().await.unwrap().conflicts, 0);
+        check_ledger(&*store, "d").await;
+    });
+}
+
+/// Two of three nodes go and come back in turn under load.
+#[test]
+fn nodes_that_go_and_come_back_are_not_noticed() {
+    postgres(|fixture| async move {
+        let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
+        let mut nodes = Vec::new();
+        for _ in 0..3 {
+            nodes.push(Proxy::start(host.clone()).await);
+        }
+        let hosts: Vec<_> = nodes.iter().map(|node| node.address.to_string()).collect();
+        let url = format!("{user}{}{database}", hosts.join(","));
+        let store = Location::parse(&url).unwrap().open().await.unwrap();
+        store.migrate().await.unwrap();
+
+        const PARTS: u64 = 100;
+        let mut writers = JoinSet::new();
+        for writer in 0..4 {
+            let store = store.clone();
+            writers.spawn(async move {
+                let mut slowest = Duration::ZERO;
+                for part in 0..PARTS {
+                    let name = format!("device-{writer}");
+                    let one = delivery(&name, rows(part * 20 + 1, part * 20 + 20));
+                    let started = Instant::now();
+                    store.ingest(&[one]).await.unwrap();
+                    slowest = slowest.max(started.elapsed());
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                slowest
+            });
+        }
+        // Until the writers are done: this node down, then the next one.
+        let mut turns = 0;
+        let mut slowest = Duration::ZERO;
+        while !writers.is_empty() {
+            let (gone, other) = (&nodes[turns % 3], &nodes[(turns + 1) % 3]);
+            gone.set_up(false);
+            other.set_up(false);
+            let pause = tokio::time::sleep(Duration::from_millis(60));
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    () = &mut pause => break,
+                    Some(done) = writers.join_next() => slowest = slowest.max(done.unwrap()),
+                }
+            }
+            gone.set_up(true);
+            other.set_up(true);
+            turns += 1;
+        }
+        assert!(turns >= 5, "{turns} turns");
+        assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+        assert!(store.activity().retries_network > 0);
+        assert_eq!(
+            store.counts().await.unwrap().telemetry,
+            4 * PARTS * 20,
+            "{:?}",
+            store.activity()
+        );
+        for writer in 0..4 {
+            check_ledger(&*store, &format!("device-{writer}")).await;
+        }
+    });
+}
+
+#[test]
+fn eight_writers_on_the_same_devices_converge() {
+    postgres(|fixture| async move {
+        let mut writers = JoinSet::new();
+        for writer in 0..8u64 {
+            let store = fixture.open().await;
+            writers.spawn(async move {
+                for part in 0..30u64 {
+                    // Every writer sends the same, in batches of another size.
+                    let size = 5 + writer;
+                    let first = part * size + 1;
+                    let calls: Vec<_> = (0..4)
+                        .map(|number| {
+                            let name = format!("device-{number}");
+                            delivery(&name, rows(first, first + size - 1))
+                        })
+                        .collect();
+                    store.ingest(&calls).await.unwrap();
+                }
+                store.activity()
+            });
+        }
+        let activity = writers.join_all().await;
+        let retries: u64 = activity.iter().map(|a| a.retries_conflict).sum();
+        let replans: u64 = activity.iter().map(|a| a.replans).sum();
+        assert!(retries + replans > 0, "{activity:?}");
+        let store = fixture.open().await;
+        assert_eq!(store.counts().await.unwrap().telemetry, 4 * 30 * 12);
+        assert_eq!(store.counts().await.unwrap().conflicts, 0);
+        for number in 0..4 {
+            check_ledger(&*store, &format!("device-{number}")).await;
+        }
+    });
+}
+#[test]
+fn zz_temp() {
+    postgres(|fixture| async move {
+        for per_call in [1u64, 10] {
+            let store = fixture.open().await;
+            let mut writers = JoinSet::new();
+            for writer in 0..4u64 {
+                let store = store.clone();
+                writers.spawn(async move {
+                    for part in 0..100u64 {
+                        let calls: Vec<_> = (0..per_call)
+                            .map(|n| {
+                                delivery(
+                                    &format!("d{per_call}-{writer}-{n}"),
+                                    rows(part * 50 + 1, part * 50 + 50),
+                                )
+                            })
+                            .collect();
+                        store.ingest(&calls).await.unwrap();
+                    }
+                });
+            }
+            writers.join_all().await;
+            println!("{per_call}: {:?}", store.activity());
+        }
+    });
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 use bridge::store::location::Location;
 use bridge::store::{Delivery, Order, Store, StoredReading, TelemetryQuery};
 use schema::time::ReceivedAt;
-use schema::{
-    Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, SeqRange, Value,
-};
+use schema::{Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, SeqRange, Value};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tempfile::TempDir;
 
@@ -35,8 +33,13 @@ impl Fixture {
 
     /// Runs SQL beside the store, on a database server.
     pub(crate) async fn sql(&self, sql: &str) {
-        let mut connection = PgConnection::connect(self.url.as_ref().unwrap()).await.unwrap();
-        connection.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+        let mut connection = PgConnection::connect(self.url.as_ref().unwrap())
+            .await
+            .unwrap();
+        connection
+            .execute(AssertSqlSafe(sql.to_owned()))
+            .await
+            .unwrap();
     }
 }
 
@@ -125,7 +128,9 @@ pub(crate) fn range(first: u64, last: u64) -> SeqRange {
 }
 
 pub(crate) fn ranges(set: &[(u64, u64)]) -> Vec<SeqRange> {
-    set.iter().map(|&(first, last)| range(first, last)).collect()
+    set.iter()
+        .map(|&(first, last)| range(first, last))
+        .collect()
 }
 
 pub(crate) fn at(seconds: i64) -> ReceivedAt {

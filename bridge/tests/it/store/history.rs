@@ -64,13 +64,22 @@ async fn random_histories_converge(fixture: Fixture) {
         let stored = everything(&*store, &name).await;
         let found: HashMap<_, _> = stored
             .iter()
-            .map(|r| ((r.sensor.clone(), r.observed_at), (r.version, r.value.clone())))
+            .map(|r| {
+                (
+                    (r.sensor.clone(), r.observed_at),
+                    (r.version, r.value.clone()),
+                )
+            })
             .collect();
         assert_eq!(found.len(), stored.len());
         assert_eq!(found, expected, "history {history}: {drawn:?}");
         let readings: usize = deliveries.iter().map(|d| d.batch.rows.len()).sum();
         let lost = store.conflicts(&device(&name), 10_000).await.unwrap();
-        assert_eq!(lost.len(), readings - stored.len(), "each loser is kept once");
+        assert_eq!(
+            lost.len(),
+            readings - stored.len(),
+            "each loser is kept once"
+        );
         assert_eq!(*conflicts.lock().unwrap(), lost.len() as u64);
         for conflict in lost {
             assert!(conflict.winner > conflict.loser.version);

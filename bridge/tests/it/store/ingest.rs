@@ -67,7 +67,10 @@ async fn a_retransmission_writes_nothing(fixture: Fixture) {
     assert_eq!(ingested.settled[0].committed, ranges(&[(1, 5)]));
     assert_eq!(store.counts().await.unwrap().telemetry, 5);
     assert_eq!(store.counts().await.unwrap().conflicts, 0);
-    assert_eq!(everything(&*store, "d").await[0].received_at, at(1_700_100_000));
+    assert_eq!(
+        everything(&*store, "d").await[0].received_at,
+        at(1_700_100_000)
+    );
     if fixture.url.is_some() {
         assert_eq!(store.activity().commits, commits);
     }
@@ -98,7 +101,11 @@ async fn deliveries_of_one_call_may_overlap(fixture: Fixture) {
     let ingested = store.ingest(&calls).await.unwrap();
     assert_eq!(ingested.rows.inserted, 10);
     assert_eq!(ingested.rows.known, 6);
-    let settled: Vec<_> = ingested.settled.iter().map(|s| s.committed.clone()).collect();
+    let settled: Vec<_> = ingested
+        .settled
+        .iter()
+        .map(|s| s.committed.clone())
+        .collect();
     assert_eq!(
         settled,
         [
@@ -345,7 +352,10 @@ async fn a_rejected_reading_that_was_committed_stays_committed(fixture: Fixture)
         }]
     );
     let ledger = store.ledger(&device("d")).await.unwrap();
-    assert_eq!(ledger.epochs[0].ledger.rejected.as_slice(), ranges(&[(6, 8)]));
+    assert_eq!(
+        ledger.epochs[0].ledger.rejected.as_slice(),
+        ranges(&[(6, 8)])
+    );
 }
 
 /// A buffer restored from a backup counts on from an older sequence, with a newer clock.

@@ -85,7 +85,9 @@ async fn a_filled_gap_is_merged_and_digests_add_up(fixture: Fixture) {
     };
     let before = ranges_of().await;
     assert_eq!(before.len(), 3);
-    let sum = before.iter().fold(0u64, |sum, r| sum.wrapping_add(r.digest));
+    let sum = before
+        .iter()
+        .fold(0u64, |sum, r| sum.wrapping_add(r.digest));
     assert_eq!(store.merge_ranges(10).await.unwrap(), 2);
     assert_eq!(store.merge_ranges(10).await.unwrap(), 0);
     let after = ranges_of().await;
@@ -98,7 +100,9 @@ async fn a_filled_gap_is_merged_and_digests_add_up(fixture: Fixture) {
 async fn merging_does_not_stop_a_bridge_that_wrote_before(fixture: Fixture) {
     let (one, other) = (fixture.open().await, fixture.open().await);
     for (first, last) in [(1, 10), (21, 30), (11, 20)] {
-        one.ingest(&[delivery("d", rows(first, last))]).await.unwrap();
+        one.ingest(&[delivery("d", rows(first, last))])
+            .await
+            .unwrap();
     }
     assert_eq!(other.merge_ranges(10).await.unwrap(), 1);
     // What this one remembers of the ledger is old now.

@@ -31,9 +31,9 @@ fn version(of_epoch: u64, seq: u64, clock: u64) -> Delivery {
 async fn the_newer_version_wins_in_both_orders(fixture: Fixture) {
     let store = fixture.open().await;
     let (old, new) = (version(1, 1, 5), version(2, 1, 6));
-    let counts = store.ingest(&[old.clone()]).await.unwrap().rows;
+    let counts = store.ingest(std::slice::from_ref(&old)).await.unwrap().rows;
     assert_eq!(counts.inserted, 1);
-    let counts = store.ingest(&[new.clone()]).await.unwrap().rows;
+    let counts = store.ingest(std::slice::from_ref(&new)).await.unwrap().rows;
     assert_eq!(
         counts,
         RowCounts {

@@ -8,6 +8,7 @@ mod history;
 mod ingest;
 mod ledger;
 mod lww;
+mod proxy;
 mod query;
 mod report;
 

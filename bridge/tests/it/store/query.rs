@@ -119,7 +119,10 @@ async fn a_time_range_of_any_size_is_fine(fixture: Fixture) {
 async fn devices_are_paged_by_id(fixture: Fixture) {
     let store = fixture.open().await;
     let names = ["A", "Z", "a", "a-1", "a.1", "a_1", "b"];
-    let calls: Vec<_> = names.iter().map(|name| delivery(name, rows(1, 1))).collect();
+    let calls: Vec<_> = names
+        .iter()
+        .map(|name| delivery(name, rows(1, 1)))
+        .collect();
     store.ingest(&calls).await.unwrap();
     let mut found = Vec::new();
     loop {

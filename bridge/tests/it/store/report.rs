@@ -69,13 +69,19 @@ async fn a_report_is_kept_and_its_ranges_enter_the_ledger(fixture: Fixture) {
     assert_eq!(reported.device_time_ms, 1_700_000_000_123);
     assert_eq!(reported.received_at, at(1_700_100_000));
     assert_eq!(store.counts().await.unwrap().ledger, 3);
-    assert_eq!(store.device(&device("d")).await.unwrap().unwrap().last_seen, at(1_700_100_000));
+    assert_eq!(
+        store.device(&device("d")).await.unwrap().unwrap().last_seen,
+        at(1_700_100_000)
+    );
 }
 
 async fn an_older_report_does_not_replace_a_newer_one(fixture: Fixture) {
     let store = fixture.open().await;
     for (accepted, pending) in [(10, 3), (9, 0), (10, 4), (10, 2)] {
-        store.report(&[report("d", &[], accepted, pending)]).await.unwrap();
+        store
+            .report(&[report("d", &[], accepted, pending)])
+            .await
+            .unwrap();
     }
     let ledger = store.ledger(&device("d")).await.unwrap();
     let balance = ledger.epochs[0].report.unwrap().balance;
@@ -94,7 +100,10 @@ async fn many_reports_at_once(fixture: Fixture) {
     assert_eq!(settled.len(), 51);
     let ledger = store.ledger(&device("d7")).await.unwrap();
     assert_eq!(ledger.epochs[0].report.unwrap().balance.accepted, 101);
-    assert_eq!(ledger.epochs[0].ledger.evicted.as_slice(), ranges(&[(1, 20)]));
+    assert_eq!(
+        ledger.epochs[0].ledger.evicted.as_slice(),
+        ranges(&[(1, 20)])
+    );
     assert!(store.report(&[]).await.unwrap().is_empty());
 }
 
@@ -106,7 +115,10 @@ async fn an_evicted_range_that_was_committed_is_named(fixture: Fixture) {
     assert_eq!(settled[0][0].evicted, ranges(&[(4, 8)]));
     let ledger = store.ledger(&device("d")).await.unwrap();
     let settlement = ledger.epochs[0].ledger.settle(8, 0);
-    assert_eq!((settlement.balance.committed, settlement.balance.evicted), (5, 3));
+    assert_eq!(
+        (settlement.balance.committed, settlement.balance.evicted),
+        (5, 3)
+    );
     assert_eq!(settlement.unaccounted, 0);
 }
 
@@ -190,7 +202,10 @@ async fn dead_letters_are_kept_once_with_a_count(fixture: Fixture) {
         .await
         .unwrap();
     store
-        .keep_dead_letters(&[letter(Some("d"), b"\x00\xff", 40), letter(Some("d"), &large, 50)])
+        .keep_dead_letters(&[
+            letter(Some("d"), b"\x00\xff", 40),
+            letter(Some("d"), &large, 50),
+        ])
         .await
         .unwrap();
     let kept = store.dead_letters(None, 10).await.unwrap();
