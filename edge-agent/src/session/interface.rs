@@ -34,7 +34,7 @@ pub enum Input<'a> {
     Resume,
     /// Whether to send everything as fast as the window allows, without linger and pace.
     Flush(bool),
-    /// The time that [`Session::next_wakeup`] named has come.
+    /// The time that [`super::Session::next_wakeup`] named has come.
     Timer,
 }
 

@@ -78,7 +78,13 @@ fn clippy() -> Command {
 fn docs() -> Command {
     let mut command = workspace::cargo();
     command
-        .args(["doc", "--workspace", "--no-deps", "--locked"])
+        .args([
+            "doc",
+            "--workspace",
+            "--no-deps",
+            "--document-private-items",
+            "--locked",
+        ])
         .args(workspace::FEATURES)
         .env("RUSTDOCFLAGS", "--deny warnings");
     command

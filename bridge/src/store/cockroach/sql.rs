@@ -149,7 +149,7 @@ fn write_text(shape: Shape) -> String {
 /// The number of the first argument that is about rows.
 const ROWS_FROM: usize = 18;
 
-/// Heads and ledger only. Arguments as the first seventeen of [`write`].
+/// Heads and ledger only. Arguments as the first seventeen of [`write()`].
 pub(super) const WRITE_LEDGER: &str = concat!(
     "WITH head AS (",
     heads!(),

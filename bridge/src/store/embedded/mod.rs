@@ -1,7 +1,7 @@
 //! The store in one libSQL file, for one machine: the only folder of the bridge that names libsql.
 //!
 //! Reading order: [`worker`] (two threads, group commit) → [`ingest`] → [`report`] → [`query`] →
-//! [`migrate`]; underneath [`file`] (the connection) and [`values`] (values in and out). What is
+//! [`migrate`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
 //! new, who wins and what is settled is decided by the same pure code as for a cluster.
 
 mod file;
@@ -215,5 +215,60 @@ impl Store for Embedded {
         for closed in self.closed.lock().await.drain(..) {
             let _ = closed.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::{Batch, Hlc, ObservedAt, Quality, Row, Value};
+
+    use super::*;
+
+    fn delivery(first: u64, last: u64) -> Delivery {
+        let rows = (first..=last).map(|seq| Row {
+            sensor: 0,
+            observed_at: ObservedAt::from_millis(seq.cast_signed()),
+            hlc: Hlc::new(seq, 0),
+            seq,
+            quality: Quality::Good,
+            value: Value::Text("x".repeat(500).into()),
+        });
+        Delivery {
+            device: "d".parse().unwrap(),
+            batch: Batch {
+                epoch: Epoch::from_random(1),
+                sensors: vec!["s".parse().unwrap()],
+                rows: rows.collect(),
+            },
+            rejected: Vec::new(),
+            received_at: ReceivedAt::from_micros(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_an_error_that_heals() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let store = Embedded::open(&folder.path().join("bridge.db"))
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        store.ingest(&[delivery(1, 5)]).await.unwrap();
+        let pages = |limit: u32| {
+            store.write(move |file| Ok(file.batch(&format!("PRAGMA max_page_count = {limit}"))?))
+        };
+        pages(30).await.unwrap();
+        let large = [delivery(1, 500)];
+        // Others whose writes are in the same commit are told as well, or succeed.
+        let (full, other) = tokio::join!(store.ingest(&large), store.presence(&[]));
+        assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
+        assert!(
+            matches!(other, Ok(()) | Err(StoreError::Full { .. })),
+            "{other:?}"
+        );
+        assert_eq!(store.counts().await.unwrap().telemetry, 5);
+        pages(1_000_000).await.unwrap();
+        let ingested = store.ingest(&large).await.unwrap();
+        assert_eq!((ingested.rows.known, ingested.rows.inserted), (5, 495));
+        assert_eq!(store.counts().await.unwrap().telemetry, 500);
     }
 }
