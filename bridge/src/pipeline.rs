@@ -328,7 +328,7 @@ mod tests {
         assert!(!pipeline.has_room(), "what is in flight is still held");
         pipeline.complete(write.id);
         assert!(pipeline.has_room());
-        pipeline.offer(delivery(3, 1), 999, (), MS(9));
+        pipeline.offer(delivery(3, 1), 989, (), MS(9));
         assert!(pipeline.has_room());
         pipeline.offer(delivery(4, 0), 1, (), MS(9));
         assert!(!pipeline.has_room());

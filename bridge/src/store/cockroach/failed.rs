@@ -70,7 +70,7 @@ impl Failed {
     }
 
     /// Whether trying again may help.
-    fn is_temporary(&self) -> bool {
+    fn is_transient(&self) -> bool {
         if matches!(self.error, sqlx::Error::PoolClosed) {
             return false;
         }
@@ -170,7 +170,7 @@ impl Budget {
     pub(super) async fn again(&mut self, failed: Failed) -> Result<(), StoreError> {
         self.attempts += 1;
         let spent = self.started.elapsed();
-        if !failed.is_temporary() || spent >= self.limit {
+        if !failed.is_transient() || spent >= self.limit {
             return Err(failed.into_error(self.attempts, spent));
         }
         tokio::time::sleep(self.backoff.next_jittered()).await;

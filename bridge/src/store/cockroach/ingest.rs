@@ -628,7 +628,7 @@ fn row_arguments(
         columns = columns.array_of_options(part, |row| float(&intake.row(row).2.value))?;
     }
     if shape.has(Shape::I64) {
-        columns = columns.array_of_options(part, |row| integer(&intake.row(row).2.value))?;
+        columns = columns.array_of_options(part, |row| whole_number(&intake.row(row).2.value))?;
     }
     if shape.has(Shape::BOOL) {
         columns = columns.array_of_options(part, |row| truth(&intake.row(row).2.value))?;
@@ -654,7 +654,7 @@ fn conflict_arguments(intake: &Intake<'_>, contest: &Contest) -> Result<PgArgume
         .array(losers, |lost| lost.sensor)?
         .array(losers, |lost| Micros(lost.observed_at.micros()))?
         .array_of_options(losers, |lost| float(lost.value))?
-        .array_of_options(losers, |lost| integer(lost.value))?
+        .array_of_options(losers, |lost| whole_number(lost.value))?
         .array_of_options(losers, |lost| truth(lost.value))?
         .array_of_options(losers, |lost| text(lost.value))?
         .array(losers, |lost| grade(lost.quality))?
@@ -684,7 +684,7 @@ const fn float(value: &Value) -> Option<f64> {
     }
 }
 
-const fn integer(value: &Value) -> Option<i64> {
+const fn whole_number(value: &Value) -> Option<i64> {
     match value {
         Value::I64(number) => Some(*number),
         Value::F64(_) | Value::Bool(_) | Value::Text(_) => None,
