@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: figures with a reference measured in the same run, because machines differ.
 //!
 //! The process that a person starts keeps the servers. It builds this program again, in release
-//! and with the feature `bench`, and that child measures ([`measure`]). Benchmarks are no tests:
+//! and with the feature `bench`, and that child measures (`measure`). Benchmarks are no tests:
 //! nothing here fails because something was slow.
 
 #[cfg(feature = "bench")]
