@@ -90,13 +90,8 @@ fn main() -> ExitCode {
 }
 
 fn block_on(task: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        // One for the link and the session, one for sources and HTTP: a small device has no more.
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?
-        .block_on(task)
+    // One for the link and the session, one for sources and HTTP: a small device has no more.
+    lifecycle::runtime(Some(2))?.block_on(task)
 }
 
 async fn run(config: &Path, clock_offset_ms: Option<i64>) -> Result<(), Failure> {

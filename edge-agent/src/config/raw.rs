@@ -233,6 +233,7 @@ impl RawSession {
             timeout_initial: self.ack_timeout_initial.unwrap_or(default.timeout_initial),
             timeout_min: self.ack_timeout_min.unwrap_or(default.timeout_min),
             timeout_max: self.ack_timeout_max.unwrap_or(default.timeout_max),
+            refusal_stale: default.refusal_stale,
             report_interval: self.report_interval.unwrap_or(default.report_interval),
         };
         for (key, reason) in config.problems() {

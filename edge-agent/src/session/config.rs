@@ -33,6 +33,10 @@ pub struct SessionConfig {
     /// The longest wait, reached by doubling. Each wait that ends adds one copy of one batch to
     /// what a stalled broker holds; each second of it delays the recovery.
     pub timeout_max: Duration,
+    /// After this time no refusal of a payload is expected any more. A single row is given up
+    /// only when it was sent and refused this long after the bridge was known to read: a minute
+    /// is above what a broker and a bridge under way to a slow database hold a message for.
+    pub refusal_stale: Duration,
     /// How often the device's side of the ledger is reported while connected.
     pub report_interval: Duration,
 }
@@ -49,6 +53,7 @@ impl Default for SessionConfig {
             timeout_initial: Duration::from_secs(5),
             timeout_min: Duration::from_secs(1),
             timeout_max: Duration::from_secs(60),
+            refusal_stale: Duration::from_secs(60),
             report_interval: Duration::from_secs(60),
         }
     }

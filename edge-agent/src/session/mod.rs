@@ -104,12 +104,12 @@ impl Session {
                 config.timeout_min,
                 config.timeout_max,
             ),
+            suspects: Suspects::new(config.refusal_stale),
             config,
             epoch,
             connected: false,
             paused: false,
             flush: false,
-            suspects: Suspects::default(),
             preparing: None,
             attempted: RangeSet::new(),
             row_bytes: ROW_BYTES_INITIAL,
@@ -391,7 +391,7 @@ impl Session {
             if !batch.retransmission {
                 self.rto.sample(latency);
             }
-            self.suspects.readable(batch.sent_at);
+            self.suspects.readable(batch.sent_at, self.now);
             effects.push(Effect::Completed {
                 batch: batch.id,
                 latency,
@@ -506,7 +506,7 @@ impl Session {
             .order
             .due(rows_max, self.flush)
             .is_some_and(|due| due <= self.now);
-        if let Some(Piece { ranges, since }) = self.suspects.pick(others_wait) {
+        if let Some(Piece { ranges, since, .. }) = self.suspects.pick(others_wait, self.now) {
             return Some((Origin::Suspect { since }, ranges));
         }
         let (kind, ranges) = self.order.pick(rows_max, self.flush, self.now)?;
@@ -514,11 +514,8 @@ impl Session {
     }
 
     fn send_due(&self) -> Option<Duration> {
-        let due = if self.suspects.is_empty() {
-            self.order.due(self.rows_max(), self.flush)?
-        } else {
-            Duration::ZERO
-        };
+        let order = self.order.due(self.rows_max(), self.flush);
+        let due = order.into_iter().chain(self.suspects.due()).min()?;
         Some(due.max(self.hold_until))
     }
 
@@ -532,7 +529,12 @@ impl Session {
         match origin {
             Origin::Order(kind) => self.order.put_back(kind, &ranges),
             Origin::Suspect { since } => {
-                if let Some(ranges) = self.suspects.put_back(Piece { ranges, since }) {
+                let piece = Piece {
+                    ranges,
+                    since,
+                    rest_until: self.now,
+                };
+                if let Some(ranges) = self.suspects.put_back(piece) {
                     self.order.put_back(Kind::History, &ranges);
                 }
             }

@@ -1,10 +1,15 @@
 //! Payloads that the bridge could not read: split in halves until single rows are left, so that
 //! one bad row does not stop the good ones beside it.
 //!
-//! A single row is given up only when the bridge has meanwhile read something that was sent
-//! after the first refusal. A bridge that reads nothing at all, because it is older than the
-//! agent, must not talk it into giving up its readings: they are kept and tried again, ever more
-//! rarely.
+//! A bridge that reads nothing at all, because it is older than the agent, must not talk it into
+//! giving up its readings, nor may a refusal of its time that comes late:
+//!
+//! ```text
+//! first refusal ─► something sent since is committed: a proof ─► stale refusals die out
+//!                                        ─► the row is sent alone once more, and refused ─► rejected
+//! ```
+//!
+//! Until then the row is kept and tried again, ever more rarely.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,13 +29,26 @@ const STREAK_FREE: u32 = 16;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// Most proofs kept: the newest, and before it one for every eighth of the time that refusals are
+/// stale after, so that the oldest kept are always old enough to count.
+const PROOFS_MAX: usize = 16;
+
 /// Refused rows, and what is known about the reader.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Suspects {
     pieces: VecDeque<Piece>,
     streak: u32,
-    /// When the youngest batch was sent that a commit was heard of.
-    readable_at: Option<Duration>,
+    /// Times at which the reader was heard to read, oldest first.
+    proofs: VecDeque<Proof>,
+    stale: Duration,
+}
+
+/// A commit that was heard of: the reader reads us.
+#[derive(Debug, Clone, Copy)]
+struct Proof {
+    /// When the batch was sent.
+    sent_at: Duration,
+    heard_at: Duration,
 }
 
 /// Rows to be sent as one batch, apart from others.
@@ -39,6 +57,8 @@ pub(crate) struct Piece {
     pub(crate) ranges: RangeSet,
     /// When the payload that they come from was first refused.
     pub(crate) since: Duration,
+    /// Not to be sent before: a single row gains nothing by being refused in haste.
+    pub(crate) rest_until: Duration,
 }
 
 /// What becomes of a refused batch.
@@ -53,6 +73,16 @@ pub(crate) enum Verdict {
 }
 
 impl Suspects {
+    /// No suspects. A refusal that comes `stale` after its payload was sent is not expected.
+    pub(crate) const fn new(stale: Duration) -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            streak: 0,
+            proofs: VecDeque::new(),
+            stale,
+        }
+    }
+
     /// A payload was refused.
     pub(crate) fn refuse(&mut self, batch: InFlight, now: Duration) -> Verdict {
         self.streak = self.streak.saturating_add(1);
@@ -61,24 +91,53 @@ impl Suspects {
             [range] if batch.rows == 1 => Some(*range),
             _ => None,
         };
+        let is_proved = self
+            .proofs
+            .iter()
+            .any(|proof| proof.sent_at >= since && proof.heard_at + self.stale <= batch.sent_at);
         if let Some(row) = only
-            && self.readable_at.is_some_and(|sent_at| sent_at >= since)
+            && is_proved
         {
             return Verdict::Reject(row);
         }
         if self.pieces.len() + 2 > PIECES_MAX {
             return Verdict::Whole(batch.ranges);
         }
+        let rest_until = match only {
+            Some(_) => now + self.stale / 4,
+            None => now,
+        };
         for ranges in halves(batch.ranges) {
-            self.pieces.push_back(Piece { ranges, since });
+            self.pieces.push_back(Piece {
+                ranges,
+                since,
+                rest_until,
+            });
         }
         Verdict::Apart
     }
 
     /// A batch sent at `sent_at` was committed: the reader reads us.
-    pub(crate) fn readable(&mut self, sent_at: Duration) {
+    pub(crate) fn readable(&mut self, sent_at: Duration, now: Duration) {
         self.streak = 0;
-        self.readable_at = self.readable_at.max(Some(sent_at));
+        let proof = Proof {
+            sent_at,
+            heard_at: now,
+        };
+        let [.., before, last] = self.proofs.make_contiguous() else {
+            self.proofs.push_back(proof);
+            return;
+        };
+        if last.heard_at < before.heard_at + self.stale / 8 {
+            // The newest may prove more than the last kept: it was sent later.
+            last.sent_at = last.sent_at.max(sent_at);
+            last.heard_at = now;
+            return;
+        }
+        if self.proofs.len() == PROOFS_MAX {
+            self.proofs.pop_front();
+        }
+        self.proofs.push_back(proof);
     }
 
     /// How long to wait after the last refusal.
@@ -91,12 +150,22 @@ impl Suspects {
         }
     }
 
-    /// The next piece, unless other rows should go first to find out whether the reader reads.
-    pub(crate) fn pick(&mut self, others_wait: bool) -> Option<Piece> {
+    /// The next piece that does not rest, unless other rows should go first to find out whether
+    /// the reader reads.
+    pub(crate) fn pick(&mut self, others_wait: bool, now: Duration) -> Option<Piece> {
         if self.streak > STREAK_FREE && others_wait {
             return None;
         }
-        self.pieces.pop_front()
+        let at = self
+            .pieces
+            .iter()
+            .position(|piece| piece.rest_until <= now)?;
+        self.pieces.remove(at)
+    }
+
+    /// When the next piece will have rested.
+    pub(crate) fn due(&self) -> Option<Duration> {
+        self.pieces.iter().map(|piece| piece.rest_until).min()
     }
 
     /// A piece was not sent, or timed out: it stays apart. Returns its rows when there are too
@@ -174,29 +243,69 @@ mod tests {
         }
     }
 
+    const STALE: Duration = Duration::from_secs(10);
+
+    /// Whether the row sent at `sent_at`, first refused at 4 s, is given up, when a batch sent at
+    /// `proof.0` was heard of at `proof.1`.
+    fn is_given_up(sent_at: u64, proof: Option<(u64, u64)>) -> bool {
+        let mut suspects = Suspects::new(STALE);
+        if let Some((sent, heard)) = proof {
+            suspects.readable(Duration::from_secs(sent), Duration::from_secs(heard));
+        }
+        let refused = batch(1, 1, sent_at, Some(4));
+        match suspects.refuse(refused, Duration::from_secs(sent_at + 1)) {
+            Verdict::Reject(row) => {
+                assert_eq!(row, SeqRange::one(1).unwrap());
+                true
+            }
+            verdict => {
+                assert_eq!(verdict, Verdict::Apart);
+                false
+            }
+        }
+    }
+
     #[test]
     fn a_row_is_given_up_only_when_the_reader_reads_what_came_after() {
-        let now = Duration::from_secs(10);
-        let mut suspects = Suspects::default();
-        assert_eq!(
-            suspects.refuse(batch(1, 1, 5, Some(4)), now),
-            Verdict::Apart
-        );
-        suspects.readable(Duration::from_secs(3));
-        assert_eq!(
-            suspects.refuse(batch(1, 1, 5, Some(4)), now),
-            Verdict::Apart
-        );
-        suspects.readable(Duration::from_secs(4));
-        assert_eq!(
-            suspects.refuse(batch(1, 1, 5, Some(4)), now),
-            Verdict::Reject(SeqRange::one(1).unwrap())
-        );
+        assert!(!is_given_up(90, None));
+        assert!(!is_given_up(90, Some((3, 6))));
+        assert!(is_given_up(90, Some((4, 6))));
+        assert!(is_given_up(90, Some((5, 6))));
+    }
+
+    #[test]
+    fn a_row_is_given_up_only_when_sent_after_stale_refusals_have_died_out() {
+        assert!(!is_given_up(15, Some((5, 6))));
+        assert!(is_given_up(16, Some((5, 6))));
+        assert!(is_given_up(17, Some((5, 6))));
+    }
+
+    #[test]
+    fn a_proof_counts_however_many_come_after_it() {
+        let mut suspects = Suspects::new(STALE);
+        for second in 5..200 {
+            suspects.readable(Duration::from_secs(second), Duration::from_secs(second));
+        }
+        assert!(suspects.proofs.len() <= PROOFS_MAX);
+        let verdict = suspects.refuse(batch(1, 1, 200, Some(4)), Duration::from_secs(201));
+        assert!(matches!(verdict, Verdict::Reject(_)));
+    }
+
+    #[test]
+    fn a_single_row_rests_and_halves_do_not() {
+        let now = Duration::from_secs(5);
+        let mut suspects = Suspects::new(STALE);
+        suspects.refuse(batch(1, 1, 5, None), now);
+        assert!(suspects.pick(false, now).is_none());
+        let due = suspects.due().unwrap();
+        assert!(due > now && suspects.pick(false, due).is_some());
+        suspects.refuse(batch(1, 2, 5, None), now);
+        assert!(suspects.pick(false, now).is_some());
     }
 
     #[test]
     fn a_reader_that_reads_nothing_is_asked_ever_more_rarely() {
-        let mut suspects = Suspects::default();
+        let mut suspects = Suspects::new(STALE);
         let pauses: Vec<u64> = (0..STREAK_FREE + 8)
             .map(|_| {
                 suspects.refuse(batch(1, 1, 0, None), Duration::ZERO);
@@ -206,13 +315,13 @@ mod tests {
             .skip(STREAK_FREE as usize - 1)
             .collect();
         assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
-        suspects.readable(Duration::ZERO);
+        suspects.readable(Duration::ZERO, Duration::ZERO);
         assert!(suspects.pause().is_zero());
     }
 
     #[test]
     fn pieces_are_bounded() {
-        let mut suspects = Suspects::default();
+        let mut suspects = Suspects::new(STALE);
         for n in 0..PIECES_MAX as u64 / 2 {
             let verdict = suspects.refuse(batch(10 * n + 1, 10 * n + 4, 0, None), Duration::ZERO);
             assert_eq!(verdict, Verdict::Apart);

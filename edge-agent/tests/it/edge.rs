@@ -32,6 +32,7 @@ pub(crate) fn config(broker: &Broker, folder: &Path) -> Config {
         timeout_min: Duration::from_millis(300),
         timeout_max: Duration::from_secs(2),
         history_rows_per_second: 100_000,
+        refusal_stale: Duration::from_secs(1),
         ..SessionConfig::default()
     };
     config

@@ -28,6 +28,8 @@ pub enum Fault {
     AgentCrash,
     /// A bridge was killed and restarted.
     BridgeCrash,
+    /// The bridges were too old to read anything, and refused all of it.
+    BlindBridges,
     /// The broker was killed, with all its memory.
     BrokerCrash,
     /// The database refused for a while.
@@ -84,6 +86,7 @@ pub(super) enum Incident {
     BrokerCrash { down: Duration },
     Partition { agent: usize, down: Duration },
     StoreOutage { down: Duration },
+    BlindBridges { down: Duration },
     ClockJump { agent: usize, to_ms: i64 },
 }
 
@@ -145,7 +148,7 @@ impl Incident {
     fn draw(rng: &mut SmallRng, agents: usize, bridges: usize) -> Self {
         let agent = rng.random_range(0..agents);
         let down = Duration::from_millis(rng.random_range(100..20_000));
-        match rng.random_range(0..6) {
+        match rng.random_range(0..7) {
             0 => Self::AgentCrash { agent },
             1 => Self::BridgeCrash {
                 bridge: rng.random_range(0..bridges),
@@ -154,6 +157,7 @@ impl Incident {
             2 => Self::BrokerCrash { down },
             3 => Self::Partition { agent, down },
             4 => Self::StoreOutage { down },
+            5 => Self::BlindBridges { down },
             _ => Self::ClockJump {
                 agent,
                 to_ms: rng.random_range(-3_600_000..3_600_000),

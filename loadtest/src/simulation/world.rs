@@ -106,6 +106,7 @@ pub(super) struct World {
     broker: u64,
     broker_down_until: Duration,
     store_down_until: Duration,
+    blind_until: Duration,
     cut_until: Vec<Duration>,
     timers: Vec<Option<Duration>>,
     /// When each agent's last scan says it was taken.
@@ -146,6 +147,7 @@ impl World {
             broker: 0,
             broker_down_until: Duration::ZERO,
             store_down_until: Duration::ZERO,
+            blind_until: Duration::ZERO,
             cut_until: vec![Duration::ZERO; count],
             timers: vec![None; count],
             observed_ms: vec![START_MS.unsigned_abs(); count],
@@ -359,6 +361,10 @@ impl World {
                 self.count(Fault::StoreOutage);
                 self.store_down_until = self.store_down_until.max(self.now + down);
             }
+            Incident::BlindBridges { down } => {
+                self.count(Fault::BlindBridges);
+                self.blind_until = self.blind_until.max(self.now + down);
+            }
             Incident::ClockJump { agent, to_ms } => {
                 self.count(Fault::ClockJump);
                 self.agents[agent].clock_offset_ms = to_ms;
@@ -455,6 +461,8 @@ impl World {
                 return;
             }
             self.bridges[bridge].event(&device, &payload, &mut self.store, wall)
+        } else if self.now < self.blind_until {
+            Bridge::refuse(&device, &payload).into_iter().collect()
         } else {
             self.bridges[bridge]
                 .telemetry(&device, &payload, wall, self.now, &self.poison)
