@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs};
+use daemon::{Failure, Health, Lifecycle, lifecycle, logs};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -66,11 +66,7 @@ struct Report {
 /// # Errors
 /// The [`Failure`] that ended it.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?;
-    runtime.block_on(async {
+    lifecycle::runtime(None)?.block_on(async {
         match cli.command {
             Command::Run(file) => serve(Settings::load(&file.config)?).await,
             Command::Check(report) => check(&report).await,

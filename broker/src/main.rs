@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broker::{Broker, Settings};
 use clap::{Parser, Subcommand};
-use daemon::{Class, Failure, Health, Lifecycle, admin, lifecycle, logs};
+use daemon::{Failure, Health, Lifecycle, admin, lifecycle, logs};
 use prometheus_client::registry::Registry;
 use tracing::info;
 
@@ -69,11 +69,7 @@ fn run(config: &Path) -> Result<(), Failure> {
     let settings = Settings::load(config)?;
     logs::start(settings.log.format, &settings.log.level)?;
     certs::tls::install_crypto_provider();
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?
-        .block_on(serve(settings))
+    lifecycle::runtime(None)?.block_on(serve(settings))
 }
 
 async fn serve(settings: Settings) -> Result<(), Failure> {

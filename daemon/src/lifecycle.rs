@@ -128,6 +128,21 @@ impl Lifecycle {
     }
 }
 
+/// The runtime of a process; `workers` threads, or one a core.
+///
+/// # Errors
+/// An overload [`Failure`] when the system has no room for its threads.
+pub fn runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = workers {
+        builder.worker_threads(workers);
+    }
+    builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))
+}
+
 /// Waits for SIGINT or SIGTERM.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use daemon::{Class, Failure};
+use daemon::{Class, Failure, lifecycle};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -114,15 +114,14 @@ const FAULTS: [Fault; 10] = [
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let folder = tempfile::tempdir()
         .map_err(|error| Failure::new(Class::Storage, "make a folder").because(error))?;
-    let runtime = tokio::runtime::Runtime::new()
-        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?;
     let plan = Plan {
         agents: usize::from(options.agents),
         bridges: if options.database.is_some() { 2 } else { 1 },
         database: options.database.clone(),
     };
     let trouble = Duration::from_secs_f64(60.0 * options.minutes.clamp(0.0, 600.0));
-    let report = runtime.block_on(disturb(folder.path(), &plan, options.seed, trouble))?;
+    let report =
+        lifecycle::runtime(None)?.block_on(disturb(folder.path(), &plan, options.seed, trouble))?;
     if options.json {
         let text = serde_json::to_string(&report).expect("a report is JSON");
         println!("{text}");

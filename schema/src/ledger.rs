@@ -1,6 +1,8 @@
 //! The delivery ledger's identity (promise P8): every accepted reading is committed, pending,
 //! evicted or rejected, and nothing else.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{RangeSet, SeqRange};
@@ -97,6 +99,22 @@ impl Balance {
 }
 
 /// Saturates: counts come from devices, and an absurd one must not stop a fleet's total.
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            accepted,
+            committed,
+            pending,
+            evicted,
+            rejected,
+        } = self;
+        write!(
+            f,
+            "{accepted} accepted = {committed} committed + {pending} pending + {evicted} evicted + {rejected} rejected"
+        )
+    }
+}
+
 impl std::ops::AddAssign for Balance {
     fn add_assign(&mut self, other: Self) {
         for (sum, count) in [

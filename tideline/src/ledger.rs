@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use daemon::{Class, Failure};
+use daemon::{Class, Failure, lifecycle};
 use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
 use serde_json::Value;
@@ -145,16 +145,7 @@ fn print_device(device: &Device) {
 }
 
 fn print_balance(indent: &str, balance: &Balance, balanced: bool, unaccounted: u64) {
-    let Balance {
-        accepted,
-        committed,
-        pending,
-        evicted,
-        rejected,
-    } = balance;
-    println!(
-        "{indent}{accepted} accepted = {committed} committed + {pending} pending + {evicted} evicted + {rejected} rejected"
-    );
+    println!("{indent}{balance}");
     match (balanced, unaccounted) {
         (true, _) => println!("{indent}every reading is accounted for"),
         (false, 0) => println!("{indent}NOT in balance"),
@@ -168,11 +159,7 @@ fn join(ranges: &[SeqRange]) -> String {
 }
 
 fn fetch(url: &str) -> Result<Value, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?;
-    runtime.block_on(async {
+    lifecycle::runtime(Some(1))?.block_on(async {
         let failed = |error: reqwest::Error| {
             Failure::new(Class::Network, format!("ask the bridge at {url}"))
                 .because(error.without_url())

@@ -20,6 +20,7 @@ use certs::Folder;
 use certs::set::MachineSet;
 use clap::Args;
 use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs};
+use edge_agent::Status;
 use edge_agent::source::host::HostConfig;
 use prometheus_client::registry::Registry;
 use schema::DeviceId;
@@ -78,11 +79,7 @@ pub struct Options {
 /// A [`Failure`] of any part.
 pub fn run(options: Options) -> Result<ExitCode, Failure> {
     logs::start(logs::Format::Text, &options.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))?;
-    let summary = runtime.block_on(serve(&options))?;
+    let summary = lifecycle::runtime(None)?.block_on(serve(&options))?;
     if options.json {
         let text = serde_json::to_string(&summary)
             .map_err(|error| Failure::new(Class::Data, "print the summary").because(error))?;
@@ -160,10 +157,10 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
 
     // In the direction of flow, whatever ended the run.
     agent.drain(DRAIN).await;
-    let balance = agent.balance();
+    let last_word = agent.status();
     let agent_stopped = parts.agent.finish(GRACE).await;
     let summary = match &ended {
-        Ok(()) => Some(summarise(&store, balance).await),
+        Ok(()) => Some(summarise(&store, &last_word).await),
         Err(_) => None,
     };
     let bridge_stopped = parts.bridge.finish(GRACE).await;
@@ -219,16 +216,33 @@ impl Parts {
     }
 }
 
-/// What both ends say, once the agent is gone and everything it sent is written.
-async fn summarise(store: &Arc<dyn Store>, agent: schema::Balance) -> Result<Summary, StoreError> {
+/// What both ends say, once the agent is gone. The database knows the fleet by the devices' last
+/// reports; this agent's own last word is newer, and takes the place of its report.
+async fn summarise(store: &Arc<dyn Store>, agent: &Status) -> Result<Summary, StoreError> {
     let fleet = store.fleet_ledger().await?;
-    // The agent's last word on what it took over and still holds is newer than its last report.
+    let ledger = store.ledger(&agent.device).await?;
+    let record = ledger
+        .epochs
+        .iter()
+        .find(|record| record.epoch == agent.epoch);
+    let reported = record.map(|record| {
+        let report = record
+            .report
+            .map(|report| report.balance)
+            .unwrap_or_default();
+        record.ledger.settle(report.accepted, report.pending)
+    });
+    let reported = reported.unwrap_or_default();
+    let own = record
+        .map(|record| record.ledger.clone())
+        .unwrap_or_default();
+    let own = own.settle(agent.balance.accepted, agent.balance.pending);
     let mut balance = fleet.balance;
-    if fleet.devices <= 1 {
-        balance.accepted = agent.accepted;
-        balance.pending = agent.pending;
-    }
-    Ok(Summary::new(balance, fleet.devices, fleet.unaccounted))
+    // Only what the report did not know of yet can have been added since.
+    balance.accepted += own.balance.accepted - reported.balance.accepted;
+    balance.pending += own.balance.pending - reported.balance.pending;
+    let unaccounted = fleet.unaccounted.saturating_sub(reported.unaccounted) + own.unaccounted;
+    Ok(Summary::new(balance, fleet.devices.max(1), unaccounted))
 }
 
 /// The host name as a device id: what does not fit becomes a hyphen.

@@ -35,17 +35,7 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Balance {
-            accepted,
-            committed,
-            pending,
-            evicted,
-            rejected,
-        } = self.balance;
-        write!(
-            f,
-            "{accepted} accepted = {committed} committed + {pending} pending + {evicted} evicted + {rejected} rejected"
-        )?;
+        write!(f, "{}", self.balance)?;
         match (self.balanced, self.unaccounted) {
             (true, _) => write!(f, "; every reading is accounted for"),
             (false, 0) => write!(f, "; the counts do not add up"),
