@@ -2,6 +2,7 @@
 //! opened. `bridge.toml` beside the manifest is the commented example; a test parses it.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub const DATABASE_VARIABLE: &str = "TIDELINE_DATABASE_URL";
 
 /// MQTT over TLS, as registered.
 const MQTT_PORT: u16 = 8883;
+
+/// What the MQTT client takes, and what finds a dead connection within the day.
+const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// Everything that a bridge needs to run. Made by [`Settings::load`] from a file, or in code;
 /// whoever makes it keeps it valid.
@@ -167,11 +171,8 @@ impl Settings {
             cert: file(&raw.tls.cert),
             key: file(&raw.tls.key),
         };
-        for (key, path) in [
-            ("tls.ca", &tls.ca),
-            ("tls.cert", &tls.cert),
-            ("tls.key", &tls.key),
-        ] {
+        // Reading the identity reads the certificate.
+        for (key, path) in [("tls.ca", &tls.ca), ("tls.key", &tls.key)] {
             problems.check_readable(key, path);
         }
         let name = match tls::read_certs(&tls.cert).map(|chain| Identity::from_der(&chain[0])) {
@@ -188,8 +189,10 @@ impl Settings {
                 problems.add("tls.cert", error.to_string());
                 None
             }
-            // Said above.
-            Err(_) => None,
+            Err(error) => {
+                problems.add("tls.cert", error.to_string());
+                None
+            }
         };
         let (host, port) = address(&raw.mqtt.address, &mut problems);
         let database = database(raw.store.url, url, origin, &mut problems);
@@ -221,19 +224,26 @@ impl Settings {
         let linger = pipeline.linger <= Duration::from_secs(1);
         bounded(p, "pipeline.linger", linger, "must be at most 1s");
         let group = raw.mqtt.group.unwrap_or_else(|| "bridges".to_owned());
-        let plain = !group.is_empty()
-            && group
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
-        bounded(p, "mqtt.group", plain, "must be of A-Z a-z 0-9 . _ -");
-        problems.into_result(origin)?;
-        // Without problems all three are there.
-        let (Some(name), Some(host), Some(database)) = (name, host, database) else {
-            return Err(Problems::default()
-                .into_result(origin)
-                .err()
-                .unwrap_or_else(|| Failure::new(daemon::Class::Configuration, "accept settings")));
+        let is_plain = |text: &str| {
+            !text.is_empty()
+                && text
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
         };
+        let plain = "must be of A-Z a-z 0-9 . _ -";
+        bounded(p, "mqtt.group", is_plain(&group), plain);
+        let client_id = raw.mqtt.client_id.as_deref().is_none_or(is_plain);
+        bounded(p, "mqtt.client_id", client_id, plain);
+        let keep_alive = raw
+            .mqtt
+            .keep_alive
+            .is_none_or(|keep_alive| KEEP_ALIVE.contains(&keep_alive));
+        bounded(p, "mqtt.keep_alive", keep_alive, "must be from 1s to 1h");
+        let (Some(name), Some(host), Some(database)) = (name, host, database) else {
+            problems.into_result(origin)?;
+            unreachable!("what is missing was noted as a problem");
+        };
+        problems.into_result(origin)?;
         let mut bridge = Config::new(host, port, tls, name.as_str(), database);
         bridge.broker.group = group;
         if let Some(client_id) = raw.mqtt.client_id {

@@ -38,6 +38,8 @@ pub(crate) struct Readings {
     device: String,
     readings: Vec<ReadingBody>,
     /// Where the next page begins, if there is one: pass it as `from` or, newest first, as `to`.
+    /// Without a sensor, readings of the page's last instant come again there. A page that holds
+    /// nothing but one instant names no next one: ask for more rows, or for one sensor.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
@@ -149,22 +151,32 @@ pub(crate) async fn telemetry(
         order,
     };
     let readings = store.telemetry(&query).await?;
-    let next = match readings.last() {
-        Some(last) if readings.len() == query.limit => {
-            let micros = last.observed_at.micros();
-            // One reading may come again on the next page; none is left out.
-            Some(match order {
-                Order::OldestFirst => micros.to_string(),
-                Order::NewestFirst => micros.saturating_add(1).to_string(),
-            })
-        }
-        _ => None,
+    let next = if readings.len() == query.limit {
+        next_page(&readings, query.sensor.is_some(), order)
+    } else {
+        None
     };
     Ok(Json(Readings {
         device: query.device.to_string(),
         readings: readings.into_iter().map(ReadingBody::from).collect(),
         next,
     }))
+}
+
+/// Where the page behind a full one begins: always further on than this one did.
+fn next_page(readings: &[StoredReading], of_one_sensor: bool, order: Order) -> Option<String> {
+    let (first, last) = (readings.first()?, readings.last()?);
+    let last_micros = last.observed_at.micros();
+    // A sensor has one reading an instant; several sensors may share the last one, and the page
+    // may have cut between them.
+    let next = match (of_one_sensor, order) {
+        (true, Order::OldestFirst) => last_micros.saturating_add(1),
+        (true, Order::NewestFirst) => last_micros,
+        (false, _) if first.observed_at == last.observed_at => return None,
+        (false, Order::OldestFirst) => last_micros,
+        (false, Order::NewestFirst) => last_micros.saturating_add(1),
+    };
+    Some(next.to_string())
 }
 
 pub(crate) async fn conflicts(
@@ -246,5 +258,43 @@ impl From<KeptLetter> for LetterBody {
             payload_bytes: kept.payload_bytes,
             payload_hex: hex::encode(kept.letter.payload),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schema::time::ReceivedAt;
+    use schema::{Epoch, Hlc, Version};
+
+    fn page(micros: &[i64]) -> Vec<StoredReading> {
+        micros
+            .iter()
+            .map(|&micros| StoredReading {
+                sensor: "s".parse().unwrap(),
+                observed_at: ObservedAt::from_micros(micros),
+                value: Value::Bool(true),
+                quality: Quality::Good,
+                version: Version {
+                    hlc: Hlc::default(),
+                    epoch: Epoch::from_random(1),
+                    seq: 1,
+                },
+                received_at: ReceivedAt::from_micros(0),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_next_page_leaves_nothing_out_and_goes_on() {
+        use Order::{NewestFirst, OldestFirst};
+        let next = |micros: &[i64], one, order| next_page(&page(micros), one, order);
+        // `from` is inclusive, `to` is not.
+        assert_eq!(next(&[5], true, OldestFirst), Some("6".to_owned()));
+        assert_eq!(next(&[5], true, NewestFirst), Some("5".to_owned()));
+        assert_eq!(next(&[5, 7], false, OldestFirst), Some("7".to_owned()));
+        assert_eq!(next(&[7, 5], false, NewestFirst), Some("6".to_owned()));
+        assert_eq!(next(&[5, 5], false, OldestFirst), None);
+        assert_eq!(next(&[5, 5], false, NewestFirst), None);
     }
 }

@@ -27,6 +27,10 @@ use schema::{
 mod books;
 mod cache;
 mod claims;
+// A macro is known only below its definition.
+#[macro_use]
+mod ledger_sql;
+
 pub mod cockroach;
 mod contest;
 pub mod embedded;

@@ -6,4 +6,5 @@
     reason = "an error here is a failed test"
 )]
 
+mod process;
 mod store;

@@ -50,20 +50,6 @@ const SENSOR_NAMES: &str = "WITH RECURSIVE names (sensor) AS ( \
          FROM names AS n WHERE n.sensor IS NOT NULL) \
      SELECT sensor FROM names WHERE sensor IS NOT NULL";
 
-macro_rules! books {
-    ($page:literal) => {
-        concat!(
-            "SELECT p.device_id, p.epoch, p.first_seen, p.reported_at, p.device_time_ms, \
-             p.reported_accepted, p.reported_committed, p.reported_pending, p.reported_evicted, \
-             p.reported_rejected, l.kind, l.reason, l.first_seq, l.last_seq, l.digest, l.hlc_max, \
-             l.observed_min, l.observed_max, l.recorded_at FROM (",
-            $page,
-            ") AS p LEFT JOIN ledger AS l ON l.device_id = p.device_id AND l.epoch = p.epoch \
-             ORDER BY p.device_id, p.epoch, l.first_seq"
-        )
-    };
-}
-
 const GAPS: &str = "SELECT device_id, epoch, covered + 1, first_seq - 1, recorded_at FROM ( \
          SELECT device_id, epoch, first_seq, recorded_at, \
              coalesce(max(last_seq) OVER (PARTITION BY device_id, epoch \

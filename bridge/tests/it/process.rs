@@ -1,0 +1,135 @@
+//! The bridge as a process: settings that cannot be used, and databases that are not there.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use certs::Folder;
+use certs::set::MachineSet;
+
+fn bridge(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bridge"));
+    command.args(arguments).env_remove("TIDELINE_DATABASE_URL");
+    command
+}
+
+/// Runs a command on `settings`; it must fail with this code and name all the parts.
+fn check_fails(folder: &Path, command: &str, settings: &str, code: i32, parts: &[&str]) {
+    let path = folder.join("bridge.toml");
+    fs::write(&path, settings).unwrap();
+    let output = bridge(&[command, "--config"]).arg(&path).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+/// `[tls]` with a bridge's certificate.
+fn tls(folder: &Path) -> String {
+    let certs = Folder::new(folder.join("certs"));
+    let device = "device-1".parse().unwrap();
+    let set = MachineSet::ensure(&certs, &device, &["localhost".to_owned()]).unwrap();
+    format!(
+        "[tls]\nca = {:?}\ncert = {:?}\nkey = {:?}\n",
+        set.bridge.ca, set.bridge.cert, set.bridge.key
+    )
+}
+
+#[test]
+fn every_problem_of_the_settings_is_named_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = "[mqtt]\naddress = 'host:port'\ngroup = 'a/b'\nclient_id = ' x'\nkeep_alive = '10ms'\n\
+                    [tls]\nca = 'no-ca.pem'\ncert = 'no-cert.pem'\nkey = 'no-key.pem'\n\
+                    [pipeline]\nwrites_max = 0\n";
+    let parts = [
+        "mqtt.address",
+        "mqtt.group",
+        "mqtt.client_id",
+        "mqtt.keep_alive",
+        "no-ca.pem",
+        "no-cert.pem",
+        "no-key.pem",
+        "pipeline.writes_max",
+        "store.url",
+    ];
+    check_fails(folder.path(), "check", settings, 2, &parts);
+    check_fails(folder.path(), "run", settings, 2, &parts);
+}
+
+#[test]
+fn a_certificate_without_a_bridges_identity_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().join("empty.pem");
+    fs::write(&empty, "").unwrap();
+    let settings = "[mqtt]\naddress = 'localhost'\n[store]\nurl = 'store.db'\n\
+                    [tls]\nca = 'empty.pem'\ncert = 'empty.pem'\nkey = 'empty.pem'\n";
+    check_fails(
+        folder.path(),
+        "check",
+        settings,
+        2,
+        &["tls.cert", "empty.pem"],
+    );
+    let device = tls(folder.path()).replace("service/bridge", "device/device-1");
+    let settings = format!("[mqtt]\naddress = 'localhost'\n[store]\nurl = 'store.db'\n{device}");
+    check_fails(
+        folder.path(),
+        "check",
+        &settings,
+        2,
+        &["tls.cert", "role device"],
+    );
+}
+
+#[test]
+fn an_unreachable_database_is_named_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let settings = format!(
+        "[mqtt]\naddress = 'localhost'\n[store]\nurl = 'postgres://me:secret@127.0.0.1:{port}/x'\n{}",
+        tls(folder.path())
+    );
+    let path = folder.path().join("bridge.toml");
+    fs::write(&path, settings).unwrap();
+    let output = bridge(&["check", "--config"]).arg(&path).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains(&format!("127.0.0.1:{port}")), "{text}");
+    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn an_http_address_in_use_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let settings = format!(
+        "[mqtt]\naddress = 'localhost'\n[store]\nurl = 'store.db'\n[http]\naddress = '{address}'\n{}",
+        tls(folder.path())
+    );
+    check_fails(folder.path(), "run", &settings, 1, &[&address]);
+}
+
+#[test]
+fn the_shipped_example_is_read_and_only_its_files_are_missing() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("bridge.toml");
+    let folder = tempfile::tempdir().unwrap();
+    let settings = fs::read_to_string(example).unwrap();
+    let path = folder.path().join("bridge.toml");
+    fs::write(&path, settings).unwrap();
+    let output = bridge(&["check", "--config"]).arg(&path).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    let problems: Vec<&str> = text.lines().filter(|line| line.starts_with("  ")).collect();
+    assert!(
+        problems.iter().all(|line| line.trim().starts_with("tls.")),
+        "{text}"
+    );
+    assert_eq!(problems.len(), 3, "{text}");
+}
