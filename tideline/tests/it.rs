@@ -1,0 +1,245 @@
+//! `tideline` as a process: what a person types, and what comes of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "an error here is a failed test"
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bridge::store::Location;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long anything may take that should happen soon.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Names the PostgreSQL that tests may use.
+const POSTGRES: &str = "TIDELINE_TEST_POSTGRES_URL";
+
+fn tideline(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tideline"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// `up` in a folder, on ports of its own.
+fn up(folder: &Path, more: &[&str]) -> Command {
+    let mut command = tideline(&["up", "--http", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"]);
+    command.arg("--data-dir").arg(folder).args(more);
+    command
+}
+
+fn summary(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// The summary of a run that must balance, and whose rows must be in the store.
+fn check_balanced(output: &Output, location: &Location) -> Value {
+    let summary = summary(output);
+    assert!(output.status.success(), "{summary}");
+    assert_eq!(summary["balanced"], true, "{summary}");
+    assert!(summary["committed"].as_u64().unwrap() > 0, "{summary}");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let counts = runtime.block_on(async {
+        let store = location.open().await.unwrap();
+        let counts = store.counts().await.unwrap();
+        store.close().await;
+        counts
+    });
+    assert_eq!(Some(counts.telemetry), summary["committed"].as_u64());
+    summary
+}
+
+/// A run that is killed when the test ends.
+struct Up(Child);
+
+impl Up {
+    fn start(folder: &Path) -> Self {
+        let child = up(folder, &["--interval", "500ms"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+
+    fn interrupt(&mut self) {
+        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.unwrap(), Signal::INT).unwrap();
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for the file that says where everything is.
+fn endpoints(folder: &Path) -> Value {
+    let deadline = Instant::now() + SOON;
+    loop {
+        if let Ok(text) = fs::read(folder.join("endpoints.json")) {
+            return serde_json::from_slice(&text).unwrap();
+        }
+        assert!(Instant::now() < deadline, "no endpoints");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn up_ends_with_a_balanced_ledger_and_goes_on_where_it_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::Embedded(folder.path().join("bridge/store.db"));
+    let run = || {
+        up(folder.path(), &["--for", "3s", "--json"])
+            .output()
+            .unwrap()
+    };
+    let first = check_balanced(&run(), &location);
+    let second = check_balanced(&run(), &location);
+    assert!(second["committed"].as_u64() > first["committed"].as_u64());
+    assert!(!folder.path().join("endpoints.json").exists());
+}
+
+#[test]
+fn up_uses_postgresql_also_when_its_devices_buffer_was_lost() {
+    let admin = std::env::var(POSTGRES)
+        .unwrap_or_else(|_| panic!("{POSTGRES} is not set: run through `cargo xtask test`"));
+    let name = format!("tideline_up_{}", std::process::id());
+    let sql = |sql: String| {
+        let output = Command::new("psql")
+            .args(["--no-psqlrc", "--quiet", "--command", &sql, &admin])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    sql(format!("CREATE DATABASE {name}"));
+    let url = match admin.rsplit_once('/') {
+        Some((server, _)) => format!("{server}/{name}"),
+        None => panic!("{POSTGRES} names no database"),
+    };
+    let location = Location::parse(&url).unwrap();
+    for _ in 0..2 {
+        // A folder of its own each time: the same device, another buffer file.
+        let folder = tempfile::tempdir().unwrap();
+        let more = ["--for", "3s", "--json", "--database", &url];
+        check_balanced(&up(folder.path(), &more).output().unwrap(), &location);
+    }
+    sql(format!("DROP DATABASE {name} WITH (FORCE)"));
+}
+
+#[test]
+fn mosquitto_sub_as_an_observer_is_readable_through_decode() {
+    let folder = tempfile::tempdir().unwrap();
+    let _up = Up::start(folder.path());
+    let endpoints = endpoints(folder.path());
+    let text = |key: &str| endpoints[key].as_str().unwrap().to_owned();
+    let mqtt = text("mqtt");
+    let (host, port) = mqtt.split_once(':').unwrap();
+    let mut heard = Command::new("mosquitto_sub")
+        .args(["-h", host, "-p", port, "-t", "tl/v1/+/up/telemetry"])
+        .args(["--cafile", &text("ca"), "--cert", &text("observer_cert")])
+        .args([
+            "--key",
+            &text("observer_key"),
+            "-F",
+            "%t %x",
+            "-C",
+            "2",
+            "-W",
+            "30",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let decoded = tideline(&["decode"])
+        .stdin(heard.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(heard.wait().unwrap().success());
+    assert!(decoded.status.success(), "{decoded:?}");
+    let lines: Vec<Value> = BufReader::new(&decoded.stdout[..])
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 2);
+    for line in lines {
+        assert_eq!(line["channel"], "telemetry");
+        assert!(!line["message"]["readings"].as_array().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn an_interrupt_drains_and_exits_within_five_seconds() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut up = Up::start(folder.path());
+    endpoints(folder.path());
+    up.interrupt();
+    let interrupted = Instant::now();
+    let status = loop {
+        if let Some(status) = up.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(
+            interrupted.elapsed() < Duration::from_secs(5),
+            "still there"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn what_is_wrong_is_named_with_an_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |command: &mut Command, code: i32, parts: &[&str]| {
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{part:?} is not in {text}");
+        }
+        assert!(!text.contains("panicked"), "{text}");
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let data = folder.path().join("data");
+    let mut in_use = tideline(&["up", "--mqtt", &address, "--data-dir"]);
+    check(in_use.arg(&data), 1, &[&address]);
+    let mut in_use = tideline(&[
+        "up",
+        "--mqtt",
+        "127.0.0.1:0",
+        "--http",
+        &address,
+        "--data-dir",
+    ]);
+    check(in_use.arg(&data), 1, &[&address]);
+    check(
+        &mut up(&data, &["--database", "mysql://somewhere"]),
+        2,
+        &["mysql"],
+    );
+    check(&mut up(&data, &["--for", "soon"]), 2, &["soon"]);
+    check(&mut tideline(&["sideways"]), 2, &["sideways"]);
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    check(&mut up(&file, &[]), 1, &["file", "--data-dir"]);
+    let gone = format!("http://{address}");
+    drop(taken);
+    check(
+        &mut tideline(&["ledger", "--api", &gone]),
+        1,
+        &[&gone, "--api"],
+    );
+}
