@@ -31,10 +31,10 @@ use crate::shard::{Shard, Workers, shard_of};
 use crate::shares::Shares;
 use crate::wills::Will;
 
-/// Links of one router: two of its shard, one a service, and as many again while shards change
-/// hands.
+/// Links of one router: two of its shard, and of each service one, one that leaves while shards
+/// change hands, and one whose going the router has not yet noticed.
 const fn links_max(limits: &Limits) -> usize {
-    2 + 2 * limits.services_max
+    2 + 3 * limits.services_max
 }
 
 /// Warnings a second about clients that misbehave; the rest is counted only.

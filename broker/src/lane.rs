@@ -5,21 +5,30 @@
 //! Routers so know two filters, however many a service has: each new one would cost them a log
 //! for ever, and a look at every topic. A service whose mailbox is full delays its own lanes; the
 //! routers go on, and what it misses in the end is counted.
+//!
+//! A lane that is no longer needed, since its shard went to another member of the group, first
+//! passes on what was in the log by then: the other hears only what came after it had opened.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::time::Duration;
 
 use certs::Role;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::error::Close;
 use crate::filter::{Filter, split_topic};
 use crate::meters::Meters;
-use crate::router::{Direction, Gaps, Gone, Heard, Link, Message, Router};
+use crate::router::{Direction, Gone, Heard, Link, Message, Router};
 use crate::seats::Kick;
 use crate::shard::{Delivery, Shard};
 use crate::wire::Qos;
+
+/// How long a lane that is no longer needed may take to pass on the rest. Devices send again
+/// what is cut off.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a service wants to hear, from all shards or from some.
 #[derive(Debug, Clone)]
@@ -34,10 +43,18 @@ pub(crate) struct Interest {
 pub(crate) struct Feed {
     shards: Arc<[Arc<Shard>]>,
     hears: &'static [Direction],
-    lanes: Vec<Option<DropGuard>>,
-    interests: Interests,
+    lanes: Vec<Handle>,
     passage: Passage,
     tracker: TaskTracker,
+}
+
+/// What a connection holds of the lanes to one shard.
+#[derive(Default)]
+struct Handle {
+    /// Tells the lane what it lets through; without it the lane leaves, with the last it was told.
+    interests: Option<watch::Sender<Interests>>,
+    /// Ends the lane at once, leaving or not.
+    _stop: Option<DropGuard>,
 }
 
 /// Where lanes lead.
@@ -48,7 +65,7 @@ pub(crate) struct Passage {
     pub(crate) meters: Meters,
 }
 
-type Interests = Arc<RwLock<Vec<Interest>>>;
+type Interests = Arc<[Interest]>;
 
 impl Interest {
     fn covers(&self, shard: usize) -> bool {
@@ -80,9 +97,8 @@ impl Feed {
         };
         Self {
             hears,
-            lanes: shards.iter().map(|_| None).collect(),
+            lanes: shards.iter().map(|_| Handle::default()).collect(),
             shards,
-            interests: Arc::default(),
             passage,
             tracker,
         }
@@ -92,19 +108,17 @@ impl Feed {
     /// published later is heard.
     pub(crate) async fn set(&mut self, interests: Vec<Interest>) -> Result<(), Gone> {
         let count = self.shards.len();
-        let needed = |shard| interests.iter().any(|i| i.needs(shard, count));
+        let interests: Interests = interests.into();
         let mut missing = Vec::new();
-        for shard in 0..count {
-            match (needed(shard), &self.lanes[shard]) {
-                (true, None) => missing.push(shard),
-                (false, Some(_)) => self.lanes[shard] = None,
-                (true, Some(_)) | (false, None) => {}
+        for (shard, lane) in self.lanes.iter_mut().enumerate() {
+            if !interests.iter().any(|i| i.needs(shard, count)) {
+                lane.interests = None;
+            } else if let Some(told) = &lane.interests {
+                told.send_replace(Arc::clone(&interests));
+            } else {
+                missing.push(shard);
             }
         }
-        *self
-            .interests
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = interests;
         if missing.is_empty() {
             return Ok(());
         }
@@ -116,22 +130,27 @@ impl Feed {
         // Connecting to a router blocks until it answers.
         let opened = tokio::task::spawn_blocking(move || open(routers, hears)).await;
         for (shard, link) in opened.map_err(|_| Gone)?? {
-            self.begin(shard, link);
+            self.begin(shard, link, Arc::clone(&interests));
         }
         Ok(())
     }
 
-    fn begin(&mut self, shard: usize, link: Link) {
+    /// Begins a lane; one to the same shard that is still leaving ends.
+    fn begin(&mut self, shard: usize, link: Link, interests: Interests) {
         let stop = CancellationToken::new();
+        let (tell, interests) = watch::channel(interests);
         let lane = Lane {
             shard,
             link,
-            interests: Arc::clone(&self.interests),
+            hears: self.hears,
+            interests,
             passage: self.passage.clone(),
-            stop: stop.clone(),
         };
-        self.tracker.spawn(lane.run());
-        self.lanes[shard] = Some(stop.drop_guard());
+        self.tracker.spawn(lane.run(stop.clone()));
+        self.lanes[shard] = Handle {
+            interests: Some(tell),
+            _stop: Some(stop.drop_guard()),
+        };
     }
 }
 
@@ -153,38 +172,71 @@ fn open(
 struct Lane {
     shard: usize,
     link: Link,
-    interests: Interests,
+    hears: &'static [Direction],
+    interests: watch::Receiver<Interests>,
     passage: Passage,
-    stop: CancellationToken,
 }
 
 impl Lane {
-    async fn run(mut self) {
-        let stop = self.stop.clone();
+    async fn run(mut self, stop: CancellationToken) {
+        let kick = Arc::clone(&self.passage.kick);
         tokio::select! {
             biased;
             () = stop.cancelled() => {}
-            Err(Gone) = self.pass() => self.passage.kick.kick(Close::Broken),
+            passed = self.pass() => if passed.is_err() {
+                kick.kick(Close::Broken);
+            }
         }
     }
 
-    async fn pass(&mut self) -> Result<std::convert::Infallible, Gone> {
-        let mut gaps = Gaps::default();
+    /// Passes messages on until the lane is no longer needed, and then the rest.
+    async fn pass(&mut self) -> Result<(), Gone> {
+        let mut interests = self.interests.clone();
         loop {
+            let heard = tokio::select! {
+                biased;
+                told = interests.changed() => match told {
+                    Ok(()) => continue,
+                    Err(_) => break,
+                },
+                heard = self.link.next() => heard?,
+            };
+            self.handle(heard).await?;
+        }
+        for direction in self.hears {
+            self.link.mark(*direction)?;
+        }
+        match timeout(LEAVE_PATIENCE, self.pass_to_marks()).await {
+            Ok(passed) => passed,
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn pass_to_marks(&mut self) -> Result<(), Gone> {
+        let mut marks = 0;
+        while marks < self.hears.len() {
             match self.link.next().await? {
-                Heard::Message(direction, message, offset) => {
-                    let missing = gaps.before(direction, offset);
-                    self.passage.meters.backlog_dropped.inc_by(missing);
-                    if let Some(delivery) = self.admit(message)
-                        && self.passage.deliveries.send(delivery).await.is_err()
-                    {
-                        // The connection is gone, and so will be this lane in a moment.
-                        std::future::pending::<()>().await;
-                    }
-                }
-                Heard::Full => self.link.resume().await?,
-                Heard::Taken => {}
+                Heard::Mark => marks += 1,
+                heard => self.handle(heard).await?,
             }
+        }
+        Ok(())
+    }
+
+    async fn handle(&mut self, heard: Heard) -> Result<(), Gone> {
+        match heard {
+            Heard::Message(message, missing) => {
+                self.passage.meters.backlog_dropped.inc_by(missing);
+                if let Some(delivery) = self.admit(message)
+                    && self.passage.deliveries.send(delivery).await.is_err()
+                {
+                    // The connection is gone, and so will be this lane in a moment.
+                    std::future::pending::<()>().await;
+                }
+                Ok(())
+            }
+            Heard::Full => self.link.resume().await,
+            Heard::Taken | Heard::Mark => Ok(()),
         }
     }
 
@@ -194,8 +246,7 @@ impl Lane {
         let (device, channel) = split_topic(topic)?;
         let qos = self
             .interests
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+            .borrow()
             .iter()
             .filter(|i| i.covers(self.shard) && i.filter.matches(device, channel))
             .map(|interest| interest.qos)

@@ -61,8 +61,11 @@ pub(crate) struct Gone;
 /// What a link hears.
 #[derive(Debug)]
 pub(crate) enum Heard {
-    /// A message, and its place in the log of its direction.
-    Message(Direction, Message, u64),
+    /// A message, and how many are missing before it: the log dropped them before this link came
+    /// to read them.
+    Message(Message, u64),
+    /// The mark that this link left in a log: see [`Link::mark`].
+    Mark,
     /// Everything staged before the barrier is in the log.
     Taken,
     /// The link's buffer was full; [`Link::resume`] asks for more.
@@ -91,6 +94,8 @@ type Connect = dyn Fn(&str) -> Option<(LinkTx, LinkRx)> + Send + Sync;
 struct Names {
     free: Vec<usize>,
     used: usize,
+    /// Links that there ever were.
+    links: u64,
 }
 
 /// A connection to a router.
@@ -98,13 +103,17 @@ pub(crate) struct Link {
     tx: LinkTx,
     rx: LinkRx,
     name: usize,
+    /// What its marks carry.
+    mark: u64,
+    gaps: Gaps,
     router: Arc<Router>,
 }
 
 /// Counts what a log dropped before a link came to read it: its places ascend without gaps.
 #[derive(Debug, Default)]
-pub(crate) struct Gaps {
+struct Gaps {
     next: [Option<u64>; 2],
+    missing: u64,
 }
 
 impl Router {
@@ -140,18 +149,21 @@ impl Router {
 }
 
 impl Names {
-    fn take(&mut self) -> usize {
-        self.free.pop().unwrap_or_else(|| {
+    /// A name, and the number of the link that has it now.
+    fn take(&mut self) -> (usize, u64) {
+        self.links += 1;
+        let name = self.free.pop().unwrap_or_else(|| {
             self.used += 1;
             self.used - 1
-        })
+        });
+        (name, self.links)
     }
 }
 
 impl Link {
     /// Connects. Blocks until the router has answered: not for async workers.
     pub(crate) fn open(router: &Arc<Router>) -> Result<Self, Gone> {
-        let name = router.names().take();
+        let (name, mark) = router.names().take();
         let (tx, rx) = (router.connect)(&format!("l{name}")).ok_or(Gone)?;
         // Room for 200 packets is laid out for each link; it takes what it needs.
         *tx.buffer() = VecDeque::new();
@@ -159,6 +171,8 @@ impl Link {
             tx,
             rx,
             name,
+            mark,
+            gaps: Gaps::default(),
             router: Arc::clone(router),
         })
     }
@@ -204,6 +218,18 @@ impl Link {
         self.push(Packet::PingReq(PingReq))
     }
 
+    /// Leaves a mark in a direction's log. A link that hears the direction comes to
+    /// [`Heard::Mark`] after everything that was in the log before, unless the log drops it first.
+    pub(crate) fn mark(&mut self, direction: Direction) -> Result<(), Gone> {
+        let mark = Message {
+            topic: Bytes::new(),
+            payload: Bytes::copy_from_slice(&self.mark.to_le_bytes()),
+            qos: Qos::Zero,
+        };
+        self.stage(direction, mark);
+        self.barrier()
+    }
+
     /// Asks for more after [`Heard::Full`], and only then.
     pub(crate) async fn resume(&self) -> Result<(), Gone> {
         self.rx.wake().await.map_err(|_| Gone)
@@ -215,8 +241,14 @@ impl Link {
             match self.rx.next().await.map_err(|_| Gone)? {
                 None => {}
                 Some(Notification::Forward(forward)) => {
-                    if let Some(heard) = unpack(forward) {
-                        return Ok(heard);
+                    if let Some((direction, message, offset)) = unpack(forward) {
+                        self.gaps.note(direction, offset);
+                        if !message.topic.is_empty() {
+                            return Ok(Heard::Message(message, self.gaps.take()));
+                        }
+                        if message.payload[..] == self.mark.to_le_bytes() {
+                            return Ok(Heard::Mark);
+                        }
                     }
                 }
                 Some(Notification::Unschedule) => return Ok(Heard::Full),
@@ -241,8 +273,8 @@ impl Link {
     }
 }
 
-/// A message as [`Link::stage`] packed it.
-fn unpack(forward: Forward) -> Option<Heard> {
+/// A message as [`Link::stage`] packed it, and its place in the log of its direction.
+fn unpack(forward: Forward) -> Option<(Direction, Message, u64)> {
     let properties = forward.properties?;
     let (_, offset) = forward.cursor?;
     let direction = match &forward.publish.topic[..] {
@@ -257,7 +289,7 @@ fn unpack(forward: Forward) -> Option<Heard> {
             _ => Qos::One,
         },
     };
-    Some(Heard::Message(direction, message, offset))
+    Some((direction, message, offset))
 }
 
 impl Direction {
@@ -282,12 +314,14 @@ impl Drop for Link {
 }
 
 impl Gaps {
-    /// Messages that are missing before this one.
-    pub(crate) fn before(&mut self, direction: Direction, offset: u64) -> u64 {
+    fn note(&mut self, direction: Direction, offset: u64) {
         let next = &mut self.next[usize::from(direction == Direction::Down)];
-        let missing = next.map_or(0, |next| offset.saturating_sub(next));
+        self.missing += next.map_or(0, |next| offset.saturating_sub(next));
         *next = Some(offset + 1);
-        missing
+    }
+
+    fn take(&mut self) -> u64 {
+        std::mem::take(&mut self.missing)
     }
 }
 
@@ -325,15 +359,13 @@ mod tests {
         let mut to = Link::open(&router).unwrap();
         to.subscribe(Direction::Up).unwrap();
         publish(&mut from, 0..10).await;
-        let mut gaps = Gaps::default();
         for number in 0..10 {
-            let Ok(Heard::Message(Direction::Up, heard, offset)) = to.next().await else {
-                panic!("no message");
+            let Ok(Heard::Message(heard, 0)) = to.next().await else {
+                panic!("no message, or one after a gap");
             };
             assert_eq!(heard.topic, message(number).topic);
             assert_eq!(heard.payload, message(number).payload);
             assert_eq!(heard.qos, message(number).qos);
-            assert_eq!(gaps.before(Direction::Up, offset), 0);
         }
     }
 
@@ -347,21 +379,50 @@ mod tests {
         for chunk in 0..SENT / 50 {
             publish(&mut from, chunk * 50..(chunk + 1) * 50).await;
         }
-        let (mut heard, mut missing, mut gaps) = (0, 0, Gaps::default());
+        let (mut heard, mut missing) = (0, 0);
         while heard + missing < SENT as u64 {
             match slow.next().await.unwrap() {
-                Heard::Message(direction, _, offset) => {
+                Heard::Message(_, before) => {
                     heard += 1;
-                    missing += gaps.before(direction, offset);
+                    missing += before;
                 }
                 Heard::Full => slow.resume().await.unwrap(),
-                Heard::Taken => {}
+                Heard::Taken | Heard::Mark => {}
             }
         }
         assert!(
             heard >= 200 && missing > 0,
             "{heard} heard, {missing} missing"
         );
+    }
+
+    #[tokio::test]
+    async fn a_mark_comes_after_what_was_there_before_and_to_its_link_alone() {
+        let router = Router::spawn(0, LIMITS);
+        let mut from = Link::open(&router).unwrap();
+        let mut leaving = Link::open(&router).unwrap();
+        let mut staying = Link::open(&router).unwrap();
+        leaving.subscribe(Direction::Up).unwrap();
+        staying.subscribe(Direction::Up).unwrap();
+        publish(&mut from, 0..30).await;
+        leaving.mark(Direction::Up).unwrap();
+        let mut heard = 0;
+        loop {
+            match leaving.next().await.unwrap() {
+                Heard::Message(..) => heard += 1,
+                Heard::Full => leaving.resume().await.unwrap(),
+                Heard::Taken => {}
+                Heard::Mark => break,
+            }
+        }
+        assert_eq!(heard, 30);
+        publish(&mut from, 30..40).await;
+        for number in 0..40 {
+            let Ok(Heard::Message(message, 0)) = staying.next().await else {
+                panic!("no message {number}, or one after a gap");
+            };
+            assert_eq!(message.payload, self::message(number).payload);
+        }
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ use crate::error::Close;
 use crate::filter::{Filter, split_topic};
 use crate::meters::Meters;
 use crate::retained::{Retained, RetainedRoom};
-use crate::router::{Direction, Gaps, Gone, Heard, Link, Message, Router};
+use crate::router::{Direction, Gone, Heard, Link, Message, Router};
 use crate::seats::Kick;
 use crate::wire::Qos;
 
@@ -280,7 +280,7 @@ async fn taken(link: &mut Link) -> Result<(), Gone> {
     for _ in 0..PATIENCE_ROUNDS {
         match timeout(PATIENCE, link.next()).await {
             Ok(Ok(Heard::Taken)) => return Ok(()),
-            Ok(Ok(Heard::Message(..) | Heard::Full)) | Err(_) => {}
+            Ok(Ok(Heard::Message(..) | Heard::Mark | Heard::Full)) | Err(_) => {}
             Ok(Err(gone)) => return Err(gone),
         }
     }
@@ -288,16 +288,14 @@ async fn taken(link: &mut Link) -> Result<(), Gone> {
 }
 
 async fn hub(shard: &Shard, mut link: Link, meters: &Meters) -> Result<(), Gone> {
-    let mut gaps = Gaps::default();
     loop {
         match link.next().await? {
-            Heard::Message(direction, message, offset) => {
-                let missing = gaps.before(direction, offset);
+            Heard::Message(message, missing) => {
                 meters.backlog_dropped.inc_by(missing);
                 shard.deliver(message);
             }
             Heard::Full => link.resume().await?,
-            Heard::Taken => {}
+            Heard::Taken | Heard::Mark => {}
         }
     }
 }
