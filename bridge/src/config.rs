@@ -10,6 +10,7 @@ use certs::identity::{Identity, Role};
 use certs::tls::{self, TlsFiles};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Failure, logs};
+use schema::BrokerAddress;
 use serde::Deserialize;
 
 use crate::admit::Bounds;
@@ -19,9 +20,6 @@ use crate::store::location::Location;
 
 /// Takes the database's address out of the file, where it may hold a password.
 pub const DATABASE_VARIABLE: &str = "TIDELINE_DATABASE_URL";
-
-/// MQTT over TLS, as registered.
-const MQTT_PORT: u16 = 8883;
 
 /// What the MQTT client takes, and what finds a dead connection within the day.
 const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -194,7 +192,7 @@ impl Settings {
                 None
             }
         };
-        let (host, port) = address(&raw.mqtt.address, &mut problems);
+        let address = problems.take("mqtt.address", raw.mqtt.address.parse::<BrokerAddress>());
         let database = database(raw.store.url, url, origin, &mut problems);
         let bounded = |problems: &mut Problems, key: &str, holds: bool, reason: &str| {
             problems.check(holds, key, reason.to_owned());
@@ -239,12 +237,12 @@ impl Settings {
             .keep_alive
             .is_none_or(|keep_alive| KEEP_ALIVE.contains(&keep_alive));
         bounded(p, "mqtt.keep_alive", keep_alive, "must be from 1s to 1h");
-        let (Some(name), Some(host), Some(database)) = (name, host, database) else {
+        let (Some(name), Some(address), Some(database)) = (name, address, database) else {
             problems.into_result(origin)?;
             unreachable!("what is missing was noted as a problem");
         };
         problems.into_result(origin)?;
-        let mut bridge = Config::new(host, port, tls, name.as_str(), database);
+        let mut bridge = Config::new(address.host, address.port, tls, name.as_str(), database);
         bridge.broker.group = group;
         if let Some(client_id) = raw.mqtt.client_id {
             bridge.broker.client_id = client_id;
@@ -263,24 +261,6 @@ impl Settings {
             log_format: raw.log.format,
             log_level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
         })
-    }
-}
-
-/// Host and port; the port may be left out.
-fn address(text: &str, problems: &mut Problems) -> (Option<String>, u16) {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse()),
-        None => (text, Ok(MQTT_PORT)),
-    };
-    match port {
-        Ok(port) if !host.is_empty() => (Some(host.trim_matches(['[', ']']).to_owned()), port),
-        _ => {
-            problems.add(
-                "mqtt.address",
-                format!("{text:?} is not of the form host:port"),
-            );
-            (None, 0)
-        }
     }
 }
 

@@ -88,6 +88,28 @@ impl MachineSet {
     }
 }
 
+/// Finds or issues a pair for each of these devices, in their order, with the authority that the
+/// folder has. `each` is told of every one, as many take a while.
+///
+/// # Errors
+/// [`CertsError`] when the folder has no authority or cannot be written.
+pub fn ensure_devices<'a>(
+    folder: &Folder,
+    devices: impl IntoIterator<Item = &'a DeviceId>,
+    mut each: impl FnMut(TlsFiles),
+) -> Result<(), CertsError> {
+    let authority = Authority::open(folder.clone())?;
+    let lock = folder.lock()?;
+    for device in devices {
+        let identity = Identity {
+            name: device.clone(),
+            role: Role::Device,
+        };
+        each(ensure(&lock, &authority, &identity, &[])?);
+    }
+    Ok(())
+}
+
 /// Copies a file unless it is there already, so that nobody reads again what did not change.
 fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CertsError> {
     let text = fs::read_to_string(from).map_err(|error| CertsError::file("read", from, error))?;

@@ -18,11 +18,15 @@ use crate::link::LinkError;
 
 /// What the link counts.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LinkMeters {
-    pub(crate) connected: Gauge,
-    pub(crate) connections: Counter,
-    pub(crate) unreadable: Counter,
-    pub(crate) overflowed: Counter,
+pub struct LinkMeters {
+    /// 1 while connected.
+    pub connected: Gauge,
+    /// Connections that came up.
+    pub connections: Counter,
+    /// Messages that could not be read.
+    pub unreadable: Counter,
+    /// Acknowledgements that found no room.
+    pub overflowed: Counter,
     failures: Family<ClassLabel, Counter>,
 }
 

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use crate::producer::{Accepted, Producer};
 use crate::proxy::{Mode, Proxy};
+use crate::scratch::Scratch;
 use crate::stack::{Plan, Stack, StackError, device, free_port};
 
 /// How long everything may take to settle after the trouble.
@@ -43,7 +44,8 @@ pub struct Options {
     /// Agents
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=100))]
     agents: u16,
-    /// An empty PostgreSQL database for two bridges; without it one bridge writes one file
+    /// A PostgreSQL server for two bridges, which get a database of their own there; without it
+    /// one bridge writes one file
     #[arg(long, value_name = "URL", env = "TIDELINE_CHAOS_DATABASE_URL")]
     database: Option<String>,
     /// Print JSON: accepted, committed, lost, duplicated, faults
@@ -92,9 +94,11 @@ pub enum Fault {
     LinkSlow,
     /// An agent restarted with another wall clock.
     ClockOffset,
+    /// An agent whose files may not grow.
+    DiskFull,
 }
 
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::AgentKill,
     Fault::AgentPause,
     Fault::BridgeKill,
@@ -105,6 +109,7 @@ const FAULTS: [Fault; 10] = [
     Fault::LinkStall,
     Fault::LinkSlow,
     Fault::ClockOffset,
+    Fault::DiskFull,
 ];
 
 /// Runs it in a temporary folder.
@@ -114,14 +119,7 @@ const FAULTS: [Fault; 10] = [
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let folder = tempfile::tempdir()
         .map_err(|error| Failure::new(Class::Storage, "make a folder").because(error))?;
-    let plan = Plan {
-        agents: usize::from(options.agents),
-        bridges: if options.database.is_some() { 2 } else { 1 },
-        database: options.database.clone(),
-    };
-    let trouble = Duration::from_secs_f64(60.0 * options.minutes.clamp(0.0, 600.0));
-    let report =
-        lifecycle::runtime(None)?.block_on(disturb(folder.path(), &plan, options.seed, trouble))?;
+    let report = lifecycle::runtime(None)?.block_on(prove(folder.path(), options))?;
     if options.json {
         let text = serde_json::to_string(&report).expect("a report is JSON");
         println!("{text}");
@@ -149,6 +147,35 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Makes the database, disturbs, and removes the database again.
+async fn prove(folder: &Path, options: &Options) -> Result<Report, Failure> {
+    let failed = |what: &str, error: sqlx::Error| {
+        Failure::new(Class::Storage, what)
+            .because(error)
+            .help("--database takes the URL of a server where databases may be made")
+    };
+    let scratch = match &options.database {
+        Some(server) => Some(
+            Scratch::create(server)
+                .await
+                .map_err(|error| failed("make a database", error))?,
+        ),
+        None => None,
+    };
+    let plan = Plan {
+        agents: usize::from(options.agents),
+        bridges: if scratch.is_some() { 2 } else { 1 },
+        database: scratch.as_ref().map(|scratch| scratch.url().to_owned()),
+    };
+    let trouble = Duration::from_secs_f64(60.0 * options.minutes.clamp(0.0, 600.0));
+    let report = disturb(folder, &plan, options.seed, trouble).await;
+    if let Some(scratch) = scratch {
+        let dropped = scratch.drop_it().await;
+        dropped.map_err(|error| failed("remove the database", error))?;
+    }
+    report
 }
 
 /// Starts a stack in `folder`, disturbs it for `trouble`, waits until it has settled, and compares.
@@ -207,8 +234,12 @@ async fn break_and_mend(
     let agent = rng.random_range(0..stack.agents.len());
     let bridge = rng.random_range(0..stack.bridges.len());
     let down = Duration::from_millis(rng.random_range(DOWN_MS));
+    // What the buffer has now it keeps; each of its files may become as large, and no larger.
+    let bytes = std::fs::metadata(stack.buffer(agent)).map_or(0, |file| file.len());
     let slot = match fault {
-        Fault::AgentKill | Fault::AgentPause | Fault::ClockOffset => &mut stack.agents[agent],
+        Fault::AgentKill | Fault::AgentPause | Fault::ClockOffset | Fault::DiskFull => {
+            &mut stack.agents[agent]
+        }
         Fault::BridgeKill | Fault::BridgePause => &mut stack.bridges[bridge],
         Fault::BrokerKill | Fault::BrokerPause => &mut stack.broker,
         Fault::LinkCut | Fault::LinkStall | Fault::LinkSlow => {
@@ -228,6 +259,14 @@ async fn break_and_mend(
                 process.pause()?;
                 sleep(down).await;
                 process.resume()?;
+            }
+            Ok(())
+        }
+        Fault::DiskFull => {
+            if let Some(process) = slot.process() {
+                process.limit_files(Some(bytes))?;
+                sleep(down).await;
+                process.limit_files(None)?;
             }
             Ok(())
         }

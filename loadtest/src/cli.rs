@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use daemon::Failure;
 
-use crate::{chaos, simulation};
+use crate::{chaos, run, simulation};
 
 /// Proves Tideline by load and by faults.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Simulate devices that publish through a broker, up to 15,000 of them
+    Run(run::Options),
     /// Simulate the whole data path under faults, thousands of times
     Simulate(simulation::Options),
     /// Break a real system at random, and compare every reading with every row
@@ -33,6 +35,7 @@ enum Command {
 /// The [`Failure`] that ended it.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
+        Command::Run(options) => run::run(&options),
         Command::Simulate(options) => simulation::campaign(&options),
         Command::Chaos(options) => chaos::run(&options),
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
@@ -124,6 +124,36 @@ impl Process {
         }
     }
 
+    /// Forbids the process's files to grow beyond so many bytes, or allows it again. Its writes
+    /// then fail, as on a full disk, if it ignores SIGXFSZ.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn limit_files(&self, bytes_max: Option<u64>) -> Result<(), ProcessError> {
+        let limit = Rlimit {
+            current: bytes_max,
+            maximum: None,
+        };
+        prlimit(Some(self.pid()?), Resource::Fsize, limit)
+            .map(|_| ())
+            .map_err(|error| self.system(error.into()))
+    }
+
+    /// The most memory that the process ever had resident, in bytes.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn memory_peak(&self) -> Result<u64, ProcessError> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id()))
+            .map_err(|error| self.system(error))?;
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .map(|kib| 1024 * kib)
+            .ok_or_else(|| self.system(io::ErrorKind::InvalidData.into()))
+    }
+
     /// Kills it with SIGKILL and waits for its end.
     ///
     /// # Errors
@@ -199,11 +229,12 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        kill_process(self.pid()?, signal).map_err(|error| self.system(error.into()))
+    }
+
+    fn pid(&self) -> Result<Pid, ProcessError> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        match pid {
-            Some(pid) => kill_process(pid, signal).map_err(|error| self.system(error.into())),
-            None => Err(self.system(io::ErrorKind::InvalidInput.into())),
-        }
+        pid.ok_or_else(|| self.system(io::ErrorKind::InvalidInput.into()))
     }
 
     fn system(&self, error: io::Error) -> ProcessError {

@@ -140,7 +140,7 @@ impl Stack {
                      [source.socket]\nunix = {:?}\n[admin]\nhttp = \"127.0.0.1:{}\"\n",
                     links(number),
                     tls(&files),
-                    folder.join(format!("{name}.db")),
+                    buffer(folder, number),
                     socket(folder, number),
                     free_port()?,
                 );
@@ -174,6 +174,12 @@ impl Stack {
     #[must_use]
     pub fn broker_addr(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.broker_port))
+    }
+
+    /// An agent's buffer.
+    #[must_use]
+    pub fn buffer(&self, agent: usize) -> PathBuf {
+        buffer(&self.folder, agent)
     }
 
     /// Where an agent takes readings.
@@ -220,8 +226,14 @@ impl Slot {
         {
             return Ok(());
         }
-        let mut command = Command::new(binary(self.program)?);
-        command.arg("run").arg("--config").arg(&self.config);
+        // A shell first: it lets writes beyond a limit fail, instead of ending the process.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]);
+        command
+            .arg(binary(self.program)?)
+            .arg("run")
+            .arg("--config")
+            .arg(&self.config);
         command.args(arguments).env("RUST_BACKTRACE", "0");
         self.process = Some(Process::start(&self.name, &mut command, &self.log)?);
         Ok(())
@@ -270,6 +282,10 @@ pub fn device(number: usize) -> DeviceId {
 /// When none is.
 pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+fn buffer(folder: &Path, agent: usize) -> PathBuf {
+    folder.join(format!("agent{agent}.db"))
 }
 
 fn socket(folder: &Path, agent: usize) -> PathBuf {

@@ -6,8 +6,9 @@
 //! invariants the rest of the system trusts.
 //!
 //! Reading order: [`id`] → [`reading`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
-//! [`topic`] → [`envelope`] and [`message`] → [`codec`].
+//! [`topic`] and [`address`] → [`envelope`] and [`message`] → [`codec`].
 
+pub mod address;
 pub mod batch;
 pub mod codec;
 pub mod digest;
@@ -23,6 +24,7 @@ pub mod reading;
 pub mod time;
 pub mod topic;
 
+pub use address::BrokerAddress;
 pub use batch::{Batch, Row};
 pub use hlc::{Hlc, HlcClock};
 pub use id::{DeviceId, Epoch, SensorName};

@@ -48,8 +48,8 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Bench(options) => bench::run(&options),
-        Command::Simulate(options) => proof::run("simulate", &options),
-        Command::Chaos(options) => proof::run("chaos", &options),
+        Command::Simulate(options) => proof::run("simulate", &options, false),
+        Command::Chaos(options) => proof::run("chaos", &options, true),
     };
     outcome.unwrap_or_else(|failure: Failure| failure.report())
 }

@@ -2,10 +2,21 @@
 //! because they drive the real crates, which this one must not wait for to be built.
 
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, ExitStatus};
+use std::time::Duration;
 
 use clap::Args;
-use daemon::{Class, Failure};
+use daemon::Failure;
+
+use crate::servers::Postgres;
+use crate::servers::postgres::Durability;
+use crate::supervisor::Supervisor;
+
+/// Tells the chaos run where to make its database.
+const DATABASE_VARIABLE: &str = "TIDELINE_CHAOS_DATABASE_URL";
+
+/// How long a build or a proof may take; chaos runs for as long as it is told to.
+const TIME_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whatever `loadtest` takes.
 #[derive(Debug, Args)]
@@ -16,27 +27,42 @@ pub(crate) struct Options {
     arguments: Vec<OsString>,
 }
 
-/// Builds loadtest, and the processes that it starts, and runs one of its commands.
-pub(crate) fn run(proof: &str, options: &Options) -> Result<ExitCode, Failure> {
-    if cargo(&["build", "--quiet", "--workspace", "--bins"], &[])? != 0 {
-        return Ok(ExitCode::FAILURE);
+/// Builds loadtest, and the processes that it starts, and runs one of its commands. `with_server`
+/// gives it a PostgreSQL server of its own, unless it was told of one.
+pub(crate) fn run(proof: &str, options: &Options, with_server: bool) -> Result<ExitCode, Failure> {
+    let mut supervisor = Supervisor::new()?;
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--workspace", "--bins"]);
+    let built = supervisor.run("build", build, TIME_MAX)?;
+    if !built.success() {
+        return Ok(exit_code(built));
     }
-    let mut arguments = vec![OsString::from(proof)];
-    arguments.extend_from_slice(&options.arguments);
-    cargo(
-        &["run", "--quiet", "--package", "loadtest", "--"],
-        &arguments,
-    )
-    .map(ExitCode::from)
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["run", "--quiet", "--package", "loadtest", "--", proof]);
+    command.args(&options.arguments);
+    // Gone, with its databases, when this returns.
+    let server = match with_server && options.leaves_the_server_to_us() {
+        true => Some(Postgres::start(Durability::Fast)?),
+        false => None,
+    };
+    if let Some(server) = &server {
+        command.env(DATABASE_VARIABLE, server.url());
+    }
+    supervisor.run(proof, command, TIME_MAX).map(exit_code)
 }
 
-fn cargo(command: &[&str], arguments: &[OsString]) -> Result<u8, Failure> {
-    let status = Command::new(env!("CARGO"))
-        .args(command)
-        .args(arguments)
-        .status()
-        .map_err(|error| Failure::new(Class::Configuration, "start cargo").because(error))?;
+impl Options {
+    fn leaves_the_server_to_us(&self) -> bool {
+        let asks = |argument: &OsString| {
+            let text = argument.to_string_lossy();
+            text.starts_with("--database") || matches!(&*text, "--help" | "-h")
+        };
+        std::env::var_os(DATABASE_VARIABLE).is_none() && !self.arguments.iter().any(asks)
+    }
+}
+
+fn exit_code(status: ExitStatus) -> ExitCode {
     // Without a code it was ended by a signal.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.unwrap_or(1))
+    ExitCode::from(code.unwrap_or(1))
 }

@@ -11,7 +11,7 @@ use certs::tls::{TlsError, TlsFiles};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Class, Failure, logs};
 use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
-use schema::DeviceId;
+use schema::{BrokerAddress, DeviceId};
 
 use crate::buffer::BufferSettings;
 use crate::link::LinkConfig;
@@ -121,7 +121,7 @@ impl Settings {
         let session = raw.session.check(&mut problems);
         let sources = raw.source.check(origin, &mut problems);
         problems.into_result(origin)?;
-        let (Some((host, port)), Some(device)) = (address, device) else {
+        let (Some(BrokerAddress { host, port }), Some(device)) = (address, device) else {
             // Each of them noted a problem when it is missing.
             return Err(Failure::new(
                 Class::Configuration,

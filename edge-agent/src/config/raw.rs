@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use daemon::logs;
 use daemon::settings::{Problems, relative_to};
+use schema::BrokerAddress;
 use serde::Deserialize;
 
 use super::SourcesConfig;
@@ -13,9 +14,6 @@ use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
 use crate::source::socket::SocketConfig;
-
-/// MQTT over TLS, as registered.
-const MQTT_PORT: u16 = 8883;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Raw {
@@ -148,7 +146,7 @@ pub(super) const fn default_backoff_max() -> Duration {
 }
 
 impl RawMqtt {
-    pub(super) fn check(&self, problems: &mut Problems) -> Option<(String, u16)> {
+    pub(super) fn check(&self, problems: &mut Problems) -> Option<BrokerAddress> {
         let seconds = self.keep_alive.as_secs();
         problems.check(
             self.keep_alive.subsec_nanos() == 0 && (5..=3600).contains(&seconds),
@@ -166,31 +164,8 @@ impl RawMqtt {
             "mqtt.backoff_max",
             "must be at most 10m",
         );
-        problems.take("mqtt.address", parse_address(&self.address))
+        problems.take("mqtt.address", self.address.parse())
     }
-}
-
-/// `host:port` or `host`.
-fn parse_address(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = match text.rsplit_once(':') {
-        None => (text, MQTT_PORT),
-        Some((host, port)) => {
-            let port = port
-                .parse()
-                .map_err(|_| format!("has no port number after its colon: {text:?}"))?;
-            (host, port)
-        }
-    };
-    if host.is_empty() || host.contains(char::is_whitespace) || host.contains('/') {
-        return Err(format!("is no HOST:PORT: {text:?}"));
-    }
-    if host.contains(':') {
-        // rumqttc builds HOST:PORT without brackets.
-        return Err(format!(
-            "is an IPv6 address, which the MQTT client cannot take; give a host name: {text:?}"
-        ));
-    }
-    Ok((host.to_owned(), port))
 }
 
 impl RawBuffer {

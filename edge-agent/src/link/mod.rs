@@ -16,10 +16,9 @@ use schema::{DeviceId, Epoch};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::LinkMeters;
-
+pub use crate::metrics::LinkMeters;
 pub use error::LinkError;
-pub(crate) use mqtt::Uplink;
+pub use mqtt::Uplink;
 
 /// Most messages of the bridge that wait for the session. One more is dropped: it was an
 /// acknowledgement, and costs a retransmission.
@@ -46,7 +45,7 @@ pub struct LinkConfig {
 
 /// Whether the broker can be talked to.
 #[derive(Debug, Clone)]
-pub(crate) enum LinkState {
+pub enum LinkState {
     /// Not connected; why, once an attempt failed.
     Down(Option<Arc<LinkError>>),
     /// Connected and subscribed.
@@ -54,7 +53,8 @@ pub(crate) enum LinkState {
 }
 
 /// What the link needs to run, and the other end of what it tells.
-pub(crate) struct Link {
+#[derive(Debug)]
+pub struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) epoch: Epoch,
     pub(crate) state: watch::Sender<LinkState>,
@@ -65,15 +65,20 @@ pub(crate) struct Link {
 }
 
 /// What the driver holds of the link.
-pub(crate) struct LinkHandle {
-    pub(crate) state: watch::Receiver<LinkState>,
-    pub(crate) downlinks: mpsc::Receiver<Downlink>,
-    pub(crate) stop: CancellationToken,
+#[derive(Debug)]
+pub struct LinkHandle {
+    /// Whether the broker can be talked to.
+    pub state: watch::Receiver<LinkState>,
+    /// What the bridge says.
+    pub downlinks: mpsc::Receiver<Downlink>,
+    /// Says goodbye and ends the link, when cancelled; then the state is `Down(None)`.
+    pub stop: CancellationToken,
 }
 
 impl Link {
     /// A link that does nothing before [`Self::run`].
-    pub(crate) fn new(config: LinkConfig, epoch: Epoch, meters: LinkMeters) -> (Self, LinkHandle) {
+    #[must_use]
+    pub fn new(config: LinkConfig, epoch: Epoch, meters: LinkMeters) -> (Self, LinkHandle) {
         let (state, state_heard) = watch::channel(LinkState::Down(None));
         let (downlinks, downlinks_heard) = mpsc::channel(DOWNLINK_QUEUE);
         let stop = CancellationToken::new();
@@ -94,7 +99,7 @@ impl Link {
     }
 
     /// Connects, and again when the connection breaks, until stopped.
-    pub(crate) async fn run(self) {
+    pub async fn run(self) {
         mqtt::run(self).await;
     }
 }
@@ -102,4 +107,4 @@ impl Link {
 /// The link did not take a publish: down, or its queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the link takes no more for now")]
-pub(crate) struct NotTaken;
+pub struct NotTaken;

@@ -51,7 +51,7 @@ const WARN_EVERY: Duration = Duration::from_secs(300);
 
 /// An established connection.
 #[derive(Clone)]
-pub(crate) struct Uplink {
+pub struct Uplink {
     client: AsyncClient,
     device: DeviceId,
     session: u64,
@@ -59,7 +59,10 @@ pub(crate) struct Uplink {
 
 impl Uplink {
     /// Hands a message to the client, which is not yet to send it.
-    pub(crate) fn publish(&self, channel: Channel, payload: Vec<u8>) -> Result<(), NotTaken> {
+    ///
+    /// # Errors
+    /// [`NotTaken`] when the client's queue is full or the connection is gone.
+    pub fn publish(&self, channel: Channel, payload: Vec<u8>) -> Result<(), NotTaken> {
         debug_assert!(channel.is_up());
         let topic = Topic::new(self.device.clone(), channel).to_string();
         self.client

@@ -84,7 +84,7 @@ fn rows(world: &World) -> Result<(), Violation> {
 fn ledger(world: &World) -> Result<(), Violation> {
     for agent in &world.agents {
         let edge = agent.buffer.balance();
-        let key = (agent.device.clone(), agent.buffer.epoch());
+        let key = (agent.id.clone(), agent.buffer.epoch());
         let ledger = world.store.ledger.get(&key).cloned().unwrap_or_default();
         let settlement = ledger.settle(edge.accepted, edge.pending);
         let agrees = settlement.balance.accepted == edge.accepted
@@ -94,7 +94,7 @@ fn ledger(world: &World) -> Result<(), Violation> {
             && edge.is_balanced();
         if !agrees {
             return Err(Violation::Ledger {
-                device: agent.device.clone(),
+                device: agent.id.clone(),
                 edge,
                 central: settlement.balance,
             });

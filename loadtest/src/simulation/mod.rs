@@ -9,7 +9,6 @@
 //! and every part is killed; then the trouble ends, and everything must settle. A failing seed
 //! fails again: `cargo xtask simulate --seed S`.
 
-mod agent;
 mod bridge;
 mod campaign;
 mod check;
@@ -20,6 +19,8 @@ mod world;
 use std::time::Duration;
 
 use schema::{Balance, DeviceId};
+
+use crate::device::Breach;
 
 pub use campaign::{Options, campaign};
 pub use plan::{Fault, Faults};
@@ -75,7 +76,7 @@ pub enum Violation {
     /// P5, or the session's own rules.
     #[error(transparent)]
     #[allow(private_interfaces)]
-    Breach(agent::Breach),
+    Breach(Breach),
 }
 
 /// Runs one seed. Returns the faults that were injected, and how many readings were accepted.

@@ -14,11 +14,11 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 use schema::{DeviceId, Epoch, ObservedAt, Quality, Reading, Value, Version};
 
-use super::agent::{Agent, Output};
 use super::bridge::Bridge;
 use super::plan::{Fault, Faults, Incident, Plan, TROUBLE};
 use super::store::{Key, Store};
 use super::{Violation, check};
+use crate::device::{Device, Output};
 
 /// Wall time at the start of every simulation, in milliseconds.
 const START_MS: i64 = 1_800_000_000_000;
@@ -97,7 +97,7 @@ pub(super) struct World {
     events: BTreeMap<u64, Event>,
     made: u64,
     handled: u64,
-    pub(super) agents: Vec<Agent>,
+    pub(super) agents: Vec<Device>,
     bridges: Vec<Bridge>,
     pub(super) store: Store,
     pub(super) accepted: Vec<Accepted>,
@@ -123,11 +123,11 @@ impl World {
             report_interval: Duration::from_secs(10),
             ..SessionConfig::default()
         };
-        let agents: Vec<Agent> = (0..plan.agents)
+        let agents: Vec<Device> = (0..plan.agents)
             .map(|number| {
                 let device = format!("d{number}").parse().expect("a fixed name is one");
                 let epoch = Epoch::from_random(rng.random());
-                Agent::new(device, epoch, config.clone(), plan.buffer_rows)
+                Device::new(device, epoch, config.clone(), plan.buffer_rows)
             })
             .collect();
         let count = agents.len();
@@ -186,7 +186,7 @@ impl World {
                 break;
             }
         }
-        if !self.agents.iter().all(Agent::is_settled) {
+        if !self.agents.iter().all(Device::is_settled) {
             return Err(self.unsettled());
         }
         check::all(self)
@@ -302,7 +302,7 @@ impl World {
         let Some(range) = range else {
             return Ok(());
         };
-        let device = self.agents[agent].device.clone();
+        let device = self.agents[agent].id.clone();
         let epoch = self.agents[agent].buffer.epoch();
         for ((seq, reading), is_bad) in (range.first()..=range.last()).zip(readings).zip(bad) {
             let hlc = self.agents[agent].buffer.hlc_of(seq);
@@ -425,6 +425,7 @@ impl World {
             let (is_event, mut payload) = match output {
                 Output::Telemetry(payload) => (false, payload),
                 Output::Event(payload) => (true, payload),
+                Output::Sent { .. } | Output::Completed(_) => continue,
             };
             if self.trouble(self.plan.garbage, Fault::Garbage) {
                 let at = self.rng.random_range(0..payload.len());
@@ -447,7 +448,7 @@ impl World {
 
     /// A message has reached the bridges' side of the broker.
     fn take(&mut self, agent: usize, is_event: bool, payload: Vec<u8>) {
-        let device = self.agents[agent].device.clone();
+        let device = self.agents[agent].id.clone();
         // A device stays with one bridge while it is up; else another takes it.
         let up: Vec<usize> = (0..self.bridges.len())
             .filter(|bridge| self.bridges[*bridge].up)
@@ -549,7 +550,7 @@ impl World {
     }
 
     fn deliver(&mut self, device: &DeviceId, broker: u64, payload: &[u8]) -> Result<(), Violation> {
-        let Some(agent) = self.agents.iter().position(|agent| agent.device == *device) else {
+        let Some(agent) = self.agents.iter().position(|agent| agent.id == *device) else {
             return Ok(());
         };
         if broker != self.broker || !self.agents[agent].connected {

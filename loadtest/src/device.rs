@@ -1,7 +1,9 @@
-//! One simulated agent: the real session over a buffer that survives crashes.
+//! A device without an outside: the real session over a buffer in memory. Whoever holds it gives
+//! it time and messages, and carries its payloads away: the simulation through a simulated
+//! network, the load generator through MQTT.
 //!
-//! What a crash takes: the session, the link, whatever travels. What it leaves: every row that
-//! was appended, as a committed transaction would.
+//! What [`Device::restart`] takes, as a crash would: the session, the link, whatever travels. What
+//! it leaves: every row that was appended, as a committed transaction would.
 
 use std::time::Duration;
 
@@ -13,31 +15,37 @@ use schema::{Balance, DeviceId, Epoch, RangeSet, Reading, SeqRange, envelope};
 
 use crate::memory::MemoryBuffer;
 
-/// An agent and the disk under it.
+/// A session and the memory that stands for its disk.
 #[derive(Debug)]
-pub(super) struct Agent {
-    pub(super) device: DeviceId,
-    pub(super) buffer: MemoryBuffer,
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    pub(crate) buffer: MemoryBuffer,
     config: SessionConfig,
     session: Session,
     encoder: Encoder,
-    pub(super) connected: bool,
+    pub(crate) connected: bool,
     /// How far its wall clock is off, in milliseconds.
-    pub(super) clock_offset_ms: i64,
+    pub(crate) clock_offset_ms: i64,
     /// Counts connections: what an older one sent or was sent is lost with it.
-    pub(super) connection: u64,
+    pub(crate) connection: u64,
 }
 
-/// What an agent wants from its surroundings.
+/// What a device tells its surroundings.
 #[derive(Debug)]
-pub(super) enum Output {
+pub(crate) enum Output {
+    /// To be published.
     Telemetry(Vec<u8>),
+    /// To be published.
     Event(Vec<u8>),
+    /// A batch is among those to be published.
+    Sent { bytes: usize, retransmission: bool },
+    /// A batch was settled so long after it was sent.
+    Completed(Duration),
 }
 
 /// A rule of the session that its outside can see was broken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Breach {
+pub(crate) enum Breach {
     #[error("{in_flight} batches in flight, the window is {window}")]
     Window { in_flight: usize, window: usize },
     #[error("edge counts do not add up: {0:?}")]
@@ -50,15 +58,10 @@ pub(super) enum Breach {
     Encode(String),
 }
 
-impl Agent {
-    pub(super) fn new(
-        device: DeviceId,
-        epoch: Epoch,
-        config: SessionConfig,
-        rows_max: usize,
-    ) -> Self {
+impl Device {
+    pub(crate) fn new(id: DeviceId, epoch: Epoch, config: SessionConfig, rows_max: usize) -> Self {
         Self {
-            device,
+            id,
             buffer: MemoryBuffer::new(epoch, rows_max),
             session: Session::new(config.clone(), epoch, 0, RangeSet::new()),
             config,
@@ -70,7 +73,7 @@ impl Agent {
     }
 
     /// Takes readings over, and returns their sequences.
-    pub(super) fn append(
+    pub(crate) fn append(
         &mut self,
         readings: Vec<Reading>,
         wall_ms: u64,
@@ -89,7 +92,7 @@ impl Agent {
     }
 
     /// A payload on `down/ack`.
-    pub(super) fn hear(
+    pub(crate) fn hear(
         &mut self,
         payload: &[u8],
         now: Duration,
@@ -106,7 +109,7 @@ impl Agent {
     }
 
     /// Feeds one input, and whatever follows from it, to the session.
-    pub(super) fn input(
+    pub(crate) fn input(
         &mut self,
         input: Input<'_>,
         now: Duration,
@@ -136,7 +139,7 @@ impl Agent {
     }
 
     /// A crash and a restart: the session begins again over what the disk holds.
-    pub(super) fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.connected = false;
         self.connection += 1;
         self.encoder = Encoder::default();
@@ -148,12 +151,12 @@ impl Agent {
         );
     }
 
-    pub(super) fn next_wakeup(&self) -> Option<Duration> {
+    pub(crate) fn next_wakeup(&self) -> Option<Duration> {
         self.session.next_wakeup()
     }
 
     /// Whether nothing is left to send or to be confirmed.
-    pub(super) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let report = self.buffer.report();
         self.session.is_idle()
             && self.buffer.balance().pending == 0
@@ -186,7 +189,16 @@ impl Agent {
                     .map_err(|error| Breach::Encode(error.to_string()))?;
                 out.push(Output::Event(payload));
             }
-            Effect::Sent { .. } | Effect::Completed { .. } | Effect::Refused { .. } => {}
+            Effect::Sent {
+                bytes,
+                retransmission,
+                ..
+            } => out.push(Output::Sent {
+                bytes,
+                retransmission,
+            }),
+            Effect::Completed { latency, .. } => out.push(Output::Completed(latency)),
+            Effect::Refused { .. } => {}
         }
         Ok(None)
     }

@@ -1,0 +1,45 @@
+//! A disturbed system of real processes.
+
+use std::time::Duration;
+
+use loadtest::chaos::disturb;
+use loadtest::scratch::Scratch;
+use loadtest::stack::Plan;
+
+use crate::postgres;
+
+/// Kills, pauses, cut links and files that may not grow; two bridges on one PostgreSQL.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_accepted_reading_survives_two_minutes_of_faults() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = Scratch::create(&postgres()).await.unwrap();
+    let plan = Plan {
+        agents: 20,
+        bridges: 2,
+        database: Some(database.url().to_owned()),
+    };
+    let report = disturb(folder.path(), &plan, 7, Duration::from_secs(120))
+        .await
+        .unwrap();
+    assert!(report.accepted > 10_000, "{report:?}");
+    assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+    assert!(report.balanced, "{report:?}");
+    database.drop_it().await.unwrap();
+}
+
+/// As above, with the file store and its one bridge.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_accepted_reading_survives_with_a_file_for_a_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let plan = Plan {
+        agents: 3,
+        bridges: 1,
+        database: None,
+    };
+    let report = disturb(folder.path(), &plan, 7, Duration::from_secs(15))
+        .await
+        .unwrap();
+    assert!(report.accepted > 0, "{report:?}");
+    assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+    assert!(report.balanced, "{report:?}");
+}
