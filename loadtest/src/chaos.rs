@@ -219,9 +219,23 @@ pub async fn disturb(
     }
     let accepted: Vec<Vec<Accepted>> = producers.into_iter().map(Producer::finish).collect();
     stack.start().map_err(broken)?;
-    settle(&mut stack, folder).await?;
-    compare(&stack, &accepted, &mut report).await?;
+    judge(&mut stack, folder, &accepted, &mut report).await?;
     Ok(report)
+}
+
+/// Waits until everything has settled, and compares what the producers of the agents got accepted
+/// with the rows of the database.
+///
+/// # Errors
+/// When it never settles, or a process does not answer.
+pub async fn judge(
+    stack: &mut Stack,
+    folder: &Path,
+    accepted: &[Vec<Accepted>],
+    report: &mut Report,
+) -> Result<(), Failure> {
+    settle(stack, folder).await?;
+    compare(stack, accepted, report).await
 }
 
 /// One fault, from its beginning to its end.

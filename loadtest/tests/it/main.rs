@@ -7,6 +7,7 @@
 )]
 
 mod chaos;
+mod mosquitto;
 mod pressure;
 mod run;
 mod simulate;

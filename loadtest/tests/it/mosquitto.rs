@@ -1,0 +1,158 @@
+//! Agent and bridge with Mosquitto between them, set up as `broker-config/mosquitto.conf` says:
+//! nothing that Tideline promises may depend on its own broker.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use certs::set::ensure_devices;
+use certs::{Folder, TlsFiles};
+use loadtest::chaos::{Report, judge};
+use loadtest::process::Process;
+use loadtest::producer::Producer;
+use loadtest::stack::{Plan, Stack, free_port};
+use schema::message::Downlink;
+use schema::message::ack::payload_digest;
+use schema::{DeviceId, envelope};
+use tokio::time::sleep;
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../broker-config");
+
+/// A payload of no version.
+const GARBAGE: &[u8] = b"\xffgarbage";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let port = free_port().unwrap();
+    let plan = Plan {
+        agents: 1,
+        bridges: 1,
+        database: None,
+    };
+    let mut stack = Stack::prepare(folder, &plan, port, |_| port).unwrap();
+    let certs = Folder::new(folder.join("certs"));
+    let mut mosquitto = start(folder, &certs, port);
+    stack.bridges[0].start().unwrap();
+    stack.agents[0].start().unwrap();
+    let producer = Producer::start(
+        &stack.socket(0),
+        1_700_000_000_000,
+        Duration::from_millis(5),
+    );
+    sleep(Duration::from_secs(2)).await;
+    mosquitto.kill().unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let mosquitto = start(folder, &certs, port);
+    sleep(Duration::from_secs(2)).await;
+    stack.bridges[0].kill().unwrap();
+    sleep(Duration::from_secs(1)).await;
+    stack.bridges[0].start().unwrap();
+    sleep(Duration::from_secs(2)).await;
+    let accepted = producer.finish();
+
+    let mut report = Report::default();
+    judge(&mut stack, folder, &[accepted], &mut report)
+        .await
+        .unwrap();
+    assert!(report.accepted > 100, "{report:?}");
+    assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+    assert!(report.balanced, "{report:?}");
+
+    a_payload_that_nobody_can_read_is_refused_and_kept(&stack, &certs, port).await;
+    drop(mosquitto);
+}
+
+async fn a_payload_that_nobody_can_read_is_refused_and_kept(
+    stack: &Stack,
+    certs: &Folder,
+    port: u16,
+) {
+    let device: DeviceId = "press-9".parse().unwrap();
+    let mut files = None;
+    ensure_devices(certs, [&device], |issued| files = Some(issued)).unwrap();
+    let files = files.unwrap();
+    let mut sub = client("mosquitto_sub", port, &files);
+    let sub = sub.args(["-i", "press-9-sub", "-t", "tl/v1/press-9/down/ack"]);
+    let sub = sub.args(["-C", "1", "-W", "20", "-F", "%x"]);
+    let sub = sub.stdout(Stdio::piped()).spawn().unwrap();
+    // Again and again: only the subscriber knows when it has subscribed.
+    let heard = tokio::task::spawn_blocking(move || sub.wait_with_output());
+    while !heard.is_finished() {
+        let mut publish = client("mosquitto_pub", port, &files);
+        let publish = publish.args(["-i", "press-9", "-q", "1", "-s"]);
+        let publish = publish.args(["-t", "tl/v1/press-9/up/telemetry"]);
+        assert!(with_input(publish, GARBAGE).status.success());
+        sleep(Duration::from_millis(100)).await;
+    }
+    let heard = heard.await.unwrap().unwrap();
+    let payload = from_hex(std::str::from_utf8(&heard.stdout).unwrap().trim());
+    let Ok(Downlink::Refused(refusal)) = envelope::decode(&payload) else {
+        panic!("no refusal: {payload:02x?}");
+    };
+    assert_eq!(refusal.payload_digest, payload_digest(GARBAGE));
+
+    let url = format!(
+        "{}/api/v1/dead-letters?device=press-9",
+        stack.api(0).unwrap()
+    );
+    let answer: serde_json::Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let letter = &answer["dead_letters"][0];
+    let topic = letter["topic"].as_str();
+    assert_eq!(topic, Some("tl/v1/press-9/up/telemetry"), "{answer}");
+    assert!(!letter["reason"].as_str().unwrap().is_empty(), "{answer}");
+}
+
+/// Mosquitto as shipped, but for paths, port and user.
+fn start(folder: &Path, certs: &Folder, port: u16) -> Process {
+    let mut text = String::new();
+    for line in fs::read_to_string(format!("{SHIPPED}/mosquitto.conf"))
+        .unwrap()
+        .lines()
+    {
+        let path = |file: &str| certs.root().join(file).display().to_string();
+        let line = match line.split(' ').next().unwrap_or_default() {
+            "listener" => format!("listener {port} 127.0.0.1"),
+            "cafile" => format!("cafile {}", path("ca.pem")),
+            "certfile" => format!("certfile {}", path("server.pem")),
+            "keyfile" => format!("keyfile {}", path("server.key")),
+            "crlfile" => format!("crlfile {}", path("crl.pem")),
+            "acl_file" => format!("acl_file {SHIPPED}/mosquitto.acl"),
+            _ => line.to_owned(),
+        };
+        text.push_str(&line);
+        text.push('\n');
+    }
+    // Tests may run as root, who owns the keys; Mosquitto would leave that user otherwise.
+    text.push_str("user root\n");
+    let config = folder.join("mosquitto.conf");
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new("mosquitto");
+    command.arg("-c").arg(&config);
+    Process::start("mosquitto", &mut command, &folder.join("mosquitto.log"))
+        .expect("mosquitto is not installed; run the tests through `cargo xtask test`")
+}
+
+fn client(program: &str, port: u16, files: &TlsFiles) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+    command.arg("--cafile").arg(&files.ca);
+    command.arg("--cert").arg(&files.cert);
+    command.arg("--key").arg(&files.key);
+    command
+}
+
+fn with_input(command: &mut Command, input: &[u8]) -> Output {
+    let mut file = tempfile::tempfile().unwrap();
+    std::io::Write::write_all(&mut file, input).unwrap();
+    std::io::Seek::rewind(&mut file).unwrap();
+    command.stdin(file).output().unwrap()
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    (0..text.len() / 2)
+        .map(|at| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap())
+        .collect()
+}
