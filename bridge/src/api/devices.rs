@@ -163,6 +163,21 @@ pub(crate) async fn telemetry(
     }))
 }
 
+pub(crate) async fn latest(
+    State(store): Shared,
+    Path(device): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Readings>, Problem> {
+    let device = super::device(&device)?;
+    Query::parse(query.as_deref(), &[])?;
+    let readings = store.latest(&device).await?;
+    Ok(Json(Readings {
+        device: device.to_string(),
+        readings: readings.into_iter().map(ReadingBody::from).collect(),
+        next: None,
+    }))
+}
+
 /// Where the page behind a full one begins: always further on than this one did.
 fn next_page(readings: &[StoredReading], of_one_sensor: bool, order: Order) -> Option<String> {
     let (first, last) = (readings.first()?, readings.last()?);

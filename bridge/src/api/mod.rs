@@ -39,6 +39,10 @@ pub fn router(store: Arc<dyn Store>) -> Router {
             get(devices::telemetry),
         )
         .route(
+            "/api/v1/devices/{device}/telemetry/latest",
+            get(devices::latest),
+        )
+        .route(
             "/api/v1/devices/{device}/conflicts",
             get(devices::conflicts),
         )

@@ -105,6 +105,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Readings of one device by time.
     async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError>;
 
+    /// The newest reading of each sensor of a device, by sensor; at most [`QUERY_ROWS_MAX`].
+    async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError>;
+
     /// The ledger of one device, by epoch; empty when nothing is known of it.
     async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError>;
 

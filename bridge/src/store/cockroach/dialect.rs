@@ -24,6 +24,13 @@ pub(super) enum Purpose {
     Migrate,
 }
 
+/// A PostgreSQL connection that reads. Each query is one statement and so one snapshot; without
+/// predicate locks it cannot be in a writer's way. Every query finds its rows by a key, page by
+/// page; the planner, who does not know how short a page is, would read whole tables for some.
+pub(super) const READ_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; \
+     SET enable_hashjoin = off; SET enable_mergejoin = off; \
+     SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on";
+
 /// Options that every connection starts with; both databases know them.
 pub(super) fn options(
     options: PgConnectOptions,
@@ -61,12 +68,7 @@ pub(super) async fn set_up(
              SET enable_mergejoin = off; SET enable_bitmapscan = off; \
              SET plan_cache_mode = force_generic_plan"
         }
-        // Each query is one statement and so one snapshot; without predicate locks it cannot be in
-        // a writer's way.
-        Purpose::Read => {
-            "SET jit = off; SET default_transaction_isolation = 'read committed'; \
-             SET default_transaction_read_only = on"
-        }
+        Purpose::Read => READ_SETTINGS,
         Purpose::Migrate => "SET jit = off",
     };
     connection.execute(settings).await?;

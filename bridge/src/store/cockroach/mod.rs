@@ -19,6 +19,8 @@ mod ingest;
 mod merge;
 mod migrate;
 mod pace;
+#[cfg(test)]
+mod plans;
 mod query;
 mod report;
 mod rows;
@@ -163,6 +165,10 @@ impl Store for Cockroach {
 
     async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
         self.telemetry(query).await
+    }
+
+    async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
+        self.latest(device).await
     }
 
     async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError> {

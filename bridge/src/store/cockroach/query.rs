@@ -39,13 +39,13 @@ macro_rules! reading_columns {
 }
 
 /// One sensor: a scan of the key.
-const ONE_SENSOR_ASC: &str = concat!(
+pub(super) const ONE_SENSOR_ASC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = $2 \
      AND t.observed_at >= $3 AND t.observed_at < $4 ORDER BY t.observed_at LIMIT $5"
 );
-const ONE_SENSOR_DESC: &str = concat!(
+pub(super) const ONE_SENSOR_DESC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = $2 \
@@ -53,7 +53,7 @@ const ONE_SENSOR_DESC: &str = concat!(
 );
 
 /// Several sensors: a scan of the key for each, and the first of them all.
-const SENSORS_ASC: &str = concat!(
+pub(super) const SENSORS_ASC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
@@ -62,7 +62,7 @@ const SENSORS_ASC: &str = concat!(
          ORDER BY r.observed_at LIMIT $5) AS t \
      ORDER BY t.observed_at, t.sensor LIMIT $5"
 );
-const SENSORS_DESC: &str = concat!(
+pub(super) const SENSORS_DESC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
@@ -72,8 +72,18 @@ const SENSORS_DESC: &str = concat!(
      ORDER BY t.observed_at DESC, t.sensor DESC LIMIT $5"
 );
 
+/// The last of each sensor: one seek of the key for each.
+pub(super) const LATEST: &str = concat!(
+    "SELECT t.sensor, ",
+    reading_columns!(),
+    " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
+         SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
+         ORDER BY r.observed_at DESC LIMIT 1) AS t \
+     ORDER BY t.sensor LIMIT $3"
+);
+
 /// The names of a device's sensors, from the key alone: one seek a name.
-const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
+pub(super) const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
          (SELECT t.sensor FROM telemetry_data AS t WHERE t.device_id = $1 \
           ORDER BY t.sensor LIMIT 1) \
          UNION ALL \
@@ -82,8 +92,13 @@ const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
          FROM names AS n WHERE n.sensor IS NOT NULL) \
      SELECT sensor FROM names WHERE sensor IS NOT NULL";
 
-const DEVICE_BOOKS: &str = books!("SELECT * FROM sync_status WHERE device_id = $1");
-const FLEET_BOOKS: &str = books!(
+pub(super) const DEVICES: &str = concat!(
+    device_columns!(),
+    "WHERE d.device_id > $1 ORDER BY d.device_id LIMIT $2"
+);
+
+pub(super) const DEVICE_BOOKS: &str = books!("SELECT * FROM sync_status WHERE device_id = $1");
+pub(super) const FLEET_BOOKS: &str = books!(
     "SELECT * FROM sync_status WHERE (device_id, epoch) > ($1, $2::INT8) \
      ORDER BY device_id, epoch LIMIT $3"
 );
@@ -129,13 +144,9 @@ impl Cockroach {
         after: Option<&DeviceId>,
         limit: usize,
     ) -> Result<Vec<Device>, StoreError> {
-        let sql = concat!(
-            device_columns!(),
-            "WHERE d.device_id > $1 ORDER BY d.device_id LIMIT $2"
-        );
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
             let after = after.map_or("", DeviceId::as_str);
-            let query = sqlx::query(sql).bind(after).bind(limited(limit));
+            let query = sqlx::query(DEVICES).bind(after).bind(limited(limit));
             let found = connection.fetch_all(query).await?;
             found.iter().map(device).collect()
         })
@@ -180,6 +191,16 @@ impl Cockroach {
                     connection.fetch_all(select).await?
                 }
             };
+            found.iter().map(reading).collect()
+        })
+    }
+
+    pub(super) async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let names = sensor_names(connection, device).await?;
+            let select = sqlx::query(LATEST).bind(device.as_str()).bind(names);
+            let select = select.bind(limited(QUERY_ROWS_MAX));
+            let found = connection.fetch_all(select).await?;
             found.iter().map(reading).collect()
         })
     }

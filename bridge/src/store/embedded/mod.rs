@@ -152,6 +152,11 @@ impl Store for Embedded {
         self.read(move |file| query::telemetry(file, &query)).await
     }
 
+    async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::latest(file, &device)).await
+    }
+
     async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError> {
         let device = device.clone();
         self.read(move |file| query::ledger(file, &device)).await

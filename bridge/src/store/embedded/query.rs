@@ -42,6 +42,11 @@ macro_rules! one_sensor {
     };
 }
 
+const LATEST: &str = concat!(
+    reading_columns!(),
+    "FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 ORDER BY observed_at DESC LIMIT 1"
+);
+
 const SENSOR_NAMES: &str = "WITH RECURSIVE names (sensor) AS ( \
          SELECT min(sensor) FROM telemetry_data WHERE device_id = ?1 \
          UNION ALL \
@@ -132,6 +137,15 @@ pub(super) fn telemetry(
         // Never holds more than two limits, however many sensors there are.
         sort(&mut found, query.order);
         found.truncate(limit);
+    }
+    Ok(found)
+}
+
+pub(super) fn latest(file: &mut File, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
+    let mut found = Vec::new();
+    for name in sensor_names(file, device)?.into_iter().take(QUERY_ROWS_MAX) {
+        let values = vec![text_cell(device.as_str()), Cell::Text(name)];
+        found.extend(file.query(LATEST, values, read_reading)?);
     }
     Ok(found)
 }

@@ -1,6 +1,6 @@
 //! Devices and telemetry as they are asked for.
 
-use bridge::store::{Order, TelemetryQuery};
+use bridge::store::{Order, StoredReading, TelemetryQuery};
 use schema::{ObservedAt, Value};
 
 use super::contract;
@@ -10,6 +10,7 @@ contract!(
     telemetry_is_cut_by_time_sensor_limit_and_order,
     telemetry_of_all_sensors_is_merged_by_time,
     a_time_range_of_any_size_is_fine,
+    the_latest_of_each_sensor_is_its_newest,
     devices_are_paged_by_id,
 );
 
@@ -114,6 +115,24 @@ async fn a_time_range_of_any_size_is_fine(fixture: Fixture) {
             assert_eq!(found.len(), expected, "{from}..{to}");
         }
     }
+}
+
+async fn the_latest_of_each_sensor_is_its_newest(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut calls = [delivery("d", rows(1, 10)), delivery("d", rows(11, 12))];
+    calls[1].batch.sensors = vec![sensor("pressure")];
+    // What arrives last is not what was observed last.
+    calls.reverse();
+    store.ingest(&calls).await.unwrap();
+    store.ingest(&[delivery("e", rows(1, 20))]).await.unwrap();
+    let latest = async |name: &str| {
+        let found = store.latest(&device(name)).await.unwrap();
+        let of = |r: &StoredReading| (r.sensor.to_string(), r.version.seq);
+        found.iter().map(of).collect::<Vec<_>>()
+    };
+    let expected = [("pressure".to_owned(), 12), ("temperature".to_owned(), 10)];
+    assert_eq!(latest("d").await, expected);
+    assert_eq!(latest("f").await, []);
 }
 
 async fn devices_are_paged_by_id(fixture: Fixture) {

@@ -1,0 +1,158 @@
+//! What a table of a million rows costs: every query that people wait for must find its rows by
+//! an index, by PostgreSQL's own account.
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+
+use super::dialect::READ_SETTINGS;
+use super::query::{
+    DEVICE_BOOKS, DEVICES, FLEET_BOOKS, LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES,
+    SENSORS_ASC,
+};
+use crate::store::Location;
+
+/// 100 devices with 7 sensors that are read once a minute, for a day; and the books of 20,000.
+const FILL: &str = "
+    INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at)
+    SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 60 * m), m, 0, m, 1, 7 * m + s + 1, now()
+    FROM generate_series(0, 99) AS d, generate_series(0, 6) AS s, generate_series(0, 1439) AS m;
+    INSERT INTO devices (device_id, first_seen, last_seen, online)
+    SELECT 'device-' || d, now(), now(), true FROM generate_series(0, 19999) AS d;
+    INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, ledger_version, merge_due)
+    SELECT 'device-' || d, 1, now(), now(), 1, false FROM generate_series(0, 19999) AS d;
+    INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, recorded_at)
+    SELECT 'device-' || d, 1, 1, 'committed', 10080, 0, now() FROM generate_series(0, 19999) AS d;
+    ANALYZE;";
+
+const DAY: &str = "to_timestamp(1700000000), to_timestamp(1700086400)";
+
+/// Nodes of a plan, and how many rows each read.
+fn scans(plan: &Value, into: &mut Vec<(String, String, f64)>) {
+    let text = |key: &str| plan[key].as_str().unwrap_or_default().to_owned();
+    let number = |key: &str| plan[key].as_f64().unwrap_or_default();
+    if text("Node Type").contains("Scan") && plan.get("Relation Name").is_some() {
+        let read = number("Actual Rows") + number("Rows Removed by Filter");
+        into.push((
+            text("Node Type"),
+            text("Relation Name"),
+            read * number("Actual Loops"),
+        ));
+    }
+    for part in plan["Plans"].as_array().into_iter().flatten() {
+        scans(part, into);
+    }
+}
+
+/// Runs a query and returns what it read of which table, and how.
+async fn explain(
+    connection: &mut PgConnection,
+    sql: &str,
+    values: &str,
+) -> Vec<(String, String, f64)> {
+    let prepare = format!("PREPARE shown AS {sql}");
+    connection.execute(AssertSqlSafe(prepare)).await.unwrap();
+    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE shown ({values})");
+    let shown = connection.fetch_one(AssertSqlSafe(explain)).await.unwrap();
+    connection.execute("DEALLOCATE shown").await.unwrap();
+    let shown: Value = shown.try_get(0).unwrap();
+    let mut found = Vec::new();
+    scans(&shown[0]["Plan"], &mut found);
+    assert!(!found.is_empty(), "{sql}: {shown}");
+    found
+}
+
+#[tokio::test]
+async fn queries_of_a_million_rows_find_them_by_an_index() {
+    let admin = std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
+        "TIDELINE_TEST_POSTGRES_URL is not set: run the tests through `cargo xtask test`, \
+         which starts a PostgreSQL",
+    );
+    let name = format!("tideline_plans_{:016x}", rand::random::<u64>());
+    let mut server = PgConnection::connect(&admin).await.unwrap();
+    let create = format!("CREATE DATABASE {name}");
+    server.execute(AssertSqlSafe(create)).await.unwrap();
+    let (before, _) = admin.rsplit_once('/').unwrap();
+    let url = format!("{before}/{name}");
+    let store = Location::parse(&url).unwrap().open().await.unwrap();
+    store.migrate().await.unwrap();
+    store.close().await;
+
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    connection.execute(FILL).await.unwrap();
+    connection.execute(READ_SETTINGS).await.unwrap();
+    // A prepared statement is planned for its values first, and later once for all values.
+    for mode in ["force_custom_plan", "force_generic_plan"] {
+        let set = format!("SET plan_cache_mode = {mode}");
+        connection.execute(AssertSqlSafe(set)).await.unwrap();
+        let sensors =
+            "ARRAY['sensor-0','sensor-1','sensor-2','sensor-3','sensor-4','sensor-5','sensor-6']";
+        for (what, sql, values, rows_max) in [
+            (
+                "names of sensors",
+                SENSOR_NAMES,
+                "'device-42'".to_owned(),
+                20.0,
+            ),
+            (
+                "latest of each sensor",
+                LATEST,
+                format!("'device-42', {sensors}, 10000"),
+                7.0,
+            ),
+            (
+                "a day of a sensor",
+                ONE_SENSOR_ASC,
+                format!("'device-42', 'sensor-3', {DAY}, 10000"),
+                1_440.0,
+            ),
+            (
+                "its last rows",
+                ONE_SENSOR_DESC,
+                format!("'device-42', 'sensor-3', {DAY}, 10"),
+                10.0,
+            ),
+            (
+                "first rows of a device",
+                SENSORS_ASC,
+                format!("'device-42', {sensors}, {DAY}, 100"),
+                700.0,
+            ),
+            (
+                "a page of devices",
+                DEVICES,
+                "'device-42', 100".to_owned(),
+                200.0,
+            ),
+            (
+                "the books of a device",
+                DEVICE_BOOKS,
+                "'device-42'".to_owned(),
+                2.0,
+            ),
+            (
+                "a page of the fleet's books",
+                FLEET_BOOKS,
+                "'device-42', 1, 500".to_owned(),
+                1_000.0,
+            ),
+        ] {
+            let found = explain(&mut connection, sql, &values).await;
+            for (node, table, _) in &found {
+                // A bitmap is made from an index as well.
+                let by_index = node.starts_with("Index") || node.starts_with("Bitmap");
+                assert!(
+                    by_index,
+                    "{mode}, {what}: {node} on {table}"
+                );
+            }
+            let read: f64 = found.iter().map(|(_, _, rows)| rows).sum();
+            assert!(
+                read <= rows_max,
+                "{mode}, {what}: {read} rows read, {found:?}"
+            );
+        }
+    }
+    connection.close().await.unwrap();
+    let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
+    server.execute(AssertSqlSafe(drop_it)).await.unwrap();
+}
