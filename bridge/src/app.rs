@@ -14,7 +14,7 @@ use crate::api;
 use crate::config::Config;
 use crate::ingest::{Counters, Ingest};
 use crate::intake::{Broker, inbox};
-use crate::metrics::{IngestMeters, IntakeMeters};
+use crate::metrics::{IngestMeters, IntakeMeters, StoreCollector};
 use crate::store::Store;
 use crate::upkeep::Upkeep;
 
@@ -57,6 +57,7 @@ impl Bridge {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let counters = Arc::new(Mutex::new(Counters::default()));
         let meters = IngestMeters::register(registry);
+        registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
         let (outbox, inbox) = inbox();
         // The broker goes last: acknowledgements of the final commit travel through it.
         let leave = CancellationToken::new();

@@ -16,10 +16,16 @@ use serde::Deserialize;
 use crate::admit::Bounds;
 use crate::intake::BrokerConfig;
 use crate::pipeline::PipelineConfig;
-use crate::store::location::Location;
+use crate::store::location::{Database, Location};
 
 /// Takes the database's address out of the file, where it may hold a password.
 pub const DATABASE_VARIABLE: &str = "TIDELINE_DATABASE_URL";
+
+/// The same for the replicas' address.
+pub const REPLICA_VARIABLE: &str = "TIDELINE_REPLICA_URL";
+
+/// Less than CockroachDB's followers are behind would never be met; more is a report, not a query.
+const STALE_MAX: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
 
 /// What the MQTT client takes, and what finds a dead connection within the day.
 const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -90,6 +96,9 @@ struct RawTls {
 #[derive(Debug, Default, Deserialize)]
 struct RawStore {
     url: Option<String>,
+    replica_url: Option<String>,
+    #[serde(default, with = "humantime_serde")]
+    stale_max: Option<Duration>,
     migrate: Option<bool>,
     #[serde(default, with = "humantime_serde")]
     gap_age: Option<Duration>,
@@ -157,11 +166,17 @@ impl Settings {
     /// # Errors
     /// A configuration [`Failure`] that lists every problem.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let url = std::env::var(DATABASE_VARIABLE).ok();
-        Self::validate(settings::load(path)?, path, url)
+        let mut raw: Raw = settings::load(path)?;
+        for (variable, setting) in [
+            (DATABASE_VARIABLE, &mut raw.store.url),
+            (REPLICA_VARIABLE, &mut raw.store.replica_url),
+        ] {
+            *setting = std::env::var(variable).ok().or(setting.take());
+        }
+        Self::validate(raw, path)
     }
 
-    fn validate(raw: Raw, origin: &Path, url: Option<String>) -> Result<Self, Failure> {
+    fn validate(raw: Raw, origin: &Path) -> Result<Self, Failure> {
         let mut problems = Problems::default();
         let file = |path: &Path| relative_to(origin, path);
         let tls = TlsFiles {
@@ -193,7 +208,7 @@ impl Settings {
             }
         };
         let address = problems.take("mqtt.address", raw.mqtt.address.parse::<BrokerAddress>());
-        let database = database(raw.store.url, url, origin, &mut problems);
+        let database = database(&raw.store, origin, &mut problems);
         let bounded = |problems: &mut Problems, key: &str, holds: bool, reason: &str| {
             problems.check(holds, key, reason.to_owned());
         };
@@ -264,13 +279,8 @@ impl Settings {
     }
 }
 
-fn database(
-    in_file: Option<String>,
-    in_environment: Option<String>,
-    origin: &Path,
-    problems: &mut Problems,
-) -> Option<Location> {
-    let Some(text) = in_environment.or(in_file) else {
+fn database(raw: &RawStore, origin: &Path, problems: &mut Problems) -> Option<Location> {
+    let Some(text) = &raw.url else {
         problems.add(
             "store.url",
             format!("is missing; set it here or in {DATABASE_VARIABLE}"),
@@ -278,15 +288,42 @@ fn database(
         return None;
     };
     let text = if text.contains("://") {
-        text
+        text.clone()
     } else {
-        relative_to(origin, Path::new(&text)).display().to_string()
+        relative_to(origin, Path::new(text)).display().to_string()
     };
     match Location::parse(&text) {
-        Ok(database) => Some(database),
+        Ok(Location::Cockroach(mut database)) => {
+            stale_reads(raw, &mut database, problems);
+            Some(Location::Cockroach(database))
+        }
+        Ok(file) => {
+            let alone = raw.replica_url.is_none() && raw.stale_max.is_none();
+            let reason = "and store.stale_max are of use with a database by URL only";
+            problems.check(alone, "store.replica_url", reason);
+            Some(file)
+        }
         Err(error) => {
             problems.add("store.url", format!("{error}; {}", error.help()));
             None
         }
+    }
+}
+
+/// Where queries go that may be a little old, and how old.
+fn stale_reads(raw: &RawStore, database: &mut Database, problems: &mut Problems) {
+    database.stale_max = raw.stale_max;
+    let bounded = raw.stale_max.is_none_or(|max| STALE_MAX.contains(&max));
+    problems.check(bounded, "store.stale_max", "must be from 5s to 1h");
+    let Some(url) = &raw.replica_url else {
+        return;
+    };
+    let bound = raw.stale_max.is_some();
+    let reason = "needs store.stale_max: how old its answers may be";
+    problems.check(bound, "store.replica_url", reason);
+    match Location::parse(url) {
+        Ok(Location::Cockroach(replica)) => database.replicas = Some(replica.nodes),
+        Ok(Location::Embedded(_)) => problems.add("store.replica_url", "is no URL of a PostgreSQL"),
+        Err(error) => problems.add("store.replica_url", format!("{error}; {}", error.help())),
     }
 }

@@ -1,7 +1,14 @@
 //! The bridge's metric families. Labels are small enums, never a device.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use prometheus_client::metrics::counter::Counter;
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -9,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use schema::Channel;
 
 use crate::intake::Message;
-use crate::store::RowCounts;
+use crate::store::{RowCounts, Store};
 
 /// The connection to the broker.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +44,10 @@ pub struct IngestMeters {
     pub(crate) resyncs: Counter,
     pub(crate) ranges_merged: Counter,
 }
+
+/// What the store itself counts.
+#[derive(Debug)]
+pub(crate) struct StoreCollector(pub(crate) Arc<dyn Store>);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChannelLabel {
@@ -69,6 +80,45 @@ enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct ClassLabel {
     pub(crate) class: &'static str,
+}
+
+impl Collector for StoreCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let activity = self.0.activity();
+        for (name, help, count) in [
+            ("commits", "Commits that wrote readings", activity.commits),
+            (
+                "replans",
+                "Writes planned again because another bridge had moved a ledger on",
+                activity.replans,
+            ),
+            (
+                "replica_reads",
+                "Queries that a replica answered",
+                activity.replica_reads,
+            ),
+        ] {
+            let name = format!("tideline_bridge_store_{name}");
+            let counter = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count).encode(counter)?;
+        }
+        let mut retries = encoder.encode_descriptor(
+            "tideline_bridge_store_retries",
+            "Attempts repeated, by the class of what was in the way",
+            None,
+            MetricType::Counter,
+        )?;
+        for (class, count) in [
+            ("conflict", activity.retries_conflict),
+            ("network", activity.retries_network),
+            ("overload", activity.retries_overload),
+        ] {
+            let class = ClassLabel { class };
+            let counter = retries.encode_family(&class)?;
+            ConstCounter::new(count).encode(counter)?;
+        }
+        Ok(())
+    }
 }
 
 impl IntakeMeters {

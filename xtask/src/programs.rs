@@ -20,9 +20,13 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 /// The folder with `initdb` and `postgres` of one version: the first of `PATH`, or Debian's newest.
 pub(crate) fn postgres_folder() -> Option<PathBuf> {
-    folders()
-        .into_iter()
-        .find(|folder| folder.join("initdb").is_file() && folder.join("postgres").is_file())
+    // All three of one version.
+    let has = |folder: &PathBuf, program: &str| folder.join(program).is_file();
+    folders().into_iter().find(|folder| {
+        ["initdb", "postgres", "pg_basebackup"]
+            .iter()
+            .all(|program| has(folder, program))
+    })
 }
 
 /// A `PATH` with which a test finds by name what is found here.

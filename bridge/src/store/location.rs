@@ -27,6 +27,12 @@ pub enum Location {
 pub struct Database {
     /// The nodes, all of one database.
     pub nodes: Nodes,
+    /// Replicas of PostgreSQL, which answer queries that may be stale.
+    pub replicas: Option<Nodes>,
+    /// How old the answers of queries may be: of devices, readings, conflicts and dead letters.
+    /// Without it they are the latest. CockroachDB then answers from the nearest copy, as it was
+    /// about five seconds ago; PostgreSQL from its replicas, as long as they are fresh enough.
+    pub stale_max: Option<Duration>,
     /// Most connections for writing, on each node. Two keep a database of two cores busy; more
     /// help where commits wait for a network.
     pub writers_max: u32,
@@ -79,6 +85,8 @@ impl Database {
     pub const fn new(nodes: Nodes) -> Self {
         Self {
             nodes,
+            replicas: None,
+            stale_max: None,
             writers_max: 4,
             readers_max: 4,
             statement_timeout: Duration::from_secs(10),

@@ -447,6 +447,8 @@ pub struct Activity {
     pub retries_overload: u64,
     /// Plans made again because another bridge had moved a buffer file's ledger on.
     pub replans: u64,
+    /// Queries that a replica answered.
+    pub replica_reads: u64,
 }
 
 impl std::ops::AddAssign for RowCounts {

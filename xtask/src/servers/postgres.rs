@@ -64,6 +64,14 @@ struct Account {
 impl Postgres {
     /// Makes a new database cluster in a temporary folder and starts a server on it.
     pub(crate) fn start(durability: Durability) -> Result<Self, Failure> {
+        Self::on(durability, initialise)
+    }
+
+    /// Starts a server on the files that `fill` makes in a temporary folder.
+    fn on(
+        durability: Durability,
+        fill: impl FnOnce(&Path, Option<Account>, &Path) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
         let binaries = programs::postgres_folder().ok_or_else(|| {
             failed()
                 .because("initdb and postgres are not installed")
@@ -78,7 +86,7 @@ impl Postgres {
             chown(folder.path(), Some(user), Some(group))
                 .map_err(|error| failed().because(error))?;
         }
-        initialise(&binaries, account, folder.path())?;
+        fill(&binaries, account, folder.path())?;
         for _ in 0..PORT_ATTEMPTS_MAX {
             if let Some(server) = serve(&binaries, account, folder.path(), durability)? {
                 return Ok(Self {
@@ -88,6 +96,13 @@ impl Postgres {
             }
         }
         Err(failed().because("every free port was taken before the server had it"))
+    }
+
+    /// Starts a second server that follows this one and answers queries.
+    pub(crate) fn start_replica(&self) -> Result<Self, Failure> {
+        Self::on(Durability::Fast, |binaries, account, folder| {
+            copy(binaries, account, folder, &self.url())
+        })
     }
 
     /// Where the administrator connects.
@@ -146,7 +161,28 @@ fn initialise(binaries: &Path, account: Option<Account>, folder: &Path) -> Resul
         .arg(data(folder))
         .args(["--username", "postgres", "--auth", "trust"])
         .args(["--encoding", "UTF8", "--no-locale", "--no-sync"]);
-    let made = as_account(&mut command, account, folder)
+    run(&mut command, account, folder)
+}
+
+/// Copies a running server's files, with what makes the copy follow it.
+fn copy(
+    binaries: &Path,
+    account: Option<Account>,
+    folder: &Path,
+    url: &str,
+) -> Result<(), Failure> {
+    let mut command = Command::new(binaries.join("pg_basebackup"));
+    command
+        .arg("--pgdata")
+        .arg(data(folder))
+        .args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync"])
+        .args(["--dbname", url]);
+    run(&mut command, account, folder)
+}
+
+/// Runs a program that makes a database cluster.
+fn run(command: &mut Command, account: Option<Account>, folder: &Path) -> Result<(), Failure> {
+    let made = as_account(command, account, folder)
         .output()
         .map_err(|error| failed().because(error))?;
     if made.status.success() {
@@ -316,6 +352,31 @@ mod tests {
         drop(server);
         assert!(!folder.exists());
         TcpListener::bind(("127.0.0.1", port)).expect("the port is free again");
+    }
+
+    #[test]
+    fn a_replica_follows() {
+        let server = Postgres::start(Durability::Fast)
+            .expect("a PostgreSQL server; run through `cargo xtask test`");
+        let replica = server.start_replica().unwrap();
+        let ask = |server: &Postgres, sql: &str| {
+            let asked = Command::new(programs::find("psql").expect("psql"))
+                .arg(server.url())
+                .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command"])
+                .arg(sql)
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&asked.stdout).trim().to_owned()
+        };
+        ask(
+            &server,
+            "CREATE TABLE t (a INT4); INSERT INTO t VALUES (42)",
+        );
+        let deadline = Instant::now() + START_TIME_MAX;
+        while ask(&replica, "SELECT a FROM t") != "42" {
+            assert!(Instant::now() < deadline, "the replica does not follow");
+            std::thread::sleep(POLL);
+        }
     }
 
     #[test]

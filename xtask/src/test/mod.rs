@@ -28,6 +28,8 @@ const BUILD_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 const TEST_TIME_MAX: Duration = Duration::from_secs(25 * 60);
 /// Where tests find the administrator's database.
 const POSTGRES_VARIABLE: &str = "TIDELINE_TEST_POSTGRES_URL";
+/// Where they find that of a replica.
+const REPLICA_VARIABLE: &str = "TIDELINE_TEST_POSTGRES_REPLICA_URL";
 
 /// Runs the tests.
 #[derive(Debug, Args)]
@@ -64,15 +66,20 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         Failure::new(Class::Storage, "make a temporary folder for the tests").because(error)
     })?;
     let postgres = Postgres::start(Durability::Fast)?;
-    eprintln!("PostgreSQL for the tests: {}", postgres.url());
+    let replica = postgres.start_replica()?;
+    eprintln!(
+        "PostgreSQL for the tests: {}, and {} that follows it",
+        postgres.url(),
+        replica.url()
+    );
 
     let mut tally = Tally::default();
-    let command = tests(options, &postgres, folder.path());
+    let command = tests(options, &postgres, &replica, folder.path());
     let status = supervisor.read("run the tests", command, TEST_TIME_MAX, |line| {
         println!("{line}");
         tally.take(line);
     })?;
-    drop(postgres);
+    drop((replica, postgres));
 
     tally.take_status(status.success());
     if !tally.failures().is_empty() {
@@ -112,7 +119,7 @@ fn temporary_folder() -> io::Result<tempfile::TempDir> {
     Ok(folder)
 }
 
-fn tests(options: &Options, postgres: &Postgres, temporary: &Path) -> Command {
+fn tests(options: &Options, postgres: &Postgres, replica: &Postgres, temporary: &Path) -> Command {
     let mut command = workspace::cargo();
     command.args(["test", "--locked", "--no-fail-fast"]);
     if options.package.is_empty() {
@@ -125,6 +132,7 @@ fn tests(options: &Options, postgres: &Postgres, temporary: &Path) -> Command {
     command
         .env("PATH", programs::search_path())
         .env("TMPDIR", temporary)
-        .env(POSTGRES_VARIABLE, postgres.url());
+        .env(POSTGRES_VARIABLE, postgres.url())
+        .env(REPLICA_VARIABLE, replica.url());
     command
 }

@@ -27,7 +27,7 @@ pub(crate) struct Requirement {
 /// Everything that tests need.
 pub(crate) const REQUIREMENTS: [Requirement; 4] = [
     Requirement {
-        programs: &["initdb", "postgres", "psql"],
+        programs: &["initdb", "postgres", "pg_basebackup", "psql"],
         package: "postgresql",
         why: "the bridge's store is tested against a real server in SERIALIZABLE mode",
     },
@@ -234,7 +234,7 @@ mod tests {
         let failure = incomplete(&REQUIREMENTS[..2], "no apt here");
         assert_eq!(
             failure.to_string(),
-            "failed to find initdb, postgres, psql, mosquitto, which tests need: no apt here"
+            "failed to find initdb, postgres, pg_basebackup, psql, mosquitto, which tests need: no apt here"
         );
         assert_eq!(failure.exit_code(), 2);
     }

@@ -3,21 +3,25 @@
 //! A failed node is left at once and tried again after a growing pause; when all are down, the one
 //! whose pause ends first is tried. Connections are pooled by node and purpose. A connection that
 //! saw an error, or whose user went away in the middle of a statement, is closed, not returned.
+//!
+//! Queries that may be answered with what was true a moment ago go to [`super::replicas`], while
+//! these are fresh enough, and else where all others go.
 
 use std::fmt;
 use std::str::FromStr as _;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::super::StoreError;
 use super::super::location::Database;
 use super::dialect::{self, Purpose};
 use super::failed::Failed;
+use super::replicas::{self, Freshness, Staleness};
 
 /// Connections are renewed after this time, so that load spreads again after a node returned.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
@@ -106,6 +110,10 @@ fn address(options: &PgConnectOptions) -> String {
 #[derive(Debug)]
 pub(super) struct Cluster {
     nodes: Vec<Node>,
+    replicas: Vec<Node>,
+    /// How old answers of queries may be that need not be the latest.
+    staleness: Option<Staleness>,
+    replica_reads: AtomicU64,
     next: AtomicUsize,
     opened: Instant,
     connect_timeout: Duration,
@@ -118,6 +126,9 @@ struct Node {
     options: PgConnectOptions,
     writers: Pool,
     readers: Pool,
+    /// For queries that may be stale.
+    followers: Pool,
+    freshness: Freshness,
     /// Milliseconds since the cluster was opened.
     down_until_ms: AtomicU64,
     failures: AtomicU32,
@@ -147,16 +158,16 @@ pub(super) struct Lease<'c> {
 
 impl Cluster {
     pub(super) fn new(database: &Database) -> Self {
-        let nodes = database.nodes.0.iter().map(|options| Node {
-            address: address(options),
-            options: options.clone(),
-            writers: Pool::new(database.writers_max),
-            readers: Pool::new(database.readers_max),
-            down_until_ms: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-        });
-        let nodes: Vec<Node> = nodes.collect();
+        let nodes = |of: &Nodes| -> Vec<Node> {
+            let node = |options| Node::new(options, database);
+            of.0.iter().map(node).collect()
+        };
+        let replicas = database.replicas.as_ref().map_or_else(Vec::new, nodes);
+        let nodes = nodes(&database.nodes);
         Self {
+            replicas,
+            staleness: database.stale_max.map(Staleness::new),
+            replica_reads: AtomicU64::new(0),
             // Several bridges started together do not all begin at the first node.
             next: AtomicUsize::new(rand::random_range(0..nodes.len().max(1))),
             nodes,
@@ -173,8 +184,73 @@ impl Cluster {
     }
 
     /// A connection to a node that is up, as far as is known.
-    pub(super) async fn lease(&self, purpose: Purpose) -> Result<Lease<'_>, Failed> {
-        let node = self.pick();
+    pub(super) async fn lease(self: &Arc<Self>, purpose: Purpose) -> Result<Lease<'_>, Failed> {
+        let (Purpose::ReadStale, Some(staleness)) = (purpose, &self.staleness) else {
+            let purpose = match purpose {
+                Purpose::ReadStale => Purpose::Read,
+                other => other,
+            };
+            return self.lease_at(self.pick(&self.nodes), purpose).await;
+        };
+        if self.replicas.is_empty() {
+            // CockroachDB: whichever node is asked, the nearest copy answers.
+            return self.lease_at(self.pick(&self.nodes), purpose).await;
+        }
+        if let Some(lease) = self.lease_replica(staleness).await {
+            self.replica_reads.fetch_add(1, Ordering::Relaxed);
+            return Ok(lease);
+        }
+        self.lease_at(self.pick(&self.nodes), Purpose::Read).await
+    }
+
+    /// How many leases went to replicas.
+    pub(super) fn replica_reads(&self) -> u64 {
+        self.replica_reads.load(Ordering::Relaxed)
+    }
+
+    /// A connection to a replica that is fresh enough, if there is one.
+    async fn lease_replica(self: &Arc<Self>, staleness: &Staleness) -> Option<Lease<'_>> {
+        let replica = self.pick(&self.replicas);
+        let now_ms = self.now_ms();
+        if replica.is_down(now_ms) {
+            return None;
+        }
+        // A replica that cannot be reached is no error of the query's.
+        let mut lease = self.lease_at(replica, Purpose::ReadStale).await.ok()?;
+        if !replica.freshness.is_doubtful(staleness, now_ms) {
+            return Some(lease);
+        }
+        if staleness.is_beat_due(now_ms) {
+            // Nobody waits for it: a primary that is down must not delay what a replica can tell.
+            tokio::spawn(Arc::clone(self).beat());
+        }
+        let look = replicas::age(&mut lease.connection);
+        let looked = tokio::time::timeout(self.connect_timeout, look).await;
+        match looked {
+            Ok(Ok(age)) => replica.freshness.saw(age, staleness, self.now_ms()),
+            failed => {
+                let _ = lease.end(failed);
+                return None;
+            }
+        }
+        if replica.freshness.holds(self.now_ms()) {
+            return Some(lease);
+        }
+        lease.release();
+        None
+    }
+
+    async fn beat(self: Arc<Self>) {
+        // Another bridge beats at this very moment, or the primary is down: the replicas tell.
+        let Ok(mut lease) = self.lease_at(self.pick(&self.nodes), Purpose::Write).await else {
+            return;
+        };
+        let beat = lease.connection.execute(replicas::BEAT);
+        let done = tokio::time::timeout(self.statement_timeout, beat).await;
+        let _ = lease.end(done);
+    }
+
+    async fn lease_at<'c>(&'c self, node: &'c Node, purpose: Purpose) -> Result<Lease<'c>, Failed> {
         let (pool, permit) = match node.pool(purpose) {
             Some(pool) => (Some(pool), Some(pool.permit(self, node).await?)),
             None => (None, None),
@@ -214,17 +290,17 @@ impl Cluster {
     }
 
     /// Round robin over the nodes that are not known to be down.
-    fn pick(&self) -> &Node {
+    fn pick<'c>(&self, nodes: &'c [Node]) -> &'c Node {
         let now_ms = self.now_ms();
         let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let candidates = (0..self.nodes.len()).map(|i| &self.nodes[(start + i) % self.nodes.len()]);
+        let candidates = (0..nodes.len()).map(|i| &nodes[(start + i) % nodes.len()]);
         // The first that is up; else the one whose pause ends first.
         candidates
             .min_by_key(|node| {
                 let until = node.down_until_ms.load(Ordering::Relaxed);
                 if until <= now_ms { 0 } else { until }
             })
-            .unwrap_or(&self.nodes[0])
+            .unwrap_or(&nodes[0])
     }
 
     fn failed(&self, node: &Node, error: sqlx::Error) -> Failed {
@@ -236,8 +312,9 @@ impl Cluster {
             let until = self.now_ms().saturating_add(pause);
             node.down_until_ms.store(until, Ordering::Relaxed);
             // What the others hold is likely dead as well.
-            node.writers.clear();
-            node.readers.clear();
+            for pool in node.pools() {
+                pool.clear();
+            }
         }
         failed
     }
@@ -248,7 +325,8 @@ impl Cluster {
 
     /// Closes idle connections, and refuses new ones.
     pub(super) async fn close(&self) {
-        for pool in self.nodes.iter().flat_map(|n| [&n.writers, &n.readers]) {
+        let nodes = self.nodes.iter().chain(&self.replicas);
+        for pool in nodes.flat_map(Node::pools) {
             pool.permits.close();
             for idle in pool.clear() {
                 // A courtesy: the server notices a closed socket as well.
@@ -259,10 +337,32 @@ impl Cluster {
 }
 
 impl Node {
+    fn new(options: &PgConnectOptions, database: &Database) -> Self {
+        Self {
+            address: address(options),
+            options: options.clone(),
+            writers: Pool::new(database.writers_max),
+            readers: Pool::new(database.readers_max),
+            followers: Pool::new(database.readers_max),
+            freshness: Freshness::default(),
+            down_until_ms: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+        }
+    }
+
+    fn is_down(&self, now_ms: u64) -> bool {
+        self.down_until_ms.load(Ordering::Relaxed) > now_ms
+    }
+
+    fn pools(&self) -> [&Pool; 3] {
+        [&self.writers, &self.readers, &self.followers]
+    }
+
     fn pool(&self, purpose: Purpose) -> Option<&Pool> {
         match purpose {
             Purpose::Write => Some(&self.writers),
             Purpose::Read => Some(&self.readers),
+            Purpose::ReadStale => Some(&self.followers),
             Purpose::Migrate => None,
         }
     }
@@ -373,7 +473,7 @@ mod tests {
         let down = cluster.failed(&cluster.nodes[0], timed_out("test"));
         assert!(down.is_about_the_node());
         for _ in 0..4 {
-            assert_eq!(cluster.pick().address, "127.0.0.1:2");
+            assert_eq!(cluster.pick(&cluster.nodes).address, "127.0.0.1:2");
         }
     }
 }

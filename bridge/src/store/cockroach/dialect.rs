@@ -20,6 +20,8 @@ pub(super) enum Purpose {
     Write,
     /// Queries.
     Read,
+    /// Queries that may be answered with what was true a moment ago.
+    ReadStale,
     /// Migrations: no time-out, because an index on a large table takes its time.
     Migrate,
 }
@@ -38,14 +40,19 @@ pub(super) fn options(
     statement_timeout: Duration,
 ) -> PgConnectOptions {
     let timeout_ms = match purpose {
-        Purpose::Write | Purpose::Read => statement_timeout.as_millis(),
+        Purpose::Write | Purpose::Read | Purpose::ReadStale => statement_timeout.as_millis(),
         Purpose::Migrate => 0,
+    };
+    let isolation = match purpose {
+        // A replica of PostgreSQL refuses to be serializable.
+        Purpose::ReadStale => "read committed",
+        Purpose::Write | Purpose::Read | Purpose::Migrate => "serializable",
     };
     options.application_name("tideline-bridge").options([
         ("statement_timeout", timeout_ms.to_string()),
         // A bridge that was stopped in the middle of a transaction must not hold its locks.
         ("idle_in_transaction_session_timeout", "30000".to_owned()),
-        ("default_transaction_isolation", "serializable".to_owned()),
+        ("default_transaction_isolation", isolation.to_owned()),
     ])
 }
 
@@ -56,6 +63,12 @@ pub(super) async fn set_up(
 ) -> Result<Dialect, sqlx::Error> {
     let version: String = connection.fetch_one("SELECT version()").await?.try_get(0)?;
     if version.contains("CockroachDB") {
+        if purpose == Purpose::ReadStale {
+            // As of `follower_read_timestamp()`, about five seconds ago.
+            let settings = "SET default_transaction_read_only = on; \
+                 SET default_transaction_use_follower_reads = on";
+            connection.execute(settings).await?;
+        }
         return Ok(Dialect::CockroachDb);
     }
     let settings = match purpose {
@@ -68,7 +81,7 @@ pub(super) async fn set_up(
              SET enable_mergejoin = off; SET enable_bitmapscan = off; \
              SET plan_cache_mode = force_generic_plan"
         }
-        Purpose::Read => READ_SETTINGS,
+        Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
         Purpose::Migrate => "SET jit = off",
     };
     connection.execute(settings).await?;

@@ -2,6 +2,7 @@
 //!
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
 //! [`migrate`]; underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
+//! [`replicas`] (answers that may be old),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`arguments`] and [`rows`] (values in and out).
 //!
@@ -22,10 +23,12 @@ mod pace;
 #[cfg(test)]
 mod plans;
 mod query;
+mod replicas;
 mod report;
 mod rows;
 mod sql;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -49,7 +52,7 @@ use pace::Pace;
 /// A CockroachDB or PostgreSQL database.
 #[derive(Debug)]
 pub struct Cockroach {
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     cache: Cache,
     pace: Pace,
     meters: Meters,
@@ -71,7 +74,7 @@ impl Cockroach {
     #[must_use]
     pub fn new(database: &Database) -> Self {
         Self {
-            cluster: Cluster::new(database),
+            cluster: Arc::new(Cluster::new(database)),
             cache: Cache::default(),
             pace: Pace::default(),
             meters: Meters::default(),
@@ -220,6 +223,7 @@ impl Store for Cockroach {
             retries_network: read(&self.meters.network),
             retries_overload: read(&self.meters.overload),
             replans: read(&self.meters.replans),
+            replica_reads: self.cluster.replica_reads(),
         }
     }
 

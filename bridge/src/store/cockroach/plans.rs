@@ -140,10 +140,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             for (node, table, _) in &found {
                 // A bitmap is made from an index as well.
                 let by_index = node.starts_with("Index") || node.starts_with("Bitmap");
-                assert!(
-                    by_index,
-                    "{mode}, {what}: {node} on {table}"
-                );
+                assert!(by_index, "{mode}, {what}: {node} on {table}");
             }
             let read: f64 = found.iter().map(|(_, _, rows)| rows).sum();
             assert!(

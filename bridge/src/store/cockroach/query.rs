@@ -144,7 +144,7 @@ impl Cockroach {
         after: Option<&DeviceId>,
         limit: usize,
     ) -> Result<Vec<Device>, StoreError> {
-        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let after = after.map_or("", DeviceId::as_str);
             let query = sqlx::query(DEVICES).bind(after).bind(limited(limit));
             let found = connection.fetch_all(query).await?;
@@ -154,7 +154,7 @@ impl Cockroach {
 
     pub(super) async fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
         let sql = concat!(device_columns!(), "WHERE d.device_id = $1");
-        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let query = sqlx::query(sql).bind(id.as_str());
             let found = connection.fetch_optional(query).await?;
             found.as_ref().map(device).transpose()
@@ -167,7 +167,7 @@ impl Cockroach {
     ) -> Result<Vec<StoredReading>, StoreError> {
         let from = Micros(query.from.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros());
         let to = Micros(query.to.clamp(OBSERVED_AT_MIN, TO_MAX).micros());
-        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let device = query.device.as_str();
             let found = match &query.sensor {
                 Some(sensor) => {
@@ -196,7 +196,7 @@ impl Cockroach {
     }
 
     pub(super) async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
-        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let names = sensor_names(connection, device).await?;
             let select = sqlx::query(LATEST).bind(device.as_str()).bind(names);
             let select = select.bind(limited(QUERY_ROWS_MAX));
@@ -327,7 +327,7 @@ impl Cockroach {
         device: &DeviceId,
         limit: usize,
     ) -> Result<Vec<Conflict>, StoreError> {
-        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let query = sqlx::query(CONFLICTS).bind(device.as_str());
             let found = connection.fetch_all(query.bind(limited(limit))).await?;
             let conflict = |row: &PgRow| {
@@ -346,7 +346,7 @@ impl Cockroach {
         device: Option<&DeviceId>,
         limit: usize,
     ) -> Result<Vec<KeptLetter>, StoreError> {
-        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let query = sqlx::query(DEAD_LETTERS).bind(device.map(DeviceId::as_str));
             let found = connection.fetch_all(query.bind(limited(limit))).await?;
             found.iter().map(letter).collect()

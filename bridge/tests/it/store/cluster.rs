@@ -7,6 +7,7 @@ use bridge::store::location::{Database, Location};
 use daemon::{Class, Fault};
 use schema::Value;
 use schema::message::{RejectReason, Rejection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use tokio::task::JoinSet;
 
 use super::fixture::*;
 use super::proxy::Proxy;
+
+/// Files in `migrations/cockroach`.
+const STEPS: usize = 2;
 
 #[test]
 fn one_row_that_the_database_refuses_does_not_block_the_others() {
@@ -62,7 +66,7 @@ fn a_database_that_is_not_migrated_says_what_to_do() {
             .await
             .unwrap_err();
         assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
-        assert_eq!(store.pending_migrations().await.unwrap().len(), 1);
+        assert_eq!(store.pending_migrations().await.unwrap().len(), STEPS);
     });
 }
 
@@ -99,7 +103,7 @@ fn a_bridge_that_died_while_it_migrated_is_followed_by_another() {
             )
             .await;
         let store = fixture.open_unmigrated().await;
-        assert_eq!(store.migrate().await.unwrap().len(), 1);
+        assert_eq!(store.migrate().await.unwrap().len(), STEPS);
         store.check().await.unwrap();
     });
 }
@@ -293,6 +297,106 @@ fn nodes_that_go_and_come_back_are_not_noticed() {
             check_ledger(&*store, &format!("device-{writer}")).await;
         }
     });
+}
+
+/// A replica answers while it is fresh: not longer, and not in the way when it is gone.
+#[test]
+fn queries_that_may_be_stale_go_to_a_replica_while_it_is_fresh() {
+    const STALE_MAX: Duration = Duration::from_secs(3);
+    postgres(|fixture| async move {
+        let url = fixture.url.clone().unwrap();
+        let (user, host, name) = around_host(&url);
+        let (at_replica, replica_host, _) =
+            around_host(&std::env::var("TIDELINE_TEST_POSTGRES_REPLICA_URL").expect(
+                "TIDELINE_TEST_POSTGRES_REPLICA_URL is not set: run the tests through \
+                 `cargo xtask test`, which starts a replica",
+            ));
+        let direct = format!("{at_replica}{replica_host}{name}");
+        let (primary, replica) = (Proxy::start(host).await, Proxy::start(replica_host).await);
+        let nodes = |proxy: &Proxy| {
+            Nodes::parse([format!("{user}{}{name}", proxy.address).as_str()]).unwrap()
+        };
+        let mut database = Database::new(nodes(&primary));
+        database.replicas = Some(nodes(&replica));
+        database.stale_max = Some(STALE_MAX);
+        database.retry_budget = Duration::from_millis(300);
+        let store = Location::Cockroach(database).open().await.unwrap();
+        store.migrate().await.unwrap();
+        store.ingest(&[delivery("d", rows(1, 10))]).await.unwrap();
+        let latest = async || {
+            let found = store.latest(&device("d")).await?;
+            Ok::<_, StoreError>(found.first().map(|reading| reading.version.seq))
+        };
+        // How a query is answered, and whether by the replica.
+        let ask = async || {
+            let before = store.activity().replica_reads;
+            let answer = latest().await;
+            (answer, store.activity().replica_reads > before)
+        };
+        let until =
+            async |what: &str, expected: fn(&Result<Option<u64>, StoreError>, bool) -> bool| {
+                let started = Instant::now();
+                loop {
+                    let (answer, from_replica) = ask().await;
+                    if expected(&answer, from_replica) {
+                        return started.elapsed();
+                    }
+                    assert!(
+                        started.elapsed() < Duration::from_secs(60),
+                        "{what}: {answer:?}"
+                    );
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+        let from_replica = async || {
+            until("the replica answers", |answer, from_replica| {
+                from_replica && matches!(answer, Ok(Some(10)))
+            })
+            .await
+        };
+        from_replica().await;
+
+        // The primary is gone: the replica answers for a while, and then nobody.
+        primary.set_up(false);
+        let (answer, replied) = ask().await;
+        assert!(replied && matches!(answer, Ok(Some(10))), "{answer:?}");
+        let refused = until("it is too old", |answer, _| answer.is_err()).await;
+        assert!(refused <= STALE_MAX + Duration::from_secs(2), "{refused:?}");
+        primary.set_up(true);
+        from_replica().await;
+
+        // The replica is gone: the primary answers.
+        replica.set_up(false);
+        for _ in 0..5 {
+            let (answer, _) = ask().await;
+            assert!(matches!(answer, Ok(Some(10))), "{answer:?}");
+        }
+        replica.set_up(true);
+        from_replica().await;
+
+        // The replica stands still: it may show what was, and not for long.
+        sql_at(&direct, "SELECT pg_wal_replay_pause()").await;
+        store.ingest(&[delivery("d", rows(11, 20))]).await.unwrap();
+        let seen = until("new rows are seen", |answer, _| {
+            matches!(answer, Ok(Some(20)))
+        })
+        .await;
+        sql_at(&direct, "SELECT pg_wal_replay_resume()").await;
+        assert!(seen <= STALE_MAX + Duration::from_secs(2), "{seen:?}");
+        until("the replica follows again", |answer, from_replica| {
+            from_replica && matches!(answer, Ok(Some(20)))
+        })
+        .await;
+        store.close().await;
+    });
+}
+
+async fn sql_at(url: &str, sql: &'static str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    // A replica cannot be serializable, which the server is set to.
+    let isolation = "SET default_transaction_isolation = 'read committed'";
+    connection.execute(isolation).await.unwrap();
+    connection.execute(sql).await.unwrap();
 }
 
 #[test]
