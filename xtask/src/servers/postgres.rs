@@ -74,7 +74,7 @@ impl Postgres {
     ) -> Result<Self, Failure> {
         let binaries = programs::postgres_folder().ok_or_else(|| {
             failed()
-                .because("initdb and postgres are not installed")
+                .because("initdb, postgres and pg_basebackup are not installed")
                 .help("`cargo xtask test --list-requirements` says what to install")
         })?;
         let account = account()?;
@@ -361,6 +361,11 @@ mod tests {
         let replica = server.start_replica().unwrap();
         let ask = |server: &Postgres, sql: &str| {
             let asked = Command::new(programs::find("psql").expect("psql"))
+                // A replica cannot be serializable.
+                .env(
+                    "PGOPTIONS",
+                    "-c default_transaction_isolation=read\\ committed",
+                )
                 .arg(server.url())
                 .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command"])
                 .arg(sql)
