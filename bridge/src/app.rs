@@ -33,6 +33,7 @@ pub struct Running {
     listener: TcpListener,
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
+    retention: Option<Duration>,
 }
 
 impl Bridge {
@@ -54,6 +55,10 @@ impl Bridge {
             Failure::new(daemon::Class::Network, "read the HTTP address").because(error)
         })?;
         let store = open(&config).await?;
+        let drops_by_itself = store
+            .set_retention(config.retention)
+            .await
+            .map_err(|error| error.into_failure("tell the database how long to keep readings"))?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let counters = Arc::new(Mutex::new(Counters::default()));
         let meters = IngestMeters::register(registry);
@@ -107,6 +112,7 @@ impl Bridge {
             broker,
             meters,
             gap_age: config.gap_age,
+            retention: config.retention.filter(|_| !drops_by_itself),
             stop: lifecycle.token(),
         };
         lifecycle.spawn("upkeep", upkeep.run());
@@ -116,6 +122,7 @@ impl Bridge {
             listener,
             store,
             counters,
+            retention: config.retention,
         })
     }
 }
@@ -141,7 +148,7 @@ impl Running {
 
     /// Serves the API with the admin endpoints of the whole process, until the lifecycle stops.
     pub fn serve(self, registry: Arc<Registry>, health: Health, lifecycle: &Lifecycle) {
-        let router = api::router(self.store).merge(admin::router(registry, health));
+        let router = api::router(self.store, self.retention).merge(admin::router(registry, health));
         lifecycle.spawn(
             "http",
             admin::serve(self.listener, router, lifecycle.clone()),

@@ -30,6 +30,9 @@ const STALE_MAX: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::f
 /// What the MQTT client takes, and what finds a dead connection within the day.
 const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
+/// Below this a reading could be gone before anybody saw it.
+const RETENTION_MIN: Duration = Duration::from_secs(3600);
+
 /// Everything that a bridge needs to run. Made by [`Settings::load`] from a file, or in code;
 /// whoever makes it keeps it valid.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// How writes are put together.
     pub pipeline: PipelineConfig,
+    /// How long readings, conflicts and dead letters are kept; for ever when left out.
+    pub retention: Option<Duration>,
     /// How old a gap must be before its device is asked again.
     pub gap_age: Duration,
     /// Where to serve the API and the admin endpoints.
@@ -101,6 +106,8 @@ struct RawStore {
     stale_max: Option<Duration>,
     migrate: Option<bool>,
     #[serde(default, with = "humantime_serde")]
+    retention: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
     gap_age: Option<Duration>,
 }
 
@@ -154,6 +161,7 @@ impl Config {
             migrate: true,
             bounds: Bounds::default(),
             pipeline: PipelineConfig::default(),
+            retention: None,
             gap_age: Duration::from_secs(180),
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
         }
@@ -247,6 +255,9 @@ impl Settings {
         bounded(p, "mqtt.group", is_plain(&group), plain);
         let client_id = raw.mqtt.client_id.as_deref().is_none_or(is_plain);
         bounded(p, "mqtt.client_id", client_id, plain);
+        let retention = raw.store.retention;
+        let kept = retention.is_none_or(|kept| kept >= RETENTION_MIN);
+        bounded(p, "store.retention", kept, "must be at least 1h");
         let keep_alive = raw
             .mqtt
             .keep_alive
@@ -267,6 +278,7 @@ impl Settings {
         }
         bridge.pipeline = pipeline;
         bridge.migrate = raw.store.migrate.unwrap_or(true);
+        bridge.retention = raw.store.retention;
         bridge.gap_age = raw.store.gap_age.unwrap_or(bridge.gap_age);
         bridge.bounds.past_max = raw.admission.past_max.unwrap_or(bridge.bounds.past_max);
         bridge.bounds.future_max = raw.admission.future_max.unwrap_or(bridge.bounds.future_max);

@@ -43,6 +43,7 @@ pub struct IngestMeters {
     pub(crate) write_rows: Histogram,
     pub(crate) resyncs: Counter,
     pub(crate) ranges_merged: Counter,
+    pub(crate) rows_expired: Counter,
 }
 
 /// What the store itself counts.
@@ -185,6 +186,7 @@ impl IngestMeters {
             write_rows: Histogram::new(exponential_buckets(1.0, 2.0, 15)),
             resyncs: Counter::default(),
             ranges_merged: Counter::default(),
+            rows_expired: Counter::default(),
         };
         for (name, help, counter) in [
             (
@@ -222,6 +224,11 @@ impl IngestMeters {
                 "ledger_ranges_merged",
                 "Ledger ranges merged into their neighbours",
                 &meters.ranges_merged,
+            ),
+            (
+                "rows_expired",
+                "Readings, conflicts and dead letters dropped because they were too old",
+                &meters.rows_expired,
             ),
         ] {
             registry.register(format!("tideline_bridge_{name}"), help, counter.clone());

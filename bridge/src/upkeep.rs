@@ -1,12 +1,12 @@
-//! What a bridge does now and then: merge ledger ranges, and ask devices again for what was
-//! skipped. Safe with several bridges; a failure waits for the next time.
+//! What a bridge does now and then: merge ledger ranges, ask devices again for what was skipped,
+//! and drop what is too old. Safe with several bridges; a failure waits for the next time.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Clock, Failure};
-use schema::DeviceId;
 use schema::time::ReceivedAt;
+use schema::{DeviceId, ObservedAt};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -34,6 +34,8 @@ pub(crate) struct Upkeep {
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
     /// is not asked for.
     pub(crate) gap_age: Duration,
+    /// How long readings are kept, where the database does not see to that itself.
+    pub(crate) retention: Option<Duration>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -41,6 +43,7 @@ impl Upkeep {
     /// Runs until stopped.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut after = None;
+        let mut expire_after = None;
         loop {
             // Bridges that started together need not work together.
             let pause = INTERVAL.mul_f64(rand::random_range(0.75..1.25));
@@ -57,6 +60,12 @@ impl Upkeep {
             match self.ask_again(after.as_ref()).await {
                 Ok(next) => after = next,
                 Err(error) => debug!(%error, "gaps were not looked for"),
+            }
+            if let Some(retention) = self.retention {
+                match self.expire(retention, expire_after.as_ref()).await {
+                    Ok(next) => expire_after = next,
+                    Err(error) => debug!(%error, "old rows were not dropped"),
+                }
             }
         }
     }
@@ -78,5 +87,19 @@ impl Upkeep {
         }
         acks.publish(&self.broker, &self.meters, self.clock.now_ms());
         Ok(next)
+    }
+
+    /// Drops the old rows of one page of devices. Returns where the next page begins.
+    async fn expire(
+        &self,
+        retention: Duration,
+        after: Option<&DeviceId>,
+    ) -> Result<Option<DeviceId>, StoreError> {
+        let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+        let before = self.clock.now_micros().saturating_sub(retention);
+        let before = ObservedAt::from_micros(before);
+        let expired = self.store.expire(before, after).await?;
+        self.meters.rows_expired.inc_by(expired.rows);
+        Ok(expired.next)
     }
 }

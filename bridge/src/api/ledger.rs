@@ -1,15 +1,17 @@
 //! The delivery ledger, from both ends: promise P8 as an answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Json;
 use axum::extract::{Path, RawQuery, State};
-use schema::{Balance, DeviceId, SeqRange};
+use axum::{Extension, Json};
+use daemon::{Clock, SystemClock};
+use schema::{Balance, DeviceId, ObservedAt, SeqRange};
 use serde::Serialize;
 
-use super::Shared;
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
+use super::{Retention, Shared};
 use crate::store::{EpochRecord, FleetLedger, Kind, LedgerRange, Store};
 
 #[derive(Debug, Serialize)]
@@ -94,6 +96,7 @@ pub(crate) async fn fleet(State(store): Shared) -> Result<Json<FleetBody>, Probl
 
 pub(crate) async fn device(
     State(store): Shared,
+    Extension(Retention(retention)): Extension<Retention>,
     Path(device): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<DeviceLedgerBody>, Problem> {
@@ -105,6 +108,7 @@ pub(crate) async fn device(
             _ => Err(format!("{text:?} is neither true nor false")),
         })?
         .unwrap_or(false);
+    let verify = verify.then(|| Verify::until(retention));
     let ledger = store.ledger(&device).await?;
     if ledger.epochs.is_empty() {
         return Err(Problem::not_found(format!(
@@ -129,11 +133,28 @@ pub(crate) async fn device(
     }))
 }
 
+/// That rows are to be compared with the ledger.
+#[derive(Debug, Clone, Copy)]
+struct Verify {
+    /// Ranges that begin earlier have lost rows to their age, or will any moment.
+    since: Option<ObservedAt>,
+}
+
+impl Verify {
+    fn until(retention: Option<Duration>) -> Self {
+        let since = retention.map(|retention| {
+            let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+            ObservedAt::from_micros(SystemClock::default().now_micros().saturating_sub(micros))
+        });
+        Self { since }
+    }
+}
+
 async fn epoch(
     store: &Arc<dyn Store>,
     device: &DeviceId,
     record: &EpochRecord,
-    verify: bool,
+    verify: Option<Verify>,
 ) -> Result<EpochBody, Problem> {
     // Without a report nothing is known of what the device still holds: no claim is made.
     let (accepted, pending) = match &record.report {
@@ -145,7 +166,9 @@ async fn epoch(
     let mut verified = true;
     for range in &record.ranges {
         let mut body = RangeBody::from(range);
-        if verify && range.kind == Kind::Committed {
+        let is_comparable =
+            |verify: &Verify| range.kind == Kind::Committed && range.observed_min >= verify.since;
+        if verify.as_ref().is_some_and(is_comparable) {
             let content = store.content(device, record.epoch, range.range).await?;
             let matches = content.missing.is_empty()
                 && content.rows == range.range.count()

@@ -9,12 +9,12 @@ mod query;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use schema::DeviceId;
 
 use crate::store::Store;
@@ -29,8 +29,12 @@ const REQUEST_ID: &str = "x-request-id";
 /// What handlers share.
 type Shared = State<Arc<dyn Store>>;
 
+/// How long readings are kept.
+#[derive(Debug, Clone, Copy)]
+struct Retention(Option<Duration>);
+
 /// The routes below `/api/v1`.
-pub fn router(store: Arc<dyn Store>) -> Router {
+pub fn router(store: Arc<dyn Store>, retention: Option<Duration>) -> Router {
     Router::new()
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{device}", get(devices::one))
@@ -54,6 +58,7 @@ pub fn router(store: Arc<dyn Store>) -> Router {
             (StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here").into_response()
         })
         .layer(from_fn(bounded))
+        .layer(Extension(Retention(retention)))
         .with_state(store)
 }
 

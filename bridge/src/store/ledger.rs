@@ -24,6 +24,10 @@ use super::{Kind, LedgerRange};
 /// named, and in which `content` reads rows.
 pub(crate) const SPAN_SEQS_MAX: u64 = 1 << 20;
 
+/// Most time between the readings of one ledger row, in microseconds: old readings are dropped
+/// one day, and what is left of a range cannot be compared with it any more.
+pub(crate) const SPAN_MICROS_MAX: i64 = 7 * 86_400 * 1_000_000;
+
 /// One row of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -193,21 +197,25 @@ impl Run {
 
 impl Span {
     /// Both as one, when `behind` continues this one, is of the same kind, and together they are
-    /// not too long. Keeps the first part's time: the gap before it is as old as that.
+    /// not too long, in sequences and in time. Keeps the first part's time: the gap before it is as old as that.
     fn joined(&self, behind: &Self) -> Option<Self> {
         let range = SeqRange::new(self.range.first(), behind.range.last())?;
         let adjacent = self.range.last().checked_add(1) == Some(behind.range.first());
         if !adjacent || self.kind != behind.kind || range.count() > SPAN_SEQS_MAX {
             return None;
         }
+        let extent = match (self.extent, behind.extent) {
+            (Some(a), Some(b)) => Some(a.joined(b)),
+            (a, b) => a.or(b),
+        };
+        if extent.is_some_and(|extent| extent.micros() > SPAN_MICROS_MAX) {
+            return None;
+        }
         Some(Self {
             kind: self.kind,
             range,
             digest: self.digest.wrapping_add(behind.digest),
-            extent: match (self.extent, behind.extent) {
-                (Some(a), Some(b)) => Some(a.joined(b)),
-                (a, b) => a.or(b),
-            },
+            extent,
             recorded_at: self.recorded_at,
         })
     }
@@ -218,11 +226,17 @@ impl Span {
             range: self.range,
             digest: self.digest,
             recorded_at: self.recorded_at,
+            observed_min: self.extent.map(|extent| extent.observed_min),
         }
     }
 }
 
 impl Extent {
+    fn micros(self) -> i64 {
+        let (from, to) = (self.observed_min.micros(), self.observed_max.micros());
+        to.saturating_sub(from)
+    }
+
     pub(crate) fn joined(self, other: Self) -> Self {
         Self {
             hlc_max: self.hlc_max.max(other.hlc_max),
@@ -363,6 +377,23 @@ mod tests {
         assert_eq!(merge.changed[0].range, range(1, 20));
         assert_eq!(merge.changed[0].digest, 20);
         assert_eq!(state.set(Track::Committed).as_slice(), [range(1, 20)]);
+    }
+
+    #[test]
+    fn a_row_of_the_ledger_covers_a_week_at_most() {
+        let at = |first, last, days: i64, more: i64| {
+            let mut span = run(first, last).span(ReceivedAt::default());
+            let extent = span.extent.as_mut().unwrap();
+            extent.observed_min = ObservedAt::from_micros(days * 86_400_000_000);
+            extent.observed_max = ObservedAt::from_micros(days * 86_400_000_000 + more);
+            span
+        };
+        let first = at(1, 3, 0, 0);
+        assert!(first.joined(&at(4, 6, 6, 0)).is_some());
+        assert!(first.joined(&at(4, 6, 7, 0)).is_some());
+        assert!(first.joined(&at(4, 6, 7, 1)).is_none());
+        // Readings of long ago that follow those of today.
+        assert!(at(1, 3, 9, 0).joined(&at(4, 6, 1, 0)).is_none());
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! [`location`], [`error`], [`sqlstate`].
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schema::message::{RejectReason, Rejection, Report, Status};
@@ -49,6 +50,9 @@ pub const QUERY_ROWS_MAX: usize = 10_000;
 
 /// Most bytes of one dead letter's payload that are kept.
 pub const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
+
+/// Devices that one call of [`Store::expire`] looks at.
+pub const EXPIRE_DEVICES: usize = 64;
 
 /// A database that takes telemetry in and answers what it holds.
 #[async_trait]
@@ -91,6 +95,18 @@ pub trait Store: Debug + Send + Sync + 'static {
         after: Option<&DeviceId>,
         limit: usize,
     ) -> Result<Vec<Gap>, StoreError>;
+
+    /// Has the database drop old readings, conflicts and dead letters by itself, or none. Returns
+    /// whether it does; where not, [`Self::expire`] is to be called now and then.
+    async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError>;
+
+    /// Drops what was observed, and dead letters that were received, before a time: of the next
+    /// [`EXPIRE_DEVICES`] devices behind `after`. The ledger keeps its ranges.
+    async fn expire(
+        &self,
+        before: ObservedAt,
+        after: Option<&DeviceId>,
+    ) -> Result<Expired, StoreError>;
 
     /// The devices by id, behind `after`.
     async fn devices(
@@ -252,6 +268,15 @@ pub struct KeptLetter {
     pub times: u64,
 }
 
+/// What one call of [`Store::expire`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expired {
+    /// Rows that are gone.
+    pub rows: u64,
+    /// Behind which device to go on; `None` when all were looked at.
+    pub next: Option<DeviceId>,
+}
+
 /// Sequences that were skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
@@ -371,6 +396,8 @@ pub struct LedgerRange {
     pub digest: u64,
     /// When the first part of the range was recorded.
     pub recorded_at: ReceivedAt,
+    /// Of committed ranges: when the first of its readings was observed.
+    pub observed_min: Option<ObservedAt>,
 }
 
 /// What became of a range.

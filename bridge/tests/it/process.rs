@@ -133,3 +133,35 @@ fn the_shipped_example_is_read_and_only_its_files_are_missing() {
     );
     assert_eq!(problems.len(), 3, "{text}");
 }
+
+#[test]
+fn limits_of_the_store_are_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = tls(folder.path());
+    let settings = |store: &str| format!("[mqtt]\naddress = 'localhost'\n[store]\n{store}\n{tls}");
+    let url = "url = 'postgres://me@127.0.0.1:1/x'";
+    for (store, key) in [
+        ("url = 'store.db'\nretention = '3599s'", "store.retention"),
+        ("url = 'store.db'\nstale_max = '10s'", "by URL only"),
+        (&format!("{url}\nstale_max = '4999ms'"), "store.stale_max"),
+        (&format!("{url}\nstale_max = '3601s'"), "store.stale_max"),
+        (
+            &format!("{url}\nreplica_url = 'postgres://r/x'"),
+            "needs store.stale_max",
+        ),
+        (
+            &format!("{url}\nstale_max = '5s'\nreplica_url = 'r.db'"),
+            "store.replica_url",
+        ),
+    ] {
+        check_fails(folder.path(), "check", &settings(store), 2, &[key]);
+    }
+    // At the limits nothing is wrong but that nobody answers.
+    for store in [
+        "stale_max = '5s'\nretention = '3600s'",
+        "stale_max = '3600s'\nreplica_url = 'postgres://r/x'",
+    ] {
+        let settings = settings(&format!("{url}\n{store}"));
+        check_fails(folder.path(), "check", &settings, 1, &["127.0.0.1:1"]);
+    }
+}

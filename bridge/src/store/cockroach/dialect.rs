@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 /// Which database answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +61,7 @@ pub(super) async fn set_up(
     connection: &mut PgConnection,
     purpose: Purpose,
 ) -> Result<Dialect, sqlx::Error> {
-    let version: String = connection.fetch_one("SELECT version()").await?.try_get(0)?;
-    if version.contains("CockroachDB") {
+    if dialect(connection).await? == Dialect::CockroachDb {
         if purpose == Purpose::ReadStale {
             // As of `follower_read_timestamp()`, about five seconds ago.
             let settings = "SET default_transaction_read_only = on; \
@@ -86,4 +85,91 @@ pub(super) async fn set_up(
     };
     connection.execute(settings).await?;
     Ok(Dialect::PostgreSql)
+}
+
+/// Tables whose rows end, and the column that says from when they count.
+const ENDING: [(&str, &str); 3] = [
+    ("telemetry_data", "observed_at"),
+    ("conflicts", "observed_at"),
+    ("dead_letters", "received_at"),
+];
+
+/// Has CockroachDB drop old rows by itself, or stop doing so. Returns whether it does; PostgreSQL
+/// cannot.
+pub(super) async fn set_retention(
+    connection: &mut PgConnection,
+    retention: Option<Duration>,
+) -> Result<bool, sqlx::Error> {
+    if dialect(connection).await? == Dialect::PostgreSql {
+        return Ok(false);
+    }
+    for (table, column) in ENDING {
+        let show = format!("SELECT create_statement FROM [SHOW CREATE TABLE {table}]");
+        let shown = connection.fetch_one(AssertSqlSafe(show)).await?;
+        let shown: String = shown.try_get(0)?;
+        // A change of the schema, even one that changes nothing, takes a job of the cluster.
+        if let Some(change) = change_of_ttl(&shown, table, column, retention) {
+            connection.execute(AssertSqlSafe(change)).await?;
+        }
+    }
+    Ok(retention.is_some())
+}
+
+/// The statement that makes a table, which is shown as it is, keep rows for so long.
+fn change_of_ttl(
+    shown: &str,
+    table: &str,
+    column: &str,
+    retention: Option<Duration>,
+) -> Option<String> {
+    let Some(retention) = retention else {
+        return shown
+            .contains("ttl_expiration_expression")
+            .then(|| format!("ALTER TABLE {table} RESET (ttl)"));
+    };
+    let seconds = retention.as_secs();
+    // Adding to a TIMESTAMPTZ depends on the session's time zone, which a table cannot know.
+    let interval = format!("'{seconds} seconds'");
+    let ends = format!("(({column} AT TIME ZONE 'UTC') + INTERVAL {interval}) AT TIME ZONE 'UTC'");
+    let quoted = ends.replace('\'', "''");
+    let is_so = shown.contains(&interval);
+    (!is_so).then(|| {
+        format!(
+            "ALTER TABLE {table} SET (ttl_expiration_expression = '{quoted}', \
+             ttl_job_cron = '@hourly')"
+        )
+    })
+}
+
+async fn dialect(connection: &mut PgConnection) -> Result<Dialect, sqlx::Error> {
+    let version: String = connection.fetch_one("SELECT version()").await?.try_get(0)?;
+    Ok(match version.contains("CockroachDB") {
+        true => Dialect::CockroachDb,
+        false => Dialect::PostgreSql,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_end_where_they_did_not_before_and_the_other_way_round() {
+        let table = "CREATE TABLE dead_letters (…)";
+        let change = |shown: &str, days: Option<u64>| {
+            let retention = days.map(|days| Duration::from_secs(days * 86_400));
+            change_of_ttl(shown, "dead_letters", "received_at", retention)
+        };
+        assert_eq!(change(table, None), None);
+        let set = change(table, Some(30)).unwrap();
+        assert!(set.contains("INTERVAL ''2592000 seconds''"), "{set}");
+        let shown = set.replace("''", "'");
+        assert_eq!(change(&shown, Some(30)), None);
+        assert!(change(&shown, Some(31)).is_some());
+        let reset = change(&shown, None);
+        assert_eq!(
+            reset.as_deref(),
+            Some("ALTER TABLE dead_letters RESET (ttl)")
+        );
+    }
 }

@@ -15,6 +15,7 @@ mod work;
 mod arguments;
 mod cluster;
 mod dialect;
+mod expire;
 mod failed;
 mod ingest;
 mod merge;
@@ -34,13 +35,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use schema::time::ReceivedAt;
-use schema::{DeviceId, Epoch, RangeSet, SeqRange};
+use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
 use super::cache::Cache;
 use super::location::Database;
 use super::sqlstate::Verdict;
 use super::{
-    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport,
+    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport, Expired,
     FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
     StoreError, StoredReading, TelemetryQuery,
 };
@@ -152,6 +153,18 @@ impl Store for Cockroach {
         limit: usize,
     ) -> Result<Vec<Gap>, StoreError> {
         self.gaps(recorded_before, after, limit).await
+    }
+
+    async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
+        self.set_retention(retention).await
+    }
+
+    async fn expire(
+        &self,
+        before: ObservedAt,
+        after: Option<&DeviceId>,
+    ) -> Result<Expired, StoreError> {
+        self.expire(before, after).await
     }
 
     async fn devices(

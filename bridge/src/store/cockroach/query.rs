@@ -370,7 +370,7 @@ impl Cockroach {
     }
 }
 
-async fn sensor_names(
+pub(super) async fn sensor_names(
     connection: &mut PgConnection,
     device: &DeviceId,
 ) -> Result<Vec<String>, sqlx::Error> {

@@ -4,6 +4,7 @@
 //! [`migrate`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
 //! new, who wins and what is settled is decided by the same pure code as for a cluster.
 
+mod expire;
 mod file;
 mod ingest;
 mod migrate;
@@ -15,14 +16,15 @@ mod worker;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use schema::time::ReceivedAt;
-use schema::{DeviceId, Epoch, RangeSet, SeqRange};
+use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use tokio::sync::{Mutex, oneshot};
 
 use super::{
-    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport,
+    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport, Expired,
     FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
     StoreError, StoredReading, TelemetryQuery,
 };
@@ -129,6 +131,21 @@ impl Store for Embedded {
     ) -> Result<Vec<Gap>, StoreError> {
         let after = after.cloned();
         self.read(move |file| query::gaps(file, recorded_before, after.as_ref(), limit))
+            .await
+    }
+
+    /// A file drops nothing by itself.
+    async fn set_retention(&self, _retention: Option<Duration>) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
+    async fn expire(
+        &self,
+        before: ObservedAt,
+        after: Option<&DeviceId>,
+    ) -> Result<Expired, StoreError> {
+        let after = after.cloned();
+        self.write(move |file| expire::expire(file, before, after.as_ref()))
             .await
     }
 

@@ -301,7 +301,7 @@ pub(super) fn counts(file: &mut File) -> Result<Counts, StoreError> {
     Ok(found.first().copied().unwrap_or_default())
 }
 
-fn sensor_names(file: &mut File, device: &DeviceId) -> Result<Vec<String>, StoreError> {
+pub(super) fn sensor_names(file: &mut File, device: &DeviceId) -> Result<Vec<String>, StoreError> {
     let values = vec![text_cell(device.as_str())];
     file.query(SENSOR_NAMES, values, |row| {
         Ok(values::text(row, 0)?.to_owned())

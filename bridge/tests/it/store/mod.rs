@@ -11,6 +11,7 @@ mod lww;
 mod proxy;
 mod query;
 mod report;
+mod retention;
 
 /// Makes a test of each named function for each database.
 macro_rules! contract {

@@ -1,0 +1,99 @@
+//! Old rows out: by CockroachDB itself, where it does that, and elsewhere a device at a time.
+
+use std::time::Duration;
+
+use schema::{DeviceId, ObservedAt};
+use sqlx::Executor as _;
+
+use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::super::{EXPIRE_DEVICES, Expired, StoreError};
+use super::Cockroach;
+use super::arguments::Micros;
+use super::dialect::{self, Purpose};
+use super::query::sensor_names;
+
+/// Rows of one statement, of each sensor: short enough that no writer waits for long.
+const ROWS: i64 = 1_000;
+
+const READINGS: &str = "DELETE FROM telemetry_data WHERE (device_id, sensor, observed_at) IN ( \
+     SELECT r.device_id, r.sensor, r.observed_at FROM unnest($2::TEXT[]) AS s (sensor) \
+     CROSS JOIN LATERAL ( \
+         SELECT q.device_id, q.sensor, q.observed_at FROM telemetry_data AS q \
+         WHERE q.device_id = $1 AND q.sensor = s.sensor AND q.observed_at < $3 \
+         ORDER BY q.observed_at LIMIT $4) AS r)";
+
+const CONFLICTS: &str = "DELETE FROM conflicts \
+     WHERE (device_id, sensor, observed_at, hlc, epoch, seq) IN ( \
+         SELECT device_id, sensor, observed_at, hlc, epoch, seq FROM conflicts \
+         WHERE device_id = $1 AND observed_at < $2 LIMIT $3)";
+
+const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
+     SELECT device_id, payload_digest FROM dead_letters WHERE received_at < $1 LIMIT $2)";
+
+/// `delete_all!(store, statement)`: repeats a statement that deletes some rows at a time until none
+/// is left, and tells how many are gone. A macro as [`run!`] is one.
+macro_rules! delete_all {
+    ($store:expr, $statement:expr) => {{
+        let mut all: u64 = 0;
+        loop {
+            let gone = run!($store, &mut $store.budget(), Purpose::Write, |connection| {
+                Ok(connection.execute($statement).await?.rows_affected())
+            })?;
+            match gone {
+                0 => break all,
+                some => all += some,
+            }
+        }
+    }};
+}
+
+impl Cockroach {
+    pub(super) async fn set_retention(
+        &self,
+        retention: Option<Duration>,
+    ) -> Result<bool, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
+            dialect::set_retention(connection, retention).await
+        })
+    }
+
+    pub(super) async fn expire(
+        &self,
+        before: ObservedAt,
+        after: Option<&DeviceId>,
+    ) -> Result<Expired, StoreError> {
+        let before = Micros(before.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros());
+        let mut expired = Expired::default();
+        if after.is_none() {
+            expired.rows += delete_all!(self, sqlx::query(DEAD_LETTERS).bind(before).bind(ROWS));
+        }
+        let devices = self.devices(after, EXPIRE_DEVICES).await?;
+        for device in &devices {
+            expired.rows += self.expire_device(&device.device, before).await?;
+        }
+        if devices.len() == EXPIRE_DEVICES {
+            expired.next = devices.into_iter().next_back().map(|device| device.device);
+        }
+        Ok(expired)
+    }
+
+    async fn expire_device(&self, device: &DeviceId, before: Micros) -> Result<u64, StoreError> {
+        let id = device.as_str();
+        let names = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            sensor_names(connection, device).await
+        })?;
+        let readings = delete_all!(
+            self,
+            sqlx::query(READINGS)
+                .bind(id)
+                .bind(&names)
+                .bind(before)
+                .bind(ROWS)
+        );
+        let conflicts = delete_all!(
+            self,
+            sqlx::query(CONFLICTS).bind(id).bind(before).bind(ROWS)
+        );
+        Ok(readings + conflicts)
+    }
+}

@@ -1,0 +1,42 @@
+//! Old rows out, a device at a time.
+
+use libsql::Value as Cell;
+use schema::{DeviceId, ObservedAt};
+
+use super::super::{EXPIRE_DEVICES, Expired, StoreError};
+use super::file::File;
+use super::query;
+use super::values::text_cell;
+
+const READINGS: &str =
+    "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3";
+
+const CONFLICTS: &str = "DELETE FROM conflicts WHERE device_id = ?1 AND observed_at < ?2";
+
+const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE received_at < ?1";
+
+pub(super) fn expire(
+    file: &mut File,
+    before: ObservedAt,
+    after: Option<&DeviceId>,
+) -> Result<Expired, StoreError> {
+    let before = || Cell::Integer(before.micros());
+    let mut rows = 0;
+    if after.is_none() {
+        rows += file.execute(DEAD_LETTERS, vec![before()])?;
+    }
+    let devices = query::devices(file, after, EXPIRE_DEVICES)?;
+    for device in &devices {
+        let id = || text_cell(device.device.as_str());
+        for name in query::sensor_names(file, &device.device)? {
+            rows += file.execute(READINGS, vec![id(), Cell::Text(name), before()])?;
+        }
+        rows += file.execute(CONFLICTS, vec![id(), before()])?;
+    }
+    let is_full = devices.len() == EXPIRE_DEVICES;
+    let last = devices.into_iter().next_back().map(|device| device.device);
+    Ok(Expired {
+        rows: rows as u64,
+        next: last.filter(|_| is_full),
+    })
+}
