@@ -4,5 +4,6 @@
 //! panic. A signal is turned into a failure by [`crate::supervisor`].
 
 pub(crate) mod postgres;
+mod trust;
 
 pub(crate) use postgres::Postgres;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use daemon::{Class, Failure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
+use super::trust;
 use crate::programs;
 
 /// How long the server may take to accept connections.
@@ -56,15 +57,49 @@ struct Server {
 
 /// A user of this machine, as in `/etc/passwd`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Account {
-    user: u32,
-    group: u32,
+pub(super) struct Account {
+    pub(super) user: u32,
+    pub(super) group: u32,
 }
 
 impl Postgres {
     /// Makes a new database cluster in a temporary folder and starts a server on it.
     pub(crate) fn start(durability: Durability) -> Result<Self, Failure> {
         Self::on(durability, initialise)
+    }
+
+    /// As [`Self::start`], with certificates, for [`Self::tls_url`].
+    pub(crate) fn start_with_certificates() -> Result<Self, Failure> {
+        let server = Self::on(Durability::Fast, |binaries, account, folder| {
+            initialise(binaries, account, folder)?;
+            trust::prepare(folder, account)
+        })?;
+        server.create_user()?;
+        Ok(server)
+    }
+
+    /// Makes the role that [`Self::tls_url`] speaks of.
+    fn create_user(&self) -> Result<(), Failure> {
+        let psql = programs::find("psql").ok_or_else(|| {
+            failed()
+                .because("psql is not installed")
+                .help("`cargo xtask test --list-requirements` says what to install")
+        })?;
+        let made = Command::new(psql)
+            .args([
+                "--no-psqlrc",
+                "--quiet",
+                "--dbname",
+                &self.url(),
+                "--command",
+            ])
+            .arg(format!("CREATE ROLE {} LOGIN SUPERUSER", trust::USER))
+            .output()
+            .map_err(|error| failed().because(error))?;
+        match made.status.success() {
+            true => Ok(()),
+            false => Err(failed().because(String::from_utf8_lossy(&made.stderr).into_owned())),
+        }
     }
 
     /// Starts a server on the files that `fill` makes in a temporary folder.
@@ -103,6 +138,20 @@ impl Postgres {
         Self::on(Durability::Fast, |binaries, account, folder| {
             copy(binaries, account, folder, &self.url())
         })
+    }
+
+    /// Where a user connects who must show a certificate, and checks the server's.
+    pub(crate) fn tls_url(&self) -> String {
+        let folder = self._folder.path().join(trust::FOLDER);
+        let file = |name: &str| folder.join(name).display().to_string();
+        format!(
+            "postgres://{}@localhost:{}/postgres?sslmode=verify-full&sslrootcert={}&sslcert={}&sslkey={}",
+            trust::USER,
+            self.server.port,
+            file("ca.pem"),
+            file("client.pem"),
+            file("client.key"),
+        )
     }
 
     /// Where the administrator connects.
@@ -253,6 +302,7 @@ fn settings(folder: &Path, port: u16, durability: Durability) -> Vec<String> {
         format!("max_connections={CONNECTIONS_MAX}"),
         "default_transaction_isolation=serializable".to_owned(),
     ];
+
     if durability == Durability::Fast {
         settings.extend(
             [

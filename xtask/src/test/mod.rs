@@ -28,6 +28,8 @@ const BUILD_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 const TEST_TIME_MAX: Duration = Duration::from_secs(25 * 60);
 /// Where tests find the administrator's database.
 const POSTGRES_VARIABLE: &str = "TIDELINE_TEST_POSTGRES_URL";
+/// Where they find it with certificates, of both ends.
+const TLS_VARIABLE: &str = "TIDELINE_TEST_POSTGRES_TLS_URL";
 /// Where they find that of a replica.
 const REPLICA_VARIABLE: &str = "TIDELINE_TEST_POSTGRES_REPLICA_URL";
 
@@ -67,6 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     })?;
     let postgres = Postgres::start(Durability::Fast)?;
     let replica = postgres.start_replica()?;
+    let secure = Postgres::start_with_certificates()?;
     eprintln!(
         "PostgreSQL for the tests: {}, and {} that follows it",
         postgres.url(),
@@ -74,12 +77,12 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     );
 
     let mut tally = Tally::default();
-    let command = tests(options, &postgres, &replica, folder.path());
+    let command = tests(options, [&postgres, &replica, &secure], folder.path());
     let status = supervisor.read("run the tests", command, TEST_TIME_MAX, |line| {
         println!("{line}");
         tally.take(line);
     })?;
-    drop((replica, postgres));
+    drop((secure, replica, postgres));
 
     tally.take_status(status.success());
     if !tally.failures().is_empty() {
@@ -119,7 +122,11 @@ fn temporary_folder() -> io::Result<tempfile::TempDir> {
     Ok(folder)
 }
 
-fn tests(options: &Options, postgres: &Postgres, replica: &Postgres, temporary: &Path) -> Command {
+fn tests(
+    options: &Options,
+    [postgres, replica, secure]: [&Postgres; 3],
+    temporary: &Path,
+) -> Command {
     let mut command = workspace::cargo();
     command.args(["test", "--locked", "--no-fail-fast"]);
     if options.package.is_empty() {
@@ -133,6 +140,7 @@ fn tests(options: &Options, postgres: &Postgres, replica: &Postgres, temporary: 
         .env("PATH", programs::search_path())
         .env("TMPDIR", temporary)
         .env(POSTGRES_VARIABLE, postgres.url())
+        .env(TLS_VARIABLE, secure.tls_url())
         .env(REPLICA_VARIABLE, replica.url());
     command
 }

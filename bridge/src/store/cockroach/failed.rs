@@ -108,9 +108,14 @@ impl Failed {
             Verdict::Overload => StoreError::Full {
                 source: error.into(),
             },
-            Verdict::Refused => StoreError::Refused {
-                address,
-                source: error.into(),
+            Verdict::Refused => match error {
+                sqlx::Error::Configuration(error) => StoreError::Settings {
+                    reason: error.to_string(),
+                },
+                error => StoreError::Refused {
+                    address,
+                    source: error.into(),
+                },
             },
             Verdict::Schema => StoreError::NotMigrated {
                 found: 0,
@@ -134,7 +139,8 @@ fn judge(error: &sqlx::Error) -> Verdict {
         | sqlx::Error::BeginFailed
         // A server that dies may end its last message anywhere.
         | sqlx::Error::Protocol(_) => Verdict::Elsewhere,
-        sqlx::Error::Tls(_) => Verdict::Refused,
+        // A connection's settings are looked at when it is made.
+        sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => Verdict::Refused,
         _ => Verdict::Unforeseen,
     }
 }

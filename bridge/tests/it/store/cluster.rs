@@ -9,8 +9,10 @@ use schema::Value;
 use schema::message::{RejectReason, Rejection};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::fixture::*;
@@ -299,6 +301,56 @@ fn nodes_that_go_and_come_back_are_not_noticed() {
     });
 }
 
+/// `sslmode=verify-full` with a client certificate, as a cluster asks for it.
+#[test]
+fn both_ends_show_certificates() {
+    runtime().block_on(async {
+        let url = std::env::var("TIDELINE_TEST_POSTGRES_TLS_URL").expect(
+            "TIDELINE_TEST_POSTGRES_TLS_URL is not set: run the tests through \
+             `cargo xtask test`, which starts a server with certificates",
+        );
+        let store = Location::parse(&url).unwrap().open().await.unwrap();
+        store.migrate().await.unwrap();
+        store.ingest(&[delivery("d", rows(1, 10))]).await.unwrap();
+        assert_eq!(store.counts().await.unwrap().telemetry, 10);
+        store.close().await;
+
+        let without = |name: &str| {
+            let begins = url.find(name).unwrap();
+            let ends = url[begins..].find('&').map_or(url.len(), |at| begins + at);
+            (
+                url[..begins].to_owned(),
+                url[begins..ends].to_owned(),
+                url[ends..].to_owned(),
+            )
+        };
+        let (before, _, behind) = without("sslkey=");
+        let keyless = format!("{before}application_name=x{behind}");
+        let (before, certificate, behind) = without("sslcert=");
+        let file = certificate.trim_start_matches("sslcert=");
+        let nameless = format!("{before}application_name=x{behind}");
+        let nameless = nameless
+            .replace("sslkey=", "options[x]=")
+            .replace("client.key", "y");
+        let (before, _, behind) = without("sslrootcert=");
+        let foreign = format!("{before}sslrootcert={file}{behind}");
+        for (wrong, why) in [
+            (keyless, "key and certs"),
+            (nameless, "certificate"),
+            (foreign, "UnknownIssuer"),
+            (
+                url.replace("@localhost", "@127.0.0.1"),
+                "not valid for name",
+            ),
+        ] {
+            let store = impatient(&wrong).open().await.unwrap();
+            let error = store.check().await.unwrap_err();
+            let failure = error.into_failure("use the database").to_string();
+            assert!(failure.contains(why), "{why}: {failure}");
+        }
+    });
+}
+
 /// A replica answers while it is fresh: not longer, and not in the way when it is gone.
 #[test]
 fn queries_that_may_be_stale_go_to_a_replica_while_it_is_fresh() {
@@ -403,9 +455,13 @@ async fn sql_at(url: &str, sql: &'static str) {
 fn eight_writers_on_the_same_devices_converge() {
     postgres(|fixture| async move {
         let mut writers = JoinSet::new();
+        // Together, or one could be done before the others have connected.
+        let ready = Arc::new(Barrier::new(8));
         for writer in 0..8u64 {
-            let store = fixture.open().await;
+            let (store, ready) = (fixture.open().await, Arc::clone(&ready));
             writers.spawn(async move {
+                store.check().await.unwrap();
+                ready.wait().await;
                 for part in 0..30u64 {
                     // Every writer sends the same, in batches of another size.
                     let size = 5 + writer;
