@@ -7,11 +7,14 @@ use std::time::Duration;
 use daemon::{Clock, Failure, Health, Lifecycle, SystemClock, admin};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api;
+use crate::api::Changes;
 use crate::config::Config;
+use crate::dispatch::Dispatch;
 use crate::ingest::{Counters, Ingest};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{IngestMeters, IntakeMeters, StoreCollector};
@@ -34,6 +37,7 @@ pub struct Running {
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
     retention: Option<Duration>,
+    commands_due: Arc<Notify>,
 }
 
 impl Bridge {
@@ -63,6 +67,7 @@ impl Bridge {
         let counters = Arc::new(Mutex::new(Counters::default()));
         let meters = IngestMeters::register(registry);
         registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
+        let commands_due = Arc::new(Notify::new());
         let (outbox, inbox) = inbox();
         // The broker goes last: acknowledgements of the final commit travel through it.
         let leave = CancellationToken::new();
@@ -84,6 +89,7 @@ impl Bridge {
             meters: meters.clone(),
             health: health.component("bridge-database"),
             counters: Arc::clone(&counters),
+            commands_due: Arc::clone(&commands_due),
             drain: lifecycle.token(),
         };
         let closing = Arc::clone(&store);
@@ -106,6 +112,15 @@ impl Bridge {
             connection.run().await;
             Ok(())
         });
+        let dispatch = Dispatch {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            broker: broker.clone(),
+            meters: meters.clone(),
+            due: Arc::clone(&commands_due),
+            stop: lifecycle.token(),
+        };
+        lifecycle.spawn("commands", dispatch.run());
         let upkeep = Upkeep {
             store: Arc::clone(&store),
             clock,
@@ -123,6 +138,7 @@ impl Bridge {
             store,
             counters,
             retention: config.retention,
+            commands_due,
         })
     }
 }
@@ -148,7 +164,12 @@ impl Running {
 
     /// Serves the API with the admin endpoints of the whole process, until the lifecycle stops.
     pub fn serve(self, registry: Arc<Registry>, health: Health, lifecycle: &Lifecycle) {
-        let router = api::router(self.store, self.retention).merge(admin::router(registry, health));
+        let changes = Changes {
+            are_local: self.http_addr.ip().is_loopback(),
+            due: self.commands_due,
+        };
+        let router =
+            api::router(self.store, self.retention, changes).merge(admin::router(registry, health));
         lifecycle.spawn(
             "http",
             admin::serve(self.listener, router, lifecycle.clone()),

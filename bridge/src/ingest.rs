@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use daemon::{Backoff, Class, Clock, Component, Failure, Fault};
 use schema::message::ack::payload_digest;
-use schema::message::{Ack, Downlink, Event, Refusal, Rejection};
+use schema::message::{Ack, CommandProgress, Downlink, Event, Noted, Refusal, Rejection, Status};
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Epoch, SeqRange, Topic, envelope, limits};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
 use crate::metrics::{ClassLabel, IngestMeters};
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
+use crate::store::commands::CommandWord;
 use crate::store::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, Delivery, DeviceReport, Ingested, Presence, Settled, Store,
     StoreError,
@@ -71,6 +72,8 @@ pub(crate) struct Ingest {
     pub(crate) meters: IngestMeters,
     pub(crate) health: Component,
     pub(crate) counters: Arc<Mutex<Counters>>,
+    /// Told when a device came back, which may have commands waiting.
+    pub(crate) commands_due: Arc<Notify>,
     /// No more messages will come: write what is there, then end.
     pub(crate) drain: CancellationToken,
 }
@@ -88,6 +91,7 @@ struct Token {
 pub(crate) enum Side {
     Report(DeviceReport, Receipt),
     Presence(Presence, Receipt),
+    Word(CommandWord, Receipt),
     Letter(DeadLetter, Option<u64>, Receipt),
 }
 
@@ -184,6 +188,7 @@ impl Ingest {
             self.meters.overflows.inc();
             let (Side::Report(_, receipt)
             | Side::Presence(_, receipt)
+            | Side::Word(_, receipt)
             | Side::Letter(_, _, receipt)) = full.into_inner();
             receipt.acknowledge();
         }
@@ -236,7 +241,18 @@ impl Ingest {
                     },
                     receipt,
                 ),
-                Ok(Event::Command(_) | Event::Config(_)) => {
+                Ok(Event::Command(progress)) => {
+                    let word = CommandWord {
+                        device,
+                        progress,
+                        received_at,
+                    };
+                    match check_word(&word) {
+                        Ok(()) => Side::Word(word, receipt),
+                        Err(reason) => unreadable(&reason, receipt),
+                    }
+                }
+                Ok(Event::Config(_)) => {
                     unreadable(&"this bridge does not take this kind of event", receipt)
                 }
                 Err(error) => unreadable(&error, receipt),
@@ -333,6 +349,7 @@ struct SidePath {
     meters: IngestMeters,
     health: Component,
     counters: Arc<Mutex<Counters>>,
+    commands_due: Arc<Notify>,
 }
 
 impl SidePath {
@@ -344,6 +361,7 @@ impl SidePath {
             meters: ingest.meters.clone(),
             health: ingest.health.clone(),
             counters: Arc::clone(&ingest.counters),
+            commands_due: Arc::clone(&ingest.commands_due),
         }
     }
 
@@ -352,6 +370,7 @@ impl SidePath {
         while queue.recv_many(&mut group, SIDE_BATCH).await > 0 {
             let (mut reports, mut presence, mut letters) = (Vec::new(), Vec::new(), Vec::new());
             let (mut digests, mut receipts) = (Vec::new(), Vec::new());
+            let mut words = Vec::new();
             for side in group.drain(..) {
                 receipts.push(match side {
                     Side::Report(report, receipt) => {
@@ -360,6 +379,10 @@ impl SidePath {
                     }
                     Side::Presence(change, receipt) => {
                         presence.push(change);
+                        receipt
+                    }
+                    Side::Word(word, receipt) => {
+                        words.push(word);
                         receipt
                     }
                     Side::Letter(letter, digest, receipt) => {
@@ -372,6 +395,9 @@ impl SidePath {
             self.write(&reports, &presence, &letters)
                 .await
                 .map_err(|error| error.into_failure("write reports"))?;
+            self.take_words(&words)
+                .await
+                .map_err(|error| error.into_failure("write what devices say of commands"))?;
             self.refuse(&letters, &digests);
             for receipt in receipts {
                 receipt.acknowledge();
@@ -399,6 +425,7 @@ impl SidePath {
         }
         if !presence.is_empty() {
             persist(meters, health, || store.presence(presence)).await?;
+            self.recall(presence).await?;
         }
         if !reports.is_empty() {
             let settled = persist(meters, health, || store.report(reports)).await?;
@@ -409,6 +436,54 @@ impl SidePath {
                 }
             }
             acks.publish(&self.broker, meters, self.clock.now_ms());
+        }
+        Ok(())
+    }
+
+    /// What waits for a device that came back is sent at once.
+    async fn recall(&self, presence: &[Presence]) -> Result<(), StoreError> {
+        let back: Vec<DeviceId> = presence
+            .iter()
+            .filter(|change| matches!(change.status, Status::Online { .. }))
+            .map(|change| change.device.clone())
+            .collect();
+        if back.is_empty() {
+            return Ok(());
+        }
+        let now = ReceivedAt::from_micros(self.clock.now_micros());
+        let recalled = persist(&self.meters, &self.health, || {
+            self.store.recall_commands(&back, now)
+        });
+        if recalled.await? > 0 {
+            self.commands_due.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Words on commands: kept, and then noted, so that the device need not repeat them.
+    async fn take_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+        if words.is_empty() {
+            return Ok(());
+        }
+        persist(&self.meters, &self.health, || {
+            self.store.command_words(words)
+        })
+        .await?;
+        self.meters.command_words.inc_by(words.len() as u64);
+        let mut noted: BTreeMap<&DeviceId, Vec<Noted>> = BTreeMap::new();
+        for CommandWord {
+            device, progress, ..
+        } in words
+        {
+            noted.entry(device).or_default().push(Noted {
+                id: progress.id,
+                state: progress.state,
+            });
+        }
+        for (device, noted) in noted {
+            for some in noted.chunks(limits::NOTED_MAX) {
+                publish(&self.broker, device, &Downlink::Noted(some.to_vec()));
+            }
         }
         Ok(())
     }
@@ -427,6 +502,20 @@ impl SidePath {
             }
         }
     }
+}
+
+/// What the database must be able to hold.
+fn check_word(word: &CommandWord) -> Result<(), &'static str> {
+    let CommandProgress {
+        percent, output, ..
+    } = &word.progress;
+    if output.len() > limits::COMMAND_BODY_BYTES_MAX || output.contains('\0') {
+        return Err("the output of a command is too long, or holds NUL");
+    }
+    if *percent > 100 {
+        return Err("a command is done by more than 100 %");
+    }
+    Ok(())
 }
 
 /// Acknowledgements, joined by device and epoch.

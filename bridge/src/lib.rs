@@ -12,13 +12,14 @@
 //! the devices without knowing of each other.
 //!
 //! Reading order: [`admit`] and [`pipeline`] (pure) → [`ingest`] (the loop around them) →
-//! [`intake`] → [`store`] → [`upkeep`] → [`api`] → [`app`], [`config`], [`cli`].
+//! [`intake`] → [`store`] → `upkeep` and `dispatch` (commands) → [`api`] → [`app`], [`config`], [`cli`].
 
 pub mod admit;
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
+mod dispatch;
 pub mod ingest;
 pub mod intake;
 pub mod metrics;

@@ -44,6 +44,9 @@ pub struct IngestMeters {
     pub(crate) resyncs: Counter,
     pub(crate) ranges_merged: Counter,
     pub(crate) rows_expired: Counter,
+    pub(crate) commands_sent: Counter,
+    pub(crate) commands_expired: Counter,
+    pub(crate) command_words: Counter,
 }
 
 /// What the store itself counts.
@@ -187,6 +190,9 @@ impl IngestMeters {
             resyncs: Counter::default(),
             ranges_merged: Counter::default(),
             rows_expired: Counter::default(),
+            commands_sent: Counter::default(),
+            commands_expired: Counter::default(),
+            command_words: Counter::default(),
         };
         for (name, help, counter) in [
             (
@@ -229,6 +235,21 @@ impl IngestMeters {
                 "rows_expired",
                 "Readings, conflicts and dead letters dropped because they were too old",
                 &meters.rows_expired,
+            ),
+            (
+                "commands_sent",
+                "Commands sent to devices, each time that they were",
+                &meters.commands_sent,
+            ),
+            (
+                "commands_expired",
+                "Commands given up because their device said nothing in time",
+                &meters.commands_expired,
+            ),
+            (
+                "command_words",
+                "Words of devices on their commands",
+                &meters.command_words,
             ),
         ] {
             registry.register(format!("tideline_bridge_{name}"), help, counter.clone());

@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use crate::buffer::Buffer;
+use crate::commands::Commands;
+use crate::commands::work::Workshop;
 use crate::config::Config;
 use crate::driver::{Control, Driver};
 use crate::ingest::Ingest;
@@ -107,7 +109,7 @@ impl Agent {
         let counted = buffer.clone();
         registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
-        let (link, link_handle) = Link::new(
+        let (link, mut link_handle) = Link::new(
             config.link.clone(),
             opened.epoch,
             LinkMeters::register(registry),
@@ -124,6 +126,22 @@ impl Agent {
             last_error: None,
         });
         let (controls, controls_heard) = mpsc::channel(CONTROLS);
+        let commands = link_handle
+            .instructions
+            .take()
+            .map(|instructions| Commands {
+                buffer: buffer.clone(),
+                clock: Arc::clone(&clock),
+                link: link_handle.state.clone(),
+                instructions,
+                workshop: Workshop {
+                    buffer: buffer.clone(),
+                    controls: controls.clone(),
+                    programs: Arc::new(config.commands.exec.clone()),
+                },
+                parallel: config.commands.parallel,
+                stop: lifecycle.token(),
+            });
         let driver = Driver {
             session: Session::new(
                 config.session.clone(),
@@ -147,6 +165,9 @@ impl Agent {
             Ok(())
         };
         lifecycle.spawn("link", linking.instrument(span.clone()));
+        if let Some(commands) = commands {
+            lifecycle.spawn("commands", commands.run().instrument(span.clone()));
+        }
         let closing = buffer.clone();
         let driving = async move {
             let outcome = driver.run().await;

@@ -171,6 +171,8 @@ impl Running {
                 }
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
+            // The link hands these to the commands.
+            Happening::Downlink(Downlink::Noted(_)) => {}
             Happening::Appended => self.appended().await,
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,

@@ -8,15 +8,18 @@
 //!                                                       session (pure)
 //! ```
 //!
+//! Beside that, [`commands`] come down the link and are kept in the same file.
+//!
 //! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
-//! every queue has a bound and pressure ends on the disk, **P8** accepted = committed + pending +
+//! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
 //! evicted + rejected, shown by [`Running::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver` and `gather` → [`buffer`] → [`link`] → [`ingest`] and
-//! [`source`] → `app` → [`config`].
+//! [`source`] → [`commands`] → `app` → [`config`].
 
 mod app;
 pub mod buffer;
+pub mod commands;
 pub mod config;
 mod driver;
 mod gather;

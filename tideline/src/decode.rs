@@ -10,7 +10,7 @@ use clap::Args;
 use daemon::{Class, Failure};
 use schema::codec::{self, DecodeError};
 use schema::envelope::{self, EnvelopeError};
-use schema::message::{Command, DesiredConfig, Downlink, Event, Status};
+use schema::message::{DesiredConfig, Downlink, Event, Order, Status};
 use schema::topic::TopicError;
 use schema::{Batch, Channel, DeviceId, ObservedAt, Quality, SensorName, Topic, Value, limits};
 use serde::Serialize;
@@ -70,7 +70,7 @@ enum Message {
     Event(Event),
     Status(Status),
     Downlink(Downlink),
-    Command(Command),
+    Command(Order),
     Config(DesiredConfig),
 }
 

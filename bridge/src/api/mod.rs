@@ -1,6 +1,7 @@
-//! The REST API: what the database knows, as JSON. Reads only; `/metrics`, `/healthz` and
+//! The REST API: what the database knows, as JSON, and commands. `/metrics`, `/healthz` and
 //! `/readyz` come from the daemon crate and are merged in.
 
+mod commands;
 mod devices;
 mod ledger;
 mod problem;
@@ -9,16 +10,21 @@ mod query;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 use schema::DeviceId;
+use schema::limits::COMMAND_BODY_BYTES_MAX;
 
 use crate::store::Store;
+pub(crate) use commands::Changes;
 use problem::Problem;
+
+/// Largest body of a request: the largest arguments of a command, written as JSON.
+const BODY_BYTES_MAX: usize = 2 * COMMAND_BODY_BYTES_MAX;
 
 /// How long a request may take: a query that needs longer should ask for less.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,7 +40,11 @@ type Shared = State<Arc<dyn Store>>;
 struct Retention(Option<Duration>);
 
 /// The routes below `/api/v1`.
-pub fn router(store: Arc<dyn Store>, retention: Option<Duration>) -> Router {
+pub(crate) fn router(
+    store: Arc<dyn Store>,
+    retention: Option<Duration>,
+    changes: Changes,
+) -> Router {
     Router::new()
         .route("/api/v1/devices", get(devices::list))
         .route("/api/v1/devices/{device}", get(devices::one))
@@ -51,14 +61,32 @@ pub fn router(store: Arc<dyn Store>, retention: Option<Duration>) -> Router {
             get(devices::conflicts),
         )
         .route("/api/v1/devices/{device}/ledger", get(ledger::device))
+        .route(
+            "/api/v1/devices/{device}/commands",
+            get(commands::list).post(commands::create),
+        )
+        .route(
+            "/api/v1/devices/{device}/commands/{command}",
+            get(commands::one),
+        )
+        .route(
+            "/api/v1/devices/{device}/commands/{command}/cancel",
+            post(commands::cancel),
+        )
         .route("/api/v1/ledger", get(ledger::fleet))
         .route("/api/v1/dead-letters", get(devices::dead_letters))
         .fallback(async || Problem::not_found("no such path; see /api/v1/devices"))
         .method_not_allowed_fallback(async || {
-            (StatusCode::METHOD_NOT_ALLOWED, "only GET is allowed here").into_response()
+            (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this method is not allowed here",
+            )
+                .into_response()
         })
         .layer(from_fn(bounded))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(Extension(Retention(retention)))
+        .layer(Extension(changes))
         .with_state(store)
 }
 

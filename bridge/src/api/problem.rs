@@ -29,6 +29,16 @@ impl Problem {
         }
     }
 
+    /// The caller may not do this.
+    pub(crate) fn forbidden(detail: impl Into<String>) -> Self {
+        Self {
+            kind: "forbidden",
+            title: "This is not allowed",
+            status: 403,
+            detail: detail.into(),
+        }
+    }
+
     /// There is no such thing.
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self {

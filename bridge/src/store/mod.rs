@@ -18,7 +18,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::message::{RejectReason, Rejection, Report, Status};
+use schema::message::{CommandId, RejectReason, Rejection, Report, Status};
 use schema::time::ReceivedAt;
 use schema::{
     Balance, Batch, DeviceId, Epoch, EpochLedger, ObservedAt, Quality, RangeSet, SensorName,
@@ -33,6 +33,7 @@ mod claims;
 mod ledger_sql;
 
 pub mod cockroach;
+pub mod commands;
 mod contest;
 pub mod embedded;
 pub mod error;
@@ -41,6 +42,7 @@ pub mod location;
 mod plan;
 pub mod sqlstate;
 
+use commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
 pub use error::StoreError;
 pub use location::Location;
 pub use plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
@@ -152,6 +154,54 @@ pub trait Store: Debug + Send + Sync + 'static {
         device: Option<&DeviceId>,
         limit: usize,
     ) -> Result<Vec<KeptLetter>, StoreError>;
+
+    /// Keeps a command, to be sent at once. One that is known stays as it is.
+    async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError>;
+
+    /// Takes commands that are due to be sent: nobody else gets them, and they are due again after
+    /// a while, until their device has answered.
+    async fn claim_commands(
+        &self,
+        now: ReceivedAt,
+        limit: usize,
+    ) -> Result<Vec<DueCommand>, StoreError>;
+
+    /// Makes what is on its way to these devices due at once. Returns how many commands that are.
+    async fn recall_commands(
+        &self,
+        devices: &[DeviceId],
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError>;
+
+    /// Takes down what devices say of their commands. A word that is not further on than what is
+    /// known changes nothing, nor does one on an unknown command.
+    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError>;
+
+    /// Withdraws a command: at once if it was not sent, else its device is told until it answers.
+    async fn cancel_command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError>;
+
+    /// Gives up commands that expired a minute ago and of which nothing was heard. Returns how
+    /// many.
+    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError>;
+
+    /// One command.
+    async fn command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+    ) -> Result<Option<CommandRecord>, StoreError>;
+
+    /// The commands of a device, latest first.
+    async fn commands(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<CommandRecord>, StoreError>;
 
     /// How many rows the main tables hold. Counts every row: not for a hot path.
     async fn counts(&self) -> Result<Counts, StoreError>;

@@ -4,10 +4,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
-use schema::message::{EpochReport, Rejection};
+use schema::message::{Command, CommandProgress, CommandState, EpochReport, Noted, Rejection};
 use schema::{Balance, Batch, Epoch, RangeSet, Reading, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::commands::{Kept, StoredCommands};
 use super::error::BufferError;
 use super::recovery::Recovery;
 use super::row::ReadingError;
@@ -91,6 +92,23 @@ pub(super) enum Request {
     },
     Report {
         reply: Reply<Vec<EpochReport>>,
+    },
+    KeepCommand {
+        command: Command,
+        state: CommandState,
+        reply: Reply<Kept>,
+    },
+    MoveCommand {
+        progress: CommandProgress,
+        reply: Reply<()>,
+    },
+    NoteCommands {
+        noted: Vec<Noted>,
+        forget_before_ms: i64,
+        reply: Reply<()>,
+    },
+    Commands {
+        reply: Reply<StoredCommands>,
     },
     LimitPages {
         pages_max: u32,
@@ -232,6 +250,58 @@ impl Buffer {
     /// [`BufferError::Closed`].
     pub async fn report(&self) -> Result<Vec<EpochReport>, BufferError> {
         self.ask(|reply| Request::Report { reply }).await
+    }
+
+    /// Keeps a command in this state, unless it is known.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then it was not kept.
+    pub async fn keep_command(
+        &self,
+        command: Command,
+        state: CommandState,
+    ) -> Result<Kept, BufferError> {
+        self.ask(|reply| Request::KeepCommand {
+            command,
+            state,
+            reply,
+        })
+        .await
+    }
+
+    /// Writes where a command stands, which the bridge is then to be told.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then nothing has changed.
+    pub async fn move_command(&self, progress: CommandProgress) -> Result<(), BufferError> {
+        self.ask(|reply| Request::MoveCommand { progress, reply })
+            .await
+    }
+
+    /// Takes down what the bridge has noted; forgets commands that have ended, were noted, and
+    /// expired before a time in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn note_commands(
+        &self,
+        noted: Vec<Noted>,
+        forget_before_ms: i64,
+    ) -> Result<(), BufferError> {
+        self.ask(|reply| Request::NoteCommands {
+            noted,
+            forget_before_ms,
+            reply,
+        })
+        .await
+    }
+
+    /// All commands that are known.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn commands(&self) -> Result<StoredCommands, BufferError> {
+        self.ask(|reply| Request::Commands { reply }).await
     }
 
     /// The counts of the current epoch. Costs nothing.

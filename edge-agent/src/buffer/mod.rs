@@ -26,6 +26,7 @@
 
 mod account;
 mod batch;
+mod commands;
 mod commit;
 mod connect;
 mod deferred;
@@ -49,6 +50,7 @@ mod survey;
 mod wal;
 mod writer;
 
+pub use commands::{COMMANDS_OPEN_MAX, Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Progress, Taken};

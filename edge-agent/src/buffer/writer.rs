@@ -204,6 +204,31 @@ impl Writer {
             Request::Report { reply } => {
                 let _ = reply.send(Ok(self.report()));
             }
+            Request::KeepCommand {
+                command,
+                state,
+                reply,
+            } => {
+                let now_ms = self.clock.now_ms();
+                let kept = self.file.keep_command(&command, state, now_ms).await;
+                let _ = reply.send(kept.map_err(|error| self.failed(error)));
+            }
+            Request::MoveCommand { progress, reply } => {
+                let moved = self.file.move_command(&progress, self.clock.now_ms()).await;
+                let _ = reply.send(moved.map_err(|error| self.failed(error)));
+            }
+            Request::NoteCommands {
+                noted,
+                forget_before_ms,
+                reply,
+            } => {
+                let noted = self.file.note_commands(&noted, forget_before_ms).await;
+                let _ = reply.send(noted.map_err(|error| self.failed(error)));
+            }
+            Request::Commands { reply } => {
+                let commands = self.file.commands().await;
+                let _ = reply.send(commands.map_err(|error| self.failed(error)));
+            }
             Request::LimitPages { pages_max, reply } => {
                 let limited = self.file.limit_pages(pages_max).await;
                 let _ = reply.send(limited.map_err(|error| self.failed(error)));

@@ -3,6 +3,7 @@
 
 mod raw;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +15,7 @@ use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
 use schema::{BrokerAddress, DeviceId};
 
 use crate::buffer::BufferSettings;
+use crate::commands::work::Program;
 use crate::link::LinkConfig;
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
@@ -34,6 +36,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// The sources that run.
     pub sources: SourcesConfig,
+    /// What commands may do.
+    pub commands: CommandsConfig,
     /// How far the wall clock is put off, for fault tests.
     pub clock_offset_ms: i64,
 }
@@ -45,6 +49,25 @@ pub struct SourcesConfig {
     pub host: Option<HostConfig>,
     /// Readings that other programs hand over.
     pub socket: Option<SocketConfig>,
+}
+
+/// What commands may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandsConfig {
+    /// How many may run at the same time.
+    pub parallel: usize,
+    /// The programs that `exec` may start, by the names that commands give.
+    pub exec: BTreeMap<String, Program>,
+}
+
+impl Default for CommandsConfig {
+    /// One at a time, and no programs.
+    fn default() -> Self {
+        Self {
+            parallel: 1,
+            exec: BTreeMap::new(),
+        }
+    }
 }
 
 /// A settings file: the agent's, and what the process around it needs.
@@ -94,6 +117,7 @@ impl Config {
             buffer: BufferSettings::new(buffer),
             session: SessionConfig::default(),
             sources: SourcesConfig::default(),
+            commands: CommandsConfig::default(),
             clock_offset_ms: 0,
         })
     }
@@ -120,6 +144,7 @@ impl Settings {
         let buffer = raw.buffer.check(origin, &mut problems);
         let session = raw.session.check(&mut problems);
         let sources = raw.source.check(origin, &mut problems);
+        let commands = raw.commands.check(origin, &mut problems);
         problems.into_result(origin)?;
         let (Some(BrokerAddress { host, port }), Some(device)) = (address, device) else {
             // Each of them noted a problem when it is missing.
@@ -141,6 +166,7 @@ impl Settings {
                 buffer,
                 session,
                 sources,
+                commands,
                 clock_offset_ms: raw.clock.offset_ms,
             },
             log: LogSettings {

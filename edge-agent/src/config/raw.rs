@@ -1,5 +1,6 @@
 //! The settings file as it is written, and the checks of its sections.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,11 +10,20 @@ use daemon::settings::{Problems, relative_to};
 use schema::BrokerAddress;
 use serde::Deserialize;
 
-use super::SourcesConfig;
+use super::{CommandsConfig, SourcesConfig};
 use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
+use crate::commands::work::Program;
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
 use crate::source::socket::SocketConfig;
+
+/// More at the same time than a small device should be asked for.
+const COMMANDS_PARALLEL_MAX: usize = 8;
+
+/// How long a program of a command may run: unless told otherwise, at least, and at most.
+const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
+const EXEC_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Raw {
@@ -25,6 +35,8 @@ pub(super) struct Raw {
     pub(super) session: RawSession,
     #[serde(default)]
     pub(super) source: RawSources,
+    #[serde(default)]
+    pub(super) commands: RawCommands,
     #[serde(default)]
     pub(super) clock: RawClock,
     #[serde(default)]
@@ -112,6 +124,22 @@ pub(super) struct RawSocket {
 }
 
 #[derive(Debug, Default, Deserialize)]
+pub(super) struct RawCommands {
+    pub(super) parallel: Option<usize>,
+    #[serde(default)]
+    pub(super) exec: BTreeMap<String, RawProgram>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawProgram {
+    pub(super) program: PathBuf,
+    #[serde(default)]
+    pub(super) args: Vec<String>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct RawClock {
     #[serde(default)]
     pub(super) offset_ms: i64,
@@ -165,6 +193,37 @@ impl RawMqtt {
             "must be at most 10m",
         );
         problems.take("mqtt.address", self.address.parse())
+    }
+}
+
+impl RawCommands {
+    pub(super) fn check(self, origin: &Path, problems: &mut Problems) -> CommandsConfig {
+        let default = CommandsConfig::default();
+        let parallel = self.parallel.unwrap_or(default.parallel);
+        let bounded = (1..=COMMANDS_PARALLEL_MAX).contains(&parallel);
+        problems.check(bounded, "commands.parallel", "must be from 1 to 8");
+        let exec = self.exec.into_iter().map(|(name, raw)| {
+            let key = format!("commands.exec.{name}");
+            let program = relative_to(origin, &raw.program);
+            problems.check_readable(&format!("{key}.program"), &program);
+            let timeout = raw.timeout.unwrap_or(EXEC_TIMEOUT);
+            let bounded = (EXEC_TIMEOUT_MIN..=EXEC_TIMEOUT_MAX).contains(&timeout);
+            problems.check(
+                bounded,
+                &format!("{key}.timeout"),
+                "must be from 1s to 1day",
+            );
+            let program = Program {
+                program,
+                args: raw.args,
+                timeout,
+            };
+            (name, program)
+        });
+        CommandsConfig {
+            exec: exec.collect(),
+            parallel,
+        }
     }
 }
 

@@ -16,6 +16,8 @@ use schema::{DeviceId, Epoch};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::commands::Instruction;
+
 pub use crate::metrics::LinkMeters;
 pub use error::LinkError;
 pub use mqtt::Uplink;
@@ -23,6 +25,9 @@ pub use mqtt::Uplink;
 /// Most messages of the bridge that wait for the session. One more is dropped: it was an
 /// acknowledgement, and costs a retransmission.
 const DOWNLINK_QUEUE: usize = 256;
+
+/// Most orders of the bridge that wait. One more is dropped, and sent again.
+const INSTRUCTIONS_QUEUE: usize = 64;
 
 /// Where the broker is and who we are.
 #[derive(Debug, Clone)]
@@ -59,6 +64,7 @@ pub struct Link {
     pub(crate) epoch: Epoch,
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) downlinks: mpsc::Sender<Downlink>,
+    pub(crate) instructions: mpsc::Sender<Instruction>,
     pub(crate) meters: LinkMeters,
     /// Says goodbye and ends, when cancelled.
     pub(crate) stop: CancellationToken,
@@ -69,8 +75,10 @@ pub struct Link {
 pub struct LinkHandle {
     /// Whether the broker can be talked to.
     pub state: watch::Receiver<LinkState>,
-    /// What the bridge says.
+    /// What the bridge says of readings.
     pub downlinks: mpsc::Receiver<Downlink>,
+    /// What it says of commands; `None` once somebody took it.
+    pub instructions: Option<mpsc::Receiver<Instruction>>,
     /// Says goodbye and ends the link, when cancelled; then the state is `Down(None)`.
     pub stop: CancellationToken,
 }
@@ -81,10 +89,12 @@ impl Link {
     pub fn new(config: LinkConfig, epoch: Epoch, meters: LinkMeters) -> (Self, LinkHandle) {
         let (state, state_heard) = watch::channel(LinkState::Down(None));
         let (downlinks, downlinks_heard) = mpsc::channel(DOWNLINK_QUEUE);
+        let (instructions, instructions_heard) = mpsc::channel(INSTRUCTIONS_QUEUE);
         let stop = CancellationToken::new();
         let handle = LinkHandle {
             state: state_heard,
             downlinks: downlinks_heard,
+            instructions: Some(instructions_heard),
             stop: stop.clone(),
         };
         let link = Self {
@@ -92,6 +102,7 @@ impl Link {
             epoch,
             state,
             downlinks,
+            instructions,
             meters,
             stop,
         };

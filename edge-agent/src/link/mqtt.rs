@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::{Link, LinkConfig, LinkError, LinkState, NotTaken};
+use crate::commands::Instruction;
 use crate::repeat::Repeats;
 use crate::session::SessionConfig;
 
@@ -237,24 +238,37 @@ impl Attempt<'_> {
                 return;
             }
         };
-        if channel != Channel::Ack {
-            debug!(
-                channel = channel.suffix(),
-                "message of a kind that this agent does not use"
-            );
-            return;
-        }
-        match envelope::decode::<Downlink>(&publish.payload) {
-            Ok(downlink) => {
-                if self.link.downlinks.try_send(downlink).is_err() {
-                    meters.overflowed.inc();
-                }
+        let payload = &publish.payload;
+        let taken = match channel {
+            Channel::Ack => envelope::decode(payload).map(|downlink| match downlink {
+                Downlink::Noted(noted) => self.instruct(Instruction::Noted(noted)),
+                downlink => self.link.downlinks.try_send(downlink).is_ok(),
+            }),
+            Channel::Command => {
+                envelope::decode(payload).map(|order| self.instruct(Instruction::Order(order)))
+            }
+            _ => {
+                debug!(
+                    channel = channel.suffix(),
+                    "message of a kind that this agent does not use"
+                );
+                return;
+            }
+        };
+        match taken {
+            Ok(true) => {}
+            Ok(false) => {
+                meters.overflowed.inc();
             }
             Err(error) => {
                 meters.unreadable.inc();
-                debug!(%error, "acknowledgement cannot be read");
+                debug!(%error, channel = channel.suffix(), "message cannot be read");
             }
         }
+    }
+
+    fn instruct(&self, instruction: Instruction) -> bool {
+        self.link.instructions.try_send(instruction).is_ok()
     }
 
     /// Says goodbye, so that nobody waits for the keep-alive to find out. The last will is not

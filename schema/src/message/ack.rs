@@ -1,8 +1,9 @@
 //! `down/ack`: what the database has, in the bridge's word. The only message that frees a reading
-//! on the edge.
+//! on the edge, or lets it forget what it said of a command.
 
 use serde::{Deserialize, Serialize};
 
+use super::Noted;
 use crate::{Epoch, SeqRange};
 
 /// What the bridge says on `down/ack`.
@@ -13,6 +14,9 @@ pub enum Downlink {
     Ack(Ack),
     /// A payload that could not be read at all, so that no sequence is known.
     Refused(Refusal),
+    /// Words on commands that need not be repeated; at most
+    /// [`NOTED_MAX`](crate::limits::NOTED_MAX).
+    Noted(Vec<Noted>),
 }
 
 /// Ranges of one epoch. Sent after the commit that they speak of; repeated for a retransmission

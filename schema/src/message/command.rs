@@ -1,8 +1,42 @@
 //! `down/command` and its progress on `up/event`.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+/// What the bridge says on `down/command`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Order {
+    /// Run this, unless it is known already.
+    Run(Command),
+    /// Do not start it any more; a device that never heard of it remembers that.
+    Cancel(Cancel),
+}
+
+/// A command that is withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancel {
+    /// Which command.
+    pub id: CommandId,
+    /// When it would have expired, milliseconds since the Unix epoch: until then it is remembered.
+    pub expires_at_ms: i64,
+}
+
+/// A word of the device that the bridge has in its database, and that need not be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// Which command.
+    pub id: CommandId,
+    /// What the device said of it.
+    pub state: CommandState,
+}
+
+/// A text that is no command's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is no command id: 32 hexadecimal digits as 8-4-4-4-12")]
+pub struct CommandIdError;
 
 /// The identity of one command, for ever: 128 bits, time-ordered as a UUID of version 7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -14,7 +48,8 @@ pub struct CommandId(u128);
 pub struct Command {
     /// Under which the device stores, deduplicates and answers it.
     pub id: CommandId,
-    /// What to do: `ping`, `flush`, `collect`, `restart`, `set-log-level`, `exec`, `resync`.
+    /// What to do: `ping`, `flush`, `exec`; at most [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX)
+    /// bytes.
     pub name: String,
     /// JSON text, at most 64 KiB.
     pub arguments: String,
@@ -57,7 +92,71 @@ pub enum CommandState {
     Unknown,
 }
 
+impl CommandState {
+    /// All states, in the order of their numbers on the wire.
+    pub const ALL: [Self; 7] = [
+        Self::Delivered,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Expired,
+        Self::Cancelled,
+        Self::Unknown,
+    ];
+
+    /// As it stands in tables and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether nothing follows.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        !matches!(self, Self::Delivered | Self::Running)
+    }
+
+    /// Whether a command may go from this state to that one: forwards, and never out of its end.
+    /// One that was running when its agent was killed ends as unknown, and never runs again.
+    #[must_use]
+    pub const fn may_become(self, next: Self) -> bool {
+        match self {
+            Self::Delivered => !matches!(next, Self::Delivered),
+            Self::Running => matches!(
+                next,
+                Self::Running | Self::Succeeded | Self::Failed | Self::Cancelled | Self::Unknown
+            ),
+            Self::Succeeded | Self::Failed | Self::Expired | Self::Cancelled | Self::Unknown => {
+                false
+            }
+        }
+    }
+}
+
 impl CommandId {
+    /// A UUID of version 7: the time of its making, then `random`, of which 74 bits count.
+    #[must_use]
+    pub const fn new(unix_ms: u64, random: u128) -> Self {
+        let time = (unix_ms as u128 & ((1 << 48) - 1)) << 80;
+        let random_a = (random >> 62) & 0xfff;
+        let random_b = random & ((1 << 62) - 1);
+        Self(time | 7 << 76 | random_a << 64 | 0b10 << 62 | random_b)
+    }
+
+    /// When it was made, milliseconds since the Unix epoch.
+    #[must_use]
+    pub const fn made_ms(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+
     /// From 128 bits.
     #[must_use]
     pub const fn from_bits(bits: u128) -> Self {
@@ -68,6 +167,28 @@ impl CommandId {
     #[must_use]
     pub const fn bits(self) -> u128 {
         self.0
+    }
+}
+
+impl FromStr for CommandId {
+    type Err = CommandIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let dashes = [8, 13, 18, 23];
+        let is_shaped = text.len() == 36
+            && text
+                .bytes()
+                .enumerate()
+                .all(|(at, byte)| match dashes.contains(&at) {
+                    true => byte == b'-',
+                    false => byte.is_ascii_hexdigit(),
+                });
+        if !is_shaped {
+            return Err(CommandIdError);
+        }
+        u128::from_str_radix(&text.replace('-', ""), 16)
+            .map(Self)
+            .map_err(|_| CommandIdError)
     }
 }
 
@@ -83,5 +204,60 @@ impl fmt::Display for CommandId {
             &text[16..20],
             &text[20..]
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn an_id_is_a_uuid_of_version_7() {
+        let id = CommandId::new(0x0190_1234_5678, u128::MAX);
+        assert_eq!(id.to_string(), "01901234-5678-7fff-bfff-ffffffffffff");
+        let id = CommandId::new(u64::MAX, 0);
+        assert_eq!(id.to_string(), "ffffffff-ffff-7000-8000-000000000000");
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused() {
+        for text in [
+            "",
+            "01901234-5678-7fff-bfff-fffffffffff",
+            "01901234-5678-7fff-bfff-ffffffffffff0",
+            "01901234x5678-7fff-bfff-ffffffffffff",
+            "0190123g-5678-7fff-bfff-ffffffffffff",
+            "+1901234-5678-7fff-bfff-ffffffffffff",
+        ] {
+            assert_eq!(text.parse::<CommandId>(), Err(CommandIdError), "{text}");
+        }
+    }
+
+    #[test]
+    fn commands_go_forwards_to_one_end() {
+        for state in CommandState::ALL {
+            for next in CommandState::ALL {
+                let may = state.may_become(next);
+                assert!(!(state.is_final() && may), "{state:?} to {next:?}");
+                assert!(!(next == CommandState::Delivered && may));
+            }
+        }
+        assert!(CommandState::Delivered.may_become(CommandState::Expired));
+        assert!(!CommandState::Running.may_become(CommandState::Expired));
+        assert!(CommandState::Running.may_become(CommandState::Running));
+    }
+
+    proptest! {
+        #[test]
+        fn an_id_is_read_as_it_was_written(bits: u128) {
+            let id = CommandId::from_bits(bits);
+            prop_assert_eq!(id.to_string().parse(), Ok(id));
+        }
+
+        #[test]
+        fn any_text_is_an_id_or_an_error(text: String) {
+            let _ = text.parse::<CommandId>();
+        }
     }
 }

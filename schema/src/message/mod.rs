@@ -8,7 +8,9 @@ pub mod event;
 pub mod status;
 
 pub use ack::{Ack, Downlink, Refusal, RejectReason, Rejection};
-pub use command::{Command, CommandId, CommandProgress, CommandState};
+pub use command::{
+    Cancel, Command, CommandId, CommandIdError, CommandProgress, CommandState, Noted, Order,
+};
 pub use config::{ConfigEntry, DesiredConfig, FailedKey, ReportedConfig};
 pub use event::{EpochReport, Event, Report};
 pub use status::Status;
@@ -132,14 +134,28 @@ mod tests {
         let id = CommandId::from_bits(0x0190_0000_0000_7000_8000_0000_0000_0001);
         assert_eq!(id.to_string(), "01900000-0000-7000-8000-000000000001");
         check(
-            &Command {
+            &Order::Run(Command {
                 id,
                 name: "ping".to_owned(),
                 arguments: "{}".to_owned(),
                 expires_at_ms: 1_700_000_000_000,
                 priority: 3,
-            },
-            "010081808080808080808081c0838080808090030470696e67027b7d80a0abfef96203",
+            }),
+            "01000081808080808080808081c0838080808090030470696e67027b7d80a0abfef96203",
+        );
+        check(
+            &Order::Cancel(Cancel {
+                id,
+                expires_at_ms: 1_700_000_000_000,
+            }),
+            "01000181808080808080808081c08380808080900380a0abfef962",
+        );
+        check(
+            &Downlink::Noted(vec![Noted {
+                id,
+                state: CommandState::Succeeded,
+            }]),
+            "0100020181808080808080808081c08380808080900302",
         );
         check(
             &DesiredConfig {

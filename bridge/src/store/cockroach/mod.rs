@@ -14,6 +14,7 @@ mod work;
 
 mod arguments;
 mod cluster;
+mod commands;
 mod dialect;
 mod expire;
 mod failed;
@@ -34,10 +35,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use schema::message::CommandId;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
 use super::cache::Cache;
+use super::commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
 use super::location::Database;
 use super::sqlstate::Verdict;
 use super::{
@@ -222,6 +225,59 @@ impl Store for Cockroach {
         limit: usize,
     ) -> Result<Vec<KeptLetter>, StoreError> {
         self.dead_letters(device, limit).await
+    }
+
+    async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError> {
+        self.queue_command(new).await
+    }
+
+    async fn claim_commands(
+        &self,
+        now: ReceivedAt,
+        limit: usize,
+    ) -> Result<Vec<DueCommand>, StoreError> {
+        self.claim_commands(now, limit).await
+    }
+
+    async fn recall_commands(
+        &self,
+        devices: &[DeviceId],
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError> {
+        self.recall_commands(devices, now).await
+    }
+
+    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+        self.command_words(words).await
+    }
+
+    async fn cancel_command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        self.cancel_command(device, id, now).await
+    }
+
+    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
+        self.expire_commands(now).await
+    }
+
+    async fn command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+    ) -> Result<Option<CommandRecord>, StoreError> {
+        self.command(device, id).await
+    }
+
+    async fn commands(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<CommandRecord>, StoreError> {
+        self.commands(device, limit).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

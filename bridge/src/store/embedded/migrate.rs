@@ -4,10 +4,16 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 1] = [(
-    "telemetry and ledger",
-    include_str!("../../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
-)];
+const STEPS: [(&str, &str); 2] = [
+    (
+        "telemetry and ledger",
+        include_str!("../../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
+    ),
+    (
+        "commands",
+        include_str!("../../../../migrations/embedded/0002_commands.sql"),
+    ),
+];
 
 const NEWEST: i64 = STEPS.len() as i64;
 

@@ -4,6 +4,7 @@
 //! [`migrate`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
 //! new, who wins and what is settled is decided by the same pure code as for a cluster.
 
+mod commands;
 mod expire;
 mod file;
 mod ingest;
@@ -19,10 +20,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use schema::message::CommandId;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use tokio::sync::{Mutex, oneshot};
 
+use super::commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport, Expired,
     FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
@@ -217,6 +220,70 @@ impl Store for Embedded {
     ) -> Result<Vec<KeptLetter>, StoreError> {
         let device = device.cloned();
         self.read(move |file| query::dead_letters(file, device.as_ref(), limit))
+            .await
+    }
+
+    async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError> {
+        let new = new.clone();
+        self.write(move |file| commands::queue(file, &new)).await
+    }
+
+    async fn claim_commands(
+        &self,
+        now: ReceivedAt,
+        limit: usize,
+    ) -> Result<Vec<DueCommand>, StoreError> {
+        self.write(move |file| commands::claim(file, now, limit))
+            .await
+    }
+
+    async fn recall_commands(
+        &self,
+        devices: &[DeviceId],
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError> {
+        let devices = devices.to_vec();
+        self.write(move |file| commands::recall(file, &devices, now))
+            .await
+    }
+
+    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+        let words = words.to_vec();
+        self.write(move |file| commands::words(file, &words)).await
+    }
+
+    async fn cancel_command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let device = device.clone();
+        self.write(move |file| commands::cancel(file, &device, id, now))
+            .await
+    }
+
+    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
+        self.write(move |file| commands::expire(file, now)).await
+    }
+
+    async fn command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+    ) -> Result<Option<CommandRecord>, StoreError> {
+        let device = device.clone();
+        self.read(move |file| commands::one(file, &device, id))
+            .await
+    }
+
+    async fn commands(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<CommandRecord>, StoreError> {
+        let device = device.clone();
+        self.read(move |file| commands::latest(file, &device, limit))
             .await
     }
 

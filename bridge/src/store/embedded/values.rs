@@ -152,7 +152,10 @@ pub(super) fn maybe(cell: Option<Cell>) -> Cell {
     cell.unwrap_or(Cell::Null)
 }
 
-fn bad(what: &'static str, source: impl Into<super::super::error::Source>) -> StoreError {
+pub(super) fn bad(
+    what: &'static str,
+    source: impl Into<super::super::error::Source>,
+) -> StoreError {
     StoreError::Unreadable {
         what,
         source: source.into(),

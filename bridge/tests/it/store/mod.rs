@@ -2,6 +2,7 @@
 //! CockroachDB when `TIDELINE_TEST_COCKROACH_URL` names one.
 
 mod cluster;
+mod commands;
 mod concurrent;
 mod fixture;
 mod history;

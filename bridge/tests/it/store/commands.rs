@@ -1,0 +1,288 @@
+//! Commands: sent by one bridge at a time, again until answered, and never taken back a step.
+
+use bridge::store::Store;
+use bridge::store::commands::{CommandWord, NewCommand, State};
+use schema::message::{Command, CommandId, CommandProgress, CommandState};
+use tokio::task::JoinSet;
+
+use super::contract;
+use super::fixture::*;
+
+contract!(
+    a_command_goes_from_the_queue_to_its_end,
+    words_in_any_order_leave_the_furthest,
+    a_claim_is_one_bridges_alone,
+    a_device_that_comes_back_is_served_at_once,
+    what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device,
+    silence_expires_and_a_late_word_counts,
+    commands_are_listed_latest_first,
+);
+
+/// Wall time of the tests, in seconds.
+const START: i64 = 1_800_000_000;
+
+fn id(number: u64) -> CommandId {
+    CommandId::new(1_000 * START.unsigned_abs() + number, number.into())
+}
+
+fn new(number: u64, ttl_seconds: i64) -> NewCommand {
+    NewCommand {
+        device: device("d"),
+        command: Command {
+            id: id(number),
+            name: "exec".to_owned(),
+            arguments: r#"{"name":"ü"}"#.to_owned(),
+            expires_at_ms: 1_000 * (START + ttl_seconds),
+            priority: 255,
+        },
+        created_at: at(START),
+        created_by: "test".to_owned(),
+    }
+}
+
+fn word(number: u64, state: CommandState, seconds: i64) -> CommandWord {
+    CommandWord {
+        device: device("d"),
+        progress: CommandProgress {
+            id: id(number),
+            state,
+            percent: 50,
+            output: format!("{state:?}"),
+        },
+        received_at: at(START + seconds),
+    }
+}
+
+async fn state(store: &dyn Store, number: u64) -> State {
+    let found = store.command(&device("d"), id(number)).await.unwrap();
+    found.unwrap().state
+}
+
+async fn claimed(store: &dyn Store, seconds: i64) -> Vec<(CommandId, bool)> {
+    let due = store
+        .claim_commands(at(START + seconds), 100)
+        .await
+        .unwrap();
+    due.iter().map(|due| (due.command.id, due.cancel)).collect()
+}
+
+async fn a_command_goes_from_the_queue_to_its_end(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.queue_command(&new(1, 3_600)).await.unwrap();
+    assert_eq!(state(&*store, 1).await, State::Queued);
+    assert_eq!(claimed(&*store, -1).await, []);
+    let due = store.claim_commands(at(START), 100).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(
+        (&due[0].command, due[0].cancel),
+        (&new(1, 3_600).command, false)
+    );
+    assert_eq!(state(&*store, 1).await, State::Sent);
+    // The same command once more changes nothing.
+    store.queue_command(&new(1, 3_600)).await.unwrap();
+    // Again after five seconds, then after ten more.
+    assert_eq!(claimed(&*store, 4).await, []);
+    assert_eq!(claimed(&*store, 5).await, [(id(1), false)]);
+    assert_eq!(claimed(&*store, 14).await, []);
+    assert_eq!(claimed(&*store, 15).await, [(id(1), false)]);
+
+    let told = [
+        CommandState::Delivered,
+        CommandState::Running,
+        CommandState::Succeeded,
+    ];
+    for (seconds, state) in (20..).zip(told) {
+        store
+            .command_words(&[word(1, state, seconds)])
+            .await
+            .unwrap();
+        let found = store.command(&device("d"), id(1)).await.unwrap().unwrap();
+        assert_eq!(found.state, State::Told(state));
+        assert_eq!(found.heard_at, Some(at(START + seconds)));
+        assert_eq!(found.ended_at.is_some(), state.is_final());
+        assert_eq!((found.percent, found.output), (50, format!("{state:?}")));
+        assert_eq!((found.sent_times, found.sent_at), (3, Some(at(START + 15))));
+    }
+    assert_eq!(claimed(&*store, 100_000).await, []);
+    assert_eq!(store.expire_commands(at(START + 100_000)).await.unwrap(), 0);
+}
+
+async fn words_in_any_order_leave_the_furthest(fixture: Fixture) {
+    let store = fixture.open().await;
+    for (number, order) in (1..).zip([[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]]) {
+        store.queue_command(&new(number, 3_600)).await.unwrap();
+        let told = [
+            CommandState::Delivered,
+            CommandState::Running,
+            CommandState::Failed,
+        ];
+        for at in order {
+            store
+                .command_words(&[word(number, told[at], 1)])
+                .await
+                .unwrap();
+        }
+        assert_eq!(
+            state(&*store, number).await,
+            State::Told(CommandState::Failed)
+        );
+    }
+    // One call with several, and a word on a command that nobody asked for.
+    store.queue_command(&new(9, 3_600)).await.unwrap();
+    let words = [
+        word(9, CommandState::Running, 2),
+        word(77, CommandState::Running, 2),
+        word(9, CommandState::Delivered, 1),
+    ];
+    store.command_words(&words).await.unwrap();
+    assert_eq!(state(&*store, 9).await, State::Told(CommandState::Running));
+    assert_eq!(store.command(&device("d"), id(77)).await.unwrap(), None);
+}
+
+async fn a_claim_is_one_bridges_alone(fixture: Fixture) {
+    let store = fixture.open().await;
+    for number in 0..60 {
+        store.queue_command(&new(number, 3_600)).await.unwrap();
+    }
+    let mut bridges = JoinSet::new();
+    for _ in 0..4 {
+        let store = store.clone();
+        bridges.spawn(async move {
+            let mut all = Vec::new();
+            loop {
+                let due = store.claim_commands(at(START), 7).await.unwrap();
+                if due.is_empty() {
+                    return all;
+                }
+                all.extend(due.into_iter().map(|due| due.command.id));
+            }
+        });
+    }
+    let mut sent: Vec<CommandId> = bridges.join_all().await.into_iter().flatten().collect();
+    sent.sort_unstable();
+    assert_eq!(sent, (0..60).map(id).collect::<Vec<_>>());
+}
+
+async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.queue_command(&new(1, 3_600)).await.unwrap();
+    store.queue_command(&new(2, 3_600)).await.unwrap();
+    assert_eq!(claimed(&*store, 0).await.len(), 2);
+    store
+        .command_words(&[word(2, CommandState::Delivered, 0)])
+        .await
+        .unwrap();
+    let back = [device("d"), device("e")];
+    assert_eq!(
+        store.recall_commands(&back, at(START + 1)).await.unwrap(),
+        1
+    );
+    assert_eq!(
+        store
+            .recall_commands(&[device("e")], at(START))
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(claimed(&*store, 1).await, [(id(1), false)]);
+}
+
+async fn what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device(fixture: Fixture) {
+    let store = fixture.open().await;
+    for number in 1..=3 {
+        store.queue_command(&new(number, 3_600)).await.unwrap();
+        if number < 3 {
+            claimed(&*store, 0).await;
+        }
+    }
+    store
+        .command_words(&[word(2, CommandState::Running, 0)])
+        .await
+        .unwrap();
+    for number in 1..=3 {
+        store
+            .cancel_command(&device("d"), id(number), at(START + 1))
+            .await
+            .unwrap();
+    }
+    assert_eq!(
+        state(&*store, 3).await,
+        State::Told(CommandState::Cancelled)
+    );
+    assert_eq!(state(&*store, 1).await, State::Sent);
+    assert_eq!(state(&*store, 2).await, State::Told(CommandState::Running));
+    let mut told = claimed(&*store, 1).await;
+    told.sort_unstable();
+    assert_eq!(told, [(id(1), true), (id(2), true)]);
+    // Progress does not end the telling; the end does.
+    store
+        .command_words(&[word(2, CommandState::Running, 2)])
+        .await
+        .unwrap();
+    let words = [word(1, CommandState::Cancelled, 3)];
+    store.command_words(&words).await.unwrap();
+    assert_eq!(claimed(&*store, 3_000).await, [(id(2), true)]);
+    store
+        .command_words(&[word(2, CommandState::Succeeded, 4)])
+        .await
+        .unwrap();
+    assert_eq!(claimed(&*store, 9_000).await, []);
+    // Nothing is left to withdraw.
+    store
+        .cancel_command(&device("d"), id(2), at(START + 5))
+        .await
+        .unwrap();
+    store
+        .cancel_command(&device("d"), id(99), at(START + 5))
+        .await
+        .unwrap();
+    assert_eq!(
+        state(&*store, 2).await,
+        State::Told(CommandState::Succeeded)
+    );
+}
+
+async fn silence_expires_and_a_late_word_counts(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.queue_command(&new(1, 10)).await.unwrap();
+    store.queue_command(&new(2, 10)).await.unwrap();
+    claimed(&*store, 0).await;
+    store
+        .command_words(&[word(2, CommandState::Delivered, 1)])
+        .await
+        .unwrap();
+    // A minute of grace.
+    assert_eq!(store.expire_commands(at(START + 70)).await.unwrap(), 0);
+    assert_eq!(store.expire_commands(at(START + 71)).await.unwrap(), 1);
+    assert_eq!(state(&*store, 1).await, State::Told(CommandState::Expired));
+    assert_eq!(
+        state(&*store, 2).await,
+        State::Told(CommandState::Delivered)
+    );
+    assert_eq!(claimed(&*store, 1_000).await, []);
+    // The device had it all along.
+    store
+        .command_words(&[word(1, CommandState::Running, 80)])
+        .await
+        .unwrap();
+    let found = store.command(&device("d"), id(1)).await.unwrap().unwrap();
+    assert_eq!(found.state, State::Told(CommandState::Running));
+    assert_eq!(found.ended_at, None);
+}
+
+async fn commands_are_listed_latest_first(fixture: Fixture) {
+    let store = fixture.open().await;
+    for number in [2, 1, 3] {
+        store.queue_command(&new(number, 3_600)).await.unwrap();
+    }
+    let list = async |limit| {
+        let found = store.commands(&device("d"), limit).await.unwrap();
+        found
+            .iter()
+            .map(|found| found.command.id)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(10).await, [id(3), id(2), id(1)]);
+    assert_eq!(list(2).await, [id(3), id(2)]);
+    assert!(store.commands(&device("e"), 10).await.unwrap().is_empty());
+}

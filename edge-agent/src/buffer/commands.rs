@@ -1,0 +1,197 @@
+//! The table of commands: what was asked of this device, kept before it runs and after it ended, so
+//! that nothing runs twice. Each change is its own transaction; commands are rare.
+
+use libsql::{Error, Row, params};
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
+
+use super::file::File;
+
+/// Most commands that may wait or run; the bridge keeps the others and sends them again.
+pub const COMMANDS_OPEN_MAX: usize = 64;
+
+/// A command and where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredCommand {
+    /// As the bridge sent it; without a name when only its withdrawal was heard.
+    pub command: Command,
+    /// Where it stands.
+    pub progress: CommandProgress,
+    /// Whether the bridge has noted that.
+    pub noted: bool,
+}
+
+/// What became of a command that arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// It is on the disk now.
+    New,
+    /// It was there; this is where it stands.
+    Known(CommandProgress),
+    /// Too many wait. Nothing was kept.
+    Full,
+}
+
+/// What the table knows at the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredCommands {
+    /// All commands, oldest first.
+    pub commands: Vec<StoredCommand>,
+    /// Until when commands may have been forgotten with a damaged file, milliseconds since the Unix
+    /// epoch; 0 for never.
+    pub forgot_until_ms: u64,
+}
+
+const COLUMNS: &str = "id, name, arguments, priority, state, percent, output, expires_at, reported";
+
+impl File {
+    /// Keeps a command unless it is known.
+    pub(super) async fn keep_command(
+        &self,
+        command: &Command,
+        state: CommandState,
+        now_ms: u64,
+    ) -> Result<Kept, Error> {
+        let id = id_bytes(command.id);
+        let known = format!("SELECT {COLUMNS} FROM command_queue WHERE id = ?");
+        let mut known = self.connection.query(&known, [id.clone()]).await?;
+        if let Some(row) = known.next().await? {
+            return Ok(Kept::Known(stored(&row)?.progress));
+        }
+        let open = "SELECT count(*) FROM command_queue WHERE state <= ?";
+        let running = number(CommandState::Running);
+        let mut open = self.connection.query(open, [running]).await?;
+        let open: i64 = match open.next().await? {
+            Some(row) => row.get(0)?,
+            None => 0,
+        };
+        if !state.is_final() && open >= COMMANDS_OPEN_MAX as i64 {
+            return Ok(Kept::Full);
+        }
+        self.connection
+            .execute(
+                "INSERT INTO command_queue (id, name, arguments, priority, state, received_at, \
+                 expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                params![
+                    id,
+                    command.name.as_str(),
+                    command.arguments.as_str(),
+                    i64::from(command.priority),
+                    number(state),
+                    time(now_ms),
+                    command.expires_at_ms
+                ],
+            )
+            .await?;
+        Ok(Kept::New)
+    }
+
+    /// Writes where a command stands; the bridge has not noted that yet.
+    pub(super) async fn move_command(
+        &self,
+        progress: &CommandProgress,
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        let now = time(now_ms);
+        let started = (progress.state == CommandState::Running).then_some(now);
+        let ended = progress.state.is_final().then_some(now);
+        self.connection
+            .execute(
+                "UPDATE command_queue SET state = ?, percent = ?, output = ?, reported = 0, \
+                 started_at = coalesce(started_at, ?), ended_at = coalesce(ended_at, ?) \
+                 WHERE id = ?",
+                params![
+                    number(progress.state),
+                    i64::from(progress.percent),
+                    progress.output.as_str(),
+                    started,
+                    ended,
+                    id_bytes(progress.id)
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Takes down what the bridge has noted, and forgets commands that ended, were noted and
+    /// expired before `forget_before_ms`.
+    pub(super) async fn note_commands(
+        &self,
+        noted: &[Noted],
+        forget_before_ms: i64,
+    ) -> Result<(), Error> {
+        for Noted { id, state } in noted {
+            self.connection
+                .execute(
+                    "UPDATE command_queue SET reported = 1 WHERE id = ? AND state = ?",
+                    params![id_bytes(*id), number(*state)],
+                )
+                .await?;
+        }
+        self.connection
+            .execute(
+                "DELETE FROM command_queue WHERE state > ? AND reported = 1 AND expires_at < ?",
+                params![number(CommandState::Running), forget_before_ms],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// All commands that are known.
+    pub(super) async fn commands(&self) -> Result<StoredCommands, Error> {
+        let mut found = StoredCommands::default();
+        let all = format!("SELECT {COLUMNS} FROM command_queue ORDER BY id");
+        let mut rows = self.connection.query(&all, ()).await?;
+        while let Some(row) = rows.next().await? {
+            found.commands.push(stored(&row)?);
+        }
+        // A recovery: see the table's description.
+        let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log WHERE kind = 4";
+        let mut rows = self.connection.query(recovered, ()).await?;
+        if let Some(row) = rows.next().await? {
+            found.forgot_until_ms = u64::try_from(row.get::<i64>(0)?).unwrap_or(0);
+        }
+        Ok(found)
+    }
+}
+
+fn stored(row: &Row) -> Result<StoredCommand, Error> {
+    let id: Vec<u8> = row.get(0)?;
+    let id = <[u8; 16]>::try_from(id).map_err(|_| Error::InvalidColumnType)?;
+    let id = CommandId::from_bits(u128::from_be_bytes(id));
+    let number = |column| -> Result<u8, Error> {
+        u8::try_from(row.get::<i64>(column)?).map_err(|_| Error::InvalidColumnType)
+    };
+    let state = CommandState::ALL
+        .get(usize::from(number(4)?))
+        .ok_or(Error::InvalidColumnType)?;
+    Ok(StoredCommand {
+        command: Command {
+            id,
+            name: row.get(1)?,
+            arguments: row.get(2)?,
+            expires_at_ms: row.get(7)?,
+            priority: number(3)?,
+        },
+        progress: CommandProgress {
+            id,
+            state: *state,
+            percent: number(5)?,
+            output: row.get(6)?,
+        },
+        noted: row.get::<i64>(8)? != 0,
+    })
+}
+
+/// The number of a state, as on the wire.
+fn number(state: CommandState) -> i64 {
+    let at = CommandState::ALL.iter().position(|known| *known == state);
+    at.unwrap_or_default() as i64
+}
+
+fn id_bytes(id: CommandId) -> Vec<u8> {
+    id.bits().to_be_bytes().to_vec()
+}
+
+fn time(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
