@@ -137,12 +137,17 @@ impl Stack {
                     "[mqtt]\naddress = \"127.0.0.1:{}\"\nkeep_alive = \"5s\"\nbackoff_first = \"100ms\"\nbackoff_max = \"2s\"\n{}\
                      [buffer]\npath = {:?}\nlinger = \"20ms\"\n\
                      [session]\nlinger = \"50ms\"\nack_timeout_max = \"5s\"\nreport_interval = \"5s\"\n\
-                     [source.socket]\nunix = {:?}\n[admin]\nhttp = \"127.0.0.1:{}\"\n",
+                     [source.socket]\nunix = {:?}\n[admin]\nhttp = \"127.0.0.1:{}\"\n\
+                     [commands.exec.mark]\nprogram = \"/bin/sh\"\nargs = [\"-c\", {:?}]\n",
                     links(number),
                     tls(&files),
                     buffer(folder, number),
                     socket(folder, number),
                     free_port()?,
+                    format!(
+                        "echo $TIDELINE_COMMAND_ID >> {}; sleep 0.2; echo marked",
+                        marks(folder, number).display()
+                    ),
                 );
                 Ok(slot(name, "edge-agent", settings)?)
             })
@@ -180,6 +185,12 @@ impl Stack {
     #[must_use]
     pub fn buffer(&self, agent: usize) -> PathBuf {
         buffer(&self.folder, agent)
+    }
+
+    /// Where the program `mark`, which commands may start, writes their ids, a line each.
+    #[must_use]
+    pub fn marks(&self, agent: usize) -> PathBuf {
+        marks(&self.folder, agent)
     }
 
     /// Where an agent takes readings.
@@ -286,6 +297,10 @@ pub fn free_port() -> io::Result<u16> {
 
 fn buffer(folder: &Path, agent: usize) -> PathBuf {
     folder.join(format!("agent{agent}.db"))
+}
+
+fn marks(folder: &Path, agent: usize) -> PathBuf {
+    folder.join(format!("agent{agent}.marks"))
 }
 
 fn socket(folder: &Path, agent: usize) -> PathBuf {

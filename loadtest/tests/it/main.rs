@@ -7,6 +7,7 @@
 )]
 
 mod chaos;
+mod commands;
 mod mosquitto;
 mod pressure;
 mod run;
