@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use daemon::Failure;
 
-use crate::{decode, ledger, up};
+use crate::{command, decode, ledger, up};
 
 /// Carries telemetry from fleets of edge devices into SQL, exactly once in effect.
 #[derive(Debug, Parser)]
@@ -17,17 +17,19 @@ use crate::{decode, ledger, up};
 )]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    action: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum Action {
     /// Run broker, bridge and an agent for this host in one process
     Up(up::Options),
     /// Turn lines of `topic hex`, as `mosquitto_sub -F '%t %x'` prints, into JSON lines
     Decode(decode::Options),
     /// Account for every reading: accepted = committed + pending + evicted + rejected
     Ledger(ledger::Options),
+    /// Have devices do something, and learn what came of it
+    Command(command::Options),
 }
 
 /// Runs one command.
@@ -35,9 +37,10 @@ enum Command {
 /// # Errors
 /// The [`Failure`] that ended it.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    match cli.command {
-        Command::Up(options) => up::run(options),
-        Command::Decode(options) => decode::run(&options),
-        Command::Ledger(options) => ledger::run(&options),
+    match cli.action {
+        Action::Up(options) => up::run(options),
+        Action::Decode(options) => decode::run(&options),
+        Action::Ledger(options) => ledger::run(&options),
+        Action::Command(options) => command::run(&options),
     }
 }

@@ -1,16 +1,13 @@
 //! `tideline ledger`: the delivery ledger of a device or of the fleet, through the REST API.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Args;
-use daemon::{Class, Failure, lifecycle};
+use daemon::{Failure, lifecycle};
 use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
-use serde_json::Value;
 
-/// How long the bridge may take to answer: verifying reads every row.
-const TIMEOUT: Duration = Duration::from_secs(60);
+use crate::api::{Address, Api, unreadable};
 
 /// Shows what became of every reading.
 #[derive(Debug, Args)]
@@ -23,14 +20,8 @@ pub struct Options {
     /// Read the rows too, and compare them with what the devices sent
     #[arg(long, requires = "device")]
     verify: bool,
-    /// The bridge's address
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "TIDELINE_API",
-        default_value = "http://127.0.0.1:8080"
-    )]
-    api: String,
+    #[command(flatten)]
+    address: Address,
     /// Print the bridge's answer as JSON
     #[arg(long)]
     json: bool,
@@ -90,12 +81,8 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         (Some(device), false) => format!("/api/v1/devices/{device}/ledger"),
         (Some(device), true) => format!("/api/v1/devices/{device}/ledger?verify=true"),
     };
-    let answer = fetch(&format!("{}{path}", options.api.trim_end_matches('/')))?;
-    let unreadable = |error: serde_json::Error| {
-        Failure::new(Class::Data, "understand the bridge's answer")
-            .because(error)
-            .help("bridge and `tideline` should be of the same version")
-    };
+    let api = Api::of(&options.address)?;
+    let answer = lifecycle::runtime(Some(1))?.block_on(api.get(&path))?;
     let balanced = if options.json {
         println!("{answer}");
         answer["balanced"].as_bool().unwrap_or(false)
@@ -156,26 +143,4 @@ fn print_balance(indent: &str, balance: &Balance, balanced: bool, unaccounted: u
 fn join(ranges: &[SeqRange]) -> String {
     let texts: Vec<String> = ranges.iter().map(SeqRange::to_string).collect();
     texts.join(", ")
-}
-
-fn fetch(url: &str) -> Result<Value, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(async {
-        let failed = |error: reqwest::Error| {
-            Failure::new(Class::Network, format!("ask the bridge at {url}"))
-                .because(error.without_url())
-                .help("start it (`tideline up`), or say where it is with --api")
-        };
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(failed)?;
-        let answer = client.get(url).send().await.map_err(failed)?;
-        let status = answer.status();
-        let body: Value = answer.json().await.map_err(failed)?;
-        if status.is_success() {
-            return Ok(body);
-        }
-        let detail = body["detail"].as_str().unwrap_or_default().to_owned();
-        Err(Failure::new(Class::Data, format!("read {url}")).because(format!("{status}: {detail}")))
-    })
 }

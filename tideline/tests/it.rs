@@ -243,3 +243,63 @@ fn what_is_wrong_is_named_with_an_exit_code() {
         &[&gone, "--api"],
     );
 }
+
+#[test]
+fn a_command_is_sent_watched_listed_and_withdrawn() {
+    let folder = tempfile::tempdir().unwrap();
+    let _up = Up::start(folder.path());
+    let endpoints = endpoints(folder.path());
+    let api = endpoints["http"].as_str().unwrap().to_owned();
+    let device = endpoints["device"].as_str().unwrap().to_owned();
+    let command = |arguments: &[&str]| {
+        let mut command = tideline(&["command"]);
+        command.args(arguments).env("TIDELINE_API", &api);
+        command.output().unwrap()
+    };
+    let sent = command(&["send", &device, "ping", "--watch"]);
+    let text = String::from_utf8_lossy(&sent.stdout);
+    assert!(sent.status.success(), "{sent:?}");
+    assert!(
+        text.contains("succeeded") && text.trim_end().ends_with("pong"),
+        "{text}"
+    );
+
+    let failed = command(&["send", &device, "dance", "--watch", "--json"]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let failed = summary(&failed);
+    assert_eq!(failed["state"], "failed", "{failed}");
+
+    // Nobody of this name is there: it waits, and is withdrawn before it was heard.
+    let waiting = summary(&command(&[
+        "send", "nobody", "ping", "--json", "--ttl", "1day",
+    ]));
+    let id = waiting["id"].as_str().unwrap();
+    let withdrawn = summary(&command(&["cancel", "nobody", id, "--json"]));
+    assert!(
+        withdrawn["withdrawn"] == true || withdrawn["state"] == "cancelled",
+        "{withdrawn}"
+    );
+    let listed = command(&["list", "nobody"]);
+    assert!(
+        String::from_utf8_lossy(&listed.stdout).contains(id),
+        "{listed:?}"
+    );
+    let shown = summary(&command(&["show", "nobody", id, "--json"]));
+    assert_eq!(shown["name"], "ping");
+
+    for (wrong, code) in [
+        (&["send", "not a name", "ping"][..], 2),
+        (&["send", &device, "ping", "--arguments", "{"], 2),
+        (&["show", &device, "1"], 2),
+        (&["send", &device, "a b"], 1),
+        (
+            &["show", &device, "01900000-0000-7000-8000-000000000000"],
+            1,
+        ),
+        (&["send", &device, "ping", "--ttl", "0s"], 1),
+    ] {
+        let output = command(wrong);
+        assert_eq!(output.status.code(), Some(code), "{wrong:?}: {output:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}

@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use daemon::{Class, Failure};
+use schema::DeviceId;
 use serde::Serialize;
 
 /// The folder, held by a lock until dropped.
@@ -25,6 +26,8 @@ pub(super) struct DataDir {
 /// Where a running system can be reached: for scripts that let it choose its ports.
 #[derive(Debug, Serialize)]
 pub(super) struct Endpoints<'a> {
+    /// This machine, as a device.
+    pub(super) device: &'a DeviceId,
     /// The REST API, as a URL.
     pub(super) http: String,
     /// The broker, as host:port.

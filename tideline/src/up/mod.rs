@@ -142,6 +142,7 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
     bridge.serve(Arc::new(registry), health, &parts.bridge);
 
     let endpoints = Endpoints {
+        device: &device,
         http: format!("http://{http}"),
         mqtt: broker.mqtt_addr,
         ca: &certs.observer.ca,
