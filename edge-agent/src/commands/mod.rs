@@ -408,3 +408,304 @@ fn bounded(output: &str) -> String {
     let end = output.floor_char_boundary(limits::COMMAND_BODY_BYTES_MAX);
     output[..end].to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::{Seek, SeekFrom, Write};
+    use std::path::Path;
+
+    use daemon::SystemClock;
+    use schema::message::Cancel;
+    use tempfile::TempDir;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::buffer::{BufferSettings, COMMANDS_OPEN_MAX, Opened};
+    use work::Program;
+
+    /// An agent's commands without a link.
+    struct Rig {
+        folder: TempDir,
+        buffer: Buffer,
+        orders: mpsc::Sender<Instruction>,
+        stop: CancellationToken,
+        task: JoinHandle<Result<(), Failure>>,
+        _link: watch::Sender<LinkState>,
+    }
+
+    async fn open(folder: &Path) -> Opened {
+        let settings = BufferSettings::new(folder.join("buffer.db"));
+        let clock = Arc::new(SystemClock::default());
+        Buffer::open(settings, clock).await.unwrap()
+    }
+
+    impl Rig {
+        async fn start(folder: TempDir, parallel: usize) -> Self {
+            let buffer = open(folder.path()).await.buffer;
+            let (orders, instructions) = mpsc::channel(256);
+            let (link, link_heard) = watch::channel(LinkState::Down(None));
+            let (controls, _) = mpsc::channel(1);
+            let marks = folder.path().join("marks").display().to_string();
+            let mark = Program {
+                program: "/bin/sh".into(),
+                args: vec![
+                    "-c".to_owned(),
+                    format!("echo $TIDELINE_COMMAND_ID >> {marks}"),
+                ],
+                timeout: Duration::from_secs(10),
+            };
+            let stall = Program {
+                args: vec!["-c".to_owned(), "sleep 60".to_owned()],
+                ..mark.clone()
+            };
+            let programs = BTreeMap::from([("mark".to_owned(), mark), ("stall".to_owned(), stall)]);
+            let stop = CancellationToken::new();
+            let commands = Commands {
+                buffer: buffer.clone(),
+                clock: Arc::new(SystemClock::default()),
+                link: link_heard,
+                instructions,
+                workshop: Workshop {
+                    buffer: buffer.clone(),
+                    controls,
+                    programs: Arc::new(programs),
+                },
+                parallel,
+                stop: stop.clone(),
+            };
+            Self {
+                folder,
+                buffer,
+                orders,
+                stop,
+                task: tokio::spawn(commands.run()),
+                _link: link,
+            }
+        }
+
+        /// As after a crash of the process: the buffer's file is all that is left.
+        async fn restart(self) -> Self {
+            self.stop.cancel();
+            self.task.await.unwrap().unwrap();
+            self.buffer.close().await;
+            Self::start(self.folder, 1).await
+        }
+
+        async fn order(&self, order: Order) {
+            self.orders.send(Instruction::Order(order)).await.unwrap();
+        }
+
+        async fn exec(&self, id: CommandId, program: &str) {
+            self.order(Order::Run(command(id, program, 0))).await;
+        }
+
+        async fn awaits(&self, id: CommandId, state: CommandState) -> CommandProgress {
+            for _ in 0..1_000 {
+                let known = self.buffer.commands().await.unwrap();
+                let found = known
+                    .commands
+                    .into_iter()
+                    .find(|known| known.command.id == id);
+                if let Some(found) = found
+                    && found.progress.state == state
+                {
+                    return found.progress;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{state:?} is awaited");
+        }
+
+        fn marks(&self) -> Vec<String> {
+            let marks = std::fs::read_to_string(self.folder.path().join("marks"));
+            marks
+                .unwrap_or_default()
+                .lines()
+                .map(str::to_owned)
+                .collect()
+        }
+    }
+
+    fn now_ms() -> u64 {
+        SystemClock::default().now_ms()
+    }
+
+    fn id(number: u128) -> CommandId {
+        CommandId::new(now_ms(), number)
+    }
+
+    fn command(id: CommandId, program: &str, priority: u8) -> Command {
+        Command {
+            id,
+            name: "exec".to_owned(),
+            arguments: format!("{{\"name\":\"{program}\"}}"),
+            expires_at_ms: i64::try_from(now_ms()).unwrap() + 60_000,
+            priority,
+        }
+    }
+
+    fn folder() -> TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_repeated_order_runs_once_also_after_a_restart() {
+        let rig = Rig::start(folder(), 1).await;
+        let id = id(1);
+        for _ in 0..3 {
+            rig.exec(id, "mark").await;
+        }
+        rig.awaits(id, CommandState::Succeeded).await;
+        let rig = rig.restart().await;
+        rig.exec(id, "mark").await;
+        let other = self::id(2);
+        rig.exec(other, "mark").await;
+        rig.awaits(other, CommandState::Succeeded).await;
+        assert_eq!(rig.marks(), [id.to_string(), other.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn the_more_important_goes_first_and_an_expired_one_never() {
+        let rig = Rig::start(folder(), 1).await;
+        let busy = id(1);
+        rig.exec(busy, "stall").await;
+        rig.awaits(busy, CommandState::Running).await;
+        let (low, high, late) = (id(2), id(3), id(4));
+        rig.order(Order::Run(command(low, "mark", 1))).await;
+        rig.order(Order::Run(command(high, "mark", 2))).await;
+        let mut expired = command(late, "mark", 3);
+        expired.expires_at_ms = i64::try_from(now_ms()).unwrap() + 50;
+        rig.order(Order::Run(expired)).await;
+        // It expires while it waits, not when its turn comes.
+        rig.awaits(late, CommandState::Expired).await;
+        let expires_at_ms = i64::MAX;
+        rig.order(Order::Cancel(Cancel {
+            id: busy,
+            expires_at_ms,
+        }))
+        .await;
+        rig.awaits(busy, CommandState::Cancelled).await;
+        rig.awaits(low, CommandState::Succeeded).await;
+        assert_eq!(rig.marks(), [high.to_string(), low.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn what_ran_when_the_agent_stopped_is_unknown_and_stays_so() {
+        let rig = Rig::start(folder(), 1).await;
+        let (running, waiting) = (id(1), id(2));
+        rig.exec(running, "stall").await;
+        rig.exec(waiting, "mark").await;
+        rig.awaits(running, CommandState::Running).await;
+        rig.awaits(waiting, CommandState::Delivered).await;
+        let rig = rig.restart().await;
+        rig.awaits(running, CommandState::Unknown).await;
+        // What had not begun runs now.
+        rig.awaits(waiting, CommandState::Succeeded).await;
+        rig.exec(running, "mark").await;
+        let last = id(3);
+        rig.exec(last, "mark").await;
+        rig.awaits(last, CommandState::Succeeded).await;
+        assert_eq!(rig.marks(), [waiting.to_string(), last.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn a_withdrawal_that_comes_first_is_remembered() {
+        let rig = Rig::start(folder(), 1).await;
+        let id = id(1);
+        let expires_at_ms = i64::MAX;
+        rig.order(Order::Cancel(Cancel { id, expires_at_ms })).await;
+        rig.awaits(id, CommandState::Cancelled).await;
+        rig.exec(id, "mark").await;
+        let other = self::id(2);
+        rig.exec(other, "mark").await;
+        rig.awaits(other, CommandState::Succeeded).await;
+        assert_eq!(rig.marks(), [other.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn one_command_more_than_may_wait_is_not_kept() {
+        let rig = Rig::start(folder(), 1).await;
+        for number in 0..=COMMANDS_OPEN_MAX as u128 {
+            rig.exec(CommandId::from_bits(number + 1), "stall").await;
+        }
+        let last = CommandId::from_bits(COMMANDS_OPEN_MAX as u128);
+        rig.awaits(last, CommandState::Delivered).await;
+        // Answered after the one too many was looked at.
+        let gone = CommandId::from_bits(1 << 100);
+        let expires_at_ms = i64::MAX;
+        rig.order(Order::Cancel(Cancel {
+            id: gone,
+            expires_at_ms,
+        }))
+        .await;
+        rig.awaits(gone, CommandState::Cancelled).await;
+        let known = rig.buffer.commands().await.unwrap().commands;
+        assert_eq!(known.len(), COMMANDS_OPEN_MAX + 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_ended_and_long_expired_is_forgotten() {
+        let rig = Rig::start(folder(), 1).await;
+        let (old, young) = (id(1), id(2));
+        let mut long_ago = command(old, "mark", 0);
+        let now = i64::try_from(now_ms()).unwrap();
+        long_ago.expires_at_ms = now - REMEMBER_MS - 1;
+        rig.order(Order::Run(long_ago)).await;
+        rig.exec(young, "mark").await;
+        rig.awaits(old, CommandState::Expired).await;
+        rig.awaits(young, CommandState::Succeeded).await;
+        let noted = [
+            (old, CommandState::Expired),
+            (young, CommandState::Succeeded),
+        ];
+        let noted = noted.map(|(id, state)| Noted { id, state }).to_vec();
+        rig.orders.send(Instruction::Noted(noted)).await.unwrap();
+        for _ in 0..1_000 {
+            let known = rig.buffer.commands().await.unwrap().commands;
+            if known.len() == 1 {
+                assert!(known[0].command.id == young && known[0].noted);
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        panic!("nothing is forgotten");
+    }
+
+    /// With the file the memory of what ran is lost: nothing from before may run again.
+    #[tokio::test]
+    async fn orders_from_before_a_damage_are_not_run() {
+        let rig = Rig::start(folder(), 1).await;
+        let before = id(1);
+        rig.exec(before, "mark").await;
+        rig.awaits(before, CommandState::Succeeded).await;
+        rig.stop.cancel();
+        rig.task.await.unwrap().unwrap();
+        rig.buffer.close().await;
+        let path = rig.folder.path().join("buffer.db");
+        let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(100)).unwrap();
+        file.write_all(&[0xa5; 4096]).unwrap();
+        drop(file);
+        let opened = open(rig.folder.path()).await;
+        assert!(opened.recovery.is_some());
+        opened.buffer.close().await;
+
+        let rig = Rig::start(rig.folder, 1).await;
+        rig.exec(before, "mark").await;
+        rig.awaits(before, CommandState::Unknown).await;
+        let after = CommandId::new(now_ms() + 2 * FORGOTTEN_MARGIN_MS, 9);
+        rig.exec(after, "mark").await;
+        rig.awaits(after, CommandState::Succeeded).await;
+        assert_eq!(rig.marks(), [before.to_string(), after.to_string()]);
+    }
+
+    #[test]
+    fn outputs_are_cut_between_characters() {
+        let most = limits::COMMAND_BODY_BYTES_MAX;
+        assert_eq!(bounded(&"x".repeat(most)).len(), most);
+        assert_eq!(bounded(&"x".repeat(most + 1)).len(), most);
+        let wide = format!("x{}", "ü".repeat(most));
+        assert_eq!(bounded(&wide).len(), most - 1);
+    }
+}

@@ -178,7 +178,7 @@ mod tests {
         let run = async |script| run(ID, &program(script, 10_000)).await;
         assert_eq!(run("echo $TIDELINE_COMMAND_ID").await, Ok(ID.to_string()));
         assert_eq!(run("echo done").await, Ok("done".to_owned()));
-        assert_eq!(run("echo a; echo b >&2").await, Ok("a\n\nb".to_owned()));
+        assert_eq!(run("echo a; echo b >&2").await, Ok("a\nb".to_owned()));
         let failed = run("echo bad >&2; exit 3").await.unwrap_err();
         assert!(failed.contains("3") && failed.ends_with("bad"), "{failed}");
         assert_eq!(
