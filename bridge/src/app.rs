@@ -7,14 +7,13 @@ use std::time::Duration;
 use daemon::{Clock, Failure, Health, Lifecycle, SystemClock, admin};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::api;
 use crate::api::Changes;
 use crate::config::Config;
-use crate::dispatch::Dispatch;
+use crate::dispatch::{self, Bell, Dispatch};
 use crate::ingest::{Counters, Ingest};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{IngestMeters, IntakeMeters, StoreCollector};
@@ -37,7 +36,7 @@ pub struct Running {
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
     retention: Option<Duration>,
-    commands_due: Arc<Notify>,
+    bell: Bell,
 }
 
 impl Bridge {
@@ -67,7 +66,7 @@ impl Bridge {
         let counters = Arc::new(Mutex::new(Counters::default()));
         let meters = IngestMeters::register(registry);
         registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
-        let commands_due = Arc::new(Notify::new());
+        let (bell, rung) = dispatch::bell();
         let (outbox, inbox) = inbox();
         // The broker goes last: acknowledgements of the final commit travel through it.
         let leave = CancellationToken::new();
@@ -89,7 +88,7 @@ impl Bridge {
             meters: meters.clone(),
             health: health.component("bridge-database"),
             counters: Arc::clone(&counters),
-            commands_due: Arc::clone(&commands_due),
+            bell: bell.clone(),
             drain: lifecycle.token(),
         };
         let closing = Arc::clone(&store);
@@ -117,7 +116,7 @@ impl Bridge {
             clock: Arc::clone(&clock),
             broker: broker.clone(),
             meters: meters.clone(),
-            due: Arc::clone(&commands_due),
+            rung,
             stop: lifecycle.token(),
         };
         lifecycle.spawn("commands", dispatch.run());
@@ -138,7 +137,7 @@ impl Bridge {
             store,
             counters,
             retention: config.retention,
-            commands_due,
+            bell,
         })
     }
 }
@@ -166,7 +165,7 @@ impl Running {
     pub fn serve(self, registry: Arc<Registry>, health: Health, lifecycle: &Lifecycle) {
         let changes = Changes {
             are_local: self.http_addr.ip().is_loopback(),
-            due: self.commands_due,
+            bell: self.bell,
         };
         let router =
             api::router(self.store, self.retention, changes).merge(admin::router(registry, health));

@@ -14,21 +14,25 @@ use std::time::Duration;
 
 use daemon::{Backoff, Class, Clock, Component, Failure, Fault};
 use schema::message::ack::payload_digest;
-use schema::message::{Ack, CommandProgress, Downlink, Event, Noted, Refusal, Rejection, Status};
+use schema::message::{
+    Ack, CommandProgress, Downlink, Event, Noted, Refusal, Rejection, ReportedConfig, Status,
+};
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Epoch, SeqRange, Topic, envelope, limits};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::admit::{Bounds, admit};
+use crate::dispatch::Bell;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
 use crate::metrics::{ClassLabel, IngestMeters};
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
 use crate::store::commands::CommandWord;
+use crate::store::config::ConfigReport;
 use crate::store::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, Delivery, DeviceReport, Ingested, Presence, Settled, Store,
     StoreError,
@@ -72,8 +76,8 @@ pub(crate) struct Ingest {
     pub(crate) meters: IngestMeters,
     pub(crate) health: Component,
     pub(crate) counters: Arc<Mutex<Counters>>,
-    /// Told when a device came back, which may have commands waiting.
-    pub(crate) commands_due: Arc<Notify>,
+    /// Rung when a device came back, for which something may wait.
+    pub(crate) bell: Bell,
     /// No more messages will come: write what is there, then end.
     pub(crate) drain: CancellationToken,
 }
@@ -92,6 +96,7 @@ pub(crate) enum Side {
     Report(DeviceReport, Receipt),
     Presence(Presence, Receipt),
     Word(CommandWord, Receipt),
+    Config(ConfigReport, Receipt),
     Letter(DeadLetter, Option<u64>, Receipt),
 }
 
@@ -189,6 +194,7 @@ impl Ingest {
             let (Side::Report(_, receipt)
             | Side::Presence(_, receipt)
             | Side::Word(_, receipt)
+            | Side::Config(_, receipt)
             | Side::Letter(_, _, receipt)) = full.into_inner();
             receipt.acknowledge();
         }
@@ -252,9 +258,17 @@ impl Ingest {
                         Err(reason) => unreadable(&reason, receipt),
                     }
                 }
-                Ok(Event::Config(_)) => {
-                    unreadable(&"this bridge does not take this kind of event", receipt)
-                }
+                Ok(Event::Config(reported)) => match check_config(&reported) {
+                    Ok(()) => {
+                        let report = ConfigReport {
+                            device,
+                            reported,
+                            received_at,
+                        };
+                        Side::Config(report, receipt)
+                    }
+                    Err(reason) => unreadable(&reason, receipt),
+                },
                 Err(error) => unreadable(&error, receipt),
             },
             Channel::Status => match envelope::decode(payload) {
@@ -349,7 +363,7 @@ struct SidePath {
     meters: IngestMeters,
     health: Component,
     counters: Arc<Mutex<Counters>>,
-    commands_due: Arc<Notify>,
+    bell: Bell,
 }
 
 impl SidePath {
@@ -361,7 +375,7 @@ impl SidePath {
             meters: ingest.meters.clone(),
             health: ingest.health.clone(),
             counters: Arc::clone(&ingest.counters),
-            commands_due: Arc::clone(&ingest.commands_due),
+            bell: ingest.bell.clone(),
         }
     }
 
@@ -370,7 +384,7 @@ impl SidePath {
         while queue.recv_many(&mut group, SIDE_BATCH).await > 0 {
             let (mut reports, mut presence, mut letters) = (Vec::new(), Vec::new(), Vec::new());
             let (mut digests, mut receipts) = (Vec::new(), Vec::new());
-            let mut words = Vec::new();
+            let (mut words, mut configs) = (Vec::new(), Vec::new());
             for side in group.drain(..) {
                 receipts.push(match side {
                     Side::Report(report, receipt) => {
@@ -383,6 +397,10 @@ impl SidePath {
                     }
                     Side::Word(word, receipt) => {
                         words.push(word);
+                        receipt
+                    }
+                    Side::Config(report, receipt) => {
+                        configs.push(report);
                         receipt
                     }
                     Side::Letter(letter, digest, receipt) => {
@@ -398,6 +416,13 @@ impl SidePath {
             self.take_words(&words)
                 .await
                 .map_err(|error| error.into_failure("write what devices say of commands"))?;
+            for report in &configs {
+                persist(&self.meters, &self.health, || {
+                    self.store.report_config(report)
+                })
+                .await
+                .map_err(|error| error.into_failure("write what devices have set"))?;
+            }
             self.refuse(&letters, &digests);
             for receipt in receipts {
                 receipt.acknowledge();
@@ -455,7 +480,7 @@ impl SidePath {
             self.store.recall_commands(&back, now)
         });
         if recalled.await? > 0 {
-            self.commands_due.notify_one();
+            self.bell.commands();
         }
         Ok(())
     }
@@ -516,6 +541,26 @@ fn check_word(word: &CommandWord) -> Result<(), &'static str> {
         return Err("a command is done by more than 100 %");
     }
     Ok(())
+}
+
+fn check_config(reported: &ReportedConfig) -> Result<(), &'static str> {
+    let texts = reported
+        .entries
+        .iter()
+        .flat_map(|entry| [&entry.key, &entry.value]);
+    let reasons = reported.failed.iter().map(|failed| &failed.reason);
+    let sound =
+        |text: &String| text.len() <= limits::CONFIG_VALUE_BYTES_MAX && !text.contains('\0');
+    let few = reported.entries.len() <= limits::CONFIG_KEYS_MAX
+        && reported.failed.len() <= limits::CONFIG_KEYS_MAX;
+    let clocks = reported
+        .entries
+        .iter()
+        .all(|entry| entry.hlc.bits() <= limits::SQL_INTEGER_MAX);
+    match few && clocks && texts.chain(reasons).all(sound) {
+        true => Ok(()),
+        false => Err("a configuration that no store can hold"),
+    }
 }
 
 /// Acknowledgements, joined by device and epoch.

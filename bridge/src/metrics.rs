@@ -47,6 +47,7 @@ pub struct IngestMeters {
     pub(crate) commands_sent: Counter,
     pub(crate) commands_expired: Counter,
     pub(crate) command_words: Counter,
+    pub(crate) configs_sent: Counter,
 }
 
 /// What the store itself counts.
@@ -193,6 +194,7 @@ impl IngestMeters {
             commands_sent: Counter::default(),
             commands_expired: Counter::default(),
             command_words: Counter::default(),
+            configs_sent: Counter::default(),
         };
         for (name, help, counter) in [
             (
@@ -250,6 +252,11 @@ impl IngestMeters {
                 "command_words",
                 "Words of devices on their commands",
                 &meters.command_words,
+            ),
+            (
+                "configs_sent",
+                "Configurations sent to devices, each time that they were",
+                &meters.configs_sent,
             ),
         ] {
             registry.register(format!("tideline_bridge_{name}"), help, counter.clone());

@@ -27,6 +27,7 @@ use crate::source::Source;
 use crate::source::host::HostSource;
 use crate::source::socket::SocketSource;
 use crate::status::{InFlight, Status, Waiting};
+use crate::twin::{Knob, Knobs, Twin};
 
 /// Requests to the driver that may wait.
 const CONTROLS: usize = 16;
@@ -57,8 +58,9 @@ impl Agent {
         health: &Health,
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
-        let sources = configured_sources(&config).await?;
-        Self::start_with_sources(config, sources, lifecycle, health, registry).await
+        let knobs = knobs(&config);
+        let sources = configured_sources(&config, &knobs).await?;
+        Self::start_with(config, knobs, sources, lifecycle, health, registry).await
     }
 
     /// As [`Self::start`], with these sources and no others.
@@ -67,6 +69,18 @@ impl Agent {
     /// As [`Self::start`].
     pub async fn start_with_sources(
         config: Config,
+        sources: Vec<Box<dyn Source>>,
+        lifecycle: &Lifecycle,
+        health: &Health,
+        registry: &mut Registry,
+    ) -> Result<Running, Failure> {
+        let knobs = knobs(&config);
+        Self::start_with(config, knobs, sources, lifecycle, health, registry).await
+    }
+
+    async fn start_with(
+        config: Config,
+        knobs: Knobs,
         sources: Vec<Box<dyn Source>>,
         lifecycle: &Lifecycle,
         health: &Health,
@@ -139,9 +153,16 @@ impl Agent {
                     controls: controls.clone(),
                     programs: Arc::new(config.commands.exec.clone()),
                 },
-                parallel: config.commands.parallel,
+                parallel: knobs.commands_parallel.heard(),
                 stop: lifecycle.token(),
             });
+        let twin = link_handle.documents.take().map(|documents| Twin {
+            buffer: buffer.clone(),
+            link: link_handle.state.clone(),
+            documents,
+            knobs,
+            stop: lifecycle.token(),
+        });
         let driver = Driver {
             session: Session::new(
                 config.session.clone(),
@@ -165,6 +186,9 @@ impl Agent {
             Ok(())
         };
         lifecycle.spawn("link", linking.instrument(span.clone()));
+        if let Some(twin) = twin {
+            lifecycle.spawn("twin", twin.run().instrument(span.clone()));
+        }
         if let Some(commands) = commands {
             lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         }
@@ -249,10 +273,23 @@ async fn serve_status(
     })
 }
 
-async fn configured_sources(config: &Config) -> Result<Vec<Box<dyn Source>>, Failure> {
+/// What the settings file says of what can change.
+fn knobs(config: &Config) -> Knobs {
+    let host = config.sources.host.clone().unwrap_or_default();
+    Knobs {
+        host_interval: Knob::new(host.interval),
+        commands_parallel: Knob::new(config.commands.parallel),
+    }
+}
+
+async fn configured_sources(
+    config: &Config,
+    knobs: &Knobs,
+) -> Result<Vec<Box<dyn Source>>, Failure> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     if let Some(host) = &config.sources.host {
-        sources.push(Box::new(HostSource::new(host.clone())));
+        let source = HostSource::new(host.clone()).following(knobs.host_interval.heard());
+        sources.push(Box::new(source));
     }
     if let Some(socket) = &config.sources.socket {
         sources.push(Box::new(SocketSource::bind(socket).await?));

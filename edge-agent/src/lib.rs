@@ -15,7 +15,7 @@
 //! evicted + rejected, shown by [`Running::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver` and `gather` → [`buffer`] → [`link`] → [`ingest`] and
-//! [`source`] → [`commands`] → `app` → [`config`].
+//! [`source`] → [`commands`] and `twin` → `app` → [`config`].
 
 mod app;
 pub mod buffer;
@@ -30,6 +30,7 @@ mod repeat;
 pub mod session;
 pub mod source;
 pub mod status;
+mod twin;
 
 pub use app::{Agent, Running};
 pub use config::{Config, Settings};

@@ -6,7 +6,8 @@
 //! invariants the rest of the system trusts.
 //!
 //! Reading order: [`id`] → [`reading`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
-//! [`topic`] and [`address`] → [`envelope`] and [`message`] → [`codec`].
+//! [`topic`] and [`address`] → [`envelope`] and [`message`] → [`setting`] →
+//! [`codec`].
 
 pub mod address;
 pub mod batch;
@@ -21,6 +22,7 @@ pub mod lww;
 pub mod message;
 pub mod range;
 pub mod reading;
+pub mod setting;
 pub mod time;
 pub mod topic;
 

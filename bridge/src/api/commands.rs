@@ -1,7 +1,6 @@
 //! Commands: asked for, looked at, withdrawn.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
@@ -9,16 +8,17 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use daemon::{Clock, SystemClock};
+use schema::DeviceId;
 use schema::limits::{COMMAND_BODY_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::Notify;
 
 use super::Shared;
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
+use crate::dispatch::Bell;
 use crate::store::QUERY_ROWS_MAX;
 use crate::store::commands::{CommandRecord, NewCommand};
 
@@ -34,8 +34,8 @@ const LIMIT: usize = 100;
 pub(crate) struct Changes {
     /// The API listens on this machine alone.
     pub(crate) are_local: bool,
-    /// Told when there is something to send.
-    pub(crate) due: Arc<Notify>,
+    /// Rung when there is something to send.
+    pub(crate) bell: Bell,
 }
 
 #[derive(Debug, Deserialize)]
@@ -106,7 +106,7 @@ pub(crate) async fn create(
         created_by: "local".to_owned(),
     };
     store.queue_command(&command).await?;
-    changes.due.notify_one();
+    changes.bell.commands();
     let found = store.command(&device, id).await?;
     let record = found.ok_or_else(|| Problem::not_found("the command is gone"))?;
     let location = format!("/api/v1/devices/{device}/commands/{id}");
@@ -148,20 +148,14 @@ pub(crate) async fn cancel(
     let (device, id) = (super::device(&device)?, command_id(&id)?);
     let now = ReceivedAt::from_micros(SystemClock::default().now_micros());
     store.cancel_command(&device, id, now).await?;
-    changes.due.notify_one();
+    changes.bell.commands();
     let found = store.command(&device, id).await?;
     let record = found.ok_or_else(|| unknown(&id))?;
     Ok(Json(CommandBody::from(record)))
 }
 
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<NewBody, Problem> {
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .is_some_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json"));
-    if !is_json {
-        return Err(Problem::bad_request("the body must be application/json"));
-    }
+    super::is_json(headers)?;
     let new: NewBody = serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("body: {error}")))?;
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
@@ -195,9 +189,14 @@ fn unknown(id: &CommandId) -> Problem {
 }
 
 impl Changes {
+    /// A device's configuration has changed.
+    pub(crate) fn changed(&self, device: &DeviceId) {
+        self.bell.config(device);
+    }
+
     /// The name by which the caller reached us must be this machine's: a page in a browser, whose
     /// own name was pointed here, is turned away.
-    fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let host = headers
             .get(header::HOST)
             .and_then(|host| host.to_str().ok());
@@ -205,7 +204,7 @@ impl Changes {
             return Ok(());
         }
         Err(Problem::forbidden(
-            "commands are taken on this machine alone: let [http] address be one of 127.0.0.1, \
+            "changes are taken on this machine alone: let [http] address be one of 127.0.0.1, \
              and call it by that",
         ))
     }

@@ -2,6 +2,7 @@
 //! `/readyz` come from the daemon crate and are merged in.
 
 mod commands;
+mod config;
 mod devices;
 mod ledger;
 mod problem;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -73,6 +74,10 @@ pub(crate) fn router(
             "/api/v1/devices/{device}/commands/{command}/cancel",
             post(commands::cancel),
         )
+        .route(
+            "/api/v1/devices/{device}/config",
+            get(config::show).patch(config::change),
+        )
         .route("/api/v1/ledger", get(ledger::fleet))
         .route("/api/v1/dead-letters", get(devices::dead_letters))
         .fallback(async || Problem::not_found("no such path; see /api/v1/devices"))
@@ -113,6 +118,18 @@ async fn bounded(mut request: Request, next: Next) -> Response {
     };
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// The body must say that it is JSON: what a form in a web page sends does not.
+fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let is_json = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok())
+        .is_some_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json"));
+    match is_json {
+        true => Ok(()),
+        false => Err(Problem::bad_request("the body must be application/json")),
+    }
 }
 
 /// The device in a path.

@@ -39,6 +39,16 @@ impl Problem {
         }
     }
 
+    /// Somebody else was faster.
+    pub(crate) fn precondition_failed(detail: impl Into<String>) -> Self {
+        Self {
+            kind: "precondition-failed",
+            title: "It has changed meanwhile",
+            status: 412,
+            detail: detail.into(),
+        }
+    }
+
     /// There is no such thing.
     pub(crate) fn not_found(detail: impl Into<String>) -> Self {
         Self {

@@ -148,10 +148,11 @@ impl Broker {
     /// Publishes to a device, if the broker is there. Whether it arrives is not known: what must
     /// arrive is sent until it is answered.
     pub fn publish(&self, topic: &Topic, payload: Vec<u8>) -> bool {
+        let retain = topic.channel.is_retained();
         match &*self.state.borrow() {
             Some(uplink) => uplink
                 .client
-                .try_publish(topic.to_string(), ACK_QOS, false, payload)
+                .try_publish(topic.to_string(), ACK_QOS, retain, payload)
                 .is_ok(),
             None => false,
         }

@@ -34,6 +34,7 @@ mod ledger_sql;
 
 pub mod cockroach;
 pub mod commands;
+pub mod config;
 mod contest;
 pub mod embedded;
 pub mod error;
@@ -43,6 +44,7 @@ mod plan;
 pub mod sqlstate;
 
 use commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
+use config::{ConfigChange, ConfigReport, DeviceConfig};
 pub use error::StoreError;
 pub use location::Location;
 pub use plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
@@ -202,6 +204,23 @@ pub trait Store: Debug + Send + Sync + 'static {
         device: &DeviceId,
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError>;
+
+    /// Changes what is desired of a device, each key if its clock is higher than what is there, all
+    /// together. Returns how many keys changed.
+    async fn change_config(
+        &self,
+        device: &DeviceId,
+        changes: &[ConfigChange],
+    ) -> Result<usize, StoreError>;
+
+    /// Keeps what a device says of its configuration, in the place of what it said before.
+    async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError>;
+
+    /// What is desired of a device, and what it has.
+    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError>;
+
+    /// Devices that are online and have not said that they have what is desired.
+    async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError>;
 
     /// How many rows the main tables hold. Counts every row: not for a hot path.
     async fn counts(&self) -> Result<Counts, StoreError>;

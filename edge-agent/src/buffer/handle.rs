@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
-use schema::message::{Command, CommandProgress, CommandState, EpochReport, Noted, Rejection};
+use schema::message::{
+    Command, CommandProgress, CommandState, ConfigEntry, EpochReport, Noted, Rejection,
+};
 use schema::{Balance, Batch, Epoch, RangeSet, Reading, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -106,6 +108,13 @@ pub(super) enum Request {
         noted: Vec<Noted>,
         forget_before_ms: i64,
         reply: Reply<()>,
+    },
+    KeepConfig {
+        entry: ConfigEntry,
+        reply: Reply<()>,
+    },
+    Config {
+        reply: Reply<Vec<ConfigEntry>>,
     },
     Commands {
         reply: Reply<StoredCommands>,
@@ -302,6 +311,22 @@ impl Buffer {
     /// [`BufferError`].
     pub async fn commands(&self) -> Result<StoredCommands, BufferError> {
         self.ask(|reply| Request::Commands { reply }).await
+    }
+
+    /// Keeps a desired setting, unless one with a later clock is there.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then it was not kept.
+    pub async fn keep_config(&self, entry: ConfigEntry) -> Result<(), BufferError> {
+        self.ask(|reply| Request::KeepConfig { entry, reply }).await
+    }
+
+    /// The desired settings that were kept, by key.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn config(&self) -> Result<Vec<ConfigEntry>, BufferError> {
+        self.ask(|reply| Request::Config { reply }).await
     }
 
     /// The counts of the current epoch. Costs nothing.

@@ -1,6 +1,8 @@
-//! The two small tables beside the readings: the names of sensors and the accounts.
+//! The small tables beside the readings: the names of sensors, the accounts, the settings.
 
-use libsql::Error;
+use libsql::{Error, params};
+use schema::Hlc;
+use schema::message::ConfigEntry;
 
 use super::file::File;
 use super::log::{self, Entry, Write};
@@ -91,6 +93,42 @@ impl File {
             }
         }
         Ok(())
+    }
+}
+
+impl File {
+    /// Keeps a desired setting of the bridge, unless a later one is there.
+    pub(super) async fn keep_config(&self, entry: &ConfigEntry, now_ms: u64) -> Result<(), Error> {
+        self.connection
+            .execute(
+                "INSERT INTO device_config (key, value, hlc, source, received_at)
+                 VALUES (?1, ?2, ?3, 1, ?4) ON CONFLICT (key) DO UPDATE SET
+                 value = excluded.value, hlc = excluded.hlc, received_at = excluded.received_at
+                 WHERE device_config.hlc < excluded.hlc",
+                params![
+                    entry.key.as_str(),
+                    entry.value.as_str(),
+                    i64::try_from(entry.hlc.bits()).unwrap_or(i64::MAX),
+                    i64::try_from(now_ms).unwrap_or(i64::MAX)
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// The desired settings, by key.
+    pub(super) async fn config(&self) -> Result<Vec<ConfigEntry>, Error> {
+        let mut entries = Vec::new();
+        let sql = "SELECT key, value, hlc FROM device_config ORDER BY key";
+        let mut rows = self.connection.query(sql, ()).await?;
+        while let Some(row) = rows.next().await? {
+            entries.push(ConfigEntry {
+                key: row.get(0)?,
+                value: row.get(1)?,
+                hlc: Hlc::from_bits(u64::try_from(row.get::<i64>(2)?).unwrap_or(0)),
+            });
+        }
+        Ok(entries)
     }
 }
 

@@ -225,6 +225,14 @@ impl Writer {
                 let noted = self.file.note_commands(&noted, forget_before_ms).await;
                 let _ = reply.send(noted.map_err(|error| self.failed(error)));
             }
+            Request::KeepConfig { entry, reply } => {
+                let kept = self.file.keep_config(&entry, self.clock.now_ms()).await;
+                let _ = reply.send(kept.map_err(|error| self.failed(error)));
+            }
+            Request::Config { reply } => {
+                let config = self.file.config().await;
+                let _ = reply.send(config.map_err(|error| self.failed(error)));
+            }
             Request::Commands { reply } => {
                 let commands = self.file.commands().await;
                 let _ = reply.send(commands.map_err(|error| self.failed(error)));

@@ -61,7 +61,7 @@ pub(crate) struct Commands {
     pub(crate) instructions: mpsc::Receiver<Instruction>,
     pub(crate) workshop: Workshop,
     /// Commands that may run at the same time.
-    pub(crate) parallel: usize,
+    pub(crate) parallel: watch::Receiver<usize>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -163,6 +163,8 @@ impl Running {
                     self.tell_pause.reset();
                     self.tell();
                 }
+                // The loop begins anew, and starts what may start.
+                Ok(()) = self.parts.parallel.changed() => {}
                 () = sleep_until(tell_at.unwrap_or(never)), if tell_at.is_some() => self.tell(),
                 () = sleep(expiry.unwrap_or_default()), if expiry.is_some() => self.expire().await?,
             }
@@ -236,7 +238,8 @@ impl Running {
 
     /// Starts what may start. Each is "running" on the disk before it runs.
     async fn start_next(&mut self) -> Result<(), Stopped> {
-        while self.running.len() < self.parts.parallel {
+        let parallel = *self.parts.parallel.borrow_and_update();
+        while self.running.len() < parallel {
             let Some((_, command)) = self.queue.pop_first() else {
                 return Ok(());
             };
@@ -432,6 +435,7 @@ mod tests {
         stop: CancellationToken,
         task: JoinHandle<Result<(), Failure>>,
         _link: watch::Sender<LinkState>,
+        _parallel: watch::Sender<usize>,
     }
 
     async fn open(folder: &Path) -> Opened {
@@ -461,6 +465,7 @@ mod tests {
             };
             let programs = BTreeMap::from([("mark".to_owned(), mark), ("stall".to_owned(), stall)]);
             let stop = CancellationToken::new();
+            let (parallel, parallel_heard) = watch::channel(parallel);
             let commands = Commands {
                 buffer: buffer.clone(),
                 clock: Arc::new(SystemClock::default()),
@@ -471,7 +476,7 @@ mod tests {
                     controls,
                     programs: Arc::new(programs),
                 },
-                parallel,
+                parallel: parallel_heard,
                 stop: stop.clone(),
             };
             Self {
@@ -481,6 +486,7 @@ mod tests {
                 stop,
                 task: tokio::spawn(commands.run()),
                 _link: link,
+                _parallel: parallel,
             }
         }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::tls::TlsFiles;
-use schema::message::Downlink;
+use schema::message::{DesiredConfig, Downlink};
 use schema::{DeviceId, Epoch};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,9 @@ const DOWNLINK_QUEUE: usize = 256;
 
 /// Most orders of the bridge that wait. One more is dropped, and sent again.
 const INSTRUCTIONS_QUEUE: usize = 64;
+
+/// Most documents of settings that wait. One more is dropped, and sent again.
+const DOCUMENTS_QUEUE: usize = 8;
 
 /// Where the broker is and who we are.
 #[derive(Debug, Clone)]
@@ -65,6 +68,7 @@ pub struct Link {
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) downlinks: mpsc::Sender<Downlink>,
     pub(crate) instructions: mpsc::Sender<Instruction>,
+    pub(crate) documents: mpsc::Sender<DesiredConfig>,
     pub(crate) meters: LinkMeters,
     /// Says goodbye and ends, when cancelled.
     pub(crate) stop: CancellationToken,
@@ -79,6 +83,8 @@ pub struct LinkHandle {
     pub downlinks: mpsc::Receiver<Downlink>,
     /// What it says of commands; `None` once somebody took it.
     pub instructions: Option<mpsc::Receiver<Instruction>>,
+    /// What it wants of the settings; `None` once somebody took it.
+    pub documents: Option<mpsc::Receiver<DesiredConfig>>,
     /// Says goodbye and ends the link, when cancelled; then the state is `Down(None)`.
     pub stop: CancellationToken,
 }
@@ -90,11 +96,13 @@ impl Link {
         let (state, state_heard) = watch::channel(LinkState::Down(None));
         let (downlinks, downlinks_heard) = mpsc::channel(DOWNLINK_QUEUE);
         let (instructions, instructions_heard) = mpsc::channel(INSTRUCTIONS_QUEUE);
+        let (documents, documents_heard) = mpsc::channel(DOCUMENTS_QUEUE);
         let stop = CancellationToken::new();
         let handle = LinkHandle {
             state: state_heard,
             downlinks: downlinks_heard,
             instructions: Some(instructions_heard),
+            documents: Some(documents_heard),
             stop: stop.clone(),
         };
         let link = Self {
@@ -103,6 +111,7 @@ impl Link {
             state,
             downlinks,
             instructions,
+            documents,
             meters,
             stop,
         };

@@ -247,6 +247,10 @@ impl Attempt<'_> {
             Channel::Command => {
                 envelope::decode(payload).map(|order| self.instruct(Instruction::Order(order)))
             }
+            Channel::Config => {
+                let documents = &self.link.documents;
+                envelope::decode(payload).map(|document| documents.try_send(document).is_ok())
+            }
             _ => {
                 debug!(
                     channel = channel.suffix(),

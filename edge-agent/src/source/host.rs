@@ -18,7 +18,8 @@ use schema::{ObservedAt, Quality, Reading, SensorName, Value};
 use sysinfo::{
     Components, CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -52,30 +53,70 @@ impl Default for HostConfig {
 #[derive(Debug)]
 pub struct HostSource {
     config: HostConfig,
+    interval: Option<watch::Receiver<Duration>>,
 }
 
 impl HostSource {
     /// A source that scans as configured.
     #[must_use]
     pub const fn new(config: HostConfig) -> Self {
-        Self { config }
+        Self {
+            config,
+            interval: None,
+        }
     }
+}
+
+const NAME: &str = "host source";
+
+impl HostSource {
+    /// Follows this interval, which may change, instead of the configured one.
+    #[must_use]
+    pub fn following(mut self, interval: watch::Receiver<Duration>) -> Self {
+        self.interval = Some(interval);
+        self
+    }
+}
+
+/// Waits for a change; for ever when there is nothing that could change.
+async fn changed(interval: &mut Option<watch::Receiver<Duration>>) -> Duration {
+    if let Some(heard) = interval
+        && heard.changed().await.is_ok()
+    {
+        return *heard.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+fn ticks_every(pause: Duration) -> Interval {
+    let mut ticks = interval(pause);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 #[async_trait]
 impl Source for HostSource {
     fn name(&self) -> &'static str {
-        "host source"
+        NAME
     }
 
     async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
-        let mut ticks = interval(self.config.interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut scanner = Scanner::new(self.config.per_core);
-        let mut refusals = Refusals::new(self.name());
+        let Self {
+            config,
+            interval: mut followed,
+        } = *self;
+        let pause = followed.as_mut().map(|heard| *heard.borrow_and_update());
+        let mut ticks = ticks_every(pause.unwrap_or(config.interval));
+        let mut scanner = Scanner::new(config.per_core);
+        let mut refusals = Refusals::new(NAME);
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                // The first tick comes at once: the effect of a change shows.
+                pause = changed(&mut followed) => {
+                    ticks = ticks_every(pause);
+                    continue;
+                }
                 () = stop.cancelled() => return Ok(()),
             }
             let observed_at = ObservedAt::from_millis(ingest.now_micros() / 1000);

@@ -15,6 +15,7 @@ mod work;
 mod arguments;
 mod cluster;
 mod commands;
+mod config;
 mod dialect;
 mod expire;
 mod failed;
@@ -41,6 +42,7 @@ use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
 use super::cache::Cache;
 use super::commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
+use super::config::{ConfigChange, ConfigReport, DeviceConfig};
 use super::location::Database;
 use super::sqlstate::Verdict;
 use super::{
@@ -278,6 +280,26 @@ impl Store for Cockroach {
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError> {
         self.commands(device, limit).await
+    }
+
+    async fn change_config(
+        &self,
+        device: &DeviceId,
+        changes: &[ConfigChange],
+    ) -> Result<usize, StoreError> {
+        self.change_config(device, changes).await
+    }
+
+    async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError> {
+        self.report_config(report).await
+    }
+
+    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
+        self.config(device).await
+    }
+
+    async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError> {
+        self.configs_unheard(limit).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 2] = [
+const STEPS: [(&str, &str); 3] = [
     (
         "telemetry and ledger",
         include_str!("../../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -12,6 +12,10 @@ const STEPS: [(&str, &str); 2] = [
     (
         "commands",
         include_str!("../../../../migrations/embedded/0002_commands.sql"),
+    ),
+    (
+        "configuration",
+        include_str!("../../../../migrations/embedded/0003_configuration.sql"),
     ),
 ];
 

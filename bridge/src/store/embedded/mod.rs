@@ -5,6 +5,7 @@
 //! new, who wins and what is settled is decided by the same pure code as for a cluster.
 
 mod commands;
+mod config;
 mod expire;
 mod file;
 mod ingest;
@@ -26,6 +27,7 @@ use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use tokio::sync::{Mutex, oneshot};
 
 use super::commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
+use super::config::{ConfigChange, ConfigReport, DeviceConfig};
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport, Expired,
     FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
@@ -285,6 +287,30 @@ impl Store for Embedded {
         let device = device.clone();
         self.read(move |file| commands::latest(file, &device, limit))
             .await
+    }
+
+    async fn change_config(
+        &self,
+        device: &DeviceId,
+        changes: &[ConfigChange],
+    ) -> Result<usize, StoreError> {
+        let (device, changes) = (device.clone(), changes.to_vec());
+        self.write(move |file| config::change(file, &device, &changes))
+            .await
+    }
+
+    async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError> {
+        let report = report.clone();
+        self.write(move |file| config::report(file, &report)).await
+    }
+
+    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
+        let device = device.clone();
+        self.read(move |file| config::config(file, &device)).await
+    }
+
+    async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError> {
+        self.read(move |file| config::unheard(file, limit)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

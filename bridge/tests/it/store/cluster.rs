@@ -19,7 +19,7 @@ use super::fixture::*;
 use super::proxy::Proxy;
 
 /// Files in `migrations/cockroach`.
-const STEPS: usize = 3;
+const STEPS: usize = 4;
 
 #[test]
 fn one_row_that_the_database_refuses_does_not_block_the_others() {

@@ -4,6 +4,7 @@
 mod cluster;
 mod commands;
 mod concurrent;
+mod config;
 mod fixture;
 mod history;
 mod ingest;
