@@ -108,6 +108,12 @@ pub fn up_filter() -> String {
     format!("{ROOT}/+/up/#")
 }
 
+/// The presence of all devices, for a bridge that was away: it is retained.
+#[must_use]
+pub fn status_filter() -> String {
+    format!("{ROOT}/+/{}", Channel::Status.suffix())
+}
+
 /// The filter that the bridges of one group share the work through. One filter a group: a broker
 /// may serve only the first.
 #[must_use]

@@ -58,6 +58,12 @@ impl Api {
         self.answer(path, request).await
     }
 
+    /// Changes what a body names.
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let request = self.client.patch(self.url(path)).json(body);
+        self.answer(path, request).await
+    }
+
     fn url(&self, path: &str) -> String {
         format!("{}{path}", self.root)
     }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use daemon::Failure;
 
-use crate::{command, decode, ledger, up};
+use crate::{command, config, decode, ledger, up};
 
 /// Carries telemetry from fleets of edge devices into SQL, exactly once in effect.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Action {
     Ledger(ledger::Options),
     /// Have devices do something, and learn what came of it
     Command(command::Options),
+    /// Change settings of devices while they run, and see what is in force
+    Config(config::Options),
 }
 
 /// Runs one command.
@@ -42,5 +44,6 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Action::Decode(options) => decode::run(&options),
         Action::Ledger(options) => ledger::run(&options),
         Action::Command(options) => command::run(&options),
+        Action::Config(options) => config::run(&options),
     }
 }

@@ -303,3 +303,46 @@ fn a_command_is_sent_watched_listed_and_withdrawn() {
         assert!(!output.stderr.is_empty());
     }
 }
+
+#[test]
+fn a_setting_is_changed_while_the_agent_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let _up = Up::start(folder.path());
+    let endpoints = endpoints(folder.path());
+    let api = endpoints["http"].as_str().unwrap().to_owned();
+    let device = endpoints["device"].as_str().unwrap().to_owned();
+    let config = |arguments: &[&str]| {
+        let mut config = tideline(&["config"]);
+        config.args(arguments).env("TIDELINE_API", &api);
+        config.output().unwrap()
+    };
+    let key = "host.interval_seconds";
+    let set = config(&["set", &device, key, "3600", "--wait", "30s"]);
+    assert!(set.status.success(), "{set:?}");
+    let text = String::from_utf8_lossy(&set.stdout);
+    assert!(text.contains("in force") && text.contains("3600"), "{text}");
+    // No scan for an hour: nothing new is accepted.
+    let accepted = || {
+        let mut ledger = tideline(&["ledger", "--json"]);
+        let output = ledger.env("TIDELINE_API", &api).output().unwrap();
+        summary(&output)["accepted"].as_u64()
+    };
+    std::thread::sleep(Duration::from_secs(2));
+    let before = accepted();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(accepted(), before);
+    let unset = summary(&config(&["unset", &device, key, "--wait", "30s", "--json"]));
+    assert_eq!(unset["keys"][key]["desired"], Value::Null, "{unset}");
+    assert_eq!(unset["keys"][key]["in_force"], true, "{unset}");
+
+    for (wrong, code) in [
+        (&["set", &device, key, "soon"][..], 2),
+        (&["set", &device, key, "0"], 1),
+        (&["set", &device, "unknown", "1"], 1),
+        (&["set", "nobody", key, "1", "--wait", "300ms"], 1),
+    ] {
+        let output = config(wrong);
+        assert_eq!(output.status.code(), Some(code), "{wrong:?}: {output:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}

@@ -22,7 +22,7 @@ use rumqttc::{
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use schema::time::ReceivedAt;
-use schema::topic::shared_up_filter;
+use schema::topic::{shared_up_filter, status_filter};
 use schema::{Topic, limits};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -47,6 +47,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A connection that lasted this long was good: the next failure starts with a short pause.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a bridge that has connected hears what is retained.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// How long a farewell may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -302,6 +305,7 @@ impl Connection {
     }
 
     async fn listen(&self, client: &AsyncClient, events: &mut EventLoop) -> ConnectionError {
+        self.catch_up(client);
         loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::Publish(publish))) => self.take(client, publish),
@@ -309,6 +313,18 @@ impl Connection {
                 Err(error) => return error,
             }
         }
+    }
+
+    /// Has the broker tell the births and wills that nobody heard: a shared subscription gets nothing
+    /// that is retained. Once they have come, the shared one is enough.
+    fn catch_up(&self, client: &AsyncClient) {
+        let _ = client.try_subscribe(status_filter(), QoS::AtLeastOnce);
+        // Of a connection that is gone by then, this is the end of a client that nobody has.
+        let client = client.clone();
+        tokio::spawn(async move {
+            sleep(CATCH_UP).await;
+            let _ = client.try_unsubscribe(status_filter());
+        });
     }
 
     /// Queues a message, or drops it.

@@ -15,15 +15,15 @@ use tokio::time::sleep;
 const SOON: Duration = Duration::from_secs(30);
 
 /// A broker, a bridge and agents behind links.
-struct Fleet {
-    stack: Stack,
-    links: Vec<Proxy>,
-    api: String,
+pub(crate) struct Fleet {
+    pub(crate) stack: Stack,
+    pub(crate) links: Vec<Proxy>,
+    pub(crate) api: String,
     _folder: TempDir,
 }
 
 impl Fleet {
-    async fn start(agents: usize) -> Self {
+    pub(crate) async fn start(agents: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port().unwrap();
         let mut links = Vec::new();
@@ -95,11 +95,11 @@ impl Fleet {
     }
 }
 
-async fn get(url: &str) -> Option<Value> {
+pub(crate) async fn get(url: &str) -> Option<Value> {
     reqwest::get(url).await.ok()?.json().await.ok()
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
     let started = Instant::now();
     while !holds().await {
         assert!(started.elapsed() < SOON, "{what}");

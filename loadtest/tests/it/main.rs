@@ -12,6 +12,7 @@ mod mosquitto;
 mod pressure;
 mod run;
 mod simulate;
+mod twin;
 
 use std::process::Command;
 

@@ -248,15 +248,16 @@ pub(super) const PUT_REPORTS: &str = "UPDATE sync_status SET \
              OR (sync_status.reported_accepted = r.accepted \
                  AND sync_status.reported_pending >= r.pending))";
 
-/// Births and wills, one a device. What an earlier connection says late changes nothing but the
-/// time.
+/// Births and wills, one a device. What an earlier connection says late changes nothing; and a will
+/// is no sign of life, whenever it is told.
 pub(super) const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, \
          online, session, epoch, agent_version) \
      SELECT device_id, seen, seen, online, session, epoch, agent_version \
      FROM unnest($1::TEXT[], $2::TIMESTAMPTZ[], $3::BOOL[], $4::INT8[], $5::INT8[], $6::TEXT[]) \
          AS p (device_id, seen, online, session, epoch, agent_version) \
      ON CONFLICT (device_id) DO UPDATE SET \
-         last_seen = greatest(devices.last_seen, excluded.last_seen), \
+         last_seen = CASE WHEN excluded.online \
+             THEN greatest(devices.last_seen, excluded.last_seen) ELSE devices.last_seen END, \
          online = CASE WHEN excluded.session = devices.session_before \
              THEN devices.online ELSE excluded.online END, \
          session_before = CASE WHEN excluded.session = devices.session_before \

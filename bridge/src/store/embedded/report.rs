@@ -22,7 +22,8 @@ const PUT_REPORT: &str = "UPDATE sync_status SET last_seen = max(last_seen, ?3),
 const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, online, \
      session, epoch, agent_version) VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (device_id) DO UPDATE SET \
-         last_seen = max(last_seen, excluded.last_seen), \
+         last_seen = CASE WHEN excluded.online \
+             THEN max(last_seen, excluded.last_seen) ELSE last_seen END, \
          online = CASE WHEN excluded.session = session_before \
              THEN online ELSE excluded.online END, \
          session_before = CASE WHEN excluded.session = session_before \

@@ -154,7 +154,8 @@ async fn presence_follows_births_and_wills(fixture: Fixture) {
     let found = store.device(&device("d")).await.unwrap().unwrap();
     assert!(!found.online);
     assert_eq!(found.agent_version.as_deref(), Some("1.2.10"));
-    assert_eq!((found.first_seen, found.last_seen), (at(10), at(20)));
+    // A will is no sign of life.
+    assert_eq!((found.first_seen, found.last_seen), (at(10), at(10)));
     store
         .presence(&[birth(2, 30), will(2, 40), birth(3, 50)])
         .await

@@ -1,0 +1,165 @@
+//! Configuration through real processes: set once, it arrives, whatever is down at that time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use loadtest::proxy::Mode;
+use loadtest::stack::device;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::commands::{Fleet, get, until};
+
+const KEY: &str = "commands.parallel";
+
+fn url(fleet: &Fleet, agent: usize) -> String {
+    format!("{}/api/v1/devices/{}/config", fleet.api, device(agent))
+}
+
+/// Sets the key; `None` when the bridge is away.
+async fn set(fleet: &Fleet, agent: usize, value: &Value) -> Option<Value> {
+    let client = reqwest::Client::new();
+    let body = json!({ KEY: value });
+    let answer = client
+        .patch(url(fleet, agent))
+        .json(&body)
+        .send()
+        .await
+        .ok()?;
+    assert_eq!(answer.status(), 200);
+    answer.json().await.ok()
+}
+
+async fn in_force(fleet: &Fleet, agent: usize, value: &Value) {
+    let url = url(fleet, agent);
+    until("it is in force", async || {
+        let found = get(&url).await.unwrap_or_default();
+        found["keys"][KEY]["desired"] == *value && found["keys"][KEY]["in_force"] == true
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_setting_arrives_whatever_was_down() {
+    let mut fleet = Fleet::start(1).await;
+    set(&fleet, 0, &json!(2)).await.unwrap();
+    in_force(&fleet, 0, &json!(2)).await;
+    // The agent remembers it, and says so after a restart.
+    fleet.stack.agents[0].kill().unwrap();
+    fleet.stack.agents[0].start().unwrap();
+    in_force(&fleet, 0, &json!(2)).await;
+
+    // Set while the device is away, and what the broker retained is lost with it.
+    fleet.links[0].set(Mode::Cut);
+    set(&fleet, 0, &json!(3)).await.unwrap();
+    fleet.stack.broker.kill().unwrap();
+    fleet.stack.broker.start().unwrap();
+    fleet.links[0].set(Mode::Pass);
+    in_force(&fleet, 0, &json!(3)).await;
+    set(&fleet, 0, &Value::Null).await.unwrap();
+    in_force(&fleet, 0, &Value::Null).await;
+
+    let client = reqwest::Client::new();
+    let url = url(&fleet, 0);
+    let tag = client.get(&url).send().await.unwrap().headers()["etag"].clone();
+    let change = |tag: &str| {
+        let body = json!({ KEY: 4 });
+        client
+            .patch(&url)
+            .header("if-match", tag)
+            .json(&body)
+            .send()
+    };
+    assert_eq!(change(tag.to_str().unwrap()).await.unwrap().status(), 200);
+    assert_eq!(change(tag.to_str().unwrap()).await.unwrap().status(), 412);
+    let wrong = client
+        .patch(&url)
+        .json(&json!({"no.such.key": 1}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(wrong.status(), 400);
+    let foreign = client
+        .patch(&url)
+        .json(&json!({ KEY: 1 }))
+        .header("host", "attacker.example");
+    assert_eq!(foreign.send().await.unwrap().status(), 403);
+}
+
+/// A shared subscription gets nothing that is retained, so a bridge looks for what it missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_came_while_no_bridge_was_there_is_known_to_be_online() {
+    let mut fleet = Fleet::start(1).await;
+    let shows = async |fleet: &Fleet, online: bool| {
+        let url = format!("{}/api/v1/devices/{}", fleet.api, device(0));
+        until("presence is known", async || {
+            get(&url)
+                .await
+                .is_some_and(|found| found["online"] == online)
+        })
+        .await;
+    };
+    fleet.stack.bridges[0].kill().unwrap();
+    fleet.stack.agents[0].kill().unwrap();
+    sleep(Duration::from_millis(500)).await;
+    fleet.stack.bridges[0].start().unwrap();
+    shows(&fleet, false).await;
+    fleet.stack.bridges[0].kill().unwrap();
+    fleet.stack.agents[0].start().unwrap();
+    sleep(Duration::from_secs(2)).await;
+    fleet.stack.bridges[0].start().unwrap();
+    shows(&fleet, true).await;
+}
+
+/// P3 for configuration: however changes race and processes die, both ends end with the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_changes_under_faults_end_with_the_last() {
+    let mut fleet = Fleet::start(2).await;
+    let mut rng = SmallRng::seed_from_u64(5);
+    let mut last: BTreeMap<usize, Value> = BTreeMap::new();
+    for round in 0..40 {
+        for agent in 0..2 {
+            // Three at once: one of them is the last, and the answer says which stands.
+            let values: Vec<Value> = (0..3).map(|_| json!(rng.random_range(1..=8))).collect();
+            let (a, b, c) = tokio::join!(
+                set(&fleet, agent, &values[0]),
+                set(&fleet, agent, &values[1]),
+                set(&fleet, agent, &values[2]),
+            );
+            drop((a, b, c));
+            let value = json!(rng.random_range(1..=8));
+            if set(&fleet, agent, &value).await.is_some() {
+                last.insert(agent, value);
+            } else {
+                last.remove(&agent);
+            }
+        }
+        if round % 4 == 0 {
+            let slot = match rng.random_range(0..4) {
+                0 => &mut fleet.stack.broker,
+                1 => &mut fleet.stack.bridges[0],
+                2 => &mut fleet.stack.agents[0],
+                _ => &mut fleet.stack.agents[1],
+            };
+            slot.kill().unwrap();
+            sleep(Duration::from_millis(rng.random_range(20..200))).await;
+            slot.start().unwrap();
+        }
+    }
+    for agent in 0..2 {
+        let value = match last.remove(&agent) {
+            Some(value) => value,
+            None => {
+                let value = json!(7);
+                until("the bridge takes it", async || {
+                    set(&fleet, agent, &value).await.is_some()
+                })
+                .await;
+                value
+            }
+        };
+        in_force(&fleet, agent, &value).await;
+    }
+}
