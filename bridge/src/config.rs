@@ -47,7 +47,8 @@ pub struct Config {
     pub bounds: Bounds,
     /// How writes are put together.
     pub pipeline: PipelineConfig,
-    /// How long readings, conflicts and dead letters are kept; for ever when left out.
+    /// How long readings, conflicts, dead letters and ended commands are kept; for ever when left
+    /// out.
     pub retention: Option<Duration>,
     /// How old a gap must be before its device is asked again.
     pub gap_age: Duration,

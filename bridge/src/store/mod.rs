@@ -100,12 +100,12 @@ pub trait Store: Debug + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Gap>, StoreError>;
 
-    /// Has the database drop old readings, conflicts and dead letters by itself, or none. Returns
+    /// Has the database drop old readings, conflicts, dead letters and ended commands by itself, or none. Returns
     /// whether it does; where not, [`Self::expire`] is to be called now and then.
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError>;
 
-    /// Drops what was observed, and dead letters that were received, before a time: of the next
-    /// [`EXPIRE_DEVICES`] devices behind `after`. The ledger keeps its ranges.
+    /// Drops what was observed, dead letters that were received, and commands that ended before a
+    /// time: of the next [`EXPIRE_DEVICES`] devices behind `after`. The ledger keeps its ranges.
     async fn expire(
         &self,
         before: ObservedAt,

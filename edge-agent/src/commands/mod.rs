@@ -183,6 +183,20 @@ impl Running {
                 return self.advance(id, CommandState::Unknown, 0, output).await;
             }
         }
+        if command.name.len() > limits::KEY_BYTES_MAX
+            || command.arguments.len() > limits::COMMAND_BODY_BYTES_MAX
+        {
+            let nameless = Command {
+                name: String::new(),
+                arguments: String::new(),
+                ..command
+            };
+            if self.keep(&nameless, CommandState::Failed).await? == Some(Kept::New) {
+                let output = "its name or its arguments are too long";
+                self.advance(id, CommandState::Failed, 0, output).await?;
+            }
+            return Ok(());
+        }
         match self.keep(&command, CommandState::Delivered).await? {
             Some(Kept::New) => {
                 info!(command = %id, name = command.name, "command received");
@@ -613,6 +627,29 @@ mod tests {
         rig.exec(last, "mark").await;
         rig.awaits(last, CommandState::Succeeded).await;
         assert_eq!(rig.marks(), [waiting.to_string(), last.to_string()]);
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_too_long_fails_and_takes_no_room() {
+        let rig = Rig::start(folder(), 1).await;
+        let (most, more) = (id(1), id(2));
+        let room = limits::COMMAND_BODY_BYTES_MAX;
+        let with = |id, bytes: usize| Command {
+            arguments: " ".repeat(bytes),
+            ..command(id, "mark", 0)
+        };
+        rig.order(Order::Run(with(more, room + 1))).await;
+        rig.order(Order::Run(with(most, room))).await;
+        let failed = rig.awaits(more, CommandState::Failed).await;
+        assert!(failed.output.contains("too long"), "{failed:?}");
+        let failed = rig.awaits(most, CommandState::Failed).await;
+        assert!(failed.output.contains("not of the form"), "{failed:?}");
+        let known = rig.buffer.commands().await.unwrap().commands;
+        let kept: usize = known
+            .iter()
+            .map(|known| known.command.arguments.len())
+            .sum();
+        assert_eq!(kept, room);
     }
 
     #[tokio::test]

@@ -157,3 +157,31 @@ fn limits_hold_at_their_values() {
         assert_eq!(load(&text).is_ok(), valid, "{key} = {value}");
     }
 }
+
+#[test]
+fn commands_have_their_bounds() {
+    let with =
+        |line: &str| load(&EXAMPLE.replace("[commands]\n", &format!("[commands]\n{line}\n")));
+    let exec = |program: &str, timeout: &str| {
+        with(&format!(
+            "exec.x = {{ program = {program:?}, timeout = {timeout:?} }}"
+        ))
+    };
+    let good = with("parallel = 8\nexec.x = { program = \"/bin/sh\", args = [\"-c\", \"\"] }");
+    let good = good.unwrap().agent.commands;
+    assert_eq!((good.parallel, good.exec["x"].args.len()), (8, 2));
+    assert!(with("parallel = 1").is_ok());
+    for timeout in ["1s", "1day"] {
+        assert!(exec("/bin/sh", timeout).is_ok(), "{timeout}");
+    }
+    for (wrong, key) in [
+        (with("parallel = 0"), "commands.parallel"),
+        (with("parallel = 9"), "commands.parallel"),
+        (exec("/bin/sh", "999ms"), "commands.exec.x.timeout"),
+        (exec("/bin/sh", "86401s"), "commands.exec.x.timeout"),
+        (exec("/no/such/program", "1s"), "/no/such/program"),
+    ] {
+        let error = wrong.unwrap_err();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+}

@@ -88,9 +88,11 @@ pub(super) async fn set_up(
 }
 
 /// Tables whose rows end, and the column that says from when they count.
-const ENDING: [(&str, &str); 3] = [
+const ENDING: [(&str, &str); 4] = [
     ("telemetry_data", "observed_at"),
     ("conflicts", "observed_at"),
+    // One that has not ended has no time, and stays.
+    ("commands", "ended_at"),
     ("dead_letters", "received_at"),
 ];
 

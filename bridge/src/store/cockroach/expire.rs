@@ -27,6 +27,9 @@ const CONFLICTS: &str = "DELETE FROM conflicts \
          SELECT device_id, sensor, observed_at, hlc, epoch, seq FROM conflicts \
          WHERE device_id = $1 AND observed_at < $2 LIMIT $3)";
 
+const COMMANDS: &str = "DELETE FROM commands WHERE (device_id, id) IN ( \
+     SELECT device_id, id FROM commands WHERE device_id = $1 AND ended_at < $2 LIMIT $3)";
+
 const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
      SELECT device_id, payload_digest FROM dead_letters WHERE received_at < $1 LIMIT $2)";
 
@@ -94,6 +97,7 @@ impl Cockroach {
             self,
             sqlx::query(CONFLICTS).bind(id).bind(before).bind(ROWS)
         );
-        Ok(readings + conflicts)
+        let commands = delete_all!(self, sqlx::query(COMMANDS).bind(id).bind(before).bind(ROWS));
+        Ok(readings + conflicts + commands)
     }
 }

@@ -13,6 +13,8 @@ const READINGS: &str =
 
 const CONFLICTS: &str = "DELETE FROM conflicts WHERE device_id = ?1 AND observed_at < ?2";
 
+const COMMANDS: &str = "DELETE FROM commands WHERE device_id = ?1 AND ended_at < ?2";
+
 const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE received_at < ?1";
 
 pub(super) fn expire(
@@ -32,6 +34,7 @@ pub(super) fn expire(
             rows += file.execute(READINGS, vec![id(), Cell::Text(name), before()])?;
         }
         rows += file.execute(CONFLICTS, vec![id(), before()])?;
+        rows += file.execute(COMMANDS, vec![id(), before()])?;
     }
     let is_full = devices.len() == EXPIRE_DEVICES;
     let last = devices.into_iter().next_back().map(|device| device.device);

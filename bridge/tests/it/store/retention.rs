@@ -1,7 +1,9 @@
 //! What is too old goes, and nothing else; the ledger stays.
 
+use bridge::store::commands::NewCommand;
 use bridge::store::{DeadLetter, EXPIRE_DEVICES};
 use schema::ObservedAt;
+use schema::message::{Command, CommandId};
 
 use super::contract;
 use super::fixture::*;
@@ -10,6 +12,7 @@ contract!(
     old_readings_conflicts_and_dead_letters_go_and_others_stay,
     devices_are_looked_at_page_by_page,
     ledger_rows_that_begin_in_time_can_be_verified,
+    commands_that_ended_long_ago_go,
 );
 
 const WEEK_SECONDS: u64 = 7 * 86_400;
@@ -53,6 +56,41 @@ async fn old_readings_conflicts_and_dead_letters_go_and_others_stay(fixture: Fix
     assert_eq!(again.settled[0].committed, ranges(&[(1, 3)]));
     assert_eq!(store.counts().await.unwrap().telemetry, 6);
     assert!(!store.set_retention(None).await.unwrap());
+}
+
+async fn commands_that_ended_long_ago_go(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.ingest(&[delivery("d", rows(1, 1))]).await.unwrap();
+    let ids = [1, 2, 3].map(CommandId::from_bits);
+    for id in ids {
+        let new = NewCommand {
+            device: device("d"),
+            command: Command {
+                id,
+                name: "ping".to_owned(),
+                arguments: "{}".to_owned(),
+                expires_at_ms: 0,
+                priority: 0,
+            },
+            created_at: at(1),
+            created_by: "test".to_owned(),
+        };
+        store.queue_command(&new).await.unwrap();
+    }
+    // The first two end at once, for nobody had sent them.
+    store
+        .cancel_command(&device("d"), ids[0], at(10))
+        .await
+        .unwrap();
+    store
+        .cancel_command(&device("d"), ids[1], at(20))
+        .await
+        .unwrap();
+    let before = ObservedAt::from_millis(20_000);
+    assert_eq!(store.expire(before, None).await.unwrap().rows, 1);
+    let left = store.commands(&device("d"), 10).await.unwrap();
+    let left: Vec<CommandId> = left.iter().map(|left| left.command.id).collect();
+    assert_eq!(left, [ids[2], ids[1]]);
 }
 
 async fn devices_are_looked_at_page_by_page(fixture: Fixture) {
