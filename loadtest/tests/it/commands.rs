@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-const SOON: Duration = Duration::from_secs(30);
+/// A bridge may pause for ten seconds before it connects again, and looks every twenty.
+const SOON: Duration = Duration::from_secs(90);
 
 /// A broker, a bridge and agents behind links.
 pub(crate) struct Fleet {
