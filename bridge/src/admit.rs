@@ -10,6 +10,8 @@
 //! observed or stamped too far ahead    → rejected: too_new
 //! clock that no store can hold         → rejected: out_of_range
 //! the rest of the same batch           → admitted
+//!
+//! event, birth or will that cannot be read, or that no store can hold → dead letter
 //! ```
 //!
 //! Pure: the time is an argument.
@@ -17,8 +19,13 @@
 use std::time::Duration;
 
 use schema::codec::{self, DecodeError};
-use schema::limits::SQL_INTEGER_MAX;
-use schema::message::{RejectReason, Rejection};
+use schema::envelope::{self, EnvelopeError};
+use schema::limits::{
+    COMMAND_BODY_BYTES_MAX, CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX, SQL_INTEGER_MAX,
+};
+use schema::message::{
+    CommandProgress, ConfigEntry, Event, FailedKey, RejectReason, Rejection, ReportedConfig, Status,
+};
 use schema::reading::ValueError;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Row, SeqRange};
@@ -55,6 +62,76 @@ pub enum AdmitError {
     /// A sequence that no acknowledgement can name.
     #[error("sequence {0} is out of range, allowed are 1 to 2^63 - 1")]
     Sequence(u64),
+}
+
+/// Why an event, a birth or a will is refused: one that no store can hold would be tried again for
+/// ever, in everybody's way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SideError {
+    /// It is no message that this build reads.
+    #[error(transparent)]
+    Undecodable(#[from] EnvelopeError),
+    /// A text that is too long, or holds NUL.
+    #[error("{0} is too long, or holds NUL")]
+    Text(&'static str),
+    /// A number or a count out of bounds.
+    #[error("{0} out of bounds")]
+    Number(&'static str),
+}
+
+/// Reads one payload of `up/status`.
+///
+/// # Errors
+/// [`SideError`]: a dead letter.
+pub fn admit_status(payload: &[u8]) -> Result<Status, SideError> {
+    let status = envelope::decode(payload)?;
+    if let Status::Online { agent_version, .. } = &status {
+        check_text("the agent's version", agent_version, KEY_BYTES_MAX)?;
+    }
+    Ok(status)
+}
+
+/// Reads one payload of `up/event`.
+///
+/// # Errors
+/// [`SideError`]: a dead letter.
+pub fn admit_event(payload: &[u8]) -> Result<Event, SideError> {
+    let event = envelope::decode(payload)?;
+    match &event {
+        // Its numbers and ranges are cut to what the ledger can hold.
+        Event::Report(_) => {}
+        Event::Command(CommandProgress {
+            percent, output, ..
+        }) => {
+            check_text("a command's output", output, COMMAND_BODY_BYTES_MAX)?;
+            if *percent > 100 {
+                return Err(SideError::Number("a command's percentage is"));
+            }
+        }
+        Event::Config(ReportedConfig { entries, failed }) => {
+            if entries.len().max(failed.len()) > CONFIG_KEYS_MAX {
+                return Err(SideError::Number("the count of keys is"));
+            }
+            for ConfigEntry { key, value, hlc } in entries {
+                check_text("a key", key, KEY_BYTES_MAX)?;
+                check_text("a setting", value, CONFIG_VALUE_BYTES_MAX)?;
+                if hlc.bits() > SQL_INTEGER_MAX {
+                    return Err(SideError::Number("a setting's clock is"));
+                }
+            }
+            for FailedKey { reason, .. } in failed {
+                check_text("a reason", reason, CONFIG_VALUE_BYTES_MAX)?;
+            }
+        }
+    }
+    Ok(event)
+}
+
+fn check_text(what: &'static str, text: &str, bytes_max: usize) -> Result<(), SideError> {
+    if text.len() > bytes_max || text.contains('\0') {
+        return Err(SideError::Text(what));
+    }
+    Ok(())
 }
 
 /// Reads one telemetry payload.
@@ -144,6 +221,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use schema::codec::Encoder;
+    use schema::message::{CommandId, CommandState};
     use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Value};
 
     const NOW: i64 = 1_800_000_000_000_000;
@@ -262,9 +340,73 @@ mod tests {
         }
     }
 
+    #[test]
+    fn births_and_events_have_their_bounds() {
+        let fits = |event: &Event| admit_event(&envelope::encode(event).unwrap()).is_ok();
+        let version = |text: String| {
+            let birth = Status::Online {
+                session: 1,
+                epoch: Epoch::from_random(1),
+                agent_version: text,
+            };
+            admit_status(&envelope::encode(&birth).unwrap()).is_ok()
+        };
+        assert!(version("v".repeat(KEY_BYTES_MAX)));
+        assert!(!version("v".repeat(KEY_BYTES_MAX + 1)));
+        assert!(!version("1\0".to_owned()));
+
+        let word = |percent, output: String| {
+            fits(&Event::Command(CommandProgress {
+                id: CommandId::from_bits(1),
+                state: CommandState::Running,
+                percent,
+                output,
+            }))
+        };
+        assert!(word(100, "x".repeat(COMMAND_BODY_BYTES_MAX)));
+        assert!(!word(101, String::new()));
+        assert!(!word(0, "x".repeat(COMMAND_BODY_BYTES_MAX + 1)));
+        assert!(!word(0, "\0".to_owned()));
+
+        let config = |count, key: &str, value: &str, clock| {
+            let entry = ConfigEntry {
+                key: key.to_owned(),
+                value: value.to_owned(),
+                hlc: Hlc::from_bits(clock),
+            };
+            fits(&Event::Config(ReportedConfig {
+                entries: vec![entry; count],
+                failed: Vec::new(),
+            }))
+        };
+        let (key, value) = (
+            "k".repeat(KEY_BYTES_MAX),
+            "v".repeat(CONFIG_VALUE_BYTES_MAX),
+        );
+        assert!(config(1, &key, &value, SQL_INTEGER_MAX));
+        assert!(config(CONFIG_KEYS_MAX, "k", "1", 1));
+        assert!(!config(CONFIG_KEYS_MAX + 1, "k", "1", 1));
+        assert!(!config(1, &format!("{key}k"), "1", 1));
+        assert!(!config(1, "k", &format!("{value}v"), 1));
+        assert!(!config(1, "k\0", "1", 1));
+        assert!(!config(1, "k", "1", SQL_INTEGER_MAX + 1));
+        let reason = |bytes| {
+            let failed = FailedKey {
+                key: "k".to_owned(),
+                reason: "r".repeat(bytes),
+            };
+            fits(&Event::Config(ReportedConfig {
+                entries: Vec::new(),
+                failed: vec![failed],
+            }))
+        };
+        assert!(reason(CONFIG_VALUE_BYTES_MAX) && !reason(CONFIG_VALUE_BYTES_MAX + 1));
+    }
+
     proptest! {
         #[test]
         fn no_payload_panics(payload in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = (admit_status(&payload), admit_event(&payload));
             let received_at = ReceivedAt::from_micros(NOW);
             let _ = admit("d".parse().unwrap(), &payload, received_at, &bounds());
         }

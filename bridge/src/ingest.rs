@@ -14,9 +14,7 @@ use std::time::Duration;
 
 use daemon::{Backoff, Class, Clock, Component, Failure, Fault};
 use schema::message::ack::payload_digest;
-use schema::message::{
-    Ack, CommandProgress, Downlink, Event, Noted, Refusal, Rejection, ReportedConfig, Status,
-};
+use schema::message::{Ack, Downlink, Event, Noted, Refusal, Rejection, Status};
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Epoch, SeqRange, Topic, envelope, limits};
 use tokio::sync::mpsc;
@@ -25,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::admit::{Bounds, admit};
+use crate::admit::{Bounds, admit, admit_event, admit_status};
 use crate::dispatch::Bell;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
@@ -238,7 +236,7 @@ impl Ingest {
             Side::Letter(letter, None, receipt)
         };
         match topic.channel {
-            Channel::Event => match envelope::decode(payload) {
+            Channel::Event => match admit_event(payload) {
                 Ok(Event::Report(report)) => Side::Report(
                     DeviceReport {
                         device,
@@ -247,31 +245,25 @@ impl Ingest {
                     },
                     receipt,
                 ),
-                Ok(Event::Command(progress)) => {
-                    let word = CommandWord {
+                Ok(Event::Command(progress)) => Side::Word(
+                    CommandWord {
                         device,
                         progress,
                         received_at,
-                    };
-                    match check_word(&word) {
-                        Ok(()) => Side::Word(word, receipt),
-                        Err(reason) => unreadable(&reason, receipt),
-                    }
-                }
-                Ok(Event::Config(reported)) => match check_config(&reported) {
-                    Ok(()) => {
-                        let report = ConfigReport {
-                            device,
-                            reported,
-                            received_at,
-                        };
-                        Side::Config(report, receipt)
-                    }
-                    Err(reason) => unreadable(&reason, receipt),
-                },
+                    },
+                    receipt,
+                ),
+                Ok(Event::Config(reported)) => Side::Config(
+                    ConfigReport {
+                        device,
+                        reported,
+                        received_at,
+                    },
+                    receipt,
+                ),
                 Err(error) => unreadable(&error, receipt),
             },
-            Channel::Status => match envelope::decode(payload) {
+            Channel::Status => match admit_status(payload) {
                 Ok(status) => Side::Presence(
                     Presence {
                         device,
@@ -526,40 +518,6 @@ impl SidePath {
                 self.meters.refusals.inc();
             }
         }
-    }
-}
-
-/// What the database must be able to hold.
-fn check_word(word: &CommandWord) -> Result<(), &'static str> {
-    let CommandProgress {
-        percent, output, ..
-    } = &word.progress;
-    if output.len() > limits::COMMAND_BODY_BYTES_MAX || output.contains('\0') {
-        return Err("the output of a command is too long, or holds NUL");
-    }
-    if *percent > 100 {
-        return Err("a command is done by more than 100 %");
-    }
-    Ok(())
-}
-
-fn check_config(reported: &ReportedConfig) -> Result<(), &'static str> {
-    let texts = reported
-        .entries
-        .iter()
-        .flat_map(|entry| [&entry.key, &entry.value]);
-    let reasons = reported.failed.iter().map(|failed| &failed.reason);
-    let sound =
-        |text: &String| text.len() <= limits::CONFIG_VALUE_BYTES_MAX && !text.contains('\0');
-    let few = reported.entries.len() <= limits::CONFIG_KEYS_MAX
-        && reported.failed.len() <= limits::CONFIG_KEYS_MAX;
-    let clocks = reported
-        .entries
-        .iter()
-        .all(|entry| entry.hlc.bits() <= limits::SQL_INTEGER_MAX);
-    match few && clocks && texts.chain(reasons).all(sound) {
-        true => Ok(()),
-        false => Err("a configuration that no store can hold"),
     }
 }
 

@@ -86,6 +86,11 @@ impl Api {
     }
 }
 
+/// JSON on the command line.
+pub(crate) fn json_of(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))
+}
+
 /// The failure of an answer that is not what it should be.
 pub(crate) fn unreadable(error: serde_json::Error) -> Failure {
     Failure::new(Class::Data, "understand the bridge's answer")

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::api::{Address, Api, unreadable};
+use crate::api::{Address, Api, json_of, unreadable};
 
 /// How often `--watch` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -108,10 +108,6 @@ struct Record {
 #[derive(Debug, Deserialize)]
 struct List {
     commands: Vec<Record>,
-}
-
-fn json_of(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))
 }
 
 /// Asks the bridge.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use crate::api::{Address, Api, unreadable};
+use crate::api::{Address, Api, json_of, unreadable};
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -82,10 +82,6 @@ struct Key {
     desired: Value,
     in_force: bool,
     failure: Option<String>,
-}
-
-fn json_of(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))
 }
 
 /// Asks the bridge.

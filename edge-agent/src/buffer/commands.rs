@@ -6,7 +6,8 @@ use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use super::file::File;
 
-/// Most commands that may wait or run; the bridge keeps the others and sends them again.
+/// Most commands that may wait, run, or have an end that the bridge has not noted; it keeps the
+/// others and sends them again.
 pub const COMMANDS_OPEN_MAX: usize = 64;
 
 /// A command and where it stands.
@@ -57,7 +58,7 @@ impl File {
         if let Some(row) = known.next().await? {
             return Ok(Kept::Known(stored(&row)?.progress));
         }
-        let open = "SELECT count(*) FROM command_queue WHERE state <= ?";
+        let open = "SELECT count(*) FROM command_queue WHERE state <= ? OR reported = 0";
         let running = number(CommandState::Running);
         let mut open = self.connection.query(open, [running]).await?;
         let open: i64 = match open.next().await? {

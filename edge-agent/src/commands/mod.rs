@@ -171,38 +171,30 @@ impl Running {
         }
     }
 
-    async fn ordered(&mut self, command: Command) -> Result<(), Stopped> {
-        let (id, made_ms) = (command.id, command.id.made_ms());
-        let is_fresh = made_ms > self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS)
-            || self.forgot_until_ms == 0;
-        if !is_fresh && !self.is_known(id) {
-            let kept = self.keep(&command, CommandState::Unknown).await?;
-            if kept == Some(Kept::New) {
-                let output =
-                    "the device lost its memory of commands from before; this one may have run";
-                return self.advance(id, CommandState::Unknown, 0, output).await;
-            }
-        }
-        if command.name.len() > limits::KEY_BYTES_MAX
+    async fn ordered(&mut self, mut command: Command) -> Result<(), Stopped> {
+        let id = command.id;
+        let forgot_until = self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS);
+        let (state, output) = if self.forgot_until_ms > 0 && id.made_ms() <= forgot_until {
+            let output =
+                "the device lost its memory of commands from before; this one may have run";
+            (CommandState::Unknown, output)
+        } else if command.name.len() > limits::KEY_BYTES_MAX
             || command.arguments.len() > limits::COMMAND_BODY_BYTES_MAX
         {
-            let nameless = Command {
-                name: String::new(),
-                arguments: String::new(),
-                ..command
-            };
-            if self.keep(&nameless, CommandState::Failed).await? == Some(Kept::New) {
-                let output = "its name or its arguments are too long";
-                self.advance(id, CommandState::Failed, 0, output).await?;
-            }
-            return Ok(());
-        }
-        match self.keep(&command, CommandState::Delivered).await? {
+            (command.name, command.arguments) = (String::new(), String::new());
+            let output = "its name or its arguments are too long";
+            (CommandState::Failed, output)
+        } else {
+            (CommandState::Delivered, "")
+        };
+        // One write decides: what was kept as ended never runs, whatever fails later.
+        match self.keep(&command, state).await? {
+            Some(Kept::New) if state.is_final() => self.advance(id, state, 0, output).await?,
             Some(Kept::New) => {
                 info!(command = %id, name = command.name, "command received");
                 self.say(CommandProgress {
                     id,
-                    state: CommandState::Delivered,
+                    state,
                     percent: 0,
                     output: String::new(),
                 });
@@ -323,12 +315,6 @@ impl Running {
     fn enqueue(&mut self, command: Command) {
         let turn = Turn(std::cmp::Reverse(command.priority), command.id);
         self.queue.insert(turn, command);
-    }
-
-    fn is_known(&self, id: CommandId) -> bool {
-        self.running.contains_key(&id)
-            || self.untold.contains_key(&id)
-            || self.queue.keys().any(|turn| turn.1 == id)
     }
 
     fn is_expired(&self, command: &Command) -> bool {

@@ -55,6 +55,24 @@ struct Exec {
     name: String,
 }
 
+/// A flush, which ends when this is dropped: also when its command is withdrawn.
+struct Flushing<'a>(&'a mpsc::Sender<Control>);
+
+impl<'a> Flushing<'a> {
+    async fn begin(controls: &'a mpsc::Sender<Control>) -> Result<Self, String> {
+        let begun = controls.send(Control::Flush(true)).await;
+        begun.map_err(|_| "the agent is stopping".to_owned())?;
+        Ok(Self(controls))
+    }
+}
+
+impl Drop for Flushing<'_> {
+    fn drop(&mut self) {
+        // A driver that is gone flushes no more.
+        let _ = self.0.try_send(Control::Flush(false));
+    }
+}
+
 impl Workshop {
     /// Does what a command says. Dropping it stops what it started.
     pub(crate) fn perform(
@@ -78,18 +96,14 @@ impl Workshop {
 
     /// Sends all there is, without linger and pace.
     async fn flush(&self) -> Outcome {
-        let control = |on| async move {
-            let sent = self.controls.send(Control::Flush(on)).await;
-            sent.map_err(|_| "the agent is stopping".to_owned())
-        };
-        control(true).await?;
+        let flushing = Flushing::begin(&self.controls).await?;
         let arrived = timeout(FLUSH_TIMEOUT, async {
             while self.buffer.balance().pending > 0 {
                 sleep(FLUSH_LOOK).await;
             }
         });
         let arrived = arrived.await.is_ok();
-        control(false).await?;
+        drop(flushing);
         let pending = self.buffer.balance().pending;
         match arrived {
             true => Ok("everything is in the database".to_owned()),
@@ -198,6 +212,15 @@ mod tests {
         assert_eq!(long.len(), limits::COMMAND_BODY_BYTES_MAX);
         let killed = run(ID, &program("sleep 60", 50)).await.unwrap_err();
         assert!(killed.contains("killed"), "{killed}");
+    }
+
+    #[tokio::test]
+    async fn a_flush_that_is_withdrawn_ends() {
+        let (controls, mut heard) = mpsc::channel(2);
+        let flushing = Flushing::begin(&controls).await.unwrap();
+        assert!(matches!(heard.recv().await, Some(Control::Flush(true))));
+        drop(flushing);
+        assert!(matches!(heard.recv().await, Some(Control::Flush(false))));
     }
 
     #[tokio::test]

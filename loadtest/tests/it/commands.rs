@@ -20,11 +20,16 @@ pub(crate) struct Fleet {
     pub(crate) stack: Stack,
     pub(crate) links: Vec<Proxy>,
     pub(crate) api: String,
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Fleet {
     pub(crate) async fn start(agents: usize) -> Self {
+        Self::start_on(agents, None).await
+    }
+
+    /// With this database instead of a file.
+    pub(crate) async fn start_on(agents: usize, database: Option<String>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port().unwrap();
         let mut links = Vec::new();
@@ -34,7 +39,7 @@ impl Fleet {
         let plan = Plan {
             agents,
             bridges: 1,
-            database: None,
+            database,
         };
         let link = |agent: usize| links[agent].address().port();
         let mut stack = Stack::prepare(folder.path(), &plan, port, link).unwrap();
@@ -43,7 +48,7 @@ impl Fleet {
             api: stack.api(0).unwrap(),
             stack,
             links,
-            _folder: folder,
+            folder,
         };
         let devices = format!("{}/api/v1/devices", fleet.api);
         until("the bridge answers", async || get(&devices).await.is_some()).await;
@@ -66,7 +71,7 @@ impl Fleet {
     }
 
     /// Asks for a command, as long as it takes to be heard; returns its URL.
-    async fn ask(&self, agent: usize, body: &Value) -> String {
+    pub(crate) async fn ask(&self, agent: usize, body: &Value) -> String {
         let client = reqwest::Client::new();
         let started = Instant::now();
         loop {
@@ -82,7 +87,7 @@ impl Fleet {
     }
 
     /// Waits for a state.
-    async fn state(&self, url: &str, state: &str) -> Value {
+    pub(crate) async fn state(&self, url: &str, state: &str) -> Value {
         let mut found = Value::Null;
         let started = Instant::now();
         while started.elapsed() < SOON {

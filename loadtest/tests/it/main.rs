@@ -8,14 +8,18 @@
 
 mod chaos;
 mod commands;
+mod hostile;
 mod mosquitto;
 mod pressure;
 mod run;
 mod simulate;
 mod twin;
 
-use std::process::Command;
+use std::io::{Seek, Write};
+use std::process::{Command, Output};
 
+use certs::set::ensure_devices;
+use certs::{Folder, TlsFiles};
 use serde_json::Value;
 
 /// The server that tests may make databases on.
@@ -31,6 +35,33 @@ fn loadtest(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.args(arguments);
     command
+}
+
+/// One of Mosquitto's clients, with somebody's certificate.
+fn mosquitto(program: &str, port: u16, files: &TlsFiles) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
+    command.arg("--cafile").arg(&files.ca);
+    command.arg("--cert").arg(&files.cert);
+    command.arg("--key").arg(&files.key);
+    command
+}
+
+/// The certificate of one more device.
+fn certificate(folder: &Folder, device: &str) -> TlsFiles {
+    let mut files = None;
+    ensure_devices(folder, [&device.parse().unwrap()], |issued| {
+        files = Some(issued);
+    })
+    .unwrap();
+    files.unwrap()
+}
+
+fn with_input(command: &mut Command, input: &[u8]) -> Output {
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(input).unwrap();
+    file.rewind().unwrap();
+    command.stdin(file).output().unwrap()
 }
 
 /// Its exit code and what it printed as JSON.

@@ -3,19 +3,20 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use certs::set::ensure_devices;
-use certs::{Folder, TlsFiles};
+use certs::Folder;
 use loadtest::chaos::{Report, judge};
 use loadtest::process::Process;
 use loadtest::producer::Producer;
 use loadtest::stack::{Plan, Stack, free_port};
+use schema::envelope;
 use schema::message::Downlink;
 use schema::message::ack::payload_digest;
-use schema::{DeviceId, envelope};
 use tokio::time::sleep;
+
+use crate::{certificate, mosquitto, with_input};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../broker-config");
 
@@ -34,7 +35,7 @@ async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
     };
     let mut stack = Stack::prepare(folder, &plan, port, |_| port).unwrap();
     let certs = Folder::new(folder.join("certs"));
-    let mut mosquitto = start(folder, &certs, port);
+    let mut broker = start(folder, &certs, port);
     stack.bridges[0].start().unwrap();
     stack.agents[0].start().unwrap();
     let producer = Producer::start(
@@ -43,9 +44,9 @@ async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
         Duration::from_millis(5),
     );
     sleep(Duration::from_secs(2)).await;
-    mosquitto.kill().unwrap();
+    broker.kill().unwrap();
     sleep(Duration::from_secs(1)).await;
-    let mosquitto = start(folder, &certs, port);
+    let broker = start(folder, &certs, port);
     sleep(Duration::from_secs(2)).await;
     stack.bridges[0].kill().unwrap();
     sleep(Duration::from_secs(1)).await;
@@ -62,7 +63,7 @@ async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
     assert!(report.balanced, "{report:?}");
 
     a_payload_that_nobody_can_read_is_refused_and_kept(&stack, &certs, port).await;
-    drop(mosquitto);
+    drop(broker);
 }
 
 async fn a_payload_that_nobody_can_read_is_refused_and_kept(
@@ -70,18 +71,15 @@ async fn a_payload_that_nobody_can_read_is_refused_and_kept(
     certs: &Folder,
     port: u16,
 ) {
-    let device: DeviceId = "press-9".parse().unwrap();
-    let mut files = None;
-    ensure_devices(certs, [&device], |issued| files = Some(issued)).unwrap();
-    let files = files.unwrap();
-    let mut sub = client("mosquitto_sub", port, &files);
+    let files = certificate(certs, "press-9");
+    let mut sub = mosquitto("mosquitto_sub", port, &files);
     let sub = sub.args(["-i", "press-9-sub", "-t", "tl/v1/press-9/down/ack"]);
     let sub = sub.args(["-C", "1", "-W", "20", "-F", "%x"]);
     let sub = sub.stdout(Stdio::piped()).spawn().unwrap();
     // Again and again: only the subscriber knows when it has subscribed.
     let heard = tokio::task::spawn_blocking(move || sub.wait_with_output());
     while !heard.is_finished() {
-        let mut publish = client("mosquitto_pub", port, &files);
+        let mut publish = mosquitto("mosquitto_pub", port, &files);
         let publish = publish.args(["-i", "press-9", "-q", "1", "-s"]);
         let publish = publish.args(["-t", "tl/v1/press-9/up/telemetry"]);
         assert!(with_input(publish, GARBAGE).status.success());
@@ -133,22 +131,6 @@ fn start(folder: &Path, certs: &Folder, port: u16) -> Process {
     command.arg("-c").arg(&config);
     Process::start("mosquitto", &mut command, &folder.join("mosquitto.log"))
         .expect("mosquitto is not installed; run the tests through `cargo xtask test`")
-}
-
-fn client(program: &str, port: u16, files: &TlsFiles) -> Command {
-    let mut command = Command::new(program);
-    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-    command.arg("--cafile").arg(&files.ca);
-    command.arg("--cert").arg(&files.cert);
-    command.arg("--key").arg(&files.key);
-    command
-}
-
-fn with_input(command: &mut Command, input: &[u8]) -> Output {
-    let mut file = tempfile::tempfile().unwrap();
-    std::io::Write::write_all(&mut file, input).unwrap();
-    std::io::Seek::rewind(&mut file).unwrap();
-    command.stdin(file).output().unwrap()
 }
 
 fn from_hex(text: &str) -> Vec<u8> {

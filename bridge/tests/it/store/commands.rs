@@ -135,6 +135,12 @@ async fn words_in_any_order_leave_the_furthest(fixture: Fixture) {
         word(9, CommandState::Delivered, 1),
     ];
     store.command_words(&words).await.unwrap();
+    // Nobody speaks of another device's command.
+    let stranger = CommandWord {
+        device: device("e"),
+        ..word(9, CommandState::Failed, 3)
+    };
+    store.command_words(&[stranger]).await.unwrap();
     assert_eq!(state(&*store, 9).await, State::Told(CommandState::Running));
     assert_eq!(store.command(&device("d"), id(77)).await.unwrap(), None);
 }
