@@ -51,6 +51,27 @@ async fn a_setting_arrives_whatever_was_down() {
     fleet.stack.agents[0].start().unwrap();
     in_force(&fleet, 0, &json!(2)).await;
 
+    // The device loses its memory, and the broker what it retained.
+    let reported = async |fleet: &Fleet| {
+        let found = get(&url(fleet, 0)).await.unwrap_or_default();
+        found["keys"][KEY]["reported_at"].clone()
+    };
+    let before = reported(&fleet).await;
+    fleet.stack.agents[0].kill().unwrap();
+    for ending in ["", "-wal", "-shm"] {
+        let path = fleet.stack.buffer(0);
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    fleet.stack.broker.kill().unwrap();
+    fleet.stack.broker.start().unwrap();
+    fleet.stack.agents[0].start().unwrap();
+    until("it is told again", async || {
+        let now = reported(&fleet).await;
+        now != Value::Null && now != before
+    })
+    .await;
+    in_force(&fleet, 0, &json!(2)).await;
+
     // Set while the device is away, and what the broker retained is lost with it.
     fleet.links[0].set(Mode::Cut);
     set(&fleet, 0, &json!(3)).await.unwrap();

@@ -33,10 +33,12 @@ const DESIRED: &str = "SELECT key, value, hlc, changed_at, changed_by FROM devic
 const REPORTED: &str = "SELECT key, value, hlc, failure, reported_at FROM reported_config \
      WHERE device_id = $1 ORDER BY key";
 
+/// A report from before the device's buffer file is of a memory that it has lost.
 const UNHEARD: &str = "SELECT DISTINCT d.device_id FROM devices AS v \
      JOIN device_config AS d ON d.device_id = v.device_id \
      LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
-     WHERE v.online AND (r.hlc IS NULL OR r.hlc < d.hlc) ORDER BY d.device_id LIMIT $1";
+     LEFT JOIN sync_status AS s ON s.device_id = v.device_id AND s.epoch = v.epoch \
+     WHERE v.online AND (r.hlc IS NULL OR r.hlc < d.hlc OR r.reported_at < s.first_seen) ORDER BY d.device_id LIMIT $1";
 
 impl Cockroach {
     pub(super) async fn change_config(

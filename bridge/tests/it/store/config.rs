@@ -131,4 +131,12 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
     store.report_config(&heard("a", 10)).await.unwrap();
     store.report_config(&heard("b", 9)).await.unwrap();
     assert_eq!(unheard(10).await, ["b", "c"]);
+    // A new buffer file knows nothing of what was reported before.
+    let mut new_file = delivery("a", rows(1, 1));
+    new_file.received_at = at(3);
+    store.ingest(&[new_file]).await.unwrap();
+    assert_eq!(unheard(10).await, ["a", "b", "c"]);
+    let again = report("a", 4, vec![entry("k", "1", 10), entry("l", "1", 10)]);
+    store.report_config(&again).await.unwrap();
+    assert_eq!(unheard(10).await, ["b", "c"]);
 }
