@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broker::{Broker, Settings};
 use clap::{Parser, Subcommand};
-use daemon::{Failure, Health, Lifecycle, admin, lifecycle, logs};
+use daemon::{Failure, Health, Lifecycle, admin, http, lifecycle, logs};
 use prometheus_client::registry::Registry;
 use tracing::info;
 
@@ -74,7 +74,7 @@ fn run(config: &Path) -> Result<(), Failure> {
 
 async fn serve(settings: Settings) -> Result<(), Failure> {
     info!(settings = ?settings.broker, "effective settings");
-    let listener = admin::bind(settings.admin).await?;
+    let listener = http::bind(settings.admin).await?;
     if let Ok(address) = listener.local_addr() {
         info!(%address, "admin endpoints");
     }
@@ -82,7 +82,10 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let mut registry = Registry::default();
     Broker::start(settings.broker, &lifecycle, &health, &mut registry).await?;
     let router = admin::router(Arc::new(registry), health);
-    lifecycle.spawn("admin", admin::serve(listener, router, lifecycle.clone()));
+    lifecycle.spawn(
+        "admin",
+        http::serve(listener, router, None, lifecycle.clone()),
+    );
     lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await
 }
 

@@ -218,6 +218,20 @@ pub fn client_config_pinned(files: &TlsFiles, pins: &[Pin]) -> Result<ClientConf
         .map_err(|error| refused(&files.cert, &files.key, &error))
 }
 
+/// A client that shows no certificate, and trusts this authority alone: HTTPS with a token.
+///
+/// # Errors
+/// [`TlsError`] that names the file.
+pub fn client_config_without_certificate(ca: &Path) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring has TLS 1.3 suites")
+        .with_webpki_verifier(server_verifier(ca, None)?)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![HTTP.to_vec()];
+    Ok(config)
+}
+
 /// Who is at the other end of a connection whose handshake is done: the identity in its
 /// certificate, which rustls has verified, or had when the session began.
 ///

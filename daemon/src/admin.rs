@@ -1,6 +1,5 @@
 //! `/metrics`, `/healthz` and `/readyz` of a process.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,11 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
 
-use crate::failure::{Class, Failure};
 use crate::health::Health;
-use crate::lifecycle::Lifecycle;
 
 /// The content type of OpenMetrics text, which prometheus-client writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,33 +27,6 @@ pub fn router(registry: Arc<Registry>, health: Health) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(Admin { registry, health })
-}
-
-/// Binds an HTTP address; port 0 takes a free one.
-///
-/// # Errors
-/// A network [`Failure`] that names the address.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(Class::Network, format!("listen for HTTP on {address}"))
-            .because(error)
-            .help("choose a free address of this machine, or port 0 for any free port")
-    })
-}
-
-/// Serves `router` until the lifecycle stops; requests in hand are answered first.
-///
-/// # Errors
-/// A network [`Failure`] when the listener breaks.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    lifecycle: Lifecycle,
-) -> Result<(), Failure> {
-    axum::serve(listener, router)
-        .with_graceful_shutdown(async move { lifecycle.stopping().await })
-        .await
-        .map_err(|error| Failure::new(Class::Network, "serve HTTP").because(error))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -87,6 +56,7 @@ fn answer(good: bool, health: &Health) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
     use prometheus_client::metrics::counter::Counter;
@@ -94,6 +64,8 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::http::{bind, serve};
+    use crate::lifecycle::Lifecycle;
 
     /// A process of which one part is asked about, on a real socket.
     struct Served {
@@ -111,7 +83,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = router(Arc::new(registry), health.clone());
-        lifecycle.spawn("admin", serve(listener, router, lifecycle.clone()));
+        lifecycle.spawn("admin", serve(listener, router, None, lifecycle.clone()));
         Served {
             address,
             lifecycle,

@@ -3,7 +3,7 @@
 //!
 //! Knows nothing of MQTT, SQL or readings.
 //!
-//! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`] and [`admin`] →
+//! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`], [`admin`] and [`http`] →
 //! [`clock`], [`backoff`], [`logs`].
 
 pub mod admin;
@@ -11,6 +11,7 @@ pub mod backoff;
 pub mod clock;
 pub mod failure;
 pub mod health;
+pub mod http;
 pub mod lifecycle;
 pub mod logs;
 pub mod settings;

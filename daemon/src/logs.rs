@@ -1,6 +1,9 @@
 //! Logs: events with fields on standard error, as text for people or JSON lines for collectors.
+//! What is logged can be changed while the process runs.
 
+use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -18,12 +21,40 @@ pub enum Format {
     Json,
 }
 
+/// Changes what a process logs, while it runs. Clones do the same.
+#[derive(Clone)]
+pub struct Levels {
+    at_start: Arc<str>,
+    replace: Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+}
+
+impl Levels {
+    /// Logs by this level or these directives from now on; `None` takes back what the process was
+    /// started with.
+    ///
+    /// # Errors
+    /// A configuration [`Failure`] when the directives cannot be understood, or logging has ended.
+    pub fn set(&self, directives: Option<&str>) -> Result<(), Failure> {
+        let filter = parse(directives.unwrap_or(&self.at_start))?;
+        match (self.replace)(filter) {
+            true => Ok(()),
+            false => Err(Failure::new(Class::Configuration, "change what is logged")),
+        }
+    }
+}
+
+impl fmt::Debug for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Levels").field(&self.at_start).finish()
+    }
+}
+
 /// Starts logging. `filter` is a level or a list of directives as `info,edge_agent=debug`;
 /// the environment's `RUST_LOG` wins over it.
 ///
 /// # Errors
 /// A configuration [`Failure`] when the filter cannot be understood or logging runs already.
-pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
+pub fn start(format: Format, filter: &str) -> Result<Levels, Failure> {
     let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
     let filter = parse(&directives)?;
     // Colors are for people at a terminal; in files and collectors they are noise.
@@ -32,11 +63,24 @@ pub fn start(format: Format, filter: &str) -> Result<(), Failure> {
         .with_env_filter(filter)
         .with_ansi(colors)
         .with_writer(std::io::stderr);
-    match format {
-        Format::Text => builder.try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
-    }
-    .map_err(|error| Failure::new(Class::Configuration, "start logging").because(error))
+    let at_start: Arc<str> = directives.into();
+    let (levels, started) = match format {
+        Format::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let replace = Arc::new(move |filter: EnvFilter| handle.reload(filter).is_ok());
+            (Levels { at_start, replace }, builder.try_init())
+        }
+        Format::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let replace = Arc::new(move |filter: EnvFilter| handle.reload(filter).is_ok());
+            (Levels { at_start, replace }, builder.try_init())
+        }
+    };
+    started
+        .map(|()| levels)
+        .map_err(|error| Failure::new(Class::Configuration, "start logging").because(error))
 }
 
 fn parse(directives: &str) -> Result<EnvFilter, Failure> {
@@ -53,6 +97,21 @@ fn parse(directives: &str) -> Result<EnvFilter, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The one test of this process that starts logging.
+    #[test]
+    fn what_is_logged_can_be_changed_and_taken_back() {
+        let levels = start(Format::Text, "warn").unwrap();
+        let is_logged = || tracing::enabled!(tracing::Level::DEBUG);
+        assert!(!is_logged());
+        levels.set(Some("debug")).unwrap();
+        assert!(is_logged());
+        assert!(levels.set(Some("daemon=loud")).is_err());
+        assert!(is_logged());
+        levels.set(None).unwrap();
+        assert!(!is_logged());
+        assert!(start(Format::Json, "info").is_err());
+    }
 
     #[test]
     fn a_filter_that_cannot_be_understood_is_named() {
