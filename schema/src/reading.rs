@@ -85,6 +85,18 @@ impl Value {
     }
 }
 
+impl Quality {
+    /// The grade as it stands in JSON and tables for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Uncertain => "uncertain",
+            Self::Bad => "bad",
+        }
+    }
+}
+
 impl From<Quality> for u8 {
     fn from(quality: Quality) -> Self {
         quality as Self
@@ -130,6 +142,14 @@ mod tests {
         }
         for other in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(Value::F64(other).validate(), Err(ValueError::NotFinite));
+        }
+    }
+
+    #[test]
+    fn a_grade_is_written_alike_everywhere() {
+        for quality in [Quality::Good, Quality::Uncertain, Quality::Bad] {
+            let json = serde_json::to_string(&quality).unwrap();
+            assert_eq!(json, format!("{:?}", quality.as_str()));
         }
     }
 

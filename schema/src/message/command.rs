@@ -13,6 +13,18 @@ pub enum Order {
     Run(Command),
     /// Do not start it any more; a device that never heard of it remembers that.
     Cancel(Cancel),
+    /// The device said that it has this; how does it stand? A device that does not know it any more
+    /// remembers it as unknown, and never starts it. Older agents ignore this.
+    Ask(Ask),
+}
+
+/// A command whose state is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// Which command.
+    pub id: CommandId,
+    /// When it expires, milliseconds since the Unix epoch: until then it is remembered.
+    pub expires_at_ms: i64,
 }
 
 /// A command that is withdrawn.
@@ -48,8 +60,8 @@ pub struct CommandId(u128);
 pub struct Command {
     /// Under which the device stores, deduplicates and answers it.
     pub id: CommandId,
-    /// What to do: `ping`, `flush`, `exec`; at most [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX)
-    /// bytes.
+    /// What to do, one of [`KnownCommand::ALL`]; at most
+    /// [`KEY_BYTES_MAX`](crate::limits::KEY_BYTES_MAX) bytes.
     pub name: String,
     /// JSON text, at most 64 KiB.
     pub arguments: String,
@@ -57,6 +69,17 @@ pub struct Command {
     pub expires_at_ms: i64,
     /// Higher runs first.
     pub priority: u8,
+}
+
+/// A command that agents know, in words: what agents answer, and help and documents list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KnownCommand {
+    /// Its name.
+    pub name: &'static str,
+    /// The form of its arguments.
+    pub arguments: &'static str,
+    /// What it does.
+    pub what: &'static str,
 }
 
 /// How a command fares on its device.
@@ -90,6 +113,53 @@ pub enum CommandState {
     Cancelled,
     /// The device was killed while it ran: whether it took effect cannot be known.
     Unknown,
+}
+
+impl KnownCommand {
+    /// All commands.
+    pub const ALL: [Self; 7] = [
+        Self {
+            name: "collect",
+            arguments: "{}",
+            what: "scans the device's own sensors now, and says how many readings were accepted",
+        },
+        Self {
+            name: "exec",
+            arguments: "{\"name\": …}",
+            what: "starts a program of the device's own list",
+        },
+        Self {
+            name: "flush",
+            arguments: "{}",
+            what: "sends everything that waits, and waits until it is in the database",
+        },
+        Self {
+            name: "ping",
+            arguments: "{}",
+            what: "answers pong",
+        },
+        Self {
+            name: "restart",
+            arguments: "{}",
+            what: "ends the agent in order and starts it again",
+        },
+        Self {
+            name: "resync",
+            arguments: "{}",
+            what: "sends again what is not acknowledged, and reports ledger and configuration anew",
+        },
+        Self {
+            name: "set-log-level",
+            arguments: "{\"level\": …, \"for\": \"10m\"}",
+            what: "logs more or less until the time is over, or the agent starts again",
+        },
+    ];
+
+    /// All names, for a sentence.
+    #[must_use]
+    pub fn names() -> String {
+        Self::ALL.map(|known| known.name).join(", ")
+    }
 }
 
 impl CommandState {
@@ -211,6 +281,15 @@ impl fmt::Display for CommandId {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn every_command_stands_in_the_documentation() {
+        assert!(KnownCommand::ALL.is_sorted_by_key(|known| known.name));
+        let page = include_str!("../../../docs/commands.md");
+        for known in KnownCommand::ALL {
+            assert!(page.contains(&format!("| `{}` |", known.name)), "{known:?}");
+        }
+    }
 
     #[test]
     fn an_id_is_a_uuid_of_version_7() {

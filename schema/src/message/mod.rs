@@ -9,7 +9,8 @@ pub mod status;
 
 pub use ack::{Ack, Downlink, Refusal, RejectReason, Rejection};
 pub use command::{
-    Cancel, Command, CommandId, CommandIdError, CommandProgress, CommandState, Noted, Order,
+    Ask, Cancel, Command, CommandId, CommandIdError, CommandProgress, CommandState, KnownCommand,
+    Noted, Order,
 };
 pub use config::{ConfigEntry, DesiredConfig, FailedKey, ReportedConfig};
 pub use event::{EpochReport, Event, Report};
@@ -149,6 +150,13 @@ mod tests {
                 expires_at_ms: 1_700_000_000_000,
             }),
             "01000181808080808080808081c08380808080900380a0abfef962",
+        );
+        check(
+            &Order::Ask(Ask {
+                id,
+                expires_at_ms: 1_700_000_000_000,
+            }),
+            "01000281808080808080808081c08380808080900380a0abfef962",
         );
         check(
             &Downlink::Noted(vec![Noted {
