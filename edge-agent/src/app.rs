@@ -9,28 +9,39 @@ use axum::{Json, Router};
 use daemon::{Clock, Failure, Health, Lifecycle, SystemClock};
 use prometheus_client::registry::Registry;
 use schema::Balance;
+use schema::message::CommandId;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, BufferError, BufferSettings, Opened};
 use crate::commands::Commands;
-use crate::commands::work::Workshop;
+use crate::commands::restart::Restart;
+use crate::commands::work::{Tools, Workshop};
 use crate::config::Config;
 use crate::driver::{Control, Driver};
 use crate::ingest::Ingest;
 use crate::link::Link;
+use crate::log_level::LogLevels;
 use crate::metrics::{IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
 use crate::session::Session;
 use crate::source::Source;
-use crate::source::host::HostSource;
+use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
 use crate::source::socket::SocketSource;
 use crate::status::{InFlight, Status, Waiting};
-use crate::twin::{Knob, Knobs, Twin};
+use crate::twin::knobs::{Knob, Knobs};
+use crate::twin::{self, Twin};
 
 /// Requests to the driver that may wait.
 const CONTROLS: usize = 16;
+
+/// How long a start waits for somebody who has the buffer only for a moment: the command line, when
+/// it changes a setting.
+const IN_USE_GRACE: Duration = Duration::from_secs(2);
+
+/// Pause before the buffer is tried again then.
+const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Starts agents.
 #[derive(Debug)]
@@ -43,7 +54,15 @@ pub struct Running {
     ingest: Ingest,
     status: watch::Receiver<Status>,
     controls: mpsc::Sender<Control>,
+    twin: mpsc::Sender<twin::Request>,
+    restart: Option<Restart>,
     intake: CancellationToken,
+}
+
+/// The sources, and how to ask the host source for a scan.
+struct Sources {
+    all: Vec<Box<dyn Source>>,
+    scans: Option<mpsc::Sender<ScanRequest>>,
 }
 
 impl Agent {
@@ -75,25 +94,27 @@ impl Agent {
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
         let knobs = knobs(&config);
+        let sources = Sources {
+            all: sources,
+            scans: None,
+        };
         Self::start_with(config, knobs, sources, lifecycle, health, registry).await
     }
 
     async fn start_with(
         config: Config,
         knobs: Knobs,
-        sources: Vec<Box<dyn Source>>,
+        sources: Sources,
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
         certs::tls::install_crypto_provider();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_offset_ms(config.clock_offset_ms));
-        let opened = Buffer::open(config.buffer.clone(), Arc::clone(&clock))
-            .await
-            .map_err(|error| {
-                let what = format!("open the buffer {}", config.buffer.path.display());
-                Failure::new(error.class(), what).because(error)
-            })?;
+        let opened = open(&config.buffer, &clock).await.map_err(|error| {
+            let what = format!("open the buffer {}", config.buffer.path.display());
+            Failure::new(error.class(), what).because(error)
+        })?;
         let buffer = opened.buffer;
         if let Some(recovery) = &opened.recovery {
             warn!(
@@ -140,6 +161,23 @@ impl Agent {
             last_error: None,
         });
         let (controls, controls_heard) = mpsc::channel(CONTROLS);
+        let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
+        let restart = config
+            .own_process
+            .as_ref()
+            .map(|_| Restart::new(lifecycle.clone()));
+        let tools = Tools {
+            scans: sources.scans,
+            twin: Some(twin_requests.clone()),
+            log_levels: Some(knobs.log_level.clone()),
+            restart: restart.clone(),
+            restarted_for: config
+                .own_process
+                .as_ref()
+                .and_then(|process| process.restarted_for),
+            progress: None,
+        };
+        let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.heard());
         let commands = link_handle
             .instructions
             .take()
@@ -152,14 +190,17 @@ impl Agent {
                     buffer: buffer.clone(),
                     controls: controls.clone(),
                     programs: Arc::new(config.commands.exec.clone()),
+                    tools,
                 },
                 parallel: knobs.commands_parallel.heard(),
                 stop: lifecycle.token(),
             });
         let twin = link_handle.documents.take().map(|documents| Twin {
             buffer: buffer.clone(),
+            clock: Arc::clone(&clock),
             link: link_handle.state.clone(),
             documents,
+            requests,
             knobs,
             stop: lifecycle.token(),
         });
@@ -174,6 +215,7 @@ impl Agent {
             clock,
             link: link_handle,
             controls: controls_heard,
+            tuning,
             status,
             meters: SessionMeters::register(registry),
             link_health: health.component("agent-link"),
@@ -186,6 +228,7 @@ impl Agent {
             Ok(())
         };
         lifecycle.spawn("link", linking.instrument(span.clone()));
+        lifecycle.spawn("log level", log_level.run(lifecycle.token()));
         if let Some(twin) = twin {
             lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         }
@@ -199,7 +242,7 @@ impl Agent {
             outcome
         };
         lifecycle.spawn("session", driving.instrument(span));
-        for source in sources {
+        for source in sources.all {
             spawn_source(source, &ingest, &intake, lifecycle);
         }
         Ok(Running {
@@ -207,6 +250,8 @@ impl Agent {
             ingest,
             status: status_heard,
             controls,
+            twin: twin_requests,
+            restart,
             intake,
         })
     }
@@ -241,12 +286,20 @@ impl Running {
         let _ = self.buffer.limit_file_pages(pages_max).await;
     }
 
-    /// `GET /status`, to merge with the admin endpoints.
+    /// `GET /status` and `/config`, to merge with the admin endpoints.
     pub fn router(&self) -> Router {
         let (buffer, status) = (self.buffer.clone(), self.status.clone());
         Router::new()
             .route("/status", get(serve_status))
             .with_state((buffer, status))
+            .merge(twin::http::router(self.twin.clone()))
+    }
+
+    /// The command that wants the process to run itself again, once the agent has ended; the one that
+    /// starts then is to be told of it by [`OwnProcess`](crate::OwnProcess).
+    #[must_use]
+    pub fn restart_wanted(&self) -> Option<CommandId> {
+        self.restart.as_ref().and_then(Restart::wanted)
     }
 
     /// Stops taking readings for good, sends what is there without linger and pace, and waits
@@ -276,23 +329,48 @@ async fn serve_status(
 /// What the settings file says of what can change.
 fn knobs(config: &Config) -> Knobs {
     let host = config.sources.host.clone().unwrap_or_default();
+    let levels = config.own_process.as_ref().map(|own| own.levels.clone());
     Knobs {
-        host_interval: Knob::new(host.interval),
         commands_parallel: Knob::new(config.commands.parallel),
+        host_dead_band: Knob::new(host.dead_band),
+        host_interval: Knob::new(host.interval),
+        log_level: LogLevels::new(levels),
+        session: Knob::new(config.session.tuning()),
     }
 }
 
-async fn configured_sources(
-    config: &Config,
-    knobs: &Knobs,
-) -> Result<Vec<Box<dyn Source>>, Failure> {
-    let mut sources: Vec<Box<dyn Source>> = Vec::new();
+/// Opens the buffer, and waits for whoever has it only for a moment.
+async fn open(settings: &BufferSettings, clock: &Arc<dyn Clock>) -> Result<Opened, BufferError> {
+    let deadline = Instant::now() + IN_USE_GRACE;
+    loop {
+        match Buffer::open(settings.clone(), Arc::clone(clock)).await {
+            Err(BufferError::InUse { .. }) if Instant::now() < deadline => {
+                sleep(IN_USE_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+async fn configured_sources(config: &Config, knobs: &Knobs) -> Result<Sources, Failure> {
+    let mut sources = Sources {
+        all: Vec::new(),
+        scans: None,
+    };
     if let Some(host) = &config.sources.host {
-        let source = HostSource::new(host.clone()).following(knobs.host_interval.heard());
-        sources.push(Box::new(source));
+        let (scans, asked) = mpsc::channel(SCANS_QUEUE);
+        let source = HostSource::new(host.clone()).following(HostControls {
+            interval: knobs.host_interval.heard(),
+            dead_band: knobs.host_dead_band.heard(),
+            scans: asked,
+        });
+        sources.all.push(Box::new(source));
+        sources.scans = Some(scans);
     }
     if let Some(socket) = &config.sources.socket {
-        sources.push(Box::new(SocketSource::bind(socket).await?));
+        sources
+            .all
+            .push(Box::new(SocketSource::bind(socket).await?));
     }
     Ok(sources)
 }

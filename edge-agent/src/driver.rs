@@ -10,7 +10,7 @@ use std::time::Duration;
 use daemon::{Clock, Component, Failure, Fault};
 use schema::message::{Downlink, Event, Report};
 use schema::{Channel, SeqRange, envelope};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -20,7 +20,7 @@ use crate::gather::{GatherError, Gathered, Gatherer};
 use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
 use crate::metrics::SessionMeters;
 use crate::repeat::Repeats;
-use crate::session::{Ask, Effect, Input, Prepared, Session, Settle};
+use crate::session::{Ask, Effect, Input, Prepared, Session, Settle, Tuning};
 use crate::status::{InFlight, Status, Waiting};
 
 /// How long a stop may wait for the bridge to acknowledge what is left. What it does not, the
@@ -38,6 +38,17 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 pub(crate) enum Control {
     /// Send all there is, without linger and pace.
     Flush(bool),
+    /// Send again what is not acknowledged, and report anew.
+    Resync(oneshot::Sender<Resynced>),
+}
+
+/// What a resync found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resynced {
+    /// Rows that were in flight.
+    pub(crate) again: u64,
+    /// Rows that wait beside them.
+    pub(crate) waiting: u64,
 }
 
 /// What can happen.
@@ -47,6 +58,7 @@ enum Happening {
     Appended,
     BufferEnded,
     Control(Control),
+    Tuned(Tuning),
     Timer,
     Stop,
 }
@@ -58,6 +70,8 @@ pub(crate) struct Driver {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) link: LinkHandle,
     pub(crate) controls: mpsc::Receiver<Control>,
+    /// The limits that may change.
+    pub(crate) tuning: watch::Receiver<Tuning>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) meters: SessionMeters,
     pub(crate) link_health: Component,
@@ -135,6 +149,9 @@ impl Running {
             }
             Some(downlink) = self.parts.link.downlinks.recv() => Happening::Downlink(downlink),
             Some(control) = self.parts.controls.recv() => Happening::Control(control),
+            Ok(()) = self.parts.tuning.changed() => {
+                Happening::Tuned(*self.parts.tuning.borrow_and_update())
+            }
             appended = self.appended.changed() => match appended {
                 Ok(()) => Happening::Appended,
                 Err(_) => Happening::BufferEnded,
@@ -176,9 +193,23 @@ impl Running {
             Happening::Appended => self.appended().await,
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
+            Happening::Control(Control::Resync(reply)) => self.resync(reply).await,
+            Happening::Tuned(tuning) => self.input(Input::Tune(tuning)).await,
             Happening::Timer => self.input(Input::Timer).await,
             Happening::Stop => {}
         }
+    }
+
+    async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {
+        let session = &self.parts.session;
+        let waiting = session.waiting();
+        let found = Resynced {
+            again: session.in_flight().rows,
+            waiting: waiting.fresh + waiting.history + waiting.suspect,
+        };
+        self.input(Input::Resync).await;
+        // A command that was withdrawn needs no answer.
+        let _ = reply.send(found);
     }
 
     /// New rows, and perhaps older ones that had to go for them.

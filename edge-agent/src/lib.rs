@@ -8,14 +8,14 @@
 //!                                                       session (pure)
 //! ```
 //!
-//! Beside that, [`commands`] come down the link and are kept in the same file.
+//! Beside that, [`commands`] and settings ([`twin`]) come down the link and are kept in the same file.
 //!
 //! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
 //! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
 //! evicted + rejected, shown by [`Running::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver` and `gather` → [`buffer`] → [`link`] → [`ingest`] and
-//! [`source`] → [`commands`] and `twin` → `app` → [`config`].
+//! [`source`] → [`commands`] and [`twin`] → `app` → [`config`].
 
 mod app;
 pub mod buffer;
@@ -25,14 +25,15 @@ mod driver;
 mod gather;
 pub mod ingest;
 pub mod link;
+mod log_level;
 mod metrics;
 mod repeat;
 pub mod session;
 pub mod source;
 pub mod status;
-mod twin;
+pub mod twin;
 
 pub use app::{Agent, Running};
-pub use config::{Config, Settings};
+pub use config::{Config, OwnProcess, Settings};
 pub use ingest::Ingest;
 pub use status::Status;

@@ -1,15 +1,25 @@
 //! The edge agent's command line: arguments in, exit code out.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use daemon::{Class, Failure, Health, Lifecycle, admin, lifecycle, logs};
-use edge_agent::{Agent, Settings, Status};
+use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs};
+use edge_agent::twin::local::{self, LocalConfig};
+use edge_agent::{Agent, OwnProcess, Settings, Status};
 use prometheus_client::registry::Registry;
+use schema::message::CommandId;
+use schema::setting::Setting;
+use serde_json::Value;
 use tracing::info;
+
+/// Tells the process for which command it was started again.
+const RESTARTED_FOR: &str = "--restarted-for";
 
 /// How long a stop may take: draining, the farewell, the last commit.
 const STOP_GRACE: Duration = Duration::from_millis(4_800);
@@ -43,6 +53,9 @@ enum Command {
         /// Put the wall clock off by so many milliseconds, to test faults
         #[arg(long, hide = true, allow_hyphen_values = true)]
         clock_offset_ms: Option<i64>,
+        /// The command for which this process was started again
+        #[arg(long, hide = true)]
+        restarted_for: Option<CommandId>,
     },
     /// Check settings, certificates and the buffer without changing anything
     Check {
@@ -72,6 +85,61 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look at and change settings on this device, whether the agent runs or not
+    ///
+    /// A change is later than everything that the device knows, so it holds here at once; the
+    /// bridge takes it over when it hears of it. A later change there overrules it.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Set a key
+    Set {
+        /// The key, one of `edge-agent config keys`
+        key: String,
+        /// Its value as JSON; text that is no JSON stands for itself
+        #[arg(value_parser = json_or_text, allow_hyphen_values = true)]
+        value: Value,
+        #[command(flatten)]
+        common: ConfigOptions,
+    },
+    /// Take a key back to what the settings file says
+    Unset {
+        /// The key
+        key: String,
+        #[command(flatten)]
+        common: ConfigOptions,
+    },
+    /// Show what is set, by whom, and whether it is in force
+    Show {
+        #[command(flatten)]
+        common: ConfigOptions,
+    },
+    /// List the keys and what they may be
+    Keys,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigOptions {
+    /// The settings file, which names the buffer and the agent's admin address
+    #[arg(
+        long,
+        short,
+        default_value = "agent.toml",
+        env = "TIDELINE_AGENT_CONFIG"
+    )]
+    config: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// JSON, or text that needs no quotes of its own.
+#[allow(clippy::unnecessary_wraps, reason = "the shape that clap wants")]
+fn json_or_text(text: &str) -> Result<Value, String> {
+    Ok(serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.to_owned())))
 }
 
 fn main() -> ExitCode {
@@ -79,9 +147,11 @@ fn main() -> ExitCode {
         Command::Run {
             config,
             clock_offset_ms,
-        } => block_on(run(&config, clock_offset_ms)),
+            restarted_for,
+        } => run_and_again(&config, clock_offset_ms, restarted_for),
         Command::Check { config } => block_on(check(&config)),
         Command::Status { config, http, json } => block_on(status(&config, http, json)),
+        Command::Config(command) => block_on(configure(command)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -89,19 +159,65 @@ fn main() -> ExitCode {
     }
 }
 
-fn block_on(task: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     // One for the link and the session, one for sources and HTTP: a small device has no more.
     lifecycle::runtime(Some(2))?.block_on(task)
 }
 
-async fn run(config: &Path, clock_offset_ms: Option<i64>) -> Result<(), Failure> {
+/// Runs the agent; when a command wanted that, the process then becomes a new one of itself.
+fn run_and_again(
+    config: &Path,
+    clock_offset_ms: Option<i64>,
+    restarted_for: Option<CommandId>,
+) -> Result<(), Failure> {
+    // Found now: an update may put another file in its place, which is then the one to run.
+    let program = std::env::current_exe();
+    let Some(command) = block_on(run(config, clock_offset_ms, restarted_for))? else {
+        return Ok(());
+    };
+    let failed = |error| Failure::new(Class::Storage, "start the agent again").because(error);
+    let program = program.map_err(failed)?;
+    let arguments = arguments_for(std::env::args_os().skip(1), command);
+    // Returns only when that fails.
+    Err(failed(
+        std::process::Command::new(program).args(arguments).exec(),
+    ))
+}
+
+/// The same arguments, and the command that is the reason.
+fn arguments_for(
+    mut arguments: impl Iterator<Item = OsString>,
+    command: CommandId,
+) -> Vec<OsString> {
+    let mut kept = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if argument == RESTARTED_FOR {
+            arguments.next();
+        } else {
+            kept.push(argument);
+        }
+    }
+    kept.extend([RESTARTED_FOR.into(), command.to_string().into()]);
+    kept
+}
+
+/// Runs the agent until it is stopped; answers for which command it is to run again.
+async fn run(
+    config: &Path,
+    clock_offset_ms: Option<i64>,
+    restarted_for: Option<CommandId>,
+) -> Result<Option<CommandId>, Failure> {
     let mut settings = Settings::load(config)?;
     if let Some(offset) = clock_offset_ms {
         settings.agent.clock_offset_ms = offset;
     }
-    logs::start(settings.log.format, &settings.log.level)?;
+    let levels = logs::start(settings.log.format, &settings.log.level)?;
+    settings.agent.own_process = Some(OwnProcess {
+        levels,
+        restarted_for,
+    });
     info!(settings = ?settings.agent, "effective settings");
-    let listener = admin::bind(settings.admin).await?;
+    let listener = http::bind(settings.admin).await?;
     let (lifecycle, health) = (Lifecycle::new(), Health::default());
     let mut registry = Registry::default();
     let agent = Agent::start(settings.agent, &lifecycle, &health, &mut registry).await?;
@@ -109,8 +225,40 @@ async fn run(config: &Path, clock_offset_ms: Option<i64>) -> Result<(), Failure>
         info!(%address, "admin endpoints");
     }
     let router = admin::router(Arc::new(registry), health).merge(agent.router());
-    lifecycle.spawn("admin", admin::serve(listener, router, lifecycle.clone()));
-    lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await
+    lifecycle.spawn(
+        "admin",
+        http::serve(listener, router, None, lifecycle.clone()),
+    );
+    // Whoever stops the process while it restarts wants it stopped: only a stop in order goes on.
+    lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await?;
+    Ok(agent.restart_wanted())
+}
+
+async fn configure(command: ConfigCommand) -> Result<(), Failure> {
+    let (common, change) = match command {
+        ConfigCommand::Set { key, value, common } => (common, Some((key, value))),
+        ConfigCommand::Unset { key, common } => (common, Some((key, Value::Null))),
+        ConfigCommand::Show { common } => (common, None),
+        ConfigCommand::Keys => {
+            for known in Setting::ALL {
+                println!("{}\n    {}\n    {}", known.key, known.what, known.bounds);
+            }
+            return Ok(());
+        }
+    };
+    let settings = Settings::load(&common.config)?;
+    let shown: LocalConfig = match change {
+        Some(change) => local::change(&settings, &BTreeMap::from([change])).await?,
+        None => local::show(&settings).await?,
+    };
+    if common.json {
+        let text = serde_json::to_string(&shown)
+            .map_err(|error| Failure::new(Class::Data, "print the settings").because(error))?;
+        println!("{text}");
+    } else {
+        print!("{shown}");
+    }
+    Ok(())
 }
 
 async fn check(config: &Path) -> Result<(), Failure> {
@@ -199,4 +347,26 @@ async fn status(
         print!("{status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_keeps_the_arguments_and_names_its_own_reason() {
+        let (first, second) = (CommandId::from_bits(1), CommandId::from_bits(2));
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let once = arguments_for(words("run --config a.toml").into_iter(), first);
+        assert_eq!(
+            once,
+            words(&format!("run --config a.toml --restarted-for {first}"))
+        );
+        let twice = arguments_for(once.into_iter(), second);
+        assert_eq!(
+            twice,
+            words(&format!("run --config a.toml --restarted-for {second}"))
+        );
+        assert!(Arguments::try_parse_from([words("edge-agent"), twice].concat()).is_ok());
+    }
 }

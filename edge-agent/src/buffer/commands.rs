@@ -6,10 +6,6 @@ use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use super::file::File;
 
-/// Most commands that may wait, run, or have an end that the bridge has not noted; it keeps the
-/// others and sends them again.
-pub const COMMANDS_OPEN_MAX: usize = 64;
-
 /// A command and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCommand {
@@ -28,7 +24,7 @@ pub enum Kept {
     New,
     /// It was there; this is where it stands.
     Known(CommandProgress),
-    /// Too many wait. Nothing was kept.
+    /// It is not known, and there is no room. Nothing was kept.
     Full,
 }
 
@@ -45,11 +41,12 @@ pub struct StoredCommands {
 const COLUMNS: &str = "id, name, arguments, priority, state, percent, output, expires_at, reported";
 
 impl File {
-    /// Keeps a command unless it is known.
+    /// Keeps a command unless it is known, or there is no room.
     pub(super) async fn keep_command(
         &self,
         command: &Command,
         state: CommandState,
+        has_room: bool,
         now_ms: u64,
     ) -> Result<Kept, Error> {
         let id = id_bytes(command.id);
@@ -58,14 +55,7 @@ impl File {
         if let Some(row) = known.next().await? {
             return Ok(Kept::Known(stored(&row)?.progress));
         }
-        let open = "SELECT count(*) FROM command_queue WHERE state <= ? OR reported = 0";
-        let running = number(CommandState::Running);
-        let mut open = self.connection.query(open, [running]).await?;
-        let open: i64 = match open.next().await? {
-            Some(row) => row.get(0)?,
-            None => 0,
-        };
-        if !state.is_final() && open >= COMMANDS_OPEN_MAX as i64 {
+        if !has_room {
             return Ok(Kept::Full);
         }
         self.connection

@@ -15,6 +15,7 @@ use super::error::BufferError;
 use super::recovery::Recovery;
 use super::row::ReadingError;
 use super::settings::BufferSettings;
+use super::small_tables::{Origin, StoredSetting};
 
 /// Requests that may wait for the thread; more make their callers wait.
 pub(super) const REQUESTS_MAX: usize = 256;
@@ -98,6 +99,7 @@ pub(super) enum Request {
     KeepCommand {
         command: Command,
         state: CommandState,
+        has_room: bool,
         reply: Reply<Kept>,
     },
     MoveCommand {
@@ -110,11 +112,12 @@ pub(super) enum Request {
         reply: Reply<()>,
     },
     KeepConfig {
-        entry: ConfigEntry,
+        entries: Vec<ConfigEntry>,
+        origin: Origin,
         reply: Reply<()>,
     },
     Config {
-        reply: Reply<Vec<ConfigEntry>>,
+        reply: Reply<Vec<StoredSetting>>,
     },
     Commands {
         reply: Reply<StoredCommands>,
@@ -261,7 +264,8 @@ impl Buffer {
         self.ask(|reply| Request::Report { reply }).await
     }
 
-    /// Keeps a command in this state, unless it is known.
+    /// Keeps a command in this state, unless it is known. Without room nothing is kept, and only
+    /// what is known is answered.
     ///
     /// # Errors
     /// [`BufferError`]; then it was not kept.
@@ -269,10 +273,12 @@ impl Buffer {
         &self,
         command: Command,
         state: CommandState,
+        has_room: bool,
     ) -> Result<Kept, BufferError> {
         self.ask(|reply| Request::KeepCommand {
             command,
             state,
+            has_room,
             reply,
         })
         .await
@@ -313,19 +319,29 @@ impl Buffer {
         self.ask(|reply| Request::Commands { reply }).await
     }
 
-    /// Keeps a desired setting, unless one with a later clock is there.
+    /// Keeps settings in one commit, each unless one that wins is there: with a later clock, or the
+    /// same and a greater value.
     ///
     /// # Errors
-    /// [`BufferError`]; then it was not kept.
-    pub async fn keep_config(&self, entry: ConfigEntry) -> Result<(), BufferError> {
-        self.ask(|reply| Request::KeepConfig { entry, reply }).await
+    /// [`BufferError`]; then none was kept.
+    pub async fn keep_config(
+        &self,
+        entries: Vec<ConfigEntry>,
+        origin: Origin,
+    ) -> Result<(), BufferError> {
+        self.ask(|reply| Request::KeepConfig {
+            entries,
+            origin,
+            reply,
+        })
+        .await
     }
 
-    /// The desired settings that were kept, by key.
+    /// The settings that were kept, by key.
     ///
     /// # Errors
     /// [`BufferError`].
-    pub async fn config(&self) -> Result<Vec<ConfigEntry>, BufferError> {
+    pub async fn config(&self) -> Result<Vec<StoredSetting>, BufferError> {
         self.ask(|reply| Request::Config { reply }).await
     }
 

@@ -50,10 +50,11 @@ mod survey;
 mod wal;
 mod writer;
 
-pub use commands::{COMMANDS_OPEN_MAX, Kept, StoredCommand, StoredCommands};
+pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Progress, Taken};
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};
+pub use small_tables::{Origin, StoredSetting};

@@ -3,6 +3,7 @@
 use libsql::{Error, params};
 use schema::Hlc;
 use schema::message::ConfigEntry;
+use serde::{Deserialize, Serialize};
 
 use super::file::File;
 use super::log::{self, Entry, Write};
@@ -96,19 +97,65 @@ impl File {
     }
 }
 
+/// Who set a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The bridge says that it is desired.
+    Bridge,
+    /// Somebody on the device.
+    Device,
+}
+
+/// A setting as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSetting {
+    /// Key, value and clock.
+    pub entry: ConfigEntry,
+    /// Who set it.
+    pub origin: Origin,
+}
+
 impl File {
-    /// Keeps a desired setting of the bridge, unless a later one is there.
-    pub(super) async fn keep_config(&self, entry: &ConfigEntry, now_ms: u64) -> Result<(), Error> {
+    /// Keeps settings, each unless one that wins is there; all or none.
+    pub(super) async fn keep_config(
+        &mut self,
+        entries: &[ConfigEntry],
+        origin: Origin,
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        self.begin().await?;
+        for entry in entries {
+            if let Err(error) = self.keep_setting(entry, origin, now_ms).await {
+                self.rollback().await;
+                return Err(error);
+            }
+        }
+        let committed = self.commit().await;
+        if committed.is_err() {
+            self.rollback().await;
+        }
+        committed
+    }
+
+    async fn keep_setting(
+        &self,
+        entry: &ConfigEntry,
+        origin: Origin,
+        now_ms: u64,
+    ) -> Result<(), Error> {
         self.connection
             .execute(
                 "INSERT INTO device_config (key, value, hlc, source, received_at)
-                 VALUES (?1, ?2, ?3, 1, ?4) ON CONFLICT (key) DO UPDATE SET
-                 value = excluded.value, hlc = excluded.hlc, received_at = excluded.received_at
-                 WHERE device_config.hlc < excluded.hlc",
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (key) DO UPDATE SET
+                 value = excluded.value, hlc = excluded.hlc, source = excluded.source,
+                 received_at = excluded.received_at
+                 WHERE (device_config.hlc, device_config.value) < (excluded.hlc, excluded.value)",
                 params![
                     entry.key.as_str(),
                     entry.value.as_str(),
                     i64::try_from(entry.hlc.bits()).unwrap_or(i64::MAX),
+                    source(origin),
                     i64::try_from(now_ms).unwrap_or(i64::MAX)
                 ],
             )
@@ -116,19 +163,32 @@ impl File {
         Ok(())
     }
 
-    /// The desired settings, by key.
-    pub(super) async fn config(&self) -> Result<Vec<ConfigEntry>, Error> {
-        let mut entries = Vec::new();
-        let sql = "SELECT key, value, hlc FROM device_config ORDER BY key";
+    /// The settings, by key.
+    pub(super) async fn config(&self) -> Result<Vec<StoredSetting>, Error> {
+        let mut kept = Vec::new();
+        let sql = "SELECT key, value, hlc, source FROM device_config ORDER BY key";
         let mut rows = self.connection.query(sql, ()).await?;
         while let Some(row) = rows.next().await? {
-            entries.push(ConfigEntry {
+            let entry = ConfigEntry {
                 key: row.get(0)?,
                 value: row.get(1)?,
                 hlc: Hlc::from_bits(u64::try_from(row.get::<i64>(2)?).unwrap_or(0)),
-            });
+            };
+            let origin = match row.get::<i64>(3)? {
+                by_device if by_device == source(Origin::Device) => Origin::Device,
+                _ => Origin::Bridge,
+            };
+            kept.push(StoredSetting { entry, origin });
         }
-        Ok(entries)
+        Ok(kept)
+    }
+}
+
+/// The number of an origin in the table.
+const fn source(origin: Origin) -> i64 {
+    match origin {
+        Origin::Bridge => 1,
+        Origin::Device => 2,
     }
 }
 

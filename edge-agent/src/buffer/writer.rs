@@ -207,10 +207,12 @@ impl Writer {
             Request::KeepCommand {
                 command,
                 state,
+                has_room,
                 reply,
             } => {
                 let now_ms = self.clock.now_ms();
-                let kept = self.file.keep_command(&command, state, now_ms).await;
+                let kept = self.file.keep_command(&command, state, has_room, now_ms);
+                let kept = kept.await;
                 let _ = reply.send(kept.map_err(|error| self.failed(error)));
             }
             Request::MoveCommand { progress, reply } => {
@@ -225,8 +227,13 @@ impl Writer {
                 let noted = self.file.note_commands(&noted, forget_before_ms).await;
                 let _ = reply.send(noted.map_err(|error| self.failed(error)));
             }
-            Request::KeepConfig { entry, reply } => {
-                let kept = self.file.keep_config(&entry, self.clock.now_ms()).await;
+            Request::KeepConfig {
+                entries,
+                origin,
+                reply,
+            } => {
+                let now_ms = self.clock.now_ms();
+                let kept = self.file.keep_config(&entries, origin, now_ms).await;
                 let _ = reply.send(kept.map_err(|error| self.failed(error)));
             }
             Request::Config { reply } => {

@@ -10,48 +10,36 @@
 //! again. A damaged buffer takes the memory of commands with it; orders from before that are
 //! answered as unknown too.
 //!
-//! [`work`] is what a command does.
+//! [`core`] decides, [`work`] is what a command does, and the task here carries out: it waits for
+//! one thing to happen, tells the core, and does what it says.
 
+pub mod core;
+mod exec;
+pub(crate) mod restart;
 pub mod work;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use daemon::{Backoff, Clock, Failure};
-use schema::message::{Command, CommandId, CommandProgress, CommandState, Event, Noted, Order};
-use schema::{Channel, envelope, limits};
+use daemon::{Clock, Failure};
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Event};
+use schema::{Channel, envelope};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::buffer::{Buffer, BufferError, Kept, StoredCommand};
+use self::core::{Answer, Core, Effect, Input, Moment, Write};
+use crate::buffer::{Buffer, BufferError, Kept};
 use crate::link::LinkState;
 use work::{Outcome, Workshop};
 
-/// A clock that is this much behind the bridge's must not make an old order look new.
-const FORGOTTEN_MARGIN_MS: u64 = 10 * 60 * 1000;
+pub use self::core::{COMMANDS_OPEN_MAX, Instruction};
 
-/// How long an ended command is remembered beyond its expiry, for orders that were under way.
-const REMEMBER_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-
-/// Pauses before what is not noted is told again: the first, and the longest.
-const TELL_FIRST: Duration = Duration::from_secs(3);
-const TELL_MAX: Duration = Duration::from_secs(60);
-
-/// Pause before a write that failed is tried again.
-const STORE_AGAIN: Duration = Duration::from_secs(1);
-
-/// What the bridge says to this module.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Instruction {
-    /// A command, or its withdrawal.
-    Order(Order),
-    /// Words that need not be repeated.
-    Noted(Vec<Noted>),
-}
+/// Words on progress that wait; each program says one a second.
+const PERCENTS_QUEUE: usize = 16;
 
 /// What the task needs.
 pub(crate) struct Commands {
@@ -68,330 +56,109 @@ pub(crate) struct Commands {
 /// The task at work.
 struct Running {
     parts: Commands,
-    /// What waits to run; the first is the next.
-    queue: BTreeMap<Turn, Command>,
+    core: Core,
+    started: Instant,
     running: HashMap<CommandId, AbortHandle>,
     work: JoinSet<(CommandId, Outcome)>,
-    /// What the bridge has not noted.
-    untold: BTreeMap<CommandId, CommandProgress>,
-    tell_at: Option<Instant>,
-    tell_pause: Backoff,
-    forgot_until_ms: u64,
+    /// The write that the core waits for.
+    write: Option<Writing>,
+    /// Hears how far running commands are, in percent.
+    percents: mpsc::Receiver<(CommandId, u8)>,
 }
 
-/// Higher priority first, then the older command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn(std::cmp::Reverse<u8>, CommandId);
-
-/// The agent stops.
-struct Stopped;
+/// Ends with `None` when the buffer is closed.
+type Writing = Pin<Box<dyn Future<Output = Option<Answer>> + Send>>;
 
 impl Commands {
     /// Runs until stopped. What runs then is ended, and known as unknown at the next start.
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
+        let (progress, percents) = mpsc::channel(PERCENTS_QUEUE);
+        self.workshop.tools.progress = Some(progress);
         let stored = self.buffer.commands().await.map_err(|error| {
             Failure::new(error.class(), "read the commands of the buffer").because(error)
         })?;
+        let started = Instant::now();
+        let parallel = *self.parallel.borrow_and_update();
+        let restarted_for = self.workshop.tools.restarted_for;
+        let now = moment(started, &*self.clock);
+        let (core, effects) = Core::new(stored, parallel, restarted_for, now);
         let mut running = Running {
             parts: self,
-            queue: BTreeMap::new(),
+            core,
+            started,
             running: HashMap::new(),
             work: JoinSet::new(),
-            untold: BTreeMap::new(),
-            tell_at: None,
-            tell_pause: Backoff::new(TELL_FIRST, TELL_MAX),
-            forgot_until_ms: stored.forgot_until_ms,
+            write: None,
+            percents,
         };
-        // Only a stop ends it.
-        let Err(Stopped) = running.go(stored.commands).await;
+        running.carry_out(effects);
+        running.go().await;
         Ok(())
     }
 }
 
 impl Running {
-    async fn go(
-        &mut self,
-        stored: Vec<StoredCommand>,
-    ) -> Result<std::convert::Infallible, Stopped> {
-        for StoredCommand {
-            command,
-            progress,
-            noted,
-        } in stored
-        {
-            match progress.state {
-                CommandState::Running => {
-                    let output =
-                        "the agent was stopped while this ran; whether it took effect is not known";
-                    self.advance(command.id, CommandState::Unknown, 0, output)
-                        .await?;
-                }
-                CommandState::Delivered => {
-                    self.untold.insert(command.id, progress);
-                    self.enqueue(command);
-                }
-                _ if !noted => {
-                    self.untold.insert(command.id, progress);
-                }
-                _ => {}
-            }
-        }
-        self.tell();
+    /// Only a stop ends it.
+    async fn go(&mut self) {
         loop {
-            self.start_next().await?;
-            let expiry = self.next_expiry();
-            let tell_at = self.tell_at.filter(|_| !self.untold.is_empty());
-            let never = Instant::now();
-            tokio::select! {
+            let wakeup = self.core.next_wakeup(self.moment());
+            let wakeup = wakeup.map(|at| self.started + at);
+            let parts = &mut self.parts;
+            let input = tokio::select! {
                 biased;
-                () = self.parts.stop.cancelled() => return Err(Stopped),
-                Some(done) = self.work.join_next() => {
-                    // A task that was cancelled has been told of already.
-                    if let Ok((id, outcome)) = done {
-                        self.ended(id, outcome).await?;
-                    }
-                }
-                Some(instruction) = self.parts.instructions.recv() => match instruction {
-                    Instruction::Order(Order::Run(command)) => self.ordered(command).await?,
-                    Instruction::Order(Order::Cancel(cancel)) => {
-                        self.cancelled(cancel.id, cancel.expires_at_ms).await?;
-                    }
-                    Instruction::Noted(noted) => self.noted(&noted).await,
+                () = parts.stop.cancelled() => return,
+                answer = written(&mut self.write) => match answer {
+                    Some(answer) => Input::Written(answer),
+                    None => return,
                 },
-                Ok(()) = self.parts.link.changed() => {
-                    self.parts.link.borrow_and_update();
-                    self.tell_pause.reset();
-                    self.tell();
+                Some(done) = self.work.join_next() => match broken_off(done, &self.running) {
+                    Some((id, outcome)) => {
+                        self.running.remove(&id);
+                        Input::Ended { id, outcome }
+                    }
+                    None => continue,
+                },
+                Some((id, percent)) = self.percents.recv() => Input::Progress { id, percent },
+                Some(instruction) = parts.instructions.recv(), if self.core.takes_instructions() => {
+                    Input::Instruction(instruction)
                 }
-                // The loop begins anew, and starts what may start.
-                Ok(()) = self.parts.parallel.changed() => {}
-                () = sleep_until(tell_at.unwrap_or(never)), if tell_at.is_some() => self.tell(),
-                () = sleep(expiry.unwrap_or_default()), if expiry.is_some() => self.expire().await?,
-            }
-        }
-    }
-
-    async fn ordered(&mut self, mut command: Command) -> Result<(), Stopped> {
-        let id = command.id;
-        let forgot_until = self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS);
-        let (state, output) = if self.forgot_until_ms > 0 && id.made_ms() <= forgot_until {
-            let output =
-                "the device lost its memory of commands from before; this one may have run";
-            (CommandState::Unknown, output)
-        } else if command.name.len() > limits::KEY_BYTES_MAX
-            || command.arguments.len() > limits::COMMAND_BODY_BYTES_MAX
-        {
-            (command.name, command.arguments) = (String::new(), String::new());
-            let output = "its name or its arguments are too long";
-            (CommandState::Failed, output)
-        } else {
-            (CommandState::Delivered, "")
-        };
-        // One write decides: what was kept as ended never runs, whatever fails later.
-        match self.keep(&command, state).await? {
-            Some(Kept::New) if state.is_final() => self.advance(id, state, 0, output).await?,
-            Some(Kept::New) => {
-                info!(command = %id, name = command.name, "command received");
-                self.say(CommandProgress {
-                    id,
-                    state,
-                    percent: 0,
-                    output: String::new(),
-                });
-                self.enqueue(command);
-            }
-            Some(Kept::Known(progress)) => self.say(progress),
-            Some(Kept::Full) => {
-                warn!(command = %id, "too many commands wait; this one is sent again");
-            }
-            // It is sent again.
-            None => {}
-        }
-        Ok(())
-    }
-
-    async fn cancelled(&mut self, id: CommandId, expires_at_ms: i64) -> Result<(), Stopped> {
-        let turn = self.queue.keys().find(|turn| turn.1 == id).copied();
-        if let Some(turn) = turn {
-            self.queue.remove(&turn);
-            let output = "withdrawn before it started";
-            return self.advance(id, CommandState::Cancelled, 0, output).await;
-        }
-        if let Some(task) = self.running.remove(&id) {
-            task.abort();
-            let output = "withdrawn while it ran; it was stopped";
-            return self.advance(id, CommandState::Cancelled, 0, output).await;
-        }
-        let tombstone = Command {
-            id,
-            name: String::new(),
-            arguments: String::new(),
-            expires_at_ms,
-            priority: 0,
-        };
-        match self.keep(&tombstone, CommandState::Cancelled).await? {
-            Some(Kept::New) => self.say(CommandProgress {
-                id,
-                state: CommandState::Cancelled,
-                percent: 0,
-                output: String::new(),
-            }),
-            Some(Kept::Known(progress)) => self.say(progress),
-            Some(Kept::Full) | None => {}
-        }
-        Ok(())
-    }
-
-    /// Starts what may start. Each is "running" on the disk before it runs.
-    async fn start_next(&mut self) -> Result<(), Stopped> {
-        let parallel = *self.parts.parallel.borrow_and_update();
-        while self.running.len() < parallel {
-            let Some((_, command)) = self.queue.pop_first() else {
-                return Ok(());
+                Ok(()) = parts.link.changed() => match *parts.link.borrow_and_update() {
+                    LinkState::Up(_) => Input::LinkUp,
+                    LinkState::Down(_) => continue,
+                },
+                Ok(()) = parts.parallel.changed() => {
+                    Input::Parallel(*parts.parallel.borrow_and_update())
+                }
+                () = sleep_until(wakeup.unwrap_or(self.started)), if wakeup.is_some() => Input::Timer,
             };
-            let id = command.id;
-            if self.is_expired(&command) {
-                let output = "it expired before it could start";
-                self.advance(id, CommandState::Expired, 0, output).await?;
-                continue;
-            }
-            self.advance(id, CommandState::Running, 0, "").await?;
-            let work = self
-                .parts
-                .workshop
-                .perform(id, command.name, command.arguments);
-            let task = self.work.spawn(async move { (id, work.await) });
-            self.running.insert(id, task);
-        }
-        Ok(())
-    }
-
-    async fn ended(&mut self, id: CommandId, outcome: Outcome) -> Result<(), Stopped> {
-        if self.running.remove(&id).is_none() {
-            return Ok(());
-        }
-        let (state, output) = match outcome {
-            Ok(output) => (CommandState::Succeeded, output),
-            Err(output) => (CommandState::Failed, output),
-        };
-        info!(command = %id, state = state.as_str(), "command ended");
-        self.advance(id, state, 100, &output).await
-    }
-
-    async fn expire(&mut self) -> Result<(), Stopped> {
-        let expired: Vec<Turn> = self
-            .queue
-            .iter()
-            .filter(|(_, command)| self.is_expired(command))
-            .map(|(turn, _)| *turn)
-            .collect();
-        for turn in expired {
-            self.queue.remove(&turn);
-            let output = "it expired before it could start";
-            self.advance(turn.1, CommandState::Expired, 0, output)
-                .await?;
-        }
-        Ok(())
-    }
-
-    async fn noted(&mut self, noted: &[Noted]) {
-        for Noted { id, state } in noted {
-            if self.untold.get(id).is_some_and(|told| told.state == *state) {
-                self.untold.remove(id);
-            }
-        }
-        let forget_before = self.now_ms().saturating_sub(REMEMBER_MS);
-        let kept = self
-            .parts
-            .buffer
-            .note_commands(noted.to_vec(), forget_before)
-            .await;
-        if let Err(error) = kept {
-            // It is told once more after the next start.
-            debug!(%error, "what the bridge noted was not kept");
+            let effects = self.core.handle(input, self.moment());
+            self.carry_out(effects);
         }
     }
 
-    fn enqueue(&mut self, command: Command) {
-        let turn = Turn(std::cmp::Reverse(command.priority), command.id);
-        self.queue.insert(turn, command);
-    }
-
-    fn is_expired(&self, command: &Command) -> bool {
-        command.expires_at_ms <= self.now_ms()
-    }
-
-    /// How long until something that waits expires.
-    fn next_expiry(&self) -> Option<Duration> {
-        let first = self
-            .queue
-            .values()
-            .map(|command| command.expires_at_ms)
-            .min()?;
-        let left = first.saturating_sub(self.now_ms()).max(0);
-        // Looked at now and then: the wall clock may be set.
-        Some(Duration::from_millis(left.unsigned_abs().clamp(10, 60_000)))
-    }
-
-    fn now_ms(&self) -> i64 {
-        i64::try_from(self.parts.clock.now_ms()).unwrap_or(i64::MAX)
-    }
-
-    /// Puts an order on the disk; `None` when that failed.
-    async fn keep(&self, command: &Command, state: CommandState) -> Result<Option<Kept>, Stopped> {
-        match self.parts.buffer.keep_command(command.clone(), state).await {
-            Ok(kept) => Ok(Some(kept)),
-            Err(BufferError::Closed) => Err(Stopped),
-            Err(error) => {
-                warn!(%error, command = %command.id, "a command was not kept; it is sent again");
-                Ok(None)
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Write(write) => {
+                    self.write = Some(Box::pin(perform(self.parts.buffer.clone(), write)));
+                }
+                Effect::Start(command) => self.start(command),
+                Effect::Abort(id) => {
+                    if let Some(task) = self.running.remove(&id) {
+                        task.abort();
+                    }
+                }
+                Effect::Publish(progress) => self.publish(&progress),
             }
         }
     }
 
-    /// Writes where a command stands, however long that takes, and tells it.
-    async fn advance(
-        &mut self,
-        id: CommandId,
-        state: CommandState,
-        percent: u8,
-        output: &str,
-    ) -> Result<(), Stopped> {
-        let progress = CommandProgress {
-            id,
-            state,
-            percent,
-            output: bounded(output),
-        };
-        loop {
-            match self.parts.buffer.move_command(progress.clone()).await {
-                Ok(()) => break,
-                Err(BufferError::Closed) => return Err(Stopped),
-                Err(error) => warn!(%error, command = %id, "a command's state was not kept"),
-            }
-            tokio::select! {
-                () = sleep(STORE_AGAIN) => {}
-                () = self.parts.stop.cancelled() => return Err(Stopped),
-            }
-        }
-        self.say(progress);
-        Ok(())
-    }
-
-    /// Tells one word now, and again until it is noted.
-    fn say(&mut self, progress: CommandProgress) {
-        self.publish(&progress);
-        self.untold.insert(progress.id, progress);
-        self.tell_pause.reset();
-        self.tell_at = Some(Instant::now() + self.tell_pause.next_jittered());
-    }
-
-    /// Tells everything that is not noted.
-    fn tell(&mut self) {
-        for progress in self.untold.values() {
-            self.publish(progress);
-        }
-        self.tell_at = Some(Instant::now() + self.tell_pause.next_jittered());
+    fn start(&mut self, command: Command) {
+        let id = command.id;
+        let workshop = &self.parts.workshop;
+        let work = workshop.perform(id, command.name, command.arguments);
+        let task = self.work.spawn(async move { (id, work.await) });
+        self.running.insert(id, task);
     }
 
     fn publish(&self, progress: &CommandProgress) {
@@ -404,28 +171,116 @@ impl Running {
             Err(error) => warn!(%error, command = %progress.id, "a command's state cannot be told"),
         }
     }
+
+    fn moment(&self) -> Moment {
+        moment(self.started, &*self.parts.clock)
+    }
 }
 
-/// As much of an output as may travel, cut between characters.
-fn bounded(output: &str) -> String {
-    let end = output.floor_char_boundary(limits::COMMAND_BODY_BYTES_MAX);
-    output[..end].to_owned()
+fn moment(started: Instant, clock: &dyn Clock) -> Moment {
+    Moment {
+        at: started.elapsed(),
+        wall_ms: i64::try_from(clock.now_ms()).unwrap_or(i64::MAX),
+        random: rand::random(),
+    }
+}
+
+/// How work ended; nothing of work that was stopped, whose end is known already.
+fn broken_off(
+    done: Result<(CommandId, Outcome), JoinError>,
+    running: &HashMap<CommandId, AbortHandle>,
+) -> Option<(CommandId, Outcome)> {
+    match done {
+        Ok(done) => Some(done),
+        Err(error) => {
+            let (id, _) = running.iter().find(|(_, task)| task.id() == error.id())?;
+            Some((*id, Err("its work broke off".to_owned())))
+        }
+    }
+}
+
+/// The answer to the write under way; never, when there is none.
+async fn written(write: &mut Option<Writing>) -> Option<Answer> {
+    match write {
+        Some(under_way) => {
+            let answer = under_way.await;
+            *write = None;
+            answer
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Puts something on the disk, and says what became of it.
+async fn perform(buffer: Buffer, write: Write) -> Option<Answer> {
+    let (id, done) = match write {
+        Write::Keep {
+            command,
+            state,
+            has_room,
+        } => {
+            let (id, name) = (command.id, command.name.clone());
+            let kept = buffer.keep_command(command, state, has_room).await;
+            match &kept {
+                Ok(Kept::New) if state == CommandState::Delivered => {
+                    info!(command = %id, name, "command received");
+                }
+                Ok(Kept::Full) => {
+                    warn!(command = %id, "too many commands wait; this one is sent again");
+                }
+                Ok(Kept::New | Kept::Known(_)) | Err(_) => {}
+            }
+            (Some(id), kept.map(Answer::Kept))
+        }
+        Write::Move(progress) => {
+            let (id, state) = (progress.id, progress.state);
+            let moved = buffer.move_command(progress).await;
+            if moved.is_ok() && state.is_final() {
+                info!(command = %id, state = state.as_str(), "command ended");
+            }
+            (Some(id), moved.map(|()| Answer::Done))
+        }
+        Write::Note {
+            noted,
+            forget_before_ms,
+        } => {
+            let done = buffer.note_commands(noted, forget_before_ms).await;
+            (None, done.map(|()| Answer::Done))
+        }
+    };
+    match (done, id) {
+        (Ok(answer), _) => Some(answer),
+        (Err(BufferError::Closed), _) => None,
+        (Err(error), Some(id)) => {
+            warn!(%error, command = %id, "a command's state was not kept");
+            Some(Answer::Failed)
+        }
+        (Err(error), None) => {
+            debug!(%error, "what the bridge noted was not kept");
+            Some(Answer::Failed)
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs::OpenOptions;
     use std::io::{Seek, SeekFrom, Write};
     use std::path::Path;
+    use std::time::Duration;
 
     use daemon::SystemClock;
-    use schema::message::Cancel;
+    use schema::limits;
+    use schema::message::{Cancel, Noted, Order};
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
+    use tokio::time::sleep;
 
+    use super::core::{FORGOTTEN_MARGIN_MS, REMEMBER_MS};
     use super::*;
-    use crate::buffer::{BufferSettings, COMMANDS_OPEN_MAX, Opened};
-    use work::Program;
+    use crate::buffer::{BufferSettings, Opened};
+    use work::{Program, Tools};
 
     /// An agent's commands without a link.
     struct Rig {
@@ -475,6 +330,7 @@ mod tests {
                     buffer: buffer.clone(),
                     controls,
                     programs: Arc::new(programs),
+                    tools: Tools::default(),
                 },
                 parallel: parallel_heard,
                 stop: stop.clone(),
@@ -727,14 +583,5 @@ mod tests {
         rig.exec(after, "mark").await;
         rig.awaits(after, CommandState::Succeeded).await;
         assert_eq!(rig.marks(), [before.to_string(), after.to_string()]);
-    }
-
-    #[test]
-    fn outputs_are_cut_between_characters() {
-        let most = limits::COMMAND_BODY_BYTES_MAX;
-        assert_eq!(bounded(&"x".repeat(most)).len(), most);
-        assert_eq!(bounded(&"x".repeat(most + 1)).len(), most);
-        let wide = format!("x{}", "ü".repeat(most));
-        assert_eq!(bounded(&wide).len(), most - 1);
     }
 }

@@ -1,22 +1,23 @@
-//! What commands do: `ping`, `flush`, and `exec` from a list of programs that the device's owner
-//! allows. Nothing that arrives is ever a program's name or argument.
+//! What commands do, by their names: [`KnownCommand::ALL`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use schema::limits;
-use schema::message::CommandId;
+use schema::message::{CommandId, KnownCommand};
+use schema::setting::LogLevel;
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Command;
-use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 
+pub use super::exec::Program;
+use super::exec::{self, Progress};
+use super::restart::Restart;
 use crate::buffer::Buffer;
-use crate::driver::Control;
+use crate::driver::{Control, Resynced};
+use crate::log_level::LogLevels;
+use crate::source::host::ScanRequest;
+use crate::twin;
 
 /// How long a flush may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
@@ -24,22 +25,11 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often a flush looks whether everything has arrived.
 const FLUSH_LOOK: Duration = Duration::from_millis(50);
 
-/// Tells a program which command it was started for.
-const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
+/// Longest time for which a command may change what is logged; beyond it a setting is meant.
+const LOG_LEVEL_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How a command ended, and its output.
 pub(crate) type Outcome = Result<String, String>;
-
-/// A program that commands may start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program {
-    /// Where it is.
-    pub program: PathBuf,
-    /// What it is called with, always.
-    pub args: Vec<String>,
-    /// It is killed after this time.
-    pub timeout: Duration,
-}
 
 /// What commands work with.
 #[derive(Debug, Clone)]
@@ -47,6 +37,22 @@ pub(crate) struct Workshop {
     pub(crate) buffer: Buffer,
     pub(crate) controls: mpsc::Sender<Control>,
     pub(crate) programs: Arc<BTreeMap<String, Program>>,
+    pub(crate) tools: Tools,
+}
+
+/// What not every agent has.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tools {
+    /// To the host source.
+    pub(crate) scans: Option<mpsc::Sender<ScanRequest>>,
+    pub(crate) twin: Option<mpsc::Sender<twin::Request>>,
+    pub(crate) log_levels: Option<LogLevels>,
+    /// When the process is the agent's own.
+    pub(crate) restart: Option<Restart>,
+    /// The command for which the process was started again.
+    pub(crate) restarted_for: Option<CommandId>,
+    /// Hears how far a command is, in percent.
+    pub(crate) progress: Option<mpsc::Sender<(CommandId, u8)>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,13 +61,21 @@ struct Exec {
     name: String,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetLogLevel {
+    level: String,
+    #[serde(default, rename = "for", with = "humantime_serde")]
+    time: Option<Duration>,
+}
+
 /// A flush, which ends when this is dropped: also when its command is withdrawn.
 struct Flushing<'a>(&'a mpsc::Sender<Control>);
 
 impl<'a> Flushing<'a> {
     async fn begin(controls: &'a mpsc::Sender<Control>) -> Result<Self, String> {
         let begun = controls.send(Control::Flush(true)).await;
-        begun.map_err(|_| "the agent is stopping".to_owned())?;
+        begun.map_err(|_| stopping())?;
         Ok(Self(controls))
     }
 }
@@ -84,14 +98,29 @@ impl Workshop {
         let shop = self.clone();
         async move {
             match name.as_str() {
-                "ping" => Ok("pong".to_owned()),
-                "flush" => shop.flush().await,
+                "collect" => shop.collect().await,
                 "exec" => shop.exec(id, &arguments).await,
+                "flush" => shop.flush().await,
+                "ping" => Ok("pong".to_owned()),
+                "restart" => shop.restart(id).await,
+                "resync" => shop.resync().await,
+                "set-log-level" => shop.set_log_level(&arguments),
                 other => Err(format!(
-                    "this agent knows no command {other:?}; it knows ping, flush and exec"
+                    "this agent knows no command {other:?}; it knows {}",
+                    KnownCommand::names()
                 )),
             }
         }
+    }
+
+    /// Scans the host source now, and takes all of it.
+    async fn collect(&self) -> Outcome {
+        let Some(scans) = &self.tools.scans else {
+            return Err("this device has no [source.host]".to_owned());
+        };
+        let accepted = ask(scans, |reply| reply).await?;
+        let accepted = accepted.map_err(|error| error.to_string())?;
+        Ok(format!("{accepted} readings accepted"))
     }
 
     /// Sends all there is, without linger and pace.
@@ -120,98 +149,92 @@ impl Workshop {
                 "{name:?} is not in this device's [commands.exec] list, which has {known:?}"
             ));
         };
-        run(id, allowed).await
+        let progress = Progress::new(id, self.tools.progress.clone());
+        exec::run(allowed, progress).await
+    }
+
+    async fn restart(&self, id: CommandId) -> Outcome {
+        let Some(restart) = &self.tools.restart else {
+            return Err("the agent runs inside another program, which is not its own".to_owned());
+        };
+        match restart.begin(id).await {}
+    }
+
+    /// What is not acknowledged goes again, and ledger and configuration are told anew.
+    async fn resync(&self) -> Outcome {
+        let Resynced { again, waiting } = ask(&self.controls, Control::Resync).await?;
+        let keys = match &self.tools.twin {
+            Some(twin) => ask(twin, twin::Request::Report).await?,
+            None => 0,
+        };
+        Ok(format!(
+            "{again} readings in flight are sent again, {waiting} wait; \
+             the ledger and {keys} settings are reported"
+        ))
+    }
+
+    fn set_log_level(&self, arguments: &str) -> Outcome {
+        let SetLogLevel { level, time } = serde_json::from_str(arguments).map_err(|error| {
+            format!("arguments are not of the form {{\"level\": …, \"for\": \"10m\"}}: {error}")
+        })?;
+        let Some(level) = LogLevel::named(&level) else {
+            let known = LogLevel::ALL.map(LogLevel::as_str).join(", ");
+            return Err(format!("level is none of {known}"));
+        };
+        if time.is_some_and(|time| time.is_zero() || time > LOG_LEVEL_TIME_MAX) {
+            return Err("for must be more than nothing and at most 7days".to_owned());
+        }
+        let Some(levels) = &self.tools.log_levels else {
+            return Err("the agent's log cannot be changed".to_owned());
+        };
+        levels.set_until(level, time.map(|time| Instant::now() + time))?;
+        let level = level.as_str();
+        Ok(match time {
+            Some(time) => format!("{level} for {time:?}"),
+            None => format!("{level} until the agent starts again"),
+        })
     }
 }
 
-/// Runs a program to its end. Its output is read as it comes and kept up to a bound.
-async fn run(id: CommandId, allowed: &Program) -> Outcome {
-    let program = allowed.program.display();
-    let mut child = Command::new(&allowed.program)
-        .args(&allowed.args)
-        .env(ID_VARIABLE, id.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| format!("cannot start {program}: {error}"))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let finished = timeout(allowed.timeout, async {
-        tokio::join!(read(out), read(err), child.wait())
-    });
-    let Ok((out, err, status)) = finished.await else {
-        return Err(format!("{program} was killed after {:?}", allowed.timeout));
-    };
-    let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;
-    let said = match (out.is_empty(), err.is_empty()) {
-        (_, true) => out,
-        (true, false) => err,
-        (false, false) => format!("{out}\n{err}"),
-    };
-    match status.success() {
-        true => Ok(said),
-        false => Err(format!("{program} ended with {status}: {said}")),
-    }
+/// Asks another part of the agent, and waits for its answer.
+async fn ask<T, R>(
+    of: &mpsc::Sender<R>,
+    request: impl FnOnce(oneshot::Sender<T>) -> R,
+) -> Result<T, String> {
+    let (reply, answer) = oneshot::channel();
+    let sent = of.send(request(reply)).await;
+    sent.map_err(|_| stopping())?;
+    answer.await.map_err(|_| stopping())
 }
 
-/// Reads to the end, and keeps as much as may travel.
-async fn read(from: Option<impl AsyncRead + Unpin>) -> String {
-    let mut kept = Vec::new();
-    let Some(mut from) = from else {
-        return String::new();
-    };
-    let mut part = [0; 4096];
-    while let Ok(bytes @ 1..) = from.read(&mut part).await {
-        let room = limits::COMMAND_BODY_BYTES_MAX.saturating_sub(kept.len());
-        kept.extend_from_slice(&part[..bytes.min(room)]);
-    }
-    // SQL text holds no NUL.
-    String::from_utf8_lossy(&kept)
-        .replace('\0', "\u{fffd}")
-        .trim_end()
-        .to_owned()
+fn stopping() -> String {
+    "the agent is stopping".to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::BufferSettings;
+    use daemon::SystemClock;
 
-    const ID: CommandId = CommandId::from_bits(1);
-
-    fn program(script: &str, timeout_ms: u64) -> Program {
-        Program {
-            program: "/bin/sh".into(),
-            args: vec!["-c".to_owned(), script.to_owned()],
-            timeout: Duration::from_millis(timeout_ms),
-        }
+    /// Commands of an agent that has nothing but its buffer.
+    async fn shop(folder: &std::path::Path, tools: Tools) -> (Workshop, mpsc::Receiver<Control>) {
+        let settings = BufferSettings::new(folder.join("buffer.db"));
+        let opened = Buffer::open(settings, Arc::new(SystemClock::default())).await;
+        let (controls, heard) = mpsc::channel(2);
+        let shop = Workshop {
+            buffer: opened.unwrap().buffer,
+            controls,
+            programs: Arc::default(),
+            tools,
+        };
+        (shop, heard)
     }
 
-    #[tokio::test]
-    async fn a_programs_output_and_end_are_told() {
-        let run = async |script| run(ID, &program(script, 10_000)).await;
-        assert_eq!(run("echo $TIDELINE_COMMAND_ID").await, Ok(ID.to_string()));
-        assert_eq!(run("echo done").await, Ok("done".to_owned()));
-        assert_eq!(run("echo a; echo b >&2").await, Ok("a\nb".to_owned()));
-        let failed = run("echo bad >&2; exit 3").await.unwrap_err();
-        assert!(failed.contains("3") && failed.ends_with("bad"), "{failed}");
-        assert_eq!(
-            run("printf 'a\\000b\\377'").await,
-            Ok("a\u{fffd}b\u{fffd}".to_owned())
-        );
-    }
-
-    #[tokio::test]
-    async fn endless_output_is_read_and_cut_and_an_endless_program_killed() {
-        let long = run(
-            ID,
-            &program("head -c 1000000 /dev/zero | tr '\\0' x", 10_000),
-        )
-        .await
-        .unwrap();
-        assert_eq!(long.len(), limits::COMMAND_BODY_BYTES_MAX);
-        let killed = run(ID, &program("sleep 60", 50)).await.unwrap_err();
-        assert!(killed.contains("killed"), "{killed}");
+    async fn perform(shop: &Workshop, name: &str, arguments: &str) -> Outcome {
+        let id = CommandId::from_bits(1);
+        let work = shop.perform(id, name.to_owned(), arguments.to_owned());
+        timeout(Duration::from_secs(10), work).await.unwrap()
     }
 
     #[tokio::test]
@@ -223,13 +246,81 @@ mod tests {
         assert!(matches!(heard.recv().await, Some(Control::Flush(false))));
     }
 
+    /// The list that help and documents print is what is known here.
     #[tokio::test]
-    async fn a_program_that_is_missing_is_named() {
-        let missing = Program {
-            program: "/nowhere/program".into(),
-            ..program("", 1)
+    async fn every_listed_command_is_known_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shop, heard) = shop(folder.path(), Tools::default()).await;
+        drop(heard);
+        for known in KnownCommand::ALL {
+            let outcome = perform(&shop, known.name, "{}").await;
+            let is_unknown = outcome.is_err_and(|error| error.contains("knows no command"));
+            assert!(!is_unknown, "{known:?}");
+        }
+        let unknown = perform(&shop, "format-disk", "{}").await.unwrap_err();
+        assert!(unknown.ends_with(&KnownCommand::names()), "{unknown}");
+    }
+
+    #[tokio::test]
+    async fn a_resync_tells_what_goes_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (twin, mut asked) = mpsc::channel(1);
+        let tools = Tools {
+            twin: Some(twin),
+            ..Tools::default()
         };
-        let error = run(ID, &missing).await.unwrap_err();
-        assert!(error.contains("/nowhere/program"), "{error}");
+        let (shop, mut heard) = shop(folder.path(), tools).await;
+        let answering = async {
+            let Some(Control::Resync(reply)) = heard.recv().await else {
+                panic!("a resync is asked for");
+            };
+            let resynced = Resynced {
+                again: 3,
+                waiting: 5,
+            };
+            reply.send(resynced).unwrap();
+            let Some(twin::Request::Report(reply)) = asked.recv().await else {
+                panic!("a report is asked for");
+            };
+            reply.send(2).unwrap();
+        };
+        let (outcome, ()) = tokio::join!(perform(&shop, "resync", "{}"), answering);
+        let said = outcome.unwrap();
+        assert!(
+            said.starts_with("3 readings")
+                && said.contains("5 wait")
+                && said.contains("2 settings"),
+            "{said}"
+        );
+    }
+
+    #[tokio::test]
+    async fn log_levels_have_their_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let levels = daemon::logs::start(daemon::logs::Format::Text, "error").unwrap();
+        let tools = Tools {
+            log_levels: Some(LogLevels::new(Some(levels))),
+            ..Tools::default()
+        };
+        let (shop, _heard) = shop(folder.path(), tools).await;
+        for good in [
+            r#"{"level":"warn"}"#,
+            r#"{"level":"warn","for":"1ms"}"#,
+            r#"{"level":"trace","for":"7days"}"#,
+        ] {
+            let outcome = perform(&shop, "set-log-level", good).await;
+            assert!(outcome.is_ok(), "{good}: {outcome:?}");
+        }
+        for bad in [
+            "{}",
+            "[]",
+            r#"{"level":"loud"}"#,
+            r#"{"level":"warn","for":"0s"}"#,
+            r#"{"level":"warn","for":"7days 1ms"}"#,
+            r#"{"level":"warn","until":"10m"}"#,
+        ] {
+            let outcome = perform(&shop, "set-log-level", bad).await;
+            assert!(outcome.is_err(), "{bad}: {outcome:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use certs::tls::{TlsError, TlsFiles};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Class, Failure, logs};
 use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
+use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
 use crate::buffer::BufferSettings;
@@ -40,6 +41,19 @@ pub struct Config {
     pub commands: CommandsConfig,
     /// How far the wall clock is put off, for fault tests.
     pub clock_offset_ms: i64,
+    /// What the agent may do to its process; `None` when it runs inside another program.
+    pub own_process: Option<OwnProcess>,
+}
+
+/// A process that is the agent's own.
+#[derive(Debug, Clone)]
+pub struct OwnProcess {
+    /// Changes what it logs.
+    pub levels: logs::Levels,
+    /// The command for which it was started again by [`Running::restart_wanted`].
+    ///
+    /// [`Running::restart_wanted`]: crate::Running::restart_wanted
+    pub restarted_for: Option<CommandId>,
 }
 
 /// The sources that run.
@@ -119,6 +133,7 @@ impl Config {
             sources: SourcesConfig::default(),
             commands: CommandsConfig::default(),
             clock_offset_ms: 0,
+            own_process: None,
         })
     }
 }
@@ -168,6 +183,7 @@ impl Settings {
                 sources,
                 commands,
                 clock_offset_ms: raw.clock.offset_ms,
+                own_process: None,
             },
             log: LogSettings {
                 format: raw.log.format,

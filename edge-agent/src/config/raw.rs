@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,6 +94,7 @@ pub(super) struct RawSession {
     pub(super) window_batches: Option<usize>,
     pub(super) window_bytes: Option<usize>,
     pub(super) history_rows_per_second: Option<u32>,
+    pub(super) bytes_per_second: Option<u32>,
     #[serde(default, with = "humantime_serde")]
     pub(super) ack_timeout_initial: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
@@ -115,6 +117,7 @@ pub(super) struct RawHost {
     pub(super) interval: Option<Duration>,
     #[serde(default)]
     pub(super) per_core: bool,
+    pub(super) dead_band: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -264,6 +267,7 @@ impl RawSession {
             history_rows_per_second: self
                 .history_rows_per_second
                 .unwrap_or(default.history_rows_per_second),
+            bytes_per_second: self.bytes_per_second.and_then(NonZeroU32::new),
             timeout_initial: self.ack_timeout_initial.unwrap_or(default.timeout_initial),
             timeout_min: self.ack_timeout_min.unwrap_or(default.timeout_min),
             timeout_max: self.ack_timeout_max.unwrap_or(default.timeout_max),
@@ -273,6 +277,12 @@ impl RawSession {
         for (key, reason) in config.problems() {
             problems.add(format!("session.{key}"), reason);
         }
+        // Nothing is told from zero above.
+        problems.check(
+            self.bytes_per_second != Some(0),
+            "session.bytes_per_second",
+            format!("must be at least {}", SessionConfig::BYTES_PER_SECOND_MIN),
+        );
         config
     }
 }
@@ -287,9 +297,16 @@ impl RawSources {
                 "source.host.interval",
                 "must be from 200ms (below it processor shares mean nothing) to 1day",
             );
+            problems.check(
+                raw.dead_band
+                    .is_none_or(|band| (0.0..=1e18).contains(&band)),
+                "source.host.dead_band",
+                "must be from 0 to 1e18",
+            );
             HostConfig {
                 interval,
                 per_core: raw.per_core,
+                dead_band: raw.dead_band,
             }
         });
         let socket = self.socket.and_then(|raw| match (raw.unix, raw.tcp) {

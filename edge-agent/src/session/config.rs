@@ -1,8 +1,22 @@
 //! The session's limits, each with the reason for its default.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use schema::limits;
+
+/// What of a session can be changed while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// As [`SessionConfig::batch_rows_max`].
+    pub batch_rows_max: usize,
+    /// As [`SessionConfig::linger`].
+    pub linger: Duration,
+    /// As [`SessionConfig::history_rows_per_second`].
+    pub history_rows_per_second: u32,
+    /// As [`SessionConfig::bytes_per_second`].
+    pub bytes_per_second: Option<NonZeroU32>,
+}
 
 /// Limits of the sync session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +38,10 @@ pub struct SessionConfig {
     /// Most rows a second of history, the readings that waited through an outage: a fleet that
     /// returns together must not drown the bridge, nor its own fresh readings.
     pub history_rows_per_second: u32,
+    /// Most bytes of batches in a second, for a link that costs by what it carries: after each
+    /// batch comes a pause as long as the batch takes at this rate. It holds for everything that is
+    /// sent, also in a flush.
+    pub bytes_per_second: Option<NonZeroU32>,
     /// How long to wait for an acknowledgement before any was timed: connection, coalescing and
     /// commit of a busy bridge fit in it.
     pub timeout_initial: Duration,
@@ -50,6 +68,7 @@ impl Default for SessionConfig {
             window_batches: 4,
             window_bytes: limits::PAYLOAD_BYTES_MAX,
             history_rows_per_second: 2_000,
+            bytes_per_second: None,
             timeout_initial: Duration::from_secs(5),
             timeout_min: Duration::from_secs(1),
             timeout_max: Duration::from_secs(60),
@@ -77,6 +96,20 @@ impl SessionConfig {
 
     /// Shortest time between two periodic reports.
     pub const REPORT_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+    /// Fewest bytes a second that a link may be bound to: a batch of the least size takes seconds.
+    pub const BYTES_PER_SECOND_MIN: u32 = 1_000;
+
+    /// What can be changed while the session runs.
+    #[must_use]
+    pub const fn tuning(&self) -> Tuning {
+        Tuning {
+            batch_rows_max: self.batch_rows_max,
+            linger: self.linger,
+            history_rows_per_second: self.history_rows_per_second,
+            bytes_per_second: self.bytes_per_second,
+        }
+    }
 
     /// Whether every limit makes sense; the session relies on it.
     #[must_use]
@@ -126,6 +159,12 @@ impl SessionConfig {
             self.history_rows_per_second > 0,
             "history_rows_per_second",
             "must be at least 1".to_owned(),
+        );
+        check(
+            self.bytes_per_second
+                .is_none_or(|rate| rate.get() >= Self::BYTES_PER_SECOND_MIN),
+            "bytes_per_second",
+            format!("must be at least {}", Self::BYTES_PER_SECOND_MIN),
         );
         check(
             Self::TIMEOUT_FLOOR <= self.timeout_min

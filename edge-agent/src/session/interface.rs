@@ -5,6 +5,8 @@ use std::time::Duration;
 use schema::message::{Ack, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
+use super::Tuning;
+
 /// One batch, numbered within this run of the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub(super) u64);
@@ -34,6 +36,10 @@ pub enum Input<'a> {
     Resume,
     /// Whether to send everything as fast as the window allows, without linger and pace.
     Flush(bool),
+    /// These limits hold from now on.
+    Tune(Tuning),
+    /// Give up on the acknowledgements that are awaited: send all of it again, and report anew.
+    Resync,
     /// The time that [`super::Session::next_wakeup`] named has come.
     Timer,
 }

@@ -32,7 +32,7 @@ use std::time::Duration;
 use schema::message::{Ack, RejectReason, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
-pub use config::SessionConfig;
+pub use config::{SessionConfig, Tuning};
 pub use interface::{Ask, BatchId, Effect, InFlightCounts, Input, Prepared, Settle, WaitingCounts};
 use order::{Kind, Order};
 use pace::Pace;
@@ -67,6 +67,8 @@ pub struct Session {
     attempted: RangeSet,
     row_bytes: u64,
     hold_until: Duration,
+    /// When the link is free again, by the bytes that it may carry.
+    link_free_at: Duration,
     report_due: Option<Duration>,
     reported_at: Option<Duration>,
     batches: u64,
@@ -114,6 +116,7 @@ impl Session {
             attempted: RangeSet::new(),
             row_bytes: ROW_BYTES_INITIAL,
             hold_until: Duration::ZERO,
+            link_free_at: Duration::ZERO,
             report_due: None,
             reported_at: None,
             batches: 0,
@@ -138,6 +141,8 @@ impl Session {
             Input::Pause => self.paused = true,
             Input::Resume => self.paused = false,
             Input::Flush(flush) => self.flush = flush,
+            Input::Tune(tuning) => self.tune(tuning),
+            Input::Resync => self.start_over(),
             Input::Timer => {}
         }
         self.expire();
@@ -236,6 +241,38 @@ impl Session {
         self.order.outage();
     }
 
+    fn tune(&mut self, tuning: Tuning) {
+        let Tuning {
+            batch_rows_max,
+            linger,
+            history_rows_per_second,
+            bytes_per_second,
+        } = tuning;
+        let config = SessionConfig {
+            batch_rows_max,
+            linger,
+            history_rows_per_second,
+            bytes_per_second,
+            ..self.config.clone()
+        };
+        debug_assert!(config.is_valid());
+        self.config = config;
+        self.order
+            .retune(linger, history_rows_per_second, batch_rows_max as u64);
+        // A link that was bound more tightly is not to wait for the rest of that.
+        self.link_free_at = self.link_free_at.min(self.now);
+    }
+
+    /// What is in flight goes ahead of what was not sent yet; its acknowledgements may still come.
+    fn start_over(&mut self) {
+        for batch in self.window.clear() {
+            self.put_back(Origin::of(&batch).after_timeout(), batch.ranges);
+        }
+        if self.connected {
+            self.report_due = Some(self.now);
+        }
+    }
+
     fn append(&mut self, range: SeqRange) {
         self.last_seq = self.last_seq.max(range.last());
         self.order.append(range, self.connected, self.now);
@@ -278,6 +315,10 @@ impl Session {
         }
         if let Origin::Order(kind) = origin {
             self.order.sent(kind, rows);
+        }
+        if let Some(rate) = self.config.bytes_per_second {
+            let takes = Duration::from_secs_f64(prepared.bytes as f64 / f64::from(rate.get()));
+            self.link_free_at = self.now + takes;
         }
         let sample = (prepared.bytes as u64).div_ceil(rows);
         self.row_bytes = ((7 * self.row_bytes + sample) / 8).max(1);
@@ -477,7 +518,7 @@ impl Session {
         let may_send = self.connected
             && !self.paused
             && self.preparing.is_none()
-            && self.hold_until <= self.now
+            && self.hold_until.max(self.link_free_at) <= self.now
             && self.window.has_room();
         if !may_send {
             return;
@@ -516,7 +557,7 @@ impl Session {
     fn send_due(&self) -> Option<Duration> {
         let order = self.order.due(self.rows_max(), self.flush);
         let due = order.into_iter().chain(self.suspects.due()).min()?;
-        Some(due.max(self.hold_until))
+        Some(due.max(self.hold_until).max(self.link_free_at))
     }
 
     /// Rows that are expected to fit one payload.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use schema::message::{Ack, RejectReason, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
-use super::{Ask, Effect, Input, Prepared, Session, SessionConfig};
+use super::{Ask, Effect, Input, Prepared, Session, SessionConfig, Tuning};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -432,6 +432,63 @@ fn a_reader_that_reads_nothing_costs_no_reading() {
     assert_eq!(edge.settled, set(&[range(1, 30)]));
 }
 
+#[test]
+fn limits_change_while_the_session_runs() {
+    let mut edge = Edge::connected(small(), &[]);
+    let limits = Tuning {
+        batch_rows_max: 4,
+        linger: MS(100),
+        history_rows_per_second: 2_000,
+        bytes_per_second: None,
+    };
+    edge.input(Input::Tune(limits));
+    edge.append(range(1, 3));
+    edge.sleep();
+    assert_eq!(edge.now, MS(100));
+    assert_eq!(edge.take_published()[0].rows, set(&[range(1, 3)]));
+    // Four are a whole batch, which waits for nobody.
+    edge.append(range(4, 7));
+    assert_eq!(edge.take_published()[0].rows, set(&[range(4, 7)]));
+}
+
+#[test]
+fn a_bound_link_rests_after_each_batch_also_in_a_flush() {
+    let config = SessionConfig {
+        bytes_per_second: std::num::NonZeroU32::new(1_000),
+        ..small()
+    };
+    let mut edge = Edge::connected(config, &[range(1, 10)]);
+    assert_eq!(edge.take_published().len(), 1);
+    edge.input(Input::Flush(true));
+    edge.append(range(11, 20));
+    // Ten rows were eighty bytes.
+    edge.now = MS(79);
+    edge.input(Input::Timer);
+    assert!(edge.published.is_empty());
+    edge.sleep();
+    assert_eq!((edge.now, edge.take_published().len()), (MS(80), 1));
+    edge.append(range(21, 30));
+    let free = Tuning {
+        bytes_per_second: None,
+        ..small().tuning()
+    };
+    edge.input(Input::Tune(free));
+    assert_eq!(edge.take_published().len(), 1);
+}
+
+#[test]
+fn a_resync_sends_again_what_is_not_acknowledged_and_reports() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    edge.take_published();
+    edge.now = MS(2_000);
+    edge.input(Input::Resync);
+    assert_eq!(edge.take_published()[0].rows, set(&[range(1, 5)]));
+    assert_eq!((edge.reports, edge.retransmissions), (2, 1));
+    // The first one's acknowledgement counts as well.
+    edge.input(Input::Acked(&ack(&[range(1, 5)])));
+    assert!(edge.session.is_idle());
+}
+
 /// What a random schedule does to the link and the bridge.
 #[derive(Debug, Clone)]
 enum Step {
@@ -453,6 +510,8 @@ enum Step {
     Evict(u64, u64),
     Resync(u64, u64),
     Pause(u64),
+    Tune(Tuning),
+    StartOver,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -467,7 +526,22 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1..200u64, 0..10u64).prop_map(|(first, more)| Step::Evict(first, first + more)),
         1 => (1..200u64, 0..50u64).prop_map(|(first, more)| Step::Resync(first, first + more)),
         1 => (1..10_000u64).prop_map(Step::Pause),
+        1 => tuning().prop_map(Step::Tune),
+        1 => Just(Step::StartOver),
     ]
+}
+
+fn tuning() -> impl Strategy<Value = Tuning> {
+    let bytes = prop::option::of(1_000..10_000u32);
+    // As many rows as bound the calls that the test counts.
+    (5..40usize, 0..2_000u64, 50..1_000u32, bytes).prop_map(|(rows, linger, history, bytes)| {
+        Tuning {
+            batch_rows_max: rows,
+            linger: MS(linger),
+            history_rows_per_second: history,
+            bytes_per_second: bytes.and_then(std::num::NonZeroU32::new),
+        }
+    })
 }
 
 /// The world around the session. Rows whose sequence divides by 37 cannot be read, those that
@@ -540,6 +614,8 @@ impl World {
                 assert_eq!(self.edge.published.len(), before);
                 self.edge.input(Input::Resume);
             }
+            Step::Tune(tuning) => self.edge.input(Input::Tune(tuning)),
+            Step::StartOver => self.edge.input(Input::Resync),
         }
         let published = self.edge.take_published();
         self.up.extend(published);

@@ -68,6 +68,12 @@ impl Order {
         }
     }
 
+    /// Another linger and pace from now on.
+    pub(crate) fn retune(&mut self, linger: Duration, rows_per_second: u32, burst: u64) {
+        self.linger = linger;
+        self.pace.retune(rows_per_second, burst);
+    }
+
     /// New rows; `connected` decides whether they are fresh.
     pub(crate) fn append(&mut self, range: SeqRange, connected: bool, now: Duration) {
         if !connected {

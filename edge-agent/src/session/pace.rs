@@ -29,6 +29,13 @@ impl Pace {
         }
     }
 
+    /// Another rate and burst from now on; what had gathered stays, as far as it fits.
+    pub(crate) fn retune(&mut self, rows_per_second: u32, burst: u64) {
+        self.rows_per_second = u64::from(rows_per_second);
+        self.burst = burst.saturating_mul(ROW);
+        self.tokens = self.tokens.min(self.burst);
+    }
+
     /// When `rows` (at most the burst) may pass; at or before the last [`Self::fill`] means now.
     pub(crate) fn ready_at(&self, rows: u64) -> Duration {
         let missing = self.price(rows).saturating_sub(self.tokens);
@@ -73,6 +80,20 @@ mod tests {
         pace.fill(start + Duration::from_millis(100));
         pace.take(10);
         assert_eq!(pace.ready_at(50), start + Duration::from_millis(600));
+    }
+
+    #[test]
+    fn another_rate_counts_from_now_on() {
+        let mut pace = Pace::new(100, 50);
+        let start = Duration::from_secs(1);
+        pace.fill(start);
+        pace.take(50);
+        pace.retune(10, 20);
+        assert_eq!(pace.ready_at(20), start + Duration::from_secs(2));
+        pace.fill(start + Duration::from_secs(60));
+        // No more than the new burst has gathered.
+        pace.take(20);
+        assert!(pace.ready_at(1) > start + Duration::from_secs(60));
     }
 
     proptest! {

@@ -18,26 +18,31 @@ use schema::{ObservedAt, Quality, Reading, SensorName, Value};
 use sysinfo::{
     Components, CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::Source;
-use crate::ingest::{Ingest, Refusals};
+use super::dead_band::DeadBand;
+use crate::ingest::{Ingest, IngestError, Refusals};
 
 /// Most readings in one scan: a machine with thousands of mounts or interfaces must not fill the
 /// buffer with them.
 const SCAN_READINGS_MAX: usize = 1024;
 
 /// How the machine is watched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HostConfig {
     /// Between two scans. Ten seconds show a busy machine's minutes and cost a thousandth of one
     /// core.
     pub interval: Duration,
     /// Whether each processor core has a sensor of its own.
     pub per_core: bool,
+    /// By how much a reading must differ from the last accepted one of its sensor to be taken;
+    /// `None` takes all. One width for all sensors suits ratios and temperatures; zero leaves out
+    /// what has not changed at all.
+    pub dead_band: Option<f64>,
 }
 
 impl Default for HostConfig {
@@ -45,15 +50,39 @@ impl Default for HostConfig {
         Self {
             interval: Duration::from_secs(10),
             per_core: false,
+            dead_band: None,
         }
     }
+}
+
+/// Scans that are asked for and wait.
+pub(crate) const SCANS_QUEUE: usize = 8;
+
+/// Wants a scan now, and to know how many readings of it were accepted, or why none was.
+pub(crate) type ScanRequest = oneshot::Sender<Result<u64, IngestError>>;
+
+/// What of a host source changes while it runs, and who may ask it for a scan.
+#[derive(Debug)]
+pub(crate) struct HostControls {
+    pub(crate) interval: watch::Receiver<Duration>,
+    pub(crate) dead_band: watch::Receiver<Option<f64>>,
+    pub(crate) scans: mpsc::Receiver<ScanRequest>,
 }
 
 /// The `host` source.
 #[derive(Debug)]
 pub struct HostSource {
     config: HostConfig,
-    interval: Option<watch::Receiver<Duration>>,
+    controls: Option<HostControls>,
+}
+
+const NAME: &str = "host source";
+
+/// Why a scan is due.
+enum Due {
+    Tick,
+    /// Somebody asked; all of it is taken.
+    Asked(ScanRequest),
 }
 
 impl HostSource {
@@ -62,28 +91,22 @@ impl HostSource {
     pub const fn new(config: HostConfig) -> Self {
         Self {
             config,
-            interval: None,
+            controls: None,
         }
     }
-}
 
-const NAME: &str = "host source";
-
-impl HostSource {
-    /// Follows this interval, which may change, instead of the configured one.
+    /// Follows these controls instead of the configuration.
     #[must_use]
-    pub fn following(mut self, interval: watch::Receiver<Duration>) -> Self {
-        self.interval = Some(interval);
+    pub(crate) fn following(mut self, controls: HostControls) -> Self {
+        self.controls = Some(controls);
         self
     }
 }
 
-/// Waits for a change; for ever when there is nothing that could change.
-async fn changed(interval: &mut Option<watch::Receiver<Duration>>) -> Duration {
-    if let Some(heard) = interval
-        && heard.changed().await.is_ok()
-    {
-        return *heard.borrow_and_update();
+/// Waits for a change; for ever when there is nobody who could make one.
+async fn changed(interval: &mut watch::Receiver<Duration>) -> Duration {
+    if interval.changed().await.is_ok() {
+        return *interval.borrow_and_update();
     }
     std::future::pending().await
 }
@@ -94,6 +117,14 @@ fn ticks_every(pause: Duration) -> Interval {
     ticks
 }
 
+/// The source at work.
+struct Scans {
+    ingest: Ingest,
+    scanner: Scanner,
+    band: DeadBand,
+    refusals: Refusals,
+}
+
 #[async_trait]
 impl Source for HostSource {
     fn name(&self) -> &'static str {
@@ -101,39 +132,87 @@ impl Source for HostSource {
     }
 
     async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
-        let Self {
-            config,
-            interval: mut followed,
-        } = *self;
-        let pause = followed.as_mut().map(|heard| *heard.borrow_and_update());
-        let mut ticks = ticks_every(pause.unwrap_or(config.interval));
-        let mut scanner = Scanner::new(config.per_core);
-        let mut refusals = Refusals::new(NAME);
+        let Self { config, controls } = *self;
+        // What nobody can change is as configured for good.
+        let mut controls = controls.unwrap_or_else(|| HostControls {
+            interval: watch::channel(config.interval).1,
+            dead_band: watch::channel(config.dead_band).1,
+            scans: mpsc::channel(1).1,
+        });
+        let mut ticks = ticks_every(*controls.interval.borrow_and_update());
+        let mut scans = Scans {
+            ingest,
+            scanner: Scanner::new(config.per_core),
+            band: DeadBand::default(),
+            refusals: Refusals::new(NAME),
+        };
         loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
+            let due = tokio::select! {
+                _ = ticks.tick() => Due::Tick,
+                Some(asked) = controls.scans.recv() => Due::Asked(asked),
                 // The first tick comes at once: the effect of a change shows.
-                pause = changed(&mut followed) => {
+                pause = changed(&mut controls.interval) => {
                     ticks = ticks_every(pause);
                     continue;
                 }
                 () = stop.cancelled() => return Ok(()),
-            }
-            let observed_at = ObservedAt::from_millis(ingest.now_micros() / 1000);
-            let (back, readings) = tokio::task::spawn_blocking(move || {
-                let readings = scanner.scan(observed_at);
-                (scanner, readings)
-            })
-            .await
-            .map_err(|error| Failure::new(Class::Data, "scan this machine").because(error))?;
-            scanner = back;
-            let outcome = tokio::select! {
-                outcome = ingest.append(readings) => outcome,
-                () = stop.cancelled() => return Ok(()),
             };
-            // A scan that is refused is over: the next one tells how things stand then.
-            refusals.note(outcome);
+            let dead_band = match due {
+                Due::Tick => *controls.dead_band.borrow(),
+                Due::Asked(_) => None,
+            };
+            let outcome;
+            (scans, outcome) = scans.scan(dead_band, &stop).await?;
+            match (outcome, due) {
+                (None, _) => return Ok(()),
+                (Some(outcome), Due::Asked(asked)) => {
+                    scans.refusals.note(outcome.clone());
+                    // Whoever asked may be gone.
+                    let _ = asked.send(outcome);
+                }
+                // A scan that is refused is over: the next one tells how things stand then.
+                (Some(outcome), Due::Tick) => scans.refusals.note(outcome),
+            }
         }
+    }
+}
+
+impl Scans {
+    /// Scans, and hands over what is news; answers how many were accepted, or nothing when stopped.
+    async fn scan(
+        mut self,
+        dead_band: Option<f64>,
+        stop: &CancellationToken,
+    ) -> Result<(Self, Option<Result<u64, IngestError>>), Failure> {
+        let observed_at = ObservedAt::from_millis(self.ingest.now_micros() / 1000);
+        let mut scanner = self.scanner;
+        let (back, mut readings) = tokio::task::spawn_blocking(move || {
+            let readings = scanner.scan(observed_at);
+            (scanner, readings)
+        })
+        .await
+        .map_err(|error| Failure::new(Class::Data, "scan this machine").because(error))?;
+        self.scanner = back;
+        if let Some(width) = dead_band {
+            readings.retain(|reading| self.band.is_news(reading, width));
+        }
+        if readings.is_empty() {
+            return Ok((self, Some(Ok(0))));
+        }
+        let appended = tokio::select! {
+            appended = self.ingest.append(readings.clone()) => appended,
+            () = stop.cancelled() => return Ok((self, None)),
+        };
+        let outcome = appended.map(|appended| {
+            let refused = |at| appended.refused.iter().any(|(refused, _)| *refused == at);
+            for (at, reading) in readings.iter().enumerate() {
+                if !refused(at) {
+                    self.band.accepted(reading);
+                }
+            }
+            appended.range.map_or(0, |range| range.count())
+        });
+        Ok((self, Some(outcome)))
     }
 }
 

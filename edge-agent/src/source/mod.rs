@@ -1,6 +1,7 @@
 //! Where readings come from. A source runs as a task of its own, checks what it takes in, and
 //! hands it to the buffer through [`Ingest`]; what was handed over and not refused is on disk.
 
+mod dead_band;
 pub mod host;
 mod line;
 pub mod socket;

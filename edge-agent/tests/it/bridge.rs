@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 use schema::message::ack::payload_digest;
-use schema::message::{self, Ack, Downlink, Refusal, Report, Status};
+use schema::message::{
+    self, Ack, CommandProgress, Downlink, Noted, Refusal, Report, ReportedConfig, Status,
+};
 use schema::{Channel, Epoch, Row, Topic, codec, envelope};
 use tokio::task::JoinHandle;
 
@@ -32,11 +34,14 @@ pub(crate) struct Heard {
     pub(crate) doubles: usize,
     pub(crate) statuses: Vec<Status>,
     pub(crate) reports: Vec<Report>,
+    pub(crate) words: Vec<CommandProgress>,
+    pub(crate) configs: Vec<ReportedConfig>,
 }
 
 pub(crate) struct Bridge {
     heard: Arc<Mutex<Heard>>,
     mood: Arc<Mutex<Mood>>,
+    client: Arc<Mutex<Option<AsyncClient>>>,
     task: JoinHandle<()>,
 }
 
@@ -48,15 +53,32 @@ impl Bridge {
         let heard = Arc::new(Mutex::new(Heard::default()));
         let mood = Arc::new(Mutex::new(Mood::Acknowledges));
         let (ready, subscribed) = tokio::sync::oneshot::channel();
+        let client = Arc::default();
         let peer = Peer {
             tls: Arc::new(tls),
             port: broker.port,
+            client: Arc::clone(&client),
             heard: Arc::clone(&heard),
             mood: Arc::clone(&mood),
         };
         let task = tokio::spawn(peer.run(ready));
         subscribed.await.unwrap();
-        Self { heard, mood, task }
+        Self {
+            heard,
+            mood,
+            client,
+            task,
+        }
+    }
+
+    /// Says something to the device.
+    pub(crate) fn say<M: serde::Serialize>(&self, channel: Channel, message: &M) {
+        let topic = Topic::new(DEVICE.parse().unwrap(), channel).to_string();
+        let payload = envelope::encode(message).unwrap();
+        let client = self.client.lock().unwrap().clone().unwrap();
+        client
+            .try_publish(topic, QoS::AtLeastOnce, channel == Channel::Config, payload)
+            .unwrap();
     }
 
     pub(crate) fn heard(&self) -> MutexGuard<'_, Heard> {
@@ -79,6 +101,7 @@ struct Peer {
     port: u16,
     heard: Arc<Mutex<Heard>>,
     mood: Arc<Mutex<Mood>>,
+    client: Arc<Mutex<Option<AsyncClient>>>,
 }
 
 impl Peer {
@@ -94,6 +117,7 @@ impl Peer {
                     &self.tls,
                 ))));
             let (client, mut events) = AsyncClient::new(options, 1000);
+            *self.client.lock().unwrap() = Some(client.clone());
             client
                 .try_subscribe(schema::topic::up_filter(), QoS::AtLeastOnce)
                 .unwrap();
@@ -133,8 +157,17 @@ impl Peer {
             }
             Channel::Event => {
                 let event = envelope::decode(payload).unwrap();
-                let message::Event::Report(report) = event else {
-                    return None;
+                let report = match event {
+                    message::Event::Report(report) => report,
+                    message::Event::Command(word) => {
+                        let (id, state) = (word.id, word.state);
+                        heard.words.push(word);
+                        return Some(Downlink::Noted(vec![Noted { id, state }]));
+                    }
+                    message::Event::Config(config) => {
+                        heard.configs.push(config);
+                        return None;
+                    }
                 };
                 // A report's evictions and rejections enter the ledger, and are confirmed.
                 let confirmed = report.epochs.iter().map(|epoch| Ack {

@@ -140,6 +140,14 @@ fn limits_hold_at_their_values() {
         ("window_bytes = 262_144", "65535", false),
         ("history_rows_per_second = 2_000", "0", false),
         ("history_rows_per_second = 2_000", "1", true),
+        ("bytes_per_second = 10_000", "0", false),
+        ("bytes_per_second = 10_000", "999", false),
+        ("bytes_per_second = 10_000", "1000", true),
+        ("dead_band = 0.01", "0.0", true),
+        ("dead_band = 0.01", "1e18", true),
+        ("dead_band = 0.01", "1.1e18", false),
+        ("dead_band = 0.01", "-0.1", false),
+        ("dead_band = 0.01", "nan", false),
         ("report_interval = \"60s\"", "\"1s\"", true),
         ("report_interval = \"60s\"", "\"999ms\"", false),
         ("ack_timeout_min = \"1s\"", "\"10ms\"", true),
@@ -152,7 +160,9 @@ fn limits_hold_at_their_values() {
         ("backoff_first = \"500ms\"", "\"31s\"", false),
     ] {
         let (key, _) = setting.split_once(" = ").unwrap();
-        let text = EXAMPLE.replace(&format!("# {setting}"), &format!("{key} = {value}"));
+        let text = EXAMPLE
+            .replace(&format!("# {setting}"), &format!("{key} = {value}"))
+            .replace(&format!("#{setting}"), &format!("{key} = {value}"));
         assert_ne!(text, EXAMPLE, "{setting} is not in the example");
         assert_eq!(load(&text).is_ok(), valid, "{key} = {value}");
     }

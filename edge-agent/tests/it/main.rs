@@ -17,8 +17,10 @@ mod config;
 mod delivery;
 mod edge;
 mod link;
+mod overrides;
 mod process;
 mod sources;
+mod tools;
 
 use std::time::{Duration, Instant};
 

@@ -13,28 +13,28 @@ use crate::bridge::{Bridge, Mood};
 use crate::broker::{Broker, certificates};
 use crate::{PATIENCE, eventually, free_port};
 
-fn agent(arguments: &[&str]) -> Command {
+pub(crate) fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));
     command.args(arguments).env_remove("RUST_LOG");
     command
 }
 
-fn output(arguments: &[&str]) -> Output {
+pub(crate) fn output(arguments: &[&str]) -> Output {
     agent(arguments).output().unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 /// A folder with settings for an agent, its socket and its admin address.
-struct Home {
+pub(crate) struct Home {
     folder: TempDir,
-    admin: u16,
+    pub(crate) admin: u16,
 }
 
 impl Home {
-    fn new(broker_port: u16) -> Self {
+    pub(crate) fn new(broker_port: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let admin = free_port();
         let tls = &certificates().device;
@@ -52,16 +52,16 @@ impl Home {
         Self { folder, admin }
     }
 
-    fn config(&self) -> String {
+    pub(crate) fn config(&self) -> String {
         self.path("agent.toml")
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
     /// Starts the agent and waits for its socket.
-    async fn start(&self) -> Agent {
+    pub(crate) async fn start(&self) -> Agent {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let child = agent(&["run", "--config", &self.config()])
             .stdout(Stdio::null())
@@ -76,7 +76,7 @@ impl Home {
         Agent(child)
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap()
     }
 
@@ -106,11 +106,11 @@ impl Home {
     }
 }
 
-struct Agent(Child);
+pub(crate) struct Agent(pub(crate) Child);
 
 impl Agent {
     /// Asks it to stop, and returns exit code and time taken.
-    fn terminate(&mut self) -> (Option<i32>, Duration) {
+    pub(crate) fn terminate(&mut self) -> (Option<i32>, Duration) {
         let started = Instant::now();
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
@@ -123,7 +123,7 @@ impl Agent {
         }
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -141,7 +141,7 @@ fn help_names_the_commands_and_exit_codes() {
     let output = output(&["--help"]);
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
-    for word in ["run", "check", "status", "Exit codes"] {
+    for word in ["run", "check", "status", "config", "Exit codes"] {
         assert!(text.contains(word), "{word} is missing in\n{text}");
     }
 }

@@ -21,7 +21,7 @@ async fn this_machine_is_watched() {
     let mut config = config(&broker, folder.path());
     config.sources.host = Some(HostConfig {
         interval: Duration::from_millis(200),
-        per_core: false,
+        ..HostConfig::default()
     });
     let _edge = Edge::start_with(config, folder).await;
     eventually("processor shares arrive", || {

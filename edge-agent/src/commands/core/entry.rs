@@ -1,0 +1,127 @@
+//! One open command: it waits, runs, or has an end that the bridge has not noted.
+//!
+//! ```text
+//!             ┌──────────────────────────► Ending (expired | cancelled) ──────────► Ended
+//! Waiting ──► Starting ──► Running ──────► Ending (succeeded | failed | cancelled) ─┘
+//!    ▲           ├───────────────────────► Ending (expired | cancelled): it did not begin
+//!    └───────────┘ the disk refused
+//! ```
+//!
+//! `Starting` and `Ending` last until the disk has what they say. What a start finds as running
+//! begins as `Ending`.
+
+use std::time::Duration;
+
+use schema::message::{Command, CommandProgress, CommandState};
+
+/// Where an open command stands on this device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// On the disk, and not its turn yet.
+    Waiting,
+    /// "Running" is being written; the work has not begun.
+    Starting {
+        /// It was withdrawn meanwhile, and does not begin.
+        withdrawn: bool,
+    },
+    /// Its work is under way.
+    Running,
+    /// This end is being written.
+    Ending(CommandProgress),
+    /// Its end is on the disk.
+    Ended,
+}
+
+/// An open command.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Without arguments once it began or ended.
+    pub(super) command: Command,
+    stage: Stage,
+    /// What the disk has, and the bridge is told.
+    pub(super) word: CommandProgress,
+    /// The bridge has noted the word.
+    pub(super) is_noted: bool,
+    /// A percentage has not been told.
+    pub(super) percent_waits: bool,
+    /// When the next percentage may be told.
+    pub(super) percent_at: Duration,
+}
+
+impl Entry {
+    pub(super) fn new(command: Command, stage: Stage, word: CommandProgress) -> Self {
+        let mut entry = Self {
+            command,
+            stage,
+            word,
+            is_noted: false,
+            percent_waits: false,
+            percent_at: Duration::ZERO,
+        };
+        entry.forget_body();
+        entry
+    }
+
+    pub(super) fn stage(&self) -> &Stage {
+        &self.stage
+    }
+
+    /// The one place where a stage follows another.
+    pub(super) fn enter(&mut self, next: Stage) {
+        debug_assert!(
+            self.stage.may_become(&next),
+            "{:?} to {next:?} of {}",
+            self.stage,
+            self.command.id
+        );
+        self.stage = next;
+        self.forget_body();
+    }
+
+    /// Whether it has not begun, and must not any more.
+    pub(super) fn is_expired(&self, wall_ms: i64) -> bool {
+        self.command.expires_at_ms <= wall_ms
+    }
+
+    /// Whether it takes one of the places of those that run.
+    pub(super) fn is_active(&self) -> bool {
+        matches!(self.stage, Stage::Starting { .. } | Stage::Running)
+    }
+
+    /// Whether its word is to be repeated. An end that is being written will be the next word.
+    pub(super) fn is_untold(&self) -> bool {
+        !self.is_noted && !matches!(self.stage, Stage::Ending(_))
+    }
+}
+
+impl Entry {
+    /// What does not begin any more needs no room for its arguments.
+    fn forget_body(&mut self) {
+        if matches!(self.stage, Stage::Ending(_) | Stage::Ended) {
+            self.command.arguments = String::new();
+        }
+    }
+}
+
+impl Stage {
+    fn may_become(&self, next: &Self) -> bool {
+        let never_began = |end: &CommandProgress| {
+            matches!(end.state, CommandState::Expired | CommandState::Cancelled)
+        };
+        match (self, next) {
+            (Self::Waiting, Self::Starting { .. }) => true,
+            (Self::Waiting, Self::Ending(end)) => never_began(end),
+            (Self::Starting { .. }, Self::Starting { .. } | Self::Waiting | Self::Running) => true,
+            (Self::Starting { .. }, Self::Ending(end)) => never_began(end),
+            (Self::Running, Self::Ending(end)) => {
+                matches!(
+                    end.state,
+                    CommandState::Succeeded | CommandState::Failed | CommandState::Cancelled
+                )
+            }
+            (Self::Ending(_), Self::Ended) => true,
+            (Self::Waiting | Self::Running | Self::Ending(_) | Self::Ended, _) => false,
+            (Self::Starting { .. }, Self::Ended) => false,
+        }
+    }
+}

@@ -1,0 +1,599 @@
+//! The core of commands: what is kept, what begins, what ends and what is told, without IO, clock
+//! or chance.
+//!
+//! Invariants, which the simulation holds against every crash: work begins only when "running" is
+//! on the disk, and the disk was asked before whether the command is known (P7); what waits begins neither
+//! after its expiry nor after its withdrawal; each word is told until the bridge has noted it.
+//!
+//! One write is under way at a time. What follows from it is decided when it is answered, with
+//! what is true then: a command may expire or be withdrawn while the disk is busy.
+
+mod entry;
+mod interface;
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use daemon::Backoff;
+use schema::limits;
+use schema::message::{
+    Ask, Cancel, Command, CommandId, CommandProgress, CommandState, Noted, Order,
+};
+
+use super::restart::after_start;
+use crate::buffer::{Kept, StoredCommand, StoredCommands};
+use entry::{Entry, Stage};
+pub use interface::{Answer, Effect, Input, Instruction, Moment, Write};
+
+/// Most commands that may wait, run, or have an end that the bridge has not noted; it keeps the
+/// others and sends them again.
+pub const COMMANDS_OPEN_MAX: usize = 64;
+
+/// Most instructions that wait for the disk.
+const ARRIVALS_MAX: usize = 64;
+
+/// A clock that is this much behind the bridge's must not make an old order look new.
+pub(super) const FORGOTTEN_MARGIN_MS: u64 = 10 * 60 * 1000;
+
+/// How long an ended command is remembered beyond its expiry, for orders that were under way.
+pub(super) const REMEMBER_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+/// Pauses before what is not noted is told again: the first, and the longest.
+const TELL_FIRST: Duration = Duration::from_secs(3);
+const TELL_MAX: Duration = Duration::from_secs(60);
+
+/// Pause before the disk is written to again when it refused.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Shortest time between two percentages of one command.
+const PERCENT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon and how late an expiry is looked at; late, because the wall clock may be set.
+const EXPIRY_LOOK: (i64, i64) = (10, 60_000);
+
+const EXPIRED: &str = "it expired before it could start";
+const WITHDRAWN: &str = "withdrawn before it started";
+const FORGOTTEN: &str = "the device lost its memory of commands from before; this one may have run";
+const STOPPED: &str = "withdrawn while it ran; it was stopped";
+
+/// All that is known of open commands.
+#[derive(Debug)]
+pub struct Core {
+    open: BTreeMap<CommandId, Entry>,
+    /// What waits until the disk is free.
+    arrivals: VecDeque<Instruction>,
+    under_way: Option<UnderWay>,
+    /// The disk refused, and is left alone until then.
+    write_not_before: Duration,
+    parallel: usize,
+    tell_at: Duration,
+    tell_pause: Backoff,
+    forgot_until_ms: u64,
+}
+
+/// The write that is not answered yet.
+#[derive(Debug)]
+enum UnderWay {
+    Keep {
+        command: Command,
+        state: CommandState,
+        /// Of a command that is kept as ended.
+        output: &'static str,
+    },
+    Move(CommandProgress),
+    Note,
+}
+
+impl Core {
+    /// From what the disk has: the first effects, too. `restarted_for` is the command for which the
+    /// process was started again, if for one.
+    #[must_use]
+    pub fn new(
+        stored: StoredCommands,
+        parallel: usize,
+        restarted_for: Option<CommandId>,
+        now: Moment,
+    ) -> (Self, Vec<Effect>) {
+        let mut core = Self {
+            open: BTreeMap::new(),
+            arrivals: VecDeque::new(),
+            under_way: None,
+            write_not_before: Duration::ZERO,
+            parallel,
+            tell_at: now.at,
+            tell_pause: Backoff::new(TELL_FIRST, TELL_MAX),
+            forgot_until_ms: stored.forgot_until_ms,
+        };
+        for StoredCommand {
+            command,
+            progress,
+            noted,
+        } in stored.commands
+        {
+            let stage = match progress.state {
+                CommandState::Running => Stage::Ending(found(command.id, restarted_for)),
+                CommandState::Delivered => Stage::Waiting,
+                _ if noted => continue,
+                _ => Stage::Ended,
+            };
+            core.open
+                .insert(command.id, Entry::new(command, stage, progress));
+        }
+        let mut out = Vec::new();
+        core.proceed(now, &mut out);
+        (core, out)
+    }
+
+    /// Whether instructions may come; else they had better wait where they are.
+    #[must_use]
+    pub fn takes_instructions(&self) -> bool {
+        self.arrivals.len() < ARRIVALS_MAX
+    }
+
+    /// Whether every command has ended, is on the disk as that, and was noted.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.open.is_empty() && self.arrivals.is_empty() && self.under_way.is_none()
+    }
+
+    /// One thing happened; what is to be done now.
+    #[must_use]
+    pub fn handle(&mut self, input: Input, now: Moment) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match input {
+            Input::Instruction(instruction) => self.instructed(instruction, now, &mut out),
+            Input::Written(answer) => self.written(answer, now, &mut out),
+            Input::Ended { id, outcome } => self.ended(id, outcome),
+            Input::Progress { id, percent } => self.progressed(id, percent),
+            Input::LinkUp => {
+                self.tell_pause.reset();
+                self.tell(now, &mut out);
+            }
+            Input::Parallel(parallel) => self.parallel = parallel,
+            Input::Timer => {}
+        }
+        self.proceed(now, &mut out);
+        out
+    }
+
+    /// When [`Input::Timer`] is due, in the terms of [`Moment::at`]; always later than now.
+    #[must_use]
+    pub fn next_wakeup(&self, now: Moment) -> Option<Duration> {
+        let mut wakeup: Option<Duration> = None;
+        let mut due = |at: Duration| wakeup = Some(wakeup.map_or(at, |first| first.min(at)));
+        for entry in self.open.values() {
+            if entry.is_untold() {
+                due(self.tell_at);
+            }
+            if entry.percent_waits {
+                due(entry.percent_at);
+            }
+            if *entry.stage() == Stage::Waiting {
+                let left = entry.command.expires_at_ms.saturating_sub(now.wall_ms);
+                let left = left.clamp(EXPIRY_LOOK.0, EXPIRY_LOOK.1);
+                due(now.at + Duration::from_millis(left.unsigned_abs()));
+            }
+        }
+        if self.under_way.is_none() && self.write_not_before > now.at {
+            due(self.write_not_before);
+        }
+        wakeup
+    }
+
+    /// What follows from where everything stands, whatever happened.
+    fn proceed(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for (id, entry) in &mut self.open {
+            if *entry.stage() == Stage::Waiting && entry.is_expired(now.wall_ms) {
+                end(*id, entry, CommandState::Expired, EXPIRED);
+            }
+            if entry.percent_waits && entry.percent_at <= now.at {
+                publish(entry, now, out);
+            }
+        }
+        if self.tell_at <= now.at && self.open.values().any(Entry::is_untold) {
+            self.tell(now, out);
+        }
+        if self.under_way.is_none() && self.write_not_before <= now.at {
+            let write = self.next_write(now, out);
+            out.extend(write.map(Effect::Write));
+        }
+    }
+
+    /// What the disk is to have next: ends first, then what arrived, then what may begin.
+    fn next_write(&mut self, now: Moment, out: &mut Vec<Effect>) -> Option<Write> {
+        let ending = self.open.values().find_map(|entry| match entry.stage() {
+            Stage::Ending(end) => Some(end.clone()),
+            _ => None,
+        });
+        if let Some(end) = ending {
+            self.under_way = Some(UnderWay::Move(end.clone()));
+            return Some(Write::Move(end));
+        }
+        while let Some(arrival) = self.arrivals.pop_front() {
+            let write = match arrival {
+                Instruction::Order(Order::Run(command)) => self.keep(command, now, out),
+                Instruction::Order(Order::Cancel(cancel)) => self.keep_cancel(&cancel, now, out),
+                Instruction::Order(Order::Ask(ask)) => self.keep_ask(&ask, now, out),
+                Instruction::Noted(noted) => {
+                    self.under_way = Some(UnderWay::Note);
+                    Some(Write::Note {
+                        noted,
+                        forget_before_ms: now.wall_ms.saturating_sub(REMEMBER_MS),
+                    })
+                }
+            };
+            if write.is_some() {
+                return write;
+            }
+            // A withdrawal may have made an end.
+            if self.has_ending() {
+                return self.next_write(now, out);
+            }
+        }
+        let running = self.open.values().filter(|entry| entry.is_active()).count();
+        if running >= self.parallel {
+            return None;
+        }
+        // Higher priority first, then the older command.
+        let waiting = |entry: &&mut Entry| *entry.stage() == Stage::Waiting;
+        let entry = self
+            .open
+            .values_mut()
+            .filter(waiting)
+            .min_by_key(|entry| (Reverse(entry.command.priority), entry.command.id))?;
+        entry.enter(Stage::Starting { withdrawn: false });
+        let running = word(entry.command.id, CommandState::Running, String::new());
+        self.under_way = Some(UnderWay::Move(running.clone()));
+        Some(Write::Move(running))
+    }
+
+    /// What may be decided without the disk is, and the rest waits for it.
+    fn instructed(&mut self, instruction: Instruction, now: Moment, out: &mut Vec<Effect>) {
+        match &instruction {
+            Instruction::Order(Order::Run(command)) if self.open.contains_key(&command.id) => {
+                return self.say_again(command.id, now, out);
+            }
+            Instruction::Order(Order::Ask(ask)) if self.open.contains_key(&ask.id) => {
+                return self.say_again(ask.id, now, out);
+            }
+            Instruction::Order(Order::Cancel(cancel)) if self.open.contains_key(&cancel.id) => {
+                return self.withdraw(cancel.id, now, out);
+            }
+            Instruction::Order(_) => {}
+            Instruction::Noted(noted) => self.note(noted),
+        }
+        // One more is lost, and comes again.
+        if self.takes_instructions() {
+            self.arrivals.push_back(instruction);
+        }
+    }
+
+    /// An order of which the disk is asked whether it is known. One write decides: what was kept as
+    /// ended never runs, whatever fails later.
+    fn keep(&mut self, mut command: Command, now: Moment, out: &mut Vec<Effect>) -> Option<Write> {
+        let id = command.id;
+        if self.open.contains_key(&id) {
+            self.say_again(id, now, out);
+            return None;
+        }
+        let (state, output) = if self.may_be_forgotten(id) {
+            (CommandState::Unknown, FORGOTTEN)
+        } else if command.name.len() > limits::KEY_BYTES_MAX
+            || command.arguments.len() > limits::COMMAND_BODY_BYTES_MAX
+        {
+            (command.name, command.arguments) = (String::new(), String::new());
+            let output = "its name or its arguments are too long";
+            (CommandState::Failed, output)
+        } else {
+            (CommandState::Delivered, "")
+        };
+        Some(self.ask_to_keep(command, state, output))
+    }
+
+    /// A withdrawal of what is not open: remembered, so that the command does not start later.
+    fn keep_cancel(
+        &mut self,
+        cancel: &Cancel,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) -> Option<Write> {
+        if self.open.contains_key(&cancel.id) {
+            self.withdraw(cancel.id, now, out);
+            return None;
+        }
+        let (state, output) = match self.may_be_forgotten(cancel.id) {
+            true => (CommandState::Unknown, FORGOTTEN),
+            false => (CommandState::Cancelled, ""),
+        };
+        let tombstone = tombstone(cancel.id, cancel.expires_at_ms);
+        Some(self.ask_to_keep(tombstone, state, output))
+    }
+
+    /// The device had this once. If it does not know it any more it may have run.
+    fn keep_ask(&mut self, ask: &Ask, now: Moment, out: &mut Vec<Effect>) -> Option<Write> {
+        if self.open.contains_key(&ask.id) {
+            self.say_again(ask.id, now, out);
+            return None;
+        }
+        let tombstone = tombstone(ask.id, ask.expires_at_ms);
+        Some(self.ask_to_keep(tombstone, CommandState::Unknown, FORGOTTEN))
+    }
+
+    /// Whether it was made before a loss of memory.
+    fn may_be_forgotten(&self, id: CommandId) -> bool {
+        let forgot_until = self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS);
+        self.forgot_until_ms > 0 && id.made_ms() <= forgot_until
+    }
+
+    fn ask_to_keep(
+        &mut self,
+        command: Command,
+        state: CommandState,
+        output: &'static str,
+    ) -> Write {
+        let has_room = state.is_final() || self.open.len() < COMMANDS_OPEN_MAX;
+        self.under_way = Some(UnderWay::Keep {
+            command: command.clone(),
+            state,
+            output,
+        });
+        Write::Keep {
+            command,
+            state,
+            has_room,
+        }
+    }
+
+    fn written(&mut self, answer: Answer, now: Moment, out: &mut Vec<Effect>) {
+        let Some(under_way) = self.under_way.take() else {
+            debug_assert!(false, "{answer:?} to no question");
+            return;
+        };
+        let failed = answer == Answer::Failed;
+        if failed {
+            self.write_not_before = now.at + STORE_AGAIN;
+        }
+        match (under_way, answer) {
+            (
+                UnderWay::Keep {
+                    command,
+                    state,
+                    output,
+                },
+                Answer::Kept(kept),
+            ) => self.kept(command, state, output, kept, now, out),
+            // It is sent again.
+            (UnderWay::Keep { .. }, _) => {}
+            (UnderWay::Move(word), _) => self.moved(word, failed, now, out),
+            // Without it the word is told once more after the next start.
+            (UnderWay::Note, _) => {}
+        }
+    }
+
+    fn kept(
+        &mut self,
+        command: Command,
+        state: CommandState,
+        output: &'static str,
+        kept: Kept,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = command.id;
+        let (stage, on_disk) = match kept {
+            Kept::New if state == CommandState::Delivered => {
+                (Stage::Waiting, word(id, state, String::new()))
+            }
+            // The output is not on the disk yet.
+            Kept::New if !output.is_empty() => {
+                let end = word(id, state, output.to_owned());
+                (Stage::Ending(end), word(id, state, String::new()))
+            }
+            Kept::New => (Stage::Ended, word(id, state, String::new())),
+            Kept::Known(known) if known.state.is_final() => (Stage::Ended, known),
+            // Open on the disk and not here: a write that was said to have failed had been made.
+            Kept::Known(known) => {
+                let stage = match (known.state, state) {
+                    (CommandState::Delivered, CommandState::Delivered) => Stage::Waiting,
+                    (CommandState::Delivered, CommandState::Cancelled) => {
+                        Stage::Ending(word(id, state, WITHDRAWN.to_owned()))
+                    }
+                    _ => Stage::Ending(found(id, None)),
+                };
+                (stage, known)
+            }
+            Kept::Full => return,
+        };
+        self.open.insert(id, Entry::new(command, stage, on_disk));
+        self.say_again(id, now, out);
+    }
+
+    /// Where a command stands is on the disk, or is not.
+    fn moved(
+        &mut self,
+        written: CommandProgress,
+        failed: bool,
+        now: Moment,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = written.id;
+        let Some(entry) = self.open.get_mut(&id) else {
+            debug_assert!(false, "{id} is not open");
+            return;
+        };
+        match entry.stage() {
+            Stage::Starting { withdrawn: true } => {
+                end(id, entry, CommandState::Cancelled, WITHDRAWN);
+            }
+            Stage::Starting { .. } if entry.is_expired(now.wall_ms) => {
+                end(id, entry, CommandState::Expired, EXPIRED);
+            }
+            Stage::Starting { .. } if failed => entry.enter(Stage::Waiting),
+            Stage::Starting { .. } => {
+                entry.enter(Stage::Running);
+                entry.word = written;
+                let begun = Command {
+                    name: std::mem::take(&mut entry.command.name),
+                    arguments: std::mem::take(&mut entry.command.arguments),
+                    ..entry.command
+                };
+                self.say(id, now, out);
+                out.push(Effect::Start(begun));
+            }
+            Stage::Ending(_) if failed => {}
+            Stage::Ending(_) => {
+                entry.enter(Stage::Ended);
+                entry.word = written;
+                self.say(id, now, out);
+            }
+            Stage::Waiting | Stage::Running | Stage::Ended => {
+                debug_assert!(false, "nothing was to be written of {id}");
+            }
+        }
+    }
+
+    fn withdraw(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        match entry.stage() {
+            Stage::Waiting => end(id, entry, CommandState::Cancelled, WITHDRAWN),
+            Stage::Starting { .. } => entry.enter(Stage::Starting { withdrawn: true }),
+            Stage::Running => {
+                out.push(Effect::Abort(id));
+                end(id, entry, CommandState::Cancelled, STOPPED);
+            }
+            Stage::Ending(_) => {}
+            Stage::Ended => self.say_again(id, now, out),
+        }
+    }
+
+    fn ended(&mut self, id: CommandId, outcome: Result<String, String>) {
+        // What was withdrawn has its end already.
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        if *entry.stage() != Stage::Running {
+            return;
+        }
+        let (state, output) = match outcome {
+            Ok(output) => (CommandState::Succeeded, output),
+            Err(output) => (CommandState::Failed, output),
+        };
+        entry.percent_waits = false;
+        entry.enter(Stage::Ending(CommandProgress {
+            id,
+            state,
+            percent: 100,
+            output: bounded(output),
+        }));
+    }
+
+    /// Percentages are told and not written: the next one is worth as much.
+    fn progressed(&mut self, id: CommandId, percent: u8) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        if *entry.stage() == Stage::Running && percent > entry.word.percent {
+            entry.word.percent = percent.min(100);
+            entry.percent_waits = true;
+        }
+    }
+
+    /// The bridge need not hear these words again.
+    fn note(&mut self, noted: &[Noted]) {
+        for Noted { id, state } in noted {
+            let Some(entry) = self.open.get_mut(id) else {
+                continue;
+            };
+            if entry.word.state != *state || matches!(entry.stage(), Stage::Ending(_)) {
+                continue;
+            }
+            entry.is_noted = true;
+            if *entry.stage() == Stage::Ended {
+                self.open.remove(id);
+            }
+        }
+    }
+
+    /// An order came again: where the command stands may not have arrived.
+    fn say_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+        let open = self.open.get(&id);
+        if open.is_some_and(|entry| !matches!(entry.stage(), Stage::Ending(_))) {
+            self.say(id, now, out);
+        }
+    }
+
+    /// Tells one word now, and again until it is noted.
+    fn say(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        entry.is_noted = false;
+        publish(entry, now, out);
+        self.tell_pause.reset();
+        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
+    }
+
+    /// Tells everything that is not noted.
+    fn tell(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for entry in self.open.values_mut().filter(|entry| entry.is_untold()) {
+            publish(entry, now, out);
+        }
+        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
+    }
+
+    fn has_ending(&self) -> bool {
+        let mut stages = self.open.values().map(Entry::stage);
+        stages.any(|stage| matches!(stage, Stage::Ending(_)))
+    }
+}
+
+fn end(id: CommandId, entry: &mut Entry, state: CommandState, output: &str) {
+    entry.percent_waits = false;
+    entry.enter(Stage::Ending(word(id, state, output.to_owned())));
+}
+
+fn publish(entry: &mut Entry, now: Moment, out: &mut Vec<Effect>) {
+    entry.percent_waits = false;
+    entry.percent_at = now.at + PERCENT_INTERVAL;
+    out.push(Effect::Publish(entry.word.clone()));
+}
+
+fn word(id: CommandId, state: CommandState, output: String) -> CommandProgress {
+    CommandProgress {
+        id,
+        state,
+        percent: 0,
+        output,
+    }
+}
+
+/// The end of a command that was running when the agent ended.
+fn found(id: CommandId, restarted_for: Option<CommandId>) -> CommandProgress {
+    let (state, percent, output) = after_start(id, restarted_for);
+    CommandProgress {
+        percent,
+        ..word(id, state, output.to_owned())
+    }
+}
+
+/// What is remembered of a command without knowing what it was.
+fn tombstone(id: CommandId, expires_at_ms: i64) -> Command {
+    Command {
+        id,
+        name: String::new(),
+        arguments: String::new(),
+        expires_at_ms,
+        priority: 0,
+    }
+}
+
+/// As much of an output as may travel, cut between characters.
+fn bounded(mut output: String) -> String {
+    output.truncate(output.floor_char_boundary(limits::COMMAND_BODY_BYTES_MAX));
+    output
+}

@@ -1,0 +1,335 @@
+//! `exec`: a program that the device's owner allows, run to its end. Nothing that arrives is ever a
+//! program's name or argument.
+//!
+//! What it prints is the command's output, up to a bound, save for lines that tell how far it is:
+//! `progress: 40`, a whole number up to 100.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use schema::limits;
+use schema::message::CommandId;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::work::Outcome;
+
+/// Tells a program which command it was started for.
+const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
+
+/// What a line that tells of progress begins with.
+const PROGRESS: &[u8] = b"progress:";
+
+/// Longest line that may tell of progress; a program that prints anything longer prints output.
+const PROGRESS_LINE_MAX: usize = 24;
+
+/// Shortest time between two words on progress.
+const PROGRESS_GAP: Duration = Duration::from_secs(1);
+
+/// A program that commands may start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Where it is.
+    pub program: PathBuf,
+    /// What it is called with, always.
+    pub args: Vec<String>,
+    /// It is killed after this time.
+    pub timeout: Duration,
+}
+
+/// Tells how far a command is, in percent.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) id: CommandId,
+    pub(super) tell: Option<mpsc::Sender<(CommandId, u8)>>,
+    told_at: Option<Instant>,
+    untold: Option<u8>,
+}
+
+impl Progress {
+    pub(super) const fn new(id: CommandId, tell: Option<mpsc::Sender<(CommandId, u8)>>) -> Self {
+        Self {
+            id,
+            tell,
+            told_at: None,
+            untold: None,
+        }
+    }
+
+    /// When there is something to tell, if there is.
+    fn due(&self) -> Option<Instant> {
+        let due = self.told_at.map(|at| at + PROGRESS_GAP);
+        self.untold.map(|_| due.unwrap_or_else(Instant::now))
+    }
+
+    fn tell_if_due(&mut self) {
+        if self.due().is_some_and(|due| due <= Instant::now())
+            && let Some(percent) = self.untold.take()
+        {
+            self.told_at = Some(Instant::now());
+            if let Some(tell) = &self.tell {
+                // Progress that finds no room is overtaken by the next.
+                let _ = tell.try_send((self.id, percent));
+            }
+        }
+    }
+}
+
+/// Runs a program to its end. Its output is read as it comes and kept up to a bound.
+pub(super) async fn run(allowed: &Program, mut progress: Progress) -> Outcome {
+    let program = allowed.program.display();
+    let mut child = Command::new(&allowed.program)
+        .args(&allowed.args)
+        .env(ID_VARIABLE, progress.id.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| format!("cannot start {program}: {error}"))?;
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let finished = timeout(allowed.timeout, async {
+        let (out, err) = (read(out, Some(&mut progress)), read(err, None));
+        tokio::join!(out, err, child.wait())
+    });
+    let Ok((out, err, status)) = finished.await else {
+        return Err(format!("{program} was killed after {:?}", allowed.timeout));
+    };
+    let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;
+    let said = match (out.is_empty(), err.is_empty()) {
+        (_, true) => out,
+        (true, false) => err,
+        (false, false) => format!("{out}\n{err}"),
+    };
+    match status.success() {
+        true => Ok(said),
+        false => Err(format!("{program} ended with {status}: {said}")),
+    }
+}
+
+/// Reads to the end, and keeps as much as may travel; tells of progress on the way.
+async fn read(from: Option<impl AsyncRead + Unpin>, mut progress: Option<&mut Progress>) -> String {
+    let mut lines = Lines::default();
+    let Some(mut from) = from else {
+        return String::new();
+    };
+    let mut part = [0; 4096];
+    loop {
+        let due = progress.as_deref().and_then(Progress::due);
+        let never = Instant::now();
+        let bytes = tokio::select! {
+            read = from.read(&mut part) => match read {
+                Ok(bytes @ 1..) => bytes,
+                Ok(_) | Err(_) => break,
+            },
+            () = sleep_until(due.unwrap_or(never)), if due.is_some() => 0,
+        };
+        match &mut progress {
+            Some(progress) => {
+                if let Some(percent) = lines.take(&part[..bytes]) {
+                    progress.untold = Some(percent);
+                }
+                progress.tell_if_due();
+            }
+            None => lines.keep(&part[..bytes]),
+        }
+    }
+    lines.end()
+}
+
+/// Tells lines on progress from output.
+#[derive(Debug, Default)]
+struct Lines {
+    kept: Vec<u8>,
+    /// The beginning of a line that may tell of progress.
+    begun: Vec<u8>,
+    /// The line has turned out to be output.
+    is_output: bool,
+}
+
+impl Lines {
+    /// Takes what came; answers the last progress that it told.
+    fn take(&mut self, bytes: &[u8]) -> Option<u8> {
+        let mut told = None;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            if self.is_output {
+                self.keep(line);
+            } else {
+                let room = PROGRESS_LINE_MAX + 1 - self.begun.len();
+                let (head, tail) = line.split_at(line.len().min(room));
+                self.begun.extend_from_slice(head);
+                if let Some(percent) = percent(&self.begun) {
+                    told = Some(percent);
+                    self.begun.clear();
+                } else if !may_become_progress(&self.begun) {
+                    let begun = std::mem::take(&mut self.begun);
+                    self.keep(&begun);
+                    self.keep(tail);
+                    self.is_output = true;
+                }
+            }
+            if line.ends_with(b"\n") {
+                self.is_output = false;
+            }
+        }
+        told
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = limits::COMMAND_BODY_BYTES_MAX.saturating_sub(self.kept.len());
+        self.kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn end(mut self) -> String {
+        let begun = std::mem::take(&mut self.begun);
+        // A last line without its end.
+        if percent(&[&begun[..], b"\n"].concat()).is_none() {
+            self.keep(&begun);
+        }
+        // SQL text holds no NUL.
+        String::from_utf8_lossy(&self.kept)
+            .replace('\0', "\u{fffd}")
+            .trim_end()
+            .to_owned()
+    }
+}
+
+/// The progress that a whole line tells.
+fn percent(line: &[u8]) -> Option<u8> {
+    let rest = line.strip_prefix(PROGRESS)?.strip_suffix(b"\n")?;
+    let number = std::str::from_utf8(rest).ok()?.trim();
+    let is_plain = number.bytes().all(|byte| byte.is_ascii_digit());
+    number
+        .parse()
+        .ok()
+        .filter(|percent| is_plain && *percent <= 100)
+}
+
+fn may_become_progress(begun: &[u8]) -> bool {
+    let has_ended = begun.contains(&b'\n') || begun.len() > PROGRESS_LINE_MAX;
+    !has_ended && (PROGRESS.starts_with(begun) || begun.starts_with(PROGRESS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: CommandId = CommandId::from_bits(1);
+
+    fn program(script: &str, timeout_ms: u64) -> Program {
+        Program {
+            program: "/bin/sh".into(),
+            args: vec!["-c".to_owned(), script.to_owned()],
+            timeout: Duration::from_millis(timeout_ms),
+        }
+    }
+
+    async fn run(program: &Program) -> Outcome {
+        super::run(program, Progress::new(ID, None)).await
+    }
+
+    #[tokio::test]
+    async fn a_programs_output_and_end_are_told() {
+        let run = async |script| run(&program(script, 10_000)).await;
+        assert_eq!(run("echo $TIDELINE_COMMAND_ID").await, Ok(ID.to_string()));
+        assert_eq!(run("echo done").await, Ok("done".to_owned()));
+        assert_eq!(run("echo a; echo b >&2").await, Ok("a\nb".to_owned()));
+        let failed = run("echo bad >&2; exit 3").await.unwrap_err();
+        assert!(failed.contains("3") && failed.ends_with("bad"), "{failed}");
+        assert_eq!(
+            run("printf 'a\\000b\\377'").await,
+            Ok("a\u{fffd}b\u{fffd}".to_owned())
+        );
+    }
+
+    #[tokio::test]
+    async fn endless_output_is_read_and_cut_and_an_endless_program_killed() {
+        let long = run(&program("head -c 1000000 /dev/zero | tr '\\0' x", 10_000))
+            .await
+            .unwrap();
+        assert_eq!(long.len(), limits::COMMAND_BODY_BYTES_MAX);
+        let killed = run(&program("sleep 60", 50)).await.unwrap_err();
+        assert!(killed.contains("killed"), "{killed}");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_missing_is_named() {
+        let missing = Program {
+            program: "/nowhere/program".into(),
+            ..program("", 1)
+        };
+        let error = run(&missing).await.unwrap_err();
+        assert!(error.contains("/nowhere/program"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn progress_is_told_at_most_once_a_second_and_is_no_output() {
+        let (tell, mut told) = mpsc::channel(16);
+        let script = "echo begin; for n in 1 2 3 4 5 6 7 8 9; do echo progress: $n; done; \
+                      sleep 1.3; echo 'progress: 50'; echo end";
+        let started = Instant::now();
+        let program = program(script, 10_000);
+        let ran = super::run(&program, Progress::new(ID, Some(tell)));
+        let watching = async {
+            let mut heard = Vec::new();
+            while let Some((id, percent)) = told.recv().await {
+                assert_eq!(id, ID);
+                heard.push((percent, started.elapsed()));
+            }
+            heard
+        };
+        let (outcome, heard) = tokio::join!(ran, watching);
+        assert_eq!(outcome, Ok("begin\nend".to_owned()));
+        // Of those that came together the last, and at most one more a second.
+        assert!((1..=3).contains(&heard.len()), "{heard:?}");
+        assert!(heard.is_sorted(), "{heard:?}");
+        for two in heard.windows(2) {
+            assert!(two[1].1 - two[0].1 > PROGRESS_GAP / 2, "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn only_whole_lines_of_that_form_are_progress() {
+        let check = |text: &str, told: Option<u8>, output: &str| {
+            let mut lines = Lines::default();
+            assert_eq!(lines.take(text.as_bytes()), told, "{text:?}");
+            assert_eq!(lines.end(), output, "{text:?}");
+        };
+        check("progress: 0\n", Some(0), "");
+        check("progress:100\r\n", Some(100), "");
+        check("a\nprogress: 7\nb\n", Some(7), "a\nb");
+        check("progress: 101\n", None, "progress: 101");
+        check("progress: -1\n", None, "progress: -1");
+        check("progress: +1\n", None, "progress: +1");
+        check("progress:\n", None, "progress:");
+        check(" progress: 1\n", None, " progress: 1");
+        check("my progress: 1\n", None, "my progress: 1");
+        check("progress: 5", None, "");
+        check("progress", None, "progress");
+        let long = format!("progress: {}1\n", " ".repeat(PROGRESS_LINE_MAX));
+        check(&long, None, long.trim_end());
+    }
+
+    proptest! {
+        /// However the bytes arrive, the same is told and kept.
+        #[test]
+        fn chunks_do_not_matter(text in "(progress: ?[0-9]{1,3}\n|[a-p: ]{0,30}\n|\r|progress)*", cuts in prop::collection::vec(0..200usize, 0..8)) {
+            let mut whole = Lines::default();
+            let told = whole.take(text.as_bytes());
+            let mut parts = Lines::default();
+            let (mut last, mut from) = (None, 0);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.sort_unstable();
+            for cut in cuts.into_iter().chain([text.len()]) {
+                last = parts.take(&text.as_bytes()[from..cut]).or(last);
+                from = cut;
+            }
+            prop_assert_eq!(last, told);
+            prop_assert_eq!(parts.end(), whole.end());
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The twin's side on the device: settings are kept in the buffer's file, applied while the agent
+//! runs, and what came of that is told after each change and each connect.
+//!
+//! They come from the bridge, and from people on the device itself ([`local`]). Which one counts is
+//! decided by [`document`], which is pure; here is the task that keeps, applies and tells.
+
+pub mod document;
+pub(crate) mod http;
+pub(crate) mod knobs;
+pub mod local;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use daemon::{Clock, Failure};
+use schema::message::{ConfigEntry, DesiredConfig, Event};
+use schema::{Channel, envelope};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::buffer::{Buffer, BufferError, Origin};
+use crate::link::LinkState;
+use document::{Document, EditError};
+use knobs::Knobs;
+use local::LocalConfig;
+
+/// Requests of this machine that may wait.
+pub(crate) const REQUESTS_QUEUE: usize = 8;
+
+/// What others on this machine may ask.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Set keys to the JSON texts of values.
+    Change {
+        changes: BTreeMap<String, String>,
+        reply: oneshot::Sender<Result<LocalConfig, ChangeError>>,
+    },
+    /// What is known and in force.
+    Show(oneshot::Sender<LocalConfig>),
+    /// Tell the bridge anew; answers how many keys it is told of.
+    Report(oneshot::Sender<usize>),
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    #[error(transparent)]
+    Buffer(#[from] BufferError),
+}
+
+/// What the task needs.
+pub(crate) struct Twin {
+    pub(crate) buffer: Buffer,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) link: watch::Receiver<LinkState>,
+    pub(crate) documents: mpsc::Receiver<DesiredConfig>,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) knobs: Knobs,
+    pub(crate) stop: CancellationToken,
+}
+
+struct Running {
+    parts: Twin,
+    document: Document,
+}
+
+impl Twin {
+    /// Runs until stopped.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let kept = self.buffer.config().await.map_err(|error| {
+            Failure::new(error.class(), "read the configuration of the buffer").because(error)
+        })?;
+        let mut running = Running {
+            parts: self,
+            document: Document::restore(kept),
+        };
+        let kept: Vec<ConfigEntry> = running
+            .document
+            .keys()
+            .map(|key| key.entry.clone())
+            .collect();
+        for entry in &kept {
+            running.apply(entry);
+        }
+        running.report();
+        loop {
+            tokio::select! {
+                biased;
+                () = running.parts.stop.cancelled() => return Ok(()),
+                Some(request) = running.parts.requests.recv() => running.answer(request).await,
+                Some(document) = running.parts.documents.recv() => running.hear(&document).await,
+                Ok(()) = running.parts.link.changed() => {
+                    running.parts.link.borrow_and_update();
+                    running.report();
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    async fn hear(&mut self, told: &DesiredConfig) {
+        let news = self.document.news(told);
+        match self.take(news, Origin::Bridge).await {
+            Ok(()) | Err(BufferError::Closed) => {}
+            // The bridge says it again while it hears no report of it.
+            Err(error) => warn!(%error, "settings were not kept"),
+        }
+        // Also when nothing is new: the bridge asks because it has not heard so.
+        self.report();
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // Whoever asked and went away needs no answer.
+        match request {
+            Request::Change { changes, reply } => {
+                let changed = self.change(&changes).await;
+                let changed = changed.map(|()| LocalConfig::of(&self.document, true));
+                let _ = reply.send(changed);
+            }
+            Request::Show(reply) => {
+                let _ = reply.send(LocalConfig::of(&self.document, true));
+            }
+            Request::Report(reply) => {
+                self.report();
+                let _ = reply.send(self.document.keys().count());
+            }
+        }
+    }
+
+    async fn change(&mut self, changes: &BTreeMap<String, String>) -> Result<(), ChangeError> {
+        let made = self.document.edit(changes, self.parts.clock.now_ms())?;
+        self.take(made, Origin::Device).await?;
+        self.report();
+        Ok(())
+    }
+
+    /// Keeps, then applies: what is in force is on the disk.
+    async fn take(&mut self, news: Vec<ConfigEntry>, origin: Origin) -> Result<(), BufferError> {
+        if news.is_empty() {
+            return Ok(());
+        }
+        self.parts.buffer.keep_config(news.clone(), origin).await?;
+        for entry in news {
+            if self.document.take(entry.clone(), origin) {
+                self.apply(&entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: &ConfigEntry) {
+        let ConfigEntry { key, value, .. } = entry;
+        let outcome = self.parts.knobs.set(key, value);
+        match &outcome {
+            Ok(()) => info!(key, value, "setting in force"),
+            Err(reason) => warn!(key, value, reason, "setting not in force"),
+        }
+        self.document.note(key, outcome);
+    }
+
+    fn report(&self) {
+        let LinkState::Up(uplink) = &*self.parts.link.borrow() else {
+            return;
+        };
+        let Some(report) = self.document.report() else {
+            return;
+        };
+        match envelope::encode(&Event::Config(report)) {
+            // What the link does not take is told after the next connect.
+            Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
+            Err(error) => warn!(%error, "the configuration cannot be told"),
+        }
+    }
+}
