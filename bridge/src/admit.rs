@@ -28,7 +28,7 @@ use schema::message::{
 };
 use schema::reading::ValueError;
 use schema::time::ReceivedAt;
-use schema::{DeviceId, Row, SeqRange};
+use schema::{Batch, DeviceId, Row, SeqRange};
 
 use crate::store::Delivery;
 
@@ -144,7 +144,19 @@ pub fn admit(
     received_at: ReceivedAt,
     bounds: &Bounds,
 ) -> Result<Delivery, AdmitError> {
-    let mut batch = codec::decode(payload)?;
+    admit_batch(device, codec::decode(payload)?, received_at, bounds)
+}
+
+/// Looks at the readings of one batch, wherever it came from.
+///
+/// # Errors
+/// [`AdmitError::Sequence`].
+pub fn admit_batch(
+    device: DeviceId,
+    mut batch: Batch,
+    received_at: ReceivedAt,
+    bounds: &Bounds,
+) -> Result<Delivery, AdmitError> {
     let out_of_range = |row: &&Row| !(1..=SQL_INTEGER_MAX).contains(&row.seq);
     if let Some(row) = batch.rows.iter().find(out_of_range) {
         return Err(AdmitError::Sequence(row.seq));
@@ -222,7 +234,7 @@ mod tests {
     use proptest::prelude::*;
     use schema::codec::Encoder;
     use schema::message::{CommandId, CommandState};
-    use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Value};
+    use schema::{Epoch, Hlc, ObservedAt, Quality, Value};
 
     const NOW: i64 = 1_800_000_000_000_000;
 

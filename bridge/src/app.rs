@@ -4,19 +4,24 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daemon::{Clock, Failure, Health, Lifecycle, SystemClock, admin};
+use axum::http::HeaderValue;
+use daemon::{Class, Clock, Failure, Health, Lifecycle, SystemClock, admin, http};
 use prometheus_client::registry::Registry;
+use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::api;
-use crate::api::Changes;
-use crate::config::Config;
-use crate::dispatch::{self, Bell, Dispatch};
+use crate::alert::Alerts;
+use crate::api::{Api, Guard, Host};
+use crate::audit;
+use crate::auth::KeyFolder;
+use crate::config::{Config, Http};
+use crate::direct::{Direct, direct};
+use crate::dispatch::{self, Bell, Dispatch, Rate};
 use crate::ingest::{Counters, Ingest};
 use crate::intake::{Broker, inbox};
-use crate::metrics::{IngestMeters, IntakeMeters, StoreCollector};
+use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, StoreCollector};
 use crate::store::Store;
 use crate::upkeep::Upkeep;
 
@@ -37,6 +42,12 @@ pub struct Running {
     counters: Arc<Mutex<Counters>>,
     retention: Option<Duration>,
     bell: Bell,
+    guard: Guard,
+    broker: Broker,
+    database: String,
+    tls: Option<Arc<ServerConfig>>,
+    cors_origins: Vec<HeaderValue>,
+    direct: Direct,
 }
 
 impl Bridge {
@@ -53,9 +64,21 @@ impl Bridge {
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
         certs::tls::install_crypto_provider();
-        let listener = admin::bind(config.http).await?;
+        let Http {
+            address,
+            tls,
+            keys,
+            cors_origins,
+        } = config.http.clone();
+        let keys = keys.map(KeyFolder::open).transpose().map_err(|error| {
+            Failure::new(Class::Configuration, "read the keys of tokens").because(error)
+        })?;
+        let tls =
+            tls.map(|files| certs::tls::server_config_without_client_auth(&files.cert, &files.key));
+        let tls = tls.transpose()?.map(Arc::new);
+        let listener = http::bind(address).await?;
         let http_addr = listener.local_addr().map_err(|error| {
-            Failure::new(daemon::Class::Network, "read the HTTP address").because(error)
+            Failure::new(Class::Network, "read the HTTP address").because(error)
         })?;
         let store = open(&config).await?;
         let drops_by_itself = store
@@ -66,6 +89,22 @@ impl Bridge {
         let counters = Arc::new(Mutex::new(Counters::default()));
         let meters = IngestMeters::register(registry);
         registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
+        let api_meters = ApiMeters::register(registry);
+        let (audit, writer) = audit::audit(
+            Arc::clone(&store),
+            lifecycle.token(),
+            api_meters.audit_lost.clone(),
+        );
+        lifecycle.spawn("audit", writer.run());
+        let alerts = Alerts {
+            store: Arc::clone(&store),
+            clock: Arc::clone(&clock),
+            bounds: config.alerts,
+            firing: api_meters.alerts_firing.clone(),
+            stop: lifecycle.token(),
+        };
+        lifecycle.spawn("alerts", alerts.run());
+        let guard = Guard::new(keys, Arc::clone(&store), audit, api_meters);
         let (bell, rung) = dispatch::bell();
         let (outbox, inbox) = inbox();
         // The broker goes last: acknowledgements of the final commit travel through it.
@@ -78,11 +117,13 @@ impl Bridge {
             health.component("bridge-broker"),
             leave.clone(),
         );
+        let (direct, asked) = direct(config.bounds, Arc::clone(&clock), meters.clone());
         let ingest = Ingest {
             store: Arc::clone(&store),
             clock: Arc::clone(&clock),
             broker: broker.clone(),
             messages: inbox,
+            direct: asked,
             bounds: config.bounds,
             pipeline: config.pipeline,
             meters: meters.clone(),
@@ -117,15 +158,18 @@ impl Bridge {
             broker: broker.clone(),
             meters: meters.clone(),
             rung,
+            rate: Rate::new(config.commands_per_second),
             stop: lifecycle.token(),
         };
         lifecycle.spawn("commands", dispatch.run());
+        let said = broker.clone();
         let upkeep = Upkeep {
             store: Arc::clone(&store),
             clock,
             broker,
             meters,
             gap_age: config.gap_age,
+            keep: config.retention,
             retention: config.retention.filter(|_| !drops_by_itself),
             stop: lifecycle.token(),
         };
@@ -138,6 +182,12 @@ impl Bridge {
             counters,
             retention: config.retention,
             bell,
+            guard,
+            broker: said,
+            database: config.database.to_string(),
+            tls,
+            cors_origins,
+            direct,
         })
     }
 }
@@ -163,15 +213,23 @@ impl Running {
 
     /// Serves the API with the admin endpoints of the whole process, until the lifecycle stops.
     pub fn serve(self, registry: Arc<Registry>, health: Health, lifecycle: &Lifecycle) {
-        let changes = Changes {
-            are_local: self.http_addr.ip().is_loopback(),
+        let api = Api {
+            store: self.store,
+            retention: self.retention,
             bell: self.bell,
+            direct: self.direct,
+            guard: self.guard,
+            host: Host {
+                broker: self.broker,
+                database: self.database,
+                health: health.clone(),
+            },
+            cors_origins: self.cors_origins,
         };
-        let router =
-            api::router(self.store, self.retention, changes).merge(admin::router(registry, health));
+        let router = api.router().merge(admin::router(registry, health));
         lifecycle.spawn(
             "http",
-            admin::serve(self.listener, router, lifecycle.clone()),
+            http::serve(self.listener, router, self.tls, lifecycle.clone()),
         );
     }
 }

@@ -2,10 +2,12 @@
 //! opened. `bridge.toml` beside the manifest is the commented example; a test parses it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use certs::identity::{Identity, Role};
 use certs::tls::{self, TlsFiles};
 use daemon::settings::{self, Problems, relative_to};
@@ -14,8 +16,11 @@ use schema::BrokerAddress;
 use serde::Deserialize;
 
 use crate::admit::Bounds;
+use crate::auth::KeyFolder;
+use crate::dispatch::{PER_SECOND, PER_SECOND_BOUNDS};
 use crate::intake::BrokerConfig;
 use crate::pipeline::PipelineConfig;
+use crate::store::alerts::AlertBounds;
 use crate::store::location::{Database, Location};
 
 /// Takes the database's address out of the file, where it may hold a password.
@@ -29,6 +34,10 @@ const STALE_MAX: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::f
 
 /// What the MQTT client takes, and what finds a dead connection within the day.
 const KEEP_ALIVE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// Less is the network's own unrest; more is never noticed.
+const ALERT_AFTER: RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(30 * 86_400);
 
 /// Below this a reading could be gone before anybody saw it.
 const RETENTION_MIN: Duration = Duration::from_secs(3600);
@@ -52,8 +61,35 @@ pub struct Config {
     pub retention: Option<Duration>,
     /// How old a gap must be before its device is asked again.
     pub gap_age: Duration,
+    /// Commands and configurations that this bridge sends a second.
+    pub commands_per_second: NonZeroU32,
+    /// From when on something is an alert.
+    pub alerts: AlertBounds,
     /// Where to serve the API and the admin endpoints.
-    pub http: SocketAddr,
+    pub http: Http,
+}
+
+/// How the API is served, and to whom.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where.
+    pub address: SocketAddr,
+    /// The chain and the key that it is served with, in TLS; in the clear when left out.
+    pub tls: Option<ServerFiles>,
+    /// The folder of keys that callers' tokens are checked with. Without it, requests are taken from
+    /// this machine alone.
+    pub keys: Option<PathBuf>,
+    /// Sites whose pages may ask.
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+/// Files of a server that asks for no certificate of its callers.
+#[derive(Debug, Clone)]
+pub struct ServerFiles {
+    /// Its chain.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// A settings file: the bridge's, and what the process around it needs.
@@ -78,7 +114,13 @@ struct Raw {
     #[serde(default)]
     pipeline: RawPipeline,
     #[serde(default)]
+    commands: RawCommands,
+    #[serde(default)]
     http: RawHttp,
+    #[serde(default)]
+    auth: RawAuth,
+    #[serde(default)]
+    alerts: RawAlerts,
     #[serde(default)]
     log: RawLog,
 }
@@ -131,8 +173,30 @@ struct RawPipeline {
 }
 
 #[derive(Debug, Default, Deserialize)]
+struct RawCommands {
+    per_second: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
 struct RawHttp {
     address: Option<SocketAddr>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    #[serde(default)]
+    cors_origins: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawAlerts {
+    #[serde(default, with = "humantime_serde")]
+    offline_after: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    skew_max: Option<Duration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct RawAuth {
+    keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -164,7 +228,22 @@ impl Config {
             pipeline: PipelineConfig::default(),
             retention: None,
             gap_age: Duration::from_secs(180),
-            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            commands_per_second: PER_SECOND,
+            alerts: AlertBounds::default(),
+            http: Http::local(),
+        }
+    }
+}
+
+impl Http {
+    /// The default: to this machine alone.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            address: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            tls: None,
+            keys: None,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -264,6 +343,17 @@ impl Settings {
             .keep_alive
             .is_none_or(|keep_alive| KEEP_ALIVE.contains(&keep_alive));
         bounded(p, "mqtt.keep_alive", keep_alive, "must be from 1s to 1h");
+        let per_second = raw.commands.per_second.unwrap_or(PER_SECOND.get());
+        let is_rate = PER_SECOND_BOUNDS.contains(&per_second);
+        bounded(p, "commands.per_second", is_rate, "must be from 1 to 10000");
+        for (key, value) in [
+            ("alerts.offline_after", raw.alerts.offline_after),
+            ("alerts.skew_max", raw.alerts.skew_max),
+        ] {
+            let is_sound = value.is_none_or(|value| ALERT_AFTER.contains(&value));
+            problems.check(is_sound, key, "must be from 10s to 30days");
+        }
+        let http = http(&raw.http, &raw.auth, origin, &mut problems);
         let (Some(name), Some(address), Some(database)) = (name, address, database) else {
             problems.into_result(origin)?;
             unreachable!("what is missing was noted as a problem");
@@ -283,13 +373,54 @@ impl Settings {
         bridge.gap_age = raw.store.gap_age.unwrap_or(bridge.gap_age);
         bridge.bounds.past_max = raw.admission.past_max.unwrap_or(bridge.bounds.past_max);
         bridge.bounds.future_max = raw.admission.future_max.unwrap_or(bridge.bounds.future_max);
-        bridge.http = raw.http.address.unwrap_or(bridge.http);
+        bridge.commands_per_second = NonZeroU32::new(per_second).unwrap_or(PER_SECOND);
+        let alerts = &mut bridge.alerts;
+        alerts.offline_after = raw.alerts.offline_after.unwrap_or(alerts.offline_after);
+        alerts.skew_max = raw.alerts.skew_max.unwrap_or(alerts.skew_max);
+        bridge.http = http;
         Ok(Self {
             bridge,
             log_format: raw.log.format,
             log_level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
         })
     }
+}
+
+/// How the API is served: whoever is not on this machine needs a token.
+fn http(raw: &RawHttp, auth: &RawAuth, origin: &Path, problems: &mut Problems) -> Http {
+    let mut http = Http::local();
+    http.address = raw.address.unwrap_or(http.address);
+    http.keys = auth.keys.as_deref().map(|keys| relative_to(origin, keys));
+    let is_guarded = http.keys.is_some() || http.address.ip().is_loopback();
+    let reason = "is not of this machine alone: let [auth] keys name a folder of keys, which \
+                  `tideline token key --keys FOLDER` makes";
+    problems.check(is_guarded, "http.address", reason);
+    if let Some(keys) = &http.keys {
+        problems.take("auth.keys", KeyFolder::open(keys));
+    }
+    match (&raw.cert, &raw.key) {
+        (None, None) => {}
+        (Some(cert), Some(key)) => {
+            let (cert, key) = (relative_to(origin, cert), relative_to(origin, key));
+            problems.check_readable("http.cert", &cert);
+            problems.check_readable("http.key", &key);
+            http.tls = Some(ServerFiles { cert, key });
+        }
+        _ => problems.add("http.cert", "and http.key go together"),
+    }
+    for text in &raw.cors_origins {
+        let is_origin = text.split_once("://").is_some_and(|(scheme, rest)| {
+            matches!(scheme, "http" | "https") && !rest.is_empty() && !rest.contains(['/', '*'])
+        });
+        match HeaderValue::from_str(text) {
+            Ok(value) if is_origin => http.cors_origins.push(value),
+            _ => problems.add(
+                "http.cors_origins",
+                format!("{text:?} is no origin, as in https://fleet.example.com"),
+            ),
+        }
+    }
+    http
 }
 
 fn database(raw: &RawStore, origin: &Path, problems: &mut Problems) -> Option<Location> {

@@ -4,6 +4,8 @@
 //!
 //! ```text
 //! message ─► admit ─► pipeline ─► Store::ingest ─► ack to the device ─► PUBACK to the broker
+//!               │        ▲              └─► answer to who asked
+//!               │        └─ request, admitted by [`crate::direct`]
 //!               └─► dead letter ─► Store ─► refusal to the device ─► PUBACK
 //! ```
 
@@ -12,18 +14,20 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bytes::Bytes;
 use daemon::{Backoff, Class, Clock, Component, Failure, Fault};
 use schema::message::ack::payload_digest;
 use schema::message::{Ack, Downlink, Event, Noted, Refusal, Rejection, Status};
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Epoch, SeqRange, Topic, envelope, limits};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::admit::{Bounds, admit, admit_event, admit_status};
+use crate::direct::Asked;
 use crate::dispatch::Bell;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
@@ -32,8 +36,7 @@ use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
 use crate::store::commands::CommandWord;
 use crate::store::config::ConfigReport;
 use crate::store::{
-    DEAD_LETTER_BYTES_MAX, DeadLetter, Delivery, DeviceReport, Ingested, Presence, Settled, Store,
-    StoreError,
+    DeadLetter, Delivery, DeviceReport, Ingested, Presence, Settled, Store, StoreError,
 };
 
 /// Reports, presence and dead letters that are written together.
@@ -69,6 +72,8 @@ pub(crate) struct Ingest {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) broker: Broker,
     pub(crate) messages: Inbox,
+    /// Deliveries whose senders wait for an answer.
+    pub(crate) direct: mpsc::Receiver<Asked>,
     pub(crate) bounds: Bounds,
     pub(crate) pipeline: PipelineConfig,
     pub(crate) meters: IngestMeters,
@@ -85,7 +90,16 @@ pub(crate) struct Ingest {
 struct Token {
     device: DeviceId,
     epoch: Epoch,
-    receipt: Receipt,
+    release: Release,
+}
+
+/// Who waits for a commit.
+#[derive(Debug)]
+enum Release {
+    /// The device, for an acknowledgement, and then the broker.
+    Broker(Receipt),
+    /// Whoever asked.
+    Asker(oneshot::Sender<Settled>),
 }
 
 /// A message of the side path: small, and not in the ledger's way.
@@ -121,7 +135,8 @@ impl Ingest {
             while let Some(write) = pipeline.next_write(now, draining) {
                 writes.spawn(self.write(write));
             }
-            if draining && pipeline.is_empty() && self.messages.is_empty() {
+            let is_empty = self.messages.is_empty() && self.direct.is_empty();
+            if draining && pipeline.is_empty() && is_empty {
                 break;
             }
             let wakeup = pipeline.next_wakeup().map(|at| started + at);
@@ -130,6 +145,9 @@ impl Ingest {
                 Some(message) = self.messages.recv(), if pipeline.has_room() => {
                     self.take(message, &mut pipeline, &sides, started.elapsed());
                 }
+                Some(asked) = self.direct.recv(), if pipeline.has_room() => {
+                    self.take_asked(asked, &mut pipeline, started.elapsed());
+                }
                 Some(done) = writes.join_next() => {
                     let done = done
                         .map_err(|error| Failure::new(Class::Data, "write").because(error))?
@@ -137,7 +155,10 @@ impl Ingest {
                     self.release(done, &mut pipeline);
                 }
                 () = async { sleep_until(wakeup.unwrap_or(started)).await }, if wakeup.is_some() => {}
-                () = self.drain.cancelled(), if !draining => draining = true,
+                () = self.drain.cancelled(), if !draining => {
+                    draining = true;
+                    self.direct.close();
+                }
             }
         }
         drop(sides);
@@ -165,7 +186,8 @@ impl Ingest {
                 channel: Channel::Telemetry,
             }) => match admit(device.clone(), &payload, received_at, &self.bounds) {
                 Ok(delivery) => {
-                    self.offer(delivery, payload.len(), receipt, pipeline, now);
+                    let release = Release::Broker(receipt);
+                    self.offer(delivery, payload.len(), release, pipeline, now);
                     return;
                 }
                 Err(error) => {
@@ -198,18 +220,30 @@ impl Ingest {
         }
     }
 
+    fn take_asked(&self, asked: Asked, pipeline: &mut Pipeline<Token>, now: Duration) {
+        let Asked {
+            delivery,
+            bytes,
+            answer,
+        } = asked;
+        // Who went away while there was no room sends it again.
+        if !answer.is_closed() {
+            self.offer(delivery, bytes, Release::Asker(answer), pipeline, now);
+        }
+    }
+
     fn offer(
         &self,
         delivery: Delivery,
         bytes: usize,
-        receipt: Receipt,
+        release: Release,
         pipeline: &mut Pipeline<Token>,
         now: Duration,
     ) {
         let token = Token {
             device: delivery.device.clone(),
             epoch: delivery.batch.epoch,
-            receipt,
+            release,
         };
         let rows = (delivery.batch.rows.len() + delivery.rejected.len()) as u64;
         self.meters.rows_entered.inc_by(rows);
@@ -220,7 +254,7 @@ impl Ingest {
     fn side(
         &self,
         topic: Topic,
-        payload: &[u8],
+        payload: &Bytes,
         received_at: ReceivedAt,
         receipt: Receipt,
     ) -> Side {
@@ -333,8 +367,14 @@ impl Ingest {
         let mut acks = Acks::default();
         let mut receipts = Vec::with_capacity(tokens.len());
         for (token, settled) in tokens.into_iter().zip(ingested.settled) {
-            acks.add(token.device, token.epoch, settled, Vec::new());
-            receipts.push(token.receipt);
+            match token.release {
+                Release::Broker(receipt) => {
+                    acks.add(token.device, token.epoch, settled, Vec::new());
+                    receipts.push(receipt);
+                }
+                // Who went away meanwhile sends it again, and hears that it is known.
+                Release::Asker(answer) => drop(answer.send(settled)),
+            }
         }
         acks.publish(&self.broker, &self.meters, self.clock.now_ms());
         for receipt in receipts {
@@ -409,11 +449,12 @@ impl SidePath {
                 .await
                 .map_err(|error| error.into_failure("write what devices say of commands"))?;
             for report in &configs {
-                persist(&self.meters, &self.health, || {
+                let overrides = persist(&self.meters, &self.health, || {
                     self.store.report_config(report)
                 })
                 .await
                 .map_err(|error| error.into_failure("write what devices have set"))?;
+                self.meters.config_overrides.inc_by(overrides as u64);
             }
             self.refuse(&letters, &digests);
             for receipt in receipts {
@@ -643,14 +684,14 @@ where
 fn letter(
     device: Option<DeviceId>,
     topic: String,
-    payload: &[u8],
+    payload: &Bytes,
     reason: &dyn std::fmt::Display,
     received_at: ReceivedAt,
 ) -> DeadLetter {
     DeadLetter {
         device,
         topic: topic.replace('\0', ""),
-        payload: payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)].to_vec(),
+        payload: payload.clone(),
         reason: reason.to_string(),
         received_at,
     }

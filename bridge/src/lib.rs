@@ -12,13 +12,18 @@
 //! the devices without knowing of each other.
 //!
 //! Reading order: [`admit`] and [`pipeline`] (pure) → [`ingest`] (the loop around them) →
-//! [`intake`] → [`store`] → `upkeep` and `dispatch` (commands) → [`api`] → [`app`], [`config`], [`cli`].
+//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `dispatch` (commands, configuration) and `alert` → [`auth`], [`api`] → [`app`], [`config`],
+//! [`cli`].
 
 pub mod admit;
+mod alert;
 pub mod api;
 pub mod app;
+mod audit;
+pub mod auth;
 pub mod cli;
 pub mod config;
+mod direct;
 mod dispatch;
 pub mod ingest;
 pub mod intake;

@@ -48,11 +48,27 @@ pub struct IngestMeters {
     pub(crate) commands_expired: Counter,
     pub(crate) command_words: Counter,
     pub(crate) configs_sent: Counter,
+    pub(crate) config_overrides: Counter,
+    pub(crate) direct: Counter,
+    pub(crate) direct_busy: Counter,
+}
+
+/// Who asks the API.
+#[derive(Debug, Clone, Default)]
+pub struct ApiMeters {
+    refused: Family<ReasonLabel, Counter>,
+    pub(crate) audit_lost: Counter,
+    pub(crate) alerts_firing: Gauge,
 }
 
 /// What the store itself counts.
 #[derive(Debug)]
 pub(crate) struct StoreCollector(pub(crate) Arc<dyn Store>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ChannelLabel {
@@ -173,6 +189,34 @@ impl IntakeMeters {
     }
 }
 
+impl ApiMeters {
+    /// Registers the families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let meters = Self::default();
+        registry.register(
+            "tideline_bridge_api_refused",
+            "Requests without a token that counts",
+            meters.refused.clone(),
+        );
+        registry.register(
+            "tideline_bridge_audit_lost",
+            "Audit entries that could not be kept",
+            meters.audit_lost.clone(),
+        );
+        registry.register(
+            "tideline_bridge_alerts_firing",
+            "Alerts that nobody has acknowledged",
+            meters.alerts_firing.clone(),
+        );
+        meters
+    }
+
+    /// A request without a token that counts; the reason is one of few.
+    pub(crate) fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
 impl IngestMeters {
     /// Registers the families.
     pub fn register(registry: &mut Registry) -> Self {
@@ -195,6 +239,9 @@ impl IngestMeters {
             commands_expired: Counter::default(),
             command_words: Counter::default(),
             configs_sent: Counter::default(),
+            config_overrides: Counter::default(),
+            direct: Counter::default(),
+            direct_busy: Counter::default(),
         };
         for (name, help, counter) in [
             (
@@ -257,6 +304,21 @@ impl IngestMeters {
                 "configs_sent",
                 "Configurations sent to devices, each time that they were",
                 &meters.configs_sent,
+            ),
+            (
+                "config_overrides",
+                "Settings that devices have changed themselves, taken over as desired",
+                &meters.config_overrides,
+            ),
+            (
+                "direct_deliveries",
+                "Batches committed for requests that waited for it",
+                &meters.direct,
+            ),
+            (
+                "direct_busy",
+                "Requests with readings turned away, because there was no room or no commit in time",
+                &meters.direct_busy,
             ),
         ] {
             registry.register(format!("tideline_bridge_{name}"), help, counter.clone());

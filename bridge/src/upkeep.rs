@@ -34,6 +34,8 @@ pub(crate) struct Upkeep {
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
     /// is not asked for.
     pub(crate) gap_age: Duration,
+    /// How long anything is kept.
+    pub(crate) keep: Option<Duration>,
     /// How long readings are kept, where the database does not see to that itself.
     pub(crate) retention: Option<Duration>,
     pub(crate) stop: CancellationToken,
@@ -61,6 +63,9 @@ impl Upkeep {
                 Ok(next) => after = next,
                 Err(error) => debug!(%error, "gaps were not looked for"),
             }
+            if let Err(error) = self.forget().await {
+                debug!(%error, "ended tokens and old alerts were not dropped");
+            }
             if let Some(retention) = self.retention {
                 match self.expire(retention, expire_after.as_ref()).await {
                     Ok(next) => expire_after = next,
@@ -87,6 +92,22 @@ impl Upkeep {
         }
         acks.publish(&self.broker, &self.meters, self.clock.now_ms());
         Ok(next)
+    }
+
+    /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and
+    /// resolved alerts and audit entries that are as old as readings may be.
+    async fn forget(&self) -> Result<(), StoreError> {
+        let now = ReceivedAt::from_micros(self.clock.now_micros());
+        let old = self.keep.map(|keep| {
+            let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
+            ReceivedAt::from_micros(now.micros().saturating_sub(keep))
+        });
+        let mut gone = self.store.forget_access(now, old).await?;
+        if let Some(old) = old {
+            gone += self.store.forget_alerts(old).await?;
+        }
+        self.meters.rows_expired.inc_by(gone);
+        Ok(())
     }
 
     /// Drops the old rows of one page of devices. Returns where the next page begins.

@@ -1,59 +1,57 @@
 //! Commands: asked for, looked at, withdrawn.
 
-use std::net::IpAddr;
-
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use daemon::{Clock, SystemClock};
-use schema::DeviceId;
 use schema::limits::{COMMAND_BODY_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
-use super::Shared;
+use super::fleet::is_retired;
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
+use super::{Caller, Shared};
 use crate::dispatch::Bell;
 use crate::store::QUERY_ROWS_MAX;
-use crate::store::commands::{CommandRecord, NewCommand};
+use crate::store::commands::{CommandRecord, NewCommand, Queued};
 
 /// How long a command may wait for its device: unless told otherwise, and at most.
-const TTL_SECONDS: u64 = 3_600;
+pub(super) const TTL_SECONDS: u64 = 3_600;
 const TTL_SECONDS_MAX: u64 = 30 * 86_400;
 
 /// Commands of one answer, unless told otherwise.
 const LIMIT: usize = 100;
 
-/// Who may change things here. Until there are tokens: who is on this machine.
-#[derive(Debug, Clone)]
-pub(crate) struct Changes {
-    /// The API listens on this machine alone.
-    pub(crate) are_local: bool,
-    /// Rung when there is something to send.
-    pub(crate) bell: Bell,
-}
-
-#[derive(Debug, Deserialize)]
+/// A command to send
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewBody {
+pub(crate) struct NewBody {
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,128}$", example = "ping")]
     name: String,
+    /// Any JSON of at most 64 KiB.
     #[serde(default)]
+    #[schema(value_type = Value)]
     arguments: Value,
+    /// How long it may wait for its device; an hour when left out.
+    #[schema(minimum = 1, maximum = 2_592_000)]
     ttl_seconds: Option<u64>,
+    /// Higher ones run first.
     #[serde(default)]
     priority: u8,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CommandBody {
     id: String,
     device: String,
     name: String,
+    #[schema(value_type = Value)]
     arguments: Value,
     priority: u8,
     state: &'static str,
@@ -72,19 +70,36 @@ pub(crate) struct CommandBody {
     ended_at: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Commands {
-    commands: Vec<CommandBody>,
+    pub(super) commands: Vec<CommandBody>,
+    /// Where the next page begins, if there is one: pass it as `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<String>,
 }
 
+/// Has a device do something
+#[utoipa::path(
+    post,
+    path = "/api/v1/devices/{device}/commands",
+    tag = "commands",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+    ),
+    request_body = NewBody,
+    responses(
+        (status = 201, body = CommandBody, headers(("location" = String, description = "Where the command is found"))),
+        (status = 409, description = "The device is retired.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
 pub(crate) async fn create(
     State(store): Shared,
-    Extension(changes): Extension<Changes>,
+    Extension(bell): Extension<Bell>,
+    Extension(caller): Extension<Caller>,
     Path(device): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    changes.check(&headers)?;
     let device = super::device(&device)?;
     let new = parse(&headers, &body)?;
     let clock = SystemClock::default();
@@ -95,18 +110,17 @@ pub(crate) async fn create(
         command: Command {
             id,
             name: new.name,
-            arguments: match new.arguments {
-                Value::Null => "{}".to_owned(),
-                arguments => arguments.to_string(),
-            },
+            arguments: arguments_text(&new.arguments),
             expires_at_ms: i64::try_from(clock.now_ms() + ttl_ms).unwrap_or(i64::MAX),
             priority: new.priority,
         },
         created_at: ReceivedAt::from_micros(clock.now_micros()),
-        created_by: "local".to_owned(),
+        created_by: caller.name,
     };
-    store.queue_command(&command).await?;
-    changes.bell.commands();
+    match store.queue_command(&command).await? {
+        Queued::Kept => bell.commands(),
+        Queued::Retired => return Err(is_retired(&device)),
+    }
     let found = store.command(&device, id).await?;
     let record = found.ok_or_else(|| Problem::not_found("the command is gone"))?;
     let location = format!("/api/v1/devices/{device}/commands/{id}");
@@ -114,6 +128,17 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
 }
 
+/// Lists the commands of a device, latest first
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/{device}/commands",
+    tag = "commands",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many"),
+    ),
+    responses((status = 200, body = Commands))
+)]
 pub(crate) async fn list(
     State(store): Shared,
     Path(device): Path<String>,
@@ -124,9 +149,21 @@ pub(crate) async fn list(
     let found = store.commands(&device, limit).await?;
     Ok(Json(Commands {
         commands: found.into_iter().map(CommandBody::from).collect(),
+        next: None,
     }))
 }
 
+/// Shows a command
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/{device}/commands/{command}",
+    tag = "commands",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("command" = String, Path, description = "The command's id, a UUID", pattern = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", min_length = 36, max_length = 36),
+    ),
+    responses((status = 200, body = CommandBody))
+)]
 pub(crate) async fn one(
     State(store): Shared,
     Path((device, id)): Path<(String, String)>,
@@ -137,18 +174,28 @@ pub(crate) async fn one(
     Ok(Json(CommandBody::from(record)))
 }
 
+/// Withdraws a command
+///
 /// Withdraws a command: it does not start any more, if it has not yet, or is stopped.
+#[utoipa::path(
+    post,
+    path = "/api/v1/devices/{device}/commands/{command}/cancel",
+    tag = "commands",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("command" = String, Path, description = "The command's id, a UUID", pattern = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", min_length = 36, max_length = 36),
+    ),
+    responses((status = 200, body = CommandBody))
+)]
 pub(crate) async fn cancel(
     State(store): Shared,
-    Extension(changes): Extension<Changes>,
+    Extension(bell): Extension<Bell>,
     Path((device, id)): Path<(String, String)>,
-    headers: HeaderMap,
 ) -> Result<Json<CommandBody>, Problem> {
-    changes.check(&headers)?;
     let (device, id) = (super::device(&device)?, command_id(&id)?);
     let now = ReceivedAt::from_micros(SystemClock::default().now_micros());
     store.cancel_command(&device, id, now).await?;
-    changes.bell.commands();
+    bell.commands();
     let found = store.command(&device, id).await?;
     let record = found.ok_or_else(|| unknown(&id))?;
     Ok(Json(CommandBody::from(record)))
@@ -158,68 +205,47 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<NewBody, Problem> {
     super::is_json(headers)?;
     let new: NewBody = serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("body: {error}")))?;
+    check(&new.name, &new.arguments, new.ttl_seconds)?;
+    Ok(new)
+}
+
+/// Whether a device could take a command of this name, with these arguments, in this time.
+pub(super) fn check(name: &str, arguments: &Value, ttl: Option<u64>) -> Result<(), Problem> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    if new.name.is_empty() || new.name.len() > KEY_BYTES_MAX || !new.name.bytes().all(is_plain) {
+    if name.is_empty() || name.len() > KEY_BYTES_MAX || !name.bytes().all(is_plain) {
         return Err(Problem::bad_request(format!(
             "name: must have 1 to {KEY_BYTES_MAX} characters of A-Z a-z 0-9 - _ ."
         )));
     }
-    let arguments = new.arguments.to_string();
+    let arguments = arguments.to_string();
     if arguments.len() > COMMAND_BODY_BYTES_MAX || arguments.contains("\\u0000") {
         return Err(Problem::bad_request(format!(
             "arguments: must be JSON of at most {COMMAND_BODY_BYTES_MAX} bytes, without NUL"
         )));
     }
-    let ttl = new.ttl_seconds.unwrap_or(TTL_SECONDS);
-    if !(1..=TTL_SECONDS_MAX).contains(&ttl) {
+    if !(1..=TTL_SECONDS_MAX).contains(&ttl.unwrap_or(TTL_SECONDS)) {
         return Err(Problem::bad_request(format!(
             "ttl_seconds: must be from 1 to {TTL_SECONDS_MAX}"
         )));
     }
-    Ok(new)
+    Ok(())
 }
 
-fn command_id(text: &str) -> Result<CommandId, Problem> {
+/// What a device gets: nothing is an empty object.
+pub(super) fn arguments_text(arguments: &Value) -> String {
+    match arguments {
+        Value::Null => "{}".to_owned(),
+        arguments => arguments.to_string(),
+    }
+}
+
+pub(super) fn command_id(text: &str) -> Result<CommandId, Problem> {
     text.parse()
         .map_err(|error| Problem::bad_request(format!("command: {error}")))
 }
 
 fn unknown(id: &CommandId) -> Problem {
     Problem::not_found(format!("this device has no command {id}"))
-}
-
-impl Changes {
-    /// A device's configuration has changed.
-    pub(crate) fn changed(&self, device: &DeviceId) {
-        self.bell.config(device);
-    }
-
-    /// The name by which the caller reached us must be this machine's: a page in a browser, whose
-    /// own name was pointed here, is turned away.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
-        if self.are_local && host.is_none_or(is_this_machine) {
-            return Ok(());
-        }
-        Err(Problem::forbidden(
-            "changes are taken on this machine alone: let [http] address be one of 127.0.0.1, \
-             and call it by that",
-        ))
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    name.eq_ignore_ascii_case("localhost")
-        || address
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 impl From<CommandRecord> for CommandBody {
@@ -257,28 +283,6 @@ impl From<CommandRecord> for CommandBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_of_this_machine_are_told_from_others() {
-        for ours in [
-            "localhost",
-            "LOCALHOST:8080",
-            "127.0.0.1:1",
-            "127.8.8.8",
-            "[::1]:8080",
-        ] {
-            assert!(is_this_machine(ours), "{ours}");
-        }
-        for other in [
-            "example.com",
-            "localhost.example.com:8080",
-            "10.0.0.1",
-            "",
-            "127.0.0.1.x:1",
-        ] {
-            assert!(!is_this_machine(other), "{other}");
-        }
-    }
 
     #[test]
     fn what_cannot_be_a_command_is_refused() {

@@ -3,36 +3,49 @@
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use daemon::{Clock, SystemClock};
-use schema::limits::{CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX};
+use schema::limits::{CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::ConfigEntry;
+use schema::message::ack::payload_digest;
 use schema::setting::Setting;
 use schema::time::ReceivedAt;
-use schema::{DeviceId, HlcClock};
+use schema::{DeviceId, Hlc, HlcClock, envelope};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::fleet::is_retired;
 use super::problem::Problem;
-use super::query::rfc3339;
-use super::{Changes, Shared};
-use crate::store::config::{ConfigChange, DeviceConfig};
+use super::query::{Query, rfc3339};
+use super::{Caller, Shared};
+use crate::dispatch::Bell;
+use crate::store::QUERY_ROWS_MAX;
+use crate::store::config::{ConfigChange, DeviceConfig, HistoryEntry, HistoryPage};
+
+/// Values of one page of a history, unless told otherwise.
+const LIMIT: usize = 100;
 
 /// How often a change is tried whose clock another bridge was faster with.
 const ATTEMPTS: usize = 5;
 
-#[derive(Debug, Serialize)]
-struct ConfigBody {
+/// Why something is not in force that the device has overruled, and nobody believes.
+const OTHER_VALUE: &str = "the device has a value of its own that is not taken over: its key is not \
+     known here, or its clock is too far ahead; set the key to overrule that";
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ConfigBody {
     device: String,
     keys: BTreeMap<String, KeyBody>,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 struct KeyBody {
     /// What is desired; `null` for nothing.
+    #[schema(value_type = Value)]
     desired: Value,
     /// Whether the device has it, and it is in force.
     in_force: bool,
@@ -43,6 +56,41 @@ struct KeyBody {
     reported_at: Option<String>,
 }
 
+/// What was ever desired, latest first
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct History {
+    changes: Vec<HistoryBody>,
+    /// Where the next page begins, if there is one: pass it as `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// One value that was desired
+#[derive(Debug, Serialize, ToSchema)]
+struct HistoryBody {
+    key: String,
+    /// `null` when the key was removed.
+    #[schema(value_type = Value)]
+    value: Value,
+    /// Its clock: the latest of a key counts.
+    clock: String,
+    changed_at: String,
+    changed_by: String,
+    /// The group that a device's value came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
+}
+
+/// Shows what is desired of a device, and what it says is in force
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/{device}/config",
+    tag = "configuration",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+    ),
+    responses((status = 200, body = ConfigBody, headers(("etag" = String, description = "Names this state of the configuration"))))
+)]
 pub(crate) async fn show(
     State(store): Shared,
     Path(device): Path<String>,
@@ -52,28 +100,42 @@ pub(crate) async fn show(
     Ok(answer(&device, &config))
 }
 
+/// Changes keys of a device
+///
 /// Changes the keys of a JSON object; `null` removes one. With `If-Match`, only if nobody has
 /// changed anything since.
+#[utoipa::path(
+    patch,
+    path = "/api/v1/devices/{device}/config",
+    tag = "configuration",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("if-match" = Option<String>, Header, description = "The `etag` of the state that is to be changed"),
+    ),
+    request_body = std::collections::BTreeMap<String, serde_json::Value>,
+    responses((status = 200, body = ConfigBody, headers(("etag" = String, description = "Names this state of the configuration"))), (status = 409, description = "The device is retired.", body = Problem, content_type = "application/problem+json"), (status = 412, description = "Somebody else was faster.", body = Problem, content_type = "application/problem+json"))
+)]
 pub(crate) async fn change(
     State(store): Shared,
-    Extension(changes): Extension<Changes>,
+    Extension(bell): Extension<Bell>,
+    Extension(caller): Extension<Caller>,
     Path(device): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
-    changes.check(&headers)?;
     let device = super::device(&device)?;
     super::is_json(&headers)?;
     let wanted = parse(&body)?;
     let clock = SystemClock::default();
     for _ in 0..ATTEMPTS {
         let known = store.config(&device).await?;
+        if known.is_retired {
+            return Err(is_retired(&device));
+        }
         if let Some(tag) = headers.get(header::IF_MATCH)
             && tag.as_bytes() != tag_of(&known).as_bytes()
         {
-            return Err(Problem::precondition_failed(
-                "the configuration has changed meanwhile: read it again",
-            ));
+            return Err(moved());
         }
         let keys = known.desired.len() + wanted.len();
         if keys > CONFIG_KEYS_MAX {
@@ -81,8 +143,8 @@ pub(crate) async fn change(
                 "a device has at most {CONFIG_KEYS_MAX} keys"
             )));
         }
-        // Later than anything that is desired, whoever said so.
-        let mut stamps = HlcClock::resume(known.clock());
+        // Later than anything that is desired or reported, whoever said so.
+        let mut stamps = HlcClock::resume(known.latest());
         let entries: Vec<ConfigChange> = wanted
             .iter()
             .map(|(key, value)| ConfigChange {
@@ -92,11 +154,11 @@ pub(crate) async fn change(
                     hlc: stamps.tick(clock.now_ms()),
                 },
                 changed_at: ReceivedAt::from_micros(clock.now_micros()),
-                changed_by: "local".to_owned(),
+                changed_by: caller.name.clone(),
             })
             .collect();
         if store.change_config(&device, &entries).await? == entries.len() {
-            changes.changed(&device);
+            bell.config(&device);
             return Ok(answer(&device, &store.config(&device).await?));
         }
     }
@@ -105,7 +167,73 @@ pub(crate) async fn change(
     ))
 }
 
-fn parse(body: &[u8]) -> Result<BTreeMap<String, Value>, Problem> {
+/// Shows what was ever desired of a device, latest first: who, when, what
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/{device}/config/history",
+    tag = "configuration",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("key" = Option<String>, Query, description = "Of this key alone", min_length = 1, max_length = 128),
+        ("after" = Option<String>, Query, description = "What `next` of the page before said"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many"),
+    ),
+    responses((status = 200, body = History))
+)]
+pub(crate) async fn history(
+    State(store): Shared,
+    Path(device): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<History>, Problem> {
+    let device = super::device(&device)?;
+    let page = history_page(query.as_deref())?;
+    let found = store.config_history(&device, &page).await?;
+    Ok(Json(History::of(found, page.limit)))
+}
+
+/// Which part of a history is asked for.
+pub(super) fn history_page(query: Option<&str>) -> Result<HistoryPage, Problem> {
+    let query = Query::parse(query, &["key", "after", "limit"])?;
+    let key = |text: &str| {
+        let is_key = (1..=KEY_BYTES_MAX).contains(&text.len());
+        match is_key && !text.chars().any(char::is_control) {
+            true => Ok(text.to_owned()),
+            false => Err(format!("must have 1 to {KEY_BYTES_MAX} bytes")),
+        }
+    };
+    Ok(HistoryPage {
+        key: query.get("key", key)?,
+        after: query.get("after", str::parse)?,
+        limit: query.limit(LIMIT, QUERY_ROWS_MAX)?,
+    })
+}
+
+impl History {
+    /// A page; a full one is followed by another.
+    pub(super) fn of(found: Vec<HistoryEntry>, limit: usize) -> Self {
+        let next = match found.last() {
+            Some(last) if found.len() == limit => Some(last.cursor().to_string()),
+            _ => None,
+        };
+        let changes = found.into_iter().map(|HistoryEntry { change, group }| {
+            let ConfigEntry { key, value, hlc } = change.entry;
+            HistoryBody {
+                key,
+                value: serde_json::from_str(&value).unwrap_or_default(),
+                clock: hlc.to_string(),
+                changed_at: rfc3339(change.changed_at.micros()),
+                changed_by: change.changed_by,
+                group,
+            }
+        });
+        Self {
+            changes: changes.collect(),
+            next,
+        }
+    }
+}
+
+pub(super) fn parse(body: &[u8]) -> Result<BTreeMap<String, Value>, Problem> {
     let wanted: BTreeMap<String, Value> = serde_json::from_slice(body)
         .map_err(|error| Problem::bad_request(format!("body: {error}")))?;
     if wanted.is_empty() {
@@ -116,17 +244,27 @@ fn parse(body: &[u8]) -> Result<BTreeMap<String, Value>, Problem> {
         if json.len() > CONFIG_VALUE_BYTES_MAX {
             return Err(Problem::bad_request(format!("{key}: is too long")));
         }
-        let known = match value {
-            Value::Null if Setting::KEYS.contains(&key.as_str()) => Ok(()),
-            _ => Setting::parse(key, &json).map(|_| ()),
-        };
-        known.map_err(|error| Problem::bad_request(format!("{key}: {error}")))?;
+        Setting::check(key, &json)
+            .map_err(|error| Problem::bad_request(format!("{key}: {error}")))?;
     }
     Ok(wanted)
 }
 
+/// Of the whole document: what a device has set may change a key without being the latest clock.
 fn tag_of(config: &DeviceConfig) -> String {
-    format!("\"{:016x}\"", config.clock().bits())
+    let document = envelope::encode(&config.document());
+    let digest = document.map_or(config.clock().bits(), |bytes| payload_digest(&bytes));
+    format!("\"{digest:016x}\"")
+}
+
+/// The tag of a state whose highest clock this is.
+pub(super) fn clock_tag(clock: Hlc) -> String {
+    format!("\"{:016x}\"", clock.bits())
+}
+
+/// Somebody else was faster.
+pub(super) fn moved() -> Problem {
+    Problem::precondition_failed("the configuration has changed meanwhile: read it again")
 }
 
 fn answer(device: &DeviceId, config: &DeviceConfig) -> Response {
@@ -141,8 +279,14 @@ fn answer(device: &DeviceId, config: &DeviceConfig) -> Response {
             .reported
             .iter()
             .find(|found| found.entry.key == entry.key);
-        let heard = reported.filter(|found| found.entry.hlc >= entry.hlc);
-        let failure = heard.and_then(|found| found.failure.clone());
+        let heard = reported.filter(|found| found.entry == *entry || found.entry.hlc > entry.hlc);
+        // The device has set it with a clock that is too far ahead to be believed.
+        let is_other = heard.is_some_and(|found| found.entry.value != entry.value);
+        let failure = match heard {
+            Some(_) if is_other => Some(OTHER_VALUE.to_owned()),
+            Some(found) => found.failure.clone(),
+            None => None,
+        };
         let body = KeyBody {
             desired: serde_json::from_str(&entry.value).unwrap_or_default(),
             in_force: heard.is_some() && failure.is_none(),
@@ -152,6 +296,15 @@ fn answer(device: &DeviceId, config: &DeviceConfig) -> Response {
             reported_at: heard.map(|found| rfc3339(found.reported_at.micros())),
         };
         keys.insert(entry.key.clone(), body);
+    }
+    // What nobody desires: keys that are not known here, or a clock that nobody believes.
+    for found in &config.reported {
+        let body = || KeyBody {
+            failure: Some(found.failure.clone().unwrap_or(OTHER_VALUE.to_owned())),
+            reported_at: Some(rfc3339(found.reported_at.micros())),
+            ..KeyBody::default()
+        };
+        keys.entry(found.entry.key.clone()).or_insert_with(body);
     }
     let tag = [(header::ETAG, tag_of(config))];
     let body = ConfigBody {
@@ -164,6 +317,58 @@ fn answer(device: &DeviceId, config: &DeviceConfig) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn entry(key: &str, value: &str, clock: u64) -> ConfigEntry {
+        ConfigEntry {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            hlc: Hlc::new(clock, 0),
+        }
+    }
+
+    fn desired(entries: &[ConfigEntry]) -> DeviceConfig {
+        let mut config = DeviceConfig::default();
+        config
+            .desired
+            .extend(entries.iter().map(|entry| ConfigChange {
+                entry: entry.clone(),
+                changed_at: ReceivedAt::from_micros(1),
+                changed_by: "somebody".to_owned(),
+            }));
+        config
+    }
+
+    #[test]
+    fn each_change_has_another_tag() {
+        let (late, early) = (entry("a", "1", 100), entry("b", "1", 10));
+        let tags = [
+            desired(&[]),
+            desired(std::slice::from_ref(&late)),
+            desired(&[late.clone(), early.clone()]),
+            desired(&[late.clone(), entry("b", "1", 11)]),
+            desired(&[late.clone(), entry("b", "2", 11)]),
+        ];
+        let tags: std::collections::BTreeSet<String> = tags.iter().map(tag_of).collect();
+        assert_eq!(tags.len(), 5);
+    }
+
+    #[test]
+    fn a_page_of_a_history_is_read_strictly() {
+        let read = |query: &str| history_page(Some(query));
+        let page = read("key=k&after=0000000000000001.k&limit=2").unwrap();
+        assert_eq!((page.key.as_deref(), page.limit), (Some("k"), 2));
+        assert!(read(&format!("key={}", "k".repeat(KEY_BYTES_MAX))).is_ok());
+        for bad in [
+            "key=",
+            "key=%00",
+            &format!("key={}", "k".repeat(KEY_BYTES_MAX + 1)),
+            "after=k",
+            "limit=0",
+            "from=1",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn only_known_keys_and_sound_values_are_taken() {

@@ -8,16 +8,19 @@ use axum::{Extension, Json};
 use daemon::{Clock, SystemClock};
 use schema::{Balance, DeviceId, ObservedAt, SeqRange};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
+use super::shapes::{BalanceShape, RangeShape};
 use super::{Retention, Shared};
 use crate::store::{EpochRecord, FleetLedger, Kind, LedgerRange, Store};
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeviceLedgerBody {
     device: String,
     /// Sums over all epochs.
+    #[schema(value_type = BalanceShape)]
     balance: Balance,
     /// Whether every reading is accounted for exactly once.
     balanced: bool,
@@ -26,19 +29,21 @@ pub(crate) struct DeviceLedgerBody {
     epochs: Vec<EpochBody>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct EpochBody {
     epoch: String,
+    #[schema(value_type = BalanceShape)]
     balance: Balance,
     balanced: bool,
     unaccounted: u64,
     /// Sequences that the database does not know of, and the device may still hold.
+    #[schema(value_type = Vec<RangeShape>)]
     gaps: Vec<SeqRange>,
     ranges: Vec<RangeBody>,
     report: Option<ReportBody>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct RangeBody {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,38 +57,49 @@ struct RangeBody {
     verified: Option<VerifiedBody>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct VerifiedBody {
     /// Whether the rows that the database holds are those that the device sent.
     matches: bool,
     rows: u64,
     digest: String,
+    #[schema(value_type = Vec<RangeShape>)]
     missing: Vec<SeqRange>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ReportBody {
+    #[schema(value_type = BalanceShape)]
     balance: Balance,
     device_time_ms: i64,
     received_at: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FleetBody {
     devices: u64,
     epochs: u64,
     #[serde(flatten)]
+    #[schema(value_type = BalanceShape)]
     balance: Balance,
     balanced: bool,
     unaccounted: u64,
 }
 
+/// Accounts for the readings of all devices
+#[utoipa::path(
+    get,
+    path = "/api/v1/ledger",
+    tag = "ledger",
+    responses((status = 200, body = FleetBody))
+)]
 pub(crate) async fn fleet(State(store): Shared) -> Result<Json<FleetBody>, Problem> {
     let FleetLedger {
         devices,
         epochs,
         balance,
         unaccounted,
+        worst: _,
     } = store.fleet_ledger().await?;
     Ok(Json(FleetBody {
         devices,
@@ -94,6 +110,17 @@ pub(crate) async fn fleet(State(store): Shared) -> Result<Json<FleetBody>, Probl
     }))
 }
 
+/// Accounts for the readings of a device
+#[utoipa::path(
+    get,
+    path = "/api/v1/devices/{device}/ledger",
+    tag = "ledger",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("verify" = Option<bool>, Query, description = "Compare the rows with what the device sent, too"),
+    ),
+    responses((status = 200, body = DeviceLedgerBody))
+)]
 pub(crate) async fn device(
     State(store): Shared,
     Extension(Retention(retention)): Extension<Retention>,

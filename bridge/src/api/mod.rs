@@ -1,31 +1,61 @@
-//! The REST API: what the database knows, as JSON, and commands. `/metrics`, `/healthz` and
-//! `/readyz` come from the daemon crate and are merged in.
+//! The REST API: what the database knows, and what operators have devices do. `/metrics`,
+//! `/healthz` and `/readyz` come from the daemon crate and are merged in.
+//!
+//! ```text
+//! request ─► gzip ─► name, time-out, problem details ─► guard (who, may they) ─► handler ─► Store
+//! ```
+//!
+//! Reading order: [`openapi`] (an endpoint is registered with what it asks of its caller, and
+//! described) → [`guard`] → the handlers, a file for each thing → [`problem`], [`query`].
 
+mod alerts;
+mod audit;
 mod commands;
 mod config;
-mod devices;
+mod conflicts;
+mod dead_letters;
+mod fan_out;
+mod fleet;
+mod groups;
+mod guard;
 mod ledger;
+mod openapi;
 mod problem;
 mod query;
+mod readings;
+mod shapes;
+mod status;
+mod telemetry;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Extension, Router};
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Extension, Json, Router};
 use schema::DeviceId;
-use schema::limits::COMMAND_BODY_BYTES_MAX;
+use schema::limits::PAYLOAD_BYTES_MAX;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa_axum::routes;
+use utoipa_swagger_ui::SwaggerUi;
 
+use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadings};
+use crate::direct::Direct;
+use crate::dispatch::Bell;
 use crate::store::Store;
-pub(crate) use commands::Changes;
+pub(crate) use guard::{Caller, Guard};
+use openapi::Routes;
 use problem::Problem;
+pub(crate) use query::rfc3339;
+pub(crate) use status::Host;
 
-/// Largest body of a request: the largest arguments of a command, written as JSON.
-const BODY_BYTES_MAX: usize = 2 * COMMAND_BODY_BYTES_MAX;
+/// Largest body of a request: one batch, or the largest arguments of a command written as JSON.
+const BODY_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 /// How long a request may take: a query that needs longer should ask for less.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,107 +63,223 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Names the request in logs and answers.
 const REQUEST_ID: &str = "x-request-id";
 
+/// Where the next page begins, of answers that are not JSON.
+const NEXT: &str = "x-next";
+
+/// Longest name that a caller may give its request.
+const REQUEST_ID_CHARS_MAX: usize = 64;
+
 /// What handlers share.
-type Shared = State<Arc<dyn Store>>;
+type Stored = Arc<dyn Store>;
+type Shared = State<Stored>;
 
 /// How long readings are kept.
 #[derive(Debug, Clone, Copy)]
 struct Retention(Option<Duration>);
 
-/// The routes below `/api/v1`.
-pub(crate) fn router(
-    store: Arc<dyn Store>,
-    retention: Option<Duration>,
-    changes: Changes,
-) -> Router {
-    Router::new()
-        .route("/api/v1/devices", get(devices::list))
-        .route("/api/v1/devices/{device}", get(devices::one))
-        .route(
-            "/api/v1/devices/{device}/telemetry",
-            get(devices::telemetry),
-        )
-        .route(
-            "/api/v1/devices/{device}/telemetry/latest",
-            get(devices::latest),
-        )
-        .route(
-            "/api/v1/devices/{device}/conflicts",
-            get(devices::conflicts),
-        )
-        .route("/api/v1/devices/{device}/ledger", get(ledger::device))
-        .route(
-            "/api/v1/devices/{device}/commands",
-            get(commands::list).post(commands::create),
-        )
-        .route(
-            "/api/v1/devices/{device}/commands/{command}",
-            get(commands::one),
-        )
-        .route(
-            "/api/v1/devices/{device}/commands/{command}/cancel",
-            post(commands::cancel),
-        )
-        .route(
-            "/api/v1/devices/{device}/config",
-            get(config::show).patch(config::change),
-        )
-        .route("/api/v1/ledger", get(ledger::fleet))
-        .route("/api/v1/dead-letters", get(devices::dead_letters))
-        .fallback(async || Problem::not_found("no such path; see /api/v1/devices"))
-        .method_not_allowed_fallback(async || {
-            (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this method is not allowed here",
-            )
-                .into_response()
-        })
-        .layer(from_fn(bounded))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(Extension(Retention(retention)))
-        .layer(Extension(changes))
-        .with_state(store)
+/// What the API is made of.
+#[derive(Debug)]
+pub(crate) struct Api {
+    /// What it answers from.
+    pub(crate) store: Arc<dyn Store>,
+    /// How long readings are kept.
+    pub(crate) retention: Option<Duration>,
+    /// Rung when there is something to send.
+    pub(crate) bell: Bell,
+    /// The way in for readings.
+    pub(crate) direct: Direct,
+    /// Who may ask.
+    pub(crate) guard: Guard,
+    /// What it tells of the process around it.
+    pub(crate) host: Host,
+    /// Sites whose pages may ask too.
+    pub(crate) cors_origins: Vec<HeaderValue>,
 }
 
-/// A time-out and a name for each request.
+impl Api {
+    /// The routes: `/api/v1`, its description at `/openapi.json`, and a page for it at `/docs`.
+    pub(crate) fn router(self) -> Router {
+        let (router, description, _) = endpoints().finish();
+        let described = Arc::new(description.clone());
+        let docs = SwaggerUi::new("/docs")
+            .config(utoipa_swagger_ui::Config::from("/openapi.json").try_it_out_enabled(true));
+        let api = router
+            .route(
+                "/openapi.json",
+                get(async move || Json(Arc::clone(&described))),
+            )
+            .with_state(self.store)
+            .merge(docs)
+            .fallback(async || Problem::not_found("no such path; see /docs"))
+            .method_not_allowed_fallback(async || {
+                let detail = "this method is not known here";
+                Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+            })
+            .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+            .layer(Extension(Retention(self.retention)))
+            .layer(Extension(self.bell))
+            .layer(Extension(self.direct))
+            .layer(Extension(self.host))
+            .layer(Extension(Arc::new(self.guard)))
+            .layer(from_fn(bounded))
+            .layer(CompressionLayer::new());
+        if self.cors_origins.is_empty() {
+            return api;
+        }
+        api.layer(cors(self.cors_origins))
+    }
+}
+
+/// Every endpoint, with what it asks of its caller.
+fn endpoints() -> Routes {
+    Routes::new()
+        .with(ReadFleet, routes!(fleet::list))
+        .with(ReadDevice, routes!(fleet::one))
+        .with(Operate, routes!(fleet::change))
+        .with(Administer, routes!(fleet::retire))
+        .with(Administer, routes!(fleet::reinstate))
+        .with(ReadDevice, routes!(telemetry::list))
+        .with(ReadDevice, routes!(telemetry::latest))
+        .with(ReadDevice, routes!(telemetry::aggregates))
+        .with(WriteReadings, routes!(readings::create))
+        .with(ReadDevice, routes!(conflicts::list))
+        .with(ReadFleet, routes!(dead_letters::list))
+        .with(ReadFleet, routes!(dead_letters::one))
+        .with(Administer, routes!(dead_letters::retry))
+        .with(Administer, routes!(dead_letters::discard))
+        .with(ReadDevice, routes!(ledger::device))
+        .with(ReadFleet, routes!(ledger::fleet))
+        .with(ReadDevice, routes!(commands::list))
+        .with(Operate, routes!(commands::create))
+        .with(ReadDevice, routes!(commands::one))
+        .with(Operate, routes!(commands::cancel))
+        .with(Operate, routes!(fan_out::create))
+        .with(ReadFleet, routes!(fan_out::one))
+        .with(ReadFleet, routes!(fan_out::devices))
+        .with(Operate, routes!(fan_out::cancel))
+        .with(ReadDevice, routes!(config::show))
+        .with(Operate, routes!(config::change))
+        .with(ReadDevice, routes!(config::history))
+        .with(ReadFleet, routes!(groups::list))
+        .with(ReadFleet, routes!(groups::show))
+        .with(Operate, routes!(groups::change))
+        .with(ReadFleet, routes!(groups::history))
+        .with(ReadFleet, routes!(status::show))
+        .with(ReadFleet, routes!(alerts::list))
+        .with(ReadFleet, routes!(alerts::one))
+        .with(Operate, routes!(alerts::acknowledge))
+        .with(Administer, routes!(tokens::revoked))
+        .with(Administer, routes!(tokens::revoke))
+        .with(Administer, routes!(audit::list))
+}
+
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+        ])
+        .expose_headers([
+            header::ETAG,
+            header::LOCATION,
+            HeaderName::from_static(NEXT),
+            HeaderName::from_static(REQUEST_ID),
+        ])
+}
+
+/// A time-out and a name for each request, and one shape for what is refused.
 async fn bounded(mut request: Request, next: Next) -> Response {
-    let id = request
-        .headers()
-        .get(REQUEST_ID)
-        .filter(|id| id.len() <= 64)
-        .cloned()
-        .unwrap_or_else(|| {
-            let id = format!("{:016x}", rand::random::<u64>());
-            HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("none"))
-        });
-    request.headers_mut().insert(REQUEST_ID, id.clone());
-    let mut response = match tokio::time::timeout(TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => (
-            StatusCode::GATEWAY_TIMEOUT,
-            [(header::RETRY_AFTER, "5")],
-            "the request took too long; ask for less",
-        )
-            .into_response(),
-    };
-    response.headers_mut().insert(REQUEST_ID, id);
+    let id = request_id(request.headers());
+    request
+        .headers_mut()
+        .insert(HeaderName::from_static(REQUEST_ID), id.clone());
+    let answered = tokio::time::timeout(TIMEOUT, next.run(request)).await;
+    let response = answered.unwrap_or_else(|_| {
+        use axum::response::IntoResponse;
+        let detail = "the request took too long: ask for less";
+        Problem::later(StatusCode::GATEWAY_TIMEOUT, 5, detail).into_response()
+    });
+    let mut response = problem::finished(response, &id).await;
     response
+        .headers_mut()
+        .insert(HeaderName::from_static(REQUEST_ID), id);
+    response
+}
+
+/// The caller's name for its request, if it is short and plain, or a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_plain = |id: &&HeaderValue| {
+        id.len() <= REQUEST_ID_CHARS_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let given = headers.get(REQUEST_ID).filter(|id| !id.is_empty());
+    given.filter(is_plain).cloned().unwrap_or_else(|| {
+        let id = format!("{:016x}", rand::random::<u64>());
+        HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("none"))
+    })
 }
 
 /// The body must say that it is JSON: what a form in a web page sends does not.
 fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
-    let is_json = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok())
-        .is_some_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json"));
-    match is_json {
-        true => Ok(()),
-        false => Err(Problem::bad_request("the body must be application/json")),
+    match media_type(headers) {
+        Some("application/json") => Ok(()),
+        _ => Err(Problem::unsupported_media_type(
+            "the body must be application/json",
+        )),
     }
+}
+
+/// What the body is, without parameters.
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    kind.split(';').next().map(str::trim)
 }
 
 /// The device in a path.
 fn device(text: &str) -> Result<DeviceId, Problem> {
     text.parse()
         .map_err(|error| Problem::bad_request(format!("device: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_requests_name_is_kept_if_it_is_short_and_plain() {
+        let named = |id: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
+            request_id(&headers)
+        };
+        let longest = "a".repeat(REQUEST_ID_CHARS_MAX);
+        assert_eq!(named(&longest), longest.as_str());
+        for other in ["", "a b", "ü", &"a".repeat(REQUEST_ID_CHARS_MAX + 1)] {
+            let id = named(other);
+            assert!(id != other && id.len() == 16, "{other}: {id:?}");
+        }
+    }
+
+    #[test]
+    fn every_endpoint_is_described_and_asks_something() {
+        let (_, description, table) = endpoints().finish();
+        assert!(!table.is_empty());
+        for endpoint in &table {
+            let item = &description.paths.paths[&endpoint.path];
+            let text = serde_json::to_value(item).unwrap();
+            let operation = &text[endpoint.method.as_str().to_lowercase()];
+            assert_eq!(
+                operation["x-access"],
+                endpoint.access.as_str(),
+                "{endpoint:?}"
+            );
+            for status in ["400", "401", "403", "503"] {
+                assert!(operation["responses"].get(status).is_some(), "{endpoint:?}");
+            }
+            let summary = operation["summary"].as_str().unwrap_or_default();
+            assert!(!summary.is_empty(), "{endpoint:?} says what it does");
+        }
+    }
 }

@@ -16,6 +16,15 @@ pub(crate) struct Query {
 impl Query {
     /// Splits a query string; only `known` parameters may stand in it.
     pub(crate) fn parse(query: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
+        Self::parse_repeating(query, known, "")
+    }
+
+    /// As [`Self::parse`]; one of the parameters may stand several times.
+    pub(crate) fn parse_repeating(
+        query: Option<&str>,
+        known: &[&str],
+        repeating: &str,
+    ) -> Result<Self, Problem> {
         let pairs: Vec<(String, String)> = serde_urlencoded::from_str(query.unwrap_or_default())
             .map_err(|error| Problem::bad_request(format!("query string: {error}")))?;
         for (at, (name, _)) in pairs.iter().enumerate() {
@@ -25,7 +34,8 @@ impl Query {
                     known.join(", ")
                 )));
             }
-            if pairs[..at].iter().any(|(before, _)| before == name) {
+            let stood = || pairs[..at].iter().any(|(before, _)| before == name);
+            if name != repeating && stood() {
                 return Err(Problem::bad_request(format!(
                     "parameter {name:?} stands twice"
                 )));
@@ -47,6 +57,17 @@ impl Query {
                 parse(text).map_err(|error| Problem::bad_request(format!("{name}: {error}")))
             })
             .transpose()
+    }
+
+    /// A parameter as often as it is there, parsed.
+    pub(crate) fn all<T, E: std::fmt::Display>(
+        &self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, Problem> {
+        let wrong = |error| Problem::bad_request(format!("{name}: {error}"));
+        let texts = self.pairs.iter().filter(|(known, _)| known == name);
+        texts.map(|(_, text)| parse(text).map_err(wrong)).collect()
     }
 
     /// A number of rows, from 1 to `max`.
@@ -92,6 +113,16 @@ mod tests {
         assert!(Query::parse(None, &[]).is_ok());
         assert!(Query::parse(Some("c=1"), &["a", "b"]).is_err());
         assert!(Query::parse(Some("a=1&a=2"), &["a"]).is_err());
+        let repeating = |text| Query::parse_repeating(Some(text), &["a", "b"], "a");
+        let all = repeating("a=1&b=2&a=3").unwrap().all("a", str::parse::<u8>);
+        assert_eq!(all.unwrap(), [1, 3]);
+        assert!(repeating("a=1&b=2&b=3").is_err());
+        assert!(
+            repeating("a=1&a=x")
+                .unwrap()
+                .all("a", str::parse::<u8>)
+                .is_err()
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, EpochLedger, RangeSet, Row, SeqRange};
 
 use super::ledger::{Span, Track};
-use super::{EpochRecord, FleetLedger, RangeContent, Reported, StoredReading};
+use super::{EpochRecord, FleetLedger, RangeContent, Reported, StoredReading, UNACCOUNTED_MAX};
 
 /// One row of a buffer file beside one of its ranges, if it has any.
 #[derive(Debug)]
@@ -67,6 +67,15 @@ pub(crate) fn add_up(
         let settlement = record.ledger.settle(accepted, pending);
         fleet.balance += settlement.balance;
         fleet.unaccounted += settlement.unaccounted;
+        if settlement.unaccounted == 0 {
+            continue;
+        }
+        let has_room = fleet.worst.len() < UNACCOUNTED_MAX;
+        match fleet.worst.last_mut() {
+            Some((known, readings)) if known == device => *readings += settlement.unaccounted,
+            _ if has_room => fleet.worst.push((device.clone(), settlement.unaccounted)),
+            _ => {}
+        }
     }
 }
 

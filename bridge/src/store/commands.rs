@@ -7,9 +7,75 @@
 //!    └─────────┴──► expired | cancelled, by the bridge: the device's word still counts
 //! ```
 
+use async_trait::async_trait;
 use schema::DeviceId;
-use schema::message::{Command, CommandId, CommandProgress, CommandState};
+use schema::message::{Ask, Cancel, Command, CommandId, CommandProgress, CommandState, Order};
 use schema::time::ReceivedAt;
+
+use super::StoreError;
+
+/// The part of a store that keeps commands.
+#[async_trait]
+pub trait CommandStore: Send + Sync {
+    /// Keeps a command, to be sent at once, unless its device is retired. One that is known stays as
+    /// it is.
+    async fn queue_command(&self, new: &NewCommand) -> Result<Queued, StoreError>;
+
+    /// Takes commands that are due to be sent: nobody else gets them, and they are due again after
+    /// a while, until their device has answered.
+    async fn claim_commands(
+        &self,
+        now: ReceivedAt,
+        limit: usize,
+    ) -> Result<Vec<DueCommand>, StoreError>;
+
+    /// Makes what is open at these devices due at once. What was never sent keeps its turn.
+    /// Returns how many commands that are.
+    async fn recall_commands(
+        &self,
+        devices: &[DeviceId],
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError>;
+
+    /// Takes down what devices say of their commands. A word that is behind what is known changes
+    /// nothing, nor does one after the end, nor one on an unknown command.
+    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError>;
+
+    /// Withdraws a command: at once if it was not sent, else its device is told until it answers.
+    async fn cancel_command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError>;
+
+    /// Gives up commands that expired a minute ago and of which nothing was heard. Returns how
+    /// many.
+    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError>;
+
+    /// One command.
+    async fn command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+    ) -> Result<Option<CommandRecord>, StoreError>;
+
+    /// The commands of a device, latest first.
+    async fn commands(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<CommandRecord>, StoreError>;
+}
+
+/// What became of a command that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queued {
+    /// It is kept.
+    Kept,
+    /// Its device is retired: it is not.
+    Retired,
+}
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +110,9 @@ pub struct DueCommand {
     pub command: Command,
     /// It was withdrawn: that is to be sent.
     pub cancel: bool,
+    /// The device said that it has it. It is asked how it stands, and not told to run it: if its
+    /// memory is lost it would do so again.
+    pub is_known: bool,
 }
 
 /// A device's word on a command.
@@ -88,6 +157,7 @@ pub struct CommandRecord {
 
 /// Steps of the states, as the database keeps them.
 pub(crate) const STEP_SENT: i64 = 1;
+pub(crate) const STEP_DELIVERED: i64 = 2;
 pub(crate) const STEP_RUNNING: i64 = 3;
 pub(crate) const STEP_ENDED: i64 = 4;
 
@@ -95,9 +165,30 @@ pub(crate) const STEP_ENDED: i64 = 4;
 pub(crate) const AGAIN_SECONDS: i64 = 5;
 pub(crate) const AGAIN_SECONDS_MAX: i64 = 60;
 
+/// Seconds until a device that has a command is asked how it stands: it may have lost its memory.
+pub(crate) const ASK_AGAIN_SECONDS: i64 = 3_600;
+
 /// How long after its expiry the bridge gives up a command of which nothing was heard: a word may
 /// be under way.
 pub(crate) const EXPIRY_GRACE_MICROS: i64 = 60_000_000;
+
+impl DueCommand {
+    /// What its device is told, in this order.
+    #[must_use]
+    pub fn orders(self) -> Vec<Order> {
+        let (id, expires_at_ms) = (self.command.id, self.command.expires_at_ms);
+        let mut orders = Vec::new();
+        if self.is_known {
+            orders.push(Order::Ask(Ask { id, expires_at_ms }));
+        }
+        if self.cancel {
+            orders.push(Order::Cancel(Cancel { id, expires_at_ms }));
+        } else if !self.is_known {
+            orders.push(Order::Run(self.command));
+        }
+        orders
+    }
+}
 
 impl State {
     /// As it stands in the database and in JSON.
@@ -137,7 +228,7 @@ impl State {
 /// How far on a device's word says that a command is.
 pub(crate) const fn step(word: CommandState) -> i64 {
     match word {
-        CommandState::Delivered => 2,
+        CommandState::Delivered => STEP_DELIVERED,
         CommandState::Running => STEP_RUNNING,
         CommandState::Succeeded
         | CommandState::Failed
@@ -181,10 +272,12 @@ mod tests {
     fn steps_agree_with_what_may_follow() {
         for now in CommandState::ALL {
             for next in CommandState::ALL {
-                let taken = step(now) < step(next)
-                    || step(now) == STEP_RUNNING && step(next) == STEP_RUNNING;
+                let taken =
+                    step(now) < step(next) || step(now) == step(next) && step(next) <= STEP_RUNNING;
                 // A running command does not expire; a device that says so all the same is heard.
-                let odd = now == CommandState::Running && next == CommandState::Expired;
+                // A repeated word says that the device still has the command.
+                let odd = now == CommandState::Running && next == CommandState::Expired
+                    || now == CommandState::Delivered && next == CommandState::Delivered;
                 assert_eq!(taken, now.may_become(next) || odd, "{now:?} to {next:?}");
             }
         }

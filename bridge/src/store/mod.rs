@@ -12,13 +12,15 @@
 //!
 //! Reading order: this file → `ledger` (what is known of a buffer file) → `plan` (what of some
 //! deliveries is new) → `contest` (which version wins), all pure → [`cockroach`] and [`embedded`] →
-//! [`location`], [`error`], [`sqlstate`].
+//! [`location`], [`error`], [`sqlstate`]. Beside readings: [`fleet`], [`commands`], [`fan_out`],
+//! [`config`], [`groups`].
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::message::{CommandId, RejectReason, Rejection, Report, Status};
+use bytes::Bytes;
+use schema::message::{RejectReason, Rejection, Report, Status};
 use schema::time::ReceivedAt;
 use schema::{
     Balance, Batch, DeviceId, Epoch, EpochLedger, ObservedAt, Quality, RangeSet, SensorName,
@@ -32,20 +34,38 @@ mod claims;
 #[macro_use]
 mod ledger_sql;
 
+pub mod access;
+pub mod alerts;
 pub mod cockroach;
+pub mod command_rules;
 pub mod commands;
 pub mod config;
 mod contest;
+pub mod dead_letters;
 pub mod embedded;
 pub mod error;
+pub mod fan_out;
+pub mod fleet;
+pub mod groups;
+pub mod history;
+pub mod labels;
 mod ledger;
 pub mod location;
+pub mod overrides;
 mod plan;
 pub mod sqlstate;
 
-use commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
-use config::{ConfigChange, ConfigReport, DeviceConfig};
+use access::AccessStore;
+use alerts::AlertStore;
+use commands::CommandStore;
+use config::ConfigStore;
+use dead_letters::{DeadLetterStore, LetterId};
 pub use error::StoreError;
+use fan_out::FanOutStore;
+use fleet::FleetStore;
+use groups::GroupStore;
+use history::HistoryStore;
+use labels::Labels;
 pub use location::Location;
 pub use plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 
@@ -55,12 +75,30 @@ pub const QUERY_ROWS_MAX: usize = 10_000;
 /// Most bytes of one dead letter's payload that are kept.
 pub const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
 
+/// Most devices that the fleet's ledger names.
+pub const UNACCOUNTED_MAX: usize = 100;
+
 /// Devices that one call of [`Store::expire`] looks at.
 pub const EXPIRE_DEVICES: usize = 64;
 
-/// A database that takes telemetry in and answers what it holds.
+/// A database that takes telemetry in and answers what it holds. What it does beside that is in
+/// traits of their own.
 #[async_trait]
-pub trait Store: Debug + Send + Sync + 'static {
+pub trait Store:
+    AccessStore
+    + AlertStore
+    + FleetStore
+    + CommandStore
+    + FanOutStore
+    + ConfigStore
+    + GroupStore
+    + HistoryStore
+    + DeadLetterStore
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
     /// The migrations that this database has not had yet, in order.
     async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError>;
 
@@ -112,16 +150,6 @@ pub trait Store: Debug + Send + Sync + 'static {
         after: Option<&DeviceId>,
     ) -> Result<Expired, StoreError>;
 
-    /// The devices by id, behind `after`.
-    async fn devices(
-        &self,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>, StoreError>;
-
-    /// One device, if the database has ever heard of it.
-    async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError>;
-
     /// Readings of one device by time.
     async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError>;
 
@@ -149,78 +177,6 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Versions that lost, of one device, latest first.
     async fn conflicts(&self, device: &DeviceId, limit: usize)
     -> Result<Vec<Conflict>, StoreError>;
-
-    /// Payloads kept aside, latest first; of one device when given.
-    async fn dead_letters(
-        &self,
-        device: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<KeptLetter>, StoreError>;
-
-    /// Keeps a command, to be sent at once. One that is known stays as it is.
-    async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError>;
-
-    /// Takes commands that are due to be sent: nobody else gets them, and they are due again after
-    /// a while, until their device has answered.
-    async fn claim_commands(
-        &self,
-        now: ReceivedAt,
-        limit: usize,
-    ) -> Result<Vec<DueCommand>, StoreError>;
-
-    /// Makes what is on its way to these devices due at once. Returns how many commands that are.
-    async fn recall_commands(
-        &self,
-        devices: &[DeviceId],
-        now: ReceivedAt,
-    ) -> Result<u64, StoreError>;
-
-    /// Takes down what devices say of their commands. A word that is not further on than what is
-    /// known changes nothing, nor does one on an unknown command.
-    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError>;
-
-    /// Withdraws a command: at once if it was not sent, else its device is told until it answers.
-    async fn cancel_command(
-        &self,
-        device: &DeviceId,
-        id: CommandId,
-        now: ReceivedAt,
-    ) -> Result<(), StoreError>;
-
-    /// Gives up commands that expired a minute ago and of which nothing was heard. Returns how
-    /// many.
-    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError>;
-
-    /// One command.
-    async fn command(
-        &self,
-        device: &DeviceId,
-        id: CommandId,
-    ) -> Result<Option<CommandRecord>, StoreError>;
-
-    /// The commands of a device, latest first.
-    async fn commands(
-        &self,
-        device: &DeviceId,
-        limit: usize,
-    ) -> Result<Vec<CommandRecord>, StoreError>;
-
-    /// Changes what is desired of a device, each key if its clock is higher than what is there, all
-    /// together. Returns how many keys changed.
-    async fn change_config(
-        &self,
-        device: &DeviceId,
-        changes: &[ConfigChange],
-    ) -> Result<usize, StoreError>;
-
-    /// Keeps what a device says of its configuration, in the place of what it said before.
-    async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError>;
-
-    /// What is desired of a device, and what it has.
-    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError>;
-
-    /// Devices that are online and have not said that they have what is desired.
-    async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError>;
 
     /// How many rows the main tables hold. Counts every row: not for a hot path.
     async fn counts(&self) -> Result<Counts, StoreError>;
@@ -319,7 +275,7 @@ pub struct DeadLetter {
     /// Where it arrived; anything but NUL.
     pub topic: String,
     /// Its bytes; [`DEAD_LETTER_BYTES_MAX`] of them are kept.
-    pub payload: Vec<u8>,
+    pub payload: Bytes,
     /// Why it is here.
     pub reason: String,
     /// When the bridge took it.
@@ -329,6 +285,8 @@ pub struct DeadLetter {
 /// A dead letter as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptLetter {
+    /// Its name.
+    pub id: LetterId,
     /// The letter; its payload is cut to [`DEAD_LETTER_BYTES_MAX`], its time is the last one's.
     pub letter: DeadLetter,
     /// The payload's whole length.
@@ -374,6 +332,10 @@ pub struct Device {
     pub agent_version: Option<String>,
     /// The buffer file in use, from its last birth.
     pub epoch: Option<Epoch>,
+    /// What people call it by.
+    pub labels: Labels,
+    /// Since when it is retired.
+    pub retired_at: Option<ReceivedAt>,
 }
 
 /// Which readings to return.
@@ -492,7 +454,7 @@ pub struct Reported {
 }
 
 /// The fleet's totals.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetLedger {
     /// Devices with at least one epoch.
     pub devices: u64,
@@ -502,6 +464,8 @@ pub struct FleetLedger {
     pub balance: Balance,
     /// Readings that neither the database nor their device holds, by the devices' last reports.
     pub unaccounted: u64,
+    /// The first devices of which some are unaccounted, at most [`UNACCOUNTED_MAX`], and how many.
+    pub worst: Vec<(DeviceId, u64)>,
 }
 
 /// What the database holds of a range.

@@ -6,5 +6,6 @@
     reason = "an error here is a failed test"
 )]
 
+mod api;
 mod process;
 mod store;

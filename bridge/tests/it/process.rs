@@ -128,10 +128,13 @@ fn the_shipped_example_is_read_and_only_its_files_are_missing() {
     assert_eq!(output.status.code(), Some(2), "{text}");
     let problems: Vec<&str> = text.lines().filter(|line| line.starts_with("  ")).collect();
     assert!(
-        problems.iter().all(|line| line.trim().starts_with("tls.")),
+        problems.iter().all(|line| {
+            let line = line.trim();
+            line.starts_with("tls.") || line.starts_with("auth.keys")
+        }),
         "{text}"
     );
-    assert_eq!(problems.len(), 3, "{text}");
+    assert_eq!(problems.len(), 4, "{text}");
 }
 
 #[test]
@@ -163,5 +166,31 @@ fn limits_of_the_store_are_held() {
     ] {
         let settings = settings(&format!("{url}\n{store}"));
         check_fails(folder.path(), "check", &settings, 1, &["127.0.0.1:1"]);
+    }
+}
+
+#[test]
+fn limits_of_commands_are_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let tls = tls(folder.path());
+    let settings = |per_second: u32| {
+        format!(
+            "[mqtt]\naddress = 'localhost'\n[store]\nurl = 'postgres://me@127.0.0.1:1/x'\n\
+             [commands]\nper_second = {per_second}\n{tls}"
+        )
+    };
+    for wrong in [0, 10_001] {
+        let key = "commands.per_second";
+        check_fails(folder.path(), "check", &settings(wrong), 2, &[key]);
+    }
+    // At the limits nothing is wrong but that nobody answers.
+    for right in [1, 10_000] {
+        check_fails(
+            folder.path(),
+            "check",
+            &settings(right),
+            1,
+            &["127.0.0.1:1"],
+        );
     }
 }

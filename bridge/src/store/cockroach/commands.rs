@@ -1,5 +1,6 @@
 //! Commands: statements of one row each, or of a claim. At the pace of people, not of readings.
 
+use async_trait::async_trait;
 use schema::DeviceId;
 use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
@@ -7,8 +8,8 @@ use sqlx::postgres::PgRow;
 use sqlx::{Executor as _, Row as _};
 
 use super::super::commands::{
-    AGAIN_SECONDS, AGAIN_SECONDS_MAX, CommandRecord, CommandWord, DueCommand, EXPIRY_GRACE_MICROS,
-    NewCommand, STEP_ENDED, STEP_RUNNING, STEP_SENT, State, last_words, step,
+    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
+    DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
 };
 use super::super::{QUERY_ROWS_MAX, StoreError};
 use super::arguments::Micros;
@@ -16,12 +17,21 @@ use super::dialect::Purpose;
 use super::ingest::micros;
 use super::{Cockroach, rows};
 
-const QUEUE: &str = "INSERT INTO commands (device_id, id, name, arguments, priority, state, step, \
-     percent, output, created_at, created_by, expires_at, sent_times, cancel, due_at) \
-     VALUES ($1, $2, $3, $4, $5, 'queued', 0, 0, '', $6, $7, $8, 0, false, $6) \
-     ON CONFLICT (device_id, id) DO NOTHING";
+/// Commands that are given up at a time.
+const EXPIRE_MAX: i64 = 1_000;
 
-const CLAIM: &str = "UPDATE commands SET \
+/// Tells whether the device is retired: then nothing is kept.
+const QUEUE: &str = "WITH put AS ( \
+         INSERT INTO commands (device_id, id, name, arguments, priority, state, step, percent, \
+             output, created_at, created_by, expires_at, sent_times, cancel, due_at) \
+         SELECT $1::TEXT, $2::TEXT, $3::TEXT, $4::TEXT, $5::INT8, 'queued', 0, 0, '', \
+             $6::TIMESTAMPTZ, $7::TEXT, $8::TIMESTAMPTZ, 0, false, $6::TIMESTAMPTZ \
+         WHERE NOT EXISTS (SELECT 1 FROM devices \
+             WHERE device_id = $1 AND retired_at IS NOT NULL) \
+         ON CONFLICT (device_id, id) DO NOTHING RETURNING 1) \
+     SELECT EXISTS (SELECT 1 FROM devices WHERE device_id = $1 AND retired_at IS NOT NULL)";
+
+pub(super) const CLAIM: &str = "UPDATE commands SET \
          state = CASE WHEN step = 0 THEN 'sent' ELSE state END, \
          step = CASE WHEN step = 0 THEN 1::INT2 ELSE step END, \
          sent_times = sent_times + 1, sent_at = $1, \
@@ -29,17 +39,20 @@ const CLAIM: &str = "UPDATE commands SET \
      WHERE (device_id, id) IN ( \
          SELECT device_id, id FROM commands WHERE due_at <= $1 \
          ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) \
-     RETURNING device_id, id, name, arguments, priority, expires_at, cancel";
+     RETURNING device_id, id, name, arguments, priority, expires_at, cancel, step >= 2";
 
 const RECALL: &str = "UPDATE commands SET due_at = $2 \
-     WHERE device_id = ANY($1) AND due_at IS NOT NULL AND due_at > $2";
+     WHERE device_id = ANY($1) AND due_at IS NOT NULL AND due_at > $2 AND step > 0";
 
 const WORD: &str = "UPDATE commands SET state = $3, step = $4::INT8, percent = $5::INT8, \
          output = $6, heard_at = $7, \
          ended_at = CASE WHEN $4::INT8 >= $8::INT8 THEN $7 ELSE NULL END, \
-         due_at = CASE WHEN cancel AND $4::INT8 < $8::INT8 THEN due_at ELSE NULL END \
+         due_at = CASE WHEN $4::INT8 >= $8::INT8 OR EXISTS (SELECT 1 FROM devices AS v \
+                 WHERE v.device_id = $1 AND v.retired_at IS NOT NULL) THEN NULL \
+             WHEN cancel THEN coalesce(due_at, $7) \
+             ELSE $7 + $9::INT8 * interval '1 second' END \
      WHERE device_id = $1 AND id = $2 \
-         AND (step < $4::INT8 OR (step = $9::INT8 AND $4::INT8 = $9::INT8))";
+         AND (step < $4::INT8 OR (step = $4::INT8 AND $4::INT8 < $8::INT8))";
 
 const CANCEL_QUEUED: &str = "UPDATE commands SET state = 'cancelled', step = $4::INT8, \
          ended_at = $3, due_at = NULL \
@@ -48,10 +61,15 @@ const CANCEL_QUEUED: &str = "UPDATE commands SET state = 'cancelled', step = $4:
 const CANCEL_SENT: &str = "UPDATE commands SET cancel = true, due_at = $3 \
      WHERE device_id = $1 AND id = $2 AND step < $4::INT8 AND ended_at IS NULL";
 
-const EXPIRE: &str = "UPDATE commands SET state = 'expired', step = $3::INT8, ended_at = $2, \
+/// By the index of what expires, and so many at a time that nobody waits long for it.
+pub(super) const EXPIRE: &str = "UPDATE commands SET state = 'expired', step = 1, ended_at = $2, \
          due_at = NULL \
-     WHERE due_at IS NOT NULL AND step <= $3::INT8 AND expires_at < $1";
+     WHERE (device_id, id) IN ( \
+         SELECT device_id, id FROM commands \
+         WHERE step <= 1 AND ended_at IS NULL AND expires_at < $1 \
+         ORDER BY expires_at LIMIT $3)";
 
+/// The columns that [`record`] reads.
 macro_rules! record_columns {
     ($rest:literal) => {
         concat!(
@@ -63,11 +81,14 @@ macro_rules! record_columns {
     };
 }
 
+pub(super) use record_columns;
+
 const ONE: &str = record_columns!("WHERE device_id = $1 AND id = $2");
 const LATEST: &str = record_columns!("WHERE device_id = $1 ORDER BY id DESC LIMIT $2");
 
-impl Cockroach {
-    pub(super) async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError> {
+#[async_trait]
+impl CommandStore for Cockroach {
+    async fn queue_command(&self, new: &NewCommand) -> Result<Queued, StoreError> {
         let Command {
             id,
             name,
@@ -75,22 +96,25 @@ impl Cockroach {
             expires_at_ms,
             priority,
         } = &new.command;
-        run!(self, &mut self.budget(), Purpose::Write, |connection| {
+        let is_retired: bool = run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let insert = sqlx::query(QUEUE)
                 .bind(new.device.as_str())
                 .bind(id.to_string())
                 .bind(name)
                 .bind(arguments)
-                .bind(i16::from(*priority))
+                .bind(i64::from(*priority))
                 .bind(micros(new.created_at))
                 .bind(&new.created_by)
                 .bind(Micros(expires_at_ms.saturating_mul(1000)));
-            connection.execute(insert).await
+            connection.fetch_one(insert).await?.try_get(0)
         })?;
-        Ok(())
+        Ok(match is_retired {
+            true => Queued::Retired,
+            false => Queued::Kept,
+        })
     }
 
-    pub(super) async fn claim_commands(
+    async fn claim_commands(
         &self,
         now: ReceivedAt,
         limit: usize,
@@ -100,11 +124,17 @@ impl Cockroach {
             let claim = claim.bind(i64::try_from(limit).unwrap_or(i64::MAX));
             let claim = claim.bind(AGAIN_SECONDS_MAX).bind(AGAIN_SECONDS);
             let claimed = connection.fetch_all(claim).await?;
-            claimed.iter().map(due).collect()
+            let known = |row: &PgRow| {
+                Ok(DueCommand {
+                    is_known: row.try_get(7)?,
+                    ..due(row)?
+                })
+            };
+            claimed.iter().map(known).collect()
         })
     }
 
-    pub(super) async fn recall_commands(
+    async fn recall_commands(
         &self,
         devices: &[DeviceId],
         now: ReceivedAt,
@@ -116,7 +146,7 @@ impl Cockroach {
         })
     }
 
-    pub(super) async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
         let mut budget = self.budget();
         for word in last_words(words) {
             let progress = &word.progress;
@@ -130,14 +160,14 @@ impl Cockroach {
                     .bind(&progress.output)
                     .bind(micros(word.received_at))
                     .bind(STEP_ENDED)
-                    .bind(STEP_RUNNING);
+                    .bind(ASK_AGAIN_SECONDS);
                 connection.execute(update).await
             })?;
         }
         Ok(())
     }
 
-    pub(super) async fn cancel_command(
+    async fn cancel_command(
         &self,
         device: &DeviceId,
         id: CommandId,
@@ -158,16 +188,16 @@ impl Cockroach {
         Ok(())
     }
 
-    pub(super) async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
+    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
         let before = Micros(now.micros().saturating_sub(EXPIRY_GRACE_MICROS));
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let expire = sqlx::query(EXPIRE).bind(before).bind(micros(now));
-            let expire = expire.bind(STEP_SENT);
+            let expire = expire.bind(EXPIRE_MAX);
             Ok(connection.execute(expire).await?.rows_affected())
         })
     }
 
-    pub(super) async fn command(
+    async fn command(
         &self,
         device: &DeviceId,
         id: CommandId,
@@ -179,7 +209,7 @@ impl Cockroach {
         })
     }
 
-    pub(super) async fn commands(
+    async fn commands(
         &self,
         device: &DeviceId,
         limit: usize,
@@ -207,21 +237,19 @@ fn due(row: &PgRow) -> Result<DueCommand, sqlx::Error> {
             priority: u8::try_from(priority).map_err(rows::bad(4))?,
         },
         cancel: row.try_get(6)?,
+        is_known: false,
     })
 }
 
-fn record(row: &PgRow) -> Result<CommandRecord, sqlx::Error> {
+pub(super) fn record(row: &PgRow) -> Result<CommandRecord, sqlx::Error> {
     let DueCommand {
         device,
         command,
         cancel,
+        ..
     } = due(row)?;
     let state: &str = row.try_get(7)?;
     let percent: i16 = row.try_get(8)?;
-    let time = |at| -> Result<Option<ReceivedAt>, sqlx::Error> {
-        let micros: Option<Micros> = row.try_get(at)?;
-        Ok(micros.map(|micros| ReceivedAt::from_micros(micros.0)))
-    };
     Ok(CommandRecord {
         device,
         command,
@@ -231,9 +259,9 @@ fn record(row: &PgRow) -> Result<CommandRecord, sqlx::Error> {
         created_at: rows::received(row, 10)?,
         created_by: row.try_get(11)?,
         sent_times: rows::number(row, 12)?,
-        sent_at: time(13)?,
-        heard_at: time(14)?,
-        ended_at: time(15)?,
+        sent_at: rows::maybe_received(row, 13)?,
+        heard_at: rows::maybe_received(row, 14)?,
+        ended_at: rows::maybe_received(row, 15)?,
         cancel,
     })
 }

@@ -1,18 +1,23 @@
 //! Configuration: a few rows of one device at a time.
 
+use async_trait::async_trait;
 use schema::DeviceId;
 use schema::Hlc;
-use schema::message::ConfigEntry;
+use schema::message::{ConfigEntry, DesiredConfig};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::super::StoreError;
-use super::super::config::{ConfigChange, ConfigReport, DeviceConfig, ReportedEntry, failure};
+use super::super::config::{
+    ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
+    ReportedEntry, documents, failure,
+};
 use super::dialect::Purpose;
 use super::ingest::{micros, sql_int};
-use super::{Cockroach, rows};
+use super::query::limited;
+use super::{Cockroach, overrides, rows};
 
-const CHANGE: &str = "INSERT INTO device_config (device_id, key, value, hlc, changed_at, \
+pub(super) const CHANGE: &str = "INSERT INTO device_config (device_id, key, value, hlc, changed_at, \
      changed_by) VALUES ($1, $2, $3, $4, $5, $6) \
      ON CONFLICT (device_id, key) DO UPDATE SET value = excluded.value, hlc = excluded.hlc, \
          changed_at = excluded.changed_at, changed_by = excluded.changed_by \
@@ -33,15 +38,33 @@ const DESIRED: &str = "SELECT key, value, hlc, changed_at, changed_by FROM devic
 const REPORTED: &str = "SELECT key, value, hlc, failure, reported_at FROM reported_config \
      WHERE device_id = $1 ORDER BY key";
 
-/// A report from before the device's buffer file is of a memory that it has lost.
-const UNHEARD: &str = "SELECT DISTINCT d.device_id FROM devices AS v \
-     JOIN device_config AS d ON d.device_id = v.device_id \
-     LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
-     LEFT JOIN sync_status AS s ON s.device_id = v.device_id AND s.epoch = v.epoch \
-     WHERE v.online AND (r.hlc IS NULL OR r.hlc < d.hlc OR r.reported_at < s.first_seen) ORDER BY d.device_id LIMIT $1";
+const IS_RETIRED: &str = "SELECT EXISTS (SELECT 1 FROM devices \
+     WHERE device_id = $1 AND retired_at IS NOT NULL)";
 
-impl Cockroach {
-    pub(super) async fn change_config(
+/// A report from before the device's buffer file is of a memory that it has lost.
+pub(super) const UNHEARD: &str = "SELECT v.device_id FROM devices AS v \
+     LEFT JOIN sync_status AS s ON s.device_id = v.device_id AND s.epoch = v.epoch \
+     WHERE v.device_id > $1 AND v.online AND v.retired_at IS NULL AND EXISTS ( \
+         SELECT 1 FROM device_config AS d \
+         LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
+         WHERE d.device_id = v.device_id \
+             AND (r.hlc IS NULL OR r.hlc < d.hlc \
+                 OR (r.hlc = d.hlc AND r.value <> d.value) OR r.reported_at < s.first_seen)) \
+     ORDER BY v.device_id LIMIT $2";
+
+const DOCUMENTS: &str = "SELECT d.key, d.value, d.hlc, d.device_id FROM device_config AS d \
+     WHERE d.device_id = ANY($1) AND NOT EXISTS (SELECT 1 FROM devices AS v \
+         WHERE v.device_id = d.device_id AND v.retired_at IS NOT NULL) \
+     ORDER BY d.device_id, d.key";
+
+pub(super) const HISTORY: &str = "SELECT key, value, hlc, changed_at, changed_by, from_group \
+     FROM config_history WHERE device_id = $1 AND (hlc, key) < ($2, $3) \
+         AND ($4::TEXT IS NULL OR key = $4) \
+     ORDER BY hlc DESC, key DESC LIMIT $5";
+
+#[async_trait]
+impl ConfigStore for Cockroach {
+    async fn change_config(
         &self,
         device: &DeviceId,
         changes: &[ConfigChange],
@@ -72,7 +95,7 @@ impl Cockroach {
         })
     }
 
-    pub(super) async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError> {
+    async fn report_config(&self, report: &ConfigReport) -> Result<usize, StoreError> {
         let id = report.device.as_str();
         let at = micros(report.received_at);
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
@@ -89,30 +112,69 @@ impl Cockroach {
                     .bind(at);
                 transaction.execute(put).await?;
             }
-            transaction.commit().await
+            let overrides = overrides::merge(&mut transaction, report).await?;
+            transaction.commit().await?;
+            Ok(overrides)
         })
     }
 
-    pub(super) async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
+    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
             let query = |sql| sqlx::query(sql).bind(device.as_str());
             let desired = connection.fetch_all(query(DESIRED)).await?;
             let reported = connection.fetch_all(query(REPORTED)).await?;
+            let retired = connection.fetch_one(query(IS_RETIRED)).await?;
             Ok(DeviceConfig {
                 desired: desired.iter().map(change).collect::<Result<_, _>>()?,
                 reported: reported
                     .iter()
                     .map(reported_entry)
                     .collect::<Result<_, _>>()?,
+                is_retired: retired.try_get(0)?,
             })
         })
     }
 
-    pub(super) async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError> {
+    async fn configs_unheard(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, StoreError> {
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            let query = sqlx::query(UNHEARD).bind(sql_int(limit as u64));
+            let query = sqlx::query(UNHEARD).bind(after.map_or("", DeviceId::as_str));
+            let query = query.bind(limited(limit));
             let found = connection.fetch_all(query).await?;
             found.iter().map(|row| rows::device(row, 0)).collect()
+        })
+    }
+
+    async fn documents(
+        &self,
+        devices: &[DeviceId],
+    ) -> Result<Vec<(DeviceId, DesiredConfig)>, StoreError> {
+        let ids: Vec<&str> = devices.iter().map(DeviceId::as_str).collect();
+        let entries = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(DOCUMENTS).bind(&ids);
+            let found = connection.fetch_all(query).await?;
+            let read = |row: &PgRow| Ok::<_, sqlx::Error>((rows::device(row, 3)?, entry(row)?));
+            found.iter().map(read).collect::<Result<Vec<_>, _>>()
+        })?;
+        Ok(documents(entries))
+    }
+
+    async fn config_history(
+        &self,
+        device: &DeviceId,
+        page: &HistoryPage,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let (clock, key) = page.before();
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(HISTORY).bind(device.as_str());
+            let query = query.bind(sql_int(clock)).bind(key).bind(&page.key);
+            let found = connection
+                .fetch_all(query.bind(limited(page.limit)))
+                .await?;
+            found.iter().map(history_entry).collect()
         })
     }
 }
@@ -125,11 +187,19 @@ fn entry(row: &PgRow) -> Result<ConfigEntry, sqlx::Error> {
     })
 }
 
-fn change(row: &PgRow) -> Result<ConfigChange, sqlx::Error> {
+pub(super) fn change(row: &PgRow) -> Result<ConfigChange, sqlx::Error> {
     Ok(ConfigChange {
         entry: entry(row)?,
         changed_at: rows::received(row, 3)?,
         changed_by: row.try_get(4)?,
+    })
+}
+
+/// From six columns: those of [`change`], and the group.
+pub(super) fn history_entry(row: &PgRow) -> Result<HistoryEntry, sqlx::Error> {
+    Ok(HistoryEntry {
+        change: change(row)?,
+        group: row.try_get(5)?,
     })
 }
 

@@ -33,6 +33,14 @@ pub(super) const READ_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off;
      SET enable_hashjoin = off; SET enable_mergejoin = off; \
      SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = on";
 
+/// A PostgreSQL connection that writes. Its statements find a few rows each by their whole key. A
+/// plan that scans a table instead, as the planner likes while tables are small, would take a
+/// predicate lock on all of it under SERIALIZABLE, and every other writer would be in its way. One
+/// plan serves for all: planning anew copies the arrays.
+pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; \
+     SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
+     SET plan_cache_mode = force_generic_plan";
+
 /// Options that every connection starts with; both databases know them.
 pub(super) fn options(
     options: PgConnectOptions,
@@ -71,15 +79,7 @@ pub(super) async fn set_up(
         return Ok(Dialect::CockroachDb);
     }
     let settings = match purpose {
-        // The writers' statements find a few rows each by their whole key. A plan that scans a
-        // table instead, as the planner likes while tables are small, would take a predicate lock
-        // on all of it under SERIALIZABLE, and every other writer would be in its way. One plan
-        // serves for all: planning anew copies the arrays.
-        Purpose::Write => {
-            "SET jit = off; SET enable_seqscan = off; SET enable_hashjoin = off; \
-             SET enable_mergejoin = off; SET enable_bitmapscan = off; \
-             SET plan_cache_mode = force_generic_plan"
-        }
+        Purpose::Write => WRITE_SETTINGS,
         Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
         Purpose::Migrate => "SET jit = off",
     };
@@ -88,12 +88,13 @@ pub(super) async fn set_up(
 }
 
 /// Tables whose rows end, and the column that says from when they count.
-const ENDING: [(&str, &str); 4] = [
+const ENDING: [(&str, &str); 5] = [
     ("telemetry_data", "observed_at"),
     ("conflicts", "observed_at"),
     // One that has not ended has no time, and stays.
     ("commands", "ended_at"),
     ("dead_letters", "received_at"),
+    ("fan_outs", "expires_at"),
 ];
 
 /// Has CockroachDB drop old rows by itself, or stop doing so. Returns whether it does; PostgreSQL

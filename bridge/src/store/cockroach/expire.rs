@@ -5,6 +5,7 @@ use std::time::Duration;
 use schema::{DeviceId, ObservedAt};
 use sqlx::Executor as _;
 
+use super::super::fleet::FleetStore as _;
 use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::Cockroach;
@@ -29,6 +30,10 @@ const CONFLICTS: &str = "DELETE FROM conflicts \
 
 const COMMANDS: &str = "DELETE FROM commands WHERE (device_id, id) IN ( \
      SELECT device_id, id FROM commands WHERE device_id = $1 AND ended_at < $2 LIMIT $3)";
+
+/// Fan-outs whose last command has expired, and with it all of them.
+const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE id IN ( \
+     SELECT id FROM fan_outs WHERE expires_at < $1 AND NOT unfinished LIMIT $2)";
 
 const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
      SELECT device_id, payload_digest FROM dead_letters WHERE received_at < $1 LIMIT $2)";
@@ -69,6 +74,7 @@ impl Cockroach {
         let mut expired = Expired::default();
         if after.is_none() {
             expired.rows += delete_all!(self, sqlx::query(DEAD_LETTERS).bind(before).bind(ROWS));
+            expired.rows += delete_all!(self, sqlx::query(FAN_OUTS).bind(before).bind(ROWS));
         }
         let devices = self.devices(after, EXPIRE_DEVICES).await?;
         for device in &devices {

@@ -1,7 +1,8 @@
 //! The store on CockroachDB, or on PostgreSQL, over sqlx: the only folder that names sqlx.
 //!
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
-//! [`migrate`]; underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
+//! [`migrate`]; beside readings [`fleet`], [`commands`], [`fan_out`], [`config`], [`groups`];
+//! underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
 //! [`replicas`] (answers that may be old),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`arguments`] and [`rows`] (values in and out).
@@ -12,16 +13,24 @@
 #[macro_use]
 mod work;
 
+mod access;
+mod alerts;
 mod arguments;
 mod cluster;
 mod commands;
 mod config;
+mod dead_letters;
 mod dialect;
 mod expire;
 mod failed;
+mod fan_out;
+mod fleet;
+mod groups;
+mod history;
 mod ingest;
 mod merge;
 mod migrate;
+mod overrides;
 mod pace;
 #[cfg(test)]
 mod plans;
@@ -36,19 +45,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::message::CommandId;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
 use super::cache::Cache;
-use super::commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
-use super::config::{ConfigChange, ConfigReport, DeviceConfig};
+use super::history::HistoryStore as _;
 use super::location::Database;
 use super::sqlstate::Verdict;
 use super::{
-    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
-    StoreError, StoredReading, TelemetryQuery,
+    Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
+    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, Settled, Store, StoreError,
+    StoredReading, TelemetryQuery,
 };
 use cluster::Cluster;
 pub use cluster::Nodes;
@@ -172,20 +179,8 @@ impl Store for Cockroach {
         self.expire(before, after).await
     }
 
-    async fn devices(
-        &self,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>, StoreError> {
-        self.devices(after, limit).await
-    }
-
-    async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError> {
-        self.device(device).await
-    }
-
     async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
-        self.telemetry(query).await
+        self.telemetry_page(query, None).await
     }
 
     async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
@@ -219,87 +214,6 @@ impl Store for Cockroach {
         limit: usize,
     ) -> Result<Vec<Conflict>, StoreError> {
         self.conflicts(device, limit).await
-    }
-
-    async fn dead_letters(
-        &self,
-        device: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<KeptLetter>, StoreError> {
-        self.dead_letters(device, limit).await
-    }
-
-    async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError> {
-        self.queue_command(new).await
-    }
-
-    async fn claim_commands(
-        &self,
-        now: ReceivedAt,
-        limit: usize,
-    ) -> Result<Vec<DueCommand>, StoreError> {
-        self.claim_commands(now, limit).await
-    }
-
-    async fn recall_commands(
-        &self,
-        devices: &[DeviceId],
-        now: ReceivedAt,
-    ) -> Result<u64, StoreError> {
-        self.recall_commands(devices, now).await
-    }
-
-    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
-        self.command_words(words).await
-    }
-
-    async fn cancel_command(
-        &self,
-        device: &DeviceId,
-        id: CommandId,
-        now: ReceivedAt,
-    ) -> Result<(), StoreError> {
-        self.cancel_command(device, id, now).await
-    }
-
-    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
-        self.expire_commands(now).await
-    }
-
-    async fn command(
-        &self,
-        device: &DeviceId,
-        id: CommandId,
-    ) -> Result<Option<CommandRecord>, StoreError> {
-        self.command(device, id).await
-    }
-
-    async fn commands(
-        &self,
-        device: &DeviceId,
-        limit: usize,
-    ) -> Result<Vec<CommandRecord>, StoreError> {
-        self.commands(device, limit).await
-    }
-
-    async fn change_config(
-        &self,
-        device: &DeviceId,
-        changes: &[ConfigChange],
-    ) -> Result<usize, StoreError> {
-        self.change_config(device, changes).await
-    }
-
-    async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError> {
-        self.report_config(report).await
-    }
-
-    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
-        self.config(device).await
-    }
-
-    async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError> {
-        self.configs_unheard(limit).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

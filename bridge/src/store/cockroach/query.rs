@@ -7,10 +7,10 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Executor as _, Row as _};
 
 use super::super::books::{BookRow, Content, add_up, records};
-use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::super::plan::OBSERVED_AT_MAX;
 use super::super::{
-    Conflict, Counts, DeadLetter, Device, DeviceLedger, EpochRecord, FleetLedger, Gap, KeptLetter,
-    Order, QUERY_ROWS_MAX, RangeContent, Reported, StoreError, StoredReading, TelemetryQuery,
+    Conflict, Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, QUERY_ROWS_MAX, RangeContent,
+    Reported, StoreError, StoredReading,
 };
 use super::arguments::Micros;
 use super::dialect::Purpose;
@@ -21,15 +21,7 @@ use super::{Cockroach, rows};
 const FLEET_PAGE: i64 = 500;
 
 /// The end of a query is exclusive: one beyond the last time that can be stored.
-const TO_MAX: ObservedAt = ObservedAt::from_micros(OBSERVED_AT_MAX.micros() + 1);
-
-macro_rules! device_columns {
-    () => {
-        "SELECT d.device_id, d.first_seen, greatest(d.last_seen, (SELECT max(s.last_seen) \
-             FROM sync_status AS s WHERE s.device_id = d.device_id)), \
-             d.online, d.agent_version, d.epoch FROM devices AS d "
-    };
-}
+pub(super) const TO_MAX: ObservedAt = ObservedAt::from_micros(OBSERVED_AT_MAX.micros() + 1);
 
 macro_rules! reading_columns {
     () => {
@@ -52,22 +44,23 @@ pub(super) const ONE_SENSOR_DESC: &str = concat!(
      AND t.observed_at >= $3 AND t.observed_at < $4 ORDER BY t.observed_at DESC LIMIT $5"
 );
 
-/// Several sensors: a scan of the key for each, and the first of them all.
+/// Several sensors: a scan of the key for each, from or up to a time of its own, and the first of
+/// them all.
 pub(super) const SENSORS_ASC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[]) AS s (sensor, bound) CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
-             AND r.observed_at >= $3 AND r.observed_at < $4 \
+             AND r.observed_at >= s.bound AND r.observed_at < $4 \
          ORDER BY r.observed_at LIMIT $5) AS t \
      ORDER BY t.observed_at, t.sensor LIMIT $5"
 );
 pub(super) const SENSORS_DESC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[]) AS s (sensor, bound) CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
-             AND r.observed_at >= $3 AND r.observed_at < $4 \
+             AND r.observed_at >= $4 AND r.observed_at < s.bound \
          ORDER BY r.observed_at DESC LIMIT $5) AS t \
      ORDER BY t.observed_at DESC, t.sensor DESC LIMIT $5"
 );
@@ -91,11 +84,6 @@ pub(super) const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
              WHERE t.device_id = $1 AND t.sensor > n.sensor ORDER BY t.sensor LIMIT 1) \
          FROM names AS n WHERE n.sensor IS NOT NULL) \
      SELECT sensor FROM names WHERE sensor IS NOT NULL";
-
-pub(super) const DEVICES: &str = concat!(
-    device_columns!(),
-    "WHERE d.device_id > $1 ORDER BY d.device_id LIMIT $2"
-);
 
 pub(super) const DEVICE_BOOKS: &str = books!("SELECT * FROM sync_status WHERE device_id = $1");
 pub(super) const FLEET_BOOKS: &str = books!(
@@ -134,67 +122,7 @@ const CONFLICTS: &str = concat!(
      ORDER BY t.recorded_at DESC, t.hlc DESC, t.epoch DESC, t.seq DESC LIMIT $2"
 );
 
-const DEAD_LETTERS: &str = "SELECT device_id, topic, payload, payload_bytes, reason, times, \
-     received_at FROM dead_letters WHERE device_id = $1 OR $1 IS NULL \
-     ORDER BY received_at DESC, payload_digest LIMIT $2";
-
 impl Cockroach {
-    pub(super) async fn devices(
-        &self,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>, StoreError> {
-        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let after = after.map_or("", DeviceId::as_str);
-            let query = sqlx::query(DEVICES).bind(after).bind(limited(limit));
-            let found = connection.fetch_all(query).await?;
-            found.iter().map(device).collect()
-        })
-    }
-
-    pub(super) async fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
-        let sql = concat!(device_columns!(), "WHERE d.device_id = $1");
-        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let query = sqlx::query(sql).bind(id.as_str());
-            let found = connection.fetch_optional(query).await?;
-            found.as_ref().map(device).transpose()
-        })
-    }
-
-    pub(super) async fn telemetry(
-        &self,
-        query: &TelemetryQuery,
-    ) -> Result<Vec<StoredReading>, StoreError> {
-        let from = Micros(query.from.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros());
-        let to = Micros(query.to.clamp(OBSERVED_AT_MIN, TO_MAX).micros());
-        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let device = query.device.as_str();
-            let found = match &query.sensor {
-                Some(sensor) => {
-                    let sql = match query.order {
-                        Order::OldestFirst => ONE_SENSOR_ASC,
-                        Order::NewestFirst => ONE_SENSOR_DESC,
-                    };
-                    let select = sqlx::query(sql).bind(device).bind(sensor.as_str());
-                    let select = select.bind(from).bind(to).bind(limited(query.limit));
-                    connection.fetch_all(select).await?
-                }
-                // Two statements: a sensor that appears between them is in the next answer.
-                None => {
-                    let names = sensor_names(connection, &query.device).await?;
-                    let sql = match query.order {
-                        Order::OldestFirst => SENSORS_ASC,
-                        Order::NewestFirst => SENSORS_DESC,
-                    };
-                    let select = sqlx::query(sql).bind(device).bind(names);
-                    let select = select.bind(from).bind(to).bind(limited(query.limit));
-                    connection.fetch_all(select).await?
-                }
-            };
-            found.iter().map(reading).collect()
-        })
-    }
-
     pub(super) async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let names = sensor_names(connection, device).await?;
@@ -341,18 +269,6 @@ impl Cockroach {
         })
     }
 
-    pub(super) async fn dead_letters(
-        &self,
-        device: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<KeptLetter>, StoreError> {
-        run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let query = sqlx::query(DEAD_LETTERS).bind(device.map(DeviceId::as_str));
-            let found = connection.fetch_all(query.bind(limited(limit))).await?;
-            found.iter().map(letter).collect()
-        })
-    }
-
     pub(super) async fn counts(&self) -> Result<Counts, StoreError> {
         let sql = "SELECT (SELECT count(*) FROM devices), (SELECT count(*) FROM telemetry_data), \
              (SELECT count(*) FROM ledger), (SELECT count(*) FROM conflicts), \
@@ -379,19 +295,7 @@ pub(super) async fn sensor_names(
     found.iter().map(|row| row.try_get(0)).collect()
 }
 
-fn device(row: &PgRow) -> Result<Device, sqlx::Error> {
-    let epoch: Option<i64> = row.try_get(5)?;
-    Ok(Device {
-        device: rows::device(row, 0)?,
-        first_seen: rows::received(row, 1)?,
-        last_seen: rows::received(row, 2)?,
-        online: row.try_get(3)?,
-        agent_version: row.try_get(4)?,
-        epoch: epoch.map(|_| rows::epoch(row, 5)).transpose()?,
-    })
-}
-
-fn reading(row: &PgRow) -> Result<StoredReading, sqlx::Error> {
+pub(super) fn reading(row: &PgRow) -> Result<StoredReading, sqlx::Error> {
     rows::reading(row, 1, rows::sensor(row, 0)?)
 }
 
@@ -420,26 +324,7 @@ fn book(row: &PgRow) -> Result<BookRow, sqlx::Error> {
     })
 }
 
-fn letter(row: &PgRow) -> Result<KeptLetter, sqlx::Error> {
-    let device: &str = row.try_get(0)?;
-    let device = match device {
-        "" => None,
-        _ => Some(rows::device(row, 0)?),
-    };
-    Ok(KeptLetter {
-        letter: DeadLetter {
-            device,
-            topic: row.try_get(1)?,
-            payload: row.try_get(2)?,
-            reason: row.try_get(4)?,
-            received_at: rows::received(row, 6)?,
-        },
-        payload_bytes: rows::number(row, 3)?,
-        times: rows::number(row, 5)?,
-    })
-}
-
-fn limited(limit: usize) -> i64 {
+pub(super) fn limited(limit: usize) -> i64 {
     sql_int(limit.min(QUERY_ROWS_MAX) as u64)
 }
 

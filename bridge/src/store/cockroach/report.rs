@@ -176,7 +176,7 @@ fn letter_arguments(letters: &[Letter<'_>]) -> Result<Columns, sqlx::Error> {
         .array(letters, |kept| kept.digest.cast_signed())?
         .array(letters, |kept| kept.letter.topic.as_str())?
         .array(letters, |kept| {
-            let payload = kept.letter.payload.as_slice();
+            let payload: &[u8] = &kept.letter.payload;
             &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)]
         })?
         .array(letters, |kept| sql_int(kept.letter.payload.len() as u64))?

@@ -1,17 +1,19 @@
 //! Commands in the file.
 
+use async_trait::async_trait;
 use libsql::{Row, Value as Cell};
 use schema::DeviceId;
 use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
 
 use super::super::commands::{
-    AGAIN_SECONDS, AGAIN_SECONDS_MAX, CommandRecord, CommandWord, DueCommand, EXPIRY_GRACE_MICROS,
-    NewCommand, STEP_ENDED, STEP_RUNNING, STEP_SENT, State, last_words, step,
+    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
+    DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
 };
 use super::super::{QUERY_ROWS_MAX, StoreError};
 use super::file::File;
 use super::values::{self, bad, cell, int, maybe_int, text, text_cell, time_cell};
+use super::{Embedded, fleet};
 
 const QUEUE: &str = "INSERT INTO commands (device_id, id, name, arguments, priority, state, step, \
      percent, output, created_at, created_by, expires_at, sent_times, cancel, due_at) \
@@ -23,14 +25,18 @@ const CLAIM: &str = "UPDATE commands SET \
          due_at = ?1 + min(?3, ?4 * (sent_times + 1)) * 1000000 \
      WHERE (device_id, id) IN ( \
          SELECT device_id, id FROM commands WHERE due_at <= ?1 ORDER BY due_at LIMIT ?2) \
-     RETURNING device_id, id, name, arguments, priority, expires_at, cancel";
+     RETURNING device_id, id, name, arguments, priority, expires_at, cancel, step >= 2";
 
-const RECALL: &str = "UPDATE commands SET due_at = ?2 WHERE device_id = ?1 AND due_at > ?2";
+const RECALL: &str = "UPDATE commands SET due_at = ?2 WHERE device_id = ?1 AND due_at > ?2 \
+     AND step > 0";
 
 const WORD: &str = "UPDATE commands SET state = ?3, step = ?4, percent = ?5, output = ?6, \
          heard_at = ?7, ended_at = CASE WHEN ?4 >= ?8 THEN ?7 ELSE NULL END, \
-         due_at = CASE WHEN cancel AND ?4 < ?8 THEN due_at ELSE NULL END \
-     WHERE device_id = ?1 AND id = ?2 AND (step < ?4 OR (step = ?9 AND ?4 = ?9))";
+         due_at = CASE WHEN ?4 >= ?8 OR EXISTS (SELECT 1 FROM devices AS v \
+                 WHERE v.device_id = ?1 AND v.retired_at IS NOT NULL) THEN NULL \
+             WHEN cancel THEN coalesce(due_at, ?7) \
+             ELSE ?7 + ?9 * 1000000 END \
+     WHERE device_id = ?1 AND id = ?2 AND (step < ?4 OR (step = ?4 AND ?4 < ?8))";
 
 const CANCEL_QUEUED: &str = "UPDATE commands SET state = 'cancelled', step = ?4, ended_at = ?3, \
          due_at = NULL WHERE device_id = ?1 AND id = ?2 AND step = 0";
@@ -38,9 +44,10 @@ const CANCEL_QUEUED: &str = "UPDATE commands SET state = 'cancelled', step = ?4,
 const CANCEL_SENT: &str = "UPDATE commands SET cancel = 1, due_at = ?3 \
      WHERE device_id = ?1 AND id = ?2 AND step < ?4 AND ended_at IS NULL";
 
-const EXPIRE: &str = "UPDATE commands SET state = 'expired', step = ?3, ended_at = ?2, \
-         due_at = NULL WHERE due_at IS NOT NULL AND step <= ?3 AND expires_at < ?1";
+const EXPIRE: &str = "UPDATE commands SET state = 'expired', step = 1, ended_at = ?2, \
+         due_at = NULL WHERE step <= 1 AND ended_at IS NULL AND expires_at < ?1";
 
+/// The columns that [`record`] reads.
 macro_rules! record_columns {
     ($rest:literal) => {
         concat!(
@@ -52,10 +59,80 @@ macro_rules! record_columns {
     };
 }
 
+pub(super) use record_columns;
+
 const ONE: &str = record_columns!("WHERE device_id = ?1 AND id = ?2");
 const LATEST: &str = record_columns!("WHERE device_id = ?1 ORDER BY id DESC LIMIT ?2");
 
-pub(super) fn queue(file: &mut File, new: &NewCommand) -> Result<(), StoreError> {
+#[async_trait]
+impl CommandStore for Embedded {
+    async fn queue_command(&self, new: &NewCommand) -> Result<Queued, StoreError> {
+        let new = new.clone();
+        self.write(move |file| queue(file, &new)).await
+    }
+
+    async fn claim_commands(
+        &self,
+        now: ReceivedAt,
+        limit: usize,
+    ) -> Result<Vec<DueCommand>, StoreError> {
+        self.write(move |file| claim(file, now, limit)).await
+    }
+
+    async fn recall_commands(
+        &self,
+        devices: &[DeviceId],
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError> {
+        let devices = devices.to_vec();
+        self.write(move |file| recall(file, &devices, now)).await
+    }
+
+    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+        let words = words.to_vec();
+        self.write(move |file| take_words(file, &words)).await
+    }
+
+    async fn cancel_command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let device = device.clone();
+        self.write(move |file| cancel(file, &device, id, now)).await
+    }
+
+    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
+        self.write(move |file| expire(file, now)).await
+    }
+
+    async fn command(
+        &self,
+        device: &DeviceId,
+        id: CommandId,
+    ) -> Result<Option<CommandRecord>, StoreError> {
+        let values = vec![text_cell(device.as_str()), Cell::Text(id.to_string())];
+        self.read(move |file| Ok(file.query(ONE, values, record)?.into_iter().next()))
+            .await
+    }
+
+    async fn commands(
+        &self,
+        device: &DeviceId,
+        limit: usize,
+    ) -> Result<Vec<CommandRecord>, StoreError> {
+        let limit = cell(limit.min(QUERY_ROWS_MAX) as u64);
+        let values = vec![text_cell(device.as_str()), limit];
+        self.read(move |file| file.query(LATEST, values, record))
+            .await
+    }
+}
+
+fn queue(file: &mut File, new: &NewCommand) -> Result<Queued, StoreError> {
+    if fleet::is_retired(file, &new.device)? {
+        return Ok(Queued::Retired);
+    }
     let Command {
         id,
         name,
@@ -74,28 +151,25 @@ pub(super) fn queue(file: &mut File, new: &NewCommand) -> Result<(), StoreError>
         Cell::Integer(expires_at_ms.saturating_mul(1000)),
     ];
     file.execute(QUEUE, values)?;
-    Ok(())
+    Ok(Queued::Kept)
 }
 
-pub(super) fn claim(
-    file: &mut File,
-    now: ReceivedAt,
-    limit: usize,
-) -> Result<Vec<DueCommand>, StoreError> {
+fn claim(file: &mut File, now: ReceivedAt, limit: usize) -> Result<Vec<DueCommand>, StoreError> {
     let values = vec![
         time_cell(now),
         cell(limit as u64),
         Cell::Integer(AGAIN_SECONDS_MAX),
         Cell::Integer(AGAIN_SECONDS),
     ];
-    file.query(CLAIM, values, due)
+    file.query(CLAIM, values, |row| {
+        Ok(DueCommand {
+            is_known: int(row, 7)? != 0,
+            ..due(row)?
+        })
+    })
 }
 
-pub(super) fn recall(
-    file: &mut File,
-    devices: &[DeviceId],
-    now: ReceivedAt,
-) -> Result<u64, StoreError> {
+fn recall(file: &mut File, devices: &[DeviceId], now: ReceivedAt) -> Result<u64, StoreError> {
     let mut recalled = 0;
     for device in devices {
         let values = vec![text_cell(device.as_str()), time_cell(now)];
@@ -104,7 +178,7 @@ pub(super) fn recall(
     Ok(recalled as u64)
 }
 
-pub(super) fn words(file: &mut File, words: &[CommandWord]) -> Result<(), StoreError> {
+fn take_words(file: &mut File, words: &[CommandWord]) -> Result<(), StoreError> {
     for word in last_words(words) {
         let progress = &word.progress;
         let values = vec![
@@ -116,14 +190,14 @@ pub(super) fn words(file: &mut File, words: &[CommandWord]) -> Result<(), StoreE
             text_cell(&progress.output),
             time_cell(word.received_at),
             Cell::Integer(STEP_ENDED),
-            Cell::Integer(STEP_RUNNING),
+            Cell::Integer(ASK_AGAIN_SECONDS),
         ];
         file.execute(WORD, values)?;
     }
     Ok(())
 }
 
-pub(super) fn cancel(
+fn cancel(
     file: &mut File,
     device: &DeviceId,
     id: CommandId,
@@ -143,31 +217,12 @@ pub(super) fn cancel(
     Ok(())
 }
 
-pub(super) fn expire(file: &mut File, now: ReceivedAt) -> Result<u64, StoreError> {
+fn expire(file: &mut File, now: ReceivedAt) -> Result<u64, StoreError> {
     let values = vec![
         Cell::Integer(now.micros().saturating_sub(EXPIRY_GRACE_MICROS)),
         time_cell(now),
-        Cell::Integer(STEP_SENT),
     ];
     Ok(file.execute(EXPIRE, values)? as u64)
-}
-
-pub(super) fn one(
-    file: &mut File,
-    device: &DeviceId,
-    id: CommandId,
-) -> Result<Option<CommandRecord>, StoreError> {
-    let values = vec![text_cell(device.as_str()), Cell::Text(id.to_string())];
-    Ok(file.query(ONE, values, record)?.into_iter().next())
-}
-
-pub(super) fn latest(
-    file: &mut File,
-    device: &DeviceId,
-    limit: usize,
-) -> Result<Vec<CommandRecord>, StoreError> {
-    let limit = cell(limit.min(QUERY_ROWS_MAX) as u64);
-    file.query(LATEST, vec![text_cell(device.as_str()), limit], record)
 }
 
 /// From seven columns: device_id, id, name, arguments, priority, expires_at, cancel.
@@ -184,14 +239,16 @@ fn due(row: &Row) -> Result<DueCommand, StoreError> {
             priority: u8::try_from(int(row, 4)?).map_err(|error| bad("priority", error))?,
         },
         cancel: int(row, 6)? != 0,
+        is_known: false,
     })
 }
 
-fn record(row: &Row) -> Result<CommandRecord, StoreError> {
+pub(super) fn record(row: &Row) -> Result<CommandRecord, StoreError> {
     let DueCommand {
         device,
         command,
         cancel,
+        ..
     } = due(row)?;
     let state = text(row, 7)?;
     let time = |at| Ok::<_, StoreError>(maybe_int(row, at)?.map(ReceivedAt::from_micros));

@@ -1,16 +1,23 @@
 //! Configuration in the file.
 
+use async_trait::async_trait;
 use libsql::{Row, Value as Cell};
 use schema::DeviceId;
 use schema::Hlc;
-use schema::message::ConfigEntry;
+use schema::message::{ConfigEntry, DesiredConfig};
 
 use super::super::StoreError;
-use super::super::config::{ConfigChange, ConfigReport, DeviceConfig, ReportedEntry, failure};
+use super::super::config::{
+    ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
+    ReportedEntry, documents, failure,
+};
 use super::file::File;
+use super::overrides;
+use super::query::limited;
 use super::values::{self, cell, maybe, text, text_cell, time_cell};
+use super::{Embedded, fleet};
 
-const CHANGE: &str = "INSERT INTO device_config (device_id, key, value, hlc, changed_at, \
+pub(super) const CHANGE: &str = "INSERT INTO device_config (device_id, key, value, hlc, changed_at, \
      changed_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (device_id, key) DO UPDATE SET value = excluded.value, hlc = excluded.hlc, \
          changed_at = excluded.changed_at, changed_by = excluded.changed_by \
@@ -32,13 +39,85 @@ const REPORTED: &str = "SELECT key, value, hlc, failure, reported_at FROM report
      WHERE device_id = ?1 ORDER BY key";
 
 /// A report from before the device's buffer file is of a memory that it has lost.
-const UNHEARD: &str = "SELECT DISTINCT d.device_id FROM devices AS v \
-     JOIN device_config AS d ON d.device_id = v.device_id \
-     LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
+const UNHEARD: &str = "SELECT v.device_id FROM devices AS v \
      LEFT JOIN sync_status AS s ON s.device_id = v.device_id AND s.epoch = v.epoch \
-     WHERE v.online AND (r.hlc IS NULL OR r.hlc < d.hlc OR r.reported_at < s.first_seen) ORDER BY d.device_id LIMIT ?1";
+     WHERE v.device_id > ?1 AND v.online AND v.retired_at IS NULL AND EXISTS ( \
+         SELECT 1 FROM device_config AS d \
+         LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
+         WHERE d.device_id = v.device_id \
+             AND (r.hlc IS NULL OR r.hlc < d.hlc \
+                 OR (r.hlc = d.hlc AND r.value <> d.value) OR r.reported_at < s.first_seen)) \
+     ORDER BY v.device_id LIMIT ?2";
 
-pub(super) fn change(
+const HISTORY: &str = "SELECT key, value, hlc, changed_at, changed_by, from_group \
+     FROM config_history WHERE device_id = ?1 AND (hlc, key) < (?2, ?3) \
+         AND (?4 IS NULL OR key = ?4) \
+     ORDER BY hlc DESC, key DESC LIMIT ?5";
+
+#[async_trait]
+impl ConfigStore for Embedded {
+    async fn change_config(
+        &self,
+        device: &DeviceId,
+        changes: &[ConfigChange],
+    ) -> Result<usize, StoreError> {
+        let (device, changes) = (device.clone(), changes.to_vec());
+        self.write(move |file| change(file, &device, &changes))
+            .await
+    }
+
+    async fn report_config(&self, reported: &ConfigReport) -> Result<usize, StoreError> {
+        let reported = reported.clone();
+        self.write(move |file| report(file, &reported)).await
+    }
+
+    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
+        let device = device.clone();
+        self.read(move |file| config(file, &device)).await
+    }
+
+    async fn configs_unheard(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let after = text_cell(after.map_or("", DeviceId::as_str));
+        let values = vec![after, limited(limit)];
+        self.read(move |file| file.query(UNHEARD, values, |row| values::device(row, 0)))
+            .await
+    }
+
+    async fn documents(
+        &self,
+        devices: &[DeviceId],
+    ) -> Result<Vec<(DeviceId, DesiredConfig)>, StoreError> {
+        let devices = devices.to_vec();
+        self.read(move |file| {
+            let mut entries = Vec::new();
+            for device in devices {
+                if fleet::is_retired(file, &device)? {
+                    continue;
+                }
+                let of = file.query(DESIRED, vec![text_cell(device.as_str())], entry)?;
+                entries.extend(of.into_iter().map(|entry| (device.clone(), entry)));
+            }
+            Ok(documents(entries))
+        })
+        .await
+    }
+
+    async fn config_history(
+        &self,
+        device: &DeviceId,
+        page: &HistoryPage,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let values = history_values(device.as_str(), page);
+        self.read(move |file| file.query(HISTORY, values, history_entry))
+            .await
+    }
+}
+
+fn change(
     file: &mut File,
     device: &DeviceId,
     changes: &[ConfigChange],
@@ -64,7 +143,7 @@ pub(super) fn change(
     Ok(changed)
 }
 
-pub(super) fn report(file: &mut File, report: &ConfigReport) -> Result<(), StoreError> {
+fn report(file: &mut File, report: &ConfigReport) -> Result<usize, StoreError> {
     let id = || text_cell(report.device.as_str());
     let at = || time_cell(report.received_at);
     file.execute(FORGET_REPORT, vec![id(), at()])?;
@@ -80,19 +159,13 @@ pub(super) fn report(file: &mut File, report: &ConfigReport) -> Result<(), Store
         ];
         file.execute(REPORT, values)?;
     }
-    Ok(())
+    overrides::merge(file, report)
 }
 
-pub(super) fn config(file: &mut File, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
+fn config(file: &mut File, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
     let id = || vec![text_cell(device.as_str())];
     Ok(DeviceConfig {
-        desired: file.query(DESIRED, id(), |row| {
-            Ok(ConfigChange {
-                entry: entry(row)?,
-                changed_at: values::received(row, 3)?,
-                changed_by: text(row, 4)?.to_owned(),
-            })
-        })?,
+        desired: file.query(DESIRED, id(), read_change)?,
         reported: file.query(REPORTED, id(), |row| {
             Ok(ReportedEntry {
                 entry: entry(row)?,
@@ -100,12 +173,20 @@ pub(super) fn config(file: &mut File, device: &DeviceId) -> Result<DeviceConfig,
                 reported_at: values::received(row, 4)?,
             })
         })?,
+        is_retired: fleet::is_retired(file, device)?,
     })
 }
 
-pub(super) fn unheard(file: &mut File, limit: usize) -> Result<Vec<DeviceId>, StoreError> {
-    let limit = vec![Cell::Integer(i64::try_from(limit).unwrap_or(i64::MAX))];
-    file.query(UNHEARD, limit, |row| values::device(row, 0))
+/// The arguments of a query for a page of a history.
+pub(super) fn history_values(of: &str, page: &HistoryPage) -> Vec<Cell> {
+    let (clock, key) = page.before();
+    vec![
+        text_cell(of),
+        cell(clock),
+        text_cell(key),
+        maybe(page.key.as_deref().map(text_cell)),
+        limited(page.limit),
+    ]
 }
 
 fn entry(row: &Row) -> Result<ConfigEntry, StoreError> {
@@ -113,5 +194,21 @@ fn entry(row: &Row) -> Result<ConfigEntry, StoreError> {
         key: text(row, 0)?.to_owned(),
         value: text(row, 1)?.to_owned(),
         hlc: Hlc::from_bits(values::number(row, 2)?),
+    })
+}
+
+pub(super) fn read_change(row: &Row) -> Result<ConfigChange, StoreError> {
+    Ok(ConfigChange {
+        entry: entry(row)?,
+        changed_at: values::received(row, 3)?,
+        changed_by: text(row, 4)?.to_owned(),
+    })
+}
+
+/// From six columns: those of [`read_change`], and the group.
+pub(super) fn history_entry(row: &Row) -> Result<HistoryEntry, StoreError> {
+    Ok(HistoryEntry {
+        change: read_change(row)?,
+        group: row.get_str(5).ok().map(str::to_owned),
     })
 }

@@ -5,8 +5,8 @@ use schema::{DeviceId, ObservedAt};
 
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::file::File;
-use super::query;
 use super::values::text_cell;
+use super::{fleet, query};
 
 const READINGS: &str =
     "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3";
@@ -14,6 +14,9 @@ const READINGS: &str =
 const CONFLICTS: &str = "DELETE FROM conflicts WHERE device_id = ?1 AND observed_at < ?2";
 
 const COMMANDS: &str = "DELETE FROM commands WHERE device_id = ?1 AND ended_at < ?2";
+
+/// Fan-outs whose last command has expired, and with it all of them.
+const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE expires_at < ?1 AND NOT unfinished";
 
 const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE received_at < ?1";
 
@@ -26,8 +29,9 @@ pub(super) fn expire(
     let mut rows = 0;
     if after.is_none() {
         rows += file.execute(DEAD_LETTERS, vec![before()])?;
+        rows += file.execute(FAN_OUTS, vec![before()])?;
     }
-    let devices = query::devices(file, after, EXPIRE_DEVICES)?;
+    let devices = fleet::devices(file, after, EXPIRE_DEVICES)?;
     for device in &devices {
         let id = || text_cell(device.device.as_str());
         for name in query::sensor_names(file, &device.device)? {

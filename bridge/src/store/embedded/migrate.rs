@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 3] = [
+const STEPS: [(&str, &str); 6] = [
     (
         "telemetry and ledger",
         include_str!("../../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -16,6 +16,18 @@ const STEPS: [(&str, &str); 3] = [
     (
         "configuration",
         include_str!("../../../../migrations/embedded/0003_configuration.sql"),
+    ),
+    (
+        "access",
+        include_str!("../../../../migrations/embedded/0004_access.sql"),
+    ),
+    (
+        "fleet",
+        include_str!("../../../../migrations/embedded/0005_fleet.sql"),
+    ),
+    (
+        "alerts",
+        include_str!("../../../../migrations/embedded/0006_alerts.sql"),
     ),
 ];
 

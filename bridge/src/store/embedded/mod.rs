@@ -1,15 +1,23 @@
 //! The store in one libSQL file, for one machine: the only folder of the bridge that names libsql.
 //!
 //! Reading order: [`worker`] (two threads, group commit) → [`ingest`] → [`report`] → [`query`] →
-//! [`migrate`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
+//! [`migrate`]; beside readings [`fleet`], [`commands`], [`fan_out`], [`config`], [`groups`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
 //! new, who wins and what is settled is decided by the same pure code as for a cluster.
 
+mod access;
+mod alerts;
 mod commands;
 mod config;
+mod dead_letters;
 mod expire;
+mod fan_out;
 mod file;
+mod fleet;
+mod groups;
+mod history;
 mod ingest;
 mod migrate;
+mod overrides;
 mod query;
 mod report;
 mod values;
@@ -21,17 +29,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::message::CommandId;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use tokio::sync::{Mutex, oneshot};
 
-use super::commands::{CommandRecord, CommandWord, DueCommand, NewCommand};
-use super::config::{ConfigChange, ConfigReport, DeviceConfig};
+use super::history::HistoryStore as _;
 use super::{
-    Activity, Conflict, Counts, DeadLetter, Delivery, Device, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, KeptLetter, Migration, Presence, RangeContent, Settled, Store,
-    StoreError, StoredReading, TelemetryQuery,
+    Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
+    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, Settled, Store, StoreError,
+    StoredReading, TelemetryQuery,
 };
 use worker::{Mode, Worker};
 
@@ -154,24 +160,8 @@ impl Store for Embedded {
             .await
     }
 
-    async fn devices(
-        &self,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Device>, StoreError> {
-        let after = after.cloned();
-        self.read(move |file| query::devices(file, after.as_ref(), limit))
-            .await
-    }
-
-    async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError> {
-        let device = device.clone();
-        self.read(move |file| query::device(file, &device)).await
-    }
-
     async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
-        let query = query.clone();
-        self.read(move |file| query::telemetry(file, &query)).await
+        self.telemetry_page(query, None).await
     }
 
     async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
@@ -213,104 +203,6 @@ impl Store for Embedded {
         let device = device.clone();
         self.read(move |file| query::conflicts(file, &device, limit))
             .await
-    }
-
-    async fn dead_letters(
-        &self,
-        device: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<KeptLetter>, StoreError> {
-        let device = device.cloned();
-        self.read(move |file| query::dead_letters(file, device.as_ref(), limit))
-            .await
-    }
-
-    async fn queue_command(&self, new: &NewCommand) -> Result<(), StoreError> {
-        let new = new.clone();
-        self.write(move |file| commands::queue(file, &new)).await
-    }
-
-    async fn claim_commands(
-        &self,
-        now: ReceivedAt,
-        limit: usize,
-    ) -> Result<Vec<DueCommand>, StoreError> {
-        self.write(move |file| commands::claim(file, now, limit))
-            .await
-    }
-
-    async fn recall_commands(
-        &self,
-        devices: &[DeviceId],
-        now: ReceivedAt,
-    ) -> Result<u64, StoreError> {
-        let devices = devices.to_vec();
-        self.write(move |file| commands::recall(file, &devices, now))
-            .await
-    }
-
-    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
-        let words = words.to_vec();
-        self.write(move |file| commands::words(file, &words)).await
-    }
-
-    async fn cancel_command(
-        &self,
-        device: &DeviceId,
-        id: CommandId,
-        now: ReceivedAt,
-    ) -> Result<(), StoreError> {
-        let device = device.clone();
-        self.write(move |file| commands::cancel(file, &device, id, now))
-            .await
-    }
-
-    async fn expire_commands(&self, now: ReceivedAt) -> Result<u64, StoreError> {
-        self.write(move |file| commands::expire(file, now)).await
-    }
-
-    async fn command(
-        &self,
-        device: &DeviceId,
-        id: CommandId,
-    ) -> Result<Option<CommandRecord>, StoreError> {
-        let device = device.clone();
-        self.read(move |file| commands::one(file, &device, id))
-            .await
-    }
-
-    async fn commands(
-        &self,
-        device: &DeviceId,
-        limit: usize,
-    ) -> Result<Vec<CommandRecord>, StoreError> {
-        let device = device.clone();
-        self.read(move |file| commands::latest(file, &device, limit))
-            .await
-    }
-
-    async fn change_config(
-        &self,
-        device: &DeviceId,
-        changes: &[ConfigChange],
-    ) -> Result<usize, StoreError> {
-        let (device, changes) = (device.clone(), changes.to_vec());
-        self.write(move |file| config::change(file, &device, &changes))
-            .await
-    }
-
-    async fn report_config(&self, report: &ConfigReport) -> Result<(), StoreError> {
-        let report = report.clone();
-        self.write(move |file| config::report(file, &report)).await
-    }
-
-    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
-        let device = device.clone();
-        self.read(move |file| config::config(file, &device)).await
-    }
-
-    async fn configs_unheard(&self, limit: usize) -> Result<Vec<DeviceId>, StoreError> {
-        self.read(move |file| config::unheard(file, limit)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

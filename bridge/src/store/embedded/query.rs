@@ -6,22 +6,14 @@ use schema::{Balance, DeviceId, Epoch, RangeSet, SeqRange};
 
 use super::super::books::{BookRow, Content, add_up, records};
 use super::super::{
-    Conflict, Counts, DeadLetter, Device, DeviceLedger, EpochRecord, FleetLedger, Gap, KeptLetter,
-    Order, QUERY_ROWS_MAX, RangeContent, Reported, StoreError, StoredReading, TelemetryQuery,
+    Conflict, Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, Order, QUERY_ROWS_MAX,
+    RangeContent, Reported, StoreError, StoredReading,
 };
 use super::file::File;
 use super::values::{self, cell, maybe_int, text_cell, time_cell};
 
 /// Buffer files in one page of the fleet's ledger.
 const FLEET_PAGE: i64 = 500;
-
-macro_rules! device_columns {
-    () => {
-        "SELECT d.device_id, d.first_seen, max(d.last_seen, coalesce((SELECT max(s.last_seen) \
-             FROM sync_status AS s WHERE s.device_id = d.device_id), d.last_seen)), \
-             d.online, d.agent_version, d.epoch FROM devices AS d "
-    };
-}
 
 macro_rules! reading_columns {
     () => {
@@ -41,6 +33,9 @@ macro_rules! one_sensor {
         )
     };
 }
+
+pub(super) const ONE_SENSOR_ASC: &str = one_sensor!("ASC");
+pub(super) const ONE_SENSOR_DESC: &str = one_sensor!("DESC");
 
 const LATEST: &str = concat!(
     reading_columns!(),
@@ -84,62 +79,9 @@ const CONFLICTS: &str = "SELECT sensor, observed_at, value_f64, value_i64, value
      recorded_at FROM conflicts WHERE device_id = ?1 \
      ORDER BY recorded_at DESC, hlc DESC, epoch DESC, seq DESC LIMIT ?2";
 
-const DEAD_LETTERS: &str = "SELECT device_id, topic, payload, payload_bytes, reason, times, \
-     received_at FROM dead_letters WHERE device_id = ?1 OR ?1 IS NULL \
-     ORDER BY received_at DESC, payload_digest LIMIT ?2";
-
 const COUNTS: &str = "SELECT (SELECT count(*) FROM devices), \
      (SELECT count(*) FROM telemetry_data), (SELECT count(*) FROM ledger), \
      (SELECT count(*) FROM conflicts), (SELECT count(*) FROM dead_letters)";
-
-pub(super) fn devices(
-    file: &mut File,
-    after: Option<&DeviceId>,
-    limit: usize,
-) -> Result<Vec<Device>, StoreError> {
-    let sql = concat!(
-        device_columns!(),
-        "WHERE d.device_id > ?1 ORDER BY d.device_id LIMIT ?2"
-    );
-    let after = text_cell(after.map_or("", DeviceId::as_str));
-    file.query(sql, vec![after, limited(limit)], read_device)
-}
-
-pub(super) fn device(file: &mut File, id: &DeviceId) -> Result<Option<Device>, StoreError> {
-    let sql = concat!(device_columns!(), "WHERE d.device_id = ?1");
-    let found = file.query(sql, vec![text_cell(id.as_str())], read_device)?;
-    Ok(found.into_iter().next())
-}
-
-pub(super) fn telemetry(
-    file: &mut File,
-    query: &TelemetryQuery,
-) -> Result<Vec<StoredReading>, StoreError> {
-    let names = match &query.sensor {
-        Some(sensor) => vec![sensor.as_str().to_owned()],
-        None => sensor_names(file, &query.device)?,
-    };
-    let sql = match query.order {
-        Order::OldestFirst => one_sensor!("ASC"),
-        Order::NewestFirst => one_sensor!("DESC"),
-    };
-    let limit = query.limit.min(QUERY_ROWS_MAX);
-    let mut found: Vec<StoredReading> = Vec::new();
-    for name in names {
-        let values = vec![
-            text_cell(query.device.as_str()),
-            Cell::Text(name),
-            Cell::Integer(query.from.micros()),
-            Cell::Integer(query.to.micros()),
-            limited(limit),
-        ];
-        found.extend(file.query(sql, values, read_reading)?);
-        // Never holds more than two limits, however many sensors there are.
-        sort(&mut found, query.order);
-        found.truncate(limit);
-    }
-    Ok(found)
-}
 
 pub(super) fn latest(file: &mut File, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
     let mut found = Vec::new();
@@ -150,7 +92,7 @@ pub(super) fn latest(file: &mut File, device: &DeviceId) -> Result<Vec<StoredRea
     Ok(found)
 }
 
-fn sort(readings: &mut [StoredReading], order: Order) {
+pub(super) fn sort(readings: &mut [StoredReading], order: Order) {
     readings.sort_by(|a, b| {
         let ordering = (a.observed_at, &a.sensor).cmp(&(b.observed_at, &b.sensor));
         match order {
@@ -279,15 +221,6 @@ pub(super) fn conflicts(
     })
 }
 
-pub(super) fn dead_letters(
-    file: &mut File,
-    device: Option<&DeviceId>,
-    limit: usize,
-) -> Result<Vec<KeptLetter>, StoreError> {
-    let device = values::maybe(device.map(|device| text_cell(device.as_str())));
-    file.query(DEAD_LETTERS, vec![device, limited(limit)], read_letter)
-}
-
 pub(super) fn counts(file: &mut File) -> Result<Counts, StoreError> {
     let found = file.query(COUNTS, Vec::new(), |row| {
         Ok(Counts {
@@ -308,19 +241,7 @@ pub(super) fn sensor_names(file: &mut File, device: &DeviceId) -> Result<Vec<Str
     })
 }
 
-fn read_device(row: &Row) -> Result<Device, StoreError> {
-    let epoch = maybe_int(row, 5)?;
-    Ok(Device {
-        device: values::device(row, 0)?,
-        first_seen: values::received(row, 1)?,
-        last_seen: values::received(row, 2)?,
-        online: values::int(row, 3)? != 0,
-        agent_version: row.get_str(4).ok().map(str::to_owned),
-        epoch: epoch.map(|_| values::epoch(row, 5)).transpose()?,
-    })
-}
-
-fn read_reading(row: &Row) -> Result<StoredReading, StoreError> {
+pub(super) fn read_reading(row: &Row) -> Result<StoredReading, StoreError> {
     values::reading(row, 1, values::sensor(row, 0)?)
 }
 
@@ -348,24 +269,6 @@ fn read_book(row: &Row) -> Result<BookRow, StoreError> {
     })
 }
 
-fn read_letter(row: &Row) -> Result<KeptLetter, StoreError> {
-    let device = match values::text(row, 0)? {
-        "" => None,
-        _ => Some(values::device(row, 0)?),
-    };
-    Ok(KeptLetter {
-        letter: DeadLetter {
-            device,
-            topic: values::text(row, 1)?.to_owned(),
-            payload: values::bytes(row, 2)?,
-            reason: values::text(row, 4)?.to_owned(),
-            received_at: values::received(row, 6)?,
-        },
-        payload_bytes: values::number(row, 3)?,
-        times: values::number(row, 5)?,
-    })
-}
-
-fn limited(limit: usize) -> Cell {
+pub(super) fn limited(limit: usize) -> Cell {
     cell(limit.min(QUERY_ROWS_MAX) as u64)
 }

@@ -104,7 +104,7 @@ pub(super) fn presence(file: &mut File, changes: &[Presence]) -> Result<(), Stor
 
 pub(super) fn keep_dead_letters(file: &mut File, letters: &[DeadLetter]) -> Result<(), StoreError> {
     for letter in letters {
-        let payload = letter.payload.as_slice();
+        let payload: &[u8] = &letter.payload;
         let kept = &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)];
         let values = vec![
             text_cell(letter.device.as_ref().map_or("", DeviceId::as_str)),

@@ -28,7 +28,11 @@ pub(super) fn text(row: &Row, at: i32) -> Result<&str> {
 }
 
 pub(super) fn bytes(row: &Row, at: i32) -> Result<Vec<u8>> {
-    row.get::<Vec<u8>>(at).map_err(|error| bad("bytes", error))
+    // What is empty comes back as nothing.
+    let found = row.get::<Option<Vec<u8>>>(at);
+    Ok(found
+        .map_err(|error| bad("bytes", error))?
+        .unwrap_or_default())
 }
 
 pub(super) fn received(row: &Row, at: i32) -> Result<ReceivedAt> {

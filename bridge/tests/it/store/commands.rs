@@ -1,7 +1,10 @@
 //! Commands: sent by one bridge at a time, again until answered, and never taken back a step.
 
 use bridge::store::Store;
-use bridge::store::commands::{CommandWord, NewCommand, State};
+use bridge::store::command_rules::Standing;
+use bridge::store::commands::{CommandWord, NewCommand, Queued, State};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 use schema::message::{Command, CommandId, CommandProgress, CommandState};
 use tokio::task::JoinSet;
 
@@ -16,6 +19,8 @@ contract!(
     what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device,
     silence_expires_and_a_late_word_counts,
     commands_are_listed_latest_first,
+    statements_do_what_the_rules_say,
+    a_retired_device_gets_no_command,
 );
 
 /// Wall time of the tests, in seconds.
@@ -181,7 +186,7 @@ async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
     let back = [device("d"), device("e")];
     assert_eq!(
         store.recall_commands(&back, at(START + 1)).await.unwrap(),
-        1
+        2
     );
     assert_eq!(
         store
@@ -190,7 +195,117 @@ async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
             .unwrap(),
         0
     );
-    assert_eq!(claimed(&*store, 1).await, [(id(1), false)]);
+    // What it has it may have lost: it is asked, not told to run it, and its answer is enough.
+    let asked = store.claim_commands(at(START + 1), 100).await.unwrap();
+    let mut asked: Vec<_> = asked
+        .iter()
+        .map(|due| (due.command.id, due.is_known))
+        .collect();
+    asked.sort_unstable();
+    assert_eq!(asked, [(id(1), false), (id(2), true)]);
+    let words = [1, 2].map(|number| word(number, CommandState::Delivered, 2));
+    store.command_words(&words).await.unwrap();
+    let found = store.command(&device("d"), id(2)).await.unwrap().unwrap();
+    assert_eq!(found.heard_at, Some(at(START + 2)));
+    // After an hour it is asked without having come back.
+    assert_eq!(claimed(&*store, 3_601).await, []);
+    assert_eq!(claimed(&*store, 3_602).await.len(), 2);
+}
+
+/// The rules that the simulation runs on are what the statements say.
+async fn statements_do_what_the_rules_say(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut rng = SmallRng::seed_from_u64(1);
+    const TTL: i64 = 300;
+    let mut known: Vec<Standing> = Vec::new();
+    let mut now = 0;
+    for step in 0..600 {
+        now += rng.random_range(0..40);
+        let time = at(START + now);
+        let number = rng.random_range(0..=known.len());
+        let on = |number: usize| id(number as u64);
+        match rng.random_range(0..6) {
+            _ if number == known.len() && known.len() < 40 => {
+                let mut new = new(number as u64, now + TTL);
+                new.created_at = time;
+                store.queue_command(&new).await.unwrap();
+                known.push(Standing::queued(time));
+            }
+            0 => {
+                let due = store.claim_commands(time, 100).await.unwrap();
+                let mut due: Vec<_> = due
+                    .iter()
+                    .map(|due| (due.command.id, due.cancel, due.is_known))
+                    .collect();
+                due.sort_unstable();
+                let mut expected = Vec::new();
+                for (number, standing) in known.iter_mut().enumerate() {
+                    if standing.claim(time) {
+                        expected.push((on(number), standing.cancel, standing.is_known()));
+                    }
+                }
+                assert_eq!(due, expected, "step {step}");
+            }
+            1 => {
+                let recalled = store.recall_commands(&[device("d")], time).await.unwrap();
+                let mut expected = 0;
+                for standing in &mut known {
+                    expected += u64::from(standing.recall(time));
+                }
+                assert_eq!(recalled, expected, "step {step}");
+            }
+            2 => {
+                let expired = store.expire_commands(time).await.unwrap();
+                let mut expected = 0;
+                for (number, standing) in known.iter_mut().enumerate() {
+                    let found = store.command(&device("d"), on(number)).await.unwrap();
+                    let expires_at_ms = found.unwrap().command.expires_at_ms;
+                    expected += u64::from(standing.expire(expires_at_ms, time));
+                }
+                assert_eq!(expired, expected, "step {step}");
+            }
+            3 if number < known.len() => {
+                let id = on(number);
+                let d = device("d");
+                store.cancel_command(&d, id, time).await.unwrap();
+                known[number].withdraw(time);
+            }
+            _ if number < known.len() => {
+                // Ends are rarer than in life: most of the rules are about what is open.
+                let states = CommandState::ALL.len();
+                let state =
+                    CommandState::ALL[rng.random_range(0..states).min(rng.random_range(0..states))];
+                let word = word(number as u64, state, now);
+                store
+                    .command_words(std::slice::from_ref(&word))
+                    .await
+                    .unwrap();
+                known[number].hear(&word.progress, time);
+            }
+            _ => {}
+        }
+        if step % 20 == 0 || step == 599 {
+            for (number, standing) in known.iter().enumerate() {
+                let found = store.command(&device("d"), on(number)).await.unwrap();
+                let found = found.unwrap();
+                assert_eq!(
+                    (found.state, found.percent, &found.output, found.cancel),
+                    (
+                        standing.state,
+                        standing.percent,
+                        &standing.output,
+                        standing.cancel
+                    ),
+                    "step {step}, command {number}"
+                );
+                assert_eq!(
+                    (found.sent_times, found.heard_at, found.ended_at),
+                    (standing.sent_times, standing.heard_at, standing.ended_at),
+                    "step {step}, command {number}"
+                );
+            }
+        }
+    }
 }
 
 async fn what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device(fixture: Fixture) {
@@ -291,4 +406,61 @@ async fn commands_are_listed_latest_first(fixture: Fixture) {
     assert_eq!(list(10).await, [id(3), id(2), id(1)]);
     assert_eq!(list(2).await, [id(3), id(2)]);
     assert!(store.commands(&device("e"), 10).await.unwrap().is_empty());
+}
+
+async fn a_retired_device_gets_no_command(fixture: Fixture) {
+    let store = fixture.open().await;
+    label(&*store, "d", &[("site", "a")]).await;
+    for number in [1, 2, 5, 3] {
+        let queued = store.queue_command(&new(number, 3_600)).await.unwrap();
+        assert_eq!(queued, Queued::Kept);
+        if number != 3 {
+            claimed(&*store, 0).await;
+        }
+    }
+    let words = [2, 5].map(|number| word(number, CommandState::Delivered, 0));
+    store.command_words(&words).await.unwrap();
+    // What it has is being withdrawn.
+    store
+        .cancel_command(&device("d"), id(2), at(START))
+        .await
+        .unwrap();
+    let retired = store.retire(&device("d"), at(START + 1)).await.unwrap();
+    let retired = retired.unwrap();
+    assert_eq!(retired.cancelled, 2);
+    assert_eq!(retired.device.retired_at, Some(at(START + 1)));
+    assert_eq!(claimed(&*store, 10_000).await, []);
+    for number in [1, 3] {
+        let found = store.command(&device("d"), id(number)).await.unwrap();
+        let found = found.unwrap();
+        assert_eq!(found.state, State::Told(CommandState::Cancelled));
+        assert_eq!(found.ended_at, Some(at(START + 1)));
+    }
+    let refused = store.queue_command(&new(4, 3_600)).await.unwrap();
+    assert_eq!(refused, Queued::Retired);
+    assert_eq!(store.command(&device("d"), id(4)).await.unwrap(), None);
+    // What it says all the same is heard, and not answered: the first was sent, others it had.
+    let words = [2, 5].map(|number| word(number, CommandState::Running, 2));
+    store.command_words(&words).await.unwrap();
+    assert_eq!(state(&*store, 5).await, State::Told(CommandState::Running));
+    assert_eq!(claimed(&*store, 10_000).await, []);
+    let words = [
+        word(1, CommandState::Succeeded, 2),
+        word(2, CommandState::Succeeded, 2),
+        word(3, CommandState::Succeeded, 2),
+    ];
+    store.command_words(&words).await.unwrap();
+    let told = State::Told(CommandState::Succeeded);
+    assert_eq!(state(&*store, 1).await, told);
+    assert_eq!(state(&*store, 2).await, told);
+    assert_eq!(
+        state(&*store, 3).await,
+        State::Told(CommandState::Cancelled)
+    );
+    store.reinstate(&device("d")).await.unwrap().unwrap();
+    let queued = store.queue_command(&new(4, 3_600)).await.unwrap();
+    assert_eq!(queued, Queued::Kept);
+    let mut due = claimed(&*store, 10_000).await;
+    due.sort_unstable();
+    assert_eq!(due, [(id(4), false), (id(5), false)]);
 }

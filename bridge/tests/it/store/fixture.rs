@@ -4,6 +4,8 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bridge::store::fleet::{Author, Labelled};
+use bridge::store::labels::{LabelChanges, Labels};
 use bridge::store::location::Location;
 use bridge::store::{Delivery, Order, Store, StoredReading, TelemetryQuery};
 use schema::time::ReceivedAt;
@@ -131,6 +133,38 @@ pub(crate) fn ranges(set: &[(u64, u64)]) -> Vec<SeqRange> {
     set.iter()
         .map(|&(first, last)| range(first, last))
         .collect()
+}
+
+pub(crate) fn labels(pairs: &[(&str, &str)]) -> Labels {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(key, value)| (key.parse().unwrap(), value.parse().unwrap()))
+        .collect()
+}
+
+pub(crate) fn alice(seconds: i64) -> Author {
+    Author {
+        name: "alice".to_owned(),
+        at: at(seconds),
+    }
+}
+
+/// Sets labels of a device, or with an empty value removes them. Returns whether its configuration
+/// has changed.
+pub(crate) async fn label(store: &dyn Store, name: &str, pairs: &[(&str, &str)]) -> bool {
+    let changes: LabelChanges = pairs
+        .iter()
+        .map(|(key, value)| {
+            let value = (!value.is_empty()).then(|| value.parse().unwrap());
+            (key.parse().unwrap(), value)
+        })
+        .collect();
+    let (device, author) = (device(name), alice(1_000));
+    let done = store.change_labels(&device, &changes, &author).await;
+    match done.unwrap() {
+        Labelled::Done { is_configured, .. } => is_configured,
+        Labelled::TooMany => panic!("too many labels"),
+    }
 }
 
 pub(crate) fn at(seconds: i64) -> ReceivedAt {

@@ -1,11 +1,17 @@
 //! One contract for every store: each test here runs against the embedded file, PostgreSQL, and a
 //! CockroachDB when `TIDELINE_TEST_COCKROACH_URL` names one.
 
+mod access;
+mod aggregates;
+mod alerts;
 mod cluster;
 mod commands;
 mod concurrent;
 mod config;
+mod fan_out;
 mod fixture;
+mod fleet;
+mod groups;
 mod history;
 mod ingest;
 mod ledger;

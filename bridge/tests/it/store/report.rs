@@ -1,5 +1,6 @@
 //! What devices say beside readings.
 
+use bridge::store::dead_letters::{LetterCursor, LetterId, LetterQuery};
 use bridge::store::{DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence};
 use schema::Balance;
 use schema::message::{EpochReport, RejectReason, Rejection, Report, Status};
@@ -16,6 +17,7 @@ contract!(
     an_old_connections_will_does_not_end_a_new_one,
     the_will_of_a_birth_that_was_missed_counts,
     dead_letters_are_kept_once_with_a_count,
+    dead_letters_are_paged_and_thrown_away_one_by_one,
 );
 
 pub(crate) fn report(
@@ -189,7 +191,7 @@ async fn dead_letters_are_kept_once_with_a_count(fixture: Fixture) {
     let letter = |from: Option<&str>, payload: &[u8], seconds| DeadLetter {
         device: from.map(device),
         topic: "tl/v1/d/up/telemetry".to_owned(),
-        payload: payload.to_vec(),
+        payload: payload.to_vec().into(),
         reason: "payload ends before its header".to_owned(),
         received_at: at(seconds),
     };
@@ -209,14 +211,67 @@ async fn dead_letters_are_kept_once_with_a_count(fixture: Fixture) {
         ])
         .await
         .unwrap();
-    let kept = store.dead_letters(None, 10).await.unwrap();
+    let page = async |of: Option<&str>, limit| {
+        let query = LetterQuery {
+            device: of.map(device),
+            after: None,
+            limit,
+        };
+        store.letters(&query).await.unwrap()
+    };
+    let kept = page(None, 10).await;
     assert_eq!(kept.len(), 3);
     assert_eq!(kept[0].payload_bytes, large.len() as u64);
-    assert_eq!(kept[0].letter.payload, large[..DEAD_LETTER_BYTES_MAX]);
+    assert_eq!(kept[0].letter.payload, large[..256]);
+    let whole = store.letter(&kept[0].id).await.unwrap().unwrap();
+    assert_eq!(whole.letter.payload, large[..DEAD_LETTER_BYTES_MAX]);
     assert_eq!(kept[1].times, 3);
     assert_eq!(kept[1].letter, letter(Some("d"), b"\x00\xff", 40));
     assert_eq!(kept[2].letter, letter(None, b"", 20));
-    let of_device = store.dead_letters(Some(&device("d")), 10).await.unwrap();
-    assert_eq!(of_device, kept[..2]);
-    assert_eq!(store.dead_letters(None, 1).await.unwrap(), kept[..1]);
+    assert_eq!(page(Some("d"), 10).await, kept[..2]);
+    assert_eq!(page(None, 1).await, kept[..1]);
+}
+
+async fn dead_letters_are_paged_and_thrown_away_one_by_one(fixture: Fixture) {
+    let store = fixture.open().await;
+    // Two of each share their time.
+    let letters: Vec<_> = (0..9u8)
+        .map(|number| DeadLetter {
+            device: (number % 3 != 0).then(|| device(&format!("d{}", number % 3))),
+            topic: "t".to_owned(),
+            payload: vec![number].into(),
+            reason: "unreadable".to_owned(),
+            received_at: at(i64::from(number / 2)),
+        })
+        .collect();
+    store.keep_dead_letters(&letters).await.unwrap();
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let query = LetterQuery {
+            device: None,
+            after,
+            limit: 2,
+        };
+        let page = store.letters(&query).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(LetterCursor {
+            received_at: last.letter.received_at,
+            id: last.id.clone(),
+        });
+        found.extend(page);
+    }
+    let mut payloads: Vec<u8> = found.iter().map(|kept| kept.letter.payload[0]).collect();
+    assert!(found.is_sorted_by_key(|kept| std::cmp::Reverse(kept.letter.received_at)));
+    payloads.sort_unstable();
+    assert_eq!(payloads, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    for kept in &found {
+        let id: LetterId = kept.id.to_string().parse().unwrap();
+        assert_eq!(id.device, kept.letter.device);
+        assert_eq!(store.letter(&id).await.unwrap().as_ref(), Some(kept));
+        assert!(store.discard_letter(&id).await.unwrap());
+        assert!(!store.discard_letter(&id).await.unwrap());
+        assert!(store.letter(&id).await.unwrap().is_none());
+    }
+    assert_eq!(store.counts().await.unwrap().dead_letters, 0);
 }

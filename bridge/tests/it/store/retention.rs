@@ -31,7 +31,7 @@ async fn old_readings_conflicts_and_dead_letters_go_and_others_stay(fixture: Fix
     let letter = |payload: u8, seconds| DeadLetter {
         device: None,
         topic: "t".to_owned(),
-        payload: vec![payload],
+        payload: vec![payload].into(),
         reason: "unreadable".to_owned(),
         received_at: at(seconds),
     };

@@ -1,0 +1,98 @@
+//! Looks for what a person should look at, and takes down what came of it: one bridge does so at a
+//! time, for all. An alert that nobody finds any more is resolved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{Clock, Failure};
+use prometheus_client::metrics::gauge::Gauge;
+use schema::time::ReceivedAt;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule};
+use crate::store::{Store, StoreError};
+
+/// How often.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// The task.
+#[derive(Debug)]
+pub(crate) struct Alerts {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) bounds: AlertBounds,
+    pub(crate) firing: Gauge,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Alerts {
+    /// Runs until stopped.
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        loop {
+            if let Err(error) = self.look().await {
+                debug!(%error, "alerts were not looked for");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL.mul_f64(rand::random_range(0.75..1.25))) => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    async fn look(&self) -> Result<(), StoreError> {
+        let now = ReceivedAt::from_micros(self.clock.now_micros());
+        if self.store.begin_alert_round(now, INTERVAL / 2).await? {
+            for rule in Rule::ALL {
+                round(&*self.store, rule, now, &self.bounds).await?;
+            }
+        }
+        let firing = self.store.alerts_firing().await?;
+        self.firing.set(i64::try_from(firing).unwrap_or(i64::MAX));
+        Ok(())
+    }
+}
+
+/// One look for one thing.
+///
+/// # Errors
+/// [`StoreError`]; the next look finds the same.
+async fn round(
+    store: &dyn Store,
+    rule: Rule,
+    now: ReceivedAt,
+    bounds: &AlertBounds,
+) -> Result<(), StoreError> {
+    let found = match rule {
+        Rule::ReadingsUnaccounted => unaccounted(store).await?,
+        Rule::DeviceOffline | Rule::DeadLetters | Rule::SettingNotInForce | Rule::ClockSkewed => {
+            store.findings(rule, now, bounds).await?
+        }
+    };
+    // One alert for each device: the last word on it.
+    let mut findings: Vec<Finding> = Vec::with_capacity(found.len());
+    let is_whole = found.len() < FINDINGS_MAX;
+    for finding in found {
+        match findings.last_mut() {
+            Some(last) if last.device == finding.device => *last = finding,
+            _ => findings.push(finding),
+        }
+    }
+    if !findings.is_empty() {
+        warn!(rule = rule.as_str(), devices = findings.len(), "alerts");
+        store.raise(rule, &findings, now).await?;
+    }
+    if is_whole {
+        store.resolve_alerts(rule, now).await?;
+    }
+    Ok(())
+}
+
+async fn unaccounted(store: &dyn Store) -> Result<Vec<Finding>, StoreError> {
+    let worst = store.fleet_ledger().await?.worst;
+    let finding = |(device, readings)| Finding {
+        device: Some(device),
+        detail: format!("{readings} readings are neither in the database nor on the device"),
+    };
+    Ok(worst.into_iter().map(finding).collect())
+}

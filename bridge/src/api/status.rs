@@ -1,0 +1,74 @@
+//! How the bridge and its fleet stand, in one answer.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::{Extension, Json};
+use daemon::Health;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Shared;
+use super::problem::Problem;
+use crate::intake::Broker;
+
+/// The process around the API.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    /// The connection to the broker.
+    pub(crate) broker: Broker,
+    /// The database, without passwords.
+    pub(crate) database: String,
+    /// How the parts of the process are.
+    pub(crate) health: Health,
+}
+
+/// How the bridge and its fleet stand
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StatusBody {
+    /// The bridge's version.
+    version: &'static str,
+    database: String,
+    broker_connected: bool,
+    /// The parts of the process, by name.
+    components: BTreeMap<String, String>,
+    devices: u64,
+    devices_online: u64,
+    devices_retired: u64,
+    alerts_firing: u64,
+}
+
+/// Shows how the bridge and its fleet stand
+#[utoipa::path(
+    get,
+    path = "/api/v1/status",
+    tag = "status",
+    responses((status = 200, body = StatusBody))
+)]
+pub(crate) async fn show(
+    State(store): Shared,
+    Extension(host): Extension<Host>,
+) -> Result<Json<StatusBody>, Problem> {
+    let fleet = store.fleet_size().await?;
+    let states = serde_json::to_value(host.health.states()).unwrap_or_default();
+    let components = states
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, state)| {
+            let text = state
+                .as_str()
+                .map_or_else(|| state.to_string(), str::to_owned);
+            (name.clone(), text)
+        });
+    Ok(Json(StatusBody {
+        version: env!("CARGO_PKG_VERSION"),
+        database: host.database,
+        broker_connected: host.broker.is_connected(),
+        components: components.collect(),
+        devices: fleet.devices,
+        devices_online: fleet.online,
+        devices_retired: fleet.retired,
+        alerts_firing: store.alerts_firing().await?,
+    }))
+}

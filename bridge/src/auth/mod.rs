@@ -1,0 +1,15 @@
+//! Who may ask the API for what: signed tokens, the keys that sign them, and roles.
+//!
+//! A token is a JWT (RFC 7519) signed with Ed25519 (`EdDSA`, RFC 8037), and nothing else: what a
+//! token says of its own algorithm is compared, never followed. Keys are files, one for each
+//! `kid`: whoever issues tokens has `KID.key`, a bridge needs `KID.pub` alone.
+//!
+//! Reading order: [`role`] → [`token`] (texts and their check, pure) → [`keys`] (the folder).
+
+pub mod keys;
+pub mod role;
+pub mod token;
+
+pub use keys::{KeyFolder, KeyFolderError};
+pub use role::{Access, Role};
+pub use token::{Claims, Refused, SigningKey, VerifyingKey};

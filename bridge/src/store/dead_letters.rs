@@ -1,0 +1,163 @@
+//! Dead letters as they are looked at, one by one, and thrown away. Keeping them is
+//! [`Store::keep_dead_letters`](super::Store::keep_dead_letters).
+
+use std::fmt;
+use std::str::FromStr;
+
+use async_trait::async_trait;
+use schema::DeviceId;
+use schema::time::ReceivedAt;
+
+use super::{KeptLetter, StoreError};
+
+/// Bytes of each payload that a list shows; one letter alone is shown whole. As it stands in SQL.
+macro_rules! head_bytes {
+    () => {
+        "256"
+    };
+}
+pub(crate) use head_bytes;
+
+/// Looks at dead letters, and throws them away.
+#[async_trait]
+pub trait DeadLetterStore: Send + Sync {
+    /// Letters, the latest first, with the first bytes of their payloads.
+    async fn letters(&self, query: &LetterQuery) -> Result<Vec<KeptLetter>, StoreError>;
+
+    /// One letter, whole as it was kept.
+    async fn letter(&self, id: &LetterId) -> Result<Option<KeptLetter>, StoreError>;
+
+    /// Throws one away. Returns whether it was there.
+    async fn discard_letter(&self, id: &LetterId) -> Result<bool, StoreError>;
+}
+
+/// Names a dead letter: `{digest in 16 hexadecimal digits}.{device, or nothing}`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LetterId {
+    /// The digest of its whole payload.
+    pub digest: u64,
+    /// Whose, when the topic told.
+    pub device: Option<DeviceId>,
+}
+
+/// Which letters to return.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterQuery {
+    /// Of one device, or of all.
+    pub device: Option<DeviceId>,
+    /// Behind this one.
+    pub after: Option<LetterCursor>,
+    /// At most so many, capped at [`QUERY_ROWS_MAX`](super::QUERY_ROWS_MAX).
+    pub limit: usize,
+}
+
+/// A letter's place among all: `{received at, in microseconds}.{id}`. One that arrives again moves
+/// to the front.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetterCursor {
+    /// When it last arrived.
+    pub received_at: ReceivedAt,
+    /// Which one.
+    pub id: LetterId,
+}
+
+/// A text that names no dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is no name of a dead letter: 16 hexadecimal digits, a dot, and its device if known")]
+pub struct NoLetter;
+
+impl LetterId {
+    /// The device as it stands in the key.
+    pub(crate) fn device_key(&self) -> &str {
+        self.device.as_ref().map_or("", DeviceId::as_str)
+    }
+
+    /// The device of a key.
+    pub(crate) fn from_key(device: Option<DeviceId>, digest: i64) -> Self {
+        Self {
+            digest: digest.cast_unsigned(),
+            device,
+        }
+    }
+}
+
+impl FromStr for LetterId {
+    type Err = NoLetter;
+
+    fn from_str(text: &str) -> Result<Self, NoLetter> {
+        let (digest, device) = text.split_once('.').ok_or(NoLetter)?;
+        let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        if digest.len() != 16 || !digest.bytes().all(is_hex) {
+            return Err(NoLetter);
+        }
+        Ok(Self {
+            digest: u64::from_str_radix(digest, 16).map_err(|_| NoLetter)?,
+            device: match device {
+                "" => None,
+                device => Some(device.parse().map_err(|_| NoLetter)?),
+            },
+        })
+    }
+}
+
+impl fmt::Display for LetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}.{}", self.digest, self.device_key())
+    }
+}
+
+impl FromStr for LetterCursor {
+    type Err = NoLetter;
+
+    fn from_str(text: &str) -> Result<Self, NoLetter> {
+        let (micros, id) = text.split_once('.').ok_or(NoLetter)?;
+        Ok(Self {
+            received_at: ReceivedAt::from_micros(micros.parse().map_err(|_| NoLetter)?),
+            id: id.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for LetterCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.received_at.micros(), self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_names_no_letter_is_refused() {
+        for bad in [
+            "",
+            ".",
+            "0123456789abcdef",
+            "0123456789abcde.d",
+            "0123456789abcdeff.d",
+            "+123456789abcdef.d",
+            "0123456789ABCDEF.d",
+            "0123456789abcdef.a/b",
+        ] {
+            assert_eq!(bad.parse::<LetterId>(), Err(NoLetter), "{bad}");
+        }
+        assert!("x.0123456789abcdef.d".parse::<LetterCursor>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn names_and_cursors_come_back(digest in any::<u64>(), micros in any::<i64>(), device in "[A-Za-z0-9._-]{0,64}") {
+            let id = LetterId { digest, device: device.parse().ok() };
+            prop_assert_eq!(id.to_string().parse(), Ok(id.clone()));
+            let cursor = LetterCursor { received_at: ReceivedAt::from_micros(micros), id };
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn no_text_panics(text in ".{0,90}") {
+            let _ = (text.parse::<LetterId>(), text.parse::<LetterCursor>());
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Pages of readings, and aggregates, in the file.
+
+use async_trait::async_trait;
+use libsql::{Row, Value as Cell};
+use schema::ObservedAt;
+
+use super::super::history::{
+    AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, Cursor, HistoryStore, Sums, big, bound_of,
+    scale, window_end,
+};
+use super::super::{Order, QUERY_ROWS_MAX, StoreError, StoredReading, TelemetryQuery};
+use super::Embedded;
+use super::file::File;
+use super::query::{ONE_SENSOR_ASC, ONE_SENSOR_DESC, limited, read_reading, sensor_names, sort};
+use super::values::{self, bad, cell, text_cell};
+
+const FIRST_AT: &str = "SELECT observed_at FROM telemetry_data WHERE device_id = ?1 \
+     AND sensor = ?2 AND observed_at >= ?3 AND observed_at < ?4 ORDER BY observed_at LIMIT 1";
+
+macro_rules! number {
+    ($of:literal) => {
+        concat!(
+            "coalesce(",
+            $of,
+            ".value_f64, CAST(",
+            $of,
+            ".value_i64 AS REAL), CAST(",
+            $of,
+            ".value_bool AS REAL))"
+        )
+    };
+}
+
+const AGGREGATES: &str = concat!(
+    "WITH numbers AS (SELECT t.observed_at, ",
+    number!("t"),
+    " AS number FROM telemetry_data AS t WHERE t.device_id = ?1 AND t.sensor = ?2 \
+         AND t.observed_at >= ?3 AND t.observed_at < ?4 \
+         AND t.quality <= ?5 AND t.value_text IS NULL), \
+     buckets AS (SELECT observed_at - ((observed_at % ?6) + ?6) % ?6 AS bucket, \
+         count(*) AS numbers, min(number) AS low, max(number) AS high, \
+         sum(CASE WHEN abs(number) < ",
+    big!(),
+    " THEN number ELSE 0.0 END) AS small, \
+         sum(CASE WHEN abs(number) < ",
+    big!(),
+    " THEN 0.0 ELSE number * ",
+    scale!(),
+    " END) AS big, \
+         min(observed_at) AS first_at, max(observed_at) AS last_at \
+         FROM numbers GROUP BY 1) \
+     SELECT b.bucket, b.numbers, b.low, b.high, b.small, b.big, \
+         (SELECT ",
+    number!("f"),
+    " FROM telemetry_data AS f WHERE f.device_id = ?1 AND f.sensor = ?2 \
+             AND f.observed_at = b.first_at), \
+         (SELECT ",
+    number!("l"),
+    " FROM telemetry_data AS l WHERE l.device_id = ?1 AND l.sensor = ?2 \
+             AND l.observed_at = b.last_at) \
+     FROM buckets AS b ORDER BY b.bucket LIMIT ?7"
+);
+
+#[async_trait]
+impl HistoryStore for Embedded {
+    async fn telemetry_page(
+        &self,
+        query: &TelemetryQuery,
+        after: Option<&Cursor>,
+    ) -> Result<Vec<StoredReading>, StoreError> {
+        let (query, after) = (query.clone(), after.cloned());
+        self.read(move |file| page(file, &query, after.as_ref()))
+            .await
+    }
+
+    async fn aggregates(&self, query: &AggregateQuery) -> Result<Aggregates, StoreError> {
+        let query = query.clone();
+        self.read(move |file| aggregates(file, &query)).await
+    }
+}
+
+pub(super) fn page(
+    file: &mut File,
+    query: &TelemetryQuery,
+    after: Option<&Cursor>,
+) -> Result<Vec<StoredReading>, StoreError> {
+    let names = match &query.sensor {
+        Some(sensor) => vec![sensor.as_str().to_owned()],
+        None => sensor_names(file, &query.device)?,
+    };
+    let limit = query.limit.min(QUERY_ROWS_MAX);
+    let mut found: Vec<StoredReading> = Vec::new();
+    for name in names {
+        let bound = bound_of(&name, query, after);
+        let (sql, from, to) = match query.order {
+            Order::OldestFirst => (ONE_SENSOR_ASC, bound, query.to),
+            Order::NewestFirst => (ONE_SENSOR_DESC, query.from, bound),
+        };
+        let values = vec![
+            text_cell(query.device.as_str()),
+            Cell::Text(name),
+            Cell::Integer(from.micros()),
+            Cell::Integer(to.micros()),
+            limited(limit),
+        ];
+        found.extend(file.query(sql, values, read_reading)?);
+        // Never holds more than two limits, however many sensors there are.
+        sort(&mut found, query.order);
+        found.truncate(limit);
+    }
+    Ok(found)
+}
+
+fn aggregates(file: &mut File, query: &AggregateQuery) -> Result<Aggregates, StoreError> {
+    let Some(first) = first_at(file, query, query.from)? else {
+        return Ok(Aggregates::default());
+    };
+    let window_end = window_end(first, query);
+    let values = vec![
+        text_cell(query.device.as_str()),
+        text_cell(query.sensor.as_str()),
+        Cell::Integer(first.micros()),
+        Cell::Integer(window_end.micros()),
+        Cell::Integer(i64::from(u8::from(query.worst))),
+        Cell::Integer(query.bucket.micros()),
+        cell(query.limit.min(BUCKETS_MAX) as u64),
+    ];
+    let buckets = file.query(AGGREGATES, values, read_bucket)?;
+    let more = first_at(file, query, window_end)?;
+    Ok(Aggregates {
+        buckets,
+        next: more.map(|at| query.bucket.start_of(at).max(window_end)),
+    })
+}
+
+fn first_at(
+    file: &mut File,
+    query: &AggregateQuery,
+    from: ObservedAt,
+) -> Result<Option<ObservedAt>, StoreError> {
+    let values = vec![
+        text_cell(query.device.as_str()),
+        text_cell(query.sensor.as_str()),
+        Cell::Integer(from.micros()),
+        Cell::Integer(query.to.micros()),
+    ];
+    let found = file.query(FIRST_AT, values, |row| {
+        Ok(ObservedAt::from_micros(values::int(row, 0)?))
+    })?;
+    Ok(found.into_iter().next())
+}
+
+fn read_bucket(row: &Row) -> Result<Bucket, StoreError> {
+    let count = values::number(row, 1)?;
+    let (min, max) = (number(row, 2)?, number(row, 3)?);
+    let sums = Sums {
+        count,
+        small: number(row, 4)?,
+        big: number(row, 5)?,
+    };
+    Ok(Bucket {
+        start: ObservedAt::from_micros(values::int(row, 0)?),
+        count,
+        min,
+        max,
+        mean: sums.mean(min, max),
+        first: number(row, 6)?,
+        last: number(row, 7)?,
+    })
+}
+
+fn number(row: &Row, at: i32) -> Result<f64, StoreError> {
+    match row.get_value(at) {
+        Ok(Cell::Real(number)) => Ok(number),
+        Ok(other) => Err(bad("aggregate", format!("unexpected {other:?}"))),
+        Err(error) => Err(bad("aggregate", error)),
+    }
+}
