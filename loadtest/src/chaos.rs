@@ -1,6 +1,7 @@
 //! Proof by real processes: a broker, bridges and agents are killed, paused and cut off at random
-//! while producers hand over readings; then quiet, and a comparison of every reading accepted with
-//! every row in the database.
+//! while producers hand over readings, and somebody sends commands and changes settings; then
+//! quiet, and a comparison of every reading accepted with every row in the database, of every
+//! command's outcome with what ran, and of what is in force with what is desired.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::operator::{self, Operator, Outcomes};
 use crate::producer::{Accepted, Producer};
 use crate::proxy::{Mode, Proxy};
 use crate::scratch::Scratch;
@@ -48,7 +50,7 @@ pub struct Options {
     /// one bridge writes one file
     #[arg(long, value_name = "URL", env = "TIDELINE_CHAOS_DATABASE_URL")]
     database: Option<String>,
-    /// Print JSON: accepted, committed, lost, duplicated, faults
+    /// Print JSON: accepted, committed, lost, duplicated, commands and their outcomes, faults
     #[arg(long)]
     json: bool,
 }
@@ -66,6 +68,9 @@ pub struct Report {
     pub duplicated: u64,
     /// Whether the fleet's ledger adds up.
     pub balanced: bool,
+    /// What came of commands and settings.
+    #[serde(flatten)]
+    pub outcomes: Outcomes,
     /// Faults by kind.
     pub faults: BTreeMap<Fault, u64>,
 }
@@ -112,6 +117,14 @@ const FAULTS: [Fault; 11] = [
     Fault::DiskFull,
 ];
 
+impl Report {
+    /// Whether every promise held.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.lost == 0 && self.duplicated == 0 && self.balanced && self.outcomes.are_good()
+    }
+}
+
 /// Runs it in a temporary folder.
 ///
 /// # Errors
@@ -130,6 +143,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             lost,
             duplicated,
             balanced,
+            outcomes,
             faults,
         } = &report;
         println!(
@@ -140,9 +154,16 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             println!("  {:<14} {count:>6}", format!("{fault:?}"));
         }
         println!("{lost} lost, {duplicated} duplicated, ledger balanced: {balanced}");
+        println!("commands: {:?}", outcomes.commands);
+        println!(
+            "{} ran twice, {} without an outcome, {} disagreeing; {} settings astray",
+            outcomes.ran_twice,
+            outcomes.without_outcome,
+            outcomes.disagreeing,
+            outcomes.settings_astray
+        );
     }
-    let good = report.lost == 0 && report.duplicated == 0 && report.balanced;
-    Ok(if good {
+    Ok(if report.is_good() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -206,6 +227,10 @@ pub async fn disturb(
         .map(|agent| Producer::start(&stack.socket(agent), first_ms, Duration::from_millis(10)))
         .collect();
 
+    let apis: Result<Vec<String>, StackError> =
+        (0..plan.bridges).map(|bridge| stack.api(bridge)).collect();
+    let operator = Operator::start(plan.agents, apis.map_err(broken)?, seed);
+
     let mut report = Report::default();
     let mut rng = SmallRng::seed_from_u64(seed);
     let ends = Instant::now() + trouble;
@@ -217,9 +242,11 @@ pub async fn disturb(
             .await
             .map_err(broken)?;
     }
+    let book = operator.finish().await;
     let accepted: Vec<Vec<Accepted>> = producers.into_iter().map(Producer::finish).collect();
     stack.start().map_err(broken)?;
     judge(&mut stack, folder, &accepted, &mut report).await?;
+    report.outcomes = operator::judge(&stack, &book, Instant::now() + QUIET).await?;
     Ok(report)
 }
 

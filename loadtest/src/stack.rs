@@ -138,16 +138,17 @@ impl Stack {
                      [buffer]\npath = {:?}\nlinger = \"20ms\"\n\
                      [session]\nlinger = \"50ms\"\nack_timeout_max = \"5s\"\nreport_interval = \"5s\"\n\
                      [source.socket]\nunix = {:?}\n[admin]\nhttp = \"127.0.0.1:{}\"\n\
-                     [commands.exec.mark]\nprogram = \"/bin/sh\"\nargs = [\"-c\", {:?}]\n",
+                     [commands.exec.mark]\nprogram = \"/bin/sh\"\nargs = [\"-c\", {:?}]\n\
+                     [commands.exec.hang]\nprogram = \"/bin/sh\"\nargs = [\"-c\", {:?}]\ntimeout = \"1s\"\n\
+                     [commands.exec.nap]\nprogram = \"/bin/sh\"\nargs = [\"-c\", {:?}]\ntimeout = \"5m\"\n",
                     links(number),
                     tls(&files),
                     buffer(folder, number),
                     socket(folder, number),
                     free_port()?,
-                    format!(
-                        "echo $TIDELINE_COMMAND_ID >> {}; sleep 0.2; echo marked",
-                        marks(folder, number).display()
-                    ),
+                    script(folder, number, "sleep 0.2; echo marked"),
+                    script(folder, number, "exec sleep 300"),
+                    script(folder, number, "exec sleep 300"),
                 );
                 Ok(slot(name, "edge-agent", settings)?)
             })
@@ -187,7 +188,8 @@ impl Stack {
         buffer(&self.folder, agent)
     }
 
-    /// Where the program `mark`, which commands may start, writes their ids, a line each.
+    /// Where the programs `mark`, `hang` and `nap`, which commands may start, write their ids, a line
+    /// each. The last two do not end: `hang` is killed after a second.
     #[must_use]
     pub fn marks(&self, agent: usize) -> PathBuf {
         marks(&self.folder, agent)
@@ -301,6 +303,12 @@ fn buffer(folder: &Path, agent: usize) -> PathBuf {
 
 fn marks(folder: &Path, agent: usize) -> PathBuf {
     folder.join(format!("agent{agent}.marks"))
+}
+
+/// What a program does that leaves a mark first.
+fn script(folder: &Path, agent: usize, then: &str) -> String {
+    let marks = marks(folder, agent);
+    format!("echo $TIDELINE_COMMAND_ID >> {}; {then}", marks.display())
 }
 
 fn socket(folder: &Path, agent: usize) -> PathBuf {

@@ -1,5 +1,6 @@
 //! Many seeds at once, on all cores; failures with the command that repeats them.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -11,7 +12,7 @@ use clap::Args;
 use daemon::Failure;
 use serde::Serialize;
 
-use super::{Faults, run};
+use super::{Faults, Seen, run};
 
 /// How many seeds, and which.
 #[derive(Debug, Args)]
@@ -22,7 +23,7 @@ pub struct Options {
     /// Simulate this seed alone
     #[arg(long, conflicts_with = "seeds")]
     seed: Option<u64>,
-    /// Print JSON: seeds, failures, faults
+    /// Print JSON: seeds, failures, commands, faults
     #[arg(long)]
     json: bool,
 }
@@ -33,6 +34,7 @@ struct Report {
     seeds: u64,
     failures: u64,
     accepted: u64,
+    commands: BTreeMap<&'static str, u64>,
     faults: Faults,
     failed: Vec<Failed>,
 }
@@ -41,6 +43,18 @@ struct Report {
 struct Failed {
     seed: u64,
     violation: String,
+}
+
+impl Report {
+    fn add(&mut self, seen: Seen) {
+        self.accepted += seen.accepted;
+        for (state, count) in seen.commands {
+            *self.commands.entry(state).or_default() += count;
+        }
+        for (fault, count) in seen.faults {
+            *self.faults.entry(fault).or_default() += count;
+        }
+    }
 }
 
 /// Most failing seeds that are named.
@@ -86,12 +100,7 @@ fn simulate(seeds: std::ops::Range<u64>, silent: bool) -> Report {
                     let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
                     report.seeds += 1;
                     match outcome {
-                        Ok((faults, accepted)) => {
-                            report.accepted += accepted;
-                            for (fault, count) in faults {
-                                *report.faults.entry(fault).or_default() += count;
-                            }
-                        }
+                        Ok(seen) => report.add(seen),
                         Err(violation) => {
                             report.failures += 1;
                             if report.failed.len() < FAILED_NAMED_MAX {
@@ -125,9 +134,15 @@ fn print(report: &Report, seconds: f64) {
         eprintln!();
     }
     println!(
-        "{} seeds, {} readings accepted, {:.1} s",
-        report.seeds, report.accepted, seconds
+        "{} seeds, {} readings accepted, {} commands, {:.1} s",
+        report.seeds,
+        report.accepted,
+        report.commands.values().sum::<u64>(),
+        seconds
     );
+    for (state, count) in &report.commands {
+        println!("  {state:<16} {count:>10}");
+    }
     for (fault, count) in &report.faults {
         println!("  {:<16} {count:>10}", format!("{fault:?}"));
     }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! seed ─► plan (how bad, what breaks when) ─► world (one queue of events) ─► checks P1 P2 P3 P8
+//!    └──► commands (their core, a disk and a database that forget what a crash may take) ─► P7
 //! ```
 //!
 //! For a minute of simulated time messages are lost, doubled, overtaken and late, links are cut,
@@ -11,13 +12,17 @@
 
 mod bridge;
 mod campaign;
+mod chance;
 mod check;
+mod commands;
 mod plan;
 mod store;
 mod world;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schema::message::CommandId;
 use schema::{Balance, DeviceId};
 
 use crate::device::Breach;
@@ -77,17 +82,41 @@ pub enum Violation {
     #[error(transparent)]
     #[allow(private_interfaces)]
     Breach(Breach),
+    /// P7.
+    #[error("command {id} {what}")]
+    Command {
+        /// Which.
+        id: CommandId,
+        /// What is wrong with it.
+        what: String,
+    },
 }
 
-/// Runs one seed. Returns the faults that were injected, and how many readings were accepted.
+/// What one seed did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// What was injected.
+    pub faults: Faults,
+    /// Readings that were accepted.
+    pub accepted: u64,
+    /// Commands, by the state that they ended in.
+    pub commands: BTreeMap<&'static str, u64>,
+}
+
+/// Runs one seed: readings, and then commands.
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn run(seed: u64) -> Result<(Faults, u64), Violation> {
-    let mut world = world::World::new(seed);
-    world.run()?;
-    let accepted = world.accepted.len() as u64;
-    Ok((world.faults, accepted))
+pub fn run(seed: u64) -> Result<Seen, Violation> {
+    let mut readings = world::World::new(seed);
+    readings.run()?;
+    let mut seen = Seen {
+        faults: readings.faults().clone(),
+        accepted: readings.accepted.len() as u64,
+        commands: BTreeMap::new(),
+    };
+    commands::run(seed, &mut seen)?;
+    Ok(seen)
 }
 
 #[cfg(test)]

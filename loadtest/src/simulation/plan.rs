@@ -7,6 +7,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
+use super::chance::{Odds, up_to};
+
 /// For how long things break; afterwards everything must settle.
 pub(super) const TROUBLE: Duration = Duration::from_secs(60);
 
@@ -48,6 +50,10 @@ pub enum Fault {
     BadValue,
     /// A buffer was full and dropped its oldest rows.
     Eviction,
+    /// A device's disk refused a write, made or not.
+    DiskRefusal,
+    /// A device lost its buffer's file, with its memory of commands.
+    MemoryLoss,
 }
 
 /// How often each fault was injected.
@@ -64,11 +70,8 @@ pub(super) struct Plan {
     pub(super) scan_interval: Duration,
     /// Sensors in a scan.
     pub(super) sensors: usize,
-    /// Probability of each fault of a message.
-    pub(super) loss: f64,
-    pub(super) duplication: f64,
-    pub(super) reordering: f64,
-    pub(super) delay: f64,
+    pub(super) odds: Odds,
+    /// Probability of other faults.
     pub(super) garbage: f64,
     pub(super) bad_value: f64,
     pub(super) poison: f64,
@@ -96,18 +99,8 @@ impl Plan {
         let mut rng = SmallRng::seed_from_u64(seed);
         let agents = rng.random_range(1..=3);
         let bridges = rng.random_range(1..=2);
-        // A third of the worlds are calm, so that every fault is also seen alone.
-        let mut chance = |max: f64| {
-            if rng.random_bool(0.66) {
-                rng.random_range(0.0..max)
-            } else {
-                0.0
-            }
-        };
-        let loss = chance(0.3);
-        let duplication = chance(0.3);
-        let reordering = chance(0.3);
-        let delay = chance(0.2);
+        let odds = Odds::draw(&mut rng);
+        let mut chance = |max| up_to(&mut rng, max);
         let garbage = chance(0.05);
         let bad_value = chance(0.05);
         let poison = chance(0.01);
@@ -129,10 +122,7 @@ impl Plan {
             },
             scan_interval: Duration::from_millis(rng.random_range(100..3_000)),
             sensors: rng.random_range(1..6),
-            loss,
-            duplication,
-            reordering,
-            delay,
+            odds,
             garbage,
             bad_value,
             poison,

@@ -11,10 +11,10 @@ use std::time::Duration;
 use bridge::pipeline::WriteId;
 use edge_agent::session::{Input, SessionConfig};
 use rand::RngExt;
-use rand::rngs::SmallRng;
 use schema::{DeviceId, Epoch, ObservedAt, Quality, Reading, Value, Version};
 
 use super::bridge::Bridge;
+use super::chance::Chance;
 use super::plan::{Fault, Faults, Incident, Plan, TROUBLE};
 use super::store::{Key, Store};
 use super::{Violation, check};
@@ -91,7 +91,7 @@ enum Event {
 #[derive(Debug)]
 pub(super) struct World {
     plan: Plan,
-    rng: SmallRng,
+    chance: Chance,
     now: Duration,
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     events: BTreeMap<u64, Event>,
@@ -111,7 +111,6 @@ pub(super) struct World {
     timers: Vec<Option<Duration>>,
     /// When each agent's last scan says it was taken.
     observed_ms: Vec<u64>,
-    pub(super) faults: Faults,
 }
 
 impl World {
@@ -134,7 +133,7 @@ impl World {
         let mut world = Self {
             bridges: (0..plan.bridges).map(|_| Bridge::new()).collect(),
             plan,
-            rng,
+            chance: Chance::new(rng),
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
             events: BTreeMap::new(),
@@ -151,7 +150,6 @@ impl World {
             cut_until: vec![Duration::ZERO; count],
             timers: vec![None; count],
             observed_ms: vec![START_MS.unsigned_abs(); count],
-            faults: Faults::new(),
         };
         for agent in 0..count {
             world.at(Duration::ZERO, Event::Connect { agent });
@@ -190,6 +188,11 @@ impl World {
             return Err(self.unsettled());
         }
         check::all(self)
+    }
+
+    /// What was injected.
+    pub(super) fn faults(&self) -> &Faults {
+        &self.chance.faults
     }
 
     fn unsettled(&self) -> Violation {
@@ -238,7 +241,7 @@ impl World {
                 // What a broken connection carried may still have arrived: only the broker's
                 // memory is surely gone with it.
                 let lost_with_link =
-                    connection != self.agents[agent].connection && self.rng.random();
+                    connection != self.agents[agent].connection && self.chance.rng.random();
                 if broker == self.broker && !lost_with_link {
                     self.take(agent, is_event, payload);
                 }
@@ -268,20 +271,25 @@ impl World {
         };
         self.at(self.now + pause, Event::Scan { agent });
         let wall_ms = self.wall_ms(agent);
-        if !self.trouble(self.plan.rewrite, Fault::Rewrite) {
+        if !self
+            .chance
+            .trouble(self.now, self.plan.rewrite, Fault::Rewrite)
+        {
             self.observed_ms[agent] = wall_ms;
         }
         let observed_at = ObservedAt::from_millis(self.observed_ms[agent] as i64);
         let mut bad = Vec::new();
         let readings: Vec<Reading> = (0..self.plan.sensors)
             .map(|sensor| {
-                let is_bad = !calm && self.rng.random_bool(self.plan.bad_value);
+                let is_bad = !calm && self.chance.rng.random_bool(self.plan.bad_value);
                 bad.push(is_bad);
                 let value = match (is_bad, sensor % 3) {
                     (true, _) => Value::F64(f64::NAN),
-                    (false, 0) => Value::F64(f64::from(self.rng.random_range(0..500)) / 10.0),
-                    (false, 1) => Value::I64(self.rng.random_range(-5..5)),
-                    (false, _) => Value::Bool(self.rng.random()),
+                    (false, 0) => {
+                        Value::F64(f64::from(self.chance.rng.random_range(0..500)) / 10.0)
+                    }
+                    (false, 1) => Value::I64(self.chance.rng.random_range(-5..5)),
+                    (false, _) => Value::Bool(self.chance.rng.random()),
                 };
                 Reading {
                     sensor: format!("s{sensor}").parse().expect("a fixed name is one"),
@@ -298,7 +306,7 @@ impl World {
             .append(readings.clone(), wall_ms, now, &mut out)
             .map_err(Violation::Breach)?;
         let evictions = self.agents[agent].buffer.balance().evicted - evicted;
-        *self.faults.entry(Fault::Eviction).or_default() += evictions;
+        *self.chance.faults.entry(Fault::Eviction).or_default() += evictions;
         let Some(range) = range else {
             return Ok(());
         };
@@ -306,13 +314,13 @@ impl World {
         let epoch = self.agents[agent].buffer.epoch();
         for ((seq, reading), is_bad) in (range.first()..=range.last()).zip(readings).zip(bad) {
             let hlc = self.agents[agent].buffer.hlc_of(seq);
-            let is_poison = !calm && self.rng.random_bool(self.plan.poison);
+            let is_poison = !calm && self.chance.rng.random_bool(self.plan.poison);
             if is_poison {
-                self.count(Fault::Poison);
+                self.chance.count(Fault::Poison);
                 self.poison.insert((device.clone(), seq));
             }
             if is_bad {
-                self.count(Fault::BadValue);
+                self.chance.count(Fault::BadValue);
             }
             self.accepted.push(Accepted {
                 device: device.clone(),
@@ -332,20 +340,20 @@ impl World {
     fn incident(&mut self, incident: Incident) -> Result<(), Violation> {
         match incident {
             Incident::AgentCrash { agent } => {
-                self.count(Fault::AgentCrash);
+                self.chance.count(Fault::AgentCrash);
                 self.agents[agent].restart();
                 self.timers[agent] = None;
                 self.retry_connect(agent);
             }
             Incident::BridgeCrash { bridge, down } => {
-                self.count(Fault::BridgeCrash);
+                self.chance.count(Fault::BridgeCrash);
                 // A write in flight may be committed all the same: nobody will hear of it.
                 self.write_without_witness(bridge);
                 self.bridges[bridge].crash();
                 self.at(self.now + down, Event::BridgeUp { bridge });
             }
             Incident::BrokerCrash { down } => {
-                self.count(Fault::BrokerCrash);
+                self.chance.count(Fault::BrokerCrash);
                 self.broker += 1;
                 self.broker_down_until = self.broker_down_until.max(self.now + down);
                 for agent in 0..self.agents.len() {
@@ -353,20 +361,20 @@ impl World {
                 }
             }
             Incident::Partition { agent, down } => {
-                self.count(Fault::Partition);
+                self.chance.count(Fault::Partition);
                 let until = self.now + down;
                 return self.handle(Event::Partitioned { agent, until });
             }
             Incident::StoreOutage { down } => {
-                self.count(Fault::StoreOutage);
+                self.chance.count(Fault::StoreOutage);
                 self.store_down_until = self.store_down_until.max(self.now + down);
             }
             Incident::BlindBridges { down } => {
-                self.count(Fault::BlindBridges);
+                self.chance.count(Fault::BlindBridges);
                 self.blind_until = self.blind_until.max(self.now + down);
             }
             Incident::ClockJump { agent, to_ms } => {
-                self.count(Fault::ClockJump);
+                self.chance.count(Fault::ClockJump);
                 self.agents[agent].clock_offset_ms = to_ms;
             }
         }
@@ -393,7 +401,7 @@ impl World {
     }
 
     fn retry_connect(&mut self, agent: usize) {
-        let pause = Duration::from_millis(self.rng.random_range(50..2_000));
+        let pause = Duration::from_millis(self.chance.rng.random_range(50..2_000));
         self.at(self.now + pause, Event::Connect { agent });
     }
 
@@ -427,13 +435,16 @@ impl World {
                 Output::Event(payload) => (true, payload),
                 Output::Sent { .. } | Output::Completed(_) => continue,
             };
-            if self.trouble(self.plan.garbage, Fault::Garbage) {
-                let at = self.rng.random_range(0..payload.len());
+            if self
+                .chance
+                .trouble(self.now, self.plan.garbage, Fault::Garbage)
+            {
+                let at = self.chance.rng.random_range(0..payload.len());
                 payload[at] ^= 0x55;
                 // A change that can still be read would be another batch, which TLS keeps out.
                 payload[0] = 0x7f;
             }
-            for delay in self.journeys() {
+            for delay in self.chance.journeys(self.now, &self.plan.odds) {
                 let event = Event::Up {
                     agent,
                     connection: self.agents[agent].connection,
@@ -481,7 +492,7 @@ impl World {
         }
         while let Some(write) = self.bridges[bridge].next_write(self.now) {
             let run = self.bridges[bridge].run;
-            let took = Duration::from_millis(self.rng.random_range(1..200));
+            let took = Duration::from_millis(self.chance.rng.random_range(1..200));
             self.at(self.now + took, Event::WriteEnds { bridge, run, write });
         }
         if let Some(at) = self.bridges[bridge].next_wakeup() {
@@ -495,7 +506,7 @@ impl World {
         }
         let again = Event::WriteEnds { bridge, run, write };
         if self.now < self.store_down_until {
-            let pause = Duration::from_millis(self.rng.random_range(50..1_000));
+            let pause = Duration::from_millis(self.chance.rng.random_range(50..1_000));
             self.at(self.now + pause, again);
             return;
         }
@@ -503,7 +514,10 @@ impl World {
             self.store
                 .ingest(&delivery.device, &delivery.batch, &delivery.rejected);
         }
-        if self.trouble(self.plan.commit_unknown, Fault::CommitUnknown) {
+        if self
+            .chance
+            .trouble(self.now, self.plan.commit_unknown, Fault::CommitUnknown)
+        {
             // Committed, and the bridge does not know: it writes again.
             self.at(self.now + Duration::from_millis(100), again);
             return;
@@ -527,7 +541,7 @@ impl World {
             })
             .collect();
         for write in writes {
-            if self.rng.random() && self.now >= self.store_down_until {
+            if self.chance.rng.random() && self.now >= self.store_down_until {
                 for delivery in self.bridges[bridge].deliveries(write).unwrap_or_default() {
                     self.store
                         .ingest(&delivery.device, &delivery.batch, &delivery.rejected);
@@ -538,7 +552,7 @@ impl World {
 
     fn answer(&mut self, answers: Vec<(DeviceId, Vec<u8>)>) {
         for (device, payload) in answers {
-            for delay in self.journeys() {
+            for delay in self.chance.journeys(self.now, &self.plan.odds) {
                 let event = Event::Down {
                     device: device.clone(),
                     broker: self.broker,
@@ -564,39 +578,6 @@ impl World {
         self.send(agent, out);
         self.set_timer(agent);
         Ok(())
-    }
-
-    /// The times that copies of one message take: none when it is lost, two when it is doubled.
-    fn journeys(&mut self) -> Vec<Duration> {
-        if self.trouble(self.plan.loss, Fault::Loss) {
-            return Vec::new();
-        }
-        let copies = 1 + usize::from(self.trouble(self.plan.duplication, Fault::Duplication));
-        (0..copies)
-            .map(|_| {
-                let mut millis = 20;
-                if self.trouble(self.plan.reordering, Fault::Reordering) {
-                    millis += self.rng.random_range(1..400);
-                }
-                if self.trouble(self.plan.delay, Fault::Delay) {
-                    millis += self.rng.random_range(400..15_000);
-                }
-                Duration::from_millis(millis)
-            })
-            .collect()
-    }
-
-    /// Whether a fault of this probability happens now; none does after the time of trouble.
-    fn trouble(&mut self, probability: f64, fault: Fault) -> bool {
-        let happens = self.now < TROUBLE && self.rng.random_bool(probability);
-        if happens {
-            self.count(fault);
-        }
-        happens
-    }
-
-    fn count(&mut self, fault: Fault) {
-        *self.faults.entry(fault).or_default() += 1;
     }
 
     fn at(&mut self, at: Duration, event: Event) {

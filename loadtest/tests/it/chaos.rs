@@ -22,8 +22,8 @@ async fn every_accepted_reading_survives_two_minutes_of_faults() {
         .await
         .unwrap();
     assert!(report.accepted > 10_000, "{report:?}");
-    assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
-    assert!(report.balanced, "{report:?}");
+    assert!(report.is_good(), "{report:?}");
+    assert!(report.outcomes.commands["succeeded"] > 5, "{report:?}");
     database.drop_it().await.unwrap();
 }
 
@@ -40,6 +40,6 @@ async fn every_accepted_reading_survives_with_a_file_for_a_database() {
         .await
         .unwrap();
     assert!(report.accepted > 0, "{report:?}");
-    assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
-    assert!(report.balanced, "{report:?}");
+    assert!(report.is_good(), "{report:?}");
+    assert!(report.outcomes.commands["succeeded"] > 5, "{report:?}");
 }

@@ -30,6 +30,14 @@ impl Fleet {
 
     /// With this database instead of a file.
     pub(crate) async fn start_on(agents: usize, database: Option<String>) -> Self {
+        Self::start_with(agents, 1, database).await
+    }
+
+    pub(crate) async fn start_with(
+        agents: usize,
+        bridges: usize,
+        database: Option<String>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port().unwrap();
         let mut links = Vec::new();
@@ -38,7 +46,7 @@ impl Fleet {
         }
         let plan = Plan {
             agents,
-            bridges: 1,
+            bridges,
             database,
         };
         let link = |agent: usize| links[agent].address().port();
@@ -197,7 +205,7 @@ async fn commands_are_refused_in_other_peoples_names_and_shapes() {
         .send()
         .await
         .unwrap();
-    assert_eq!(form.status(), 400);
+    assert_eq!(form.status(), 415);
     let unnamed = client.post(&url).json(&json!({})).send().await.unwrap();
     assert_eq!(unnamed.status(), 400);
     let kind = unnamed.headers()["content-type"].to_str().unwrap();

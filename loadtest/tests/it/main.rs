@@ -7,7 +7,10 @@
 )]
 
 mod chaos;
+mod command_life;
 mod commands;
+mod convergence;
+mod fleet;
 mod hostile;
 mod mosquitto;
 mod pressure;

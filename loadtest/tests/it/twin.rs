@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use loadtest::process::binary;
 use loadtest::proxy::Mode;
 use loadtest::stack::device;
 use rand::rngs::SmallRng;
@@ -183,4 +184,94 @@ async fn racing_changes_under_faults_end_with_the_last() {
         };
         in_force(&fleet, agent, &value).await;
     }
+}
+
+/// `edge-agent config …` on the device, which is to succeed.
+fn on_device(fleet: &Fleet, arguments: &[&str]) {
+    let settings = fleet.folder.path().join("agent0.toml");
+    let mut command = std::process::Command::new(binary("edge-agent").unwrap());
+    command.arg("config").args(arguments).arg("--config");
+    let output = command.arg(settings).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+}
+
+/// The key's value is in force, and this is who set it.
+async fn set_by(fleet: &Fleet, value: &Value, by: &str) {
+    in_force(fleet, 0, value).await;
+    let found = get(&url(fleet, 0)).await.unwrap();
+    assert_eq!(found["keys"][KEY]["changed_by"], by, "{found}");
+}
+
+/// What is set on the device while nobody hears of it holds there, and everywhere afterwards; what is
+/// set later at the bridge wins again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_on_the_device_is_taken_over_until_somebody_sets_it_later() {
+    let mut fleet = Fleet::start(1).await;
+    set(&fleet, 0, &json!(2)).await.unwrap();
+    in_force(&fleet, 0, &json!(2)).await;
+
+    // No agent runs.
+    fleet.stack.agents[0].kill().unwrap();
+    on_device(&fleet, &["set", KEY, "3"]);
+    fleet.stack.agents[0].start().unwrap();
+    set_by(&fleet, &json!(3), "device").await;
+    // It survives both ends, and the broker's memory of what was desired before.
+    fleet.stack.agents[0].kill().unwrap();
+    fleet.stack.bridges[0].kill().unwrap();
+    fleet.stack.bridges[0].start().unwrap();
+    fleet.stack.agents[0].start().unwrap();
+    set_by(&fleet, &json!(3), "device").await;
+
+    // The agent runs, and the link is cut.
+    fleet.links[0].set(Mode::Cut);
+    on_device(&fleet, &["set", KEY, "4"]);
+    let found = get(&url(&fleet, 0)).await.unwrap();
+    assert_eq!(found["keys"][KEY]["desired"], 3);
+    fleet.links[0].set(Mode::Pass);
+    set_by(&fleet, &json!(4), "device").await;
+
+    // Both ends, neither hearing of the other: the later one stands, at both.
+    fleet.links[0].set(Mode::Cut);
+    on_device(&fleet, &["set", KEY, "5"]);
+    sleep(Duration::from_millis(5)).await;
+    set(&fleet, 0, &json!(6)).await.unwrap();
+    fleet.links[0].set(Mode::Pass);
+    set_by(&fleet, &json!(6), "local").await;
+    fleet.links[0].set(Mode::Cut);
+    set(&fleet, 0, &json!(7)).await.unwrap();
+    sleep(Duration::from_millis(5)).await;
+    on_device(&fleet, &["set", KEY, "8"]);
+    fleet.links[0].set(Mode::Pass);
+    set_by(&fleet, &json!(8), "device").await;
+
+    on_device(&fleet, &["unset", KEY]);
+    set_by(&fleet, &Value::Null, "device").await;
+}
+
+/// A device whose clock is a year ahead is not believed, and not locked out either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_with_a_wrong_clock_is_shown_and_can_be_overruled() {
+    let mut fleet = Fleet::start(1).await;
+    set(&fleet, 0, &json!(2)).await.unwrap();
+    in_force(&fleet, 0, &json!(2)).await;
+    fleet.stack.agents[0].kill().unwrap();
+    let year_ms = 365 * 24 * 3_600_000_i64;
+    let wrong = ["--clock-offset-ms".to_owned(), year_ms.to_string()];
+    fleet.stack.agents[0].start_with(&wrong).unwrap();
+    // While it does not run, settings would be stamped by this machine's clock.
+    let status = fleet.stack.agent_status(0).unwrap();
+    until("the agent runs", async || get(&status).await.is_some()).await;
+    on_device(&fleet, &["set", KEY, "3"]);
+    until("it is shown", async || {
+        let found = get(&url(&fleet, 0)).await.unwrap_or_default();
+        let key = &found["keys"][KEY];
+        key["in_force"] == false && key["desired"] == 2 && key["failure"].is_string()
+    })
+    .await;
+    set(&fleet, 0, &json!(4)).await.unwrap();
+    in_force(&fleet, 0, &json!(4)).await;
+    // From there on it is believed again.
+    on_device(&fleet, &["set", KEY, "5"]);
+    set_by(&fleet, &json!(5), "device").await;
 }
