@@ -7,12 +7,13 @@ use daemon::{Failure, lifecycle};
 use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
 
-use crate::api::{Address, Api, unreadable};
+use crate::api::{Api, Reach, unreadable};
 
 /// Shows what became of every reading.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 every reading is accounted for, 1 it is not or the bridge does not answer, 2 wrong arguments."
+    after_help = "Examples:\n  tideline ledger\n  tideline ledger press-7 --verify\n\n\
+                  Exit codes: 0 every reading is accounted for, 1 it is not or the bridge does not answer, 2 wrong arguments."
 )]
 pub struct Options {
     /// The device; the whole fleet when left out
@@ -21,10 +22,7 @@ pub struct Options {
     #[arg(long, requires = "device")]
     verify: bool,
     #[command(flatten)]
-    address: Address,
-    /// Print the bridge's answer as JSON
-    #[arg(long)]
-    json: bool,
+    reach: Reach,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,9 +79,9 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         (Some(device), false) => format!("/api/v1/devices/{device}/ledger"),
         (Some(device), true) => format!("/api/v1/devices/{device}/ledger?verify=true"),
     };
-    let api = Api::of(&options.address)?;
+    let mut api = Api::of(&options.reach)?;
     let answer = lifecycle::runtime(Some(1))?.block_on(api.get(&path))?;
-    let balanced = if options.json {
+    let balanced = if options.reach.json {
         println!("{answer}");
         answer["balanced"].as_bool().unwrap_or(false)
     } else if options.device.is_some() {

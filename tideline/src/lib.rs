@@ -1,14 +1,28 @@
 //! The operator's one command: `up` runs all of Tideline on one machine, `decode` reads what
-//! `mosquitto_sub` prints, `ledger` accounts for every reading, `command` has devices do something,
-//! `config` changes their settings.
+//! `mosquitto_sub` prints, everything else asks a bridge over its REST API, as a person or a script
+//! would. What devices and bridges say is shown, never obeyed: no control character of theirs
+//! reaches a terminal.
 //!
-//! Reading order: [`cli`] → [`up`] → [`decode`], [`ledger`], [`command`], [`config`]. The data path itself lives in the
-//! `edge-agent`, `broker` and `bridge` crates, which [`up`] starts in one process.
+//! Reading order: [`cli`] → [`up`] → `api` (one bridge: connection, refusals, pages) and `output`
+//! (tables, progress) → [`device`], [`command`], [`config`], [`data`], [`ledger`], [`dead_letter`],
+//! [`alert`], [`token`], [`audit`], [`status`] → [`decode`], [`completions`]. The data path itself
+//! lives in the `edge-agent`, `broker` and `bridge` crates, which [`up`] starts in one process.
 
+pub mod alert;
 mod api;
+pub mod audit;
 pub mod cli;
 pub mod command;
+pub mod completions;
 pub mod config;
+pub mod data;
+pub mod dead_letter;
 pub mod decode;
+pub mod device;
+mod labels;
 pub mod ledger;
+mod moment;
+mod output;
+pub mod status;
+pub mod token;
 pub mod up;

@@ -5,6 +5,7 @@
 //! DIR/lock             held while `up` runs: two of them would share one buffer
 //! DIR/certs/           as `certs` lays it out
 //! DIR/agent/buffer.db  DIR/bridge/store.db
+//! DIR/tokens/          keys of tokens, where they are asked for
 //! DIR/endpoints.json   addresses and certificates of the running system
 //! ```
 
@@ -12,7 +13,8 @@ use std::fs::{self, File, TryLockError};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use daemon::{Class, Failure};
+use bridge::auth::keys;
+use daemon::{Class, Clock, Failure, SystemClock};
 use schema::DeviceId;
 use serde::Serialize;
 
@@ -38,6 +40,9 @@ pub(super) struct Endpoints<'a> {
     pub(super) observer_cert: &'a Path,
     /// Its key.
     pub(super) observer_key: &'a Path,
+    /// The folder of keys that callers' tokens must be signed with; none are asked for without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_keys: Option<&'a Path>,
 }
 
 impl DataDir {
@@ -71,6 +76,21 @@ impl DataDir {
             )
             .help("stop the other one, or choose another folder with --data-dir")),
         }
+    }
+
+    /// The keys of tokens, of which one is made when there is none.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or written.
+    pub(super) fn token_keys(&self) -> Result<PathBuf, Failure> {
+        let folder = self.root.join("tokens");
+        if keys::signer(&folder).is_err() {
+            let now = SystemClock::default().now_ms() / 1000;
+            keys::create(&folder, now).map_err(|error| {
+                Failure::new(Class::Storage, "make a key for tokens").because(error)
+            })?;
+        }
+        Ok(folder)
     }
 
     /// Where certificates live.

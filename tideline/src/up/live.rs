@@ -23,12 +23,13 @@ pub(super) struct Live {
 impl Live {
     /// Prints where everything is; to standard error when standard output is for a program.
     pub(super) fn start(silent: bool, device: &DeviceId, endpoints: &Endpoints<'_>) -> Self {
-        let text = format!(
+        let mut text = format!(
             "Tideline is up.\n  \
-             REST API  {}/api/v1/devices\n  \
+             REST API  {}/api/v1/devices, described at {}/docs\n  \
              ledger    {}/api/v1/devices/{device}/ledger\n  \
              broker    {} (MQTT, TLS 1.3, client certificates)\n  \
              watch     mosquitto_sub -h {} -p {} --cafile {} --cert {} --key {} -t 'tl/v1/#' -F '%t %x' | tideline decode",
+            endpoints.http,
             endpoints.http,
             endpoints.http,
             endpoints.mqtt,
@@ -38,6 +39,12 @@ impl Live {
             endpoints.observer_cert.display(),
             endpoints.observer_key.display(),
         );
+        if let Some(keys) = endpoints.token_keys {
+            let keys = keys.display();
+            text += &format!(
+                "\n  token     tideline token issue --keys {keys} --subject NAME --role admin"
+            );
+        }
         if silent {
             eprintln!("{text}");
         } else {

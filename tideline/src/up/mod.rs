@@ -50,6 +50,9 @@ pub struct Options {
     /// Address of the REST API; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     http: SocketAddr,
+    /// Ask callers of the API for tokens also when it is served to this machine alone
+    #[arg(long)]
+    require_tokens: bool,
     /// Address of the broker; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8883")]
     mqtt: SocketAddr,
@@ -123,7 +126,11 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
 
     let mut bridge_config =
         bridge::Config::new(host.clone(), port, certs.bridge.clone(), "bridge", database);
-    bridge_config.http = options.http;
+    bridge_config.http.address = options.http;
+    if options.require_tokens || !options.http.ip().is_loopback() {
+        bridge_config.http.keys = Some(data.token_keys()?);
+    }
+    let token_keys = bridge_config.http.keys.clone();
     let bridge =
         bridge::Bridge::start(bridge_config, &parts.bridge, &health, &mut registry).await?;
     let (store, counters) = (bridge.store(), bridge.counters());
@@ -148,6 +155,7 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
         ca: &certs.observer.ca,
         observer_cert: &certs.observer.cert,
         observer_key: &certs.observer.key,
+        token_keys: token_keys.as_deref(),
     };
     data.publish(&endpoints)?;
     let mut live = Live::start(options.json, &device, &endpoints);

@@ -1,0 +1,115 @@
+//! `tideline alert`: what is wrong with the fleet, and who looks after it.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use daemon::{Failure, lifecycle};
+use schema::DeviceId;
+
+use crate::api::{Api, Pages, Path, Reach, list};
+use crate::output::{self, Column, instant, plain};
+
+/// What a list shows.
+const COLUMNS: [Column; 7] = [
+    Column::new("ALERT", |alert| plain(&alert["id"])),
+    Column::new("OPENED", |alert| instant(&alert["opened_at"])),
+    Column::new("STATE", |alert| plain(&alert["state"])),
+    Column::new("SEVERITY", |alert| plain(&alert["severity"])),
+    Column::new("RULE", |alert| plain(&alert["rule"])),
+    Column::new("DEVICE", |alert| plain(&alert["device"])),
+    Column::new("DETAIL", |alert| plain(&alert["detail"])),
+];
+
+/// What is wrong with the fleet.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+                  tideline alert list --state firing\n  \
+                  tideline alert acknowledge 6f1c0d…\n\n\
+                  Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
+)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List alerts
+    List {
+        /// Only those in this state
+        #[arg(long, value_enum)]
+        state: Option<State>,
+        /// Only those of this device
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<DeviceId>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+    },
+    /// Say that somebody looks after an alert
+    Acknowledge {
+        /// Its id, as the list shows it
+        alert: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum State {
+    /// Wrong now, and nobody looks after it
+    Firing,
+    /// Wrong now, and somebody looks after it
+    Acknowledged,
+    /// Not wrong any more
+    Resolved,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Firing => "firing",
+            Self::Acknowledged => "acknowledged",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(act(options))
+}
+
+async fn act(options: &Options) -> Result<ExitCode, Failure> {
+    let json = options.reach.json;
+    let mut api = Api::of(&options.reach)?;
+    match &options.action {
+        Action::List {
+            state,
+            device,
+            limit,
+        } => {
+            let path = Path::new("alerts")
+                .with_some("state", state.map(State::as_str))
+                .with_some("device", device.as_ref());
+            let pages = Pages::new(path, "alerts", *limit as usize);
+            list(&mut api, pages, json, &COLUMNS).await?;
+        }
+        Action::Acknowledge { alert } => {
+            let path = Path::new("alerts").segment(alert).then("/acknowledge");
+            let answer = api.post(&path.to_string(), None).await?;
+            if json {
+                output::print(&answer.to_string());
+            } else {
+                let by = plain(&answer["acknowledged_by"]);
+                output::print(&format!("{alert}  {}, by {by}", plain(&answer["state"])));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

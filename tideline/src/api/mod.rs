@@ -1,0 +1,358 @@
+//! The bridge's REST API, as the commands of this binary ask it: where the bridge is, who asks,
+//! and what a refusal means for a person.
+
+mod pages;
+mod path;
+mod transport;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use daemon::{Class, Failure};
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+pub(crate) use pages::{Pages, list};
+pub(crate) use path::{Path, device};
+use transport::{Answer, Ask, Root, Transport, TransportError};
+
+/// Holds the token itself.
+const TOKEN_VARIABLE: &str = "TIDELINE_TOKEN";
+
+/// Longest file that is read as a token.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// How long whoever watches something waits for a bridge that is gone: it may be starting again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The pause before such a bridge is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Where the bridge is, who asks, and how its answers are printed.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Bridge")]
+pub(crate) struct Reach {
+    /// The bridge's address, http or https
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIDELINE_API",
+        default_value = "http://127.0.0.1:8080",
+        global = true
+    )]
+    api: String,
+    /// File that holds the token to show; without it, the token in TIDELINE_TOKEN
+    #[arg(long, value_name = "FILE", env = "TIDELINE_TOKEN_FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Certificate of the authority that an https bridge's certificate comes from, PEM
+    #[arg(long, value_name = "FILE", env = "TIDELINE_CA", global = true)]
+    ca: Option<PathBuf>,
+    /// Print the bridge's answer as JSON; a list as one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// A client of one bridge.
+#[derive(Debug)]
+pub(crate) struct Api {
+    transport: Transport,
+    token: Option<HeaderValue>,
+    root: String,
+}
+
+/// An answer that is no JSON, or whose headers count.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Whole {
+    /// A header's text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+impl Api {
+    /// A client; nothing is asked yet.
+    pub(crate) fn of(reach: &Reach) -> Result<Self, Failure> {
+        let root = Root::parse(&reach.api).map_err(|reason| {
+            Failure::new(Class::Configuration, format!("use --api {}", reach.api)).because(reason)
+        })?;
+        let tls = match (root.is_encrypted(), &reach.ca) {
+            (false, _) => None,
+            (true, Some(ca)) => Some(certs::tls::client_config_without_certificate(ca)?),
+            (true, None) => {
+                return Err(
+                    Failure::new(Class::Configuration, format!("trust {}", reach.api)).help(
+                        "give the authority that its certificate comes from with --ca, as \
+                         tideline-data/certs/ca.pem, or the system's own \
+                         /etc/ssl/certs/ca-certificates.crt",
+                    ),
+                );
+            }
+        };
+        let token = token(reach)?;
+        if token.is_some() && root.is_open_to_others() {
+            eprintln!(
+                "warning: the token travels unencrypted to {}: use https",
+                reach.api
+            );
+        }
+        Ok(Self {
+            transport: Transport::new(root, tls),
+            token,
+            root: reach.api.trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// Asks for what is at a path.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Value, Failure> {
+        let answer = self.ask(Method::GET, path, None, &[]).await?;
+        json_body(&answer)
+    }
+
+    /// As [`Self::get`]; when the bridge is gone for a moment, or asks to be asked later, it is
+    /// asked again for a while.
+    pub(crate) async fn get_patiently(&mut self, path: &str) -> Result<Value, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.get(path).await {
+                Err(failure)
+                    if matches!(failure.class(), Class::Network | Class::Overload)
+                        && Instant::now() < deadline =>
+                {
+                    sleep(AGAIN).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks for what is at a path in one of its forms.
+    pub(crate) async fn get_as(
+        &mut self,
+        path: &str,
+        kind: &'static str,
+    ) -> Result<Whole, Failure> {
+        let accept = (ACCEPT, HeaderValue::from_static(kind));
+        self.ask(Method::GET, path, None, &[accept]).await
+    }
+
+    /// Posts a body, or none.
+    pub(crate) async fn post(
+        &mut self,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
+        let answer = self.ask(Method::POST, path, body, &[]).await?;
+        json_body(&answer)
+    }
+
+    /// Takes away what is at a path.
+    pub(crate) async fn delete(&mut self, path: &str) -> Result<Value, Failure> {
+        let answer = self.ask(Method::DELETE, path, None, &[]).await?;
+        json_body(&answer)
+    }
+
+    /// Asks for something that has versions; its entity tag joins the answer as `etag`.
+    pub(crate) async fn get_tagged(&mut self, path: &str) -> Result<Value, Failure> {
+        tagged(&self.ask(Method::GET, path, None, &[]).await?)
+    }
+
+    /// Changes what a body names; with a tag, only if nobody has changed it since.
+    pub(crate) async fn patch(
+        &mut self,
+        path: &str,
+        body: &Value,
+        if_match: Option<&str>,
+    ) -> Result<Value, Failure> {
+        let condition = match if_match {
+            Some(tag) => {
+                let quoted = format!("\"{}\"", tag.trim_matches('"'));
+                let value = HeaderValue::from_str(&quoted).map_err(|error| {
+                    Failure::new(Class::Configuration, format!("use --if-match {tag}"))
+                        .because(error)
+                })?;
+                vec![(IF_MATCH, value)]
+            }
+            None => Vec::new(),
+        };
+        tagged(
+            &self
+                .ask(Method::PATCH, path, Some(body), &condition)
+                .await?,
+        )
+    }
+
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        more: &[(hyper::header::HeaderName, HeaderValue)],
+    ) -> Result<Whole, Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        if let Some(token) = &self.token {
+            headers.insert(AUTHORIZATION, token.clone());
+        }
+        let body = match body {
+            Some(body) => {
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                Bytes::from(body.to_string())
+            }
+            None => Bytes::new(),
+        };
+        headers.extend(
+            more.iter()
+                .cloned()
+                .map(|(name, value)| (Some(name), value)),
+        );
+        let ask = Ask {
+            method,
+            path: path.to_owned(),
+            headers,
+            body,
+        };
+        let answer = self.transport.ask(&ask).await;
+        let url = format!("{}{path}", self.root);
+        let answer = answer.map_err(|error| unreachable(&url, error))?;
+        if answer.status.is_success() {
+            return Ok(Whole {
+                headers: answer.headers,
+                body: answer.body,
+            });
+        }
+        Err(self.refusal(&url, &answer))
+    }
+
+    /// What a status means for whoever typed the command.
+    fn refusal(&self, url: &str, answer: &Answer) -> Failure {
+        let status = answer.status;
+        let reason = format!("{status}: {}", detail(&answer.body));
+        let failed = |class| Failure::new(class, format!("use {url}")).because(reason.clone());
+        match status {
+            StatusCode::UNAUTHORIZED if self.token.is_none() => failed(Class::Authentication).help(
+                "show a token with --token-file, or in TIDELINE_TOKEN; `tideline token issue` makes one",
+            ),
+            StatusCode::UNAUTHORIZED => failed(Class::Authentication)
+                .help("look at the token with `tideline token inspect`, or get a new one"),
+            StatusCode::FORBIDDEN => failed(Class::Authentication),
+            StatusCode::PRECONDITION_FAILED => failed(Class::Conflict),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                failed(Class::Overload)
+            }
+            _ => failed(Class::Data),
+        }
+    }
+}
+
+/// The words of a refusal: those of its problem details, or its text.
+fn detail(body: &[u8]) -> String {
+    let json: Option<Value> = serde_json::from_slice(body).ok();
+    let said = json
+        .as_ref()
+        .and_then(|problem| problem["detail"].as_str().or(problem["title"].as_str()));
+    let text = match said {
+        Some(said) => said.to_owned(),
+        None => String::from_utf8_lossy(body).chars().take(200).collect(),
+    };
+    crate::output::clean(&text)
+}
+
+fn unreachable(url: &str, error: TransportError) -> Failure {
+    let help = match &error {
+        TransportError::Tls(_) => {
+            "--ca must be the authority of its certificate, which must hold the host of --api"
+        }
+        TransportError::Connect(_) => "start it (`tideline up`), or say where it is with --api",
+        TransportError::Broken(_) | TransportError::Cut => {
+            "see that --api leads to a bridge, by https where it wants that; its log may say more"
+        }
+        TransportError::Late(_) | TransportError::TooLong | TransportError::Path(_) => {
+            "see that --api leads to a bridge, or ask for less"
+        }
+    };
+    Failure::new(Class::Network, format!("ask the bridge at {url}"))
+        .because(error)
+        .help(help)
+}
+
+/// Nothing is `null`.
+fn json_body(answer: &Whole) -> Result<Value, Failure> {
+    if answer.body.is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_json::from_slice(&answer.body).map_err(unreadable)
+}
+
+fn tagged(answer: &Whole) -> Result<Value, Failure> {
+    let mut body = json_body(answer)?;
+    if let (Some(object), Some(tag)) = (body.as_object_mut(), answer.header(ETAG.as_str())) {
+        object.insert("etag".to_owned(), tag.trim_matches('"').into());
+    }
+    Ok(body)
+}
+
+/// The token to show, as its header says it.
+fn token(reach: &Reach) -> Result<Option<HeaderValue>, Failure> {
+    let (place, text) = match &reach.token_file {
+        Some(file) => {
+            let place = format!("the token in {}", file.display());
+            let text = fs::read_to_string(file).map_err(|error| {
+                Failure::new(Class::Configuration, format!("read {place}")).because(error)
+            })?;
+            (place, text)
+        }
+        None => match std::env::var(TOKEN_VARIABLE) {
+            Ok(text) if !text.trim().is_empty() => (format!("the token in {TOKEN_VARIABLE}"), text),
+            _ => return Ok(None),
+        },
+    };
+    let text = text.trim();
+    let wrong = |reason: &str| {
+        Failure::new(Class::Configuration, format!("use {place}"))
+            .because(reason.to_owned())
+            .help("a token is one line, as `tideline token issue` prints it")
+    };
+    if text.is_empty() || text.len() > TOKEN_BYTES_MAX || text.contains(char::is_whitespace) {
+        return Err(wrong("it is no token"));
+    }
+    let mut value =
+        HeaderValue::from_str(&format!("Bearer {text}")).map_err(|_| wrong("it is no token"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// JSON on the command line.
+pub(crate) fn json_of(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))
+}
+
+/// The failure of an answer that is not what it should be.
+pub(crate) fn unreadable(error: serde_json::Error) -> Failure {
+    Failure::new(Class::Data, "understand the bridge's answer")
+        .because(error)
+        .help("bridge and `tideline` should be of the same version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_bridges_words() {
+        let problem = br#"{"type":"x","title":"No","status":400,"detail":"limit: too much"}"#;
+        assert_eq!(detail(problem), "limit: too much");
+        assert_eq!(detail(br#"{"title":"No"}"#), "No");
+        assert_eq!(detail(b"Bad \x1b[31mGateway"), "Bad \\u{1b}[31mGateway");
+        assert_eq!(detail(&[b'x'; 1000]).len(), 200);
+    }
+}

@@ -1,0 +1,285 @@
+//! `tideline command`: have devices do something, and learn what came of it. One device at a time,
+//! or all that have some labels.
+
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use daemon::{Class, Failure, lifecycle};
+use schema::DeviceId;
+use schema::message::CommandId;
+use serde_json::{Value, json};
+
+use crate::api::{self, Api, Pages, Path, Reach, json_of, list};
+use crate::labels::{self, Label};
+use crate::output::{Column, instant, plain};
+use watch::{Watched, follow};
+
+/// What a list shows.
+const COLUMNS: [Column; 5] = [
+    Column::new("COMMAND", |command| plain(&command["id"])),
+    Column::new("CREATED", |command| instant(&command["created_at"])),
+    Column::new("STATE", |command| plain(&command["state"])),
+    Column::new("NAME", |command| plain(&command["name"])),
+    Column::new("BY", |command| plain(&command["created_by"])),
+];
+
+/// Commands for devices.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+                  tideline command send press-7 ping --watch\n  \
+                  tideline command send --label site=lyon flush --watch\n  \
+                  tideline command list press-7\n\n\
+                  Agents know ping, flush, resync, collect, restart, set-log-level, and exec, which starts a program that \
+                  the device's own settings allow; docs/commands.md says what they do and need.\n\n\
+                  Exit codes: 0 done (with --watch: it succeeded, on every device), 1 it ended otherwise or the \
+                  bridge refuses or does not answer, 2 wrong arguments."
+)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Have a device, or all that have some labels, do something
+    #[command(
+        override_usage = "tideline command send [OPTIONS] DEVICE NAME\n       \
+                          tideline command send [OPTIONS] --label KEY=VALUE... NAME\n       \
+                          tideline command send [OPTIONS] --all NAME",
+        after_help = "Examples:\n  \
+                      tideline command send press-7 exec --arguments '{\"name\": \"disk-usage\"}' --watch\n  \
+                      tideline command send --label site=lyon --label line=3 ping --per-second 20\n  \
+                      tideline command send --all flush --ttl 10m --watch --json"
+    )]
+    Send(Send),
+    /// Show one command; without a device, one that went to several
+    #[command(override_usage = "tideline command show [OPTIONS] [DEVICE] COMMAND")]
+    Show {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Withdraw a command: it does not start any more, or is stopped
+    #[command(override_usage = "tideline command cancel [OPTIONS] [DEVICE] COMMAND")]
+    Cancel {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// List the commands of a device, latest first
+    List {
+        /// The device
+        device: DeviceId,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Send {
+    /// The device, unless there are labels, and what it shall do: ping, flush, exec …
+    #[arg(required = true, num_args = 1..=2, value_names = ["DEVICE", "NAME"])]
+    words: Vec<String>,
+    /// All devices with this label; may be given several times, and all must hold
+    #[arg(long, value_name = "KEY=VALUE", value_parser = labels::label)]
+    label: Vec<Label>,
+    /// All devices that there are
+    #[arg(long, conflicts_with = "label")]
+    all: bool,
+    /// What the command needs to know, as JSON: '{"name": "disk-usage"}' for exec
+    #[arg(long, value_name = "JSON", default_value = "{}", value_parser = json_of)]
+    arguments: Value,
+    /// How long it may wait for its device
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Higher ones run first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    priority: u8,
+    /// With --label or --all: how many devices are told a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    per_second: Option<u32>,
+    /// Wait until it has ended, and show each step
+    #[arg(long)]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The device, if it went to one alone, and the command
+    #[arg(required = true, num_args = 1..=2, value_names = ["DEVICE", "COMMAND"])]
+    words: Vec<String>,
+    /// Wait until it has ended, and show each step
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(act(options))
+}
+
+async fn act(options: &Options) -> Result<ExitCode, Failure> {
+    let json = options.reach.json;
+    match &options.action {
+        Action::Send(send) => {
+            let (place, body) = send.parse()?;
+            let mut api = Api::of(&options.reach)?;
+            let answer = api.post(&place.to_string(), Some(&body)).await?;
+            let watched = Watched::of(place, &answer);
+            follow(&mut api, watched, answer, send.watch, json).await
+        }
+        Action::Show { which } => {
+            let watched = which.parse()?;
+            let mut api = Api::of(&options.reach)?;
+            let answer = api.get(&watched.path()).await?;
+            follow(&mut api, watched, answer, which.watch, json).await
+        }
+        Action::Cancel { which } => {
+            let watched = which.parse()?;
+            let mut api = Api::of(&options.reach)?;
+            let cancel = format!("{}/cancel", watched.path());
+            let answer = api.post(&cancel, None).await?;
+            follow(&mut api, watched, answer, which.watch, json).await
+        }
+        Action::List { device, limit } => {
+            let mut api = Api::of(&options.reach)?;
+            let path = api::device(device, "/commands");
+            let pages = Pages::large(path, "commands", *limit as usize);
+            list(&mut api, pages, json, &COLUMNS).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+impl Send {
+    /// Where it is posted, and what.
+    fn parse(&self) -> Result<(Path, Value), Failure> {
+        let is_fan_out = self.all || !self.label.is_empty();
+        let mut body = json!({
+            "arguments": self.arguments,
+            "ttl_seconds": self.ttl.as_secs(),
+            "priority": self.priority,
+        });
+        match (self.words.as_slice(), is_fan_out) {
+            ([name], true) => {
+                body["name"] = name.as_str().into();
+                body["labels"] = labels::object(&self.label);
+                if self.all {
+                    body["all"] = true.into();
+                }
+                if let Some(rate) = self.per_second {
+                    body["per_second"] = rate.into();
+                }
+                Ok((Path::new("commands"), body))
+            }
+            ([_, _], true) => Err(wrong(
+                "give either a device or --label and --all, and then the command's name",
+            )),
+            ([device, name], false) if self.per_second.is_none() => {
+                body["name"] = name.as_str().into();
+                Ok((api::device(&device_of(device)?, "/commands"), body))
+            }
+            ([_, _], false) => Err(wrong("--per-second is for --label and --all")),
+            _ => Err(wrong(
+                "give a device and the command's name, or --label or --all and the name",
+            )),
+        }
+    }
+}
+
+impl Which {
+    fn parse(&self) -> Result<Watched, Failure> {
+        let id_of = |text: &str| {
+            text.parse::<CommandId>()
+                .map_err(|error| wrong(&format!("{text:?} {error}")))
+        };
+        match self.words.as_slice() {
+            [device, id] => {
+                let path = api::device(&device_of(device)?, "/commands");
+                Ok(Watched::new(path, &id_of(id)?.to_string()))
+            }
+            [id] => Ok(Watched::new(Path::new("commands"), &id_of(id)?.to_string())),
+            _ => Err(wrong("give a device and a command, or a command alone")),
+        }
+    }
+}
+
+fn device_of(text: &str) -> Result<DeviceId, Failure> {
+    text.parse()
+        .map_err(|error| wrong(&format!("device {text:?}: {error}")))
+}
+
+fn wrong(reason: &str) -> Failure {
+    Failure::new(Class::Configuration, "understand the arguments")
+        .because(reason.to_owned())
+        .help("`tideline command --help` has examples")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        send: Send,
+    }
+
+    fn send(words: &[&str]) -> Result<(String, Value), String> {
+        let words = std::iter::once("send").chain(words.iter().copied());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        let (path, body) = line.send.parse().map_err(|failure| failure.to_string())?;
+        Ok((path.to_string(), body))
+    }
+
+    #[test]
+    fn one_device_is_told() {
+        let (path, body) = send(&["press-7", "ping", "--ttl", "10m"]).unwrap();
+        assert_eq!(path, "/api/v1/devices/press-7/commands");
+        assert_eq!(
+            body,
+            json!({"name": "ping", "arguments": {}, "ttl_seconds": 600, "priority": 0})
+        );
+    }
+
+    #[test]
+    fn many_devices_are_told() {
+        let (path, body) = send(&["--label", "site=lyon", "ping", "--per-second", "5"]).unwrap();
+        assert_eq!(path, "/api/v1/commands");
+        assert_eq!(body["labels"], json!({"site": "lyon"}));
+        assert_eq!(
+            (&body["per_second"], &body["all"]),
+            (&json!(5), &Value::Null)
+        );
+        let (_, body) = send(&["--all", "ping"]).unwrap();
+        assert_eq!((&body["labels"], &body["all"]), (&json!({}), &json!(true)));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for wrong in [
+            &["ping"][..],
+            &[],
+            &["a", "b", "c"],
+            &["--all", "press-7", "ping"],
+            &["--all", "--label", "a=b", "ping"],
+            &["--label", "a", "ping"],
+            &["press-7", "ping", "--per-second", "5"],
+            &["--all", "ping", "--per-second", "0"],
+            &["a b", "ping"],
+        ] {
+            assert!(send(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

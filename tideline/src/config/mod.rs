@@ -1,0 +1,349 @@
+//! `tideline config`: what is desired of a device's settings, or of a group's, and what is in
+//! force.
+
+mod keys;
+mod show;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use daemon::{Class, Failure, lifecycle};
+use schema::DeviceId;
+use serde_json::{Map, Value};
+use tokio::time::{Instant, sleep};
+
+use crate::api::{self, Api, Pages, Path, Reach, list};
+use crate::output::{self, Column, instant, plain};
+
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a history shows.
+const HISTORY: [Column; 4] = [
+    Column::new("AT", |change| instant(&change["changed_at"])),
+    Column::new("BY", |change| plain(&change["changed_by"])),
+    Column::new("KEY", |change| plain(&change["key"])),
+    Column::new("VALUE", |change| show::desired(&change["value"])),
+];
+
+/// Settings of devices.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+                  tideline config keys\n  \
+                  tideline config set press-7 host.interval_seconds 2.5 --wait 30s\n  \
+                  tideline config set --group presses host.interval_seconds 10\n  \
+                  tideline config show press-7\n\n\
+                  A device is in the group that its label `group` names.\n\n\
+                  Exit codes: 0 done, 1 not in force in time, or the bridge refuses or does not answer, 2 wrong arguments."
+)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show what is desired and what is in force
+    #[command(override_usage = "tideline config show [OPTIONS] DEVICE\n       \
+                                tideline config show [OPTIONS] --group NAME")]
+    Show {
+        /// The device
+        #[arg(required_unless_present = "group", conflicts_with = "group")]
+        device: Option<DeviceId>,
+        #[command(flatten)]
+        group: Group,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Set keys
+    #[command(
+        override_usage = "tideline config set [OPTIONS] DEVICE KEY VALUE [KEY VALUE]...\n       \
+                          tideline config set [OPTIONS] --group NAME KEY VALUE [KEY VALUE]...",
+        after_help = "A value is JSON, as 2.5 or true; what is no JSON is taken as a text.\n\n\
+                      Examples:\n  \
+                      tideline config set press-7 host.interval_seconds 2.5 commands.parallel 2\n  \
+                      tideline config set press-7 commands.parallel 1 --if-match 0192a3b4c5d60000\n\n\
+                      `tideline config show` tells the tag for --if-match: with it nothing is changed that \
+                      somebody else changed since."
+    )]
+    Set {
+        /// The device, unless there is --group, and then keys and their values
+        #[arg(required = true, num_args = 2.., value_names = ["DEVICE", "KEY", "VALUE"])]
+        words: Vec<String>,
+        #[command(flatten)]
+        group: Group,
+        #[command(flatten)]
+        change: Change,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Take keys back to what the device's own settings file says
+    #[command(
+        override_usage = "tideline config unset [OPTIONS] DEVICE KEY...\n       \
+                                tideline config unset [OPTIONS] --group NAME KEY..."
+    )]
+    Unset {
+        /// The device, unless there is --group, and then keys
+        #[arg(required = true, num_args = 1.., value_names = ["DEVICE", "KEY"])]
+        words: Vec<String>,
+        #[command(flatten)]
+        group: Group,
+        #[command(flatten)]
+        change: Change,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// List who changed what, latest first
+    #[command(override_usage = "tideline config history [OPTIONS] DEVICE\n       \
+                                tideline config history [OPTIONS] --group NAME")]
+    History {
+        /// The device
+        #[arg(required_unless_present = "group", conflicts_with = "group")]
+        device: Option<DeviceId>,
+        #[command(flatten)]
+        group: Group,
+        /// Only changes of this key
+        #[arg(long, value_name = "KEY")]
+        key: Option<String>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+    },
+    /// List the keys that agents know, and what their values may be
+    Keys,
+}
+
+#[derive(Debug, Args)]
+struct Group {
+    /// The settings of a group, instead of a device's
+    #[arg(long = "group", value_name = "NAME")]
+    group: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Change {
+    /// Change nothing if anything has changed since this tag was shown
+    #[arg(long, value_name = "TAG")]
+    if_match: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Wait {
+    /// Wait so long at most until everything is in force on the device
+    #[arg(long, value_name = "TIME", conflicts_with = "group", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+}
+
+/// Whose settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Target {
+    Device(DeviceId),
+    Group(String),
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer, or the device does not in time.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(act(options))
+}
+
+async fn act(options: &Options) -> Result<ExitCode, Failure> {
+    let json = options.reach.json;
+    let reach = || Api::of(&options.reach);
+    match &options.action {
+        Action::Keys => {
+            keys::print(json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::History {
+            device,
+            group,
+            key,
+            limit,
+        } => {
+            let path = Target::of(device.as_ref(), group)?
+                .path("/config/history")
+                .with_some("key", key.as_ref());
+            let pages = Pages::new(path, "changes", *limit as usize);
+            list(&mut reach()?, pages, json, &HISTORY).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Action::Show {
+            device,
+            group,
+            wait,
+        } => {
+            let target = Target::of(device.as_ref(), group)?;
+            let mut api = reach()?;
+            let answer = api.get_tagged(&target.config()).await?;
+            follow(&mut api, &target, answer, wait.wait, json).await
+        }
+        Action::Set {
+            words,
+            group,
+            change,
+            wait,
+        } => {
+            let (target, rest) = Target::split(words, group)?;
+            let body = assignments(rest)?;
+            let mut api = reach()?;
+            let tag = change.if_match.as_deref();
+            let answer = api.patch(&target.config(), &body, tag).await?;
+            follow(&mut api, &target, answer, wait.wait, json).await
+        }
+        Action::Unset {
+            words,
+            group,
+            change,
+            wait,
+        } => {
+            let (target, rest) = Target::split(words, group)?;
+            if rest.is_empty() {
+                return Err(wrong("name a key"));
+            }
+            let nulls = rest.iter().map(|key| (key.clone(), Value::Null));
+            let body = Value::Object(nulls.collect());
+            let mut api = reach()?;
+            let tag = change.if_match.as_deref();
+            let answer = api.patch(&target.config(), &body, tag).await?;
+            follow(&mut api, &target, answer, wait.wait, json).await
+        }
+    }
+}
+
+impl Target {
+    fn of(device: Option<&DeviceId>, group: &Group) -> Result<Self, Failure> {
+        match (&group.group, device) {
+            (Some(name), _) => Ok(Self::Group(name.clone())),
+            (None, Some(device)) => Ok(Self::Device(device.clone())),
+            (None, None) => Err(wrong("name a device, or --group NAME")),
+        }
+    }
+
+    /// The device is the first word when there is no group.
+    fn split<'w>(words: &'w [String], group: &Group) -> Result<(Self, &'w [String]), Failure> {
+        if let Some(name) = &group.group {
+            return Ok((Self::Group(name.clone()), words));
+        }
+        let (first, rest) = words
+            .split_first()
+            .ok_or_else(|| wrong("name a device, or --group NAME"))?;
+        let device = first
+            .parse()
+            .map_err(|error| wrong(&format!("device {first:?}: {error}")))?;
+        Ok((Self::Device(device), rest))
+    }
+
+    fn path(&self, below: &str) -> Path {
+        match self {
+            Self::Device(device) => api::device(device, below),
+            Self::Group(name) => Path::new("groups").segment(name).then(below),
+        }
+    }
+
+    fn config(&self) -> String {
+        self.path("/config").to_string()
+    }
+}
+
+/// `KEY VALUE KEY VALUE …` as a JSON object.
+fn assignments(words: &[String]) -> Result<Value, Failure> {
+    let mut body = Map::new();
+    for pair in words.chunks(2) {
+        let [key, value] = pair else {
+            return Err(wrong("each key needs a value, after the device or --group"));
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value.as_str()));
+        if value.is_null() {
+            return Err(wrong(&format!("`config unset` takes {key} away")));
+        }
+        if body.insert(key.clone(), value).is_some() {
+            return Err(wrong(&format!("{key} stands twice")));
+        }
+    }
+    match body.is_empty() {
+        true => Err(wrong("name a key and its value")),
+        false => Ok(Value::Object(body)),
+    }
+}
+
+/// Shows the settings, and waits until they are in force if that was asked for.
+async fn follow(
+    api: &mut Api,
+    target: &Target,
+    mut answer: Value,
+    wait: Option<Duration>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let deadline = wait.map(|wait| Instant::now() + wait);
+    loop {
+        let is_in_force = show::is_in_force(&answer);
+        let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
+        if is_in_force || is_over {
+            match json {
+                true => output::print(&answer.to_string()),
+                false => show::print(&answer, matches!(target, Target::Device(_))),
+            }
+            if deadline.is_some() && !is_in_force {
+                return Err(
+                    Failure::new(Class::Network, "see everything in force in time")
+                        .help("what is desired stays so, and is sent when the device comes online"),
+                );
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        sleep(LOOK_EVERY).await;
+        answer = api.get_tagged(&target.config()).await?;
+    }
+}
+
+fn wrong(reason: &str) -> Failure {
+    Failure::new(Class::Configuration, "understand the arguments")
+        .because(reason.to_owned())
+        .help("`tideline config --help` has examples")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    #[test]
+    fn values_are_json_or_texts() {
+        let body = assignments(&words(&["a", "2.5", "b", "debug", "c", "true", "d", "[1]"]));
+        assert_eq!(
+            body.unwrap(),
+            json!({"a": 2.5, "b": "debug", "c": true, "d": [1]})
+        );
+        for wrong in [&["a"][..], &[], &["a", "1", "a", "2"], &["a", "null"]] {
+            assert!(assignments(&words(wrong)).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_word_is_the_device_unless_there_is_a_group() {
+        let line = words(&["press-7", "key"]);
+        let (target, rest) = Target::split(&line, &Group { group: None }).unwrap();
+        assert_eq!(target.config(), "/api/v1/devices/press-7/config");
+        assert_eq!(rest, ["key"]);
+        let group = Group {
+            group: Some("hall 1".to_owned()),
+        };
+        let (target, rest) = Target::split(&line, &group).unwrap();
+        assert_eq!(target.config(), "/api/v1/groups/hall%201/config");
+        assert_eq!(rest.len(), 2);
+        assert!(Target::split(&words(&["a b"]), &Group { group: None }).is_err());
+    }
+}

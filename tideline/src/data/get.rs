@@ -1,0 +1,276 @@
+//! `tideline data get`: page after page, for people, as JSON lines, CSV or one Arrow stream.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use daemon::{Class, Failure};
+use schema::{DeviceId, SensorName};
+use serde_json::Value;
+
+use super::{READING, Span};
+use crate::api::{self, Api, Pages, Path, Reach};
+use crate::output::{self, Table};
+
+/// Rows of one page: as many as a bridge gives at once.
+const PAGE: usize = 10_000;
+
+/// Where the next page begins, beside a body that is no JSON.
+const NEXT: &str = "x-next";
+
+#[derive(Debug, Args)]
+pub(super) struct Get {
+    /// The device
+    device: DeviceId,
+    /// Only this sensor
+    #[arg(long, value_name = "NAME")]
+    sensor: Option<SensorName>,
+    #[command(flatten)]
+    span: Span,
+    /// Go on where another answer ended, all else being as it was there
+    #[arg(long, value_name = "PLACE")]
+    after: Option<String>,
+    /// Which come first
+    #[arg(long, value_enum, default_value_t = Order::Oldest)]
+    order: Order,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// Write to this file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Order {
+    Oldest,
+    Newest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Columns for people
+    Table,
+    /// One JSON object a line
+    Json,
+    /// Comma-separated values, with a head
+    Csv,
+    /// An Arrow IPC stream, as data frames read it; at most 10,000 rows
+    Arrow,
+}
+
+/// Where the rows go.
+enum Sink {
+    Stdout,
+    File(File, PathBuf),
+}
+
+pub(super) async fn run(get: &Get, reach: &Reach) -> Result<(), Failure> {
+    let format = match (get.format, reach.json) {
+        (Format::Table, true) => Format::Json,
+        (format, _) => format,
+    };
+    let mut api = Api::of(reach)?;
+    let mut sink = Sink::open(get.output.clone())?;
+    let limit = usize::try_from(get.limit).unwrap_or(usize::MAX);
+    let more = match format {
+        Format::Table => table(get, &mut api, &mut sink, limit).await?,
+        Format::Json => {
+            let mut write = |readings: Vec<Value>| {
+                for reading in readings {
+                    sink.line(&reading.to_string())?;
+                }
+                Ok(())
+            };
+            each_page(get, &mut api, limit, &mut write).await?
+        }
+        Format::Csv => csv(get, &mut api, &mut sink, limit).await?,
+        Format::Arrow => arrow(get, &mut api, &mut sink, limit).await?,
+    };
+    if let Some(place) = more {
+        eprintln!("there may be more: raise --limit, or go on with --after {place}");
+    }
+    Ok(())
+}
+
+/// The table needs all rows before its first line.
+async fn table(
+    get: &Get,
+    api: &mut Api,
+    sink: &mut Sink,
+    limit: usize,
+) -> Result<Option<String>, Failure> {
+    let mut table = Table::new(READING.iter().map(|column| column.name));
+    let mut write = |readings: Vec<Value>| {
+        for reading in readings {
+            table.push(READING.iter().map(|column| (column.cell)(&reading)));
+        }
+        Ok(())
+    };
+    let more = each_page(get, api, limit, &mut write).await?;
+    match sink {
+        Sink::Stdout => table.print(),
+        Sink::File(..) => {
+            for line in table.lines(None) {
+                sink.line(&line)?;
+            }
+        }
+    }
+    Ok(more)
+}
+
+/// Hands on pages of readings; returns where more begin.
+async fn each_page(
+    get: &Get,
+    api: &mut Api,
+    limit: usize,
+    write: &mut impl FnMut(Vec<Value>) -> Result<(), Failure>,
+) -> Result<Option<String>, Failure> {
+    let pages = Pages::large(get.path(), "readings", limit);
+    let mut pages = pages.after(get.after.as_deref());
+    while let Some(readings) = pages.next(api).await? {
+        write(readings)?;
+    }
+    Ok(pages.place().map(str::to_owned))
+}
+
+/// Pages of lines; the head of the first one counts for all.
+async fn csv(
+    get: &Get,
+    api: &mut Api,
+    sink: &mut Sink,
+    limit: usize,
+) -> Result<Option<String>, Failure> {
+    let mut path = get.path().with_some("after", get.after.as_ref());
+    let mut left = limit;
+    let mut is_first = true;
+    loop {
+        path.replace("limit", left.min(PAGE).to_string());
+        let answer = api.get_as(&path.to_string(), "text/csv").await?;
+        let text = String::from_utf8_lossy(&answer.body);
+        let records = records(&text);
+        let (head, rows) = match records.split_first() {
+            Some((head, rows)) => (Some(head), rows),
+            None => (None, &[][..]),
+        };
+        if let (Some(head), true) = (head, is_first) {
+            sink.line(head)?;
+        }
+        is_first = false;
+        for row in rows {
+            sink.line(row)?;
+        }
+        left = left.saturating_sub(rows.len());
+        match answer.header(NEXT) {
+            Some(next) if left == 0 || rows.is_empty() => return Ok(Some(next.to_owned())),
+            Some(next) => path.replace("after", next.to_owned()),
+            None => return Ok(None),
+        }
+    }
+}
+
+/// The records of CSV, with the line ends that stand within quotes.
+fn records(text: &str) -> Vec<&str> {
+    let mut records = Vec::new();
+    let (mut start, mut quoted) = (0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            '\n' if !quoted => {
+                records.push(text[start..at].trim_end_matches('\r'));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if start < text.len() {
+        records.push(&text[start..]);
+    }
+    records
+}
+
+/// One page: two streams after each other are not one.
+async fn arrow(
+    get: &Get,
+    api: &mut Api,
+    sink: &mut Sink,
+    limit: usize,
+) -> Result<Option<String>, Failure> {
+    if matches!(sink, Sink::Stdout) && io::IsTerminal::is_terminal(&io::stdout()) {
+        return Err(
+            Failure::new(Class::Configuration, "print Arrow on a terminal")
+                .help("name a file with --output, or pipe it into a program"),
+        );
+    }
+    let mut path = get.path().with_some("after", get.after.as_ref());
+    path.replace("limit", limit.min(PAGE).to_string());
+    let kind = "application/vnd.apache.arrow.stream";
+    let answer = api.get_as(&path.to_string(), kind).await?;
+    sink.bytes(&answer.body)?;
+    Ok(answer.header(NEXT).map(str::to_owned))
+}
+
+impl Get {
+    fn path(&self) -> Path {
+        let path = api::device(&self.device, "/telemetry")
+            .with_some("sensor", self.sensor.as_ref())
+            .with("order", self.order.as_str());
+        self.span.on(path)
+    }
+}
+
+impl Order {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+        }
+    }
+}
+
+impl Sink {
+    fn open(file: Option<PathBuf>) -> Result<Self, Failure> {
+        let Some(path) = file else {
+            return Ok(Self::Stdout);
+        };
+        let file = File::create(&path).map_err(|error| unwritten(&path, error))?;
+        Ok(Self::File(file, path))
+    }
+
+    fn line(&mut self, line: &str) -> Result<(), Failure> {
+        self.bytes(line.as_bytes())?;
+        self.bytes(b"\n")
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Stdout => output::print_bytes(bytes),
+            Self::File(file, path) => file
+                .write_all(bytes)
+                .map_err(|error| unwritten(path, error))?,
+        }
+        Ok(())
+    }
+}
+
+fn unwritten(path: &std::path::Path, error: io::Error) -> Failure {
+    Failure::new(Class::Storage, format!("write {}", path.display())).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_keep_line_ends_within_quotes() {
+        assert_eq!(
+            records("a,b\r\n1,\"x\ny\"\r\n2,\"say \"\"\n\"\"\"\n3,z"),
+            ["a,b", "1,\"x\ny\"", "2,\"say \"\"\n\"\"\"", "3,z"]
+        );
+        assert!(records("").is_empty());
+    }
+}

@@ -1,0 +1,183 @@
+//! `tideline data`: readings out of the database, and into it.
+
+mod get;
+mod send;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use daemon::{Failure, lifecycle};
+use schema::{DeviceId, SensorName};
+use serde_json::Value;
+
+use crate::api::{self, Api, Pages, Path, Reach, list};
+use crate::moment::{Moment, moment};
+use crate::output::{self, Column, Table, instant, plain};
+
+/// What readings show.
+const READING: [Column; 5] = [
+    Column::new("OBSERVED", |reading| plain(&reading["observed_at"])),
+    Column::new("SENSOR", |reading| plain(&reading["sensor"])),
+    Column::new("VALUE", |reading| plain(&reading["value"])),
+    Column::new("QUALITY", |reading| plain(&reading["quality"])),
+    Column::new("RECEIVED", |reading| instant(&reading["received_at"])),
+];
+
+/// What aggregates show.
+const BUCKET: [Column; 7] = [
+    Column::new("FROM", |bucket| instant(&bucket["start"])),
+    Column::new("COUNT", |bucket| plain(&bucket["count"])),
+    Column::new("MIN", |bucket| plain(&bucket["min"])),
+    Column::new("MEAN", |bucket| plain(&bucket["mean"])),
+    Column::new("MAX", |bucket| plain(&bucket["max"])),
+    Column::new("FIRST", |bucket| plain(&bucket["first"])),
+    Column::new("LAST", |bucket| plain(&bucket["last"])),
+];
+
+/// What conflicts show.
+const CONFLICT: [Column; 6] = [
+    Column::new("OBSERVED", |found| plain(&found["loser"]["observed_at"])),
+    Column::new("SENSOR", |found| plain(&found["loser"]["sensor"])),
+    Column::new("LOST", |found| plain(&found["loser"]["value"])),
+    Column::new("OF BUFFER", |found| plain(&found["loser"]["epoch"])),
+    Column::new("AGAINST", |found| plain(&found["winner"]["epoch"])),
+    Column::new("RECORDED", |found| instant(&found["recorded_at"])),
+];
+
+/// Readings of devices.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+                  tideline data latest press-7\n  \
+                  tideline data get press-7 --sensor temperature --from -1h\n  \
+                  tideline data get press-7 --from 2026-01-31T00:00:00Z --format csv -o january.csv --limit 1000000\n  \
+                  tideline data aggregate press-7 --sensor temperature --from -1day --bucket 1h\n  \
+                  tideline data send press-7 readings.json\n\n\
+                  Times are RFC 3339 (2026-01-31T08:00:00Z), `now`, or so long ago (-1h, -30m, -7days).\n\n\
+                  Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
+)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Readings as they were taken
+    #[command(after_help = "Examples:\n  \
+                            tideline data get press-7 --order newest --limit 10\n  \
+                            tideline data get press-7 --from -1day --format arrow -o day.arrow")]
+    Get(get::Get),
+    /// The latest reading of each sensor
+    Latest {
+        /// The device
+        device: DeviceId,
+    },
+    /// Least, most and mean of one sensor, over equal spans of time
+    #[command(
+        after_help = "Example:\n  tideline data aggregate press-7 --sensor temperature --from -6h --bucket 10m"
+    )]
+    Aggregate {
+        /// The device
+        device: DeviceId,
+        /// The sensor
+        #[arg(long, value_name = "NAME")]
+        sensor: SensorName,
+        #[command(flatten)]
+        span: Span,
+        /// How much time goes together, as in 10s, 1m, 1h, 1d
+        #[arg(long, value_name = "TIME", default_value = "1m")]
+        bucket: String,
+        /// How many spans at most
+        #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+    },
+    /// Hand in readings of a device that does not speak MQTT
+    #[command(after_help = send::HELP)]
+    Send(send::Send),
+    /// Versions of readings that lost against others
+    Conflicts {
+        /// The device
+        device: DeviceId,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+}
+
+/// From when to when.
+#[derive(Debug, Args)]
+struct Span {
+    /// Not before this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = moment)]
+    from: Option<Moment>,
+    /// Before this time
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = moment)]
+    to: Option<Moment>,
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer, or a file cannot be read or written.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(act(options))
+}
+
+async fn act(options: &Options) -> Result<ExitCode, Failure> {
+    let json = options.reach.json;
+    match &options.action {
+        Action::Get(get) => get::run(get, &options.reach).await?,
+        Action::Latest { device } => {
+            let mut api = Api::of(&options.reach)?;
+            let path = api::device(device, "/telemetry/latest").to_string();
+            all(&api.get(&path).await?, "readings", json, &READING);
+        }
+        Action::Aggregate {
+            device,
+            sensor,
+            span,
+            bucket,
+            limit,
+        } => {
+            let mut api = Api::of(&options.reach)?;
+            let path = api::device(device, "/telemetry/aggregates")
+                .with("sensor", sensor)
+                .with("bucket", bucket);
+            let pages = Pages::new(span.on(path), "buckets", *limit as usize);
+            list(&mut api, pages, json, &BUCKET).await?;
+        }
+        Action::Send(send) => return send::run(send, &options.reach).await,
+        Action::Conflicts { device, limit } => {
+            let mut api = Api::of(&options.reach)?;
+            let path = api::device(device, "/conflicts");
+            let pages = Pages::large(path, "conflicts", *limit as usize);
+            list(&mut api, pages, json, &CONFLICT).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a list that comes whole.
+fn all(answer: &Value, key: &str, json: bool, columns: &[Column]) {
+    let mut table = Table::new(columns.iter().map(|column| column.name));
+    for entry in answer[key].as_array().into_iter().flatten() {
+        match json {
+            true => output::print(&entry.to_string()),
+            false => table.push(columns.iter().map(|column| (column.cell)(entry))),
+        }
+    }
+    if !json {
+        table.print();
+    }
+}
+
+impl Span {
+    fn on(&self, path: Path) -> Path {
+        path.with_some("from", self.from.map(Moment::micros))
+            .with_some("to", self.to.map(Moment::micros))
+    }
+}

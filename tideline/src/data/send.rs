@@ -1,0 +1,224 @@
+//! `tideline data send`: readings from a file, as a device would hand them in. The database takes
+//! each (epoch, sequence) once: the same file may be sent again.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path as FilePath, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use daemon::{Class, Failure};
+use schema::{DeviceId, Epoch};
+use serde_json::{Value, json};
+
+use crate::api::{self, Api, Reach};
+use crate::output;
+
+/// Readings of one request.
+const CHUNK: usize = 500;
+
+/// Largest file that is read.
+const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+pub(super) const HELP: &str = "The file holds what the API takes, or its readings alone: a JSON array, or one object a line.\n  \
+     {\"epoch\": \"0123456789ab\", \"first_seq\": 1, \"readings\": [\n    \
+     {\"sensor\": \"temperature\", \"observed_at\": \"2026-01-31T08:00:00Z\", \"value\": 21.5}]}\n\n\
+     Readings alone get a new epoch, which is printed: with --epoch the same file can be sent again, and nothing doubles.\n\n\
+     Examples:\n  \
+     tideline data send press-7 readings.json\n  \
+     some-program | tideline data send press-7 -";
+
+#[derive(Debug, Args)]
+pub(super) struct Send {
+    /// The device
+    device: DeviceId,
+    /// JSON file; - is standard input
+    file: PathBuf,
+    /// Identity of the device's buffer, for readings alone; a new one when left out
+    #[arg(long, value_name = "EPOCH")]
+    epoch: Option<String>,
+    /// Number of the first reading, for readings alone
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    first_seq: u64,
+}
+
+pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure> {
+    let text = read(&send.file)?;
+    let (epoch, first, readings) = send.understand(&text)?;
+    let mut api = Api::of(reach)?;
+    let path = api::device(&send.device, "/readings").to_string();
+    let mut committed = Vec::new();
+    let mut rejected = Vec::new();
+    let mut seq = first;
+    for chunk in readings.chunks(CHUNK) {
+        let body = json!({ "epoch": epoch, "first_seq": seq, "readings": chunk });
+        let mut answer = api.post(&path, Some(&body)).await.inspect_err(|_| {
+            if seq > first {
+                eprintln!("readings before {seq} were taken: nothing is lost by sending all again with --epoch {epoch}");
+            }
+        })?;
+        for (key, all) in [("committed", &mut committed), ("rejected", &mut rejected)] {
+            if let Value::Array(part) = answer[key].take() {
+                all.extend(part);
+            }
+        }
+        seq += chunk.len() as u64;
+    }
+    let is_whole = rejected.is_empty();
+    if reach.json {
+        let all = json!({ "epoch": epoch, "committed": committed, "rejected": rejected });
+        output::print(&all.to_string());
+    } else {
+        let taken = readings.len() - rejected.len().min(readings.len());
+        output::print(&format!(
+            "{taken} of {} readings are in the database (epoch {epoch})",
+            readings.len()
+        ));
+        for reading in &rejected {
+            let (seq, reason) = (&reading["seq"], &reading["reason"]);
+            output::print(&format!(
+                "refused: {} {}",
+                output::plain(seq),
+                output::plain(reason)
+            ));
+        }
+    }
+    Ok(match is_whole {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+impl Send {
+    /// Epoch, number of the first reading, readings.
+    fn understand(&self, text: &str) -> Result<(String, u64, Vec<Value>), Failure> {
+        let wrong = |reason: String| {
+            Failure::new(
+                Class::Configuration,
+                format!("understand {}", self.file.display()),
+            )
+            .because(reason)
+            .help("`tideline data send --help` shows the form")
+        };
+        let readings = match serde_json::from_str(text) {
+            Ok(Value::Array(readings)) => readings,
+            Ok(Value::Object(mut whole)) if whole.contains_key("readings") => {
+                let Some(Value::Array(readings)) = whole.remove("readings") else {
+                    return Err(wrong("its readings are no array".to_owned()));
+                };
+                let epoch = whole.get("epoch").and_then(Value::as_str);
+                let first = whole.get("first_seq").and_then(Value::as_u64);
+                let (Some(epoch), Some(first)) = (epoch, first) else {
+                    return Err(wrong("it lacks epoch or first_seq".to_owned()));
+                };
+                return self.bounded(epoch.to_owned(), first, readings, wrong);
+            }
+            // One object a line; one line alone is an object too.
+            _ => text
+                .lines()
+                .filter(|line| !line.trim().is_empty())
+                .map(serde_json::from_str)
+                .collect::<Result<Vec<Value>, _>>()
+                .map_err(|error| wrong(format!("it is no JSON: {error}")))?,
+        };
+        let epoch = match &self.epoch {
+            Some(epoch) => epoch.clone(),
+            None => new_epoch(),
+        };
+        self.bounded(epoch, self.first_seq, readings, wrong)
+    }
+
+    fn bounded(
+        &self,
+        epoch: String,
+        first: u64,
+        readings: Vec<Value>,
+        wrong: impl Fn(String) -> Failure,
+    ) -> Result<(String, u64, Vec<Value>), Failure> {
+        if readings.is_empty() {
+            return Err(wrong("it holds no reading".to_owned()));
+        }
+        if first.checked_add(readings.len() as u64).is_none() {
+            return Err(wrong("first_seq is too high".to_owned()));
+        }
+        Ok((epoch, first, readings))
+    }
+}
+
+fn read(file: &FilePath) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::new(Class::Configuration, format!("read {}", file.display())).because(error)
+    };
+    let mut text = String::new();
+    let mut limited: Box<dyn Read> = match file.as_os_str() == "-" {
+        true => Box::new(std::io::stdin().take(FILE_BYTES_MAX + 1)),
+        false => Box::new(
+            fs::File::open(file)
+                .map_err(failed)?
+                .take(FILE_BYTES_MAX + 1),
+        ),
+    };
+    limited.read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(failed(std::io::Error::other(format!(
+            "it is longer than {FILE_BYTES_MAX} bytes"
+        ))));
+    }
+    Ok(text)
+}
+
+fn new_epoch() -> String {
+    Epoch::from_random(rand::random()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send() -> Send {
+        Send {
+            device: "press-7".parse().unwrap(),
+            file: "readings.json".into(),
+            epoch: Some("00000000000a".to_owned()),
+            first_seq: 5,
+        }
+    }
+
+    #[test]
+    fn each_form_of_a_file_is_understood() {
+        let whole = r#"{"epoch":"00000000000b","first_seq":2,"readings":[{"sensor":"a"}]}"#;
+        let (epoch, first, readings) = send().understand(whole).unwrap();
+        assert_eq!(
+            (epoch.as_str(), first, readings.len()),
+            ("00000000000b", 2, 1)
+        );
+        for text in ["[{\"sensor\":\"a\"},{}]", "{\"sensor\":\"a\"}\n\n{}\n"] {
+            let (epoch, first, readings) = send().understand(text).unwrap();
+            assert_eq!(
+                (epoch.as_str(), first, readings.len()),
+                ("00000000000a", 5, 2)
+            );
+        }
+        let (_, _, one) = send().understand("{\"sensor\":\"a\"}").unwrap();
+        assert_eq!(one.len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_file_of_readings_is_refused() {
+        for text in [
+            "",
+            "[]",
+            "x",
+            "{\"readings\": 1}",
+            "{\"readings\": [{}]}",
+            "{\"epoch\":\"1\",\"first_seq\":18446744073709551615,\"readings\":[{}]}",
+        ] {
+            assert!(send().understand(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_new_epoch_is_one() {
+        assert_ne!(new_epoch(), new_epoch());
+    }
+}

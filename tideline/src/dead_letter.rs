@@ -1,0 +1,141 @@
+//! `tideline dead-letter`: messages that were set aside, looked at, tried again or thrown away.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use daemon::{Failure, lifecycle};
+use schema::DeviceId;
+use serde_json::Value;
+
+use crate::api::{Api, Pages, Path, Reach, list};
+use crate::output::{self, Column, instant, plain};
+
+/// What a list shows.
+const COLUMNS: [Column; 6] = [
+    Column::new("LETTER", |letter| plain(&letter["id"])),
+    Column::new("RECEIVED", |letter| instant(&letter["received_at"])),
+    Column::new("DEVICE", |letter| plain(&letter["device"])),
+    Column::new("TIMES", |letter| plain(&letter["times"])),
+    Column::new("BYTES", |letter| plain(&letter["payload_bytes"])),
+    Column::new("REASON", |letter| plain(&letter["reason"])),
+];
+
+/// Messages that the bridge could not take, and set aside.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+                  tideline dead-letter list --device press-7\n  \
+                  tideline dead-letter show 00f1e2d3c4b5a697.press-7\n  \
+                  tideline dead-letter retry 00f1e2d3c4b5a697.press-7\n\n\
+                  Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
+)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List them
+    List {
+        /// Only those of this device
+        #[arg(long, value_name = "DEVICE")]
+        device: Option<DeviceId>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+    },
+    /// Show one, with its payload
+    Show {
+        /// Its id, as the list shows it
+        letter: String,
+    },
+    /// Hand one to the database again, as if it had just arrived; gone when that succeeds
+    Retry {
+        /// Its id, as the list shows it
+        letter: String,
+    },
+    /// Throw one away for ever
+    Discard {
+        /// Its id, as the list shows it
+        letter: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(act(options))
+}
+
+async fn act(options: &Options) -> Result<ExitCode, Failure> {
+    let json = options.reach.json;
+    let at = |letter: &str| Path::new("dead-letters").segment(letter);
+    match &options.action {
+        Action::List { device, limit } => {
+            let path = Path::new("dead-letters").with_some("device", device.as_ref());
+            let pages = Pages::new(path, "dead_letters", *limit as usize);
+            list(&mut Api::of(&options.reach)?, pages, json, &COLUMNS).await?;
+        }
+        Action::Show { letter } => {
+            let mut api = Api::of(&options.reach)?;
+            let answer = api.get(&at(letter).to_string()).await?;
+            match json {
+                true => output::print(&answer.to_string()),
+                false => show(&answer),
+            }
+        }
+        Action::Retry { letter } => {
+            let mut api = Api::of(&options.reach)?;
+            let path = at(letter).then("/retry").to_string();
+            let answer = api.post(&path, None).await?;
+            match json {
+                true => output::print(&answer.to_string()),
+                false => output::print(&format!(
+                    "{letter} is in the database, and no dead letter any more"
+                )),
+            }
+        }
+        Action::Discard { letter, yes } => {
+            output::confirm(&format!("throw {letter} away for ever"), *yes)?;
+            let mut api = Api::of(&options.reach)?;
+            let answer = api.delete(&at(letter).to_string()).await?;
+            match json {
+                true => output::print(&answer.to_string()),
+                false => output::print(&format!("{letter} is thrown away")),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(letter: &Value) {
+    output::facts(&[
+        ("letter", plain(&letter["id"])),
+        ("device", plain(&letter["device"])),
+        ("topic", plain(&letter["topic"])),
+        ("reason", plain(&letter["reason"])),
+        ("received", instant(&letter["received_at"])),
+        ("times", plain(&letter["times"])),
+        ("bytes", plain(&letter["payload_bytes"])),
+        ("payload", plain(&letter["payload_hex"])),
+    ]);
+    let (topic, payload) = (&letter["topic"], &letter["payload_hex"]);
+    if let (Some(topic), Some(payload)) = (topic.as_str(), payload.as_str())
+        && !payload.is_empty()
+    {
+        output::print(&format!(
+            "read it with: echo '{} {}' | tideline decode",
+            output::clean(topic),
+            output::clean(payload)
+        ));
+    }
+}

@@ -1,0 +1,201 @@
+//! `tideline device`: which devices there are, what they are labelled, and which are retired.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use daemon::{Failure, lifecycle};
+use schema::DeviceId;
+use serde_json::{Value, json};
+
+use crate::api::{self, Api, Pages, Path, Reach, list};
+use crate::labels::{self, Change, Label};
+use crate::output::{self, Column, instant, plain};
+
+/// What a list shows.
+const COLUMNS: [Column; 5] = [
+    Column::new("DEVICE", |device| plain(&device["device"])),
+    Column::new("STATE", state),
+    Column::new("LAST SEEN", |device| instant(&device["last_seen"])),
+    Column::new("AGENT", |device| plain(&device["agent_version"])),
+    Column::new("LABELS", |device| labels::line(&device["labels"])),
+];
+
+/// Devices of the fleet.
+#[derive(Debug, Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  \
+                  tideline device list --label site=lyon --online\n  \
+                  tideline device label press-7 site=lyon line=3 old-\n  \
+                  tideline device retire press-7 --yes\n\n\
+                  Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
+)]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// List devices
+    #[command(after_help = "Examples:\n  \
+                            tideline device list --prefix press- --offline\n  \
+                            tideline device list --label site=lyon --label line=3 --json")]
+    List {
+        /// Only those with this label; may be given several times, and all must hold
+        #[arg(long, value_name = "KEY=VALUE", value_parser = labels::label)]
+        label: Vec<Label>,
+        /// Only those that are connected
+        #[arg(long, conflicts_with = "offline")]
+        online: bool,
+        /// Only those that are not
+        #[arg(long)]
+        offline: bool,
+        /// Those that are retired, instead of those that are not
+        #[arg(long)]
+        retired: bool,
+        /// Only those whose id begins so
+        #[arg(long, value_name = "TEXT")]
+        prefix: Option<String>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+    },
+    /// Show one device
+    Show {
+        /// The device
+        device: DeviceId,
+    },
+    /// Set labels, and take away those that end with a hyphen
+    #[command(after_help = "Examples:\n  \
+                            tideline device label press-7 site=lyon line=3\n  \
+                            tideline device label press-7 line-        (takes `line` away)\n\n\
+                            A device is in the group that its label `group` names: see `tideline config --help`.")]
+    Label {
+        /// The device
+        device: DeviceId,
+        /// What changes: KEY=VALUE or KEY-
+        #[arg(required = true, value_name = "KEY=VALUE|KEY-", value_parser = labels::change)]
+        changes: Vec<Change>,
+    },
+    /// Take a device out of service: its commands are withdrawn, and lists leave it out
+    Retire {
+        /// The device
+        device: DeviceId,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Take a retired device back into service
+    Reinstate {
+        /// The device
+        device: DeviceId,
+    },
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(act(options))
+}
+
+async fn act(options: &Options) -> Result<ExitCode, Failure> {
+    let json = options.reach.json;
+    if let Action::Retire { device, yes } = &options.action {
+        output::confirm(&format!("retire {device} and withdraw its commands"), *yes)?;
+    }
+    let mut api = Api::of(&options.reach)?;
+    let answer = match &options.action {
+        Action::List {
+            label,
+            online,
+            offline,
+            retired,
+            prefix,
+            limit,
+        } => {
+            let mut path = Path::new("devices").with_some("prefix", prefix.as_ref());
+            for Label { key, value } in label {
+                path = path.with("label", format!("{key}={value}"));
+            }
+            if *online || *offline {
+                path = path.with("online", *online);
+            }
+            if *retired {
+                path = path.with("retired", true);
+            }
+            let pages = Pages::new(path, "devices", *limit as usize);
+            list(&mut api, pages, json, &COLUMNS).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Show { device } => api.get(&api::device(device, "").to_string()).await?,
+        Action::Label { device, changes } => {
+            let body = json!({ "labels": labels::patch(changes) });
+            let path = api::device(device, "").to_string();
+            api.patch(&path, &body, None).await?
+        }
+        Action::Retire { device, .. } => {
+            let path = api::device(device, "/retire").to_string();
+            api.post(&path, None).await?
+        }
+        Action::Reinstate { device } => {
+            let path = api::device(device, "/reinstate").to_string();
+            api.post(&path, None).await?
+        }
+    };
+    if json {
+        output::print(&answer.to_string());
+    } else {
+        show(&answer);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn state(device: &Value) -> String {
+    let state = match (&device["retired_at"], device["online"].as_bool()) {
+        (Value::String(_), _) => "retired",
+        (_, Some(true)) => "online",
+        (_, Some(false)) => "offline",
+        (_, None) => "-",
+    };
+    state.to_owned()
+}
+
+fn show(device: &Value) {
+    let mut facts = vec![
+        ("device", plain(&device["device"])),
+        ("state", state(device)),
+        ("first seen", instant(&device["first_seen"])),
+        ("last seen", instant(&device["last_seen"])),
+        ("agent", plain(&device["agent_version"])),
+        ("buffer", plain(&device["epoch"])),
+        ("labels", labels::line(&device["labels"])),
+    ];
+    if device["retired_at"].is_string() {
+        facts.push(("retired", instant(&device["retired_at"])));
+    }
+    output::facts(&facts);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retired_device_is_told_first() {
+        assert_eq!(
+            state(&json!({"online": true, "retired_at": null})),
+            "online"
+        );
+        assert_eq!(state(&json!({"online": false})), "offline");
+        assert_eq!(
+            state(&json!({"online": true, "retired_at": "2026-01-01T00:00:00Z"})),
+            "retired"
+        );
+        assert_eq!(state(&json!({})), "-");
+    }
+}

@@ -1,0 +1,117 @@
+//! What commands print: lines that no device can use to play tricks on a terminal, tables, and
+//! one line that moves.
+
+mod ask;
+mod progress;
+mod table;
+
+use std::io::{self, ErrorKind, Write};
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+pub(crate) use ask::confirm;
+pub(crate) use progress::{Progress, bar};
+pub(crate) use table::{Column, Table};
+
+/// Prints one line on standard output. Where nobody reads any more (`… | head`), this process is
+/// done.
+pub(crate) fn print(line: &str) {
+    print_bytes(line.as_bytes());
+    print_bytes(b"\n");
+}
+
+/// Prints bytes as they are.
+pub(crate) fn print_bytes(bytes: &[u8]) {
+    if let Err(error) = io::stdout().write_all(bytes) {
+        give_up(&error);
+    }
+}
+
+fn give_up(error: &io::Error) -> ! {
+    let code = match error.kind() {
+        ErrorKind::BrokenPipe => 0,
+        _ => {
+            eprintln!("error: failed to write to standard output: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
+}
+
+/// Text of a device or a bridge in one line: control characters are shown, not obeyed.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars()
+        .flat_map(|c| {
+            let shown = match c {
+                c if c.is_control() => Some(c.escape_default()),
+                _ => None,
+            };
+            let plain = shown.is_none().then_some(c);
+            shown.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+/// As [`clean`], with the lines that it has.
+pub(crate) fn clean_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(clean).collect();
+    lines.join("\n")
+}
+
+/// A value for people: texts without quotes, nothing as a hyphen.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => clean(text),
+        value => clean(&value.to_string()),
+    }
+}
+
+/// A point in time for people: seconds are enough.
+pub(crate) fn instant(value: &Value) -> String {
+    let parsed = value
+        .as_str()
+        .and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+    match parsed.and_then(|time| time.replace_nanosecond(0).ok()) {
+        Some(time) => time.format(&Rfc3339).unwrap_or_else(|_| plain(value)),
+        None => plain(value),
+    }
+}
+
+/// `key: value` lines with their values below each other.
+pub(crate) fn facts(facts: &[(&str, String)]) {
+    let width = facts
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or_default();
+    for (name, value) in facts {
+        print(&format!("{name:<width$}  {value}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown() {
+        assert_eq!(clean("a\x1b[2Jb\r\n"), "a\\u{1b}[2Jb\\r\\n");
+        assert_eq!(clean("Presse 7 · °C"), "Presse 7 · °C");
+        assert_eq!(clean_lines("one\ntwo\x07"), "one\ntwo\\u{7}");
+    }
+
+    #[test]
+    fn values_and_instants_are_short() {
+        assert_eq!(plain(&Value::Null), "-");
+        assert_eq!(plain(&"text".into()), "text");
+        assert_eq!(plain(&1.5.into()), "1.5");
+        assert_eq!(
+            instant(&"2026-01-02T03:04:05.678901Z".into()),
+            "2026-01-02T03:04:05Z"
+        );
+        assert_eq!(instant(&"soon".into()), "soon");
+    }
+}

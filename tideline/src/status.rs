@@ -1,0 +1,86 @@
+//! `tideline status`: how a bridge and its fleet are, at a glance.
+
+use std::process::ExitCode;
+
+use clap::Args;
+use daemon::{Failure, lifecycle};
+use serde_json::Value;
+
+use crate::api::{Api, Path, Reach};
+use crate::output::{self, plain};
+
+/// How the bridge and its fleet are.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        tideline status\n  \
+                        tideline status --json | jq .counts.online\n\n\
+                        Exit codes: 0 the bridge answers, 1 it refuses or does not, 2 wrong arguments.")]
+pub struct Options {
+    #[command(flatten)]
+    reach: Reach,
+}
+
+/// Asks the bridge.
+///
+/// # Errors
+/// When the bridge refuses or does not answer.
+pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    lifecycle::runtime(Some(1))?.block_on(async {
+        let mut api = Api::of(&options.reach)?;
+        let answer = api.get(&Path::new("status").to_string()).await?;
+        match options.reach.json {
+            true => output::print(&answer.to_string()),
+            false => {
+                let mut facts = Vec::new();
+                flatten("", &answer, &mut facts);
+                let facts: Vec<(&str, String)> = facts
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.clone()))
+                    .collect();
+                output::facts(&facts);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Every value with where it stands, so that nothing a newer bridge says is left out.
+fn flatten(name: &str, value: &Value, facts: &mut Vec<(String, String)>) {
+    let Value::Object(members) = value else {
+        facts.push((name.to_owned(), plain(value)));
+        return;
+    };
+    for (key, value) in members {
+        let key = output::clean(&key.replace('_', " "));
+        // What is counted says itself that it is.
+        let name = match name {
+            "" | "counts" => key,
+            name => format!("{name} {key}"),
+        };
+        flatten(&name, value, facts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn everything_is_told_on_a_line_of_its_own() {
+        let mut facts = Vec::new();
+        let status =
+            json!({"version": "1", "broker": {"connected": true}, "counts": {"dead_letters": 3}});
+        flatten("", &status, &mut facts);
+        let mut told: Vec<String> = facts
+            .into_iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        told.sort();
+        assert_eq!(
+            told,
+            ["broker connected=true", "dead letters=3", "version=1"]
+        );
+    }
+}
