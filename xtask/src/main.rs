@@ -9,6 +9,7 @@ use daemon::Failure;
 
 mod bench;
 mod check;
+mod fuzz;
 mod programs;
 mod proof;
 mod servers;
@@ -37,6 +38,8 @@ enum Command {
     Check(check::Options),
     /// Measure the hot paths beside a reference of the same run
     Bench(bench::Options),
+    /// Ask a real bridge for all that its description allows, and for much that it does not
+    Fuzz(fuzz::Options),
     /// Simulate the whole data path under faults (`simulate --help` says how)
     Simulate(proof::Options),
     /// Break a real system at random, and count its readings (`chaos --help` says how)
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Simulate(options) => proof::run("simulate", &options, false),
         Command::Chaos(options) => proof::run("chaos", &options, true),
     };

@@ -6,11 +6,12 @@ use std::process::{Command, ExitCode, ExitStatus};
 use std::time::Duration;
 
 use clap::Args;
-use daemon::Failure;
+use daemon::{Class, Failure};
 
 use crate::servers::Postgres;
 use crate::servers::postgres::Durability;
 use crate::supervisor::Supervisor;
+use crate::workspace;
 
 /// Tells the chaos run where to make its database.
 const DATABASE_VARIABLE: &str = "TIDELINE_CHAOS_DATABASE_URL";
@@ -31,15 +32,19 @@ pub(crate) struct Options {
 /// gives it a PostgreSQL server of its own, unless it was told of one.
 pub(crate) fn run(proof: &str, options: &Options, with_server: bool) -> Result<ExitCode, Failure> {
     let mut supervisor = Supervisor::new()?;
-    let mut build = Command::new(env!("CARGO"));
+    let mut build = workspace::cargo();
     build.args(["build", "--quiet", "--workspace", "--bins"]);
+    build.args(workspace::FEATURES);
     let built = supervisor.run("build", build, TIME_MAX)?;
     if !built.success() {
         return Ok(exit_code(built));
     }
-    let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--package", "loadtest", "--", proof]);
-    command.args(&options.arguments);
+    // Built beside this program, with the processes that it starts.
+    let program = std::env::current_exe().map_err(|error| {
+        Failure::new(Class::Configuration, "find the binaries of the workspace").because(error)
+    })?;
+    let mut command = Command::new(program.with_file_name("loadtest"));
+    command.arg(proof).args(&options.arguments);
     // Gone, with its databases, when this returns.
     let server = match with_server && options.leaves_the_server_to_us() {
         true => Some(Postgres::start(Durability::Fast)?),

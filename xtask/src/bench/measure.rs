@@ -2,7 +2,7 @@
 
 use daemon::{Class, Failure};
 
-use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, ingest};
+use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, command, ingest};
 
 /// Measures and prints.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -13,14 +13,23 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
         buffer::run(|figure| figure.print(options.json))?;
     }
     if options.wants(Which::Ingest) {
-        let url = std::env::var(POSTGRES_VARIABLE).map_err(|_| {
-            Failure::new(Class::Configuration, "measure ingest")
-                .because(format!("{POSTGRES_VARIABLE} is not set"))
-                .help("run it through `cargo xtask bench`, which starts a PostgreSQL")
-        })?;
+        let url = database("ingest")?;
         ingest::run(&url, |figure| figure.print(options.json))?;
     }
+    if options.wants(Which::Command) {
+        let url = database("commands")?;
+        command::run(&url, |figure| figure.print(options.json))?;
+    }
     Ok(())
+}
+
+/// Where the server is that was started for this.
+fn database(what: &str) -> Result<String, Failure> {
+    std::env::var(POSTGRES_VARIABLE).map_err(|_| {
+        Failure::new(Class::Configuration, format!("measure {what}"))
+            .because(format!("{POSTGRES_VARIABLE} is not set"))
+            .help("run it through `cargo xtask bench`, which starts a PostgreSQL")
+    })
 }
 
 impl Options {

@@ -9,6 +9,8 @@ mod buffer;
 #[cfg(feature = "bench")]
 mod codec;
 #[cfg(feature = "bench")]
+mod command;
+#[cfg(feature = "bench")]
 mod dataset;
 #[cfg(feature = "bench")]
 mod figure;
@@ -17,12 +19,12 @@ mod ingest;
 #[cfg(feature = "bench")]
 mod measure;
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use daemon::Failure;
+use daemon::{Class, Failure};
 
 #[cfg(feature = "bench")]
 use figure::Figure;
@@ -63,7 +65,12 @@ enum Which {
     Buffer,
     /// Rows a second into PostgreSQL and the embedded store, beside COPY
     Ingest,
+    /// A command to a device and back, beside HTTP and MQTT alone, with 1,000 devices at work
+    Command,
 }
+
+/// What runs as processes of its own while commands are measured.
+const PROCESSES: [&str; 4] = ["broker", "bridge", "edge-agent", "loadtest"];
 
 /// Runs benchmarks.
 pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
@@ -78,24 +85,51 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
 /// Builds this program for measuring and lets it run beside the servers that it needs.
 fn delegate(options: &Options) -> Result<ExitCode, Failure> {
     let mut supervisor = Supervisor::new()?;
+    eprintln!("building with optimisation: figures of a debug build mean nothing");
+    let built = supervisor.run("build", build(options.which), TIME_MAX)?;
+    if !built.success() {
+        return Ok(ExitCode::FAILURE);
+    }
     let postgres = match options.which {
-        None | Some(Which::Ingest) => Some(Postgres::start(Durability::Synced)?),
+        None | Some(Which::Ingest | Which::Command) => Some(Postgres::start(Durability::Synced)?),
         Some(Which::Codec | Which::Buffer) => None,
     };
-    let mut command = workspace::cargo();
+    // Data files are named from where the person is.
+    let mut command = Command::new(measuring_program()?);
     command
-        // Data files are named from where the person is.
-        .current_dir(".")
-        .args(["run", "--quiet", "--locked", "--release"])
-        .args(["--package", "xtask", "--features", "bench"])
-        .args(["--", "bench", "--measure"])
+        .args(["bench", "--measure"])
         .args(std::env::args_os().skip(2));
     if let Some(postgres) = &postgres {
         command.env(POSTGRES_VARIABLE, postgres.url());
     }
-    eprintln!("building with optimisation: figures of a debug build mean nothing");
     let status = supervisor.run("measure", command, TIME_MAX)?;
     // Without a code it was ended by a signal.
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// One build of all that is needed, so that nothing is built twice with different features.
+fn build(which: Option<Which>) -> Command {
+    let mut command = workspace::cargo();
+    command
+        .args(["build", "--quiet", "--locked", "--release", "--bins"])
+        .args(["--package", "xtask", "--features", "xtask/bench"]);
+    if matches!(which, None | Some(Which::Command)) {
+        for package in PROCESSES {
+            command.args(["--package", package]);
+        }
+    }
+    command
+}
+
+/// This program as it was just built: beside the folder of the profile that is running.
+fn measuring_program() -> Result<PathBuf, Failure> {
+    let failed = || Failure::new(Class::Configuration, "find the program that was built");
+    let running = std::env::current_exe().map_err(|error| failed().because(error))?;
+    let target = running.parent().and_then(Path::parent);
+    let program = target.ok_or_else(failed)?.join("release/xtask");
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(failed().because(format!("{} is not there", program.display()))),
+    }
 }

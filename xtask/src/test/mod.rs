@@ -1,7 +1,8 @@
 //! `cargo xtask test`: every test of the workspace, with the servers they need.
 //!
 //! The order: what is missing is installed, all binaries are built (tests start them as a user
-//! would), a PostgreSQL server is started, the tests run, the server stops. Its last line counts.
+//! would), a PostgreSQL server is started, the tests run, the API is fuzzed, the server stops. Its last
+//! line counts.
 
 mod requirements;
 mod tally;
@@ -19,7 +20,7 @@ use daemon::{Class, Failure};
 use crate::servers::Postgres;
 use crate::servers::postgres::Durability;
 use crate::supervisor::Supervisor;
-use crate::{programs, workspace};
+use crate::{fuzz, programs, workspace};
 use tally::Tally;
 
 /// How long the build may take: on two slow cores, with every dependency.
@@ -82,9 +83,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         println!("{line}");
         tally.take(line);
     })?;
+    tally.take_status(status.success());
+    if options.wants(fuzz::NAME, "bridge") {
+        let success = fuzz::step(&mut supervisor, &postgres)?;
+        let outcome = if success { "ok" } else { "FAILED" };
+        println!("test {} ... {outcome}", fuzz::NAME);
+        tally.take_step(fuzz::NAME, success);
+    }
     drop((secure, replica, postgres));
 
-    tally.take_status(status.success());
     if !tally.failures().is_empty() {
         println!("failed:");
         for name in tally.failures() {
@@ -97,6 +104,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+impl Options {
+    /// Whether a step of this name, which is about this package, is among what is to run.
+    fn wants(&self, step: &str, package: &str) -> bool {
+        let packages = &self.package;
+        let filters = &self.filter;
+        (packages.is_empty() || packages.iter().any(|named| named == package))
+            && (filters.is_empty() || filters.iter().any(|filter| step.contains(filter.as_str())))
+    }
 }
 
 fn build(supervisor: &mut Supervisor, options: &Options) -> Result<(), Failure> {

@@ -19,32 +19,51 @@ const INSTALL_TIME_MAX: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct Requirement {
     programs: &'static [&'static str],
+    /// What the first of them, an interpreter, must have.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    modules: &'static [&'static str],
     /// Its name on Debian and Ubuntu.
     package: &'static str,
     why: &'static str,
 }
 
 /// Everything that tests need.
-pub(crate) const REQUIREMENTS: [Requirement; 4] = [
+pub(crate) const REQUIREMENTS: [Requirement; 6] = [
     Requirement {
         programs: &["initdb", "postgres", "pg_basebackup", "psql"],
+        modules: &[],
         package: "postgresql",
         why: "the bridge's store is tested against a real server in SERIALIZABLE mode",
     },
     Requirement {
         programs: &["mosquitto"],
+        modules: &[],
         package: "mosquitto",
         why: "agent and bridge are tested against a broker that is not ours",
     },
     Requirement {
         programs: &["mosquitto_pub", "mosquitto_sub"],
+        modules: &[],
         package: "mosquitto-clients",
         why: "our broker is tested with clients that are not ours",
     },
     Requirement {
         programs: &["openssl"],
+        modules: &[],
         package: "openssl",
         why: "certificates and handshakes are tested with a TLS library that is not ours",
+    },
+    Requirement {
+        programs: &["python3"],
+        modules: &[],
+        package: "python3",
+        why: "the API is fuzzed by a program that is not ours",
+    },
+    Requirement {
+        programs: &["python3"],
+        modules: &["venv", "ensurepip"],
+        package: "python3-venv",
+        why: "the fuzzer is installed in an environment of its own",
     },
 ];
 
@@ -80,6 +99,7 @@ pub(crate) fn list(json: bool) {
             programs,
             package,
             why,
+            ..
         } = requirement;
         println!("{state:<8} {package:<18} {}: {why}", programs.join(", "));
     }
@@ -90,6 +110,20 @@ impl Requirement {
         self.programs
             .iter()
             .all(|program| programs::find(program).is_some())
+            && (self.modules.is_empty() || self.has_modules())
+    }
+
+    fn has_modules(&self) -> bool {
+        let interpreter = self.programs.first().and_then(|name| programs::find(name));
+        interpreter.is_some_and(|interpreter| {
+            Command::new(interpreter)
+                .args(["-c", &format!("import {}", self.modules.join(", "))])
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        })
     }
 }
 

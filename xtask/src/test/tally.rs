@@ -23,6 +23,16 @@ impl Tally {
         }
     }
 
+    /// Counts a step that is no test of the harness.
+    pub(crate) fn take_step(&mut self, name: &str, success: bool) {
+        if success {
+            self.passed += 1;
+        } else {
+            self.failed += 1;
+            self.failures.push(name.to_owned());
+        }
+    }
+
     /// Notes that cargo ended badly: a binary that crashed has no result line to be counted by.
     pub(crate) fn take_status(&mut self, success: bool) {
         if !success && self.failed == 0 {
