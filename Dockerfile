@@ -28,7 +28,7 @@ RUN apt-get update \
 RUN groupadd --system --gid 10001 tideline \
  && useradd --system --uid 10001 --gid tideline --home-dir /var/lib/tideline --shell /usr/sbin/nologin tideline \
  && install --directory --owner tideline --group tideline --mode 0700 \
-        /var/lib/tideline /var/lib/tideline/certs /authority \
+        /var/lib/tideline /var/lib/tideline/certs /authority /tokens \
         /hand-out/broker /hand-out/bridge /hand-out/observer /hand-out/agent
 COPY --from=build /out/ /usr/local/bin/
 
