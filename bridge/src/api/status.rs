@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use axum::extract::State;
+use axum::extract;
 use axum::{Extension, Json};
 use daemon::Health;
+use daemon::health::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -30,7 +31,7 @@ pub(crate) struct StatusBody {
     version: &'static str,
     database: String,
     broker_connected: bool,
-    /// The parts of the process, by name.
+    /// The parts of the process by name: `ready`, or `waiting` or `broken` with the reason.
     components: BTreeMap<String, String>,
     devices: u64,
     devices_online: u64,
@@ -46,21 +47,12 @@ pub(crate) struct StatusBody {
     responses((status = 200, body = StatusBody))
 )]
 pub(crate) async fn show(
-    State(store): Shared,
+    extract::State(store): Shared,
     Extension(host): Extension<Host>,
 ) -> Result<Json<StatusBody>, Problem> {
     let fleet = store.fleet_size().await?;
-    let states = serde_json::to_value(host.health.states()).unwrap_or_default();
-    let components = states
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, state)| {
-            let text = state
-                .as_str()
-                .map_or_else(|| state.to_string(), str::to_owned);
-            (name.clone(), text)
-        });
+    let states = host.health.states().into_iter();
+    let components = states.map(|(name, state)| (name.to_owned(), told(&state)));
     Ok(Json(StatusBody {
         version: env!("CARGO_PKG_VERSION"),
         database: host.database,
@@ -71,4 +63,12 @@ pub(crate) async fn show(
         devices_retired: fleet.retired,
         alerts_firing: store.alerts_firing().await?,
     }))
+}
+
+fn told(state: &State) -> String {
+    match state {
+        State::Ready => "ready".to_owned(),
+        State::Waiting(reason) => format!("waiting: {reason}"),
+        State::Broken(reason) => format!("broken: {reason}"),
+    }
 }
