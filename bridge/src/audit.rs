@@ -29,8 +29,8 @@ pub(crate) struct Audit {
 /// The task that writes.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) stop: CancellationToken,
+    store: Arc<dyn Store>,
+    stop: CancellationToken,
     entries: mpsc::Receiver<AuditEntry>,
     lost: Counter,
 }

@@ -16,6 +16,9 @@ use super::StoreError;
 /// Most findings of one rule in one round. With more, what is not found any more stays open.
 pub const FINDINGS_MAX: usize = 1_000;
 
+/// How old a report may be that is looked at for skew: a device that is there reports every minute.
+pub(super) const SKEW_AGE: Duration = Duration::from_secs(3_600);
+
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {

@@ -8,7 +8,7 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 /// Failed attempts of one address: so many at once, and as many in a minute.
-pub(super) const FAILED_MAX: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
+const FAILED_MAX: NonZeroU32 = NonZeroU32::new(10).expect("ten is not zero");
 
 /// Addresses that are remembered; when there are more, they share one limit.
 const ADDRESSES_MAX: usize = 10_000;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::store::{Store, StoreError};
 
 /// How old an answer may be: a revocation counts on every bridge within this time, and a query's.
-pub(super) const FRESH: Duration = Duration::from_secs(2);
+const FRESH: Duration = Duration::from_secs(2);
 
 /// Answers that are remembered; when there are more, all are asked for again.
 const ANSWERS_MAX: usize = 10_000;

@@ -10,7 +10,8 @@ use sqlx::{Executor as _, Row as _};
 
 use super::super::StoreError;
 use super::super::alerts::{
-    Alert, AlertBounds, AlertQuery, AlertStore, FINDINGS_MAX, Finding, Rule, before, detail, named,
+    Alert, AlertBounds, AlertQuery, AlertStore, FINDINGS_MAX, Finding, Rule, SKEW_AGE, before,
+    detail, named,
 };
 use super::arguments::Micros;
 use super::dialect::Purpose;
@@ -77,9 +78,6 @@ const FIRING: &str =
     "SELECT count(*) FROM alerts WHERE resolved_at IS NULL AND acknowledged_at IS NULL";
 
 const FORGET: &str = "DELETE FROM alerts WHERE resolved_at < $1";
-
-/// Reports that are looked at for skew: later ones come every minute.
-const SKEW_AGE: Duration = Duration::from_secs(3_600);
 
 #[async_trait]
 impl AlertStore for Cockroach {

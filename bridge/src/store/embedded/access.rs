@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use libsql::{Row, Value as Cell};
 use schema::time::ReceivedAt;
 
+use super::super::StoreError;
 use super::super::access::{AccessStore, AuditCursor, AuditEntry, Revocation, numbered};
-use super::super::{QUERY_ROWS_MAX, StoreError};
 use super::Embedded;
-use super::values::{cell, int, received, text, text_cell, time_cell};
+use super::query::limited;
+use super::values::{int, received, text, text_cell, time_cell};
 
 const REVOKE: &str = "INSERT INTO revoked_tokens (jti, subject, reason, revoked_at, revoked_by, \
      expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
@@ -112,10 +113,6 @@ impl AccessStore for Embedded {
         self.read(move |file| file.query(AUDIT, values, entry))
             .await
     }
-}
-
-fn limited(limit: usize) -> Cell {
-    cell(limit.min(QUERY_ROWS_MAX) as u64)
 }
 
 fn revocation(row: &Row) -> Result<Revocation, StoreError> {

@@ -7,11 +7,13 @@ use libsql::{Row, Value as Cell};
 use schema::DeviceId;
 use schema::time::ReceivedAt;
 
+use super::super::StoreError;
 use super::super::alerts::{
-    Alert, AlertBounds, AlertQuery, AlertStore, FINDINGS_MAX, Finding, Rule, before, detail, named,
+    Alert, AlertBounds, AlertQuery, AlertStore, FINDINGS_MAX, Finding, Rule, SKEW_AGE, before,
+    detail, named,
 };
-use super::super::{QUERY_ROWS_MAX, StoreError};
 use super::Embedded;
+use super::query::limited;
 use super::values::{
     self, bad, cell, int, maybe_int, number, received, text, text_cell, time_cell,
 };
@@ -72,9 +74,6 @@ const FIRING: &str =
 
 const FORGET: &str = "DELETE FROM alerts WHERE resolved_at < ?1";
 
-/// Reports that are looked at for skew: later ones come every minute.
-const SKEW_AGE: Duration = Duration::from_secs(3_600);
-
 #[async_trait]
 impl AlertStore for Embedded {
     async fn begin_alert_round(
@@ -94,7 +93,7 @@ impl AlertStore for Embedded {
         bounds: &AlertBounds,
     ) -> Result<Vec<Finding>, StoreError> {
         let since = |age| time_cell(before(now, age));
-        let most = cell(FINDINGS_MAX as u64);
+        let most = limited(FINDINGS_MAX);
         type Read = fn(&Row) -> Result<String, StoreError>;
         let (sql, values, read): (_, _, Read) = match rule {
             Rule::ReadingsUnaccounted => return Ok(Vec::new()),
@@ -169,7 +168,7 @@ impl AlertStore for Embedded {
             text_cell(id),
             text_cell(query.device.as_ref().map_or("", DeviceId::as_str)),
             text_cell(query.state.map_or("", |state| state.as_str())),
-            cell(query.limit.min(QUERY_ROWS_MAX) as u64),
+            limited(query.limit),
         ];
         self.read(move |file| file.query(LATEST, values, alert))
             .await
