@@ -1,0 +1,54 @@
+//! A call to the database, repeated until it has succeeded: what trouble looks like from outside, and how fast it is
+//! tried again.
+
+use std::time::Duration;
+
+use daemon::{Backoff, Component, Fault};
+use tracing::warn;
+
+use crate::metrics::{ClassLabel, IngestMeters};
+use crate::store::StoreError;
+
+/// Pause before a failed call is tried again: at first, and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal.
+pub(crate) async fn persist<T, F, Fut>(
+    meters: &IngestMeters,
+    health: &Component,
+    mut call: F,
+) -> Result<T, StoreError>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, StoreError>>,
+{
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+    loop {
+        let error = match call().await {
+            Ok(value) => {
+                health.ready();
+                return Ok(value);
+            }
+            Err(error) => error,
+        };
+        let class = error.class().as_str();
+        meters
+            .store_errors
+            .get_or_create(&ClassLabel { class })
+            .inc();
+        if error.fault() != Fault::Retry {
+            return Err(error);
+        }
+        let pause = backoff.next_jittered();
+        if backoff.attempts() == 1 {
+            let (error, help) = (error.to_string(), error.help());
+            warn!(
+                class,
+                error, help, "the database does not take writes; trying again"
+            );
+        }
+        health.waiting(error.to_string());
+        tokio::time::sleep(pause).await;
+    }
+}
