@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock, Failure};
+use daemon::Failure;
 use prometheus_client::metrics::gauge::Gauge;
 use schema::time::ReceivedAt;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreClock, StoreError};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Alerts {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: StoreClock,
     pub(crate) bounds: AlertBounds,
     pub(crate) firing: Gauge,
     pub(crate) stop: CancellationToken,
@@ -30,6 +30,11 @@ impl Alerts {
     /// Runs until stopped.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         loop {
+            // Nobody is offline by a clock that nobody knows.
+            tokio::select! {
+                () = self.clock.known() => {}
+                () = self.stop.cancelled() => return Ok(()),
+            }
             if let Err(error) = self.look().await {
                 debug!(%error, "alerts were not looked for");
             }
@@ -41,7 +46,7 @@ impl Alerts {
     }
 
     async fn look(&self) -> Result<(), StoreError> {
-        let now = ReceivedAt::from_micros(self.clock.now_micros());
+        let now = self.clock.now();
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
             for rule in Rule::ALL {
                 round(&*self.store, rule, now, &self.bounds).await?;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use daemon::{Class, Clock, Failure, Health, Lifecycle, SystemClock, admin, http};
+use daemon::{Class, Failure, Health, Lifecycle, admin, http};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -23,6 +23,7 @@ use crate::ingest::{Counters, Ingest};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, StoreCollector};
 use crate::store::Store;
+use crate::timekeeper::{self, Timekeeper};
 use crate::upkeep::Upkeep;
 
 /// How long what is in hand may take to reach the database when the bridge stops. What does not
@@ -85,7 +86,13 @@ impl Bridge {
             .set_retention(config.retention)
             .await
             .map_err(|error| error.into_failure("tell the database how long to keep readings"))?;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        let clock = store.clock().clone();
+        let timekeeper = Timekeeper {
+            store: Arc::clone(&store),
+            health: health.component("bridge-clock"),
+            stop: lifecycle.token(),
+        };
+        lifecycle.spawn("clock", timekeeper.run());
         let counters = Arc::new(Mutex::new(Counters::default()));
         let meters = IngestMeters::register(registry);
         registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
@@ -98,7 +105,7 @@ impl Bridge {
         lifecycle.spawn("audit", writer.run());
         let alerts = Alerts {
             store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
+            clock: clock.clone(),
             bounds: config.alerts,
             firing: api_meters.alerts_firing.clone(),
             stop: lifecycle.token(),
@@ -111,16 +118,15 @@ impl Bridge {
         let leave = CancellationToken::new();
         let (broker, connection) = Broker::connect(
             config.broker,
-            Arc::clone(&clock),
             outbox,
             IntakeMeters::register(registry),
             health.component("bridge-broker"),
             leave.clone(),
         );
-        let (direct, asked) = direct(config.bounds, Arc::clone(&clock), meters.clone());
+        let (direct, asked) = direct(config.bounds, clock.clone(), meters.clone());
         let ingest = Ingest {
             store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
+            clock: clock.clone(),
             broker: broker.clone(),
             messages: inbox,
             direct: asked,
@@ -154,7 +160,7 @@ impl Bridge {
         });
         let dispatch = Dispatch {
             store: Arc::clone(&store),
-            clock: Arc::clone(&clock),
+            clock: clock.clone(),
             broker: broker.clone(),
             meters: meters.clone(),
             rung,
@@ -255,6 +261,10 @@ async fn open(config: &Config) -> Result<Arc<dyn Store>, Failure> {
     }
     store
         .check()
+        .await
+        .map_err(|error| error.into_failure(what()))?;
+    store.clock().set_machine_offset_ms(config.clock_offset_ms);
+    timekeeper::first(&*store)
         .await
         .map_err(|error| error.into_failure(what()))?;
     Ok(store)

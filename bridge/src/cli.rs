@@ -32,7 +32,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run until SIGINT or SIGTERM
-    Run(File),
+    Run {
+        #[command(flatten)]
+        file: File,
+        /// Have this machine's clock wrong, for fault plans
+        #[arg(long, hide = true, allow_negative_numbers = true)]
+        clock_offset_ms: Option<i64>,
+    },
     /// Check settings, files and the database without changing anything
     Check(Report),
     /// Bring the database's schema up to date
@@ -68,7 +74,14 @@ struct Report {
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     lifecycle::runtime(None)?.block_on(async {
         match cli.command {
-            Command::Run(file) => serve(Settings::load(&file.config)?).await,
+            Command::Run {
+                file,
+                clock_offset_ms,
+            } => {
+                let mut settings = Settings::load(&file.config)?;
+                settings.bridge.clock_offset_ms = clock_offset_ms.unwrap_or_default();
+                serve(settings).await
+            }
             Command::Check(report) => check(&report).await,
             Command::Migrate { report, dry_run } => migrate(&report, dry_run).await,
         }

@@ -67,6 +67,8 @@ pub struct Config {
     pub alerts: AlertBounds,
     /// Where to serve the API and the admin endpoints.
     pub http: Http,
+    /// By how much this machine's clock is wrong, for fault plans.
+    pub clock_offset_ms: i64,
 }
 
 /// How the API is served, and to whom.
@@ -229,6 +231,7 @@ impl Config {
             retention: None,
             gap_age: Duration::from_secs(180),
             commands_per_second: PER_SECOND,
+            clock_offset_ms: 0,
             alerts: AlertBounds::default(),
             http: Http::local(),
         }

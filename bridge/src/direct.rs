@@ -13,15 +13,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::Clock;
-use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::admit::{AdmitError, Bounds, admit_batch};
 use crate::metrics::IngestMeters;
-use crate::store::{Delivery, Settled};
+use crate::store::{Delivery, Settled, StoreClock};
 
 /// Memory of all requests in hand, from before a body is read until it is answered.
 const HAND_KIB: usize = 32 * 1024;
@@ -57,7 +55,7 @@ pub(crate) struct Direct {
     hand: Arc<Semaphore>,
     patience: Duration,
     bounds: Bounds,
-    clock: Arc<dyn Clock>,
+    clock: StoreClock,
     meters: IngestMeters,
 }
 
@@ -70,6 +68,9 @@ pub(crate) enum DirectError {
     /// There is no room, or the database takes its time.
     #[error("the bridge has too much in hand, or its database is slow; send it again")]
     Busy,
+    /// Nothing can be judged.
+    #[error("the database's time is not known now; send it again")]
+    NoTime,
     /// The bridge stops.
     #[error("the bridge stops; send it again")]
     Stopping,
@@ -78,7 +79,7 @@ pub(crate) enum DirectError {
 /// Both ends of an empty queue.
 pub(crate) fn direct(
     bounds: Bounds,
-    clock: Arc<dyn Clock>,
+    clock: StoreClock,
     meters: IngestMeters,
 ) -> (Direct, mpsc::Receiver<Asked>) {
     let (queue, asked) = mpsc::channel(QUEUE);
@@ -96,6 +97,9 @@ pub(crate) fn direct(
 impl Direct {
     /// Room for a request that needs so many bytes of memory.
     pub(crate) fn hold(&self, bytes: usize) -> Result<Hold, DirectError> {
+        if !self.clock.is_known() {
+            return Err(DirectError::NoTime);
+        }
         let kib = bytes.div_ceil(1024).max(REQUEST_KIB_MIN);
         let kib = u32::try_from(kib).unwrap_or(u32::MAX);
         match Arc::clone(&self.hand).try_acquire_many_owned(kib) {
@@ -109,8 +113,7 @@ impl Direct {
 
     /// What admission says of a batch, now.
     pub(crate) fn admit(&self, device: DeviceId, batch: Batch) -> Result<Delivery, AdmitError> {
-        let received_at = ReceivedAt::from_micros(self.clock.now_micros());
-        admit_batch(device, batch, received_at, &self.bounds)
+        admit_batch(device, batch, self.clock.now(), &self.bounds)
     }
 
     /// Has a delivery written, beside others; returns after the commit.
@@ -145,13 +148,13 @@ impl Direct {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use daemon::SystemClock;
     use prometheus_client::registry::Registry;
     use schema::Epoch;
+    use schema::time::ReceivedAt;
 
     fn ends() -> (Direct, mpsc::Receiver<Asked>) {
         let meters = IngestMeters::register(&mut Registry::default());
-        let clock = Arc::new(SystemClock::default());
+        let clock = StoreClock::of_this_machine();
         let (mut direct, asked) = direct(Bounds::default(), clock, meters);
         direct.patience = Duration::from_millis(20);
         (direct, asked)
@@ -185,6 +188,17 @@ mod tests {
         assert_eq!(direct.hold(1).unwrap_err(), DirectError::Busy);
         drop(holds);
         assert!(direct.hold(most).is_ok());
+    }
+
+    #[test]
+    fn without_the_databases_time_nothing_is_taken() {
+        let (mut direct, _asked) = ends();
+        direct.clock = StoreClock::of_a_database();
+        assert_eq!(direct.hold(1).unwrap_err(), DirectError::NoTime);
+        direct
+            .clock
+            .sampled(direct.clock.ask(), 1_800_000_000_000_000);
+        assert!(direct.hold(1).is_ok());
     }
 
     #[tokio::test]

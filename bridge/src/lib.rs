@@ -30,6 +30,7 @@ pub mod intake;
 pub mod metrics;
 pub mod pipeline;
 pub mod store;
+mod timekeeper;
 mod upkeep;
 
 pub use app::{Bridge, Running};

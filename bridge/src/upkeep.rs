@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock, Failure};
+use daemon::{Clock as _, Failure};
 use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,7 @@ use tracing::{debug, info};
 use crate::ingest::Acks;
 use crate::intake::Broker;
 use crate::metrics::IngestMeters;
-use crate::store::{Settled, Store, StoreError};
+use crate::store::{Settled, Store, StoreClock, StoreError};
 
 /// How often. Ranges merge in seconds, and gaps are rare: an agent's own time-out repairs most.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -28,7 +28,7 @@ const GAPS_MAX: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) meters: IngestMeters,
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
@@ -50,7 +50,11 @@ impl Upkeep {
             // Bridges that started together need not work together.
             let pause = INTERVAL.mul_f64(rand::random_range(0.75..1.25));
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = async {
+                    tokio::time::sleep(pause).await;
+                    // Nothing is too old by a clock that nobody knows.
+                    self.clock.known().await;
+                } => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
             match self.store.merge_ranges(MERGE_EPOCHS).await {
@@ -97,7 +101,7 @@ impl Upkeep {
     /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and
     /// resolved alerts and audit entries that are as old as readings may be.
     async fn forget(&self) -> Result<(), StoreError> {
-        let now = ReceivedAt::from_micros(self.clock.now_micros());
+        let now = self.clock.now();
         let old = self.keep.map(|keep| {
             let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
             ReceivedAt::from_micros(now.micros().saturating_sub(keep))

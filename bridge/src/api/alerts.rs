@@ -2,7 +2,6 @@
 
 use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
-use daemon::{Clock, SystemClock};
 use schema::time::ReceivedAt;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -118,7 +117,7 @@ pub(crate) async fn acknowledge(
     Path(id): Path<String>,
 ) -> Result<Json<AlertBody>, Problem> {
     let name = alert_id(&id)?;
-    let now = ReceivedAt::from_micros(SystemClock::default().now_micros());
+    let now = store.clock().now();
     store.acknowledge_alert(name, &caller.name, now).await?;
     let found = store.alert(name).await?;
     found

@@ -5,7 +5,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use daemon::{Clock, SystemClock};
+use daemon::Clock as _;
 use schema::limits::{COMMAND_BODY_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
@@ -102,7 +102,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let device = super::device(&device)?;
     let new = parse(&headers, &body)?;
-    let clock = SystemClock::default();
+    let clock = store.clock();
     let ttl_ms = 1000 * new.ttl_seconds.unwrap_or(TTL_SECONDS);
     let id = CommandId::new(clock.now_ms(), rand::random());
     let command = NewCommand {
@@ -114,7 +114,7 @@ pub(crate) async fn create(
             expires_at_ms: i64::try_from(clock.now_ms() + ttl_ms).unwrap_or(i64::MAX),
             priority: new.priority,
         },
-        created_at: ReceivedAt::from_micros(clock.now_micros()),
+        created_at: clock.now(),
         created_by: caller.name,
     };
     match store.queue_command(&command).await? {
@@ -193,7 +193,7 @@ pub(crate) async fn cancel(
     Path((device, id)): Path<(String, String)>,
 ) -> Result<Json<CommandBody>, Problem> {
     let (device, id) = (super::device(&device)?, command_id(&id)?);
-    let now = ReceivedAt::from_micros(SystemClock::default().now_micros());
+    let now = store.clock().now();
     store.cancel_command(&device, id, now).await?;
     bell.commands();
     let found = store.command(&device, id).await?;

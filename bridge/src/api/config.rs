@@ -7,12 +7,11 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
-use daemon::{Clock, SystemClock};
+use daemon::Clock as _;
 use schema::limits::{CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::ConfigEntry;
 use schema::message::ack::payload_digest;
 use schema::setting::Setting;
-use schema::time::ReceivedAt;
 use schema::{DeviceId, Hlc, HlcClock, envelope};
 use serde::Serialize;
 use serde_json::Value;
@@ -126,7 +125,7 @@ pub(crate) async fn change(
     let device = super::device(&device)?;
     super::is_json(&headers)?;
     let wanted = parse(&body)?;
-    let clock = SystemClock::default();
+    let clock = store.clock();
     for _ in 0..ATTEMPTS {
         let known = store.config(&device).await?;
         if known.is_retired {
@@ -153,7 +152,7 @@ pub(crate) async fn change(
                     value: value.to_string(),
                     hlc: stamps.tick(clock.now_ms()),
                 },
-                changed_at: ReceivedAt::from_micros(clock.now_micros()),
+                changed_at: clock.now(),
                 changed_by: caller.name.clone(),
             })
             .collect();
@@ -332,7 +331,7 @@ mod tests {
             .desired
             .extend(entries.iter().map(|entry| ConfigChange {
                 entry: entry.clone(),
-                changed_at: ReceivedAt::from_micros(1),
+                changed_at: schema::time::ReceivedAt::from_micros(1),
                 changed_by: "somebody".to_owned(),
             }));
         config

@@ -10,13 +10,14 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use schema::message::{Command, CommandId};
+use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::warn;
 use utoipa::ToSchema;
 
 use super::commands::{CommandBody, Commands, TTL_SECONDS, arguments_text, check, command_id};
-use super::fleet::{now, texts};
+use super::fleet::texts;
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
 use super::{Caller, Shared, Stored};
@@ -131,7 +132,7 @@ pub(crate) async fn create(
             "there is no device that has these labels and is not retired",
         ));
     }
-    let order = new.order(caller.name);
+    let order = new.order(caller.name, store.clock().now());
     let id = order.command.id;
     store.order_fan_out(&order).await?;
     // From here on it is taken: what is not done now, a bridge goes on with.
@@ -217,7 +218,7 @@ pub(crate) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<FanOutBody>, Problem> {
     let id = command_id(&id)?;
-    if !store.cancel_fan_out(id, now()).await? {
+    if !store.cancel_fan_out(id, store.clock().now()).await? {
         return Err(unknown(&id));
     }
     finish(&store, &bell, id).await;
@@ -227,7 +228,7 @@ pub(crate) async fn cancel(
 /// Does what is to be done; what fails is gone on with by a bridge.
 async fn finish(store: &Stored, bell: &Bell, id: CommandId) {
     loop {
-        let more = store.advance_fan_out(id, now()).await;
+        let more = store.advance_fan_out(id, store.clock().now()).await;
         bell.commands();
         match more {
             Ok(true) => {}
@@ -262,8 +263,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn order(self, created_by: String) -> NewFanOut {
-        let created_at = now();
+    fn order(self, created_by: String, created_at: ReceivedAt) -> NewFanOut {
         let created_ms = created_at.micros().div_euclid(1000);
         let micros = |of: Duration| i64::try_from(of.as_micros()).unwrap_or(i64::MAX);
         let ttl_micros = micros(self.ttl);

@@ -6,9 +6,7 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use daemon::{Clock, SystemClock};
 use schema::limits::DEVICE_ID_CHARS_MAX;
-use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -18,7 +16,7 @@ use super::{Caller, Shared};
 use crate::dispatch::Bell;
 use crate::store::fleet::{Author, DeviceFilter, Labelled};
 use crate::store::labels::{LABELS_MAX, LabelChanges, Labels, pair};
-use crate::store::{Device, QUERY_ROWS_MAX};
+use crate::store::{Device, QUERY_ROWS_MAX, StoreClock};
 
 /// Devices of an answer unless asked for more.
 const LIMIT: usize = 1_000;
@@ -142,7 +140,7 @@ pub(crate) async fn change(
     super::is_json(&headers)?;
     let changes = parse(&body)?;
     match store
-        .change_labels(&device, &changes, &author(caller))
+        .change_labels(&device, &changes, &author(caller, store.clock()))
         .await?
     {
         Labelled::Done {
@@ -179,7 +177,7 @@ pub(crate) async fn retire(
     Path(device): Path<String>,
 ) -> Result<Json<DeviceBody>, Problem> {
     let device = super::device(&device)?;
-    let retired = store.retire(&device, now()).await?;
+    let retired = store.retire(&device, store.clock().now()).await?;
     let retired = retired.ok_or_else(|| unknown(&device))?;
     Ok(Json(retired.device.into()))
 }
@@ -211,16 +209,11 @@ fn unknown(device: &schema::DeviceId) -> Problem {
     Problem::not_found(format!("no device {device} is known"))
 }
 
-/// The time of a request.
-pub(super) fn now() -> ReceivedAt {
-    ReceivedAt::from_micros(SystemClock::default().now_micros())
-}
-
 /// Who changes something now.
-pub(super) fn author(caller: Caller) -> Author {
+pub(super) fn author(caller: Caller, clock: &StoreClock) -> Author {
     Author {
         name: caller.name,
-        at: now(),
+        at: clock.now(),
     }
 }
 

@@ -10,14 +10,15 @@ mod revoked;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::{ConnectInfo, MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use daemon::{Clock, SystemClock};
-use schema::time::ReceivedAt;
+use daemon::Clock as _;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::problem::Problem;
@@ -25,9 +26,15 @@ use crate::audit::{Audit, AuditEntry};
 use crate::auth::token::{self, Refused};
 use crate::auth::{Access, KeyFolder, Role};
 use crate::metrics::ApiMeters;
-use crate::store::Store;
+use crate::store::{Store, StoreClock};
 use attempts::Attempts;
 use revoked::Revoked;
+
+/// How long a request waits for the database's time, after this machine slept or its clock was set.
+const TIME_PATIENCE: Duration = Duration::from_secs(3);
+
+/// When to come again after that, seconds.
+const TIME_AGAIN_SECONDS: u64 = 2;
 
 /// The name of a caller that needs no token.
 const LOCAL: &str = "local";
@@ -54,6 +61,7 @@ pub(crate) struct Caller {
 pub(crate) struct Guard {
     keys: Option<KeyFolder>,
     revoked: Revoked,
+    clock: StoreClock,
     attempts: Attempts,
     audit: Audit,
     meters: ApiMeters,
@@ -69,6 +77,7 @@ impl Guard {
     ) -> Self {
         Self {
             keys,
+            clock: store.clock().clone(),
             revoked: Revoked::new(store),
             attempts: Attempts::default(),
             audit,
@@ -89,7 +98,7 @@ impl Guard {
         let Some(text) = bearer(headers) else {
             return refuse(Reason::Missing);
         };
-        let now = SystemClock::default().now_ms() / 1000;
+        let now = self.clock.now_ms() / 1000;
         let claims = match token::verify(text, now, |kid| keys.key(kid)) {
             Ok(claims) => claims,
             Err(refused) => return refuse(Reason::Refused(refused)),
@@ -116,7 +125,7 @@ impl Guard {
             .and_then(|agent| agent.to_str().ok())
             .unwrap_or_default();
         self.audit.note(AuditEntry {
-            at: now(),
+            at: self.clock.now(),
             actor: String::new(),
             action: "authenticate".to_owned(),
             target: cut(agent),
@@ -137,7 +146,7 @@ impl Guard {
 
     fn note(&self, caller: &Caller, action: String, target: &str, outcome: StatusCode) {
         self.audit.note(AuditEntry {
-            at: now(),
+            at: self.clock.now(),
             actor: cut(&caller.name),
             action,
             target: cut(target),
@@ -180,6 +189,12 @@ pub(super) async fn gate(
         .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(from)| {
             from.ip()
         });
+    // Tokens, ends of commands and whatever else is judged here: not by a clock that nobody knows.
+    if timeout(TIME_PATIENCE, guard.clock.known()).await.is_err() {
+        let detail = "the database's time is not known now: send it again";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return Problem::later(status, TIME_AGAIN_SECONDS, detail).into_response();
+    }
     let caller = match guard.caller(request.headers(), address).await {
         Ok(caller) => caller,
         Err(problem) => return problem.into_response(),
@@ -213,10 +228,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme
         .eq_ignore_ascii_case("bearer")
         .then(|| token.trim_start_matches(' '))
-}
-
-fn now() -> ReceivedAt {
-    ReceivedAt::from_micros(SystemClock::default().now_micros())
 }
 
 /// The beginning of a text, without what SQL text cannot hold.

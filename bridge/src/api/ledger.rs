@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
-use daemon::{Clock, SystemClock};
+use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, ObservedAt, SeqRange};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -135,7 +135,7 @@ pub(crate) async fn device(
             _ => Err(format!("{text:?} is neither true nor false")),
         })?
         .unwrap_or(false);
-    let verify = verify.then(|| Verify::until(retention));
+    let verify = verify.then(|| Verify::until(retention, store.clock().now()));
     let ledger = store.ledger(&device).await?;
     if ledger.epochs.is_empty() {
         return Err(Problem::not_found(format!(
@@ -168,10 +168,10 @@ struct Verify {
 }
 
 impl Verify {
-    fn until(retention: Option<Duration>) -> Self {
+    fn until(retention: Option<Duration>, now: ReceivedAt) -> Self {
         let since = retention.map(|retention| {
             let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-            ObservedAt::from_micros(SystemClock::default().now_micros().saturating_sub(micros))
+            ObservedAt::from_micros(now.micros().saturating_sub(micros))
         });
         Self { since }
     }

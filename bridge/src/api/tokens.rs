@@ -4,7 +4,6 @@ use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
-use daemon::{Clock, SystemClock};
 use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -127,7 +126,7 @@ pub(crate) async fn revoke(
         jti: body.jti,
         subject: body.subject,
         reason: body.reason,
-        revoked_at: ReceivedAt::from_micros(SystemClock::default().now_micros()),
+        revoked_at: store.clock().now(),
         revoked_by: caller.name,
         expires_at: ReceivedAt::from_micros(storable(expires_at)?),
     };

@@ -11,7 +11,7 @@ mod rate;
 
 use std::sync::Arc;
 
-use daemon::{Clock, Failure};
+use daemon::Failure;
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic};
 use tokio::sync::{Notify, mpsc};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::intake::Broker;
 use crate::metrics::IngestMeters;
-use crate::store::Store;
+use crate::store::{Store, StoreClock};
 pub(crate) use rate::{PER_SECOND, PER_SECOND_BOUNDS, Rate};
 
 /// Changed configurations that wait; more are found by the next look.
@@ -81,7 +81,7 @@ impl Bell {
 #[derive(Debug)]
 pub(crate) struct Dispatch {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) meters: IngestMeters,
     pub(crate) rung: Rung,
@@ -94,7 +94,7 @@ pub(crate) struct Dispatch {
 #[derive(Debug)]
 struct Sender {
     store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    clock: StoreClock,
     broker: Broker,
     meters: IngestMeters,
     rate: Rate,
@@ -127,7 +127,7 @@ impl Dispatch {
 
 impl Sender {
     fn now(&self) -> ReceivedAt {
-        ReceivedAt::from_micros(self.clock.now_micros())
+        self.clock.now()
     }
 
     /// Sends one message when its turn has come. Returns whether the connection took it.

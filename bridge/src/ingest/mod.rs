@@ -15,7 +15,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Clock, Component, Failure};
+use daemon::{Class, Clock as _, Component, Failure};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
 use tokio::sync::{mpsc, oneshot};
@@ -31,7 +31,7 @@ use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
 use crate::metrics::IngestMeters;
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use crate::store::{Delivery, Ingested, Settled, Store, StoreError};
+use crate::store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
 
 mod acks;
 mod persist;
@@ -64,7 +64,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub(crate) struct Ingest {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) messages: Inbox,
     /// Deliveries whose senders wait for an answer.
@@ -123,13 +123,15 @@ impl Ingest {
             if draining && pipeline.is_empty() && is_empty {
                 break;
             }
+            // Nothing is judged by a clock that nobody knows: it waits, unacknowledged.
+            let takes = pipeline.has_room() && self.clock.is_known();
             let wakeup = pipeline.next_wakeup().map(|at| started + at);
             tokio::select! {
                 // Without room nothing is taken, the queue fills, and the broker holds back.
-                Some(message) = self.messages.recv(), if pipeline.has_room() => {
+                Some(message) = self.messages.recv(), if takes => {
                     self.take(message, &mut pipeline, &sides, started.elapsed());
                 }
-                Some(asked) = self.direct.recv(), if pipeline.has_room() => {
+                Some(asked) = self.direct.recv(), if takes => {
                     self.take_asked(asked, &mut pipeline, started.elapsed());
                 }
                 Some(done) = writes.join_next() => {
@@ -139,6 +141,7 @@ impl Ingest {
                     self.release(done, &mut pipeline);
                 }
                 () = async { sleep_until(wakeup.unwrap_or(started)).await }, if wakeup.is_some() => {}
+                () = self.clock.known(), if !takes && pipeline.has_room() => {}
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
                     self.direct.close();
@@ -161,9 +164,10 @@ impl Ingest {
         let Message {
             topic,
             payload,
-            received_at,
+            received,
             receipt,
         } = message;
+        let received_at = self.clock.at(received);
         let side = match topic {
             Ok(Topic {
                 device,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use daemon::{Clock, Component, Failure};
+use daemon::{Clock as _, Component, Failure};
 use schema::message::{Downlink, Event, Noted, Refusal, Status};
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic, limits};
@@ -21,7 +21,7 @@ use crate::intake::mqtt::Receipt;
 use crate::metrics::IngestMeters;
 use crate::store::commands::CommandWord;
 use crate::store::config::ConfigReport;
-use crate::store::{DeadLetter, DeviceReport, Presence, Store, StoreError};
+use crate::store::{DeadLetter, DeviceReport, Presence, Store, StoreClock, StoreError};
 
 /// Messages that are written together.
 const SIDE_BATCH: usize = 512;
@@ -102,7 +102,7 @@ pub(super) fn side(
 /// Reports, presence and dead letters: written in groups, beside the readings.
 pub(super) struct SidePath {
     store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    clock: StoreClock,
     broker: Broker,
     meters: IngestMeters,
     health: Component,
@@ -114,7 +114,7 @@ impl SidePath {
     pub(super) fn of(ingest: &Ingest) -> Self {
         Self {
             store: Arc::clone(&ingest.store),
-            clock: Arc::clone(&ingest.clock),
+            clock: ingest.clock.clone(),
             broker: ingest.broker.clone(),
             meters: ingest.meters.clone(),
             health: ingest.health.clone(),
@@ -220,7 +220,7 @@ impl SidePath {
         if back.is_empty() {
             return Ok(());
         }
-        let now = ReceivedAt::from_micros(self.clock.now_micros());
+        let now = self.clock.now();
         let recalled = persist(&self.meters, &self.health, || {
             self.store.recall_commands(&back, now)
         });

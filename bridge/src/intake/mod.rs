@@ -3,9 +3,10 @@
 mod inbox;
 pub mod mqtt;
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use schema::Topic;
-use schema::time::ReceivedAt;
 
 pub use inbox::{Inbox, Outbox, inbox};
 pub use mqtt::{Broker, BrokerConfig};
@@ -17,8 +18,8 @@ pub struct Message {
     pub topic: Result<Topic, String>,
     /// Its payload.
     pub payload: Bytes,
-    /// When it arrived.
-    pub received_at: ReceivedAt,
+    /// When it arrived: the database's time of it is known when it is judged.
+    pub received: Instant,
     /// What tells the broker that we have it.
     pub receipt: mqtt::Receipt,
 }

@@ -16,12 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::tls::{TlsError, TlsFiles};
-use daemon::{Backoff, Class, Clock, Component};
+use daemon::{Backoff, Class, Component};
 use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Packet, Publish, QoS,
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use schema::time::ReceivedAt;
 use schema::topic::{shared_up_filter, status_filter};
 use schema::{Topic, limits};
 use tokio::sync::watch;
@@ -95,7 +94,6 @@ pub struct Receipt {
 #[derive(Debug)]
 pub struct Connection {
     config: BrokerConfig,
-    clock: Arc<dyn Clock>,
     messages: Outbox,
     state: watch::Sender<Option<Uplink>>,
     meters: IntakeMeters,
@@ -129,7 +127,6 @@ impl Broker {
     #[must_use]
     pub fn connect(
         config: BrokerConfig,
-        clock: Arc<dyn Clock>,
         messages: Outbox,
         meters: IntakeMeters,
         health: Component,
@@ -138,7 +135,6 @@ impl Broker {
         let (state, heard) = watch::channel(None);
         let connection = Connection {
             config,
-            clock,
             messages,
             state,
             meters,
@@ -332,7 +328,7 @@ impl Connection {
         let message = Message {
             topic: publish.topic.parse().map_err(|_| publish.topic.clone()),
             payload: publish.payload.clone(),
-            received_at: ReceivedAt::from_micros(self.clock.now_micros()),
+            received: std::time::Instant::now(),
             receipt: Receipt {
                 client: client.clone(),
                 publish,

@@ -30,6 +30,7 @@ use schema::{
 mod books;
 mod cache;
 mod claims;
+pub mod clock;
 // A macro is known only below its definition.
 #[macro_use]
 mod ledger_sql;
@@ -57,6 +58,7 @@ pub mod sqlstate;
 
 use access::AccessStore;
 use alerts::AlertStore;
+pub use clock::StoreClock;
 use commands::CommandStore;
 use config::ConfigStore;
 use dead_letters::{DeadLetterStore, LetterId};
@@ -107,6 +109,14 @@ pub trait Store:
 
     /// Whether the database answers and has this build's schema.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// The database's time, by which everything is judged that several bridges or devices compare.
+    fn clock(&self) -> &StoreClock;
+
+    /// Asks the database for its time; [`Self::clock`] follows. To be called at the start, and every
+    /// few seconds: it shows also whether the database answers. Tells how far the time is to be
+    /// believed now.
+    async fn sample_clock(&self) -> Result<clock::Sample, StoreError>;
 
     /// Writes what of the deliveries is not known yet, rows and ledger together, and tells for
     /// each delivery how its readings are settled. They may overlap each other and earlier ones.

@@ -244,7 +244,7 @@ impl From<DirectError> for Problem {
     fn from(error: DirectError) -> Self {
         match error {
             DirectError::Refused(refused) => Self::bad_request(format!("body: {refused}")),
-            DirectError::Busy | DirectError::Stopping => Self::later(
+            DirectError::Busy | DirectError::NoTime | DirectError::Stopping => Self::later(
                 StatusCode::SERVICE_UNAVAILABLE,
                 AGAIN_SECONDS,
                 error.to_string(),

@@ -11,9 +11,11 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
+use super::super::clock::Sample;
 use super::super::sqlstate::{Verdict, verdict};
 use super::super::{Migration, StoreError};
 use super::Cockroach;
+use super::arguments::Micros;
 use super::dialect::Purpose;
 use super::failed::Budget;
 
@@ -56,6 +58,23 @@ impl Cockroach {
             });
         }
         Ok(())
+    }
+
+    pub(super) async fn sample_clock(&self) -> Result<Sample, StoreError> {
+        let clock = &self.clock;
+        run!(
+            self,
+            &mut Budget::new(LOOK_BUDGET),
+            Purpose::Read,
+            |connection| {
+                let asked = clock.ask();
+                let row = connection
+                    .fetch_one(sqlx::query("SELECT clock_timestamp()"))
+                    .await?;
+                let Micros(now) = row.try_get(0)?;
+                Ok(clock.sampled(asked, now))
+            }
+        )
     }
 
     pub(super) async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {

@@ -49,6 +49,7 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
 use super::cache::Cache;
+use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
 use super::location::Database;
 use super::sqlstate::Verdict;
@@ -66,6 +67,7 @@ use pace::Pace;
 #[derive(Debug)]
 pub struct Cockroach {
     cluster: Arc<Cluster>,
+    clock: StoreClock,
     cache: Cache,
     pace: Pace,
     meters: Meters,
@@ -88,6 +90,7 @@ impl Cockroach {
     pub fn new(database: &Database) -> Self {
         Self {
             cluster: Arc::new(Cluster::new(database)),
+            clock: StoreClock::of_a_database(),
             cache: Cache::default(),
             pace: Pace::default(),
             meters: Meters::default(),
@@ -136,6 +139,14 @@ impl Store for Cockroach {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.check().await
+    }
+
+    fn clock(&self) -> &StoreClock {
+        &self.clock
+    }
+
+    async fn sample_clock(&self) -> Result<Sample, StoreError> {
+        self.sample_clock().await
     }
 
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {

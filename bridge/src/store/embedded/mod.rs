@@ -33,6 +33,7 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use tokio::sync::{Mutex, oneshot};
 
+use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
@@ -46,6 +47,7 @@ use worker::{Mode, Worker};
 pub struct Embedded {
     /// `None` once closed.
     workers: Mutex<Option<Arc<Workers>>>,
+    clock: StoreClock,
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     commits: AtomicU64,
 }
@@ -65,6 +67,7 @@ impl Embedded {
         let (writer, writer_closed) = Worker::start(path, Mode::Write).await?;
         let (reader, reader_closed) = Worker::start(path, Mode::Read).await?;
         Ok(Self {
+            clock: StoreClock::of_this_machine(),
             workers: Mutex::new(Some(Arc::new(Workers { writer, reader }))),
             closed: Mutex::new(vec![writer_closed, reader_closed]),
             commits: AtomicU64::new(0),
@@ -102,6 +105,17 @@ impl Store for Embedded {
 
     async fn check(&self) -> Result<(), StoreError> {
         self.read(migrate::check).await
+    }
+
+    fn clock(&self) -> &StoreClock {
+        &self.clock
+    }
+
+    /// A file has the time of its machine; asking shows that it can be read.
+    async fn sample_clock(&self) -> Result<Sample, StoreError> {
+        self.read(|file| file.batch("SELECT 1").map_err(StoreError::from))
+            .await?;
+        Ok(Sample::Kept)
     }
 
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {

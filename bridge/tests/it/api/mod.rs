@@ -52,16 +52,32 @@ impl Served {
 
     /// With these settings; a key is made first.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Http, PathBuf, &TlsFiles)) -> Self {
+        Self::start_all(None, |config, folder, server| {
+            change(&mut config.http, folder, server)
+        })
+        .await
+    }
+
+    /// On this database, without tokens, with these settings.
+    pub(crate) async fn start_on(database: Location, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_all(Some(database), |config, _, _| change(config)).await
+    }
+
+    async fn start_all(
+        database: Option<Location>,
+        change: impl FnOnce(&mut Config, PathBuf, &TlsFiles),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = keys::create(&folder.path().join("tokens"), now()).unwrap();
         let device = "device-1".parse().unwrap();
         let certs = Folder::new(folder.path().join("certs"));
         let set = MachineSet::ensure(&certs, &device, &["localhost".to_owned()]).unwrap();
-        let database = Location::Embedded(folder.path().join("store.db"));
+        let file = Location::Embedded(folder.path().join("store.db"));
+        let database = database.unwrap_or(file);
         // Nobody listens there: the bridge keeps trying.
         let mut config = Config::new("127.0.0.1".to_owned(), 1, set.bridge, "test", database);
         config.http.address = ([127, 0, 0, 1], 0).into();
-        change(&mut config.http, folder.path().to_owned(), &set.server);
+        change(&mut config, folder.path().to_owned(), &set.server);
         let is_guarded = config.http.keys.is_some();
         let (lifecycle, health) = (Lifecycle::new(), Health::default());
         let mut registry = Registry::default();

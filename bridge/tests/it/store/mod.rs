@@ -4,6 +4,7 @@
 mod access;
 mod aggregates;
 mod alerts;
+mod clock;
 mod cluster;
 mod commands;
 mod concurrent;
