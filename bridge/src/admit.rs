@@ -84,7 +84,7 @@ pub enum SideError {
 /// # Errors
 /// [`SideError`]: a dead letter.
 pub fn admit_status(payload: &[u8]) -> Result<Status, SideError> {
-    let status = envelope::decode(payload)?;
+    let status = envelope::decode_kind(payload)?;
     if let Status::Online { agent_version, .. } = &status {
         check_text("the agent's version", agent_version, KEY_BYTES_MAX)?;
     }
@@ -96,10 +96,10 @@ pub fn admit_status(payload: &[u8]) -> Result<Status, SideError> {
 /// # Errors
 /// [`SideError`]: a dead letter.
 pub fn admit_event(payload: &[u8]) -> Result<Event, SideError> {
-    let event = envelope::decode(payload)?;
+    let event = envelope::decode_kind(payload)?;
     match &event {
         // Its numbers and ranges are cut to what the ledger can hold.
-        Event::Report(_) => {}
+        Event::Report(_) | Event::Ledger(_) | Event::TimeRequest(_) => {}
         Event::Command(CommandProgress {
             percent, output, ..
         }) => {
@@ -125,6 +125,15 @@ pub fn admit_event(payload: &[u8]) -> Result<Event, SideError> {
         }
     }
     Ok(event)
+}
+
+impl SideError {
+    /// Whether a newer peer said something that this build does not know: no damage, and nothing
+    /// to keep.
+    #[must_use]
+    pub const fn is_newer(&self) -> bool {
+        matches!(self, Self::Undecodable(EnvelopeError::UnknownKind(_)))
+    }
 }
 
 fn check_text(what: &'static str, text: &str, bytes_max: usize) -> Result<(), SideError> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Clock, Component, Failure, Fault};
-use schema::message::{Downlink, Event, Report};
+use schema::message::{Downlink, EpochReport, Event, Report};
 use schema::{Channel, SeqRange, envelope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -189,7 +189,7 @@ impl Running {
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
             // The link hands these to the commands.
-            Happening::Downlink(Downlink::Noted(_)) => {}
+            Happening::Downlink(Downlink::Noted(_) | Downlink::Hello(_)) => {}
             Happening::Appended => self.appended().await,
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
@@ -346,7 +346,7 @@ impl Running {
         };
         let report = Report {
             device_time_ms: i64::try_from(self.parts.clock.now_ms()).unwrap_or(i64::MAX),
-            epochs,
+            epochs: epochs.into_iter().map(EpochReport::from).collect(),
         };
         match envelope::encode(&Event::Report(report)) {
             Ok(payload) => {

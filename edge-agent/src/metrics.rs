@@ -183,11 +183,6 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
                 "Readings that the database has committed, by its own word",
                 balance.committed,
             ),
-            (
-                "tideline_agent_readings_rejected",
-                "Readings refused by the bridge with a reason",
-                balance.rejected,
-            ),
         ];
         for (name, help, count) in counters {
             let metric = ConstCounter::new(count);
@@ -199,12 +194,22 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
                 "Readings on disk that no acknowledgement has settled",
                 balance.pending,
             ),
-            // A gauge: an acknowledgement that comes after the eviction moves a reading from
-            // evicted to committed.
+            // Gauges: an acknowledgement that comes after the eviction moves a reading from
+            // evicted to committed, and so with the other two.
             (
                 "tideline_agent_readings_evicted",
                 "Readings dropped from a full buffer by its policy",
                 balance.evicted,
+            ),
+            (
+                "tideline_agent_readings_quarantined",
+                "Readings on disk that were refused for now, with a reason",
+                balance.quarantined,
+            ),
+            (
+                "tideline_agent_readings_discarded",
+                "Readings given up by a person or by the quarantine's budget",
+                balance.discarded,
             ),
         ];
         for (name, help, count) in gauges {

@@ -62,7 +62,8 @@ impl fmt::Display for Status {
         line("committed", &self.balance.committed)?;
         line("pending", &self.balance.pending)?;
         line("evicted", &self.balance.evicted)?;
-        line("rejected", &self.balance.rejected)?;
+        line("quarantined", &self.balance.quarantined)?;
+        line("discarded", &self.balance.discarded)?;
         let InFlight {
             batches,
             rows,

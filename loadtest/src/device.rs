@@ -104,7 +104,7 @@ impl Device {
             Ok(Downlink::Refused(refusal)) => {
                 self.input(Input::Refused(refusal.payload_digest), now, wall_ms, out)
             }
-            Ok(Downlink::Noted(_)) | Err(_) => Ok(()),
+            Ok(Downlink::Noted(_) | Downlink::Hello(_)) | Err(_) => Ok(()),
         }
     }
 

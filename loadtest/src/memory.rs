@@ -2,7 +2,7 @@
 //!
 //! The simulation crashes it (what was appended survives, as a commit would) and the load
 //! generator keeps ten thousand of them. Sequences have no holes, stamps increase strictly, and
-//! `accepted = committed + pending + evicted + rejected` holds after every call.
+//! `accepted = committed + pending + evicted + discarded` holds after every call.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -148,7 +148,7 @@ impl MemoryBuffer {
         }
         for &Rejection { range, reason } in rejected {
             let freed = self.free(range);
-            self.balance.rejected += freed;
+            self.balance.discarded += freed;
             // Rows that were still here and that no bridge has read: the device's own decision,
             // which the ledger learns from the next report. What comes back from there confirms.
             if freed > 0 && reason == RejectReason::Undecodable {
@@ -167,7 +167,7 @@ impl MemoryBuffer {
     pub fn report(&self) -> EpochReport {
         EpochReport {
             epoch: self.epoch,
-            balance: self.balance,
+            balance: self.balance.into(),
             evicted: self.evicted_unconfirmed.as_slice().to_vec(),
             rejected: self
                 .rejected_unconfirmed

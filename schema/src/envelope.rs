@@ -37,6 +37,9 @@ pub enum EnvelopeError {
     /// A flag that this build does not know.
     #[error("payload has unknown flags {0:#04x}; upgrade the reader")]
     Flags(u8),
+    /// A kind of message that a newer peer knows and this build does not: to be passed over.
+    #[error("payload is a message of kind {0}, which this build does not know; upgrade the reader")]
+    UnknownKind(u64),
     /// The body is no message of the kind that this topic carries.
     #[error("payload body cannot be decoded: {0}")]
     Body(postcard::Error),
@@ -73,6 +76,29 @@ pub fn decode<M: DeserializeOwned>(payload: &[u8]) -> Result<M, EnvelopeError> {
         Ok((_, rest)) => Err(EnvelopeError::TrailingBytes(rest.len())),
         Err(error) => Err(EnvelopeError::Body(error)),
     }
+}
+
+/// A message of several kinds, of which newer peers may know more.
+///
+/// The kind is the first number of the body, as postcard writes the variant of an enumeration.
+pub trait Kinds: DeserializeOwned {
+    /// How many kinds this build knows.
+    const KNOWN: u64;
+}
+
+/// Reads a message of several kinds; one of a kind that only newer peers know has an error of its
+/// own, [`EnvelopeError::UnknownKind`], and is to be passed over: it is no damage.
+///
+/// # Errors
+/// Each variant of [`EnvelopeError`].
+pub fn decode_kind<M: Kinds>(payload: &[u8]) -> Result<M, EnvelopeError> {
+    if let (0, body) = open(payload)?
+        && let Ok((kind, _)) = postcard::take_from_bytes::<u64>(body)
+        && kind >= M::KNOWN
+    {
+        return Err(EnvelopeError::UnknownKind(kind));
+    }
+    decode(payload)
 }
 
 /// Checks size and version; returns flags and body.

@@ -1,5 +1,5 @@
 //! The delivery ledger's identity (promise P8): every accepted reading is committed, pending,
-//! evicted or rejected, and nothing else.
+//! quarantined, evicted or discarded, and nothing else.
 
 use std::fmt;
 
@@ -16,72 +16,107 @@ pub struct Balance {
     pub committed: u64,
     /// On the edge's disk and not yet acknowledged.
     pub pending: u64,
+    /// Refused for now, with a reason; on the edge's disk, and offered again.
+    pub quarantined: u64,
     /// Dropped from a full buffer by its policy, and reported.
     pub evicted: u64,
-    /// Refused by the bridge, with a reason.
-    pub rejected: u64,
+    /// Given up by a person or by the quarantine's budget, and reported.
+    pub discarded: u64,
 }
 
-/// What the bridge's database says of one epoch. The three sets may overlap: a reading evicted
+/// Who gave up a reading that was in quarantine. Append only: the position is the wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiscardedBy {
+    /// A person, by a command.
+    Person,
+    /// The budget of the quarantine, which was used up.
+    QuarantineBudget,
+}
+
+impl DiscardedBy {
+    /// All of them, in the order of their numbers on the wire.
+    pub const ALL: [Self; 2] = [Self::Person, Self::QuarantineBudget];
+
+    /// As it stands in tables, metrics and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Person => "person",
+            Self::QuarantineBudget => "quarantine_budget",
+        }
+    }
+}
+
+/// What the bridge's database says of one epoch. The sets may overlap: a reading evicted
 /// while its batch was in flight is both committed and evicted. [`Self::settle`] decides.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct EpochLedger {
-    /// Rows that the database holds.
+    /// Rows that the database has taken.
     pub committed: RangeSet,
-    /// Refused for good.
-    pub rejected: RangeSet,
+    /// Refused for now.
+    pub quarantined: RangeSet,
     /// Reported as evicted.
     pub evicted: RangeSet,
+    /// Reported as discarded.
+    pub discarded: RangeSet,
 }
 
 /// Both ends of one epoch held against each other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Settlement {
-    /// The identity's five counts; `pending` is what the database does not know of.
+    /// The identity's six counts; `pending` is what the database does not know of.
     pub balance: Balance,
     /// The sequences that the database does not know of.
     pub gaps: RangeSet,
-    /// How many of those the device says it does not hold any more: 0, or readings were lost.
+    /// How many sequences the ledger has neither committed, evicted nor discarded, and the device
+    /// says it does not hold any more: 0, or readings were lost.
     pub unaccounted: u64,
 }
 
 impl EpochLedger {
     /// Holds the ledger against what the device reports: `accepted` readings taken over in this
-    /// epoch, of which it still holds `pending`. The report may be older than the ledger, never
-    /// newer than the device: readings committed since then only shrink the gaps.
+    /// epoch, of which it still holds `held`: those pending and those in quarantine. The report may
+    /// be older than the ledger, never newer than the device: readings committed since then only
+    /// shrink what it still has to hold.
     ///
-    /// Each sequence counts once: committed before rejected before evicted.
+    /// Each sequence counts once: committed before discarded before evicted before quarantined.
     #[must_use]
-    pub fn settle(&self, accepted: u64, pending: u64) -> Settlement {
-        let seen = [&self.committed, &self.rejected, &self.evicted]
+    pub fn settle(&self, accepted: u64, held: u64) -> Settlement {
+        let strongest_first = [
+            &self.committed,
+            &self.discarded,
+            &self.evicted,
+            &self.quarantined,
+        ];
+        let seen = strongest_first
             .into_iter()
             .filter_map(RangeSet::last)
             .fold(accepted, u64::max);
         let Some(all) = SeqRange::new(1, seen) else {
             return Settlement::default();
         };
-        let mut settled = self.committed.clone();
-        let mut count = |set: &RangeSet| {
-            let before = settled.count();
-            settled.extend(set.iter());
-            settled.count() - before
-        };
-        let rejected = count(&self.rejected);
-        let evicted = count(&self.evicted);
-        let gaps = settled.gaps(all);
+        let mut known = RangeSet::new();
+        let [committed, discarded, evicted, quarantined] = strongest_first.map(|set| {
+            let before = known.count();
+            known.merge(set);
+            known.count() - before
+        });
+        let gaps = known.gaps(all);
         let balance = Balance {
             accepted: seen,
-            committed: self.committed.count(),
+            committed,
             pending: gaps.count(),
+            quarantined,
             evicted,
-            rejected,
+            discarded,
         };
         // Readings accepted after the report are known only through the ledger: they are no debt
         // of the report, so they raise what the device may still hold.
-        let held = pending.saturating_add(seen - accepted);
+        let held = held.saturating_add(seen - accepted);
         Settlement {
             balance,
-            unaccounted: balance.pending.saturating_sub(held),
+            unaccounted: (balance.pending + balance.quarantined).saturating_sub(held),
             gaps,
         }
     }
@@ -91,38 +126,52 @@ impl Balance {
     /// Whether every accepted reading is accounted for exactly once.
     #[must_use]
     pub fn is_balanced(&self) -> bool {
-        let accounted = [self.committed, self.pending, self.evicted, self.rejected]
-            .into_iter()
-            .try_fold(0u64, u64::checked_add);
+        let accounted = [
+            self.committed,
+            self.pending,
+            self.quarantined,
+            self.evicted,
+            self.discarded,
+        ]
+        .into_iter()
+        .try_fold(0u64, u64::checked_add);
         accounted == Some(self.accepted)
+    }
+
+    /// What a device still has on its disk: pending and quarantined.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.pending.saturating_add(self.quarantined)
     }
 }
 
-/// Saturates: counts come from devices, and an absurd one must not stop a fleet's total.
 impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             accepted,
             committed,
             pending,
+            quarantined,
             evicted,
-            rejected,
+            discarded,
         } = self;
         write!(
             f,
-            "{accepted} accepted = {committed} committed + {pending} pending + {evicted} evicted + {rejected} rejected"
+            "{accepted} accepted = {committed} committed + {pending} pending + {quarantined} quarantined + {evicted} evicted + {discarded} discarded"
         )
     }
 }
 
+/// Saturates: counts come from devices, and an absurd one must not stop a fleet's total.
 impl std::ops::AddAssign for Balance {
     fn add_assign(&mut self, other: Self) {
         for (sum, count) in [
             (&mut self.accepted, other.accepted),
             (&mut self.committed, other.committed),
             (&mut self.pending, other.pending),
+            (&mut self.quarantined, other.quarantined),
             (&mut self.evicted, other.evicted),
-            (&mut self.rejected, other.rejected),
+            (&mut self.discarded, other.discarded),
         ] {
             *sum = sum.saturating_add(count);
         }
@@ -136,16 +185,17 @@ mod tests {
     #[test]
     fn one_reading_too_many_or_too_few_unbalances() {
         let balance = Balance {
-            accepted: 10,
+            accepted: 12,
             committed: 4,
             pending: 3,
+            quarantined: 2,
             evicted: 2,
-            rejected: 1,
+            discarded: 1,
         };
         assert!(balance.is_balanced());
         assert!(
             !Balance {
-                accepted: 11,
+                accepted: 13,
                 ..balance
             }
             .is_balanced()
@@ -176,16 +226,17 @@ mod tests {
     #[test]
     fn balances_add_up_and_an_absurd_one_does_not_overflow() {
         let one = Balance {
-            accepted: 10,
+            accepted: 12,
             committed: 4,
             pending: 3,
+            quarantined: 2,
             evicted: 2,
-            rejected: 1,
+            discarded: 1,
         };
         let mut fleet = one;
         fleet += one;
         assert!(fleet.is_balanced());
-        assert_eq!((fleet.accepted, fleet.rejected), (20, 2));
+        assert_eq!((fleet.accepted, fleet.discarded), (24, 2));
         fleet += Balance {
             accepted: u64::MAX,
             ..Balance::default()
@@ -202,19 +253,38 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_counts_once_even_when_two_sets_hold_it() {
+    fn a_reading_counts_once_by_the_strongest_word_on_it() {
         let ledger = EpochLedger {
             committed: set(&[(1, 6)]),
-            rejected: set(&[(7, 7)]),
+            discarded: set(&[(6, 7)]),
             evicted: set(&[(5, 8)]),
+            quarantined: set(&[(1, 9)]),
         };
-        let settlement = ledger.settle(10, 2);
+        let settlement = ledger.settle(11, 3);
+        let expected = Balance {
+            accepted: 11,
+            committed: 6,
+            pending: 2,
+            quarantined: 1,
+            evicted: 1,
+            discarded: 1,
+        };
+        assert_eq!(settlement.balance, expected);
         assert!(settlement.balance.is_balanced());
-        assert_eq!(settlement.balance.committed, 6);
-        assert_eq!(settlement.balance.rejected, 1);
-        assert_eq!(settlement.balance.evicted, 1);
-        assert_eq!(settlement.gaps, set(&[(9, 10)]));
+        assert_eq!(settlement.balance.held(), 3);
+        assert_eq!(settlement.gaps, set(&[(10, 11)]));
         assert_eq!(settlement.unaccounted, 0);
+    }
+
+    #[test]
+    fn a_quarantined_reading_that_the_device_does_not_hold_is_unaccounted() {
+        let ledger = EpochLedger {
+            committed: set(&[(1, 3)]),
+            quarantined: set(&[(4, 5)]),
+            ..EpochLedger::default()
+        };
+        assert_eq!(ledger.settle(6, 3).unaccounted, 0);
+        assert_eq!(ledger.settle(6, 1).unaccounted, 2);
     }
 
     #[test]

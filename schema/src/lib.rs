@@ -30,7 +30,7 @@ pub use address::BrokerAddress;
 pub use batch::{Batch, Row};
 pub use hlc::{Hlc, HlcClock};
 pub use id::{DeviceId, Epoch, SensorName};
-pub use ledger::{Balance, EpochLedger};
+pub use ledger::{Balance, DiscardedBy, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};
 pub use reading::{Quality, Reading, Value};

@@ -41,7 +41,7 @@ enum Action {
     Config(config::Options),
     /// Readings out of the database, and into it
     Data(data::Options),
-    /// Account for every reading: accepted = committed + pending + evicted + rejected
+    /// Account for every reading: accepted = committed + pending + quarantined + evicted + discarded
     Ledger(ledger::Options),
     /// Messages that were set aside: look at them, try them again, throw them away
     DeadLetter(dead_letter::Options),

@@ -184,11 +184,11 @@ async fn epoch(
     verify: Option<Verify>,
 ) -> Result<EpochBody, Problem> {
     // Without a report nothing is known of what the device still holds: no claim is made.
-    let (accepted, pending) = match &record.report {
-        Some(report) => (report.balance.accepted, report.balance.pending),
+    let (accepted, held) = match &record.report {
+        Some(report) => (report.balance.accepted, report.balance.held()),
         None => (0, u64::MAX),
     };
-    let settlement = record.ledger.settle(accepted, pending);
+    let settlement = record.ledger.settle(accepted, held);
     let mut ranges = Vec::with_capacity(record.ranges.len());
     let mut verified = true;
     for range in &record.ranges {

@@ -14,10 +14,12 @@ pub(super) struct BalanceShape {
     committed: u64,
     /// On the device's disk, not yet acknowledged.
     pending: u64,
+    /// Refused for now, with a reason, and kept on the device's disk.
+    quarantined: u64,
     /// Dropped from a full buffer by its policy.
     evicted: u64,
-    /// Refused by the bridge, with a reason.
-    rejected: u64,
+    /// Given up by a person or by the quarantine's budget.
+    discarded: u64,
 }
 
 /// Sequences `first` to `last` of one epoch
@@ -70,8 +72,9 @@ mod tests {
             accepted: 0,
             committed: 0,
             pending: 0,
+            quarantined: 0,
             evicted: 0,
-            rejected: 0,
+            discarded: 0,
         };
         let (ours, theirs) = (
             to_value(balance).unwrap(),

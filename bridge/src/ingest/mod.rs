@@ -185,7 +185,10 @@ impl Ingest {
                     Side::Letter(letter, digest, receipt)
                 }
             },
-            Ok(topic) => side(topic, &payload, received_at, receipt),
+            Ok(topic) => match side(topic, &payload, received_at, receipt) {
+                Some(side) => side,
+                None => return,
+            },
             Err(topic) => {
                 let letter = letter(
                     None,

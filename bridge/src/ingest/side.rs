@@ -10,11 +10,12 @@ use schema::message::{Downlink, Event, Noted, Refusal, Status};
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic, limits};
 use tokio::sync::mpsc;
+use tracing::debug;
 
 use super::acks::{Acks, publish};
 use super::persist::persist;
 use super::{Counters, Ingest, lock};
-use crate::admit::{admit_event, admit_status};
+use crate::admit::{SideError, admit_event, admit_status};
 use crate::dispatch::Bell;
 use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
@@ -36,13 +37,13 @@ pub(crate) enum Side {
     Letter(DeadLetter, Option<u64>, Receipt),
 }
 
-/// Events and presence, parsed.
+/// Events and presence, parsed; `None` and acknowledged where there is nothing to do.
 pub(super) fn side(
     topic: Topic,
     payload: &Bytes,
     received_at: ReceivedAt,
     receipt: Receipt,
-) -> Side {
+) -> Option<Side> {
     let device = topic.device.clone();
     let unreadable = |error: &dyn std::fmt::Display, receipt| {
         let letter = letter(
@@ -54,7 +55,16 @@ pub(super) fn side(
         );
         Side::Letter(letter, None, receipt)
     };
-    match topic.channel {
+    let refused = |error: SideError, receipt: Receipt| {
+        if error.is_newer() {
+            // Not kept: a fleet that is upgraded before its bridges would fill the letters.
+            debug!(%topic, %error, "passed over what a newer device says");
+            receipt.acknowledge();
+            return None;
+        }
+        Some(unreadable(&error, receipt))
+    };
+    let side = match topic.channel {
         Channel::Event => match admit_event(payload) {
             Ok(Event::Report(report)) => Side::Report(
                 DeviceReport {
@@ -64,6 +74,18 @@ pub(super) fn side(
                 },
                 receipt,
             ),
+            Ok(Event::Ledger(report)) => Side::Report(
+                DeviceReport {
+                    device,
+                    report: report.into(),
+                    received_at,
+                },
+                receipt,
+            ),
+            Ok(Event::TimeRequest(_)) => {
+                receipt.acknowledge();
+                return None;
+            }
             Ok(Event::Command(progress)) => Side::Word(
                 CommandWord {
                     device,
@@ -80,7 +102,7 @@ pub(super) fn side(
                 },
                 receipt,
             ),
-            Err(error) => unreadable(&error, receipt),
+            Err(error) => return refused(error, receipt),
         },
         Channel::Status => match admit_status(payload) {
             Ok(status) => Side::Presence(
@@ -91,12 +113,13 @@ pub(super) fn side(
                 },
                 receipt,
             ),
-            Err(error) => unreadable(&error, receipt),
+            Err(error) => return refused(error, receipt),
         },
         Channel::Telemetry | Channel::Ack | Channel::Command | Channel::Config => {
             unreadable(&"topic is not one that devices publish to", receipt)
         }
-    }
+    };
+    Some(side)
 }
 
 /// Reports, presence and dead letters: written in groups, beside the readings.

@@ -37,7 +37,7 @@ pub(crate) fn records(rows: Vec<BookRow>) -> Vec<(DeviceId, EpochRecord)> {
         if let (Some(span), Some((_, record))) = (row.span, records.last_mut()) {
             let set = match span.kind.track() {
                 Track::Committed => &mut record.ledger.committed,
-                Track::Rejected => &mut record.ledger.rejected,
+                Track::Rejected => &mut record.ledger.discarded,
                 Track::Evicted => &mut record.ledger.evicted,
             };
             set.insert(span.range);
@@ -61,10 +61,10 @@ pub(crate) fn add_up(
         }
         last = Some(device);
         fleet.epochs += 1;
-        let (accepted, pending) = record.report.map_or((0, 0), |reported| {
-            (reported.balance.accepted, reported.balance.pending)
+        let (accepted, held) = record.report.map_or((0, 0), |reported| {
+            (reported.balance.accepted, reported.balance.held())
         });
-        let settlement = record.ledger.settle(accepted, pending);
+        let settlement = record.ledger.settle(accepted, held);
         fleet.balance += settlement.balance;
         fleet.unaccounted += settlement.unaccounted;
         if settlement.unaccounted == 0 {

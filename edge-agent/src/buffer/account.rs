@@ -14,7 +14,7 @@
 //! though a straying batch may still have it committed. The ledger counts it as committed.
 
 use schema::limits::MESSAGE_RANGES_MAX;
-use schema::message::{EpochReport, RejectReason, Rejection};
+use schema::message::{EpochAccount, RejectReason, Rejection};
 use schema::{Balance, Epoch, RangeSet, SeqRange};
 
 /// The account of one epoch.
@@ -33,7 +33,7 @@ pub(super) struct Account {
 pub(super) struct Counts {
     pub(super) committed: u64,
     pub(super) evicted: u64,
-    pub(super) rejected: u64,
+    pub(super) discarded: u64,
 }
 
 impl Counts {
@@ -41,7 +41,7 @@ impl Counts {
     pub(super) const fn sum(self) -> u64 {
         self.committed
             .saturating_add(self.evicted)
-            .saturating_add(self.rejected)
+            .saturating_add(self.discarded)
     }
 }
 
@@ -92,7 +92,7 @@ impl Account {
             ..account.balance_with(0)
         };
         let counted = balance.is_balanced()
-            && account.counts.rejected >= account.given_up.count()
+            && account.counts.discarded >= account.given_up.count()
             && account.counts.evicted >= account.evicted().count();
         (disjoint && within && counted).then_some(account)
     }
@@ -122,7 +122,7 @@ impl Account {
     }
 
     pub(super) fn pending_rows(&self) -> u64 {
-        self.last_seq - self.counts.committed - self.counts.evicted - self.counts.rejected
+        self.last_seq - self.counts.committed - self.counts.evicted - self.counts.discarded
     }
 
     /// Whether a row is pending, or newer than this account.
@@ -182,14 +182,14 @@ impl Account {
         let split = self.split(committed.intersection(&given));
         self.counts.committed +=
             split.pending.count() + split.given_up.count() + split.evicted.count();
-        self.counts.rejected -= split.given_up.count();
+        self.counts.discarded -= split.given_up.count();
         self.counts.evicted -= split.evicted.count();
         self.take(&split, &mut freed);
 
         for rejection in rejected {
             let range = RangeSet::from_iter([rejection.range]).intersection(&given);
             let mut split = self.split(range);
-            self.counts.rejected += split.pending.count();
+            self.counts.discarded += split.pending.count();
             if rejection.reason == RejectReason::Undecodable {
                 // Where the row is still pending, this is the device's own word: the bridge
                 // cannot name a sequence that it could not read. It is yet to be reported.
@@ -199,7 +199,7 @@ impl Account {
                 freed.merge(&own);
                 split.evicted = RangeSet::new();
             }
-            self.counts.rejected += split.evicted.count();
+            self.counts.discarded += split.evicted.count();
             self.counts.evicted -= split.evicted.count();
             self.take(&split, &mut freed);
         }
@@ -210,11 +210,11 @@ impl Account {
     }
 
     /// The device's side of the ledger, with at most as many ranges as `ranges_left` allows.
-    pub(super) fn report(&self, ranges_left: &mut usize) -> EpochReport {
+    pub(super) fn report(&self, ranges_left: &mut usize) -> EpochAccount {
         debug_assert!(*ranges_left <= MESSAGE_RANGES_MAX);
         let evicted: Vec<SeqRange> = self.evicted().iter().take(*ranges_left).collect();
         *ranges_left -= evicted.len();
-        let rejected: Vec<Rejection> = self
+        let quarantined: Vec<Rejection> = self
             .given_up
             .iter()
             .take(*ranges_left)
@@ -223,12 +223,13 @@ impl Account {
                 reason: RejectReason::Undecodable,
             })
             .collect();
-        *ranges_left -= rejected.len();
-        EpochReport {
+        *ranges_left -= quarantined.len();
+        EpochAccount {
             epoch: self.epoch,
             balance: self.balance(),
             evicted,
-            rejected,
+            quarantined,
+            discarded: Vec::new(),
         }
     }
 
@@ -237,8 +238,9 @@ impl Account {
             accepted: self.last_seq,
             committed: self.counts.committed,
             pending,
+            quarantined: 0,
             evicted: self.counts.evicted,
-            rejected: self.counts.rejected,
+            discarded: self.counts.discarded,
         }
     }
 
@@ -301,9 +303,9 @@ mod tests {
             balance.committed,
             balance.pending,
             balance.evicted,
-            balance.rejected,
+            balance.discarded,
         );
-        assert_eq!(found, counts, "committed, pending, evicted, rejected");
+        assert_eq!(found, counts, "committed, pending, evicted, discarded");
     }
 
     #[test]
@@ -356,9 +358,9 @@ mod tests {
         let own = rejection(2, 2, RejectReason::Undecodable);
         assert_eq!(account.settle(&none(), &[own], &none()), set(&[(2, 2)]));
         check(&account, (0, 2, 0, 1));
-        assert_eq!(account.report(&mut 10).rejected, [own]);
+        assert_eq!(account.report(&mut 10).quarantined, [own]);
         assert_eq!(account.settle(&none(), &[own], &none()), none());
-        assert_eq!(account.report(&mut 10).rejected, []);
+        assert_eq!(account.report(&mut 10).quarantined, []);
         check(&account, (0, 2, 0, 1));
     }
 
@@ -376,7 +378,7 @@ mod tests {
         let counts = Counts {
             committed: 6,
             evicted: 4,
-            rejected: 0,
+            discarded: 0,
         };
         let epoch = Epoch::from_random(1);
         let mut account =

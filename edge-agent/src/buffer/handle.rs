@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
 use schema::message::{
-    Command, CommandProgress, CommandState, ConfigEntry, EpochReport, Noted, Rejection,
+    Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, Rejection,
 };
 use schema::{Balance, Batch, Epoch, RangeSet, Reading, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -94,7 +94,7 @@ pub(super) enum Request {
         reply: Reply<Balance>,
     },
     Report {
-        reply: Reply<Vec<EpochReport>>,
+        reply: Reply<Vec<EpochAccount>>,
     },
     KeepCommand {
         command: Command,
@@ -260,7 +260,7 @@ impl Buffer {
     ///
     /// # Errors
     /// [`BufferError::Closed`].
-    pub async fn report(&self) -> Result<Vec<EpochReport>, BufferError> {
+    pub async fn report(&self) -> Result<Vec<EpochAccount>, BufferError> {
         self.ask(|reply| Request::Report { reply }).await
     }
 

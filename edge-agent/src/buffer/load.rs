@@ -203,7 +203,7 @@ impl Ledger {
 }
 
 /// The ledger of an epoch that has ended, from what is known of it: as many counted as committed
-/// and rejected as the known sets allow, the rest as evicted.
+/// and discarded as the known sets allow, the rest as evicted.
 pub(super) fn ended(
     epoch: Epoch,
     last_seq: u64,
@@ -217,12 +217,12 @@ pub(super) fn ended(
     given_up = given_up.intersection(&all);
     given_up.subtract(&settled);
     let committed = counts.committed.min(settled.count());
-    let rejected_max = settled.count() - committed + given_up.count();
-    let rejected = counts.rejected.clamp(given_up.count(), rejected_max);
+    let discarded_max = settled.count() - committed + given_up.count();
+    let discarded = counts.discarded.clamp(given_up.count(), discarded_max);
     let counts = Counts {
         committed,
-        rejected,
-        evicted: last_seq - committed - rejected,
+        discarded,
+        evicted: last_seq - committed - discarded,
     };
     let none = RangeSet::new();
     let account = Account::restore(epoch, last_seq, none, settled, given_up, counts)?;

@@ -106,7 +106,7 @@ impl Entry {
             counts: Counts {
                 committed: count(6)?,
                 evicted: count(7)?,
-                rejected: count(8)?,
+                discarded: count(8)?,
             },
             hlc: count(9)?,
             note: String::from_utf8(note.to_vec()).ok()?,
@@ -128,7 +128,7 @@ impl Entry {
             self.last_seq.cast_signed(),
             self.counts.committed.cast_signed(),
             self.counts.evicted.cast_signed(),
-            self.counts.rejected.cast_signed(),
+            self.counts.discarded.cast_signed(),
             self.hlc.cast_signed(),
         ]
     }

@@ -161,7 +161,7 @@ pub(super) async fn recover(
         let counts = known.counts;
         known
             .last_seq(survey.last_seq)
-            .saturating_sub(counts.committed + counts.evicted + counts.rejected)
+            .saturating_sub(counts.committed + counts.evicted + counts.discarded)
             .saturating_sub(salvaged)
     });
     let mut ids = Ids::above(&[]);

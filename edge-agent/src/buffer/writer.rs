@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use daemon::Clock;
 use schema::limits::MESSAGE_RANGES_MAX;
-use schema::message::{EpochReport, Rejection};
+use schema::message::{EpochAccount, Rejection};
 use schema::{Balance, Epoch, RangeSet, Reading};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
@@ -317,7 +317,7 @@ impl Writer {
         }
     }
 
-    fn report(&self) -> Vec<EpochReport> {
+    fn report(&self) -> Vec<EpochAccount> {
         let mut ranges_left = MESSAGE_RANGES_MAX;
         std::iter::once(&self.state.ledger)
             .chain(self.state.ended.iter().rev())

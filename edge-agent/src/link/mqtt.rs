@@ -18,6 +18,7 @@ use rumqttc::{
     AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
     Outgoing, Packet, Publish, QoS, StateError, SubscribeReasonCode, TlsConfiguration, Transport,
 };
+use schema::envelope::EnvelopeError;
 use schema::message::{Downlink, Status};
 use schema::topic::down_filter;
 use schema::{Channel, DeviceId, Topic, envelope, limits};
@@ -240,12 +241,12 @@ impl Attempt<'_> {
         };
         let payload = &publish.payload;
         let taken = match channel {
-            Channel::Ack => envelope::decode(payload).map(|downlink| match downlink {
+            Channel::Ack => envelope::decode_kind(payload).map(|downlink| match downlink {
                 Downlink::Noted(noted) => self.instruct(Instruction::Noted(noted)),
                 downlink => self.link.downlinks.try_send(downlink).is_ok(),
             }),
             Channel::Command => {
-                envelope::decode(payload).map(|order| self.instruct(Instruction::Order(order)))
+                envelope::decode_kind(payload).map(|order| self.instruct(Instruction::Order(order)))
             }
             Channel::Config => {
                 let documents = &self.link.documents;
@@ -263,6 +264,13 @@ impl Attempt<'_> {
             Ok(true) => {}
             Ok(false) => {
                 meters.overflowed.inc();
+            }
+            Err(EnvelopeError::UnknownKind(kind)) => {
+                debug!(
+                    kind,
+                    channel = channel.suffix(),
+                    "a newer bridge said something that this agent does not know"
+                );
             }
             Err(error) => {
                 meters.unreadable.inc();

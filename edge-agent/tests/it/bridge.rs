@@ -168,6 +168,7 @@ impl Peer {
                         heard.configs.push(config);
                         return None;
                     }
+                    message::Event::Ledger(_) | message::Event::TimeRequest(_) => return None,
                 };
                 // A report's evictions and rejections enter the ledger, and are confirmed.
                 let confirmed = report.epochs.iter().map(|epoch| Ack {

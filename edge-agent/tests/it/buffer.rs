@@ -86,11 +86,11 @@ pub(crate) fn check_balance(balance: Balance, expected: (u64, u64, u64, u64, u64
         balance.committed,
         balance.pending,
         balance.evicted,
-        balance.rejected,
+        balance.discarded,
     );
     assert_eq!(
         found, expected,
-        "accepted, committed, pending, evicted, rejected"
+        "accepted, committed, pending, evicted, discarded"
     );
 }
 
@@ -345,12 +345,12 @@ async fn a_row_that_the_device_gave_up_is_reported_until_it_is_confirmed() {
     opened.buffer.close().await;
     let again = open(&settings).await;
     assert_eq!(again.pending, set(&[(1, 1), (3, 3)]));
-    assert_eq!(again.buffer.report().await.unwrap()[0].rejected, [own]);
+    assert_eq!(again.buffer.report().await.unwrap()[0].quarantined, [own]);
     check_balance(settle(&again).await, (3, 0, 2, 0, 1));
-    assert_eq!(again.buffer.report().await.unwrap()[0].rejected, []);
+    assert_eq!(again.buffer.report().await.unwrap()[0].quarantined, []);
     again.buffer.close().await;
     let last = open(&settings).await;
-    assert_eq!(last.buffer.report().await.unwrap()[0].rejected, []);
+    assert_eq!(last.buffer.report().await.unwrap()[0].quarantined, []);
 }
 
 fn policies(default: Policy, rules: &[(&str, Policy)]) -> Policies {

@@ -180,7 +180,7 @@ impl Specimen {
         assert_eq!(old.epoch, self.epoch, "{what}");
         assert_eq!(old.balance.pending, 0, "{what}");
         let evicted: RangeSet = old.evicted.iter().copied().collect();
-        let own = old.rejected.clone();
+        let own = old.quarantined.clone();
         let settle = opened
             .buffer
             .settle(old.epoch, RangeSet::new(), own, evicted);

@@ -274,7 +274,7 @@ impl World {
         let report = self.opened.buffer.report().await.unwrap().remove(0);
         let set = |ranges: &[SeqRange]| numbers(&ranges.iter().copied().collect());
         let evicted = set(&report.evicted);
-        let given_up: Vec<SeqRange> = report.rejected.iter().map(|r| r.range).collect();
+        let given_up: Vec<SeqRange> = report.quarantined.iter().map(|r| r.range).collect();
         let given_up = set(&given_up);
         for (seq, fate) in &mut self.model.fates {
             let found = match (pending.contains(seq), evicted.contains(seq)) {
@@ -305,7 +305,7 @@ impl World {
         assert_eq!(balance.accepted, self.model.fates.len() as u64);
         assert_eq!(balance.pending, count(&[Fate::Pending]));
         assert_eq!(balance.committed, count(&[Fate::Committed]));
-        assert_eq!(balance.rejected, count(&[Fate::Rejected, Fate::GivenUp]));
+        assert_eq!(balance.discarded, count(&[Fate::Rejected, Fate::GivenUp]));
         assert_eq!(
             balance.evicted,
             count(&[Fate::Evicted, Fate::EvictedConfirmed])

@@ -48,7 +48,11 @@ async fn the_metrics_show_the_ledgers_identity() {
     assert_eq!(count("pending"), 7);
     assert_eq!(
         count("accepted_total"),
-        count("committed_total") + count("pending") + count("evicted") + count("rejected_total")
+        count("committed_total")
+            + count("pending")
+            + count("quarantined")
+            + count("evicted")
+            + count("discarded")
     );
     assert!(edge.metric("tideline_agent_buffer_pending_bytes") > 0);
     assert_eq!(edge.metric("tideline_agent_connected"), 1);
@@ -127,7 +131,7 @@ async fn a_row_that_cannot_be_read_is_rejected_alone() {
     })
     .await;
     let balance = edge.agent.balance();
-    assert_eq!((balance.committed, balance.rejected), (59, 1));
+    assert_eq!((balance.committed, balance.discarded), (59, 1));
     assert!(balance.is_balanced());
     let rejected = || {
         let heard = bridge.heard();

@@ -37,7 +37,7 @@ async fn a_report_comes_first_and_states_the_ledger() {
     eventually("it reports", || !bridge.heard().reports.is_empty()).await;
     let report = bridge.heard().reports[0].clone();
     assert_eq!(report.epochs[0].epoch, edge.agent.status().epoch);
-    assert!(report.epochs[0].balance.is_balanced());
+    assert!(schema::Balance::from(report.epochs[0].balance).is_balanced());
     assert!(report.device_time_ms > 1_700_000_000_000);
 }
 

@@ -18,8 +18,9 @@ pub(super) struct Report {
     accepted: u64,
     committed: u64,
     pending: u64,
+    quarantined: u64,
     evicted: u64,
-    rejected: u64,
+    discarded: u64,
     batches: u64,
     retransmissions: u64,
     /// Payloads of telemetry, retransmissions included.
@@ -50,8 +51,9 @@ impl Report {
             accepted,
             committed,
             pending,
+            quarantined,
             evicted,
-            rejected,
+            discarded,
         } = tally.balance();
         let bytes = tally.bytes.load(Relaxed);
         let seconds = all.as_secs_f64();
@@ -63,8 +65,9 @@ impl Report {
             accepted,
             committed,
             pending,
+            quarantined,
             evicted,
-            rejected,
+            discarded,
             batches: tally.batches.load(Relaxed),
             retransmissions: tally.retransmissions.load(Relaxed),
             payload_bytes: bytes,
@@ -99,8 +102,13 @@ impl Report {
             self.connected, self.devices, self.connections_lost
         );
         println!(
-            "readings     {} accepted = {} committed + {} pending + {} evicted + {} rejected",
-            self.accepted, self.committed, self.pending, self.evicted, self.rejected
+            "readings     {} accepted = {} committed + {} pending + {} quarantined + {} evicted + {} discarded",
+            self.accepted,
+            self.committed,
+            self.pending,
+            self.quarantined,
+            self.evicted,
+            self.discarded
         );
         println!(
             "rate         {:.0} committed a second, over {:.1} s of scans and {:.1} s of drain",

@@ -133,7 +133,7 @@ impl Simulated {
         match downlink {
             Downlink::Ack(ack) => self.input(Input::Acked(ack)),
             Downlink::Refused(refusal) => self.input(Input::Refused(refusal.payload_digest)),
-            Downlink::Noted(_) => Ok(()),
+            Downlink::Noted(_) | Downlink::Hello(_) => Ok(()),
         }
     }
 

@@ -16,7 +16,7 @@ pub(super) struct Tally {
     accepted: AtomicU64,
     committed: AtomicU64,
     evicted: AtomicU64,
-    rejected: AtomicU64,
+    discarded: AtomicU64,
     connected: AtomicU64,
     pub(super) connected_ever: AtomicU64,
     pub(super) connections_lost: AtomicU64,
@@ -35,7 +35,7 @@ impl Default for Tally {
             accepted: zero(),
             committed: zero(),
             evicted: zero(),
-            rejected: zero(),
+            discarded: zero(),
             connected: zero(),
             connected_ever: zero(),
             connections_lost: zero(),
@@ -62,7 +62,7 @@ impl Tally {
         step(&self.accepted, before.accepted, now.accepted);
         step(&self.committed, before.committed, now.committed);
         step(&self.evicted, before.evicted, now.evicted);
-        step(&self.rejected, before.rejected, now.rejected);
+        step(&self.discarded, before.discarded, now.discarded);
     }
 
     /// The counts of all devices. What is pending is what is left.
@@ -70,14 +70,15 @@ impl Tally {
         // Settled first: a reading that is settled meanwhile must not be missing from accepted.
         let committed = self.committed.load(Relaxed);
         let evicted = self.evicted.load(Relaxed);
-        let rejected = self.rejected.load(Relaxed);
+        let discarded = self.discarded.load(Relaxed);
         let accepted = self.accepted.load(Relaxed);
         Balance {
             accepted,
             committed,
-            pending: accepted.saturating_sub(committed + evicted + rejected),
+            pending: accepted.saturating_sub(committed + evicted + discarded),
             evicted,
-            rejected,
+            quarantined: 0,
+            discarded,
         }
     }
 
@@ -132,14 +133,16 @@ mod tests {
             committed: 1,
             pending: 1,
             evicted: 3,
-            rejected: 0,
+            quarantined: 0,
+            discarded: 0,
         };
         let late = Balance {
             accepted: 5,
             committed: 4,
             pending: 1,
             evicted: 0,
-            rejected: 0,
+            quarantined: 0,
+            discarded: 0,
         };
         tally.moved(zero, one);
         assert_eq!(tally.balance(), one);
@@ -150,7 +153,8 @@ mod tests {
             committed: 5,
             pending: 2,
             evicted: 3,
-            rejected: 0,
+            quarantined: 0,
+            discarded: 0,
         };
         assert_eq!(tally.balance(), both);
     }

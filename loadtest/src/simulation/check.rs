@@ -31,14 +31,14 @@ fn readings(world: &World) -> Result<(), Violation> {
         };
         let committed = ledger.committed.contains(reading.seq);
         let set_aside =
-            ledger.rejected.contains(reading.seq) || ledger.evicted.contains(reading.seq);
+            ledger.discarded.contains(reading.seq) || ledger.evicted.contains(reading.seq);
         if reading.is_bad && committed {
             return Err(Violation::BadAdmitted {
                 device: reading.device.clone(),
                 seq: reading.seq,
             });
         }
-        let refused_good = ledger.rejected.contains(reading.seq) && !reading.is_bad;
+        let refused_good = ledger.discarded.contains(reading.seq) && !reading.is_bad;
         if refused_good || !(committed || set_aside) {
             return Err(lost);
         }
@@ -86,7 +86,7 @@ fn ledger(world: &World) -> Result<(), Violation> {
         let edge = agent.buffer.balance();
         let key = (agent.id.clone(), agent.buffer.epoch());
         let ledger = world.store.ledger.get(&key).cloned().unwrap_or_default();
-        let settlement = ledger.settle(edge.accepted, edge.pending);
+        let settlement = ledger.settle(edge.accepted, edge.held());
         let agrees = settlement.balance.accepted == edge.accepted
             && settlement.balance.pending == edge.pending
             && settlement.balance.is_balanced()

@@ -44,7 +44,7 @@ impl Store {
         }
         ledger.committed.extend(batch.ranges());
         ledger
-            .rejected
+            .discarded
             .extend(rejected.iter().map(|rejection| rejection.range));
     }
 
@@ -54,7 +54,7 @@ impl Store {
         let ledger = self.ledger.entry(key.clone()).or_default();
         ledger.evicted.extend(report.evicted.iter().copied());
         ledger
-            .rejected
+            .discarded
             .extend(report.rejected.iter().map(|rejection| rejection.range));
         let newest = self
             .reports

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Noted;
 use crate::{Epoch, SeqRange};
 
-/// What the bridge says on `down/ack`.
+/// What the bridge says on `down/ack`. Append only: readers pass over what is newer than they are.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Downlink {
@@ -17,6 +17,20 @@ pub enum Downlink {
     /// Words on commands that need not be repeated; at most
     /// [`NOTED_MAX`](crate::limits::NOTED_MAX).
     Noted(Vec<Noted>),
+    /// Which bridge answers, and what time it is. Since 0.2, to agents that said that they are at
+    /// least as new.
+    Hello(Hello),
+}
+
+/// The answer to a birth, and to a [`TimeRequest`](super::TimeRequest).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The birth's session, or the request's nonce.
+    pub nonce: u64,
+    /// The database's time, milliseconds since the Unix epoch.
+    pub bridge_time_ms: i64,
+    /// What the bridge understands: [`PROTOCOL`](super::PROTOCOL) of its build.
+    pub protocol: u16,
 }
 
 /// Ranges of one epoch. Sent after the commit that they speak of; repeated for a retransmission
@@ -29,15 +43,16 @@ pub struct Ack {
     pub epoch: Epoch,
     /// In the database.
     pub committed: Vec<SeqRange>,
-    /// Reported as evicted, and in the ledger as such.
+    /// Given up by the device and reported, as evicted or as discarded, and in the ledger as such.
     pub evicted: Vec<SeqRange>,
-    /// Refused for good, and in the ledger as such.
+    /// Refused for now, and in the ledger as quarantined. A device keeps the rows, and may offer
+    /// them again; one of 0.1 frees them.
     pub rejected: Vec<Rejection>,
     /// Neither of the three and overdue: the device sends again what it has, and reports the rest.
     pub resync: Vec<SeqRange>,
 }
 
-/// Readings refused for good.
+/// Readings refused for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// Which readings.

@@ -7,14 +7,39 @@ pub mod config;
 pub mod event;
 pub mod status;
 
-pub use ack::{Ack, Downlink, Refusal, RejectReason, Rejection};
+use crate::envelope::Kinds;
+
+pub use ack::{Ack, Downlink, Hello, Refusal, RejectReason, Rejection};
 pub use command::{
     Ask, Cancel, Command, CommandId, CommandIdError, CommandProgress, CommandState, KnownCommand,
     Noted, Order,
 };
 pub use config::{ConfigEntry, DesiredConfig, FailedKey, ReportedConfig};
-pub use event::{EpochReport, Event, Report};
+pub use event::{
+    ClockReport, ClockState, Discard, EpochAccount, EpochReport, Event, LedgerReport,
+    LegacyBalance, Report, TimeRequest,
+};
 pub use status::Status;
+
+/// What a build of today understands beyond version 1 of the envelope: 1 was never said, agents and
+/// bridges 0.1 spoke it; 2 has the quarantine, the ledger report and the database's time.
+pub const PROTOCOL: u16 = 2;
+
+impl Kinds for Downlink {
+    const KNOWN: u64 = 4;
+}
+
+impl Kinds for Event {
+    const KNOWN: u64 = 5;
+}
+
+impl Kinds for Order {
+    const KNOWN: u64 = 3;
+}
+
+impl Kinds for Status {
+    const KNOWN: u64 = 2;
+}
 
 #[cfg(test)]
 mod tests {
@@ -24,7 +49,8 @@ mod tests {
     use serde::de::DeserializeOwned;
 
     use super::*;
-    use crate::{Balance, Epoch, Hlc, SeqRange, envelope};
+    use crate::envelope::{EnvelopeError, decode_kind};
+    use crate::{Balance, DiscardedBy, Epoch, Hlc, SeqRange, envelope};
 
     /// Other versions of Tideline read these bytes: a change that breaks this test needs a new
     /// wire version, not a new expectation.
@@ -93,7 +119,7 @@ mod tests {
                 device_time_ms: 1_700_000_000_000,
                 epochs: vec![EpochReport {
                     epoch: Epoch::from_random(0x1234),
-                    balance: Balance {
+                    balance: LegacyBalance {
                         accepted: 310,
                         committed: 301,
                         pending: 5,
@@ -128,6 +154,123 @@ mod tests {
             }),
             "010002011173616d706c696e672e696e74657276616c052231307322818080c0d6fcf3c50101016b026e6f",
         );
+    }
+
+    #[test]
+    fn a_ledger_report_keeps_its_bytes() {
+        check(
+            &Event::Ledger(LedgerReport {
+                device_time_ms: 1_700_000_000_000,
+                clock: ClockReport {
+                    state: ClockState::Verified,
+                    offset_ms: Some(-3_600_000),
+                },
+                epochs: vec![EpochAccount {
+                    epoch: Epoch::from_random(0x1234),
+                    balance: Balance {
+                        accepted: 310,
+                        committed: 300,
+                        pending: 4,
+                        quarantined: 2,
+                        evicted: 2,
+                        discarded: 2,
+                    },
+                    evicted: vec![range(303, 304)],
+                    quarantined: vec![Rejection {
+                        range: range(305, 306),
+                        reason: RejectReason::TooNew,
+                    }],
+                    discarded: vec![Discard {
+                        range: range(307, 308),
+                        by: DiscardedBy::QuarantineBudget,
+                        reason: Some(RejectReason::TooOld),
+                    }],
+                }],
+            }),
+            "01000380a0abfef9620101ffb9b70301b424b602ac020402020201af02b00201b102b2020301b302b402010102",
+        );
+        check(
+            &Event::TimeRequest(TimeRequest { nonce: 300 }),
+            "010004ac02",
+        );
+        check(
+            &Downlink::Hello(Hello {
+                nonce: 300,
+                bridge_time_ms: 1_700_000_000_000,
+                protocol: PROTOCOL,
+            }),
+            "010003ac0280a0abfef96202",
+        );
+    }
+
+    #[test]
+    fn words_of_the_ledger_keep_their_numbers_and_names() {
+        for (number, by) in DiscardedBy::ALL.into_iter().enumerate() {
+            check(&by, &format!("0100{number:02x}"));
+            let name = by.as_str();
+            assert_eq!(serde_json::to_string(&by).unwrap(), format!("{name:?}"));
+        }
+        let states = [
+            ClockState::Unverified,
+            ClockState::Verified,
+            ClockState::Kernel,
+        ];
+        for (number, state) in states.into_iter().enumerate() {
+            check(&state, &format!("0100{number:02x}"));
+            let name = state.as_str();
+            assert_eq!(serde_json::to_string(&state).unwrap(), format!("{name:?}"));
+        }
+    }
+
+    #[test]
+    fn a_kind_that_only_newer_peers_know_is_told_from_damage() {
+        #[track_caller]
+        fn check_known<M: Kinds + Serialize + Debug + PartialEq>(last: &M) {
+            let payload = envelope::encode(last).unwrap();
+            assert_eq!(u64::from(payload[2]) + 1, M::KNOWN);
+            assert_eq!(decode_kind::<M>(&payload).as_ref(), Ok(last));
+            for kind in [M::KNOWN, 200] {
+                let mut newer = vec![envelope::VERSION, 0];
+                newer.extend(postcard::to_allocvec(&kind).unwrap());
+                newer.extend([7; 9]);
+                let error = Err(EnvelopeError::UnknownKind(kind));
+                assert_eq!(decode_kind::<M>(&newer), error);
+            }
+            // Damage stays damage.
+            for body in [&[] as &[u8], &[0], &[0xff]] {
+                let payload = [&[envelope::VERSION, 0], body].concat();
+                let damaged = decode_kind::<M>(&payload);
+                assert!(matches!(damaged, Err(EnvelopeError::Body(_))), "{body:?}");
+            }
+        }
+        check_known(&Downlink::Hello(Hello {
+            nonce: 1,
+            bridge_time_ms: 1,
+            protocol: PROTOCOL,
+        }));
+        check_known(&Event::TimeRequest(TimeRequest { nonce: 1 }));
+        check_known(&Order::Ask(Ask {
+            id: CommandId::from_bits(1),
+            expires_at_ms: 1,
+        }));
+        check_known(&Status::Offline { session: 1 });
+    }
+
+    #[test]
+    fn counts_are_told_to_bridges_that_know_no_quarantine() {
+        let balance = Balance {
+            accepted: 21,
+            committed: 6,
+            pending: 5,
+            quarantined: 4,
+            evicted: 3,
+            discarded: 3,
+        };
+        let legacy = LegacyBalance::from(balance);
+        assert_eq!((legacy.pending, legacy.rejected), (5, 7));
+        let heard = Balance::from(legacy);
+        assert!(heard.is_balanced());
+        assert_eq!((heard.quarantined, heard.discarded), (0, 7));
     }
 
     #[test]

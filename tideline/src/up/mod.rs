@@ -239,13 +239,13 @@ async fn summarise(store: &Arc<dyn Store>, agent: &Status) -> Result<Summary, St
             .report
             .map(|report| report.balance)
             .unwrap_or_default();
-        record.ledger.settle(report.accepted, report.pending)
+        record.ledger.settle(report.accepted, report.held())
     });
     let reported = reported.unwrap_or_default();
     let own = record
         .map(|record| record.ledger.clone())
         .unwrap_or_default();
-    let own = own.settle(agent.balance.accepted, agent.balance.pending);
+    let own = own.settle(agent.balance.accepted, agent.balance.held());
     let mut balance = fleet.balance;
     // Only what the report did not know of yet can have been added since.
     balance.accepted += own.balance.accepted - reported.balance.accepted;

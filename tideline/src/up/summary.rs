@@ -6,11 +6,11 @@ use schema::Balance;
 use serde::Serialize;
 
 /// The counts of one run's end. `accepted` is the devices' word; `committed`, `evicted` and
-/// `rejected` are the database's; `pending` is what the devices still hold.
+/// `discarded` are the database's; `pending` is what the devices still hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Summary {
     #[serde(flatten)]
-    /// The five counts.
+    /// The six counts.
     pub(super) balance: Balance,
     /// Devices that the database knows.
     pub(super) devices: u64,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_json_has_the_five_counts_at_its_top() {
+    fn the_json_has_the_six_counts_at_its_top() {
         let balance = Balance {
             accepted: 5,
             committed: 4,
@@ -60,7 +60,8 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({
-                "accepted": 5, "committed": 4, "pending": 1, "evicted": 0, "rejected": 0,
+                "accepted": 5, "committed": 4, "pending": 1,
+                "quarantined": 0, "evicted": 0, "discarded": 0,
                 "devices": 1, "unaccounted": 0, "balanced": true
             })
         );

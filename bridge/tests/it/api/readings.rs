@@ -182,7 +182,7 @@ async fn what_cannot_be_had_is_rejected_and_the_rest_is_committed() {
     assert_eq!(expect(post(&served, &body), StatusCode::OK).await, answer);
     let ledger = served.get("/api/v1/devices/press-7/ledger").await;
     assert_eq!(ledger["balanced"], true, "{ledger}");
-    assert_eq!(ledger["balance"]["rejected"], 4);
+    assert_eq!(ledger["balance"]["discarded"], 4);
     // One sequence with two contents.
     let mut other = body;
     other["readings"] = json!([reading(json!(9), recently() + 1_000_000)]);

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bridge::store::alerts::{Alert, AlertBounds, AlertQuery, AlertState, Finding, Rule};
 use bridge::store::config::ConfigReport;
 use bridge::store::{DeadLetter, DeviceReport, Presence, Store};
-use schema::Balance;
-use schema::message::{ConfigEntry, EpochReport, FailedKey, Report, ReportedConfig, Status};
+use schema::message::{
+    ConfigEntry, EpochReport, FailedKey, LegacyBalance, Report, ReportedConfig, Status,
+};
 
 use super::contract;
 use super::fixture::*;
@@ -84,7 +85,7 @@ async fn each_rule_finds_what_it_looks_for(fixture: Fixture) {
             device_time_ms: 1_000_000 + 301_000,
             epochs: vec![EpochReport {
                 epoch: epoch(1),
-                balance: Balance::default(),
+                balance: LegacyBalance::default(),
                 evicted: Vec::new(),
                 rejected: Vec::new(),
             }],

@@ -287,7 +287,7 @@ async fn what_no_store_can_hold_is_refused_and_the_rest_is_kept(fixture: Fixture
     let ledger = store.ledger(&device("d")).await.unwrap();
     let settlement = ledger.epochs[0].ledger.settle(9, 0);
     assert!(settlement.balance.is_balanced());
-    assert_eq!(settlement.balance.rejected, 7);
+    assert_eq!(settlement.balance.discarded, 7);
     assert_eq!(settlement.unaccounted, 0);
     assert_eq!(store.counts().await.unwrap().telemetry, 2);
     check_ledger(&*store, "d").await;
@@ -320,7 +320,7 @@ async fn rejected_readings_enter_the_ledger(fixture: Fixture) {
     store.ingest(&[other]).await.unwrap();
     let ledger = store.ledger(&device("d")).await.unwrap();
     let record = &ledger.epochs[0];
-    assert_eq!(record.ledger.rejected.as_slice(), ranges(&[(4, 9)]));
+    assert_eq!(record.ledger.discarded.as_slice(), ranges(&[(4, 9)]));
     let stored: Vec<_> = record.ranges.iter().map(|r| (r.kind, r.range)).collect();
     use bridge::store::Kind;
     assert_eq!(
@@ -353,7 +353,7 @@ async fn a_rejected_reading_that_was_committed_stays_committed(fixture: Fixture)
     );
     let ledger = store.ledger(&device("d")).await.unwrap();
     assert_eq!(
-        ledger.epochs[0].ledger.rejected.as_slice(),
+        ledger.epochs[0].ledger.discarded.as_slice(),
         ranges(&[(6, 8)])
     );
 }

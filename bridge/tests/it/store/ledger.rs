@@ -167,8 +167,9 @@ async fn the_fleet_adds_up(fixture: Fixture) {
             accepted: 699 * 3 + 2 + 9,
             committed: 2102,
             pending: 4,
+            quarantined: 0,
             evicted: 2,
-            rejected: 0,
+            discarded: 0,
         }
     );
     assert!(fleet.balance.is_balanced());

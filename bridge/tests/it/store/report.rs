@@ -2,8 +2,7 @@
 
 use bridge::store::dead_letters::{LetterCursor, LetterId, LetterQuery};
 use bridge::store::{DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence};
-use schema::Balance;
-use schema::message::{EpochReport, RejectReason, Rejection, Report, Status};
+use schema::message::{EpochReport, LegacyBalance, RejectReason, Rejection, Report, Status};
 
 use super::contract;
 use super::fixture::*;
@@ -33,7 +32,7 @@ pub(crate) fn report(
             device_time_ms: 1_700_000_000_123,
             epochs: vec![EpochReport {
                 epoch: epoch(7),
-                balance: Balance {
+                balance: LegacyBalance {
                     accepted,
                     committed: 1,
                     pending,
@@ -65,9 +64,9 @@ async fn a_report_is_kept_and_its_ranges_enter_the_ledger(fixture: Fixture) {
     let ledger = store.ledger(&device("d")).await.unwrap();
     let record = &ledger.epochs[0];
     assert_eq!(record.ledger.evicted.as_slice(), ranges(&[(1, 4), (9, 9)]));
-    assert_eq!(record.ledger.rejected.as_slice(), ranges(&[(5, 6)]));
+    assert_eq!(record.ledger.discarded.as_slice(), ranges(&[(5, 6)]));
     let reported = record.report.unwrap();
-    assert_eq!(reported.balance, one.report.epochs[0].balance);
+    assert_eq!(reported.balance, one.report.epochs[0].balance.into());
     assert_eq!(reported.device_time_ms, 1_700_000_000_123);
     assert_eq!(reported.received_at, at(1_700_100_000));
     assert_eq!(store.counts().await.unwrap().ledger, 3);

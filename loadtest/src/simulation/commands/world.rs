@@ -755,7 +755,7 @@ impl World {
             Channel::Command => envelope::decode(payload).map(Instruction::Order),
             _ => match envelope::decode(payload) {
                 Ok(Downlink::Noted(noted)) => Ok(Instruction::Noted(noted)),
-                Ok(Downlink::Ack(_) | Downlink::Refused(_)) => return Ok(()),
+                Ok(Downlink::Ack(_) | Downlink::Refused(_) | Downlink::Hello(_)) => return Ok(()),
                 Err(error) => Err(error),
             },
         };
