@@ -16,6 +16,7 @@ mod buffer_model;
 mod config;
 mod delivery;
 mod edge;
+mod fixtures;
 mod link;
 mod overrides;
 mod process;

@@ -1,7 +1,7 @@
 //! A database of its own for each test, and values to put into it.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bridge::store::fleet::{Author, Labelled};
@@ -31,6 +31,14 @@ impl Fixture {
 
     pub(crate) async fn open_unmigrated(&self) -> Arc<dyn Store> {
         self.location.open().await.unwrap()
+    }
+
+    /// Where an embedded store's file is.
+    pub(crate) fn file(&self) -> &Path {
+        match &self.location {
+            Location::Embedded(path) => path,
+            _ => panic!("a server has no file"),
+        }
     }
 
     /// Runs SQL beside the store, on a database server.

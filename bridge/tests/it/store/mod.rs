@@ -11,6 +11,7 @@ mod concurrent;
 mod config;
 mod fan_out;
 mod fixture;
+mod fixtures;
 mod fleet;
 mod groups;
 mod history;
