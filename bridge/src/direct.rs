@@ -111,6 +111,11 @@ impl Direct {
         }
     }
 
+    /// The time here, microseconds since the Unix epoch.
+    pub(crate) fn now_micros(&self) -> i64 {
+        self.clock.now_micros()
+    }
+
     /// What admission says of a batch, now.
     pub(crate) fn admit(&self, device: DeviceId, batch: Batch) -> Result<Delivery, AdmitError> {
         admit_batch(device, batch, self.clock.now(), &self.bounds)

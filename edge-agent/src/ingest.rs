@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Class, Clock, Fault};
-use schema::Reading;
 use schema::reading::ValueError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::buffer::{Appended, Buffer, BufferError, ReadingError};
+use crate::buffer::{Append, Appended, Buffer, BufferError, ReadingError, Submitted};
 use crate::metrics::IngestMeters;
 use crate::repeat::Repeats;
 
@@ -44,6 +43,14 @@ pub enum IngestError {
     /// The buffer could not take them: its disk is full, or broken.
     #[error(transparent)]
     Buffer(#[from] BufferError),
+}
+
+/// Readings that were handed over and wait for their commit.
+#[derive(Debug)]
+pub struct Handed {
+    readings: u64,
+    submitted: Result<Submitted, IngestError>,
+    meters: IngestMeters,
 }
 
 impl IngestError {
@@ -96,41 +103,68 @@ impl Ingest {
     ///
     /// # Errors
     /// [`IngestError`]: none was accepted; its `fault` says whether to try again.
-    pub async fn append(&self, readings: Vec<Reading>) -> Result<Appended, IngestError> {
-        let count = readings.len() as u64;
-        let outcome = self.try_append(readings).await;
+    pub async fn append(&self, append: impl Into<Append>) -> Result<Appended, IngestError> {
+        self.submit(append.into()).await.done().await
+    }
+
+    /// Hands readings over as [`Self::append`] does, and returns when they wait for their commit,
+    /// behind what was handed over before. So a source may read on meanwhile.
+    pub async fn submit(&self, append: Append) -> Handed {
+        let readings = append.samples.len();
+        Handed {
+            readings: readings as u64,
+            submitted: self.try_submit(append, readings).await,
+            meters: self.meters.clone(),
+        }
+    }
+
+    async fn try_submit(&self, append: Append, readings: usize) -> Result<Submitted, IngestError> {
+        if self.closed.is_cancelled() {
+            return Err(IngestError::Stopping);
+        }
+        if readings > APPEND_READINGS_MAX {
+            return Err(IngestError::TooMany { readings });
+        }
+        Ok(self.buffer.submit(append).await?)
+    }
+
+    /// The agent's wall clock, microseconds since the Unix epoch. What a source reads without a time
+    /// it hands over with this one, as [`crate::buffer::Timing::Read`].
+    #[must_use]
+    pub fn now_micros(&self) -> i64 {
+        self.clock.now_micros()
+    }
+
+    /// Counts a producer whose connection the agent ends.
+    pub(crate) fn producer_closed(&self, reason: &'static str) {
+        self.meters.producer_closed(reason);
+    }
+
+    /// Counts readings that a source refused before they came here.
+    pub(crate) fn refused(&self, reason: &'static str, readings: u64) {
+        self.meters.refused(reason, readings);
+    }
+}
+
+impl Handed {
+    /// Waits for the commit.
+    ///
+    /// # Errors
+    /// As [`Ingest::append`].
+    pub async fn done(self) -> Result<Appended, IngestError> {
+        let outcome = match self.submitted {
+            Ok(submitted) => submitted.done().await.map_err(IngestError::from),
+            Err(error) => Err(error),
+        };
         match &outcome {
             Ok(appended) => {
                 for (_, error) in &appended.refused {
                     self.meters.refused(reading_label(error), 1);
                 }
             }
-            Err(error) => self.meters.refused(error.label(), count),
+            Err(error) => self.meters.refused(error.label(), self.readings),
         }
         outcome
-    }
-
-    async fn try_append(&self, readings: Vec<Reading>) -> Result<Appended, IngestError> {
-        if self.closed.is_cancelled() {
-            return Err(IngestError::Stopping);
-        }
-        if readings.len() > APPEND_READINGS_MAX {
-            return Err(IngestError::TooMany {
-                readings: readings.len(),
-            });
-        }
-        Ok(self.buffer.append(readings).await?)
-    }
-
-    /// The agent's wall clock, microseconds since the Unix epoch.
-    #[must_use]
-    pub fn now_micros(&self) -> i64 {
-        self.clock.now_micros()
-    }
-
-    /// Counts readings that a source refused before they came here.
-    pub(crate) fn refused(&self, reason: &'static str, readings: u64) {
-        self.meters.refused(reason, readings);
     }
 }
 
@@ -141,6 +175,7 @@ const fn reading_label(error: &ReadingError) -> &'static str {
             "bad_text"
         }
         ReadingError::TooManySensors => "too_many_sensors",
+        ReadingError::BufferFull => "buffer_full",
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +21,9 @@ use tracing::info;
 
 /// Tells the process for which command it was started again.
 const RESTARTED_FOR: &str = "--restarted-for";
+
+/// How every database of SQLite begins.
+const DATABASE: &[u8] = b"SQLite format 3\0";
 
 /// How long a stop may take: draining, the farewell, the last commit.
 const STOP_GRACE: Duration = Duration::from_millis(4_800);
@@ -264,11 +268,16 @@ async fn configure(command: ConfigCommand) -> Result<(), Failure> {
 async fn check(config: &Path) -> Result<(), Failure> {
     let settings = Settings::load(config)?;
     let agent = &settings.agent;
+    let buffer = check_buffer(&agent.buffer.path)?;
+    let socket = match &agent.sources.socket {
+        Some(socket) => Some(socket.check().await?),
+        None => None,
+    };
     println!("{}: settings are good", config.display());
     println!("device           {}", agent.link.device);
     println!("broker           {}:{}", agent.link.host, agent.link.port);
     println!("certificate      {}", agent.link.tls.cert.display());
-    println!("buffer           {}", check_buffer(&agent.buffer.path)?);
+    println!("buffer           {buffer}");
     let sources = &agent.sources;
     if sources.host.is_none() && sources.socket.is_none() {
         println!("sources          none: add [source.host] or [source.socket]");
@@ -276,7 +285,7 @@ async fn check(config: &Path) -> Result<(), Failure> {
     if let Some(host) = &sources.host {
         println!("source host      every {:?}", host.interval);
     }
-    if let Some(socket) = &sources.socket {
+    if let Some(socket) = socket {
         println!("source socket    {socket}");
     }
     Ok(())
@@ -305,6 +314,14 @@ fn check_buffer(path: &Path) -> Result<String, Failure> {
     {
         Ok(file) => {
             let bytes = file.metadata().map_err(unusable)?.len();
+            let mut start = Vec::with_capacity(DATABASE.len());
+            file.take(DATABASE.len() as u64)
+                .read_to_end(&mut start)
+                .map_err(unusable)?;
+            if !start.is_empty() && start != DATABASE {
+                let error = "it is no database: an agent would move it aside and begin a new one";
+                return Err(unusable(std::io::Error::other(error)));
+            }
             Ok(format!("{} ({bytes} bytes)", path.display()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -46,6 +46,7 @@ pub(crate) struct SessionMeters {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct IngestMeters {
     refused: Family<ReasonLabel, Counter>,
+    producers_closed: Family<ReasonLabel, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -156,7 +157,17 @@ impl IngestMeters {
             "Readings that were not accepted, by reason: they are in no ledger",
             meters.refused.clone(),
         );
+        registry.register(
+            "tideline_agent_producers_closed",
+            "Connections of producers that the agent ended, by reason",
+            meters.producers_closed.clone(),
+        );
         meters
+    }
+
+    pub(crate) fn producer_closed(&self, reason: &'static str) {
+        let closed = self.producers_closed.get_or_create(&ReasonLabel { reason });
+        closed.inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str, readings: u64) {

@@ -5,7 +5,7 @@
 //! that arrives from a network, a file or a person is parsed here once, into types whose
 //! invariants the rest of the system trusts.
 //!
-//! Reading order: [`id`] → [`reading`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
+//! Reading order: [`id`] → [`reading`] → [`stamp`] and [`timestamp`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
 //! [`topic`] and [`address`] → [`envelope`] and [`message`] → [`setting`] →
 //! [`codec`].
 
@@ -23,9 +23,12 @@ pub mod message;
 pub mod range;
 pub mod reading;
 pub mod setting;
+pub mod stamp;
 pub mod time;
+pub mod timestamp;
 pub mod topic;
 
+pub use self::time::{ObservedAt, ReceivedAt};
 pub use address::BrokerAddress;
 pub use batch::{Batch, Row};
 pub use hlc::{Hlc, HlcClock};
@@ -34,5 +37,5 @@ pub use ledger::{Balance, DiscardedBy, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};
 pub use reading::{Quality, Reading, Value};
-pub use time::{ObservedAt, ReceivedAt};
+pub use timestamp::{TimestampUnit, WrittenTime};
 pub use topic::{Channel, Topic};

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use schema::timestamp::{TimestampError, TimestampUnit, WrittenTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -33,8 +34,14 @@ fn parse(text: &str, now: Duration) -> Result<Moment, String> {
         return Ok(Moment(now));
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        let number = text.parse().map(Moment);
-        return number.map_err(|_| "is too far away".to_owned());
+        let written = WrittenTime::Text(text.into()).read(TimestampUnit::Micros, None);
+        return match written {
+            Ok(time) => Ok(Moment(time.micros())),
+            Err(TimestampError::Unit { looks_like, .. }) => Err(format!(
+                "looks like {looks_like}: give microseconds since 1970, or a time like 2026-01-31T08:00:00Z"
+            )),
+            Err(_) => Err("is too far away".to_owned()),
+        };
     }
     let (sign, rest) = match text.split_at_checked(1) {
         Some(("-", rest)) => (-1, rest),
@@ -90,6 +97,8 @@ mod tests {
             "-soon",
             "2026-01-31",
             "99999999999999999999",
+            "1800000000",
+            "1800000000000",
         ] {
             assert!(parse(wrong, now).is_err(), "{wrong}");
         }

@@ -1,7 +1,8 @@
 //! Query parameters, parsed strictly: an unknown or repeated one is an error, so that a typing
 //! mistake never returns something else than what was meant.
 
-use schema::ObservedAt;
+use schema::timestamp::TimestampError;
+use schema::{ObservedAt, TimestampUnit, WrittenTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -80,18 +81,20 @@ impl Query {
     }
 }
 
-/// A time as RFC 3339, or as microseconds since the Unix epoch.
+/// A time as RFC 3339, or as microseconds since the Unix epoch. Seconds would be a time in 1970, and
+/// so match all or nothing: a number that looks like them is refused.
 pub(crate) fn time(text: &str) -> Result<ObservedAt, String> {
-    if let Ok(micros) = text.parse() {
-        return Ok(ObservedAt::from_micros(micros));
-    }
     // A plus sign that was not escaped arrives as a blank.
-    OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339)
-        .ok()
-        .and_then(|time| i64::try_from(time.unix_timestamp_nanos().div_euclid(1000)).ok())
-        .map(ObservedAt::from_micros)
-        .ok_or_else(|| {
-            format!("{text:?} is neither RFC 3339 nor microseconds since the Unix epoch")
+    let written = WrittenTime::Text(text.replace(' ', "+").into());
+    written
+        .read(TimestampUnit::Micros, None)
+        .map_err(|error| match error {
+            TimestampError::Unit { looks_like, .. } => {
+                format!("{text} looks like {looks_like}: give microseconds since the Unix epoch, or RFC 3339")
+            }
+            TimestampError::Text(_) | TimestampError::Range(_) => {
+                format!("{text:?} is neither RFC 3339 nor microseconds since the Unix epoch")
+            }
         })
 }
 
@@ -143,6 +146,8 @@ mod tests {
         assert_eq!(time("2023-11-14T22:13:20.123Z"), Ok(at));
         assert_eq!(time("2023-11-14T23:13:20.123 01:00"), Ok(at));
         assert!(time("yesterday").is_err());
+        assert!(time("1700000000").unwrap_err().contains("seconds"));
+        assert_eq!(time("0"), Ok(ObservedAt::from_micros(0)));
         assert_eq!(rfc3339(at.micros()), "2023-11-14T22:13:20.123Z");
         assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
     }

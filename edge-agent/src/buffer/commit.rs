@@ -4,6 +4,7 @@
 use schema::{RangeSet, SensorName, SeqRange};
 
 use super::account::Account;
+use super::append::{Append, Sample, Timing};
 use super::deferred::Deferred;
 use super::eviction::{Need, Policy, Sweep};
 use super::file::File;
@@ -149,28 +150,41 @@ impl<'a> Commit<'a> {
         waiting: &Waiting,
         settings: &BufferSettings,
     ) -> Result<Appended, libsql::Error> {
+        let Append {
+            samples,
+            can_hold_back,
+            ..
+        } = &waiting.append;
         let mut refused = Vec::new();
         let first = self.last_seq + 1;
-        for (index, reading) in waiting.readings.iter().enumerate() {
+        for (index, Sample { reading, timing }) in samples.iter().enumerate() {
             if let Err(error) = reading.value.validate() {
                 refused.push((index, ReadingError::Value(error)));
+                continue;
+            }
+            let has_room = self.rows_count < settings.rows_max
+                && self.bytes() + row::row_bytes(reading) <= settings.bytes_max;
+            let is_turned_away =
+                !has_room && settings.policies.of(&reading.sensor).keeps_what_is_there();
+            if is_turned_away && *can_hold_back {
+                refused.push((index, ReadingError::BufferFull));
                 continue;
             }
             let Some(sensor) = self.sensor(&reading.sensor).await? else {
                 refused.push((index, ReadingError::TooManySensors));
                 continue;
             };
+            let observed_at = match timing {
+                Timing::Given => self.state.sensors.given(sensor, reading.observed_at),
+                Timing::Read => self.state.sensors.stamp(sensor, reading.observed_at),
+            };
             self.last_seq += 1;
             let key = Key {
                 seq: self.last_seq,
                 hlc: self.state.clock.tick(waiting.now_ms),
-                observed_at: reading.observed_at,
+                observed_at,
                 sensor,
             };
-            let has_room = self.rows_count < settings.rows_max
-                && self.bytes() + row::row_bytes(reading) <= settings.bytes_max;
-            let is_turned_away =
-                !has_room && settings.policies.of(&reading.sensor) == Policy::DropNewest;
             if is_turned_away {
                 self.evicted.extend(SeqRange::one(key.seq));
             } else {

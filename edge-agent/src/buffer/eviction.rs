@@ -3,8 +3,9 @@
 //! The sweep walks the pending rows from the oldest to the newest, and begins again at the oldest
 //! when it reaches the end. On its way it drops rows of sensors that drop their oldest, drops
 //! every second row of sensors that thin out (so an outage loses resolution evenly, and only then
-//! again), and passes over sensors that drop their newest. Those give way at the door: an incoming
-//! reading of such a sensor is evicted while the buffer is full.
+//! again), and passes over sensors that drop their newest or none. Those give way at the door: an incoming
+//! reading of such a sensor is refused to a source that can keep it, and of a source that cannot it is
+//! accepted and evicted.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -25,6 +26,8 @@ pub enum Policy {
     DropNewest,
     /// Every second reading from the oldest on: the course matters, at half the resolution.
     ThinOut,
+    /// None that it holds: whoever hands one over too many keeps it.
+    Never,
 }
 
 /// Which sensors: a name in which `*` stands for any characters, also none.
@@ -80,6 +83,16 @@ pub(super) struct Sweep {
     next: u64,
     /// For each sensor that thins out, whether the row before was kept.
     kept: HashMap<SensorId, bool>,
+}
+
+impl Policy {
+    /// Whether what the buffer holds stays, and what comes gives way.
+    pub(super) const fn keeps_what_is_there(self) -> bool {
+        match self {
+            Self::DropNewest | Self::Never => true,
+            Self::DropOldest | Self::ThinOut => false,
+        }
+    }
 }
 
 impl Need {
@@ -152,7 +165,7 @@ impl Sweep {
             self.next = candidate.seq + 1;
             let gives_way = match policy(candidate.sensor) {
                 Policy::DropOldest => true,
-                Policy::DropNewest => false,
+                Policy::DropNewest | Policy::Never => false,
                 Policy::ThinOut => {
                     let kept = self.kept.entry(candidate.sensor).or_default();
                     *kept = !*kept;

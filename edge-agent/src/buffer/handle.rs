@@ -7,9 +7,10 @@ use daemon::Clock;
 use schema::message::{
     Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, Rejection,
 };
-use schema::{Balance, Batch, Epoch, RangeSet, Reading, SeqRange};
+use schema::{Balance, Batch, Epoch, RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::append::Append;
 use super::commands::{Kept, StoredCommands};
 use super::error::BufferError;
 use super::recovery::Recovery;
@@ -53,6 +54,10 @@ pub struct Appended {
     pub refused: Vec<(usize, ReadingError)>,
 }
 
+/// Readings that wait for their commit.
+#[derive(Debug)]
+pub struct Submitted(oneshot::Receiver<Result<Appended, BufferError>>);
+
 /// Rows read for a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Taken {
@@ -78,7 +83,7 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
 #[derive(Debug)]
 pub(super) enum Request {
     Append {
-        readings: Vec<Reading>,
+        append: Append,
         reply: Reply<Appended>,
     },
     Read {
@@ -197,8 +202,20 @@ impl Buffer {
     ///
     /// # Errors
     /// [`BufferError`]; then none was accepted.
-    pub async fn append(&self, readings: Vec<Reading>) -> Result<Appended, BufferError> {
-        self.ask(|reply| Request::Append { readings, reply }).await
+    pub async fn append(&self, append: impl Into<Append>) -> Result<Appended, BufferError> {
+        self.submit(append.into()).await?.done().await
+    }
+
+    /// Hands readings over as [`Self::append`] does, and returns when they wait for their commit, in
+    /// this order behind what was handed over before.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn submit(&self, append: Append) -> Result<Submitted, BufferError> {
+        let answer = self
+            .begin(|reply| Request::Append { append, reply })
+            .await?;
+        Ok(Submitted(answer))
     }
 
     /// Reads what is pending of `range`, see [`Self::read_ranges`].
@@ -389,11 +406,28 @@ impl Buffer {
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, BufferError> {
-        let (reply, answer) = oneshot::channel();
-        self.requests
-            .send(request(reply))
-            .await
-            .map_err(|_| BufferError::Closed)?;
+        let answer = self.begin(request).await?;
         answer.await.map_err(|_| BufferError::Closed)?
+    }
+
+    /// Puts a request in the queue.
+    async fn begin<T>(
+        &self,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<oneshot::Receiver<Result<T, BufferError>>, BufferError> {
+        let (reply, answer) = oneshot::channel();
+        let queued = self.requests.send(request(reply)).await;
+        queued.map_err(|_| BufferError::Closed)?;
+        Ok(answer)
+    }
+}
+
+impl Submitted {
+    /// Waits for the commit.
+    ///
+    /// # Errors
+    /// As [`Buffer::append`].
+    pub async fn done(self) -> Result<Appended, BufferError> {
+        self.0.await.map_err(|_| BufferError::Closed)?
     }
 }

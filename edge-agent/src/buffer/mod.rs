@@ -7,6 +7,7 @@
 //! - An append returns after the commit that holds its readings; before that they are not accepted.
 //! - Sequences count from 1 in each epoch without holes, and clocks increase strictly, both over
 //!   restarts.
+//! - A reading that comes without a time is stamped in the commit, and falls on no other of its sensor.
 //! - A row leaves the file for one of three reasons: the bridge's word, a policy of a full buffer,
 //!   damage. Each is counted; the counts always add up to the last sequence given.
 //! - What is damaged is never taken for a reading, and never thrown away.
@@ -20,11 +21,12 @@
 //! It does not decide what travels when (the session does), does not talk to anyone, and does not
 //! read a clock of its own.
 //!
-//! Reading order: `row` → `account` (pure) → [`eviction`] (pure) → `commit` → `writer` →
+//! Reading order: [`Append`] → `row` → `account` (pure) → [`eviction`] (pure) → `commit` → `writer` →
 //! `handle`; `connect`, `file` and `small_tables` for the SQL, `log` for the accounts' rows; `open`,
 //! `load`, `wal`, `survey` and `recovery` for what a start may find.
 
 mod account;
+mod append;
 mod batch;
 mod commands;
 mod commit;
@@ -50,10 +52,11 @@ mod survey;
 mod wal;
 mod writer;
 
+pub use append::{Append, Hold, Sample, Timing};
 pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
-pub use handle::{Appended, Buffer, Opened, Progress, Taken};
+pub use handle::{Appended, Buffer, Opened, Progress, Submitted, Taken};
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};

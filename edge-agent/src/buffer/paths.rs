@@ -31,6 +31,19 @@ impl Paths {
         }
     }
 
+    /// All of them.
+    pub(super) fn all(self) -> Vec<PathBuf> {
+        let new_log = with_suffix(&self.new, "-wal");
+        vec![
+            self.main,
+            self.log,
+            self.new,
+            new_log,
+            self.lock,
+            self.reserve,
+        ]
+    }
+
     /// Removes what an interrupted recovery or a first start left behind.
     pub(super) fn remove_new(&self) -> Result<(), BufferError> {
         for path in [&self.new, &with_suffix(&self.new, "-wal")] {

@@ -33,6 +33,9 @@ pub enum ReadingError {
     /// More sensors than the buffer keeps names of.
     #[error("the buffer holds readings of {SENSORS_MAX} sensors already; send from fewer")]
     TooManySensors,
+    /// The buffer is full, and what it holds is kept.
+    #[error("buffer full: what it holds is kept until it is delivered; hand this over again later")]
+    BufferFull,
 }
 
 /// Bytes that a pending reading counts against the limit.

@@ -1,8 +1,10 @@
-//! The dictionary of sensor names: a row holds a number, a name stands once.
+//! The dictionary of sensor names: a row holds a number, a name stands once. What is remembered of each
+//! sensor to stamp its readings stands with its name, and so has the same bound.
 
 use std::collections::HashMap;
 
-use schema::SensorName;
+use schema::stamp::{LastStamp, Stamps};
+use schema::{ObservedAt, SensorName};
 
 use super::row::{SENSORS_MAX, SensorId};
 
@@ -12,6 +14,8 @@ pub(super) struct Sensors {
     ids: HashMap<SensorName, SensorId>,
     names: HashMap<SensorId, SensorName>,
     last: SensorId,
+    stamps: Stamps,
+    last_stamps: HashMap<SensorId, LastStamp>,
 }
 
 impl Sensors {
@@ -52,6 +56,9 @@ impl Sensors {
     /// Forgets a name, whose number is not given again until a restart.
     pub(super) fn remove(&mut self, id: SensorId) -> Option<SensorName> {
         let name = self.names.remove(&id)?;
+        if let Some(last) = self.last_stamps.remove(&id) {
+            self.stamps.forget(last);
+        }
         self.ids.remove(&name);
         Some(name)
     }
@@ -60,6 +67,23 @@ impl Sensors {
     pub(super) fn remember(&mut self, id: SensorId, name: SensorName) {
         self.ids.insert(name.clone(), id);
         self.names.insert(id, name);
+    }
+
+    /// Begins to stamp behind what an earlier run may have stamped.
+    pub(super) fn stamp_behind(&mut self, floor: ObservedAt, now_micros: i64) {
+        self.stamps = Stamps::behind(floor, now_micros);
+    }
+
+    /// The time of a reading that was read at `read`: no other reading of its sensor has it.
+    pub(super) fn stamp(&mut self, id: SensorId, read: ObservedAt) -> ObservedAt {
+        let last = self.last_stamps.entry(id).or_default();
+        self.stamps.stamp(last, read.micros())
+    }
+
+    /// The time of a reading whose producer gave it.
+    pub(super) fn given(&mut self, id: SensorId, at: ObservedAt) -> ObservedAt {
+        self.last_stamps.entry(id).or_default().given(at);
+        at
     }
 
     /// The numbers.

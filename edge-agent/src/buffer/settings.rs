@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::eviction::Policies;
+use super::paths::Paths;
 
 /// Settings of one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +66,12 @@ impl BufferSettings {
             settle_linger: Duration::from_secs(5),
             policies: Policies::default(),
         }
+    }
+
+    /// The files that the buffer has or may make, but for those of damaged ones.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        Paths::of(&self.path).all()
     }
 
     /// Checks every setting.

@@ -2,11 +2,14 @@
 //! commit out whole or not at all.
 //!
 //! ```text
-//! append ─► waits up to `linger` ──────┐
+//! append ─► waits up to its hold ──────┐
 //! settle ─► counts at once, waits ─────┴─► one transaction: rows in, rows out, evictions,
 //!           up to `settle_linger`                           counters ─► replies
 //! read, report ─► answered at once
 //! ```
+//!
+//! What comes while a commit is on its way shares the next one. So an append that may not wait at all is
+//! committed at once on an idle disk, and in groups on a busy one.
 //!
 //! A settlement may wait because it only repeats what the database knows: forgotten in a crash, it
 //! costs a retransmission. In memory it counts at once, so no row is read after it was settled.
@@ -17,19 +20,20 @@ use std::time::Duration;
 use daemon::Clock;
 use schema::limits::MESSAGE_RANGES_MAX;
 use schema::message::{EpochAccount, Rejection};
-use schema::{Balance, Epoch, RangeSet, Reading};
+use schema::{Balance, Epoch, ObservedAt, RangeSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use super::account::Account;
+use super::append::Append;
 use super::commit::Commit;
 use super::deferred::Deferred;
 use super::error::BufferError;
 use super::eviction::Sweep;
 use super::file::File;
 use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
-use super::load::State;
+use super::load::{Anchor, State};
 use super::open;
 use super::read;
 use super::recovery::Recovery;
@@ -46,6 +50,9 @@ const SETTLED_ROWS_MAX: u64 = 8192;
 /// How long to wait after the disk did not take a settlement. Nothing is lost by waiting.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
+/// So far from its scan's time a stamp may be.
+const STAMP_LEAD_MICROS: u64 = schema::stamp::BACK_MAX.as_micros() as u64;
+
 /// What the thread found when it opened the file.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -58,7 +65,7 @@ pub(super) struct Found {
 /// An append that waits for its commit.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    pub(super) readings: Vec<Reading>,
+    pub(super) append: Append,
     /// The wall time of the scan.
     pub(super) now_ms: u64,
     reply: Reply<Appended>,
@@ -101,6 +108,10 @@ pub(super) fn run(
             recovery: found.recovery,
         };
         let mut state = found.state;
+        if let Some(anchor) = state.anchor {
+            let floor = latest_stamp(anchor);
+            state.sensors.stamp_behind(floor, clock.now_micros());
+        }
         let deferred = Deferred::leftover(std::mem::take(&mut state.leftover));
         let mut writer = Writer {
             settings,
@@ -127,6 +138,21 @@ pub(super) fn run(
         // a moment, and with it the lock.
         let _ = found.lock.unlock();
     });
+}
+
+/// The latest time that an earlier run may have stamped a reading with, as its last row tells: its scan's
+/// time or its own, and a microsecond more for each reading of the same millisecond, which the clock's
+/// counter counts.
+fn latest_stamp(Anchor { key, .. }: Anchor) -> ObservedAt {
+    let scanned = ObservedAt::from_millis(i64::try_from(key.hlc.millis()).unwrap_or(i64::MAX));
+    // A time that its producer gave tells nothing.
+    let is_stamp = key.observed_at.micros().abs_diff(scanned.micros()) <= STAMP_LEAD_MICROS;
+    let latest = match is_stamp {
+        true => scanned.max(key.observed_at),
+        false => scanned,
+    };
+    let counter = i64::from(key.hlc.counter());
+    ObservedAt::from_micros(latest.micros().saturating_add(counter))
 }
 
 struct Writer {
@@ -182,7 +208,7 @@ impl Writer {
 
     async fn handle(&mut self, request: Request) {
         match request {
-            Request::Append { readings, reply } => self.append(readings, reply),
+            Request::Append { append, reply } => self.append(append, reply),
             Request::Read {
                 ranges,
                 rows_max,
@@ -252,8 +278,8 @@ impl Writer {
         }
     }
 
-    fn append(&mut self, readings: Vec<Reading>, reply: Reply<Appended>) {
-        if readings.is_empty() {
+    fn append(&mut self, append: Append, reply: Reply<Appended>) {
+        if append.samples.is_empty() {
             // Nothing to wait for, and nothing that the bound on waiting rows would count.
             let _ = reply.send(Ok(Appended {
                 range: None,
@@ -261,11 +287,11 @@ impl Writer {
             }));
             return;
         }
-        self.append_by
-            .get_or_insert_with(|| Instant::now() + self.settings.linger);
-        self.waiting_rows += readings.len();
+        let by = Instant::now() + append.hold.within(self.settings.linger);
+        self.append_by = Some(self.append_by.map_or(by, |before| before.min(by)));
+        self.waiting_rows += append.samples.len();
         self.waiting.push(Waiting {
-            readings,
+            append,
             now_ms: self.clock.now_ms(),
             reply,
         });

@@ -20,7 +20,7 @@ use crate::commands::work::Program;
 use crate::link::LinkConfig;
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
-use crate::source::socket::SocketConfig;
+use crate::source::socket::{SocketAddress, SocketConfig};
 
 /// Where the admin endpoints listen unless told otherwise: this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -160,6 +160,7 @@ impl Settings {
         let session = raw.session.check(&mut problems);
         let sources = raw.source.check(origin, &mut problems);
         let commands = raw.commands.check(origin, &mut problems);
+        check_apart(&sources, &buffer, &tls, &mut problems);
         problems.into_result(origin)?;
         let (Some(BrokerAddress { host, port }), Some(device)) = (address, device) else {
             // Each of them noted a problem when it is missing.
@@ -211,6 +212,30 @@ fn check_device(wanted: Option<&str>, tls: &TlsFiles, problems: &mut Problems) -
         );
     }
     Some(device)
+}
+
+/// The socket's path is none of the files that the agent has for other things: whichever came first would
+/// stand in the other's way.
+fn check_apart(
+    sources: &SourcesConfig,
+    buffer: &BufferSettings,
+    tls: &TlsFiles,
+    problems: &mut Problems,
+) {
+    let Some(SocketConfig {
+        address: SocketAddress::Unix(path),
+        ..
+    }) = &sources.socket
+    else {
+        return;
+    };
+    let files = buffer.files();
+    let of_tls = [&tls.ca, &tls.cert, &tls.key];
+    problems.check(
+        !files.iter().chain(of_tls).any(|file| file == path),
+        "source.socket.unix",
+        "is a file of the buffer or of tls: a socket needs a path of its own",
+    );
 }
 
 /// The setting that names the file at fault.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemon::logs;
 use daemon::settings::{Problems, relative_to};
-use schema::BrokerAddress;
+use schema::{BrokerAddress, TimestampUnit};
 use serde::Deserialize;
 
 use super::{CommandsConfig, SourcesConfig};
@@ -16,7 +16,7 @@ use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
 use crate::commands::work::Program;
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
-use crate::source::socket::SocketConfig;
+use crate::source::socket::{SocketAddress, SocketConfig};
 
 /// More at the same time than a small device should be asked for.
 const COMMANDS_PARALLEL_MAX: usize = 8;
@@ -124,6 +124,9 @@ pub(super) struct RawHost {
 pub(super) struct RawSocket {
     pub(super) unix: Option<PathBuf>,
     pub(super) tcp: Option<SocketAddr>,
+    // What sources of most languages have at hand.
+    #[serde(default = "default_timestamp_unit")]
+    pub(super) timestamp_unit: TimestampUnit,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -174,6 +177,10 @@ pub(super) const fn default_backoff_first() -> Duration {
 // Half a minute of jittered pause keeps ten thousand devices at some 600 attempts a second.
 pub(super) const fn default_backoff_max() -> Duration {
     Duration::from_secs(30)
+}
+
+const fn default_timestamp_unit() -> TimestampUnit {
+    TimestampUnit::Millis
 }
 
 impl RawMqtt {
@@ -309,9 +316,12 @@ impl RawSources {
                 dead_band: raw.dead_band,
             }
         });
-        let socket = self.socket.and_then(|raw| match (raw.unix, raw.tcp) {
-            (Some(path), None) => Some(SocketConfig::Unix(relative_to(origin, &path))),
-            (None, Some(address)) if address.ip().is_loopback() => Some(SocketConfig::Tcp(address)),
+        let unit = self.socket.as_ref().map(|raw| raw.timestamp_unit);
+        let address = self.socket.and_then(|raw| match (raw.unix, raw.tcp) {
+            (Some(path), None) => Some(SocketAddress::Unix(relative_to(origin, &path))),
+            (None, Some(address)) if address.ip().is_loopback() => {
+                Some(SocketAddress::Tcp(address))
+            }
             (None, Some(_)) => {
                 problems.add(
                     "source.socket.tcp",
@@ -324,6 +334,12 @@ impl RawSources {
                 None
             }
         });
+        let socket = address
+            .zip(unit)
+            .map(|(address, timestamp_unit)| SocketConfig {
+                address,
+                timestamp_unit,
+            });
         SourcesConfig { host, socket }
     }
 }

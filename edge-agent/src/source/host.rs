@@ -25,6 +25,7 @@ use tracing::debug;
 
 use super::Source;
 use super::dead_band::DeadBand;
+use crate::buffer::Append;
 use crate::ingest::{Ingest, IngestError, Refusals};
 
 /// Most readings in one scan: a machine with thousands of mounts or interfaces must not fill the
@@ -200,7 +201,7 @@ impl Scans {
             return Ok((self, Some(Ok(0))));
         }
         let appended = tokio::select! {
-            appended = self.ingest.append(readings.clone()) => appended,
+            appended = self.ingest.append(Append::read(readings.clone())) => appended,
             () = stop.cancelled() => return Ok((self, None)),
         };
         let outcome = appended.map(|appended| {

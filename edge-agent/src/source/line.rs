@@ -6,15 +6,16 @@
 //! {"sensor": "door", "value": "open", "observed_at": "2026-01-01T00:00:00.25Z"}
 //! ```
 //!
-//! `observed_at` is milliseconds since the Unix epoch, or RFC 3339; without it the reading is
-//! stamped on arrival. `quality` is `good`, `uncertain` or `bad`; `good` without it.
+//! `observed_at` is a number in the source's unit, or RFC 3339, see [`schema::timestamp`]; without it the
+//! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it.
 
 use schema::id::IdError;
 use schema::reading::ValueError;
-use schema::{ObservedAt, Quality, Reading, SensorName, Value};
+use schema::timestamp::TimestampError;
+use schema::{ObservedAt, Quality, Reading, SensorName, TimestampUnit, Value, WrittenTime};
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+
+use crate::buffer::{Sample, Timing};
 
 /// Longest line, in bytes: the longest name and text, escaped, with room for the rest.
 pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
@@ -30,10 +31,8 @@ pub(crate) enum LineError {
     Json(#[from] serde_json::Error),
     #[error("{0}")]
     Sensor(#[from] IdError),
-    #[error("observed_at is neither milliseconds nor RFC 3339: {0}")]
-    Time(#[from] time::error::Parse),
-    #[error("observed_at is out of range")]
-    TimeRange,
+    #[error("observed_at: {0}")]
+    Time(#[from] TimestampError),
     #[error("{0}")]
     Value(#[from] ValueError),
 }
@@ -44,16 +43,9 @@ struct Line<'a> {
     #[serde(borrow)]
     sensor: std::borrow::Cow<'a, str>,
     value: Value,
-    observed_at: Option<When>,
+    observed_at: Option<WrittenTime>,
     #[serde(default)]
     quality: Quality,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum When {
-    Millis(i64),
-    Text(String),
 }
 
 impl LineError {
@@ -63,36 +55,30 @@ impl LineError {
             Self::TooLong => "line_too_long",
             Self::NotUtf8 | Self::Json(_) => "malformed",
             Self::Sensor(_) => "bad_sensor_name",
-            Self::Time(_) | Self::TimeRange => "bad_time",
+            Self::Time(TimestampError::Unit { .. }) => "wrong_time_unit",
+            Self::Time(TimestampError::Text(_) | TimestampError::Range(_)) => "bad_time",
             Self::Value(ValueError::NotFinite) => "not_finite",
             Self::Value(ValueError::TextTooLong { .. } | ValueError::TextHoldsNul) => "bad_text",
         }
     }
 }
 
-/// Reads one line that arrived at `now_micros`.
-pub(crate) fn parse(text: &str, now_micros: i64) -> Result<Reading, LineError> {
+/// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
+pub(crate) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
     let line: Line<'_> = serde_json::from_str(text)?;
     let sensor: SensorName = line.sensor.parse()?;
     line.value.validate()?;
-    let observed_at = match line.observed_at {
-        // Whole milliseconds: the codec then saves 1.2 bytes a reading.
-        None => ObservedAt::from_millis(now_micros / 1000),
-        Some(When::Millis(millis)) => {
-            ObservedAt::from_micros(millis.checked_mul(1000).ok_or(LineError::TimeRange)?)
-        }
-        Some(When::Text(text)) => {
-            let nanos = OffsetDateTime::parse(&text, &Rfc3339)?.unix_timestamp_nanos();
-            let micros = i64::try_from(nanos.div_euclid(1000)).map_err(|_| LineError::TimeRange)?;
-            ObservedAt::from_micros(micros)
-        }
+    let (observed_at, timing) = match line.observed_at {
+        None => (ObservedAt::from_micros(now_micros), Timing::Read),
+        Some(written) => (written.read(unit, Some(now_micros))?, Timing::Given),
     };
-    Ok(Reading {
+    let reading = Reading {
         sensor,
         observed_at,
         value: line.value,
         quality: line.quality,
-    })
+    };
+    Ok(Sample { reading, timing })
 }
 
 #[cfg(test)]
@@ -102,8 +88,12 @@ mod tests {
 
     const NOW: i64 = 1_767_225_600_123_456;
 
+    const UNIT: TimestampUnit = TimestampUnit::Millis;
+
     fn check(text: &str, micros: i64, value: Value, quality: Quality) {
-        let reading = parse(text, NOW).unwrap();
+        let Sample { reading, timing } = parse(text, UNIT, NOW).unwrap();
+        let is_given = text.contains("observed_at");
+        assert_eq!(timing == Timing::Given, is_given);
         assert_eq!(reading.sensor.as_str(), "s");
         assert_eq!(reading.observed_at.micros(), micros);
         assert_eq!((reading.value, reading.quality), (value, quality));
@@ -111,10 +101,9 @@ mod tests {
 
     #[test]
     fn each_form_of_time_value_and_quality_is_read() {
-        let millis = NOW / 1000 * 1000;
         check(
             r#"{"sensor":"s","value":1}"#,
-            millis,
+            NOW,
             Value::I64(1),
             Quality::Good,
         );
@@ -156,23 +145,27 @@ mod tests {
                 r#"{"sensor":"s","value":1,"observed_at":9223372036854775807}"#,
                 "bad_time",
             ),
+            (
+                r#"{"sensor":"s","value":1,"observed_at":1782907200}"#,
+                "wrong_time_unit",
+            ),
             (&format!(r#"{{"sensor":"s","value":"{long}"}}"#), "bad_text"),
             (r#"{"sensor":"s","value":"a\u0000b"}"#, "bad_text"),
         ] {
-            assert_eq!(parse(text, NOW).unwrap_err().label(), label, "{text}");
+            assert_eq!(parse(text, UNIT, NOW).unwrap_err().label(), label, "{text}");
         }
     }
 
     proptest! {
         #[test]
         fn no_text_panics(text in ".{0,200}") {
-            let _ = parse(&text, NOW);
+            let _ = parse(&text, UNIT, NOW);
         }
 
         #[test]
         fn no_json_panics(sensor in ".{0,140}", millis in any::<i64>(), number in any::<f64>()) {
             let text = serde_json::json!({"sensor": sensor, "value": number, "observed_at": millis});
-            let _ = parse(&text.to_string(), NOW);
+            let _ = parse(&text.to_string(), UNIT, NOW);
         }
     }
 }

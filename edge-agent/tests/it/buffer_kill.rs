@@ -70,7 +70,12 @@ async fn appends_until_it_is_killed() {
                 for number in 0.. {
                     let number = 1000 * number + task;
                     let scan = (0..3).map(|n| reading("cpu", number as i64 + n, value_of(number)));
-                    let given = buffer.append(scan.collect()).await.unwrap().range.unwrap();
+                    let given = buffer
+                        .append(scan.collect::<Vec<_>>())
+                        .await
+                        .unwrap()
+                        .range
+                        .unwrap();
                     say(&format!(
                         "\naccepted {} {} {number}",
                         given.first(),
@@ -191,7 +196,7 @@ async fn appends_until_its_files_may_not_grow() {
     let append = |buffer: &Buffer| {
         let buffer = buffer.clone();
         async move {
-            let scan = (0..50).map(|n| reading("cpu", n, 1)).collect();
+            let scan = (0..50).map(|n| reading("cpu", n, 1)).collect::<Vec<_>>();
             buffer.append(scan).await
         }
     };

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use edge_agent::Settings;
-use edge_agent::source::socket::SocketConfig;
+use edge_agent::source::socket::SocketAddress;
 use tempfile::TempDir;
 
 use crate::broker::{certificates, foreign_certificates};
@@ -44,9 +44,15 @@ fn the_shipped_example_is_valid() {
     assert_eq!(settings.agent.link.device.as_str(), "press-7");
     assert_eq!(settings.agent.link.host, "broker.example.com");
     assert!(settings.agent.sources.host.is_some());
-    let Some(SocketConfig::Unix(path)) = settings.agent.sources.socket else {
-        panic!("the example has a socket");
+    let socket = settings
+        .agent
+        .sources
+        .socket
+        .expect("the example has a socket");
+    let SocketAddress::Unix(path) = socket.address else {
+        panic!("the example has a Unix socket");
     };
+    assert_eq!(socket.timestamp_unit, schema::TimestampUnit::Millis);
     assert!(path.is_absolute(), "{path:?} starts at the file's folder");
 }
 

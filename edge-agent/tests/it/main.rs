@@ -7,6 +7,7 @@
     reason = "what stands in for the world around the agent fails as a test does"
 )]
 
+mod appends;
 mod bridge;
 mod broker;
 mod buffer;

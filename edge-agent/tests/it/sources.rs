@@ -1,17 +1,20 @@
 //! The sources, from their producers' side.
 
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
+use edge_agent::buffer::{BufferSettings, Policies, Policy};
+use edge_agent::source::Source;
 use edge_agent::source::host::HostConfig;
-use edge_agent::source::socket::{SocketConfig, SocketSource};
+use edge_agent::source::socket::{Patience, SocketConfig, SocketSource};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 use crate::bridge::Bridge;
 use crate::broker::Broker;
 use crate::edge::{Edge, config};
-use crate::eventually;
+use crate::{PATIENCE, eventually};
 
 #[tokio::test]
 async fn this_machine_is_watched() {
@@ -62,7 +65,7 @@ async fn producer(broker: &Broker) -> (Edge, BufReader<UnixStream>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
     let mut config = config(broker, folder.path());
-    config.sources.socket = Some(SocketConfig::Unix(path.clone()));
+    config.sources.socket = Some(SocketConfig::unix(&path));
     let edge = Edge::start_with(config, folder).await;
     let stream = UnixStream::connect(path).await.unwrap();
     (edge, BufReader::new(stream))
@@ -133,7 +136,7 @@ async fn a_full_disk_refuses_with_a_reason_and_heals() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
     let mut config = config(&broker, folder.path());
-    config.sources.socket = Some(SocketConfig::Unix(path.clone()));
+    config.sources.socket = Some(SocketConfig::unix(&path));
     let edge = Edge::start_with(config, folder).await;
     let mut stream = BufReader::new(UnixStream::connect(path).await.unwrap());
     let line = |n: u64| {
@@ -159,7 +162,7 @@ async fn a_full_disk_refuses_with_a_reason_and_heals() {
 async fn a_socket_in_use_is_refused_and_a_leftover_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
-    let config = SocketConfig::Unix(path.clone());
+    let config = SocketConfig::unix(&path);
     let first = SocketSource::bind(&config).await.unwrap();
     let error = SocketSource::bind(&config).await.unwrap_err().to_string();
     assert!(error.contains("agent.sock"), "{error}");
@@ -168,4 +171,344 @@ async fn a_socket_in_use_is_refused_and_a_leftover_is_replaced() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     SocketSource::bind(&config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_at_the_sockets_path_is_left_alone_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    std::fs::write(&path, "mine").unwrap();
+    let error = SocketSource::bind(&SocketConfig::unix(&path)).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("notes.txt"), "{error}");
+    assert!(error.contains("a file stands there"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+}
+
+/// An agent with a socket source of its own making.
+async fn agent_with(
+    broker: &Broker,
+    change: impl FnOnce(&mut edge_agent::Config, &mut SocketConfig),
+    patience: impl FnOnce(SocketSource) -> SocketSource,
+) -> (Edge, std::path::PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let mut config = config(broker, folder.path());
+    let mut socket = SocketConfig::unix(&path);
+    change(&mut config, &mut socket);
+    let source = SocketSource::bind(&socket).await.unwrap();
+    let sources: Vec<Box<dyn Source>> = vec![Box::new(patience(source))];
+    (
+        Edge::start_with_sources(config, folder, sources).await,
+        path,
+    )
+}
+
+async fn connect(path: &Path) -> BufReader<UnixStream> {
+    BufReader::new(UnixStream::connect(path).await.unwrap())
+}
+
+/// All that is said until the connection is closed.
+async fn last_words(stream: &mut BufReader<UnixStream>) -> String {
+    let mut said = String::new();
+    let closed = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut said));
+    closed.await.expect("closed in time").unwrap();
+    said
+}
+
+fn is_accepted(answer: &Value) -> bool {
+    answer["accepted"].is_u64()
+}
+
+#[tokio::test]
+async fn lines_without_a_time_are_rows_of_their_own() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    let (edge, mut stream) = producer(&broker).await;
+    let lines = "{\"sensor\":\"a\",\"value\":1}\n\
+                 {\"sensor\":\"a\",\"value\":2}\n\
+                 {\"sensor\":\"a\",\"value\":3}\n";
+    let answers = ask(&mut stream, lines, 3).await;
+    assert!(answers.iter().all(is_accepted), "{answers:?}");
+    // The same sensor from other connections at the same time.
+    let path = edge.folder.path().join("agent.sock");
+    let others: Vec<_> = (0..8)
+        .map(|_| {
+            let path = path.clone();
+            tokio::spawn(async move {
+                let mut stream = connect(&path).await;
+                ask(&mut stream, lines, 3).await
+            })
+        })
+        .collect();
+    for other in others {
+        assert!(other.await.unwrap().iter().all(is_accepted));
+    }
+    eventually("all arrive", || bridge.heard().rows.len() == 27).await;
+    let heard = bridge.heard();
+    let times: std::collections::BTreeSet<_> = heard
+        .rows
+        .values()
+        .map(|(_, row)| row.observed_at)
+        .collect();
+    assert_eq!(times.len(), 27, "each has a time of its own");
+    // By sequence: in the order of the lines.
+    let first: Vec<_> = heard.rows.values().take(3).collect();
+    let values: Vec<_> = first.iter().map(|(_, row)| row.value.clone()).collect();
+    assert_eq!(values, [1, 2, 3].map(schema::Value::I64));
+    assert!(
+        first
+            .windows(2)
+            .all(|pair| pair[0].1.observed_at < pair[1].1.observed_at)
+    );
+}
+
+#[tokio::test]
+async fn a_time_in_another_unit_is_refused_at_once_and_a_unit_can_be_set() {
+    let broker = Broker::start();
+    let (edge, mut stream) = producer(&broker).await;
+    let line = |time: &str| format!("{{\"sensor\":\"a\",\"value\":1,\"observed_at\":{time}}}\n");
+    for (time, unit) in [
+        ("1782907200", "seconds"),
+        ("1782907200000000", "microseconds"),
+        ("1782907200000000000", "nanoseconds"),
+    ] {
+        let answer = ask(&mut stream, &line(time), 1).await.remove(0);
+        let reason = answer["refused"].as_str().unwrap();
+        assert!(reason.contains(unit), "{reason}");
+    }
+    for time in [
+        "1782907200000",
+        "1426414635584.1191",
+        "1.7829072e12",
+        "-5",
+        "\"2026-07-01T12:00:00Z\"",
+    ] {
+        let answer = ask(&mut stream, &line(time), 1).await.remove(0);
+        assert!(is_accepted(&answer), "{time}: {answer}");
+    }
+    let name = "tideline_agent_readings_refused_total{reason=\"wrong_time_unit\"}";
+    assert_eq!(edge.metric(name), 3);
+    assert_eq!(edge.agent.balance().accepted, 5);
+
+    let in_seconds = |_: &mut edge_agent::Config, socket: &mut SocketConfig| {
+        socket.timestamp_unit = schema::TimestampUnit::Seconds;
+    };
+    let (_edge, path) = agent_with(&broker, in_seconds, |source| source).await;
+    let mut stream = connect(&path).await;
+    let lines = line("1782907200.5") + &line("1782907200000");
+    let answers = ask(&mut stream, &lines, 2).await;
+    assert!(is_accepted(&answers[0]), "{answers:?}");
+    let reason = answers[1]["refused"].as_str().unwrap();
+    assert!(reason.contains("milliseconds"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_full_buffer_is_told_to_the_producer_and_not_to_the_ledger() {
+    let mut broker = Broker::start();
+    broker.kill();
+    for policy in [Policy::DropNewest, Policy::Never] {
+        let full = |config: &mut edge_agent::Config, _: &mut SocketConfig| {
+            config.buffer.rows_max = 10;
+            config.buffer.policies = Policies::new(policy, vec![]);
+        };
+        let (edge, path) = agent_with(&broker, full, |source| source).await;
+        let mut stream = connect(&path).await;
+        let lines = "{\"sensor\":\"a\",\"value\":1}\n".repeat(15);
+        let answers = ask(&mut stream, &lines, 15).await;
+        assert!(answers[..10].iter().all(is_accepted), "{answers:?}");
+        for answer in &answers[10..] {
+            let reason = answer["refused"].as_str().unwrap();
+            assert!(reason.starts_with("buffer full"), "{reason}");
+        }
+        let balance = edge.agent.balance();
+        assert_eq!(
+            (balance.accepted, balance.pending, balance.evicted),
+            (10, 10, 0)
+        );
+        let name = "tideline_agent_readings_refused_total{reason=\"buffer_full\"}";
+        assert_eq!(edge.metric(name), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_producer_that_waits_is_answered_without_the_linger() {
+    let broker = Broker::start();
+    let slow = |config: &mut edge_agent::Config, _: &mut SocketConfig| {
+        config.buffer.linger = BufferSettings::LINGER_MAX;
+    };
+    let (_edge, path) = agent_with(&broker, slow, |source| source).await;
+    let mut stream = connect(&path).await;
+    let begun = Instant::now();
+    let trips = 100;
+    for n in 0..trips {
+        let line = format!("{{\"sensor\":\"a\",\"value\":{n}}}\n");
+        assert!(is_accepted(&ask(&mut stream, &line, 1).await[0]));
+    }
+    // With the linger it would be a quarter of an hour.
+    assert!(
+        begun.elapsed() < BufferSettings::LINGER_MAX,
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn a_producer_that_writes_on_is_read_while_others_wait_for_their_commit() {
+    let broker = Broker::start();
+    let slow = |config: &mut edge_agent::Config, _: &mut SocketConfig| {
+        config.buffer.linger = BufferSettings::LINGER_MAX;
+    };
+    let (_edge, path) = agent_with(&broker, slow, |source| source).await;
+    let mut stream = connect(&path).await;
+    let (reading, mut writing) = stream.get_mut().split();
+    let lines = 20_000u64;
+    let begun = Instant::now();
+    let write = async {
+        for n in 0..lines {
+            let line = format!("{{\"sensor\":\"a\",\"value\":{n}}}\n");
+            writing.write_all(line.as_bytes()).await.unwrap();
+        }
+        writing.shutdown().await.unwrap();
+    };
+    let read = async {
+        let mut answers = BufReader::new(reading).lines();
+        let mut next = 1;
+        while let Some(line) = answers.next_line().await.unwrap() {
+            assert_eq!(line, format!("{{\"accepted\":{next}}}"));
+            next += 1;
+        }
+        next - 1
+    };
+    let ((), answered) = tokio::join!(write, read);
+    assert_eq!(answered, lines);
+    // Held until its window is full, never for the linger each time.
+    let took = begun.elapsed();
+    assert!(took < 2 * BufferSettings::LINGER_MAX, "{took:?}");
+}
+
+const SHORT: Duration = Duration::from_millis(200);
+const PATIENT: Patience = Patience {
+    answers: Duration::from_secs(3600),
+    line: Duration::from_secs(3600),
+    silence: Duration::from_secs(3600),
+    idle: Duration::from_secs(3600),
+};
+
+#[tokio::test]
+async fn who_does_not_read_its_answers_is_closed() {
+    let broker = Broker::start();
+    let deaf = |source: SocketSource| {
+        source.with_patience(Patience {
+            answers: SHORT,
+            ..PATIENT
+        })
+    };
+    let (edge, path) = agent_with(&broker, |_, _| {}, deaf).await;
+    let mut stream = connect(&path).await;
+    let line = "{\"sensor\":\"a\",\"value\":1}\n".repeat(100);
+    // Answers fill what the system holds, then nothing is read, then the connection ends.
+    let closed = async { while stream.write_all(line.as_bytes()).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, closed)
+        .await
+        .expect("closed");
+    let name = "tideline_agent_producers_closed_total{reason=\"deaf\"}";
+    eventually("it is counted", || edge.metric(name) == 1).await;
+    // Others are served.
+    let answer = ask(&mut connect(&path).await, &line[..26], 1).await;
+    assert!(is_accepted(&answer[0]));
+}
+
+#[tokio::test]
+async fn who_says_nothing_or_half_a_line_is_told_and_closed() {
+    let broker = Broker::start();
+    let silent = |source: SocketSource| {
+        source.with_patience(Patience {
+            silence: SHORT,
+            ..PATIENT
+        })
+    };
+    let (_edge, path) = agent_with(&broker, |_, _| {}, silent).await;
+    let mut stream = connect(&path).await;
+    let answer = ask(&mut stream, "{\"sensor\":\"a\",\"value\":1}\n", 1).await;
+    assert!(is_accepted(&answer[0]));
+    let said = last_words(&mut stream).await;
+    assert!(
+        said.starts_with("{\"refused\":\"nothing was said"),
+        "{said}"
+    );
+
+    let half = |source: SocketSource| {
+        source.with_patience(Patience {
+            line: SHORT,
+            ..PATIENT
+        })
+    };
+    let (_edge, path) = agent_with(&broker, |_, _| {}, half).await;
+    let mut stream = connect(&path).await;
+    stream.write_all(b"{\"sensor\":").await.unwrap();
+    let said = last_words(&mut stream).await;
+    assert!(
+        said.starts_with("{\"refused\":\"a line was begun"),
+        "{said}"
+    );
+}
+
+/// As many producers as there are places, each of which has spoken once.
+async fn all_places(path: &Path) -> Vec<BufReader<UnixStream>> {
+    let mut all = Vec::new();
+    for _ in 0..32 {
+        let mut stream = connect(path).await;
+        let answer = ask(&mut stream, "{\"sensor\":\"a\",\"value\":1}\n", 1).await;
+        assert!(is_accepted(&answer[0]));
+        all.push(stream);
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_one_too_many_is_told_why_there_is_no_place() {
+    let broker = Broker::start();
+    let patient = |source: SocketSource| source.with_patience(PATIENT);
+    let (edge, path) = agent_with(&broker, |_, _| {}, patient).await;
+    let mut all = all_places(&path).await;
+    let mut late = connect(&path).await;
+    // What it sent already does not hide the answer.
+    let _ = late.write_all(b"{\"sensor\":\"a\",\"value\":1}\n").await;
+    let said = last_words(&mut late).await;
+    assert!(said.contains("32 producers are connected"), "{said}");
+    let name = "tideline_agent_producers_closed_total{reason=\"turned_away\"}";
+    assert_eq!(edge.metric(name), 1);
+    // One that leaves makes room.
+    drop(all.pop());
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut stream = connect(&path).await;
+        let answer = ask(&mut stream, "{\"sensor\":\"a\",\"value\":1}\n", 1).await;
+        if is_accepted(&answer[0]) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the place stays taken");
+    }
+}
+
+#[tokio::test]
+async fn the_one_that_is_idle_for_longest_gives_way() {
+    let broker = Broker::start();
+    let hasty = |source: SocketSource| {
+        source.with_patience(Patience {
+            idle: Duration::ZERO,
+            ..PATIENT
+        })
+    };
+    let (_edge, path) = agent_with(&broker, |_, _| {}, hasty).await;
+    let mut all = all_places(&path).await;
+    let mut late = connect(&path).await;
+    let line = "{\"sensor\":\"a\",\"value\":1}\n";
+    assert!(is_accepted(&ask(&mut late, line, 1).await[0]));
+    let said = last_words(&mut all[0]).await;
+    assert!(said.contains("places are taken"), "{said}");
+    for stream in &mut all[1..] {
+        assert!(is_accepted(&ask(stream, line, 1).await[0]));
+    }
 }

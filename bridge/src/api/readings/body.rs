@@ -6,6 +6,11 @@
 //!   {"sensor": "door", "observed_at": 1782907200500000, "value": true, "quality": "uncertain"}]}
 //! ```
 //!
+//! `observed_at` is RFC 3339 or a number, in microseconds or in what `"timestamp_unit"` of the body says: `s`,
+//! `ms`, `us` or `ns`. A number that looks like another unit is refused, and so is a reading without a
+//! time: the same reading must have the same time when it is sent again, so that only its sender can give
+//! it one.
+//!
 //! A number is a whole one when it is written as one and has 64 bits, else an f64; `"type": "f64"`
 //! has any number be one, for senders that write 1.0 as 1. A clock that is not given follows from
 //! the reading's time alone, so that a reading has one version in whatever body it comes again.
@@ -17,11 +22,12 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use schema::limits::{BATCH_NAMES_BYTES_MAX, BATCH_ROWS_MAX, BATCH_SERIES_MAX, SQL_INTEGER_MAX};
-use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, Value};
+use schema::timestamp::TimestampError;
+use schema::{
+    Batch, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, TimestampUnit, Value, WrittenTime,
+};
 use serde::de::{Error as _, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
-
-use crate::api::query::time;
 
 /// Why a body is no batch.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +50,19 @@ pub(crate) enum BodyError {
     /// A sequence that no acknowledgement can name.
     #[error("readings[{0}]: its sequence is out of range, allowed are 1 to 2^63 - 1")]
     SeqRange(usize),
+    /// No time.
+    #[error(
+        "readings[{0}].observed_at: is missing; the sender gives it, so that the same reading sent again is the same"
+    )]
+    NoTime(usize),
+    /// A time that is none, or in another unit.
+    #[error("readings[{at}].observed_at: {error}")]
+    Time {
+        /// Which reading.
+        at: usize,
+        /// What is wrong with it.
+        error: TimestampError,
+    },
     /// A value of another type than the reading says.
     #[error("readings[{at}].value: is no {kind}")]
     Type {
@@ -60,6 +79,7 @@ struct Body {
     #[serde(deserialize_with = "epoch")]
     epoch: Epoch,
     first_seq: Option<u64>,
+    timestamp_unit: Option<TimestampUnit>,
     readings: Vec<Item>,
 }
 
@@ -67,8 +87,7 @@ struct Body {
 #[serde(deny_unknown_fields)]
 struct Item {
     sensor: SensorName,
-    #[serde(deserialize_with = "observed_at")]
-    observed_at: ObservedAt,
+    observed_at: Option<WrittenTime>,
     value: Plain,
     #[serde(rename = "type")]
     kind: Option<Kind>,
@@ -93,22 +112,28 @@ enum Kind {
 #[derive(Debug)]
 struct Plain(Value);
 
-/// Reads a body.
-pub(crate) fn parse(body: &[u8]) -> Result<Batch, BodyError> {
+/// Reads a body that arrived at `now_micros`.
+pub(crate) fn parse(body: &[u8], now_micros: i64) -> Result<Batch, BodyError> {
     let Body {
         epoch,
         first_seq,
+        timestamp_unit,
         readings,
     } = serde_json::from_slice(body)?;
     if readings.is_empty() || readings.len() > BATCH_ROWS_MAX {
         return Err(BodyError::Rows(readings.len()));
     }
+    let unit = timestamp_unit.unwrap_or(TimestampUnit::Micros);
     let mut names = Names::default();
     let mut series: HashSet<(u16, Kind)> = HashSet::new();
     let mut rows = Vec::with_capacity(readings.len());
     for (at, item) in readings.into_iter().enumerate() {
         let seq = seq(at, first_seq, item.seq)?;
         let value = typed(at, item.value.0, item.kind)?;
+        let written = item.observed_at.ok_or(BodyError::NoTime(at))?;
+        let observed_at = written
+            .read(unit, Some(now_micros))
+            .map_err(|error| BodyError::Time { at, error })?;
         let sensor = names.place(item.sensor)?;
         series.insert((sensor, kind_of(&value)));
         if series.len() > BATCH_SERIES_MAX {
@@ -116,8 +141,8 @@ pub(crate) fn parse(body: &[u8]) -> Result<Batch, BodyError> {
         }
         rows.push(Row {
             sensor,
-            observed_at: item.observed_at,
-            hlc: item.hlc.unwrap_or_else(|| default_hlc(item.observed_at)),
+            observed_at,
+            hlc: item.hlc.unwrap_or_else(|| default_hlc(observed_at)),
             seq,
             quality: item.quality,
             value,
@@ -222,16 +247,6 @@ fn hlc<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Hlc>, D::Error> {
         .ok_or_else(|| D::Error::custom("hlc: is no clock of 64 bits"))
 }
 
-fn observed_at<'de, D: Deserializer<'de>>(from: D) -> Result<ObservedAt, D::Error> {
-    let expected = "a time: RFC 3339, or whole microseconds since the Unix epoch";
-    match from.deserialize_any(WholeOrText(expected))? {
-        Either::Number(micros) => i64::try_from(micros)
-            .map(ObservedAt::from_micros)
-            .map_err(|_| D::Error::custom(format!("observed_at: {micros} is out of range"))),
-        Either::Text(text) => time(&text).map_err(D::Error::custom),
-    }
-}
-
 enum Either {
     Number(i128),
     Text(String),
@@ -305,8 +320,10 @@ mod tests {
     use schema::limits::SENSOR_NAME_CHARS_MAX;
     use serde_json::json;
 
+    const NOW: i64 = 1_790_000_000_123_456;
+
     fn read(body: &serde_json::Value) -> Result<Batch, BodyError> {
-        parse(body.to_string().as_bytes())
+        parse(body.to_string().as_bytes(), NOW)
     }
 
     /// A body of one reading.
@@ -322,7 +339,7 @@ mod tests {
         let body = format!(
             r#"{{"epoch":"00000000002a","first_seq":1,"readings":[{{"sensor":"s","observed_at":0,"value":{json}}}]}}"#
         );
-        parse(body.as_bytes()).unwrap().rows.remove(0).value
+        parse(body.as_bytes(), NOW).unwrap().rows.remove(0).value
     }
 
     #[test]
@@ -378,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_rfc_3339_or_whole_microseconds() {
+    fn times_are_rfc_3339_or_microseconds() {
         let at = |time: serde_json::Value| {
             one(|reading| reading["observed_at"] = time)
                 .map(|row| row.observed_at.micros())
@@ -395,8 +412,15 @@ mod tests {
             Some(1_700_000_000_123_456)
         );
         assert_eq!(at(json!("1700000000123456")), Some(1_700_000_000_123_456));
+        assert_eq!(
+            at(json!(1_700_000_000_123_456.4)),
+            Some(1_700_000_000_123_456)
+        );
         for bad in [
-            json!(1.5),
+            json!(1_700_000_000),
+            json!(1_700_000_000_123i64),
+            json!("1700000000123"),
+            json!(1_700_000_000_123_456_789i64),
             json!(u64::MAX),
             json!("yesterday"),
             json!(null),
@@ -404,6 +428,41 @@ mod tests {
         ] {
             assert_eq!(at(bad.clone()), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_body_says_in_what_its_numbers_count() {
+        let body = |unit: serde_json::Value, time: serde_json::Value| {
+            let readings = json!([{"sensor": "s", "observed_at": time, "value": 1}]);
+            let body = json!({"epoch": "00000000002a", "first_seq": 1, "timestamp_unit": unit, "readings": readings});
+            read(&body).map(|batch| batch.rows[0].observed_at.micros())
+        };
+        let at = 1_782_907_200_500_000;
+        for (unit, time) in [
+            (json!("s"), json!(1_782_907_200.5)),
+            (json!("ms"), json!(1_782_907_200_500i64)),
+            (json!("us"), json!(at)),
+            (json!("ns"), json!(at * 1_000)),
+            (json!(null), json!(at)),
+            (json!("s"), json!("2026-07-01T12:00:00.5Z")),
+        ] {
+            assert_eq!(
+                body(unit.clone(), time.clone()).unwrap(),
+                at,
+                "{time} {unit}"
+            );
+        }
+        let said = body(json!(null), json!(1_782_907_200))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.starts_with("readings[0].observed_at: 1782907200 looks like seconds"),
+            "{said}"
+        );
+        assert!(body(json!("s"), json!(at)).is_err());
+        assert!(body(json!("min"), json!(at)).is_err());
+        let said = body(json!("s"), json!(null)).unwrap_err().to_string();
+        assert!(said.contains("observed_at: is missing"), "{said}");
     }
 
     #[test]
@@ -570,13 +629,18 @@ mod tests {
             let error = read(&body).unwrap_err().to_string();
             assert!(error.contains(part), "{part:?} is not in {error}");
         }
-        let broken = parse(b"{\"epoch\": \"00000000002a\",\n oh")
+        let broken = parse(b"{\"epoch\": \"00000000002a\",\n oh", NOW)
             .unwrap_err()
             .to_string();
         assert!(broken.contains("line 2"), "{broken}");
         // What JSON has no number for.
-        assert!(parse(br#"{"epoch":"00000000002a","first_seq":1,"readings":[{"sensor":"s","observed_at":0,"value":1e999}]}"#).is_err());
-        assert!(parse(br#"{"epoch":"00000000002a","first_seq":1,"readings":[{"sensor":"s","observed_at":0,"value":NaN}]}"#).is_err());
+        assert!(parse(br#"{"epoch":"00000000002a","first_seq":1,"readings":[{"sensor":"s","observed_at":0,"value":1e999}]}"#, NOW).is_err());
+        assert!(parse(br#"{"epoch":"00000000002a","first_seq":1,"readings":[{"sensor":"s","observed_at":0,"value":NaN}]}"#, NOW).is_err());
+    }
+
+    /// Microseconds that look like no other unit.
+    fn time() -> impl Strategy<Value = i64> {
+        prop_oneof![946_684_800_000_000i64..4_102_444_800_000_000, i64::MIN..0]
     }
 
     fn value() -> impl Strategy<Value = Value> {
@@ -593,7 +657,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = parse(&body);
+            let _ = parse(&body, NOW);
         }
 
         /// Bodies that are nearly right: pieces of a right one, cut and doubled.
@@ -609,14 +673,14 @@ mod tests {
                     body.splice(to..to, piece);
                 }
             }
-            let _ = parse(&body);
+            let _ = parse(&body, NOW);
         }
 
         #[test]
         fn a_batch_written_as_json_comes_back(
             epoch in 1..=Epoch::MAX,
             first in 1..SQL_INTEGER_MAX - 100,
-            rows in prop::collection::vec((0..5usize, any::<i64>(), value(), 0..3u8, any::<u64>()), 1..60),
+            rows in prop::collection::vec((0..5usize, time(), value(), 0..3u8, any::<u64>()), 1..60),
         ) {
             let readings: Vec<_> = rows
                 .iter()

@@ -67,6 +67,9 @@ pub(crate) struct NewReadings {
     /// The sequence of the first reading; the others follow. Or each has a `seq` of its own.
     #[schema(minimum = 1)]
     first_seq: Option<u64>,
+    /// In what numbers for `observed_at` count: `s`, `ms`, `us` or `ns`; microseconds unless it is given.
+    #[schema(pattern = "^(s|ms|us|ns)$", example = "us")]
+    timestamp_unit: Option<String>,
     #[schema(min_items = 1, max_items = 4096)]
     readings: Vec<NewReading>,
 }
@@ -77,7 +80,8 @@ pub(crate) struct NewReadings {
 pub(crate) struct NewReading {
     #[schema(min_length = 1, max_length = 128, example = "temperature")]
     sensor: String,
-    /// RFC 3339, or whole microseconds since the Unix epoch.
+    /// RFC 3339, or a number in the body's `timestamp_unit` since the Unix epoch. One that looks like another unit
+    /// is refused.
     #[schema(value_type = String, example = "2026-07-01T12:00:00.5Z")]
     observed_at: String,
     /// A whole number of 64 bits when it is written as one, else a float; texts have at most 1 KiB.
@@ -128,7 +132,7 @@ pub(crate) async fn create(
     // One that is too large needs no room: it is read and forgotten.
     let hold = direct.hold(kind.memory(announced.min(kind.bytes_max())))?;
     let body = read(body, kind).await?;
-    let batch = kind.parse(&body)?;
+    let batch = kind.parse(&body, direct.now_micros())?;
     let weight = kind.weight(body.len());
     drop(body);
     let epoch = batch.epoch;
@@ -178,11 +182,11 @@ impl Kind {
         }
     }
 
-    fn parse(self, body: &[u8]) -> Result<Batch, Problem> {
+    fn parse(self, body: &[u8], now_micros: i64) -> Result<Batch, Problem> {
         let refused =
             |error: &dyn std::fmt::Display| Problem::bad_request(format!("body: {error}"));
         match self {
-            Self::Json => body::parse(body).map_err(|error| refused(&error)),
+            Self::Json => body::parse(body, now_micros).map_err(|error| refused(&error)),
             Self::Batch => codec::decode(body).map_err(|error| refused(&error)),
         }
     }

@@ -1,0 +1,86 @@
+//! What a source hands over at once: readings, whose time each of them has, how long they may wait
+//! for others to share their commit, and whether the source keeps what finds no room.
+//!
+//! A source never makes up a time of its own: a reading whose producer gave none says when it was
+//! read, and the commit makes of that a time that no other reading of its sensor has. So a source that is
+//! written later cannot forget it.
+
+use std::time::Duration;
+
+use schema::Reading;
+
+/// Readings that are handed over together. They share one commit.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Append {
+    /// The readings, in their order.
+    pub samples: Vec<Sample>,
+    /// How long they may wait for others.
+    pub hold: Hold,
+    /// Whether the source keeps a reading that it is refused, and hands it over again. Where older
+    /// readings are kept, such a source is refused what finds no room; what other sources hand over
+    /// then is accepted and evicted, so that it is accounted for.
+    pub can_hold_back: bool,
+}
+
+/// A reading, and whose time it has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The reading.
+    pub reading: Reading,
+    /// What its time is.
+    pub timing: Timing,
+}
+
+/// What the time of a reading is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// Its producer's, which stays as it is.
+    Given,
+    /// The agent's clock when it was read. The commit stamps it: later than any other of its sensor
+    /// that was stamped, see [`schema::stamp`].
+    Read,
+}
+
+/// How long an append may wait for others to share its commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Hold {
+    /// As long as [`super::BufferSettings::linger`] says: nobody waits for the answer.
+    #[default]
+    Linger,
+    /// At most so long, and no longer than that. Zero commits at once, with what came meanwhile: for
+    /// a producer that does nothing until it has its answer.
+    AtMost(Duration),
+}
+
+impl Append {
+    /// Readings that were read just now, one scan of a source.
+    #[must_use]
+    pub fn read(readings: Vec<Reading>) -> Self {
+        Self::of(readings, Timing::Read)
+    }
+
+    fn of(readings: Vec<Reading>, timing: Timing) -> Self {
+        let sample = |reading| Sample { reading, timing };
+        Self {
+            samples: readings.into_iter().map(sample).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Hold {
+    /// The wait where an append lingers so long.
+    pub(super) fn within(self, linger: Duration) -> Duration {
+        match self {
+            Self::Linger => linger,
+            Self::AtMost(hold) => hold.min(linger),
+        }
+    }
+}
+
+/// Readings with the times of their producers.
+impl From<Vec<Reading>> for Append {
+    fn from(readings: Vec<Reading>) -> Self {
+        Self::of(readings, Timing::Given)
+    }
+}

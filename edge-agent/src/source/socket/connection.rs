@@ -1,0 +1,433 @@
+//! One producer: its lines are read and handed over while earlier ones wait for their commit, and are
+//! answered in their order.
+//!
+//! ```text
+//! read ─► lines ─► ingest ──┐ (at most WINDOW_BYTES unanswered; beyond that nothing is read)
+//!                           └─► commit ─► answers written
+//! ```
+//!
+//! What a producer can do wrong costs its own connection only: one that does not read its answers, does not
+//! end a line that it has begun, or says nothing for an hour, is told and closed.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use schema::TimestampUnit;
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_util::codec::{Decoder, LinesCodec, LinesCodecError};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::habit::Habit;
+use super::seats::{CONNECTIONS_MAX, Seat};
+use crate::buffer::{Append, Appended, Hold};
+use crate::ingest::{Handed, Ingest, IngestError};
+use crate::source::line::{self, LINE_BYTES_MAX, LineError};
+
+/// Most lines that are handed over together.
+const APPEND_LINES_MAX: usize = 1_000;
+
+/// Bytes read at once, and so what a connection holds beside its longest line.
+const READ_BYTES: usize = 64 * 1024;
+
+/// Bytes of lines that may wait for their answers. More are not read.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+/// Lines of so many bytes are not held: a commit that waited for the rest of the window would keep it
+/// shut.
+const HURRY_BYTES: usize = WINDOW_BYTES / 4;
+
+/// What a line takes of the window beside its text.
+const LINE_BYTES: usize = 64;
+
+/// How long producers are waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// To read their answers.
+    pub answers: Duration,
+    /// To end a line that they have begun.
+    pub line: Duration,
+    /// To say anything at all.
+    pub silence: Duration,
+    /// To say something before they may have to give way to others.
+    pub idle: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            // A program that is swapped out or being debugged comes back within it.
+            answers: Duration::from_secs(30),
+            line: Duration::from_secs(60),
+            // A door may be closed for a night; its producer then connects again.
+            silence: Duration::from_secs(3600),
+            idle: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How long a farewell may take, and the bytes that are read of whoever does not hear it.
+const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a producer hears of one line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Accepted(u64),
+    Refused(String),
+}
+
+/// Why a connection ends before its producer ends it.
+#[derive(Debug, thiserror::Error)]
+enum Parting {
+    #[error("producer went away: {0}")]
+    Gone(#[from] io::Error),
+    #[error("the answers were not read for {0:?}")]
+    Deaf(Duration),
+    #[error("a line was begun and not ended within {0:?}: connect again")]
+    HalfLine(Duration),
+    #[error("nothing was said for {0:?}: connect again")]
+    Silent(Duration),
+    #[error(
+        "all {CONNECTIONS_MAX} places are taken, and this one was silent for longest: connect again"
+    )]
+    GaveWay,
+}
+
+/// One producer.
+pub(super) struct Connection {
+    pub(super) ingest: Ingest,
+    pub(super) unit: TimestampUnit,
+    pub(super) patience: Patience,
+    pub(super) seat: Seat,
+    pub(super) stop: CancellationToken,
+}
+
+/// Lines that were handed over together and wait for their answers.
+struct Unanswered {
+    /// Which lines are readings, and what is wrong with the others.
+    places: Vec<Result<(), LineError>>,
+    handed: Option<Handed>,
+    /// Freed with the answers.
+    _room: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin + Send>(self, stream: S) {
+        let (mut reading, mut writing) = tokio::io::split(stream);
+        let (lines, unanswered) = mpsc::unbounded_channel();
+        let habit = Mutex::new(Habit::default());
+        let parting = {
+            let listening = self.listen(&mut reading, lines, &habit);
+            let answering = self.answer(&mut writing, unanswered, &habit);
+            tokio::select! {
+                outcome = async { tokio::try_join!(listening, answering) } => outcome.err(),
+                // Only of one to whom no answer is owed.
+                () = self.seat.given_away() => Some(Parting::GaveWay),
+                () = self.stop.cancelled() => None,
+            }
+        };
+        let Some(parting) = parting else {
+            return;
+        };
+        debug!(reason = %parting, "connection of a producer ends");
+        match parting {
+            Parting::Gone(_) => {}
+            Parting::Deaf(_) => self.ingest.producer_closed("deaf"),
+            Parting::HalfLine(_) => self.ingest.producer_closed("half_line"),
+            Parting::Silent(_) => self.ingest.producer_closed("silent"),
+            Parting::GaveWay => self.ingest.producer_closed("gave_way"),
+        }
+        if !matches!(parting, Parting::Gone(_) | Parting::Deaf(_)) {
+            farewell(&mut reading, &mut writing, parting.to_string()).await;
+        }
+    }
+
+    /// Reads lines and hands them over, until there are no more.
+    async fn listen<R: AsyncRead + Unpin>(
+        &self,
+        reading: &mut R,
+        lines: mpsc::UnboundedSender<Unanswered>,
+        habit: &Mutex<Habit>,
+    ) -> Result<(), Parting> {
+        let window = Arc::new(Semaphore::new(WINDOW_BYTES));
+        let mut codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
+        let mut bytes = BytesMut::new();
+        // Bytes that were handed over since the buffer was last asked to hurry.
+        let mut lingering = 0;
+        let mut ended = false;
+        while !ended {
+            bytes.reserve(READ_BYTES);
+            ended = self.read(reading, &mut bytes).await? == 0;
+            let (now, now_micros) = (Instant::now(), self.ingest.now_micros());
+            loop {
+                let texts = take_lines(&mut codec, &mut bytes, ended);
+                if texts.is_empty() {
+                    break;
+                }
+                let weight = weight(&texts);
+                let hold = lock(habit).arrived(now, self.seat.is_unanswered());
+                self.seat.heard(texts.len(), now);
+                let permits = u32::try_from(weight).unwrap_or(u32::MAX);
+                // Never closed.
+                let Ok(room) = Arc::clone(&window).acquire_many_owned(permits).await else {
+                    return Ok(());
+                };
+                let mut append = Append {
+                    hold: Hold::AtMost(hold),
+                    can_hold_back: true,
+                    ..Append::default()
+                };
+                let places = texts
+                    .into_iter()
+                    .map(|text| {
+                        let sample = line::parse(&text?, self.unit, now_micros)?;
+                        append.samples.push(sample);
+                        Ok(())
+                    })
+                    .collect();
+                lingering += weight;
+                if lingering >= HURRY_BYTES {
+                    append.hold = Hold::AtMost(Duration::ZERO);
+                    lingering = 0;
+                }
+                let handed = match append.samples.is_empty() {
+                    true => None,
+                    false => Some(self.ingest.submit(append).await),
+                };
+                let one = Unanswered {
+                    places,
+                    handed,
+                    _room: room,
+                };
+                if lines.send(one).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what comes next, as long as there is a point in waiting.
+    async fn read<R: AsyncRead + Unpin>(
+        &self,
+        reading: &mut R,
+        bytes: &mut BytesMut,
+    ) -> Result<usize, Parting> {
+        loop {
+            let is_within_line = !bytes.is_empty();
+            let patience = match is_within_line {
+                true => self.patience.line,
+                false => self.patience.silence,
+            };
+            match timeout(patience, reading.read_buf(bytes)).await {
+                Ok(count) => return Ok(count?),
+                // It is its turn when it has been answered.
+                Err(_) if self.seat.is_unanswered() => {}
+                Err(_) if is_within_line => return Err(Parting::HalfLine(patience)),
+                Err(_) => return Err(Parting::Silent(patience)),
+            }
+        }
+    }
+
+    /// Answers lines in their order, until there are no more.
+    async fn answer<W: AsyncWrite + Unpin>(
+        &self,
+        writing: &mut W,
+        mut unanswered: mpsc::UnboundedReceiver<Unanswered>,
+        habit: &Mutex<Habit>,
+    ) -> Result<(), Parting> {
+        let mut text = Vec::new();
+        while let Some(Unanswered {
+            places,
+            handed,
+            _room,
+        }) = unanswered.recv().await
+        {
+            let lines = places.len();
+            let count = places.iter().filter(|place| place.is_ok()).count();
+            let outcome = match handed {
+                Some(handed) => Some(handed.done().await),
+                None => None,
+            };
+            let answers = outcome.map(|outcome| answers(count, outcome));
+            let mut answers = answers.into_iter().flatten();
+            text.clear();
+            for place in places {
+                match place {
+                    Ok(()) => answers.next().iter().for_each(|one| write(&mut text, one)),
+                    Err(error) => {
+                        self.ingest.refused(error.label(), 1);
+                        write(&mut text, &Answer::Refused(error.to_string()));
+                    }
+                }
+            }
+            let patience = self.patience.answers;
+            match timeout(patience, writing.write_all(&text)).await {
+                Ok(written) => written?,
+                Err(_) => return Err(Parting::Deaf(patience)),
+            }
+            if self.seat.answered(lines) {
+                lock(habit).answered(Instant::now());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells a producer why there is no place for it.
+pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let reason = format!("{CONNECTIONS_MAX} producers are connected and busy: connect again later");
+    farewell(&mut reading, &mut writing, reason).await;
+}
+
+/// Says a last word, and reads what is still sent: who has unread bytes when it closes cuts off its own
+/// word.
+async fn farewell<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    reading: &mut R,
+    writing: &mut W,
+    reason: String,
+) {
+    let mut text = Vec::new();
+    write(&mut text, &Answer::Refused(reason));
+    let said = async {
+        writing.write_all(&text).await?;
+        writing.shutdown().await?;
+        let mut rest = (&mut *reading).take(FAREWELL_BYTES_MAX as u64);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    // Whoever does not want to hear it goes without.
+    let _ = timeout(FAREWELL, said).await;
+}
+
+/// What lines take of the window; all of it at most, so that the longest fit.
+fn weight(texts: &[Result<String, LineError>]) -> usize {
+    let bytes = texts.iter().map(|text| match text {
+        Ok(text) => text.len() + LINE_BYTES,
+        Err(_) => LINE_BYTES,
+    });
+    bytes.sum::<usize>().min(WINDOW_BYTES)
+}
+
+fn lock(habit: &Mutex<Habit>) -> std::sync::MutexGuard<'_, Habit> {
+    // Each change is whole before anything could panic.
+    habit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What became of each of `count` readings, in their order.
+fn answers(count: usize, outcome: Result<Appended, IngestError>) -> Vec<Answer> {
+    let appended = match outcome {
+        Ok(appended) => appended,
+        Err(error) => {
+            let refused = || Answer::Refused(error.to_string());
+            return std::iter::repeat_with(refused).take(count).collect();
+        }
+    };
+    let mut refused = appended.refused.into_iter().peekable();
+    let mut sequences = appended
+        .range
+        .into_iter()
+        .flat_map(|range| range.first()..=range.last());
+    (0..count)
+        .filter_map(|place| match refused.next_if(|(at, _)| *at == place) {
+            Some((_, error)) => Some(Answer::Refused(error.to_string())),
+            None => sequences.next().map(Answer::Accepted),
+        })
+        .collect()
+}
+
+/// The complete lines that are there; at the end of the stream also the last one. Empty lines
+/// are skipped.
+fn take_lines(
+    codec: &mut LinesCodec,
+    bytes: &mut BytesMut,
+    ended: bool,
+) -> Vec<Result<String, LineError>> {
+    let mut lines = Vec::new();
+    while lines.len() < APPEND_LINES_MAX {
+        let decoded = if ended {
+            codec.decode_eof(bytes)
+        } else {
+            codec.decode(bytes)
+        };
+        match decoded {
+            Ok(None) => break,
+            Ok(Some(line)) if line.trim().is_empty() => {}
+            Ok(Some(line)) => lines.push(Ok(line)),
+            Err(LinesCodecError::MaxLineLengthExceeded) => lines.push(Err(LineError::TooLong)),
+            Err(LinesCodecError::Io(_)) => lines.push(Err(LineError::NotUtf8)),
+        }
+    }
+    lines
+}
+
+fn write(text: &mut Vec<u8>, answer: &Answer) {
+    // A Vec takes all bytes, and the answer has only texts and numbers.
+    if serde_json::to_writer(&mut *text, answer).is_ok() {
+        text.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::SeqRange;
+
+    use super::*;
+    use crate::buffer::ReadingError;
+
+    #[test]
+    fn lines_are_bounded_and_a_long_one_does_not_hide_the_next() {
+        let mut codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
+        let mut bytes = BytesMut::new();
+        for length in [LINE_BYTES_MAX - 1, LINE_BYTES_MAX, LINE_BYTES_MAX + 1] {
+            bytes.extend_from_slice("x".repeat(length).as_bytes());
+            bytes.extend_from_slice(b"\n");
+        }
+        bytes.extend_from_slice(b"\xff\xfe\n\nlast");
+        let lines = take_lines(&mut codec, &mut bytes, true);
+        let kinds: Vec<&str> = lines
+            .iter()
+            .map(|line| match line {
+                Ok(_) => "line",
+                Err(error) => error.label(),
+            })
+            .collect();
+        assert_eq!(
+            kinds,
+            ["line", "line", "line_too_long", "malformed", "line"]
+        );
+    }
+
+    #[test]
+    fn every_reading_has_its_own_answer() {
+        let appended = Appended {
+            range: SeqRange::new(7, 8),
+            refused: vec![(1, ReadingError::TooManySensors)],
+        };
+        let said: Vec<bool> = answers(3, Ok(appended))
+            .iter()
+            .map(|answer| matches!(answer, Answer::Accepted(7 | 8)))
+            .collect();
+        assert_eq!(said, [true, false, true]);
+        assert_eq!(answers(2, Err(IngestError::Stopping)).len(), 2);
+    }
+
+    #[test]
+    fn no_more_than_an_append_is_taken_at_once() {
+        let mut codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
+        let mut bytes = BytesMut::new();
+        for _ in 0..APPEND_LINES_MAX + 1 {
+            bytes.extend_from_slice(b"x\n");
+        }
+        let first = take_lines(&mut codec, &mut bytes, false).len();
+        let second = take_lines(&mut codec, &mut bytes, false).len();
+        assert_eq!((first, second), (APPEND_LINES_MAX, 1));
+    }
+}
