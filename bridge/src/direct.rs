@@ -113,7 +113,7 @@ impl Direct {
 
     /// The time here, microseconds since the Unix epoch.
     pub(crate) fn now_micros(&self) -> i64 {
-        self.clock.now_micros()
+        self.clock.now().micros()
     }
 
     /// What admission says of a batch, now.
