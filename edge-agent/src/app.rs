@@ -155,6 +155,7 @@ impl Agent {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connected: false,
             balance,
+            current: Balance::default(),
             in_flight: InFlight::default(),
             waiting: Waiting::default(),
             ack_latency_seconds: None,
@@ -208,7 +209,7 @@ impl Agent {
             session: Session::new(
                 config.session.clone(),
                 opened.epoch,
-                opened.last_seq,
+                opened.last_row,
                 opened.pending,
             ),
             buffer: buffer.clone(),
@@ -273,10 +274,7 @@ impl Running {
     /// How the agent fares.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status {
-            balance: self.buffer.balance(),
-            ..self.status.borrow().clone()
-        }
+        with_counts(&self.buffer, self.status.borrow().clone())
     }
 
     /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
@@ -320,10 +318,17 @@ async fn serve_status(
     State((buffer, status)): State<(Buffer, watch::Receiver<Status>)>,
 ) -> Json<Status> {
     let status = status.borrow().clone();
-    Json(Status {
-        balance: buffer.balance(),
+    Json(with_counts(&buffer, status))
+}
+
+/// The status with the counts as they are now.
+fn with_counts(buffer: &Buffer, status: Status) -> Status {
+    let progress = buffer.progress();
+    Status {
+        balance: progress.balance,
+        current: progress.current,
         ..status
-    })
+    }
 }
 
 /// What the settings file says of what can change.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Clock, Component, Failure, Fault};
-use schema::message::{Downlink, EpochReport, Event, Report};
+use schema::message::{Ack, Downlink, EpochReport, Event, Report};
 use schema::{Channel, SeqRange, envelope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -124,7 +124,7 @@ struct Running {
     /// Where the session's time starts.
     origin: Instant,
     appended: watch::Receiver<Progress>,
-    /// The highest sequence that the session knows of.
+    /// The highest row that the session knows of.
     seen: u64,
     storage_fails: bool,
     storage_warnings: Repeats,
@@ -177,7 +177,7 @@ impl Running {
                 self.last_error = Some(reason);
                 self.input(Input::Disconnected).await;
             }
-            Happening::Downlink(Downlink::Ack(ack)) => self.input(Input::Acked(&ack)).await,
+            Happening::Downlink(Downlink::Ack(ack)) => self.acked(ack).await,
             Happening::Downlink(Downlink::Refused(refusal)) => {
                 let reason = refusal.reason;
                 if self.refusals.is_due(&reason) {
@@ -200,6 +200,13 @@ impl Running {
         }
     }
 
+    /// The session works on rows; of an epoch that has none here, it hands the word on.
+    async fn acked(&mut self, ack: Ack) {
+        let epoch = self.parts.session.epoch();
+        let ack = self.parts.buffer.in_rows(&ack, epoch).unwrap_or(ack);
+        self.input(Input::Acked(&ack)).await;
+    }
+
     async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {
         let session = &self.parts.session;
         let waiting = session.waiting();
@@ -214,7 +221,7 @@ impl Running {
 
     /// New rows, and perhaps older ones that had to go for them.
     async fn appended(&mut self) {
-        let last = self.appended.borrow_and_update().balance.accepted;
+        let last = self.appended.borrow_and_update().last_row;
         if let Some(range) = SeqRange::new(self.seen + 1, last) {
             self.seen = last;
             self.input(Input::Appended(range)).await;
@@ -314,11 +321,11 @@ impl Running {
             rejected,
             evicted,
         } = settle;
-        let outcome = self
-            .parts
-            .buffer
-            .settle(epoch, committed, rejected, evicted)
-            .await;
+        let buffer = &self.parts.buffer;
+        let outcome = match epoch == self.parts.session.epoch() {
+            true => buffer.settle_rows(committed, rejected, evicted).await,
+            false => buffer.settle(epoch, committed, rejected, evicted).await,
+        };
         // The buffer has ended; its rows are sent and acknowledged again after the next start.
         if let Err(error) = outcome {
             self.storage_failed("settle", &error);

@@ -1,8 +1,8 @@
 //! What the session asks for → rows of the buffer → one payload that fits.
 
-use schema::Batch;
 use schema::codec::{EncodeError, Encoder};
 use schema::message::ack::payload_digest;
+use schema::{Batch, SeqRange};
 
 use crate::buffer::{Buffer, BufferError, Taken};
 use crate::session::{Ask, Prepared};
@@ -36,11 +36,13 @@ impl Gatherer {
         buffer: &Buffer,
         ask: &Ask,
     ) -> Result<Gathered, GatherError> {
-        let Taken { batch, gone } = buffer.read_ranges(ask.ranges.clone(), ask.rows_max).await?;
+        let Taken { batch, base, gone } =
+            buffer.read_ranges(ask.ranges.clone(), ask.rows_max).await?;
         let (batch, payload) = self.encode(batch, ask.bytes_max)?;
+        let rows = |seqs: SeqRange| SeqRange::new(base + seqs.first(), base + seqs.last());
         let prepared = Prepared {
             batch: ask.batch,
-            sent: batch.ranges().collect(),
+            sent: batch.ranges().filter_map(rows).collect(),
             gone,
             digest: payload.as_deref().map_or(0, payload_digest),
             bytes: payload.as_ref().map_or(0, Vec::len),

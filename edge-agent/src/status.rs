@@ -11,14 +11,16 @@ use serde::{Deserialize, Serialize};
 pub struct Status {
     /// Which device this is.
     pub device: DeviceId,
-    /// The buffer file in use.
+    /// The epoch of this start.
     pub epoch: Epoch,
     /// The agent's version.
     pub version: String,
     /// Whether the broker is connected.
     pub connected: bool,
-    /// The ledger's counts of the buffer file in use, at this end.
+    /// The ledger's counts at this end, over all epochs that the buffer's file has seen.
     pub balance: Balance,
+    /// Those of the epoch of this start alone.
+    pub current: Balance,
     /// Sent, and not yet acknowledged by the bridge.
     pub in_flight: InFlight,
     /// Waits to be sent.

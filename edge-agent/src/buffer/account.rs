@@ -43,6 +43,30 @@ impl Counts {
             .saturating_add(self.evicted)
             .saturating_add(self.discarded)
     }
+
+    /// The identity's counts, with those that are not kept.
+    pub(super) const fn balance(self, accepted: u64, pending: u64) -> Balance {
+        Balance {
+            accepted,
+            committed: self.committed,
+            pending,
+            quarantined: 0,
+            evicted: self.evicted,
+            discarded: self.discarded,
+        }
+    }
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        for (sum, count) in [
+            (&mut self.committed, other.committed),
+            (&mut self.evicted, other.evicted),
+            (&mut self.discarded, other.discarded),
+        ] {
+            *sum = sum.saturating_add(count);
+        }
+    }
 }
 
 /// A set, by what its sequences are now. Those that are settled are in none of the three.
@@ -125,11 +149,6 @@ impl Account {
         self.last_seq - self.counts.committed - self.counts.evicted - self.counts.discarded
     }
 
-    /// Whether a row is pending, or newer than this account.
-    pub(super) fn may_hold(&self, seq: u64) -> bool {
-        seq > self.last_seq || self.pending.contains(seq)
-    }
-
     pub(super) fn balance(&self) -> Balance {
         debug_assert_eq!(self.pending_rows(), self.pending.count());
         self.balance_with(self.pending_rows())
@@ -144,9 +163,19 @@ impl Account {
         evicted
     }
 
+    /// Whether something is in the account that an acknowledgement has to confirm.
+    pub(super) fn awaits_word(&self) -> bool {
+        !self.given_up.is_empty() || !self.evicted().is_empty()
+    }
+
+    /// Whether no row of it is in the file for its value.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Whether nothing is left to be said of this epoch, once it has ended.
     pub(super) fn is_finished(&self) -> bool {
-        self.pending.is_empty() && self.given_up.is_empty() && self.evicted().is_empty()
+        self.holds_nothing() && !self.awaits_word()
     }
 
     /// Takes over the sequences up to `last_seq`.
@@ -234,14 +263,7 @@ impl Account {
     }
 
     const fn balance_with(&self, pending: u64) -> Balance {
-        Balance {
-            accepted: self.last_seq,
-            committed: self.counts.committed,
-            pending,
-            quarantined: 0,
-            evicted: self.counts.evicted,
-            discarded: self.counts.discarded,
-        }
+        self.counts.balance(self.last_seq, pending)
     }
 
     fn split(&self, set: RangeSet) -> Split {

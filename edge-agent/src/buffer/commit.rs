@@ -3,9 +3,9 @@
 
 use schema::{RangeSet, SensorName, SeqRange};
 
-use super::account::Account;
 use super::append::{Append, Sample, Timing};
 use super::deferred::Deferred;
+use super::epochs::Plan;
 use super::eviction::{Need, Policy, Sweep};
 use super::file::File;
 use super::handle::Appended;
@@ -30,7 +30,7 @@ pub(super) struct Commit<'a> {
     /// Names that this commit forgets.
     forgotten: Vec<(SensorId, SensorName)>,
     anchor: Option<Anchor>,
-    last_seq: u64,
+    last_row: u64,
     rows_count: u64,
     text_bytes: u64,
     /// Rows that this commit evicts.
@@ -45,13 +45,12 @@ impl<'a> Commit<'a> {
         state: &'a mut State,
         deferred: &'a mut Deferred,
     ) -> Self {
-        let account = &state.ledger.account;
         Self {
             new_sensors: Vec::new(),
             forgotten: Vec::new(),
             anchor: state.anchor,
-            last_seq: account.last_seq(),
-            rows_count: account.pending_rows(),
+            last_row: state.epochs.last_row(),
+            rows_count: state.epochs.pending_rows(),
             text_bytes: state.text_bytes,
             evicted: RangeSet::new(),
             deleted: None,
@@ -99,7 +98,7 @@ impl<'a> Commit<'a> {
     ) -> Result<RangeSet, libsql::Error> {
         let done = async {
             self.file.begin().await?;
-            let rows = rows.intersection(self.state.ledger.account.pending());
+            let rows = rows.intersection(&self.state.epochs.pending());
             self.delete_settled().await?;
             self.evict(&rows).await?;
             self.finish(now_ms).await
@@ -128,7 +127,7 @@ impl<'a> Commit<'a> {
         for one in waiting {
             appended.push(self.add(one, settings).await?);
         }
-        if self.last_seq > self.state.ledger.account.last_seq() {
+        if self.last_row > self.state.epochs.last_row() {
             self.hand_over_anchor(before).await?;
         }
         // After a crash that forgot settlements there may be more than the limit; it is for
@@ -144,7 +143,7 @@ impl<'a> Commit<'a> {
         Ok(appended)
     }
 
-    /// Gives the readings of one append their sequences and clocks.
+    /// Gives the readings of one append their row numbers and clocks.
     async fn add(
         &mut self,
         waiting: &Waiting,
@@ -156,7 +155,7 @@ impl<'a> Commit<'a> {
             ..
         } = &waiting.append;
         let mut refused = Vec::new();
-        let first = self.last_seq + 1;
+        let first = self.last_row + 1;
         for (index, Sample { reading, timing }) in samples.iter().enumerate() {
             if let Err(error) = reading.value.validate() {
                 refused.push((index, ReadingError::Value(error)));
@@ -178,9 +177,9 @@ impl<'a> Commit<'a> {
                 Timing::Given => self.state.sensors.given(sensor, reading.observed_at),
                 Timing::Read => self.state.sensors.stamp(sensor, reading.observed_at),
             };
-            self.last_seq += 1;
+            self.last_row += 1;
             let key = Key {
-                seq: self.last_seq,
+                seq: self.last_row,
                 hlc: self.state.clock.tick(waiting.now_ms),
                 observed_at,
                 sensor,
@@ -199,7 +198,7 @@ impl<'a> Commit<'a> {
             });
         }
         Ok(Appended {
-            range: SeqRange::new(first, self.last_seq),
+            range: SeqRange::new(first, self.last_row),
             refused,
         })
     }
@@ -223,10 +222,10 @@ impl<'a> Commit<'a> {
 
     /// Forgets the names that no row refers to. It looks at every row, so not too often.
     async fn forget_sensors(&mut self) -> Result<(), libsql::Error> {
-        if self.last_seq < self.state.forget_sensors_from {
+        if self.last_row < self.state.forget_sensors_from {
             return Ok(());
         }
-        self.state.forget_sensors_from = self.last_seq + SENSORS_MAX as u64;
+        self.state.forget_sensors_from = self.last_row + SENSORS_MAX as u64;
         self.file.finish_rows().await?;
         let mut in_use = self.file.sensors_in_use().await?;
         in_use.extend_from_slice(&self.new_sensors);
@@ -245,14 +244,14 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
-    /// Makes the newest row the one that keeps sequence and clock.
+    /// Makes the newest row the one that keeps the number.
     async fn hand_over_anchor(&mut self, before: Option<Anchor>) -> Result<(), libsql::Error> {
         if let Some(Anchor {
             key,
             is_spent: true,
         }) = self.anchor
         {
-            // Turned away: it stands in the file for its sequence alone.
+            // Turned away: it stands in the file for its number alone.
             self.file
                 .add_row(key, key.spent_mark(), libsql::Value::Null)
                 .await?;
@@ -297,8 +296,8 @@ impl<'a> Commit<'a> {
                     break;
                 };
                 // What is settled and not deleted yet is no candidate.
-                let account = &self.state.ledger.account;
-                candidates.retain(|candidate| account.may_hold(candidate.seq));
+                let (epochs, given) = (&self.state.epochs, self.state.epochs.last_row());
+                candidates.retain(|row| row.seq > given || epochs.is_pending(row.seq));
                 let mut victims = RangeSet::new();
                 let sensors = &self.state.sensors;
                 let policy = |sensor| {
@@ -323,11 +322,11 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
-    /// The highest sequence that may still hold a reading.
+    /// The highest row that may still hold a reading.
     fn last_held(&self) -> u64 {
         match self.anchor {
             Some(anchor) if anchor.is_spent => anchor.key.seq - 1,
-            _ => self.last_seq,
+            _ => self.last_row,
         }
     }
 
@@ -344,11 +343,11 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
-    /// Takes rows out of the file. The one with the highest sequence stays, without its value.
+    /// Takes rows out of the file. The one with the highest number stays, without its value.
     async fn remove(&mut self, rows: &RangeSet) -> Result<(), libsql::Error> {
         for range in rows.iter() {
             let mut last = range.last();
-            if last == self.last_seq
+            if last == self.last_row
                 && let Some(anchor) = &mut self.anchor
             {
                 last -= 1;
@@ -365,37 +364,21 @@ impl<'a> Commit<'a> {
     /// Writes what has changed of the accounts, commits, and only then changes the memory.
     async fn finish(&mut self, now_ms: u64) -> Result<(), libsql::Error> {
         let state = &mut *self.state;
-        let mut account = None;
-        let mut writes = Vec::new();
-        let mut ended_writes = Vec::new();
-        if self.deleted.is_some() || !self.evicted.is_empty() {
-            let mut next: Account = state.ledger.account.clone();
-            next.accept(self.last_seq);
-            next.evict(&self.evicted);
-            writes = state.ledger.book.changes(&next, now_ms, &mut state.ids);
-            self.file.write_log(&writes).await?;
-            account = Some(next);
-            for ledger in &state.ended {
-                let writes = match ledger.account.is_finished() {
-                    true => ledger.book.removal(),
-                    false => ledger.changes(now_ms, &mut state.ids),
-                };
-                self.file.write_log(&writes).await?;
-                ended_writes.push(writes);
-            }
+        // The first rows of an epoch bring its name along; later ones need no word on it.
+        let begins = self.last_row > state.epochs.last_row() && !state.epochs.is_begun();
+        let mut plan: Option<Plan> = None;
+        if self.deleted.is_some() || !self.evicted.is_empty() || begins {
+            let next = state
+                .epochs
+                .plan(self.last_row, &self.evicted, now_ms, &mut state.ids);
+            self.file.write_log(next.writes()).await?;
+            plan = Some(next);
         }
         self.file.commit().await?;
 
-        match account {
-            Some(account) => {
-                state.ledger.account = account;
-                state.ledger.book.committed(&writes);
-                for (ledger, writes) in state.ended.iter_mut().zip(ended_writes) {
-                    ledger.book.committed(&writes);
-                }
-                state.ended.retain(|ledger| !ledger.account.is_finished());
-            }
-            None => state.ledger.account.accept(self.last_seq),
+        match plan {
+            Some(plan) => state.epochs.committed(plan),
+            None => state.epochs.accept(self.last_row),
         }
         state.anchor = self.anchor;
         state.text_bytes = self.text_bytes;
@@ -414,7 +397,7 @@ impl<'a> Commit<'a> {
             bytes,
             slack_rows: slack(rows, settings.rows_max),
             slack_bytes: slack(bytes, settings.bytes_max),
-            fresh_from: self.state.ledger.account.last_seq() + 1,
+            fresh_from: self.state.epochs.last_row() + 1,
         }
     }
 

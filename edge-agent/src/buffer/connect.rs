@@ -31,7 +31,10 @@ const APPLICATION_ID: i64 = 0x544c_6200;
 const FREE_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
 /// In order; the position is the schema's version. Forward only.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/edge/0001_buffer.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/edge/0001_buffer.sql"),
+    include_str!("../../../migrations/edge/0002_epochs.sql"),
+];
 
 /// The highest schema that this build knows.
 pub(super) const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;

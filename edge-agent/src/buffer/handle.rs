@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
 use schema::message::{
-    Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, Rejection,
+    Ack, Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, Rejection,
 };
 use schema::{Balance, Batch, Epoch, RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::append::Append;
 use super::commands::{Kept, StoredCommands};
+use super::epochs::Run;
 use super::error::BufferError;
 use super::recovery::Recovery;
 use super::row::ReadingError;
@@ -27,6 +28,8 @@ pub struct Buffer {
     requests: mpsc::Sender<Request>,
     progress: watch::Receiver<Progress>,
     evictions: Evictions,
+    /// The epochs that had rows in the file when it was opened, and the one that began then.
+    runs: Arc<[Run]>,
     ended: watch::Receiver<bool>,
 }
 
@@ -35,11 +38,11 @@ pub struct Buffer {
 pub struct Opened {
     /// The handle.
     pub buffer: Buffer,
-    /// The identity of the file.
+    /// The epoch of this start.
     pub epoch: Epoch,
-    /// The highest sequence given so far.
-    pub last_seq: u64,
-    /// What waits for an acknowledgement.
+    /// The highest row number given so far.
+    pub last_row: u64,
+    /// The rows that wait for an acknowledgement, of this and of earlier epochs.
     pub pending: RangeSet,
     /// What was done about a damaged file, if it was.
     pub recovery: Option<Recovery>,
@@ -48,7 +51,7 @@ pub struct Opened {
 /// What became of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    /// The sequences given, in the order of the readings. `None` when each was refused.
+    /// The row numbers given, in the order of the readings. `None` when each was refused.
     pub range: Option<SeqRange>,
     /// Readings that were not accepted, by their index; the source must hear of them.
     pub refused: Vec<(usize, ReadingError)>,
@@ -61,9 +64,11 @@ pub struct Submitted(oneshot::Receiver<Result<Appended, BufferError>>);
 /// Rows read for a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Taken {
-    /// The rows, ascending by sequence.
+    /// The rows, ascending by sequence; of one epoch.
     pub batch: Batch,
-    /// Sequences that were asked for, lie before the end of the batch, and are not pending:
+    /// What makes row numbers of the batch's sequences, when it is added.
+    pub base: u64,
+    /// Rows that were asked for, lie before the end of the batch, and are not pending:
     /// evicted, or settled.
     pub gone: RangeSet,
 }
@@ -72,8 +77,12 @@ pub struct Taken {
 /// grown; other changes are there to be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The counts of the current epoch; `accepted` is the last sequence given.
+    /// The counts of all epochs that the file has seen.
     pub balance: Balance,
+    /// The counts of the epoch of this start alone.
+    pub current: Balance,
+    /// The highest row number given so far.
+    pub last_row: u64,
     /// Bytes of pending readings, as the limit counts them.
     pub bytes: u64,
 }
@@ -92,7 +101,8 @@ pub(super) enum Request {
         reply: Reply<Taken>,
     },
     Settle {
-        epoch: Epoch,
+        /// Whose sequences follow; `None`: rows of the file.
+        epoch: Option<Epoch>,
         committed: RangeSet,
         rejected: Vec<Rejection>,
         evicted: RangeSet,
@@ -188,10 +198,11 @@ impl Buffer {
                 requests,
                 progress,
                 evictions,
+                runs: found.runs.into(),
                 ended,
             },
             epoch: found.epoch,
-            last_seq: found.last_seq,
+            last_row: found.last_row,
             pending: found.pending,
             recovery: found.recovery,
         })
@@ -263,7 +274,7 @@ impl Buffer {
         evicted_confirmed: RangeSet,
     ) -> Result<Balance, BufferError> {
         self.ask(|reply| Request::Settle {
-            epoch,
+            epoch: Some(epoch),
             committed,
             rejected,
             evicted: evicted_confirmed,
@@ -272,8 +283,54 @@ impl Buffer {
         .await
     }
 
+    /// As [`Self::settle`], by row number, of whatever epoch.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn settle_rows(
+        &self,
+        committed: RangeSet,
+        rejected: Vec<Rejection>,
+        evicted_confirmed: RangeSet,
+    ) -> Result<Balance, BufferError> {
+        self.ask(|reply| Request::Settle {
+            epoch: None,
+            committed,
+            rejected,
+            evicted: evicted_confirmed,
+            reply,
+        })
+        .await
+    }
+
+    /// An acknowledgement with the file's row numbers in place of sequences, under the name of
+    /// `epoch`; `None` when it is of an epoch that has no rows here.
+    #[must_use]
+    pub fn in_rows(&self, ack: &Ack, epoch: Epoch) -> Option<Ack> {
+        let run = self.runs.iter().find(|run| run.epoch == ack.epoch)?;
+        let rows = |ranges: &[SeqRange]| {
+            let rows = ranges.iter().filter_map(|range| run.row_range(*range));
+            rows.collect()
+        };
+        let rejected = ack.rejected.iter().filter_map(|rejection| {
+            let range = run.row_range(rejection.range)?;
+            Some(Rejection {
+                range,
+                ..*rejection
+            })
+        });
+        Some(Ack {
+            bridge_time_ms: ack.bridge_time_ms,
+            epoch,
+            committed: rows(&ack.committed),
+            evicted: rows(&ack.evicted),
+            rejected: rejected.collect(),
+            resync: rows(&ack.resync),
+        })
+    }
+
     /// The device's side of the ledger: the current epoch first, then older ones that are not
-    /// settled yet. Ranges beyond what a message may hold are in a later report.
+    /// settled yet. Epochs and ranges beyond what a message may hold are in a later report.
     ///
     /// # Errors
     /// [`BufferError::Closed`].
@@ -362,13 +419,13 @@ impl Buffer {
         self.ask(|reply| Request::Config { reply }).await
     }
 
-    /// The counts of the current epoch. Costs nothing.
+    /// The counts of all epochs that the file has seen. Costs nothing.
     #[must_use]
     pub fn balance(&self) -> Balance {
         self.progress.borrow().balance
     }
 
-    /// Counts and fill of the current epoch. Costs nothing.
+    /// Counts and fill. Costs nothing.
     #[must_use]
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()

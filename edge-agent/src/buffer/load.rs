@@ -3,40 +3,31 @@
 
 use schema::{Epoch, Hlc, HlcClock, RangeSet, SensorName, SeqRange};
 
-use super::account::{Account, Counts};
+use super::account::Account;
+use super::epochs::{Ledger, Ledgers, Run};
 use super::file::File;
-use super::log::{Book, Entry, Ids, Kind, Write};
+use super::log::{Book, Entry, Head, Ids, Kind};
 use super::row::{Held, Key};
 use super::sensors::Sensors;
 
 /// What the buffer keeps in memory of its file.
 #[derive(Debug)]
 pub(super) struct State {
-    /// The current epoch.
-    pub(super) ledger: Ledger,
-    /// Epochs that have ended and are not settled yet, oldest first.
-    pub(super) ended: Vec<Ledger>,
+    pub(super) epochs: Ledgers,
     pub(super) ids: Ids,
     pub(super) sensors: Sensors,
     pub(super) clock: HlcClock,
-    /// The row with the highest sequence, and whether it is spent.
+    /// The row with the highest number, if the file has it, and whether it is spent.
     pub(super) anchor: Option<Anchor>,
     /// Bytes of the texts that are pending.
     pub(super) text_bytes: u64,
-    /// The sequence before which names are not forgotten again.
+    /// The row number before which names are not forgotten again.
     pub(super) forget_sensors_from: u64,
     /// Rows that are settled and stand in the file still.
     pub(super) leftover: RangeSet,
 }
 
-/// An epoch's account, and how the file has it.
-#[derive(Debug)]
-pub(super) struct Ledger {
-    pub(super) account: Account,
-    pub(super) book: Book,
-}
-
-/// The row with the highest sequence.
+/// The row with the highest number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Anchor {
     pub(super) key: Key,
@@ -65,8 +56,8 @@ fn damaged(what: impl Into<String>) -> LoadError {
     LoadError::Damaged(what.into())
 }
 
-/// Reads everything.
-pub(super) async fn load(file: &File) -> Result<State, LoadError> {
+/// Reads everything, and begins the epoch of this start.
+pub(super) async fn load(file: &File, epoch: Epoch) -> Result<State, LoadError> {
     let sensors = load_sensors(file).await?;
     let entries: Vec<Entry> = file
         .log()
@@ -74,58 +65,116 @@ pub(super) async fn load(file: &File) -> Result<State, LoadError> {
         .into_iter()
         .collect::<Option<_>>()
         .ok_or_else(|| damaged("a row of sync_log is damaged"))?;
-    let mut current = None;
-    let mut ended = Vec::new();
+    let mut found = Vec::new();
     for head in entries.iter().filter(|entry| entry.kind == Kind::Epoch) {
-        let (book, settled, given_up) = Book::restore(head, &entries);
-        if book.ended_at() == 0 {
-            if current.replace((head, book, settled, given_up)).is_some() {
-                return Err(damaged("sync_log has two current epochs"));
-            }
-            continue;
-        }
-        let account = Account::restore(
-            head.epoch,
-            book.ended_at(),
-            RangeSet::new(),
-            settled,
-            given_up,
-            head.counts,
-        );
-        ended.push(Ledger {
-            account: account.ok_or_else(|| damaged(CONTRADICTION))?,
-            book,
-        });
+        found.push(Found::of(head, &entries));
     }
-    let Some((head, book, settled, given_up)) = current else {
-        return Err(damaged("sync_log has no current epoch"));
+    let gone = entries.iter().filter(|entry| entry.kind == Kind::Gone);
+    let gone: RangeSet = gone.filter_map(Entry::range).collect();
+    let mut runs: Vec<(Run, usize)> = found
+        .iter()
+        .enumerate()
+        .filter_map(|(index, found)| Some((found.run()?, index)))
+        .collect();
+    runs.sort_unstable_by_key(|(run, _)| run.base);
+    let overlap = |pair: &[(Run, usize)]| pair[0].0.last_row > pair[1].0.base;
+    if runs.windows(2).any(overlap) {
+        return Err(damaged("two epochs of sync_log have the same rows"));
+    }
+    let rows = load_rows(file, &sensors, &runs, &gone, &mut found).await?;
+
+    let ends = runs.iter().map(|(run, _)| run.last_row);
+    let last_row = ends
+        .filter(|last_row| *last_row < u64::MAX)
+        .chain(rows.anchor.map(|anchor| anchor.key.seq))
+        .chain(runs.iter().map(|(run, _)| run.base))
+        .chain(gone.last())
+        .max()
+        .unwrap_or(0);
+    let mut ended = Vec::with_capacity(found.len());
+    for found in found {
+        ended.push(
+            found
+                .ended(last_row)
+                .ok_or_else(|| damaged(CONTRADICTION))?,
+        );
+    }
+    let mut ids = Ids::above(&entries);
+    let epochs = Ledgers::begin(ended, gone, &entries, epoch, last_row, &mut ids);
+    let clock = match epochs.current().account.last_seq() {
+        0 => HlcClock::default(),
+        _ => HlcClock::resume(rows.hlc_max),
     };
-    let mut done = settled.clone();
-    done.merge(&given_up);
-    let rows = load_rows(file, &sensors, &done).await?;
-    let last_seq = rows.anchor.map_or(0, |anchor| anchor.key.seq);
-    let account = Account::restore(
-        head.epoch,
-        last_seq,
-        rows.pending,
-        settled,
-        given_up,
-        head.counts,
-    );
     Ok(State {
-        ledger: Ledger {
-            account: account.ok_or_else(|| damaged(CONTRADICTION))?,
-            book,
-        },
-        ended,
-        ids: Ids::above(&entries),
+        epochs,
+        ids,
         sensors,
-        clock: HlcClock::resume(rows.hlc_max.max(Hlc::from_bits(head.hlc))),
-        anchor: rows.anchor,
+        clock,
+        anchor: rows.anchor.filter(|anchor| anchor.key.seq == last_row),
         text_bytes: rows.text_bytes,
         forget_sensors_from: 0,
         leftover: rows.leftover,
     })
+}
+
+/// An epoch of the file, before its rows are known.
+struct Found {
+    epoch: Epoch,
+    book: Book,
+    head: Head,
+    settled: RangeSet,
+    given_up: RangeSet,
+    /// Sequences of rows that were found, and wait.
+    pending: RangeSet,
+}
+
+impl Found {
+    fn of(head: &Entry, entries: &[Entry]) -> Self {
+        let (book, settled, given_up) = Book::restore(head, entries);
+        Self {
+            epoch: head.epoch,
+            book,
+            head: Head::of(head),
+            settled,
+            given_up,
+            pending: RangeSet::new(),
+        }
+    }
+
+    /// Its rows, unless it has ended and holds none.
+    fn run(&self) -> Option<Run> {
+        let last_row = match self.head.ended_at {
+            0 => u64::MAX,
+            ended_at if self.head.counts.sum() < ended_at => self.head.base + ended_at,
+            _ => return None,
+        };
+        Some(Run {
+            epoch: self.epoch,
+            base: self.head.base,
+            last_row,
+        })
+    }
+
+    /// The epoch, ended at the last row if it has not been before.
+    fn ended(self, last_row: u64) -> Option<Ledger> {
+        let base = self.run().map(|run| run.base);
+        let is_ended = self.head.ended_at > 0;
+        let last_seq = match is_ended {
+            true => self.head.ended_at,
+            false => last_row.checked_sub(self.head.base)?,
+        };
+        let account = Account::restore(
+            self.epoch,
+            last_seq,
+            self.pending,
+            self.settled,
+            self.given_up,
+            self.head.counts,
+        )?;
+        let mut ledger = Ledger::restore(account, self.book, base, is_ended);
+        ledger.end();
+        Some(ledger)
+    }
 }
 
 async fn load_sensors(file: &File) -> Result<Sensors, LoadError> {
@@ -142,42 +191,62 @@ async fn load_sensors(file: &File) -> Result<Sensors, LoadError> {
 
 #[derive(Default)]
 struct Rows {
-    pending: RangeSet,
     leftover: RangeSet,
     anchor: Option<Anchor>,
     hlc_max: Hlc,
     text_bytes: u64,
 }
 
-async fn load_rows(file: &File, sensors: &Sensors, done: &RangeSet) -> Result<Rows, LoadError> {
+async fn load_rows(
+    file: &File,
+    sensors: &Sensors,
+    runs: &[(Run, usize)],
+    gone: &RangeSet,
+    found: &mut [Found],
+) -> Result<Rows, LoadError> {
     let mut rows = Rows::default();
     let mut wrong = None;
     let Some(all) = SeqRange::new(1, u64::MAX) else {
         return Ok(rows);
     };
     file.for_each_row(all, |columns| {
-        let (key, is_spent) = match columns.check() {
-            Some(Held::Spent(key)) => (key, true),
-            Some(Held::Reading(key, ..)) if done.contains(key.seq) => {
-                rows.leftover.extend(SeqRange::one(key.seq));
-                (key, false)
+        let Some(held) = columns.check() else {
+            wrong = Some(format!("row {} is damaged", columns.seq));
+            return false;
+        };
+        let (key, value) = match &held {
+            Held::Spent(key) => (*key, None),
+            Held::Reading(key, _, value) => (*key, Some(value)),
+        };
+        if let Some(value) = value {
+            let behind = runs.partition_point(|(run, _)| run.base < key.seq);
+            let run = behind.checked_sub(1).map(|at| runs[at]);
+            match run.filter(|(run, _)| key.seq <= run.last_row) {
+                Some((run, index)) => {
+                    let (found, seq) = (&mut found[index], key.seq - run.base);
+                    if found.settled.contains(seq) || found.given_up.contains(seq) {
+                        rows.leftover.extend(SeqRange::one(key.seq));
+                    } else {
+                        found.pending.extend(SeqRange::one(seq));
+                        rows.text_bytes += super::row::text_bytes(value);
+                    }
+                }
+                None if gone.contains(key.seq) => rows.leftover.extend(SeqRange::one(key.seq)),
+                None => {
+                    wrong = Some(format!("row {} is of no known epoch", key.seq));
+                    return false;
+                }
             }
-            Some(Held::Reading(key, _, value)) => {
-                rows.pending.extend(SeqRange::one(key.seq));
-                rows.text_bytes += super::row::text_bytes(&value);
-                (key, false)
-            }
-            None => {
-                wrong = Some(format!("row {} is damaged", columns.seq));
+            if sensors.name(key.sensor).is_none() {
+                wrong = Some(format!("row {} is of no known sensor", key.seq));
                 return false;
             }
-        };
-        if !is_spent && sensors.name(key.sensor).is_none() {
-            wrong = Some(format!("row {} is of no known sensor", key.seq));
-            return false;
         }
         rows.hlc_max = rows.hlc_max.max(key.hlc);
-        rows.anchor = Some(Anchor { key, is_spent });
+        rows.anchor = Some(Anchor {
+            key,
+            is_spent: value.is_none(),
+        });
         true
     })
     .await?;
@@ -185,51 +254,6 @@ async fn load_rows(file: &File, sensors: &Sensors, done: &RangeSet) -> Result<Ro
         Some(wrong) => Err(damaged(wrong)),
         None => Ok(rows),
     }
-}
-
-impl Ledger {
-    /// The ledger of a new epoch, which the file does not have yet.
-    pub(super) fn new(epoch: Epoch, ids: &mut Ids, hlc_floor: Hlc) -> Self {
-        Self {
-            account: Account::new(epoch),
-            book: Book::new(ids, 0, hlc_floor.bits()),
-        }
-    }
-
-    /// What the file does not have yet of this ledger.
-    pub(super) fn changes(&self, at_ms: u64, ids: &mut Ids) -> Vec<Write> {
-        self.book.changes(&self.account, at_ms, ids)
-    }
-}
-
-/// The ledger of an epoch that has ended, from what is known of it: as many counted as committed
-/// and discarded as the known sets allow, the rest as evicted.
-pub(super) fn ended(
-    epoch: Epoch,
-    last_seq: u64,
-    mut settled: RangeSet,
-    mut given_up: RangeSet,
-    counts: Counts,
-    ids: &mut Ids,
-) -> Option<Ledger> {
-    let all: RangeSet = SeqRange::new(1, last_seq).into_iter().collect();
-    settled = settled.intersection(&all);
-    given_up = given_up.intersection(&all);
-    given_up.subtract(&settled);
-    let committed = counts.committed.min(settled.count());
-    let discarded_max = settled.count() - committed + given_up.count();
-    let discarded = counts.discarded.clamp(given_up.count(), discarded_max);
-    let counts = Counts {
-        committed,
-        discarded,
-        evicted: last_seq - committed - discarded,
-    };
-    let none = RangeSet::new();
-    let account = Account::restore(epoch, last_seq, none, settled, given_up, counts)?;
-    Some(Ledger {
-        account,
-        book: Book::new(ids, last_seq, 0),
-    })
 }
 
 #[cfg(test)]
@@ -240,22 +264,26 @@ mod tests {
     use crate::buffer::row::to_sql;
     use schema::{ObservedAt, Quality, Value};
 
+    fn range(first: u64, last: u64) -> SeqRange {
+        SeqRange::new(first, last).unwrap()
+    }
+
     fn set(first: u64, last: u64) -> RangeSet {
-        SeqRange::new(first, last).into_iter().collect()
+        RangeSet::from_iter([range(first, last)])
     }
 
     /// A file of ten rows, and an account that has settled some of them.
     async fn file_with(committed: &RangeSet, deleted: &RangeSet) -> Result<State, LoadError> {
         let folder = tempfile::tempdir().unwrap();
         let paths = Paths::of(&folder.path().join("buffer.db"));
-        create(&paths, Epoch::from_random(1), 0).await.unwrap();
+        create(&paths).await.unwrap();
         paths.adopt_new().unwrap();
         let open = async || {
             let unchecked = crate::buffer::connect::Unchecked::open(&paths.main).await;
             unchecked.unwrap().migrate(1).await.unwrap()
         };
         let mut file = open().await;
-        let mut state = load(&file).await.unwrap();
+        let mut state = load(&file, Epoch::from_random(1)).await.unwrap();
         file.begin().await.unwrap();
         file.add_sensor(1, "cpu").await.unwrap();
         for seq in 1..=10 {
@@ -271,25 +299,30 @@ mod tests {
         }
         file.finish_rows().await.unwrap();
         file.delete_rows(deleted.iter()).await.unwrap();
-        state.ledger.account.accept(10);
-        let none = RangeSet::new();
-        state.ledger.account.settle(committed, &[], &none);
-        let writes = state.ledger.changes(0, &mut state.ids);
-        file.write_log(&writes).await.unwrap();
+        state.epochs.accept(10);
+        let ledger = state.epochs.named(Epoch::from_random(1)).unwrap();
+        ledger.account.settle(committed, &[], &RangeSet::new());
+        let plan = state.epochs.plan(10, &RangeSet::new(), 0, &mut state.ids);
+        file.write_log(plan.writes()).await.unwrap();
         file.commit().await.unwrap();
         drop(file);
-        load(&open().await).await
+        load(&open().await, Epoch::from_random(2)).await
     }
 
     #[tokio::test]
     async fn rows_that_are_settled_and_not_deleted_yet_are_left_over_not_pending() {
         let state = file_with(&set(2, 6), &set(2, 3)).await.unwrap();
         assert_eq!(state.leftover, set(4, 6));
-        let account = &state.ledger.account;
-        assert!(account.balance().is_balanced());
-        assert_eq!(account.pending().count(), 5);
+        assert!(state.epochs.balance().is_balanced());
+        assert_eq!(
+            state.epochs.pending(),
+            RangeSet::from_iter([range(1, 1), range(7, 10)])
+        );
         assert_eq!(state.text_bytes, 15);
-        assert_eq!(state.clock.last(), Hlc::new(1000, 9));
+        // A new epoch, with the clock as it will be.
+        assert_eq!(state.epochs.current().account.last_seq(), 0);
+        assert_eq!(state.epochs.last_row(), 10);
+        assert_eq!(state.clock.last(), Hlc::default());
     }
 
     #[tokio::test]
@@ -298,7 +331,7 @@ mod tests {
         assert!(
             matches!(found, Err(LoadError::Damaged(_))),
             "{:?}",
-            found.map(|state| state.ledger)
+            found.map(|state| state.epochs)
         );
     }
 }

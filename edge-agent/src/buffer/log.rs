@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Settled = 2,
     GivenUp = 3,
     Recovery = 4,
+    Gone = 5,
+    Past = 6,
 }
 
 /// One row.
@@ -45,15 +47,32 @@ pub(super) enum Write {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ids(i64);
 
+/// Ranges of sequences or rows as the file has them, each with a note.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ranges(BTreeMap<RangeKey, (u64, i64)>);
+
+/// Kind, note and first number of a range.
+type RangeKey = (Kind, String, u64);
+
 /// An account as the file has it.
 #[derive(Debug, Clone)]
 pub(super) struct Book {
     id: i64,
-    /// The sequences of an epoch that has ended; 0 for the current one.
-    ended_at: u64,
-    hlc: u64,
-    counts: Option<Counts>,
-    ranges: BTreeMap<(Kind, u64), (u64, i64)>,
+    /// The epoch's one row, once the file has it.
+    head: Option<Head>,
+    ranges: Ranges,
+}
+
+/// What the one row of an epoch says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The row number before the epoch's first.
+    pub(super) base: u64,
+    /// The last sequence of an epoch that has ended; 0 for one that has not.
+    pub(super) ended_at: u64,
+    pub(super) counts: Counts,
+    /// What else is kept of the epoch.
+    pub(super) note: String,
 }
 
 impl Entry {
@@ -136,9 +155,16 @@ impl Entry {
 
 impl Kind {
     fn from_number(number: i64) -> Option<Self> {
-        [Self::Epoch, Self::Settled, Self::GivenUp, Self::Recovery]
-            .into_iter()
-            .find(|kind| *kind as i64 == number)
+        [
+            Self::Epoch,
+            Self::Settled,
+            Self::GivenUp,
+            Self::Recovery,
+            Self::Gone,
+            Self::Past,
+        ]
+        .into_iter()
+        .find(|kind| *kind as i64 == number)
     }
 }
 
@@ -154,81 +180,55 @@ impl Ids {
     }
 }
 
-impl Book {
-    /// The book of an account that the file does not have yet. No clock stamp may be lower than
-    /// `hlc`.
-    pub(super) fn new(ids: &mut Ids, ended_at: u64, hlc: u64) -> Self {
-        Self {
-            id: ids.next(),
-            ended_at,
-            hlc,
-            counts: None,
-            ranges: BTreeMap::new(),
-        }
-    }
-
-    /// What has to be written so that the file holds `account`.
-    pub(super) fn changes(&self, account: &Account, at_ms: u64, ids: &mut Ids) -> Vec<Write> {
-        let entry = |id, kind, first_seq, last_seq, counts, hlc| Entry {
-            id,
-            kind,
-            epoch: account.epoch(),
-            at_ms,
-            first_seq,
-            last_seq,
-            counts,
-            hlc,
-            note: String::new(),
+impl Ranges {
+    /// The ranges of `epoch`, and of the file as a whole where there is none, in `entries`.
+    pub(super) fn restore<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
+        let of_range = |entry: &Entry| {
+            let key = (entry.kind, entry.note.clone(), entry.range()?.first());
+            Some((key, (entry.range()?.last(), entry.id)))
         };
-        let mut writes = Vec::new();
-        if self.counts != Some(account.counts()) {
-            writes.push(Write::Put(entry(
-                self.id,
-                Kind::Epoch,
-                0,
-                self.ended_at,
-                account.counts(),
-                self.hlc,
-            )));
-        }
-        for (kind, set) in [
-            (Kind::Settled, account.settled()),
-            (Kind::GivenUp, account.given_up()),
-        ] {
-            let mut kept = self.ranges.range((kind, 0)..=(kind, u64::MAX)).peekable();
-            for range in set.iter() {
-                while let Some((_, (_, id))) = kept.next_if(|((_, at), _)| *at < range.first()) {
-                    writes.push(Write::Delete(*id));
-                }
-                let id = match kept.next_if(|((_, at), _)| *at == range.first()) {
-                    Some((_, (last, _))) if *last == range.last() => continue,
-                    Some((_, (_, id))) => *id,
-                    None => ids.next(),
-                };
-                let none = Counts::default();
-                writes.push(Write::Put(entry(
-                    id,
-                    kind,
-                    range.first(),
-                    range.last(),
-                    none,
-                    0,
-                )));
-            }
-            writes.extend(kept.map(|(_, (_, id))| Write::Delete(*id)));
-        }
-        writes
+        Self(entries.filter_map(of_range).collect())
     }
 
-    /// Everything that the file has of this account goes.
-    pub(super) fn removal(&self) -> Vec<Write> {
-        let ranges = self.ranges.values().map(|(_, id)| *id);
-        ranges.chain([self.id]).map(Write::Delete).collect()
+    /// What has to be written so that the file holds `set`, and nothing else of this kind and note.
+    pub(super) fn changes(
+        &self,
+        kind: Kind,
+        note: &str,
+        set: &RangeSet,
+        (epoch, at_ms): (Epoch, u64),
+        ids: &mut Ids,
+        writes: &mut Vec<Write>,
+    ) {
+        let bounds = |at| (kind, note.to_owned(), at);
+        let mut kept = self.0.range(bounds(0)..=bounds(u64::MAX)).peekable();
+        for range in set.iter() {
+            while let Some((_, (_, id))) = kept.next_if(|((.., at), _)| *at < range.first()) {
+                writes.push(Write::Delete(*id));
+            }
+            let id = match kept.next_if(|((.., at), _)| *at == range.first()) {
+                Some((_, (last, _))) if *last == range.last() => continue,
+                Some((_, (_, id))) => *id,
+                None => ids.next(),
+            };
+            writes.push(Write::Put(Entry {
+                id,
+                kind,
+                epoch,
+                at_ms,
+                first_seq: range.first(),
+                last_seq: range.last(),
+                counts: Counts::default(),
+                hlc: 0,
+                note: note.to_owned(),
+            }));
+        }
+        writes.extend(kept.map(|(_, (_, id))| Write::Delete(*id)));
     }
 
     /// Takes note of changes that were committed.
     pub(super) fn committed(&mut self, writes: &[Write]) {
-        let deleted: Vec<i64> = writes
+        let mut deleted: Vec<i64> = writes
             .iter()
             .filter_map(|write| match write {
                 Write::Delete(id) => Some(*id),
@@ -236,46 +236,126 @@ impl Book {
             })
             .collect();
         if !deleted.is_empty() {
-            self.ranges.retain(|_, (_, id)| !deleted.contains(id));
+            deleted.sort_unstable();
+            let is_deleted = |id: &i64| deleted.binary_search(id).is_ok();
+            self.0.retain(|_, (_, id)| !is_deleted(id));
         }
         for write in writes {
-            if let Write::Put(entry) = write {
-                if entry.kind == Kind::Epoch {
-                    self.counts = Some(entry.counts);
-                } else {
-                    self.ranges
-                        .insert((entry.kind, entry.first_seq), (entry.last_seq, entry.id));
-                }
+            if let Write::Put(entry) = write
+                && let Some(range) = entry.range().filter(|_| entry.kind.is_range())
+            {
+                let key = (entry.kind, entry.note.clone(), range.first());
+                self.0.insert(key, (range.last(), entry.id));
             }
         }
     }
 
-    /// The book of `epoch`, the one row of which is `head`, and its sets.
+    fn ids(&self) -> impl Iterator<Item = i64> + '_ {
+        self.0.values().map(|(_, id)| *id)
+    }
+}
+
+impl Book {
+    /// The book of an account that the file does not have yet.
+    pub(super) fn new(ids: &mut Ids) -> Self {
+        Self {
+            id: ids.next(),
+            head: None,
+            ranges: Ranges::default(),
+        }
+    }
+
+    /// Whether the file has the epoch.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.head.is_some()
+    }
+
+    /// What has to be written so that the file holds `account`.
+    pub(super) fn changes(
+        &self,
+        account: &Account,
+        head: &Head,
+        at_ms: u64,
+        ids: &mut Ids,
+    ) -> Vec<Write> {
+        let mut writes = Vec::new();
+        let epoch = account.epoch();
+        if self.head.as_ref() != Some(head) {
+            writes.push(Write::Put(Entry {
+                id: self.id,
+                kind: Kind::Epoch,
+                epoch,
+                at_ms,
+                first_seq: head.base,
+                last_seq: head.ended_at,
+                counts: head.counts,
+                hlc: 0,
+                note: head.note.clone(),
+            }));
+        }
+        for (kind, set) in [
+            (Kind::Settled, account.settled()),
+            (Kind::GivenUp, account.given_up()),
+        ] {
+            let of = (epoch, at_ms);
+            self.ranges.changes(kind, "", set, of, ids, &mut writes);
+        }
+        writes
+    }
+
+    /// Everything that the file has of this account goes.
+    pub(super) fn removal(&self) -> Vec<Write> {
+        let head = self.head.iter().map(|_| self.id);
+        self.ranges.ids().chain(head).map(Write::Delete).collect()
+    }
+
+    /// Takes note of changes that were committed.
+    pub(super) fn committed(&mut self, writes: &[Write]) {
+        self.ranges.committed(writes);
+        for write in writes {
+            if let Write::Put(entry) = write
+                && entry.kind == Kind::Epoch
+            {
+                self.head = Some(Head::of(entry));
+            }
+        }
+    }
+
+    /// The book of the epoch whose one row is `head`, and its sets.
     pub(super) fn restore(head: &Entry, entries: &[Entry]) -> (Self, RangeSet, RangeSet) {
-        let mut book = Self {
-            id: head.id,
-            ended_at: head.last_seq,
-            hlc: head.hlc,
-            counts: Some(head.counts),
-            ranges: BTreeMap::new(),
+        let own = || entries.iter().filter(|entry| entry.epoch == head.epoch);
+        let set = |kind| {
+            let ranges = own().filter(|entry| entry.kind == kind);
+            ranges.filter_map(Entry::range).collect()
         };
-        let (mut settled, mut given_up) = (RangeSet::new(), RangeSet::new());
-        for entry in entries.iter().filter(|entry| entry.epoch == head.epoch) {
-            let (Some(range), Kind::Settled | Kind::GivenUp) = (entry.range(), entry.kind) else {
-                continue;
-            };
-            book.ranges
-                .insert((entry.kind, range.first()), (range.last(), entry.id));
-            match entry.kind {
-                Kind::Settled => settled.insert(range),
-                _ => given_up.insert(range),
-            }
+        let book = Self {
+            id: head.id,
+            head: Some(Head::of(head)),
+            ranges: Ranges::restore(own().filter(|entry| entry.kind.is_of_an_account())),
+        };
+        (book, set(Kind::Settled), set(Kind::GivenUp))
+    }
+}
+
+impl Head {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            base: entry.first_seq,
+            ended_at: entry.last_seq,
+            counts: entry.counts,
+            note: entry.note.clone(),
         }
-        (book, settled, given_up)
+    }
+}
+
+impl Kind {
+    /// Whether its rows hold ranges.
+    const fn is_range(self) -> bool {
+        matches!(self, Self::Settled | Self::GivenUp | Self::Gone)
     }
 
-    /// Whether the epoch has ended.
-    pub(super) const fn ended_at(&self) -> u64 {
-        self.ended_at
+    /// Whether its rows hold ranges of one epoch.
+    const fn is_of_an_account(self) -> bool {
+        matches!(self, Self::Settled | Self::GivenUp)
     }
 }

@@ -5,8 +5,8 @@
 //! ([`Buffer`]). Invariants:
 //!
 //! - An append returns after the commit that holds its readings; before that they are not accepted.
-//! - Sequences count from 1 in each epoch without holes, and clocks increase strictly, both over
-//!   restarts.
+//! - Rows have ascending numbers over the file's whole life. Every start begins an epoch; within it
+//!   sequences count from 1 without holes, and clocks increase strictly.
 //! - A reading that comes without a time is stamped in the commit, and falls on no other of its sensor.
 //! - A row leaves the file for one of three reasons: the bridge's word, a policy of a full buffer,
 //!   damage. Each is counted; the counts always add up to the last sequence given.
@@ -21,17 +21,20 @@
 //! It does not decide what travels when (the session does), does not talk to anyone, and does not
 //! read a clock of its own.
 //!
-//! Reading order: [`Append`] → `row` → `account` (pure) → [`eviction`] (pure) → `commit` → `writer` →
+//! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
 //! `handle`; `connect`, `file` and `small_tables` for the SQL, `log` for the accounts' rows; `open`,
 //! `load`, `wal`, `survey` and `recovery` for what a start may find.
 
-mod account;
+#[doc(hidden)]
+pub mod account;
 mod append;
 mod batch;
 mod commands;
 mod commit;
 mod connect;
 mod deferred;
+#[doc(hidden)]
+pub mod epochs;
 mod error;
 pub mod eviction;
 mod file;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use daemon::Clock;
-use schema::{Epoch, SeqRange};
+use schema::{Epoch, RangeSet, SeqRange};
 use tracing::{error, info, warn};
 
 use super::connect::{Content, SCHEMA_VERSION, Unchecked};
@@ -61,16 +61,16 @@ pub(super) async fn open(
     }
     let is_missing = !exists(&paths.main)? && !exists(&paths.log)?;
     if is_missing {
-        create(&paths, new_epoch(), clock.now_ms()).await?;
+        create(&paths).await?;
         paths.adopt_new()?;
     }
     let mut recovery = None;
     loop {
-        match look(&paths).await? {
+        match look(&paths, clock.now_ms()).await? {
             Look::Sound(sound) => {
                 let (file, state) = *sound;
                 if is_missing {
-                    let epoch = state.ledger.account.epoch();
+                    let epoch = state.epochs.current().account.epoch();
                     info!(path = %paths.main.display(), %epoch, "made a new buffer");
                 }
                 return Ok(Ready {
@@ -113,7 +113,7 @@ fn lock(paths: &Paths) -> Result<Disk, BufferError> {
     }
 }
 
-async fn look(paths: &Paths) -> Result<Look, BufferError> {
+async fn look(paths: &Paths, now_ms: u64) -> Result<Look, BufferError> {
     if !exists(&paths.main)? {
         return Ok(Look::Damaged("the file is gone, its log is there".into()));
     }
@@ -141,7 +141,7 @@ async fn look(paths: &Paths) -> Result<Look, BufferError> {
     }
     let tail =
         Tail::read(paths, &wal).map_err(|error| BufferError::file("reading", &paths.log, error))?;
-    match look_inside(paths, &tail).await {
+    match look_inside(paths, &tail, now_ms).await {
         Ok(sound) => Ok(Look::Sound(Box::new(sound))),
         Err(Trouble::Load(LoadError::Damaged(damage))) => Ok(Look::Damaged(damage)),
         Err(Trouble::Load(LoadError::Database(error))) if is_content(&error) => {
@@ -166,7 +166,7 @@ impl<E: Into<LoadError>> From<E> for Trouble {
     }
 }
 
-async fn look_inside(paths: &Paths, tail: &Tail) -> Result<(File, State), Trouble> {
+async fn look_inside(paths: &Paths, tail: &Tail, now_ms: u64) -> Result<(File, State), Trouble> {
     let path = &paths.main;
     let unchecked = Unchecked::open(path).await?;
     let version = match unchecked.content().await? {
@@ -193,31 +193,37 @@ async fn look_inside(paths: &Paths, tail: &Tail) -> Result<(File, State), Troubl
         Err(error) => warn!(path = %path.display(), %error, "the buffer was not compacted"),
     }
     let mut file = unchecked.migrate(version).await?;
-    let state = load(&file).await?;
-    match redo(&mut file, &state, tail).await {
+    let mut state = load(&file, new_epoch()).await?;
+    match redo(&mut file, &mut state, tail, now_ms).await {
         Ok(0) => Ok((file, state)),
         Ok(rows) => {
             warn!(path = %path.display(), rows, "the last commit was cut short, its readings are kept");
-            let state = load(&file).await?;
+            let state = load(&file, new_epoch()).await?;
             Ok((file, state))
         }
         Err(error) => {
             // It was the disk that had no room for them, and so did not accept them.
             file.rollback().await;
             warn!(path = %path.display(), %error, "the last commit was cut short and is dropped");
+            let state = load(&file, new_epoch()).await?;
             Ok((file, state))
         }
     }
 }
 
-/// Adds the readings of a last commit that SQLite has dropped, under their own sequences. Returns
-/// how many.
-async fn redo(file: &mut File, state: &State, tail: &Tail) -> Result<u64, libsql::Error> {
-    let last_seq = state.ledger.account.last_seq();
+/// Adds the readings of a last commit that SQLite has dropped, under their own row numbers and an
+/// epoch of their own. Returns how many.
+async fn redo(
+    file: &mut File,
+    state: &mut State,
+    tail: &Tail,
+    now_ms: u64,
+) -> Result<u64, libsql::Error> {
+    let last_row = state.epochs.last_row();
     let rows: Vec<_> = tail
         .rows
-        .range(last_seq + 1..)
-        .zip(last_seq + 1..)
+        .range(last_row + 1..)
+        .zip(last_row + 1..)
         .take_while(|((seq, _), next)| *seq == next)
         .map(|((_, row), _)| row)
         .take_while(|(key, ..)| {
@@ -244,6 +250,10 @@ async fn redo(file: &mut File, state: &State, tail: &Tail) -> Result<u64, libsql
         file.delete_rows(SeqRange::one(anchor.key.seq).into_iter())
             .await?;
     }
+    let last_row = last_row + rows.len() as u64;
+    let none = RangeSet::new();
+    let plan = state.epochs.plan(last_row, &none, now_ms, &mut state.ids);
+    file.write_log(plan.writes()).await?;
     file.commit().await?;
     Ok(rows.len() as u64)
 }

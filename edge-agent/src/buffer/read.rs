@@ -1,9 +1,10 @@
-//! Reads pending rows for a batch.
+//! Reads pending rows for a batch, and calls them by the sequences of their epoch.
 
 use schema::limits::BATCH_ROWS_MAX;
 use schema::{RangeSet, Row, SeqRange};
 
 use super::batch::BatchBuilder;
+use super::epochs::Run;
 use super::file::{File, runs};
 use super::handle::Taken;
 use super::load::State;
@@ -17,9 +18,8 @@ pub(super) async fn read(
     asked: &RangeSet,
     rows_max: usize,
 ) -> Result<(Taken, RangeSet), libsql::Error> {
-    let account = &state.ledger.account;
-    let wanted = asked.intersection(account.pending());
-    let mut batch = BatchBuilder::new(account.epoch(), rows_max.min(BATCH_ROWS_MAX));
+    let (of, wanted) = first_run(state, asked);
+    let mut batch = BatchBuilder::new(of.epoch, rows_max.min(BATCH_ROWS_MAX));
     let mut damaged = RangeSet::new();
     let mut is_full = batch.is_full();
     for run in runs(&wanted) {
@@ -27,8 +27,8 @@ pub(super) async fn read(
             break;
         }
         file.for_each_row(run, |columns| {
-            let seq = columns.seq.cast_unsigned();
-            if !wanted.contains(seq) {
+            let number = columns.seq.cast_unsigned();
+            if !wanted.contains(number) {
                 return true;
             }
             let held = match columns.check() {
@@ -39,14 +39,14 @@ pub(super) async fn read(
                 Some(Held::Spent(_)) | None => None,
             };
             let Some((key, name, quality, value)) = held else {
-                damaged.extend(SeqRange::one(seq));
+                damaged.extend(SeqRange::one(number));
                 return true;
             };
             let row = Row {
                 sensor: 0,
                 observed_at: key.observed_at,
                 hlc: key.hlc,
-                seq,
+                seq: number - of.base,
                 quality,
                 value,
             };
@@ -57,15 +57,34 @@ pub(super) async fn read(
     }
     // Up to here everything that was asked for was looked at.
     let end = match batch.rows().last() {
-        Some(row) if is_full => Some(row.seq),
+        Some(row) if is_full => Some(of.base + row.seq),
         None if is_full => None,
-        _ => asked.last(),
+        _ => asked.last().map(|last| last.min(of.last_row)),
     };
     let mut gone = match end.and_then(|end| SeqRange::new(1, end)) {
         Some(looked_at) => asked.intersection(&RangeSet::from_iter([looked_at])),
         None => RangeSet::new(),
     };
     let batch = batch.finish();
-    gone.subtract(&batch.ranges().collect());
-    Ok((Taken { batch, gone }, damaged))
+    gone.subtract(&of.rows_of(&batch.ranges().collect()));
+    let base = of.base;
+    Ok((Taken { batch, base, gone }, damaged))
+}
+
+/// The epoch of the lowest row that is pending of those asked for, and its rows among them. A
+/// batch is of one epoch.
+fn first_run(state: &State, asked: &RangeSet) -> (Run, RangeSet) {
+    for (ledger, run) in state.epochs.with_rows() {
+        let seqs = run.seqs_of(asked).intersection(ledger.account.pending());
+        if !seqs.is_empty() {
+            return (run, run.rows_of(&seqs));
+        }
+    }
+    // Nothing is pending of what was asked for.
+    let run = Run {
+        epoch: state.epochs.current().account.epoch(),
+        base: 0,
+        last_row: u64::MAX,
+    };
+    (run, RangeSet::new())
 }

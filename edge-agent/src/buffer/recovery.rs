@@ -1,5 +1,6 @@
 //! What is done about a damaged file: it is moved aside, and what can be read of it goes into a
-//! new one, under a new epoch.
+//! new one. Rows keep number and epoch where the accounts still tell them; the others move behind
+//! all the rest, under a new epoch, with the sensor, time, clock and value that they have.
 //!
 //! ```text
 //! NAME damaged ─► NAME.new filled and synced ─► NAME to NAME.damaged-TIME ─► NAME.new to NAME
@@ -14,13 +15,13 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use schema::limits::REPORT_EPOCHS_MAX;
-use schema::{Epoch, Hlc, RangeSet, SensorName, SeqRange};
+use schema::{Epoch, RangeSet, SensorName, SeqRange};
 
 use super::account::Counts;
 use super::connect::Unchecked;
+use super::epochs::Ledger;
 use super::error::BufferError;
-use super::load::Ledger;
-use super::log::{Entry, Ids, Kind, Write};
+use super::log::{Entry, Ids, Kind, Ranges, Write};
 use super::pages;
 use super::paths::Paths;
 use super::row::{Held, SensorId, to_sql};
@@ -37,7 +38,7 @@ pub struct Recovery {
     pub damage: String,
     /// Where the damaged file is now.
     pub kept_as: PathBuf,
-    /// Its identity, when it could be read.
+    /// The epoch that was last written to it, when it could be read.
     pub old_epoch: Option<Epoch>,
     /// Readings that were saved into the new file.
     pub salvaged: u64,
@@ -49,23 +50,14 @@ pub struct Recovery {
 }
 
 /// Makes a new, empty file beside the buffer's place.
-pub(super) async fn create(paths: &Paths, epoch: Epoch, now_ms: u64) -> Result<(), BufferError> {
-    let failed = |error| BufferError::from_libsql(&paths.new, error);
+pub(super) async fn create(paths: &Paths) -> Result<(), BufferError> {
     paths.remove_new()?;
-    let mut file = async { Unchecked::open(&paths.new).await?.migrate(0).await }
-        .await
-        .map_err(failed)?;
-    let mut ids = Ids::above(&[]);
-    let ledger = Ledger::new(epoch, &mut ids, Hlc::default());
-    let writes = ledger.changes(now_ms, &mut ids);
     async {
-        file.begin().await?;
-        file.write_log(&writes).await?;
-        file.commit().await?;
+        let file = Unchecked::open(&paths.new).await?.migrate(0).await?;
         file.checkpoint().await
     }
     .await
-    .map_err(failed)
+    .map_err(|error| BufferError::from_libsql(&paths.new, error))
 }
 
 /// Saves what can be read of the damaged file into a new one, and puts that in its place.
@@ -79,26 +71,17 @@ pub(super) async fn recover(
     let mut source = Source::open(paths).map_err(unreadable)?;
     let survey = source.survey().map_err(unreadable)?;
     let mut known = gather(&survey.entries);
-    let current = known
-        .iter()
-        .position(|known| known.ended_at == 0)
-        .map(|at| known.swap_remove(at));
+    let known_last_row = survey.last_row.max(known.last_row());
 
     paths.remove_new()?;
     let failed = |error| BufferError::from_libsql(&paths.new, error);
     let mut file = async { Unchecked::open(&paths.new).await?.migrate(0).await }
         .await
         .map_err(failed)?;
-    let settled = current.as_ref().map(|known| {
-        let mut settled = known.settled.clone();
-        settled.merge(&known.given_up);
-        settled
-    });
-
     let mut sensors = Sensors::default();
     let mut renamed: HashMap<SensorId, SensorId> = HashMap::new();
     let mut taken = RangeSet::new();
-    let (mut salvaged, mut unnamed) = (0u64, 0u64);
+    let (mut salvaged, mut unnamed, mut moved) = (0u64, 0u64, 0u64);
     file.begin().await.map_err(failed)?;
     for image in &survey.images {
         let page = source.page(*image);
@@ -110,8 +93,11 @@ pub(super) async fn recover(
             let Held::Reading(mut key, quality, value) = held else {
                 continue;
             };
-            let is_settled = settled.as_ref().is_some_and(|set| set.contains(key.seq));
-            if is_settled || taken.contains(key.seq) {
+            let is_done = known.gone.contains(key.seq)
+                || known
+                    .of_row(key.seq)
+                    .is_some_and(|of| of.is_done(key.seq - of.base));
+            if is_done || taken.contains(key.seq) {
                 continue;
             }
             let old = key.sensor;
@@ -139,7 +125,13 @@ pub(super) async fn recover(
             taken.extend(SeqRange::one(key.seq));
             salvaged += 1;
             unnamed += u64::from(!is_named);
-            key.seq = salvaged;
+            match known.of_row(key.seq) {
+                Some(of) => of.pending.extend(SeqRange::one(key.seq - of.base)),
+                None => {
+                    moved += 1;
+                    key.seq = known_last_row + moved;
+                }
+            }
             key.sensor = id;
             file.add_row(key, key.mark(quality, &value), to_sql(&value))
                 .await
@@ -156,25 +148,58 @@ pub(super) async fn recover(
         }
     }
 
-    let old_epoch = current.as_ref().map(|known| known.epoch);
-    let missing = current.as_ref().map(|known| {
-        let counts = known.counts;
-        known
-            .last_seq(survey.last_seq)
-            .saturating_sub(counts.committed + counts.evicted + counts.discarded)
-            .saturating_sub(salvaged)
+    // The one that was being written.
+    let old_epoch = known.epochs.last().map(|of| of.epoch);
+    let missing = old_epoch.map(|_| {
+        let held: u64 = known
+            .last_rows(known_last_row)
+            .map(|(of, last)| of.held(last))
+            .sum();
+        held.saturating_sub(salvaged - moved)
     });
     let mut ids = Ids::above(&[]);
-    let ledger = Ledger::new(epoch, &mut ids, Hlc::from_bits(survey.hlc_max));
-    let mut writes = ledger.changes(now_ms, &mut ids);
-    let old: Vec<Ledger> = known
-        .into_iter()
-        .chain(current)
-        .filter_map(|known| known.into_ended(survey.last_seq, &mut ids))
-        .filter(|ledger| !ledger.account.is_finished())
+    let mut gone: RangeSet = SeqRange::new(1, known_last_row).into_iter().collect();
+    let mut ledgers = Vec::new();
+    let lasts: Vec<u64> = known
+        .last_rows(known_last_row)
+        .map(|(_, last)| last)
         .collect();
-    for ledger in old.iter().rev().take(REPORT_EPOCHS_MAX - 1).rev() {
-        writes.extend(ledger.changes(now_ms, &mut ids));
+    for (of, last_row) in std::mem::take(&mut known.epochs).into_iter().zip(lasts) {
+        let ledger = of.into_ledger(last_row, &mut ids);
+        ledgers.extend(ledger.filter(|ledger| !ledger.account.is_finished()));
+    }
+    if moved > 0 {
+        let mut ledger = Ledger::begin(epoch, known_last_row, &mut ids);
+        ledger.account.accept(moved);
+        ledger.end();
+        ledgers.push(ledger);
+    }
+    // Of those without rows only the newest: each is a name to be reported.
+    let without_rows = ledgers.iter().filter(|ledger| ledger.run().is_none());
+    let mut surplus = without_rows.count().saturating_sub(REPORT_EPOCHS_MAX - 1);
+    let mut writes = Vec::new();
+    for ledger in &ledgers {
+        match ledger.run() {
+            Some(run) => {
+                if let Some(rows) = SeqRange::new(run.base + 1, run.last_row) {
+                    gone.remove(rows);
+                }
+            }
+            None if surplus > 0 => {
+                surplus -= 1;
+                continue;
+            }
+            None => {}
+        }
+        writes.extend(ledger.changes(&ledger.account, now_ms, &mut ids));
+    }
+    let of = (epoch, now_ms);
+    Ranges::default().changes(Kind::Gone, "", &gone, of, &mut ids, &mut writes);
+    if let Some(past) = known.past.take() {
+        writes.push(Write::Put(Entry {
+            id: ids.next(),
+            ..past
+        }));
     }
     writes.push(Write::Put(Entry {
         id: ids.next(),
@@ -182,7 +207,7 @@ pub(super) async fn recover(
         epoch: old_epoch.unwrap_or(epoch),
         at_ms: now_ms,
         first_seq: 0,
-        last_seq: survey.last_seq,
+        last_seq: survey.last_row,
         counts: Counts::default(),
         hlc: 0,
         note: format!(
@@ -192,7 +217,7 @@ pub(super) async fn recover(
     }));
     async {
         file.finish_rows().await?;
-        file.write_log(&writes).await?;
+        file.write_log(writes.iter()).await?;
         file.commit().await?;
         file.checkpoint().await
     }

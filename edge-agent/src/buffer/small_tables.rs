@@ -73,7 +73,10 @@ impl File {
     }
 
     /// Changes `sync_log`.
-    pub(super) async fn write_log(&self, writes: &[Write]) -> Result<(), Error> {
+    pub(super) async fn write_log(
+        &self,
+        writes: impl Iterator<Item = &Write>,
+    ) -> Result<(), Error> {
         for write in writes {
             match write {
                 Write::Put(entry) => {

@@ -8,12 +8,12 @@ use std::fs::File as Disk;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use schema::{Epoch, Quality, RangeSet, SensorName, Value};
+use schema::{Epoch, Quality, RangeSet, SensorName, SeqRange, Value};
 
-use super::account::Counts;
+use super::account::{Account, Counts};
 use super::connect::PAGE_BYTES;
-use super::load::{Ledger, ended};
-use super::log::{Entry, Ids, Kind};
+use super::epochs::Ledger;
+use super::log::{Book, Entry, Ids, Kind};
 use super::pages::{self, Record};
 use super::paths::Paths;
 use super::row::{Cell, Columns, Held, Key, SENSORS_MAX, SensorId};
@@ -46,17 +46,30 @@ pub(super) struct Survey {
     pub(super) images: Vec<Image>,
     pub(super) names: HashMap<SensorId, String>,
     pub(super) entries: Vec<Entry>,
-    pub(super) last_seq: u64,
-    pub(super) hlc_max: u64,
+    pub(super) last_row: u64,
 }
 
-/// An epoch, as the rows of the log tell it. Rows of older images only say less.
+/// What the rows of the log say together. Rows of older images only say less.
+#[derive(Default)]
 pub(super) struct Known {
+    /// The epochs, oldest first.
+    pub(super) epochs: Vec<KnownEpoch>,
+    /// Row numbers of epochs that held none any more.
+    pub(super) gone: RangeSet,
+    /// The counts of those that were forgotten.
+    pub(super) past: Option<Entry>,
+}
+
+/// An epoch, as the rows of the log tell it.
+pub(super) struct KnownEpoch {
     pub(super) epoch: Epoch,
-    pub(super) ended_at: u64,
-    pub(super) counts: Counts,
-    pub(super) settled: RangeSet,
-    pub(super) given_up: RangeSet,
+    pub(super) base: u64,
+    ended_at: u64,
+    counts: Counts,
+    settled: RangeSet,
+    given_up: RangeSet,
+    /// Sequences whose rows were found, and wait.
+    pub(super) pending: RangeSet,
 }
 
 /// Rows and names of a last commit that is not whole. Whether it was ever accepted cannot be told,
@@ -228,8 +241,7 @@ impl Survey {
                 _ => {}
             }
             if let Some(Held::Spent(key) | Held::Reading(key, ..)) = reading(&record) {
-                self.last_seq = self.last_seq.max(key.seq);
-                self.hlc_max = self.hlc_max.max(key.hlc.bits());
+                self.last_row = self.last_row.max(key.seq);
                 first_seq = Some(first_seq.unwrap_or(u64::MAX).min(key.seq));
             }
         });
@@ -239,62 +251,139 @@ impl Survey {
     }
 }
 
-/// What the rows of the log say together, oldest epoch first.
-pub(super) fn gather(entries: &[Entry]) -> Vec<Known> {
-    let mut known: Vec<Known> = Vec::new();
+/// Puts together what the rows of the log say.
+pub(super) fn gather(entries: &[Entry]) -> Known {
+    let mut known = Known::default();
     for entry in entries.iter().filter(|entry| entry.kind == Kind::Epoch) {
-        match known.iter_mut().find(|known| known.epoch == entry.epoch) {
-            Some(known) if known.counts.sum() < entry.counts.sum() => {
-                known.counts = entry.counts;
+        let epochs = &mut known.epochs;
+        let place = match epochs.iter().position(|known| known.epoch == entry.epoch) {
+            Some(place) => place,
+            None => {
+                epochs.push(KnownEpoch {
+                    epoch: entry.epoch,
+                    base: entry.first_seq,
+                    ended_at: 0,
+                    counts: Counts::default(),
+                    settled: RangeSet::new(),
+                    given_up: RangeSet::new(),
+                    pending: RangeSet::new(),
+                });
+                epochs.len() - 1
             }
-            Some(_) => {}
-            None => known.push(Known {
-                epoch: entry.epoch,
-                ended_at: entry.last_seq,
-                counts: entry.counts,
-                settled: RangeSet::new(),
-                given_up: RangeSet::new(),
-            }),
+        };
+        let found = &mut epochs[place];
+        found.ended_at = found.ended_at.max(entry.last_seq);
+        if found.counts.sum() < entry.counts.sum() {
+            found.counts = entry.counts;
         }
     }
     for entry in entries {
-        let known = known.iter_mut().find(|known| known.epoch == entry.epoch);
-        let (Some(known), Some(range)) = (known, entry.range()) else {
-            continue;
+        let of_epoch = |known: &&mut KnownEpoch| known.epoch == entry.epoch;
+        let set = match entry.kind {
+            Kind::Settled => known
+                .epochs
+                .iter_mut()
+                .find(of_epoch)
+                .map(|of| &mut of.settled),
+            Kind::GivenUp => known
+                .epochs
+                .iter_mut()
+                .find(of_epoch)
+                .map(|of| &mut of.given_up),
+            Kind::Gone => Some(&mut known.gone),
+            Kind::Past => {
+                let sum = |entry: &Entry| entry.counts.sum();
+                if known
+                    .past
+                    .as_ref()
+                    .is_none_or(|past| sum(past) < sum(entry))
+                {
+                    known.past = Some(entry.clone());
+                }
+                None
+            }
+            Kind::Epoch | Kind::Recovery => None,
         };
-        match entry.kind {
-            Kind::Settled => known.settled.insert(range),
-            Kind::GivenUp => known.given_up.insert(range),
-            Kind::Epoch | Kind::Recovery => {}
+        if let (Some(set), Some(range)) = (set, entry.range()) {
+            set.insert(range);
         }
     }
+    known.epochs.sort_by_key(|of| (of.base, of.may_grow()));
     known
 }
 
 impl Known {
-    /// The highest sequence that anything in the file speaks of.
-    pub(super) fn last_seq(&self, rows_last: u64) -> u64 {
-        if self.ended_at > 0 {
-            return self.ended_at;
-        }
-        [self.settled.last(), self.given_up.last()]
-            .into_iter()
-            .flatten()
-            .fold(rows_last.max(self.counts.sum()), u64::max)
+    /// The last row number that the log speaks of.
+    pub(super) fn last_row(&self) -> u64 {
+        let ends = self.epochs.iter().map(|of| of.base + of.ended_at);
+        ends.chain(self.gone.last()).max().unwrap_or(0)
     }
 
-    pub(super) fn into_ended(self, rows_last: u64, ids: &mut Ids) -> Option<Ledger> {
-        let last_seq = self.last_seq(rows_last);
-        if last_seq == 0 {
-            return None;
+    /// Each epoch, with the last row that may be of it.
+    pub(super) fn last_rows(&self, last_row: u64) -> impl Iterator<Item = (&KnownEpoch, u64)> {
+        let nexts = self.epochs.iter().skip(1).map(|next| next.base);
+        self.epochs.iter().zip(nexts.chain([last_row]))
+    }
+
+    /// The epoch of a row.
+    pub(super) fn of_row(&mut self, row: u64) -> Option<&mut KnownEpoch> {
+        let holds = |of: &&mut KnownEpoch| {
+            of.base < row && (of.may_grow() || of.holds_rows() && row <= of.base + of.ended_at)
+        };
+        self.epochs.iter_mut().rev().find(holds)
+    }
+}
+
+impl KnownEpoch {
+    const fn may_grow(&self) -> bool {
+        self.ended_at == 0
+    }
+
+    const fn holds_rows(&self) -> bool {
+        self.may_grow() || self.counts.sum() < self.ended_at
+    }
+
+    /// Whether a row of this sequence needs no saving.
+    pub(super) fn is_done(&self, seq: u64) -> bool {
+        self.settled.contains(seq) || self.given_up.contains(seq)
+    }
+
+    /// How many rows the file should have held of it, when `last_row` is its last at most.
+    pub(super) fn held(&self, last_row: u64) -> u64 {
+        self.last_seq(last_row).saturating_sub(self.counts.sum())
+    }
+
+    /// The highest sequence that anything in the file speaks of.
+    fn last_seq(&self, last_row: u64) -> u64 {
+        if !self.may_grow() {
+            return self.ended_at;
         }
-        ended(
-            self.epoch,
-            last_seq,
-            self.settled,
-            self.given_up,
-            self.counts,
-            ids,
-        )
+        [&self.settled, &self.given_up, &self.pending]
+            .into_iter()
+            .filter_map(RangeSet::last)
+            .fold(last_row.saturating_sub(self.base), u64::max)
+            .max(self.counts.sum())
+    }
+
+    /// The epoch's account, ended, from what is known of it: as many counted as committed and
+    /// discarded as the known sets allow, the rest of what is not there as evicted.
+    pub(super) fn into_ledger(self, last_row: u64, ids: &mut Ids) -> Option<Ledger> {
+        let last_seq = self.last_seq(last_row);
+        let all = RangeSet::from_iter([SeqRange::new(1, last_seq)?]);
+        let settled = self.settled.intersection(&all);
+        let mut given_up = self.given_up.intersection(&all);
+        given_up.subtract(&settled);
+        let pending = self.pending.intersection(&all);
+        let committed = self.counts.committed.min(settled.count());
+        let discarded_max = settled.count() - committed + given_up.count();
+        let discarded = self.counts.discarded.clamp(given_up.count(), discarded_max);
+        let counts = Counts {
+            committed,
+            discarded,
+            evicted: last_seq - committed - discarded - pending.count(),
+        };
+        let base = (!pending.is_empty()).then_some(self.base);
+        let account = Account::restore(self.epoch, last_seq, pending, settled, given_up, counts)?;
+        Some(Ledger::restore(account, Book::new(ids), base, true))
     }
 }

@@ -18,17 +18,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Clock;
-use schema::limits::MESSAGE_RANGES_MAX;
+use schema::limits::{MESSAGE_RANGES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::{EpochAccount, Rejection};
 use schema::{Balance, Epoch, ObservedAt, RangeSet};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
-use super::account::Account;
 use super::append::Append;
 use super::commit::Commit;
 use super::deferred::Deferred;
+use super::epochs::Run;
 use super::error::BufferError;
 use super::eviction::Sweep;
 use super::file::File;
@@ -57,8 +57,9 @@ const STAMP_LEAD_MICROS: u64 = schema::stamp::BACK_MAX.as_micros() as u64;
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) epoch: Epoch,
-    pub(super) last_seq: u64,
+    pub(super) last_row: u64,
     pub(super) pending: RangeSet,
+    pub(super) runs: Vec<Run>,
     pub(super) recovery: Option<Recovery>,
 }
 
@@ -69,6 +70,35 @@ pub(super) struct Waiting {
     /// The wall time of the scan.
     pub(super) now_ms: u64,
     reply: Reply<Appended>,
+}
+
+/// What is settled: of one epoch, by sequence, or of the file, by row.
+#[derive(Debug)]
+struct Word {
+    committed: RangeSet,
+    rejected: Vec<Rejection>,
+    evicted: RangeSet,
+}
+
+impl Word {
+    /// The part of a word on rows that is on one epoch's.
+    fn of(&self, run: Run) -> Option<(Epoch, Self)> {
+        let rejected = self.rejected.iter().filter_map(|rejection| {
+            let range = run.seq_range(rejection.range)?;
+            Some(Rejection {
+                range,
+                ..*rejection
+            })
+        });
+        let part = Self {
+            committed: run.seqs_of(&self.committed),
+            rejected: rejected.collect(),
+            evicted: run.seqs_of(&self.evicted),
+        };
+        let is_empty =
+            part.committed.is_empty() && part.rejected.is_empty() && part.evicted.is_empty();
+        (!is_empty).then_some((run.epoch, part))
+    }
 }
 
 /// Runs until it is told to close, or nobody is left to ask for anything.
@@ -100,11 +130,12 @@ pub(super) fn run(
                 return;
             }
         };
-        let account = &found.state.ledger.account;
+        let epochs = &found.state.epochs;
         let answer = Found {
-            epoch: account.epoch(),
-            last_seq: account.last_seq(),
-            pending: account.pending().clone(),
+            epoch: epochs.current().account.epoch(),
+            last_row: epochs.last_row(),
+            pending: epochs.pending(),
+            runs: epochs.runs().collect(),
             recovery: found.recovery,
         };
         let mut state = found.state;
@@ -224,7 +255,12 @@ impl Writer {
                 evicted,
                 reply,
             } => {
-                let balance = self.settle(epoch, &committed, &rejected, &evicted).await;
+                let word = Word {
+                    committed,
+                    rejected,
+                    evicted,
+                };
+                let balance = self.settle(epoch, word).await;
                 let _ = reply.send(Ok(balance));
             }
             Request::Report { reply } => {
@@ -297,34 +333,33 @@ impl Writer {
         });
     }
 
-    async fn settle(
-        &mut self,
-        epoch: Epoch,
-        committed: &RangeSet,
-        rejected: &[Rejection],
-        evicted: &RangeSet,
-    ) -> Balance {
-        if epoch == self.state.ledger.account.epoch() {
-            let account = &mut self.state.ledger.account;
-            let freed = account.settle(committed, rejected, evicted);
+    /// Takes the bridge's word on sequences of an epoch, or on rows of the file.
+    async fn settle(&mut self, epoch: Option<Epoch>, word: Word) -> Balance {
+        let words = match epoch {
+            Some(epoch) => vec![(epoch, word)],
+            None => self
+                .state
+                .epochs
+                .runs()
+                .filter_map(|run| word.of(run))
+                .collect(),
+        };
+        for (epoch, word) in words {
+            // An epoch that is settled to the end, or one that this device never had.
+            let Some(ledger) = self.state.epochs.named(epoch) else {
+                continue;
+            };
+            let account = &mut ledger.account;
+            let freed = account.settle(&word.committed, &word.rejected, &word.evicted);
+            let freed = ledger.run().map(|run| run.rows_of(&freed));
+            let freed = freed.unwrap_or_default();
             self.deferred.settle(&freed);
             self.uncount_texts(&freed).await;
-        } else if let Some(ledger) = self
-            .state
-            .ended
-            .iter_mut()
-            .find(|ledger| ledger.account.epoch() == epoch)
-        {
-            ledger.account.settle(committed, rejected, evicted);
-            self.deferred.settle(&RangeSet::new());
-        } else {
-            // An epoch that is settled to the end, or one that this device never had.
-            return self.state.ledger.account.balance();
+            self.settle_by
+                .get_or_insert_with(|| Instant::now() + self.settings.settle_linger);
         }
-        self.settle_by
-            .get_or_insert_with(|| Instant::now() + self.settings.settle_linger);
         self.tell();
-        self.state.ledger.account.balance()
+        self.state.epochs.balance()
     }
 
     /// Counts the texts of rows that are settled no more.
@@ -345,9 +380,13 @@ impl Writer {
 
     fn report(&self) -> Vec<EpochAccount> {
         let mut ranges_left = MESSAGE_RANGES_MAX;
-        std::iter::once(&self.state.ledger)
-            .chain(self.state.ended.iter().rev())
-            .map(|ledger| ledger.account.report(&mut ranges_left))
+        self.state
+            .epochs
+            .to_report()
+            // A start that took nothing yet has no name to be known by.
+            .filter(|account| account.last_seq() > 0)
+            .take(REPORT_EPOCHS_MAX)
+            .map(|account| account.report(&mut ranges_left))
             .collect()
     }
 
@@ -427,7 +466,7 @@ impl Writer {
     /// Whether there will be room to free rows again after these were added.
     async fn may_accept(&mut self, waiting: &[Waiting]) -> bool {
         waiting.is_empty()
-            || self.state.ledger.account.pending_rows() < reserve::FROM_ROWS
+            || self.state.epochs.pending_rows() < reserve::FROM_ROWS
             || self.reserve.hold()
             || self
                 .file
@@ -481,10 +520,12 @@ impl Writer {
 
     /// Shows where the buffer stands.
     fn tell(&self) {
-        let account: &Account = &self.state.ledger.account;
+        let epochs = &self.state.epochs;
         let now = Progress {
-            balance: account.balance(),
-            bytes: account.pending_rows() * ROW_BYTES + self.state.text_bytes,
+            balance: epochs.balance(),
+            current: epochs.current().account.balance(),
+            last_row: epochs.last_row(),
+            bytes: epochs.pending_rows() * ROW_BYTES + self.state.text_bytes,
         };
         self.progress.send_if_modified(|told| {
             let before = std::mem::replace(told, now);

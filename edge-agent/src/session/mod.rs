@@ -49,7 +49,8 @@ const REPORT_GAP: Duration = Duration::from_secs(1);
 /// Bytes that a row is expected to take before any batch was seen: more than most.
 const ROW_BYTES_INITIAL: u64 = 16;
 
-/// The session of one buffer file.
+/// The session of one buffer file. What it calls sequences are the file's row numbers, under the name
+/// of the epoch of this start; the driver translates what comes from the bridge.
 #[derive(Debug)]
 pub struct Session {
     config: SessionConfig,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use daemon::{Class, Clock, Fault};
 use edge_agent::buffer::{
-    Buffer, BufferError, BufferSettings, Opened, Policies, Policy, ROW_BYTES, ReadingError,
+    Buffer, BufferError, BufferSettings, Opened, Policies, Policy, ROW_BYTES, ReadingError, Taken,
 };
 use schema::message::{RejectReason, Rejection};
 use schema::{Balance, ObservedAt, Quality, RangeSet, Reading, SeqRange, Value, limits};
@@ -97,14 +97,36 @@ pub(crate) fn check_balance(balance: Balance, expected: (u64, u64, u64, u64, u64
 async fn commit(opened: &Opened, ranges: &[(u64, u64)]) -> Balance {
     opened
         .buffer
-        .settle(opened.epoch, set(ranges), vec![], RangeSet::new())
+        .settle_rows(set(ranges), vec![], RangeSet::new())
         .await
         .unwrap()
 }
 
-async fn seqs(opened: &Opened, first: u64, last: u64) -> Vec<u64> {
-    let taken = opened.buffer.read(range(first, last), 5000).await.unwrap();
-    taken.batch.rows.iter().map(|row| row.seq).collect()
+/// The numbers of the rows that are pending in a range, of whatever epoch.
+async fn rows(opened: &Opened, first: u64, last: u64) -> Vec<u64> {
+    let mut rows = Vec::new();
+    for taken in read_all(opened, set(&[(first, last)])).await {
+        rows.extend(taken.batch.rows.iter().map(|row| taken.base + row.seq));
+    }
+    rows
+}
+
+/// Everything that is pending of these rows: a batch for each epoch, or more.
+pub(crate) async fn read_all(opened: &Opened, mut ranges: RangeSet) -> Vec<Taken> {
+    let mut all = Vec::new();
+    while !ranges.is_empty() {
+        let taken = opened.buffer.read_ranges(ranges.clone(), 5000).await;
+        let taken = taken.unwrap();
+        let seen = taken.batch.rows.iter().map(|row| taken.base + row.seq);
+        let seen: RangeSet = seen
+            .filter_map(SeqRange::one)
+            .chain(taken.gone.iter())
+            .collect();
+        assert!(!seen.is_empty(), "{ranges:?} is neither there nor gone");
+        ranges.subtract(&seen);
+        all.push(taken);
+    }
+    all
 }
 
 #[tokio::test]
@@ -138,8 +160,8 @@ async fn what_was_accepted_is_there_after_a_restart() {
     first.buffer.close().await;
 
     let again = open(&settings).await;
-    assert_eq!(again.epoch, first.epoch);
-    assert_eq!(again.last_seq, 5);
+    assert_ne!(again.epoch, first.epoch, "each start has its own epoch");
+    assert_eq!(again.last_row, 5);
     assert_eq!(again.pending, set(&[(1, 5)]));
     let read = again.buffer.read(range(1, 5), 100).await.unwrap();
     assert_eq!(read, taken);
@@ -181,7 +203,7 @@ async fn only_what_an_acknowledgement_names_is_freed() {
         .await
         .unwrap();
     check_balance(balance, (10, 3, 6, 0, 1));
-    assert_eq!(seqs(&opened, 1, 10).await, [1, 5, 7, 8, 9, 10]);
+    assert_eq!(rows(&opened, 1, 10).await, [1, 5, 7, 8, 9, 10]);
     let taken = opened.buffer.read(range(1, 6), 100).await.unwrap();
     assert_eq!(taken.gone, set(&[(2, 4), (6, 6)]));
     // Once more, and of another epoch: nothing changes.
@@ -202,21 +224,23 @@ async fn only_what_an_acknowledgement_names_is_freed() {
 }
 
 #[tokio::test]
-async fn sequence_and_clock_go_on_although_everything_was_freed() {
+async fn row_numbers_go_on_and_each_epoch_begins_at_the_clock_of_its_start() {
     let folder = folder();
     let settings = settings(folder.path());
     let clock = TestClock::at_ms(1_790_000_000_000);
     let open = || Buffer::open(settings.clone(), clock.clone());
-    let mut last = None;
+    let mut epochs = std::collections::BTreeSet::new();
     for round in 0..4u64 {
         let opened = open().await.unwrap();
-        assert_eq!(opened.last_seq, 3 * round);
+        assert_eq!(opened.last_row, 3 * round);
         opened.buffer.append(readings("cpu", 3)).await.unwrap();
         let (from, to) = (3 * round + 1, 3 * round + 3);
         let taken = opened.buffer.read(range(from, to), 10).await.unwrap();
-        for row in &taken.batch.rows {
-            assert!(Some(row.hlc) > last, "{} is not after {last:?}", row.hlc);
-            last = Some(row.hlc);
+        assert!(epochs.insert(taken.batch.epoch));
+        assert_eq!(taken.base, 3 * round);
+        let now = 1_790_000_000_000 - 60_000 * round;
+        for (row, seq) in taken.batch.rows.iter().zip(1..) {
+            assert_eq!((row.seq, row.hlc.millis()), (seq, now));
         }
         commit(&opened, &[(from, to)]).await;
         opened.buffer.close().await;
@@ -316,7 +340,7 @@ async fn a_batch_holds_no_more_than_the_codec_takes() {
     let taken = opened.buffer.read(appended, 5000).await.unwrap();
     let bytes: usize = taken.batch.sensors.iter().map(|s| s.as_str().len()).sum();
     assert!(bytes <= limits::BATCH_NAMES_BYTES_MAX && taken.batch.rows.len() >= names);
-    assert_eq!(seqs(&opened, 1, 3).await, [1, 2, 3]);
+    assert_eq!(rows(&opened, 1, 3).await, [1, 2, 3]);
     let two = opened.buffer.read(range(1, 100), 2).await.unwrap();
     assert_eq!((two.batch.rows.len(), two.gone.is_empty()), (2, true));
 }
@@ -331,9 +355,9 @@ async fn a_row_that_the_device_gave_up_is_reported_until_it_is_confirmed() {
         range: range(2, 2),
         reason: RejectReason::Undecodable,
     };
+    let epoch = opened.epoch;
     let settle = |opened: &Opened| {
         let buffer = opened.buffer.clone();
-        let epoch = opened.epoch;
         async move {
             buffer
                 .settle(epoch, RangeSet::new(), vec![own], RangeSet::new())
@@ -350,7 +374,8 @@ async fn a_row_that_the_device_gave_up_is_reported_until_it_is_confirmed() {
     assert_eq!(again.buffer.report().await.unwrap()[0].quarantined, []);
     again.buffer.close().await;
     let last = open(&settings).await;
-    assert_eq!(last.buffer.report().await.unwrap()[0].quarantined, []);
+    let report = last.buffer.report().await.unwrap();
+    assert!(report.iter().all(|epoch| epoch.quarantined.is_empty()));
 }
 
 fn policies(default: Policy, rules: &[(&str, Policy)]) -> Policies {
@@ -376,11 +401,11 @@ async fn the_oldest_give_way_at_the_limit_and_not_before() {
     opened.buffer.append(readings("cpu", 2)).await.unwrap();
     assert_eq!(opened.buffer.take_evicted(), set(&[(1, 2)]));
     check_balance(opened.buffer.balance(), (7, 0, 5, 2, 0));
-    assert_eq!(seqs(&opened, 1, 7).await, [3, 4, 5, 6, 7]);
+    assert_eq!(rows(&opened, 1, 7).await, [3, 4, 5, 6, 7]);
     // More than fits at once.
     opened.buffer.append(readings("cpu", 20)).await.unwrap();
     check_balance(opened.buffer.balance(), (27, 0, 5, 22, 0));
-    assert_eq!(seqs(&opened, 1, 27).await, [23, 24, 25, 26, 27]);
+    assert_eq!(rows(&opened, 1, 27).await, [23, 24, 25, 26, 27]);
     opened.buffer.close().await;
 
     let again = open(&settings).await;
@@ -393,7 +418,7 @@ async fn the_oldest_give_way_at_the_limit_and_not_before() {
     let confirmed = set(&[(4, 22)]);
     again
         .buffer
-        .settle(again.epoch, RangeSet::new(), vec![], confirmed)
+        .settle_rows(RangeSet::new(), vec![], confirmed)
         .await
         .unwrap();
     assert_eq!(again.buffer.report().await.unwrap()[0].evicted, []);
@@ -415,7 +440,7 @@ async fn the_newest_give_way_at_the_door_and_keep_their_place_in_the_ledger() {
     opened.buffer.close().await;
     // The last one stands in the file for its sequence alone.
     let again = open(&settings).await;
-    assert_eq!((again.last_seq, &again.pending), (5, &set(&[(1, 3)])));
+    assert_eq!((again.last_row, &again.pending), (5, &set(&[(1, 3)])));
     check_balance(again.buffer.balance(), (5, 0, 3, 2, 0));
     assert_eq!(
         again.buffer.report().await.unwrap()[0].evicted,
@@ -424,7 +449,7 @@ async fn the_newest_give_way_at_the_door_and_keep_their_place_in_the_ledger() {
     commit(&again, &[(1, 2)]).await;
     again.buffer.append(readings("cpu", 3)).await.unwrap();
     check_balance(again.buffer.balance(), (8, 2, 3, 3, 0));
-    assert_eq!(seqs(&again, 1, 8).await, [3, 6, 7]);
+    assert_eq!(rows(&again, 1, 8).await, [3, 6, 7]);
 }
 
 #[tokio::test]
@@ -440,12 +465,12 @@ async fn a_sensor_that_thins_out_loses_every_second_reading() {
     for _ in 0..4 {
         opened.buffer.append(readings("cpu", 1)).await.unwrap();
     }
-    assert_eq!(seqs(&opened, 1, 12).await, [1, 3, 5, 7, 9, 10, 11, 12]);
+    assert_eq!(rows(&opened, 1, 12).await, [1, 3, 5, 7, 9, 10, 11, 12]);
     for _ in 0..4 {
         opened.buffer.append(readings("cpu", 1)).await.unwrap();
     }
     assert_eq!(
-        seqs(&opened, 1, 16).await,
+        rows(&opened, 1, 16).await,
         [1, 3, 5, 7, 9, 11, 13, 15],
         "at half the resolution from end to end"
     );
@@ -499,10 +524,10 @@ async fn each_sensor_has_its_policy() {
     opened.buffer.close().await;
     let opened = open(&settings).await;
     opened.buffer.append(mixed(3)).await.unwrap();
-    assert_eq!(seqs(&opened, 1, 100).await, [1, 4]);
+    assert_eq!(rows(&opened, 1, 100).await, [1, 4]);
     check_balance(opened.buffer.balance(), (12, 0, 2, 10, 0));
     opened.buffer.close().await;
-    assert_eq!(open(&settings).await.last_seq, 12);
+    assert_eq!(open(&settings).await.last_row, 12);
 }
 
 #[tokio::test]
@@ -590,7 +615,7 @@ async fn a_full_disk_refuses_whole_appends_and_the_buffer_goes_on_when_there_is_
     assert!(failed.to_string().contains("buffer.db"), "{failed}");
     check_balance(opened.buffer.balance(), (accepted, 0, accepted, 0, 0));
     assert_eq!(
-        seqs(&opened, accepted - 10, accepted + 100).await.last(),
+        rows(&opened, accepted - 10, accepted + 100).await.last(),
         Some(&accepted)
     );
     // Acknowledgements still count, and make room.
@@ -709,14 +734,14 @@ async fn a_newer_file_and_a_strange_database_are_refused_and_left_alone() {
         let application = 0x544c_6200 | version;
         format!("PRAGMA user_version = {version}; PRAGMA application_id = {application}")
     };
-    run_sql(&settings.path, &version(2)).await;
+    run_sql(&settings.path, &version(3)).await;
     let refused = try_open(&settings).await.unwrap_err();
     let BufferError::Newer { found, known, .. } = &refused else {
         panic!("{refused:?}");
     };
-    assert_eq!((*found, *known), (2, 1));
+    assert_eq!((*found, *known), (3, 2));
     assert_eq!(refused.fault(), Fault::Halt);
-    run_sql(&settings.path, &version(1)).await;
+    run_sql(&settings.path, &version(2)).await;
     assert_eq!(open(&settings).await.pending, set(&[(1, 2)]));
 
     let strange = BufferSettings::new(folder.path().join("strange.db"));

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use edge_agent::buffer::epochs::Run;
 use edge_agent::buffer::{Buffer, BufferSettings, Opened, Policies, Policy};
 use proptest::prelude::*;
 use schema::message::{RejectReason, Rejection};
 use schema::{Epoch, Hlc, ObservedAt, Quality, RangeSet, Reading, SeqRange, Value};
 use tempfile::TempDir;
 
-use crate::buffer::{TestClock, copy_files, folder, settings};
+use crate::buffer::{TestClock, copy_files, folder, read_all, settings};
 
 const SENSORS: [&str; 3] = ["alarm", "curve", "plain"];
 
@@ -55,8 +56,9 @@ enum Fate {
 struct Model {
     readings: BTreeMap<u64, Reading>,
     fates: BTreeMap<u64, Fate>,
-    stamps: BTreeMap<u64, Hlc>,
-    epoch: Epoch,
+    stamps: BTreeMap<u64, (Epoch, Hlc)>,
+    /// The row number before the first of each epoch.
+    bases: BTreeMap<Epoch, u64>,
 }
 
 impl Model {
@@ -113,7 +115,7 @@ impl World {
             readings: BTreeMap::new(),
             fates: BTreeMap::new(),
             stamps: BTreeMap::new(),
-            epoch: opened.epoch,
+            bases: BTreeMap::from([(opened.epoch, 0)]),
         };
         Self {
             folder,
@@ -248,20 +250,42 @@ impl World {
         );
     }
 
+    /// Settles rows as acknowledgements do: by the sequences of each epoch.
     async fn settle(&mut self, committed: RangeSet, rejected: Vec<Rejection>, evicted: RangeSet) {
-        self.opened
-            .buffer
-            .settle(self.model.epoch, committed, rejected, evicted)
-            .await
-            .unwrap();
+        let mut bases: Vec<(u64, Epoch)> = Vec::new();
+        bases.extend(self.model.bases.iter().map(|(epoch, base)| (*base, *epoch)));
+        bases.sort_unstable();
+        for (at, &(base, epoch)) in bases.iter().enumerate() {
+            let last_row = bases.get(at + 1).map_or(u64::MAX, |(next, _)| *next);
+            let run = Run {
+                epoch,
+                base,
+                last_row,
+            };
+            let rejected = rejected.iter().filter_map(|rejection| {
+                let range = run.seq_range(rejection.range)?;
+                Some(Rejection {
+                    range,
+                    ..*rejection
+                })
+            });
+            let (committed, evicted) = (run.seqs_of(&committed), run.seqs_of(&evicted));
+            let buffer = &self.opened.buffer;
+            let settle = buffer.settle(epoch, committed, rejected.collect(), evicted);
+            settle.await.unwrap();
+        }
     }
 
     async fn open(&mut self) {
         self.opened = Buffer::open(self.settings.clone(), self.clock.clone())
             .await
             .unwrap();
-        assert_eq!(self.opened.epoch, self.model.epoch);
-        assert_eq!(self.opened.last_seq, self.model.fates.len() as u64);
+        assert_eq!(self.opened.last_row, self.model.fates.len() as u64);
+        let known = self
+            .model
+            .bases
+            .insert(self.opened.epoch, self.opened.last_row);
+        assert_eq!(known, None, "each start has its own epoch");
         assert_eq!(self.opened.recovery, None);
     }
 
@@ -271,11 +295,7 @@ impl World {
         for seq in self.model.with(Fate::Pending) {
             assert!(pending.contains(&seq), "{seq} was accepted and is lost");
         }
-        let report = self.opened.buffer.report().await.unwrap().remove(0);
-        let set = |ranges: &[SeqRange]| numbers(&ranges.iter().copied().collect());
-        let evicted = set(&report.evicted);
-        let given_up: Vec<SeqRange> = report.quarantined.iter().map(|r| r.range).collect();
-        let given_up = set(&given_up);
+        let (evicted, given_up) = self.reported().await;
         for (seq, fate) in &mut self.model.fates {
             let found = match (pending.contains(seq), evicted.contains(seq)) {
                 (true, _) => Fate::Pending,
@@ -291,6 +311,19 @@ impl World {
                 _ => *fate = found,
             }
         }
+    }
+
+    /// The rows that the report names, as evicted and as given up by the device.
+    async fn reported(&self) -> (BTreeSet<u64>, BTreeSet<u64>) {
+        let (mut evicted, mut given_up) = (BTreeSet::new(), BTreeSet::new());
+        for account in self.opened.buffer.report().await.unwrap() {
+            assert!(account.balance.is_balanced(), "{account:?}");
+            let base = self.model.bases[&account.epoch];
+            let rows = |range: SeqRange| base + range.first()..=base + range.last();
+            evicted.extend(account.evicted.into_iter().flat_map(rows));
+            given_up.extend(account.quarantined.into_iter().flat_map(|r| rows(r.range)));
+        }
+        (evicted, given_up)
     }
 
     async fn check(&mut self) {
@@ -313,25 +346,34 @@ impl World {
         let Some(all) = SeqRange::new(1, balance.accepted) else {
             return;
         };
-        let taken = self.opened.buffer.read(all, 4096).await.unwrap();
-        let read: BTreeSet<u64> = taken.batch.rows.iter().map(|row| row.seq).collect();
+        let (mut read, mut missing) = (BTreeSet::new(), BTreeSet::new());
+        for taken in read_all(&self.opened, RangeSet::from_iter([all])).await {
+            missing.extend(numbers(&taken.gone));
+            for row in &taken.batch.rows {
+                let number = taken.base + row.seq;
+                assert!(read.insert(number));
+                let reading = &self.model.readings[&number];
+                assert_eq!(taken.batch.sensor(row), &reading.sensor);
+                assert_eq!(row.observed_at, reading.observed_at);
+                assert_eq!(row.value, reading.value);
+                let stamp = (taken.batch.epoch, row.hlc);
+                let known = *self.model.stamps.entry(number).or_insert(stamp);
+                assert_eq!(known, stamp, "an epoch or a stamp has changed");
+            }
+            if !taken.batch.rows.is_empty() {
+                assert_eq!(self.model.bases.get(&taken.batch.epoch), Some(&taken.base));
+            }
+        }
         assert_eq!(read, self.model.with(Fate::Pending));
-        let mut missing = numbers(&taken.gone);
         missing.extend(&read);
         assert_eq!(missing.len() as u64, balance.accepted);
-        for row in &taken.batch.rows {
-            let reading = &self.model.readings[&row.seq];
-            assert_eq!(taken.batch.sensor(row), &reading.sensor);
-            assert_eq!(row.observed_at, reading.observed_at);
-            assert_eq!(row.value, reading.value);
-            let stamp = *self.model.stamps.entry(row.seq).or_insert(row.hlc);
-            assert_eq!(stamp, row.hlc, "a stamp has changed");
+        let stamps: Vec<(Epoch, Hlc)> = self.model.stamps.values().copied().collect();
+        let runs = stamps.chunk_by(|a, b| a.0 == b.0);
+        for run in runs {
+            assert!(run.windows(2).all(|pair| pair[0].1 < pair[1].1));
         }
-        let stamps: Vec<Hlc> = self.model.stamps.values().copied().collect();
-        assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]));
-        let report = self.opened.buffer.report().await.unwrap().remove(0);
-        let evicted: RangeSet = report.evicted.into_iter().collect();
-        assert_eq!(numbers(&evicted), self.model.with(Fate::Evicted));
+        let (evicted, _) = self.reported().await;
+        assert_eq!(evicted, self.model.with(Fate::Evicted));
     }
 }
 

@@ -12,6 +12,7 @@ mod bridge;
 mod broker;
 mod buffer;
 mod buffer_damage;
+mod buffer_epochs;
 mod buffer_kill;
 mod buffer_model;
 mod config;

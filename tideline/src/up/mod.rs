@@ -245,7 +245,7 @@ async fn summarise(store: &Arc<dyn Store>, agent: &Status) -> Result<Summary, St
     let own = record
         .map(|record| record.ledger.clone())
         .unwrap_or_default();
-    let own = own.settle(agent.balance.accepted, agent.balance.held());
+    let own = own.settle(agent.current.accepted, agent.current.held());
     let mut balance = fleet.balance;
     // Only what the report did not know of yet can have been added since.
     balance.accepted += own.balance.accepted - reported.balance.accepted;

@@ -1,0 +1,553 @@
+//! The epochs of one file: which rows are of which, and what becomes of the rows' numbers. Pure.
+//!
+//! ```text
+//! rows of the file   1 ───────────── 70 │ 71 ──── 95 │ 96 ─────►     one number for ever
+//! epochs             gone (settled)     │ 5e… ended  │ a1… current
+//! on the wire                             1 ──── 25    1 ─────►      seq = row − base
+//! ```
+//!
+//! Every start of the agent begins an epoch with a random name, so that a file that was restored
+//! from an older copy, or copied, never gives a sequence that another copy has given as well. Rows
+//! keep the number that they got; only what leaves the buffer for the wire, and what comes back, is
+//! translated, by [`Run`].
+//!
+//! An epoch that holds no row any more gives up its run of row numbers (they are *gone*); when
+//! also nothing of it is left to be confirmed, its counts join those of the *past*, and it is
+//! forgotten. The file then has one row for all of them.
+
+use schema::{Balance, Epoch, RangeSet, SeqRange};
+
+use super::account::{Account, Counts};
+use super::log::{Book, Entry, Head, Ids, Kind, Ranges, Write};
+
+/// Most epochs that are kept. Beyond it a start goes on with the newest: a device that restarts
+/// without end and never reaches a bridge must not fill memory and file with their names.
+pub(super) const EPOCHS_MAX: usize = 1024;
+
+/// The rows of one epoch, and how they are called on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The row number before its first.
+    pub base: u64,
+    /// Its last row number; the highest that there is while it grows.
+    pub last_row: u64,
+}
+
+impl Run {
+    /// The rows of these sequences, as far as they are of this run.
+    #[must_use]
+    pub fn rows_of(&self, seqs: &RangeSet) -> RangeSet {
+        let rows = seqs.iter().filter_map(|range| self.row_range(range));
+        rows.collect()
+    }
+
+    /// The rows of one range of sequences, as far as they are of this run.
+    #[must_use]
+    pub fn row_range(&self, seqs: SeqRange) -> Option<SeqRange> {
+        let given = SeqRange::new(1, self.last_row.checked_sub(self.base)?)?;
+        let seqs = seqs.intersection(given)?;
+        SeqRange::new(self.base + seqs.first(), self.base + seqs.last())
+    }
+
+    /// The sequences of these rows, as far as they are of this run.
+    #[must_use]
+    pub fn seqs_of(&self, rows: &RangeSet) -> RangeSet {
+        rows.iter()
+            .filter_map(|range| self.seq_range(range))
+            .collect()
+    }
+
+    /// The sequences of one range of rows, as far as they are of this run.
+    #[must_use]
+    pub fn seq_range(&self, rows: SeqRange) -> Option<SeqRange> {
+        let own = SeqRange::new(self.base + 1, self.last_row)?;
+        let rows = rows.intersection(own)?;
+        SeqRange::new(rows.first() - self.base, rows.last() - self.base)
+    }
+}
+
+/// An epoch's account, and how the file has it.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger {
+    pub(super) account: Account,
+    pub(super) book: Book,
+    /// The row number before its first. `None`: it holds no row since before this start.
+    base: Option<u64>,
+    is_ended: bool,
+    /// Whether the file does not have all of it.
+    is_dirty: bool,
+}
+
+/// The epochs of one file.
+#[derive(Debug)]
+pub(super) struct Ledgers {
+    /// Those that have ended, oldest first.
+    ended: Vec<Ledger>,
+    current: Ledger,
+    /// Row numbers of epochs that hold none any more.
+    gone: RangeSet,
+    /// The counts of epochs that are forgotten.
+    past: Past,
+    kept: Ranges,
+}
+
+/// The counts of epochs that are forgotten, and how the file has them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Past {
+    counts: Counts,
+    id: Option<i64>,
+}
+
+/// What one commit writes of the epochs, and what they are once it is done.
+#[derive(Debug)]
+pub(super) struct Plan {
+    changed: Vec<Changed>,
+    gone: RangeSet,
+    past: Past,
+    /// Of what is of no one epoch.
+    shared: Vec<Write>,
+}
+
+#[derive(Debug)]
+struct Changed {
+    /// Among the ended ones; the current one stands behind them.
+    index: usize,
+    account: Account,
+    writes: Vec<Write>,
+    is_finished: bool,
+}
+
+impl Ledger {
+    /// An epoch as a file has it.
+    pub(super) const fn restore(
+        account: Account,
+        book: Book,
+        base: Option<u64>,
+        is_ended: bool,
+    ) -> Self {
+        Self {
+            account,
+            book,
+            base,
+            is_ended,
+            is_dirty: false,
+        }
+    }
+
+    /// A new one, which no file has.
+    pub(super) fn begin(epoch: Epoch, base: u64, ids: &mut Ids) -> Self {
+        Self {
+            account: Account::new(epoch),
+            book: Book::new(ids),
+            base: Some(base),
+            is_ended: false,
+            is_dirty: true,
+        }
+    }
+
+    /// It takes no more rows.
+    pub(super) fn end(&mut self) {
+        self.is_dirty |= !self.is_ended;
+        self.is_ended = true;
+    }
+
+    /// Its rows, if any may be in the file.
+    pub(super) fn run(&self) -> Option<Run> {
+        let base = self.base?;
+        let last_row = match self.is_ended {
+            true => base + self.account.last_seq(),
+            false => u64::MAX,
+        };
+        Some(Run {
+            epoch: self.account.epoch(),
+            base,
+            last_row,
+        })
+    }
+
+    /// What the file does not have yet of it.
+    pub(super) fn changes(&self, account: &Account, at_ms: u64, ids: &mut Ids) -> Vec<Write> {
+        let head = Head {
+            base: self.base.unwrap_or(0),
+            ended_at: match self.is_ended {
+                true => account.last_seq(),
+                false => 0,
+            },
+            counts: account.counts(),
+            note: String::new(),
+        };
+        self.book.changes(account, &head, at_ms, ids)
+    }
+}
+
+impl Past {
+    /// As the file has it.
+    pub(super) fn restore(entries: &[Entry]) -> Self {
+        let past = entries.iter().find(|entry| entry.kind == Kind::Past);
+        past.map_or_else(Self::default, |entry| Self {
+            counts: entry.counts,
+            id: Some(entry.id),
+        })
+    }
+
+    fn balance(&self) -> Balance {
+        self.counts.balance(self.counts.sum(), 0)
+    }
+}
+
+impl Ledgers {
+    /// The epochs of a file in which all have ended, oldest first; begins the one named `epoch`
+    /// after `last_row`.
+    pub(super) fn begin(
+        mut ended: Vec<Ledger>,
+        gone: RangeSet,
+        entries: &[Entry],
+        epoch: Epoch,
+        last_row: u64,
+        ids: &mut Ids,
+    ) -> Self {
+        ended.sort_by_key(|ledger| ledger.base.map_or(0, |base| base + 1));
+        let is_full = ended.len() >= EPOCHS_MAX;
+        let current = match ended
+            .pop_if(|newest| is_full && newest.run().is_some_and(|run| run.last_row == last_row))
+        {
+            Some(newest) => Ledger {
+                is_ended: false,
+                is_dirty: true,
+                ..newest
+            },
+            None => Ledger::begin(epoch, last_row, ids),
+        };
+        let shared = entries.iter().filter(|entry| entry.kind == Kind::Gone);
+        Self {
+            ended,
+            current,
+            gone,
+            past: Past::restore(entries),
+            kept: Ranges::restore(shared),
+        }
+    }
+
+    /// The epoch that takes new rows.
+    pub(super) const fn current(&self) -> &Ledger {
+        &self.current
+    }
+
+    /// The highest row number that was given.
+    pub(super) fn last_row(&self) -> u64 {
+        self.current.base.unwrap_or(0) + self.current.account.last_seq()
+    }
+
+    /// Those that may have rows in the file, by row.
+    pub(super) fn runs(&self) -> impl Iterator<Item = Run> + '_ {
+        self.all().filter_map(Ledger::run)
+    }
+
+    /// Those that may have rows in the file, by row.
+    pub(super) fn with_rows(&self) -> impl Iterator<Item = (&Ledger, Run)> {
+        self.all()
+            .filter_map(|ledger| Some((ledger, ledger.run()?)))
+    }
+
+    /// The epoch of a row.
+    pub(super) fn of_row(&self, row: u64) -> Option<(&Ledger, Run)> {
+        let begins_before = |ledger: &Ledger| ledger.base.is_none_or(|base| base < row);
+        let ledger = match begins_before(&self.current) {
+            true => &self.current,
+            false => {
+                let behind = self.ended.partition_point(begins_before);
+                self.ended.get(behind.checked_sub(1)?)?
+            }
+        };
+        let run = ledger.run().filter(|run| row <= run.last_row)?;
+        Some((ledger, run))
+    }
+
+    /// Rows that are pending.
+    pub(super) fn pending_rows(&self) -> u64 {
+        self.all().map(|ledger| ledger.account.pending_rows()).sum()
+    }
+
+    /// The rows that are pending.
+    pub(super) fn pending(&self) -> RangeSet {
+        let mut pending = RangeSet::new();
+        for (ledger, run) in self.with_rows() {
+            pending.extend(run.rows_of(ledger.account.pending()).iter());
+        }
+        pending
+    }
+
+    /// Whether a row is pending.
+    pub(super) fn is_pending(&self, row: u64) -> bool {
+        self.of_row(row)
+            .is_some_and(|(ledger, run)| ledger.account.pending().contains(row - run.base))
+    }
+
+    /// The counts of all epochs that the file has seen.
+    pub(super) fn balance(&self) -> Balance {
+        let mut all = self.past.balance();
+        for ledger in self.all() {
+            all += ledger.account.balance();
+        }
+        all
+    }
+
+    /// The epoch of this name, to be changed.
+    pub(super) fn named(&mut self, epoch: Epoch) -> Option<&mut Ledger> {
+        let current = std::iter::once(&mut self.current);
+        let found = current
+            .chain(&mut self.ended)
+            .find(|ledger| ledger.account.epoch() == epoch)?;
+        found.is_dirty = true;
+        Some(found)
+    }
+
+    /// The current one, then those that have ended: first those of which something is to be
+    /// confirmed, then the oldest.
+    pub(super) fn to_report(&self) -> impl Iterator<Item = &Account> {
+        let waits = |ledger: &&Ledger| ledger.account.awaits_word();
+        let first = self.ended.iter().filter(waits);
+        let rest = self.ended.iter().filter(move |ledger| !waits(ledger));
+        std::iter::once(&self.current)
+            .chain(first)
+            .chain(rest)
+            .map(|ledger| &ledger.account)
+    }
+
+    /// Whether the current epoch is in the file.
+    pub(super) const fn is_begun(&self) -> bool {
+        self.current.book.is_kept()
+    }
+
+    /// New rows up to `last_row`, of which the file's accounts need not know.
+    pub(super) fn accept(&mut self, last_row: u64) {
+        let base = self.current.base.unwrap_or(0);
+        self.current.account.accept(last_row - base);
+    }
+
+    /// What a commit writes that adds the rows up to `last_row` and evicts these.
+    pub(super) fn plan(
+        &self,
+        last_row: u64,
+        evicted: &RangeSet,
+        at_ms: u64,
+        ids: &mut Ids,
+    ) -> Plan {
+        let mut plan = Plan {
+            changed: Vec::new(),
+            gone: self.gone.clone(),
+            past: self.past,
+            shared: Vec::new(),
+        };
+        for (index, ledger) in self.all().enumerate() {
+            let run = ledger.run();
+            let hit = match (run, evicted.is_empty()) {
+                (Some(run), false) => run.seqs_of(evicted),
+                _ => RangeSet::new(),
+            };
+            let is_current = index == self.ended.len();
+            if !(is_current || ledger.is_dirty) && hit.is_empty() {
+                continue;
+            }
+            let mut account = ledger.account.clone();
+            if is_current {
+                account.accept(last_row - ledger.base.unwrap_or(0));
+                if account.last_seq() == 0 {
+                    // An epoch without rows leaves no trace.
+                    continue;
+                }
+            }
+            account.evict(&hit);
+            let is_finished = ledger.is_ended && account.is_finished();
+            if let Some(run) = run.filter(|_| ledger.is_ended && account.holds_nothing()) {
+                plan.gone.extend(SeqRange::new(run.base + 1, run.last_row));
+            }
+            let writes = match is_finished {
+                true => {
+                    if ledger.base.is_some() {
+                        plan.past.counts += account.counts();
+                    }
+                    ledger.book.removal()
+                }
+                false => ledger.changes(&account, at_ms, ids),
+            };
+            plan.changed.push(Changed {
+                index,
+                account,
+                writes,
+                is_finished,
+            });
+        }
+        let of = (self.current.account.epoch(), at_ms);
+        let shared = &mut plan.shared;
+        self.kept
+            .changes(Kind::Gone, "", &plan.gone, of, ids, shared);
+        if plan.past.counts != self.past.counts {
+            let id = *plan.past.id.get_or_insert_with(|| ids.next());
+            shared.push(Write::Put(Entry {
+                id,
+                kind: Kind::Past,
+                epoch: self.current.account.epoch(),
+                at_ms,
+                first_seq: 0,
+                last_seq: 0,
+                counts: plan.past.counts,
+                hlc: 0,
+                note: String::new(),
+            }));
+        }
+        plan
+    }
+
+    /// Takes note that the plan was committed.
+    pub(super) fn committed(&mut self, plan: Plan) {
+        let mut finished = Vec::new();
+        for changed in plan.changed {
+            let ledger = match self.ended.get_mut(changed.index) {
+                Some(ledger) => ledger,
+                None => &mut self.current,
+            };
+            ledger.account = changed.account;
+            ledger.book.committed(&changed.writes);
+            ledger.is_dirty = false;
+            if changed.is_finished {
+                finished.push(changed.index);
+            }
+        }
+        for index in finished.into_iter().rev() {
+            self.ended.remove(index);
+        }
+        self.gone = plan.gone;
+        self.past = plan.past;
+        self.kept.committed(&plan.shared);
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Ledger> {
+        self.ended.iter().chain(std::iter::once(&self.current))
+    }
+}
+
+impl Plan {
+    /// The rows of `sync_log` that change.
+    pub(super) fn writes(&self) -> impl Iterator<Item = &Write> {
+        self.changed
+            .iter()
+            .flat_map(|changed| &changed.writes)
+            .chain(&self.shared)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(ranges: &[(u64, u64)]) -> RangeSet {
+        ranges
+            .iter()
+            .map(|&(first, last)| SeqRange::new(first, last).unwrap())
+            .collect()
+    }
+
+    fn epoch(n: u64) -> Epoch {
+        Epoch::from_random(n)
+    }
+
+    /// An epoch that has ended, with `rows` rows that are pending.
+    fn ended(n: u64, base: u64, rows: u64, ids: &mut Ids) -> Ledger {
+        let mut ledger = Ledger::begin(epoch(n), base, ids);
+        ledger.account.accept(rows);
+        ledger.end();
+        ledger
+    }
+
+    fn three() -> (Ledgers, Ids) {
+        let mut ids = Ids::above(&[]);
+        let ended = vec![ended(1, 0, 10, &mut ids), ended(2, 10, 5, &mut ids)];
+        let mut all = Ledgers::begin(ended, RangeSet::new(), &[], epoch(3), 15, &mut ids);
+        all.accept(18);
+        (all, ids)
+    }
+
+    #[test]
+    fn rows_and_sequences_are_translated_within_one_run_only() {
+        let run = Run {
+            epoch: epoch(1),
+            base: 70,
+            last_row: 95,
+        };
+        assert_eq!(
+            run.rows_of(&set(&[(1, 2), (20, 99)])),
+            set(&[(71, 72), (90, 95)])
+        );
+        assert_eq!(
+            run.seqs_of(&set(&[(1, 71), (95, 99)])),
+            set(&[(1, 1), (25, 25)])
+        );
+        let growing = Run {
+            last_row: u64::MAX,
+            ..run
+        };
+        let far = SeqRange::new(5, u64::MAX).unwrap();
+        assert_eq!(growing.row_range(far), SeqRange::new(75, u64::MAX));
+        let empty = Run {
+            last_row: 70,
+            ..run
+        };
+        assert!(empty.rows_of(&set(&[(1, 9)])).is_empty());
+        assert!(empty.seqs_of(&set(&[(1, 99)])).is_empty());
+    }
+
+    #[test]
+    fn a_row_is_of_one_epoch() {
+        let (all, _) = three();
+        let name = |row| all.of_row(row).map(|(ledger, _)| ledger.account.epoch());
+        for (row, expected) in [(1, 1), (10, 1), (11, 2), (15, 2), (16, 3), (99, 3)] {
+            assert_eq!(name(row), Some(epoch(expected)), "row {row}");
+        }
+        assert_eq!(name(0), None);
+        assert_eq!(all.pending(), set(&[(1, 18)]));
+        assert!(all.is_pending(18) && !all.is_pending(19));
+    }
+
+    #[test]
+    fn an_epoch_that_is_settled_is_forgotten_and_its_counts_are_kept() {
+        let (mut all, mut ids) = three();
+        let plan = all.plan(18, &set(&[(9, 11)]), 0, &mut ids);
+        all.committed(plan);
+        assert_eq!(all.pending_rows(), 15);
+        let none = RangeSet::new();
+        let first = all.named(epoch(1)).unwrap();
+        first.account.settle(&set(&[(1, 8)]), &[], &none);
+        // Two evictions are to be confirmed: its rows are gone, its name is not.
+        let plan = all.plan(18, &none, 0, &mut ids);
+        assert_eq!(plan.gone, set(&[(1, 10)]));
+        all.committed(plan);
+        assert_eq!(all.ended.len(), 2);
+        let first = all.named(epoch(1)).unwrap();
+        first.account.settle(&none, &[], &set(&[(9, 10)]));
+        let plan = all.plan(18, &none, 0, &mut ids);
+        all.committed(plan);
+        assert_eq!(all.ended.len(), 1);
+        let balance = all.balance();
+        assert!(balance.is_balanced());
+        let counts = (balance.accepted, balance.committed, balance.evicted);
+        assert_eq!(counts, (18, 8, 3));
+        assert!(all.plan(18, &none, 0, &mut ids).writes().next().is_none());
+    }
+
+    #[test]
+    fn beyond_its_bound_a_start_goes_on_with_the_newest_epoch() {
+        let mut ids = Ids::above(&[]);
+        let many: Vec<Ledger> = (0..EPOCHS_MAX as u64)
+            .map(|n| ended(n + 1, 2 * n, 2, &mut ids))
+            .collect();
+        let last_row = 2 * EPOCHS_MAX as u64;
+        let mut all = Ledgers::begin(many, RangeSet::new(), &[], epoch(9999), last_row, &mut ids);
+        assert_eq!(all.current().account.epoch(), epoch(EPOCHS_MAX as u64));
+        assert_eq!(all.last_row(), last_row);
+        all.accept(last_row + 1);
+        assert_eq!(all.current().account.last_seq(), 3);
+    }
+}

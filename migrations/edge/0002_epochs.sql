@@ -1,0 +1,16 @@
+-- Every start begins an epoch. No column changes; what they say does:
+--
+-- telemetry_data.seq is the number of a row over the file's whole life, ascending. A row of an
+-- epoch has the sequence `seq - base` in it.
+--
+-- sync_log
+--   kind 1  an epoch: first_seq is its base (0 in files of version 1), last_seq its last sequence
+--           once it has ended
+--   kind 2  settled sequences of an epoch
+--   kind 3  sequences whose rows an agent 0.1 gave up, not confirmed by an acknowledgement
+--   kind 4  a recovery: the note says what was found and saved
+--   kind 5  row numbers of epochs that hold no row any more
+--   kind 6  the counters of epochs that are settled and forgotten, all together
+--
+-- An agent of version 1 must not open such a file: it would take all rows for those of one epoch.
+DELETE FROM sync_log WHERE kind > 6;
