@@ -30,7 +30,7 @@ use schema::reading::ValueError;
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Row, SeqRange};
 
-use crate::store::Delivery;
+use crate::store::{Delivery, Origin};
 
 /// How far a reading's times may be from the bridge's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,6 +184,7 @@ pub fn admit_batch(
         batch,
         rejected,
         received_at,
+        origin: Origin::Device,
     })
 }
 

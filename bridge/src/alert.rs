@@ -10,6 +10,7 @@ use schema::time::ReceivedAt;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::metrics::LedgerMeters;
 use crate::store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule};
 use crate::store::{Store, StoreClock, StoreError};
 
@@ -23,6 +24,7 @@ pub(crate) struct Alerts {
     pub(crate) clock: StoreClock,
     pub(crate) bounds: AlertBounds,
     pub(crate) firing: Gauge,
+    pub(crate) ledger: LedgerMeters,
     pub(crate) stop: CancellationToken,
 }
 
@@ -49,31 +51,42 @@ impl Alerts {
         let now = self.clock.now();
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
             for rule in Rule::ALL {
-                round(&*self.store, rule, now, &self.bounds).await?;
+                let found = match rule {
+                    Rule::ReadingsUnaccounted => self.unaccounted().await?,
+                    Rule::DeviceOffline
+                    | Rule::DeadLetters
+                    | Rule::SettingNotInForce
+                    | Rule::ClockSkewed => self.store.findings(rule, now, &self.bounds).await?,
+                };
+                keep(&*self.store, rule, now, found).await?;
             }
         }
         let firing = self.store.alerts_firing().await?;
         self.firing.set(i64::try_from(firing).unwrap_or(i64::MAX));
         Ok(())
     }
+
+    async fn unaccounted(&self) -> Result<Vec<Finding>, StoreError> {
+        let fleet = self.store.fleet_ledger().await?;
+        self.ledger.looked(&fleet);
+        let finding = |(device, readings)| Finding {
+            device: Some(device),
+            detail: format!("{readings} readings are neither in the database nor on the device"),
+        };
+        Ok(fleet.worst.into_iter().map(finding).collect())
+    }
 }
 
-/// One look for one thing.
+/// Takes down what one look for one thing found.
 ///
 /// # Errors
 /// [`StoreError`]; the next look finds the same.
-async fn round(
+async fn keep(
     store: &dyn Store,
     rule: Rule,
     now: ReceivedAt,
-    bounds: &AlertBounds,
+    found: Vec<Finding>,
 ) -> Result<(), StoreError> {
-    let found = match rule {
-        Rule::ReadingsUnaccounted => unaccounted(store).await?,
-        Rule::DeviceOffline | Rule::DeadLetters | Rule::SettingNotInForce | Rule::ClockSkewed => {
-            store.findings(rule, now, bounds).await?
-        }
-    };
     // One alert for each device: the last word on it.
     let mut findings: Vec<Finding> = Vec::with_capacity(found.len());
     let is_whole = found.len() < FINDINGS_MAX;
@@ -91,13 +104,4 @@ async fn round(
         store.resolve_alerts(rule, now).await?;
     }
     Ok(())
-}
-
-async fn unaccounted(store: &dyn Store) -> Result<Vec<Finding>, StoreError> {
-    let worst = store.fleet_ledger().await?.worst;
-    let finding = |(device, readings)| Finding {
-        device: Some(device),
-        detail: format!("{readings} readings are neither in the database nor on the device"),
-    };
-    Ok(worst.into_iter().map(finding).collect())
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::alert::Alerts;
-use crate::api::{Api, Guard, Host};
+use crate::api::{Api, Guard, Host, Retention};
 use crate::audit;
 use crate::auth::KeyFolder;
 use crate::config::{Config, Http};
@@ -21,7 +21,7 @@ use crate::direct::{Direct, direct};
 use crate::dispatch::{self, Bell, Dispatch, Rate};
 use crate::ingest::{Counters, Ingest};
 use crate::intake::{Broker, inbox};
-use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, StoreCollector};
+use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, LedgerMeters, StoreCollector};
 use crate::store::Store;
 use crate::timekeeper::{self, Timekeeper};
 use crate::upkeep::Upkeep;
@@ -41,7 +41,7 @@ pub struct Running {
     listener: TcpListener,
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
-    retention: Option<Duration>,
+    retention: Retention,
     bell: Bell,
     guard: Guard,
     broker: Broker,
@@ -108,6 +108,7 @@ impl Bridge {
             clock: clock.clone(),
             bounds: config.alerts,
             firing: api_meters.alerts_firing.clone(),
+            ledger: LedgerMeters::register(registry),
             stop: lifecycle.token(),
         };
         lifecycle.spawn("alerts", alerts.run());
@@ -186,7 +187,10 @@ impl Bridge {
             listener,
             store,
             counters,
-            retention: config.retention,
+            retention: Retention {
+                keep: config.retention,
+                is_counted: !drops_by_itself,
+            },
             bell,
             guard,
             broker: said,

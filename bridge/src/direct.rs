@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::admit::{AdmitError, Bounds, admit_batch};
 use crate::metrics::IngestMeters;
-use crate::store::{Delivery, Settled, StoreClock};
+use crate::store::{Delivery, Origin, Settled, StoreClock};
 
 /// Memory of all requests in hand, from before a body is read until it is answered.
 const HAND_KIB: usize = 32 * 1024;
@@ -117,8 +117,14 @@ impl Direct {
     }
 
     /// What admission says of a batch, now.
-    pub(crate) fn admit(&self, device: DeviceId, batch: Batch) -> Result<Delivery, AdmitError> {
-        admit_batch(device, batch, self.clock.now(), &self.bounds)
+    pub(crate) fn admit(
+        &self,
+        device: DeviceId,
+        batch: Batch,
+        origin: Origin,
+    ) -> Result<Delivery, AdmitError> {
+        let delivery = admit_batch(device, batch, self.clock.now(), &self.bounds)?;
+        Ok(Delivery { origin, ..delivery })
     }
 
     /// Has a delivery written, beside others; returns after the commit.
@@ -175,6 +181,7 @@ mod tests {
             },
             rejected: Vec::new(),
             received_at: ReceivedAt::from_micros(0),
+            origin: Origin::Device,
         }
     }
 

@@ -13,10 +13,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use schema::Channel;
+use schema::{Balance, Channel, DiscardedBy};
 
 use crate::intake::Message;
-use crate::store::{RowCounts, Store};
+use crate::store::{FleetLedger, RowCounts, Store};
 
 /// The connection to the broker.
 #[derive(Debug, Clone, Default)]
@@ -51,6 +51,25 @@ pub struct IngestMeters {
     pub(crate) config_overrides: Counter,
     pub(crate) direct: Counter,
     pub(crate) direct_busy: Counter,
+}
+
+/// What became of the fleet's readings, by the ledger.
+#[derive(Debug, Clone, Default)]
+pub struct LedgerMeters {
+    readings: Family<FateLabel, Gauge>,
+    discarded: Family<ByLabel, Gauge>,
+}
+
+/// What became of readings: the names of the ledger's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FateLabel {
+    fate: &'static str,
+}
+
+/// Who discarded readings.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLabel {
+    by: &'static str,
 }
 
 /// Who asks the API.
@@ -93,8 +112,9 @@ enum Outcome {
     Inserted,
     Replaced,
     Older,
+    Same,
     Known,
-    Rejected,
+    Refused,
 }
 
 /// The class of an error.
@@ -140,6 +160,63 @@ impl Collector for StoreCollector {
         }
         Ok(())
     }
+}
+
+impl LedgerMeters {
+    /// Registers the families.
+    pub fn register(registry: &mut Registry) -> Self {
+        let meters = Self::default();
+        registry.register(
+            "tideline_bridge_ledger_readings",
+            "Readings of the fleet by what became of them, as of this bridge's last look at the ledger",
+            meters.readings.clone(),
+        );
+        registry.register(
+            "tideline_bridge_ledger_discarded",
+            "Discarded readings of the fleet by who gave them up, as of this bridge's last look",
+            meters.discarded.clone(),
+        );
+        meters
+    }
+
+    pub(crate) fn looked(&self, fleet: &FleetLedger) {
+        let Balance {
+            accepted,
+            committed,
+            pending,
+            quarantined,
+            evicted,
+            discarded,
+        } = fleet.balance;
+        for (fate, readings) in [
+            ("accepted", accepted),
+            ("committed", committed),
+            ("pending", pending),
+            ("quarantined", quarantined),
+            ("evicted", evicted),
+            ("discarded", discarded),
+            ("superseded", fleet.superseded),
+            ("expired", fleet.expired),
+            ("unaccounted", fleet.unaccounted),
+        ] {
+            set(&self.readings, &FateLabel { fate }, readings);
+        }
+        let by = [
+            Some(DiscardedBy::Person),
+            Some(DiscardedBy::QuarantineBudget),
+            None,
+        ];
+        for by in by {
+            let readings = fleet.discarded.get(&by).copied().unwrap_or(0);
+            let by = by.map_or("older_agent", DiscardedBy::as_str);
+            set(&self.discarded, &ByLabel { by }, readings);
+        }
+    }
+}
+
+fn set<L: Clone + Eq + std::hash::Hash>(of: &Family<L, Gauge>, label: &L, readings: u64) {
+    of.get_or_create(label)
+        .set(i64::try_from(readings).unwrap_or(i64::MAX));
 }
 
 impl IntakeMeters {
@@ -352,15 +429,17 @@ impl IngestMeters {
             inserted,
             replaced,
             older,
+            same,
             known,
-            rejected,
+            refused,
         } = rows;
         for (outcome, count) in [
             (Outcome::Inserted, inserted),
             (Outcome::Replaced, replaced),
             (Outcome::Older, older),
+            (Outcome::Same, same),
             (Outcome::Known, known),
-            (Outcome::Rejected, rejected),
+            (Outcome::Refused, refused),
         ] {
             self.rows
                 .get_or_create(&OutcomeLabel { outcome })

@@ -1,10 +1,13 @@
-//! `tideline device`: which devices there are, what they are labelled, and which are retired.
+//! `tideline device`: which devices there are, what they are labelled, which are retired, and what is
+//! to become of what they have in quarantine.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use daemon::{Failure, lifecycle};
 use schema::DeviceId;
+use schema::message::RejectReason;
 use serde_json::{Value, json};
 
 use crate::api::{self, Api, Pages, Path, Reach, list};
@@ -27,7 +30,8 @@ const COLUMNS: [Column; 5] = [
     after_help = "Examples:\n  \
                   tideline device list --label site=lyon --online\n  \
                   tideline device label press-7 site=lyon line=3 old-\n  \
-                  tideline device retire press-7 --yes\n\n\
+                  tideline device retire press-7 --yes\n  \
+                  tideline device requeue press-7 --reason too_new\n\n\
                   Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
@@ -93,6 +97,35 @@ enum Action {
         /// The device
         device: DeviceId,
     },
+    /// Have a device offer again what is in its quarantine, once what was wrong is mended
+    #[command(after_help = "Examples:\n  \
+                            tideline device requeue press-7\n  \
+                            tideline device requeue press-7 --reason too_new\n\n\
+                            `tideline ledger press-7` shows what is in quarantine, and why.")]
+    Requeue(Quarantine),
+    /// Have a device give up what is in its quarantine, for good
+    #[command(after_help = "Examples:\n  \
+                            tideline device discard press-7 --reason unstorable --yes\n\n\
+                            The ledger then counts those readings as discarded by a person.")]
+    Discard {
+        #[command(flatten)]
+        what: Quarantine,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Quarantine {
+    /// The device
+    device: DeviceId,
+    /// Only what was refused for this reason: too_new, too_old, unstorable …
+    #[arg(long, value_parser = reason)]
+    reason: Option<RejectReason>,
+    /// How long the command may wait for its device
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    ttl: Duration,
 }
 
 /// Asks the bridge.
@@ -107,6 +140,10 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
     let json = options.reach.json;
     if let Action::Retire { device, yes } = &options.action {
         output::confirm(&format!("retire {device} and withdraw its commands"), *yes)?;
+    }
+    if let Action::Discard { what, yes } = &options.action {
+        let question = format!("give up what {} has in quarantine, for good", what.device);
+        output::confirm(&question, *yes)?;
     }
     let mut api = Api::of(&options.reach)?;
     let answer = match &options.action {
@@ -146,6 +183,8 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
             let path = api::device(device, "/reinstate").to_string();
             api.post(&path, None).await?
         }
+        Action::Requeue(what) => return what.send(&mut api, "requeue", json).await,
+        Action::Discard { what, .. } => return what.send(&mut api, "discard", json).await,
     };
     if json {
         output::print(&answer.to_string());
@@ -153,6 +192,42 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
         show(&answer);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Quarantine {
+    /// A command like others: kept until the device has run it.
+    async fn send(&self, api: &mut Api, name: &str, is_json: bool) -> Result<ExitCode, Failure> {
+        let arguments = match self.reason {
+            Some(reason) => json!({ "reason": reason }),
+            None => json!({}),
+        };
+        let body = json!({
+            "name": name,
+            "arguments": arguments,
+            "ttl_seconds": self.ttl.as_secs(),
+        });
+        let path = api::device(&self.device, "/commands").to_string();
+        let answer = api.post(&path, Some(&body)).await?;
+        match is_json {
+            true => output::print(&answer.to_string()),
+            false => {
+                let (device, id) = (&self.device, plain(&answer["id"]));
+                output::print(&format!(
+                    "{name} is on its way to {device}: `tideline command show {device} {id} --watch`"
+                ));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A reason as the ledger names it.
+fn reason(text: &str) -> Result<RejectReason, String> {
+    serde_json::from_value(Value::from(text)).map_err(|_| {
+        "reasons are not_finite, bad_text, too_old, too_new, out_of_range, undecodable, \
+         epoch_reuse and unstorable"
+            .to_owned()
+    })
 }
 
 fn state(device: &Value) -> String {
@@ -184,6 +259,12 @@ fn show(device: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reason_is_one_that_bridges_give() {
+        assert_eq!(reason("too_new"), Ok(RejectReason::TooNew));
+        assert!(reason("late").unwrap_err().contains("too_old"));
+    }
 
     #[test]
     fn a_retired_device_is_told_first() {

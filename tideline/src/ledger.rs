@@ -2,18 +2,25 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use daemon::{Failure, lifecycle};
 use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
 
-use crate::api::{Api, Reach, unreadable};
+use crate::accounted::{Exceptions, sentences};
+use crate::api::{self, Api, Reach, unreadable};
+use crate::output;
 
 /// Shows what became of every reading.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tideline ledger\n  tideline ledger press-7 --verify\n\n\
-                  Exit codes: 0 every reading is accounted for, 1 it is not or the bridge does not answer, 2 wrong arguments."
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  tideline ledger\n  tideline ledger press-7 --verify\n  \
+                  tideline ledger accept-loss press-7\n\n\
+                  accepted = committed + pending + quarantined + evicted + discarded, and\n\
+                  committed = rows + superseded + expired: docs/ledger.md says what the words mean.\n\n\
+                  Exit codes: 0 no reading is missing, 1 some are, the quarantine's budget discarded some, or the \
+                  bridge does not answer, 2 wrong arguments."
 )]
 pub struct Options {
     /// The device; the whole fleet when left out
@@ -23,6 +30,28 @@ pub struct Options {
     verify: bool,
     #[command(flatten)]
     reach: Reach,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// After the database was restored from a backup: enter what neither end has as discarded
+    #[command(
+        after_help = "Examples:\n  tideline ledger accept-loss press-7 --yes\n\n\
+                      What was committed after the backup is gone from the database, and devices have freed it. This enters \
+                      those readings as discarded by a person, and the audit says which. One that comes after all is \
+                      committed nevertheless."
+    )]
+    AcceptLoss {
+        /// The device
+        device: DeviceId,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        reach: Reach,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,6 +62,18 @@ struct Fleet {
     balance: Balance,
     balanced: bool,
     unaccounted: u64,
+    #[serde(flatten)]
+    rows: Rows,
+    #[serde(flatten)]
+    exceptions: Exceptions,
+}
+
+/// What became of committed readings. A bridge of 0.1 does not say.
+#[derive(Debug, Deserialize)]
+struct Rows {
+    rows: Option<u64>,
+    superseded: Option<u64>,
+    expired: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -41,7 +82,36 @@ struct Device {
     balance: Balance,
     balanced: bool,
     unaccounted: u64,
+    #[serde(flatten)]
+    rows: Rows,
+    #[serde(default)]
+    quarantined: Vec<Held>,
+    #[serde(default)]
+    discarded: Vec<GivenUp>,
+    counted: Option<Counted>,
     epochs: Vec<Epoch>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Held {
+    epoch: String,
+    first: u64,
+    last: u64,
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct GivenUp {
+    first: u64,
+    last: u64,
+    by: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Counted {
+    verdict: String,
+    rows: u64,
+    expected: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -59,6 +129,7 @@ struct Range {
     kind: String,
     first: u64,
     last: u64,
+    verdict: Option<String>,
     verified: Option<Verified>,
 }
 
@@ -67,6 +138,21 @@ struct Verified {
     matches: bool,
     rows: u64,
     missing: Vec<SeqRange>,
+    #[serde(default)]
+    unreadable: Vec<SeqRange>,
+}
+
+#[derive(Debug, Deserialize)]
+struct AcceptedLoss {
+    device: String,
+    discarded: u64,
+    epochs: Vec<Lost>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Lost {
+    epoch: String,
+    ranges: Vec<SeqRange>,
 }
 
 /// Asks the bridge and prints its answer.
@@ -74,6 +160,9 @@ struct Verified {
 /// # Errors
 /// When the bridge does not answer, or not with a ledger.
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+    if let Some(Action::AcceptLoss { device, yes, reach }) = &options.action {
+        return accept_loss(device, *yes, reach);
+    }
     let path = match (&options.device, options.verify) {
         (None, _) => "/api/v1/ledger".to_owned(),
         (Some(device), false) => format!("/api/v1/devices/{device}/ledger"),
@@ -81,60 +170,176 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
     let mut api = Api::of(&options.reach)?;
     let answer = lifecycle::runtime(Some(1))?.block_on(api.get(&path))?;
-    let balanced = if options.reach.json {
+    if options.reach.json {
         println!("{answer}");
-        answer["balanced"].as_bool().unwrap_or(false)
-    } else if options.device.is_some() {
+    }
+    let is_shown = !options.reach.json;
+    let is_well = if options.device.is_some() {
         let device: Device = serde_json::from_value(answer).map_err(unreadable)?;
-        print_device(&device);
-        device.balanced
+        let exceptions = device.exceptions();
+        if is_shown {
+            print_device(&device, &exceptions);
+        }
+        device.balanced && exceptions.overflowed() == 0
     } else {
         let fleet: Fleet = serde_json::from_value(answer).map_err(unreadable)?;
-        println!("{} devices, {} buffer files", fleet.devices, fleet.epochs);
-        print_balance("", &fleet.balance, fleet.balanced, fleet.unaccounted);
-        fleet.balanced
+        if is_shown {
+            println!("{} devices, {} buffer files", fleet.devices, fleet.epochs);
+            println!("{}", fleet.balance);
+            print_rows(&fleet.balance, &fleet.rows);
+            let said = sentences(
+                fleet.balanced,
+                fleet.unaccounted,
+                &fleet.exceptions,
+                "DEVICE",
+            );
+            print_all("", &said);
+        }
+        fleet.balanced && fleet.exceptions.overflowed() == 0
     };
-    Ok(if balanced {
+    Ok(if is_well {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
 }
 
-fn print_device(device: &Device) {
+fn accept_loss(device: &DeviceId, yes: bool, reach: &Reach) -> Result<ExitCode, Failure> {
+    let question = format!("enter what is missing of {device} as discarded");
+    output::confirm(&question, yes)?;
+    let mut api = Api::of(reach)?;
+    let path = api::device(device, "/ledger/accept-loss").to_string();
+    let answer = lifecycle::runtime(Some(1))?.block_on(api.post(&path, None))?;
+    if reach.json {
+        output::print(&answer.to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let done: AcceptedLoss = serde_json::from_value(answer).map_err(unreadable)?;
+    let device = output::clean(&done.device);
+    match done.discarded {
+        0 => output::print(&format!("{device}: no reading is missing")),
+        discarded => output::print(&format!(
+            "{device}: {discarded} readings are discarded; the audit says which"
+        )),
+    }
+    for Lost { epoch, ranges } in &done.epochs {
+        let epoch = output::clean(epoch);
+        output::print(&format!("  epoch {epoch}: {}", join(ranges)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Device {
+    fn exceptions(&self) -> Exceptions {
+        let mut exceptions = Exceptions::default();
+        for held in &self.quarantined {
+            exceptions.quarantine(&held.reason, held.last - held.first + 1);
+        }
+        for gone in &self.discarded {
+            exceptions.discard(&gone.by, gone.last - gone.first + 1);
+        }
+        exceptions
+    }
+}
+
+fn print_device(device: &Device, exceptions: &Exceptions) {
     println!("device {}", device.device);
-    print_balance("", &device.balance, device.balanced, device.unaccounted);
+    println!("{}", device.balance);
+    print_rows(&device.balance, &device.rows);
+    if let Some(counted) = &device.counted {
+        let Counted {
+            verdict,
+            rows,
+            expected,
+        } = counted;
+        match verdict.as_str() {
+            "sound" => println!("{rows} rows are there, as there should be"),
+            "not_comparable" => println!(
+                "{rows} rows are there; retention removed others, and not all of them were counted"
+            ),
+            _ => println!("{rows} rows are there, {expected} SHOULD be"),
+        }
+    }
+    let said = sentences(
+        device.balanced,
+        device.unaccounted,
+        exceptions,
+        &device.device,
+    );
+    print_all("", &said);
+    for held in &device.quarantined {
+        let Held {
+            epoch,
+            first,
+            last,
+            reason,
+        } = held;
+        println!("  in quarantine: epoch {epoch} {first}-{last}: {reason}");
+    }
     for epoch in &device.epochs {
         println!("epoch {}", epoch.epoch);
-        print_balance("  ", &epoch.balance, epoch.balanced, epoch.unaccounted);
+        println!("  {}", epoch.balance);
+        if !epoch.balanced {
+            let nothing = Exceptions::default();
+            let said = sentences(false, epoch.unaccounted, &nothing, &device.device);
+            print_all("  ", &said);
+        }
         if !epoch.gaps.is_empty() {
             println!("  not in the database: {}", join(&epoch.gaps));
         }
         for range in &epoch.ranges {
-            let Some(verified) = &range.verified else {
-                continue;
-            };
-            let (kind, first, last) = (&range.kind, range.first, range.last);
-            if verified.matches {
-                println!("  {kind} {first}-{last}: {} rows as sent", verified.rows);
-            } else if verified.missing.is_empty() {
-                println!("  {kind} {first}-{last}: rows DIFFER from what was sent");
-            } else {
-                println!(
-                    "  {kind} {first}-{last}: rows are MISSING: {}",
-                    join(&verified.missing)
-                );
-            }
+            print_range(range);
         }
     }
 }
 
-fn print_balance(indent: &str, balance: &Balance, balanced: bool, unaccounted: u64) {
-    println!("{indent}{balance}");
-    match (balanced, unaccounted) {
-        (true, _) => println!("{indent}every reading is accounted for"),
-        (false, 0) => println!("{indent}NOT in balance"),
-        (false, lost) => println!("{indent}NOT in balance: {lost} readings are not accounted for"),
+fn print_range(range: &Range) {
+    let (kind, first, last) = (&range.kind, range.first, range.last);
+    match range.verdict.as_deref() {
+        Some("expired") => println!("  {kind} {first}-{last}: removed by retention"),
+        Some("not_comparable") => {
+            println!("  {kind} {first}-{last}: cannot be compared, retention removed a part of it")
+        }
+        _ => {}
+    }
+    let Some(verified) = &range.verified else {
+        return;
+    };
+    if verified.matches {
+        println!("  {kind} {first}-{last}: {} rows as sent", verified.rows);
+        return;
+    }
+    if !verified.missing.is_empty() {
+        let missing = join(&verified.missing);
+        println!("  {kind} {first}-{last}: rows are MISSING: {missing}");
+    }
+    if !verified.unreadable.is_empty() {
+        let altered = join(&verified.unreadable);
+        println!("  {kind} {first}-{last}: rows are no readings any more: {altered}");
+    }
+    if verified.missing.is_empty() && verified.unreadable.is_empty() {
+        println!("  {kind} {first}-{last}: rows DIFFER from what was sent");
+    }
+}
+
+fn print_rows(balance: &Balance, rows: &Rows) {
+    let (Some(there), Some(superseded)) = (rows.rows, rows.superseded) else {
+        return;
+    };
+    let committed = balance.committed;
+    match rows.expired {
+        Some(expired) => println!(
+            "{committed} committed = {there} rows + {superseded} superseded + {expired} expired"
+        ),
+        None => println!(
+            "{committed} committed = {there} rows and expired ones + {superseded} superseded"
+        ),
+    }
+}
+
+fn print_all(indent: &str, sentences: &[String]) {
+    for sentence in sentences {
+        println!("{indent}{sentence}");
     }
 }
 

@@ -8,6 +8,7 @@
 //! [`alert`], [`token`], [`audit`], [`status`] → [`decode`], [`completions`]. The data path itself
 //! lives in the `edge-agent`, `broker` and `bridge` crates, which [`up`] starts in one process.
 
+mod accounted;
 pub mod alert;
 mod api;
 pub mod audit;

@@ -13,7 +13,7 @@ use crate::output::{self, plain};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
                         tideline status\n  \
-                        tideline status --json | jq .counts.online\n\n\
+                        tideline status --json | jq .ledger.quarantined\n\n\
                         Exit codes: 0 the bridge answers, 1 it refuses or does not, 2 wrong arguments.")]
 pub struct Options {
     #[command(flatten)]
@@ -27,7 +27,9 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     lifecycle::runtime(Some(1))?.block_on(async {
         let mut api = Api::of(&options.reach)?;
-        let answer = api.get(&Path::new("status").to_string()).await?;
+        let mut answer = api.get(&Path::new("status").to_string()).await?;
+        // What became of the readings is a question of its own, for it reads the whole ledger.
+        answer["ledger"] = api.get(&Path::new("ledger").to_string()).await?;
         match options.reach.json {
             true => output::print(&answer.to_string()),
             false => {

@@ -22,7 +22,7 @@ use super::query::{Query, rfc3339};
 use super::readings::{BATCH_MEMORY, Settlement};
 use crate::direct::Direct;
 use crate::store::dead_letters::{LetterCursor, LetterId, LetterQuery};
-use crate::store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter};
+use crate::store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin};
 
 /// Letters of an answer unless asked for more, and at most.
 const LIMIT: usize = 100;
@@ -188,7 +188,7 @@ fn admitted(direct: &Direct, kept: &KeptLetter) -> Result<Delivery, String> {
     }
     let batch = codec::decode(&letter.payload).map_err(|error| error.to_string())?;
     let delivery = direct
-        .admit(device, batch)
+        .admit(device, batch, Origin::Letter)
         .map_err(|error| error.to_string())?;
     if delivery.batch.rows.is_empty() {
         let reasons = delivery.rejected.iter().map(|rejection| rejection.reason);

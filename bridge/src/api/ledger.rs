@@ -1,20 +1,39 @@
 //! The delivery ledger, from both ends: promise P8 as an answer.
+//!
+//! ```text
+//! accepted  = committed + pending + quarantined + evicted + discarded
+//! committed = rows + superseded + expired
+//! ```
+//!
+//! Asked to verify, it holds the second against the rows: the digest of every range that retention has
+//! not begun to remove, and the count of all of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
+use schema::message::Rejection;
 use schema::time::ReceivedAt;
-use schema::{Balance, DeviceId, ObservedAt, SeqRange};
+use schema::{Balance, DeviceId, DiscardedBy, Epoch, ObservedAt, RangeSet, SeqRange};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::guard::Caller;
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
 use super::shapes::{BalanceShape, RangeShape};
 use super::{Retention, Shared};
-use crate::store::{EpochRecord, FleetLedger, Kind, LedgerRange, Store};
+use crate::store::access::AuditEntry;
+use crate::store::books::{RowBook, Verdict};
+use crate::store::{EpochRecord, FleetLedger, LedgerRange, Store};
+
+/// Who discarded, where an agent of 0.1 freed what had been refused.
+const OLDER_AGENT: &str = "older_agent";
+
+/// Most characters of what is missing that the audit keeps.
+const AUDIT_CHARS_MAX: usize = 4_000;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeviceLedgerBody {
@@ -26,7 +45,48 @@ pub(crate) struct DeviceLedgerBody {
     balanced: bool,
     /// Readings that neither end holds.
     unaccounted: u64,
+    /// Rows that there should be: `committed` without the next two.
+    rows: u64,
+    /// Committed readings whose key another version holds.
+    superseded: u64,
+    /// Committed readings that retention removed; null where that was not counted from the
+    /// beginning.
+    expired: Option<u64>,
+    /// What is in quarantine on the device, as far as the ledger knows.
+    quarantined: Vec<QuarantinedBody>,
+    /// What was given up.
+    discarded: Vec<DiscardedBody>,
+    /// What a count of the rows found; only when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counted: Option<CountedBody>,
     epochs: Vec<EpochBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct QuarantinedBody {
+    epoch: String,
+    first: u64,
+    last: u64,
+    reason: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct DiscardedBody {
+    epoch: String,
+    first: u64,
+    last: u64,
+    /// `person`, `quarantine_budget`, or `older_agent`: one of 0.1, which had no quarantine.
+    by: &'static str,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct CountedBody {
+    /// `sound`, `broken`, or `not_comparable` where retention removed rows that nobody counted.
+    verdict: &'static str,
+    /// How many there are.
+    rows: u64,
+    /// How many there should be.
+    expected: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,6 +101,8 @@ struct EpochBody {
     gaps: Vec<SeqRange>,
     ranges: Vec<RangeBody>,
     report: Option<ReportBody>,
+    /// Its readings come over HTTP: whoever sends them chooses the sequences.
+    direct: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,11 +110,18 @@ struct RangeBody {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// Of discarded ranges.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'static str>,
     first: u64,
     last: u64,
     digest: String,
     recorded_at: String,
-    /// What a check of the rows found; only when asked for.
+    /// What a check says, only when asked for and of committed ranges: `sound`, `broken`, `expired`
+    /// when retention removed all of it, `not_comparable` when it removed a part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<&'static str>,
+    /// What a check of the rows found, where they could be compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     verified: Option<VerifiedBody>,
 }
@@ -65,6 +134,9 @@ struct VerifiedBody {
     digest: String,
     #[schema(value_type = Vec<RangeShape>)]
     missing: Vec<SeqRange>,
+    /// Rows that say nothing a reading can say: somebody altered them.
+    #[schema(value_type = Vec<RangeShape>)]
+    unreadable: Vec<SeqRange>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -84,6 +156,31 @@ pub(crate) struct FleetBody {
     balance: Balance,
     balanced: bool,
     unaccounted: u64,
+    /// Rows that there should be: `committed` without the next two.
+    rows: u64,
+    /// Committed readings whose key another version holds.
+    superseded: u64,
+    /// Committed readings that retention removed, as far as they were counted.
+    expired: u64,
+    /// What is in quarantine, by reason.
+    quarantined_by_reason: BTreeMap<&'static str, u64>,
+    /// What was given up, by `person`, `quarantine_budget` or `older_agent`.
+    discarded_by: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AcceptedLossBody {
+    device: String,
+    /// How many readings are discarded by this.
+    discarded: u64,
+    epochs: Vec<LostBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct LostBody {
+    epoch: String,
+    #[schema(value_type = Vec<RangeShape>)]
+    ranges: Vec<SeqRange>,
 }
 
 /// Accounts for the readings of all devices
@@ -100,13 +197,24 @@ pub(crate) async fn fleet(State(store): Shared) -> Result<Json<FleetBody>, Probl
         balance,
         unaccounted,
         worst: _,
+        superseded,
+        expired,
+        quarantined,
+        discarded,
     } = store.fleet_ledger().await?;
+    let quarantined = quarantined.into_iter();
+    let discarded = discarded.into_iter();
     Ok(Json(FleetBody {
         devices,
         epochs,
         balance,
         balanced: balance.is_balanced() && unaccounted == 0,
         unaccounted,
+        rows: balance.committed.saturating_sub(superseded + expired),
+        superseded,
+        expired,
+        quarantined_by_reason: quarantined.map(|(why, n)| (why.as_str(), n)).collect(),
+        discarded_by: discarded.map(|(by, n)| (name_of(by), n)).collect(),
     }))
 }
 
@@ -123,7 +231,7 @@ pub(crate) async fn fleet(State(store): Shared) -> Result<Json<FleetBody>, Probl
 )]
 pub(crate) async fn device(
     State(store): Shared,
-    Extension(Retention(retention)): Extension<Retention>,
+    Extension(retention): Extension<Retention>,
     Path(device): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<DeviceLedgerBody>, Problem> {
@@ -135,111 +243,276 @@ pub(crate) async fn device(
             _ => Err(format!("{text:?} is neither true nor false")),
         })?
         .unwrap_or(false);
-    let verify = verify.then(|| Verify::until(retention, store.clock().now()));
     let ledger = store.ledger(&device).await?;
     if ledger.epochs.is_empty() {
         return Err(Problem::not_found(format!(
             "no reading of a device {device} is known"
         )));
     }
-    let mut balance = Balance::default();
-    let mut unaccounted = 0;
-    let mut epochs = Vec::with_capacity(ledger.epochs.len());
-    for record in &ledger.epochs {
-        let epoch = epoch(&store, &device, record, verify).await?;
-        balance += epoch.balance;
-        unaccounted += epoch.unaccounted;
-        epochs.push(epoch);
+    let mut body = DeviceLedgerBody::new(&device, &ledger.epochs, ledger.rows);
+    if verify {
+        Verify {
+            store: &store,
+            device: &device,
+            since: since(retention.keep, store.clock().now()),
+            retention,
+        }
+        .check(&ledger.epochs, ledger.rows, &mut body)
+        .await?;
     }
-    Ok(Json(DeviceLedgerBody {
+    Ok(Json(body))
+}
+
+/// Accepts that readings of a device are lost
+///
+/// After the database was restored from a backup, devices do not hold any more what was committed since.
+/// Readings that neither end accounts for are entered as discarded by a person, and the audit says which. One that
+/// comes after all is committed nevertheless.
+#[utoipa::path(
+    post,
+    path = "/api/v1/devices/{device}/ledger/accept-loss",
+    tag = "ledger",
+    params(
+        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+    ),
+    responses((status = 200, body = AcceptedLossBody))
+)]
+pub(crate) async fn accept_loss(
+    State(store): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(device): Path<String>,
+) -> Result<Json<AcceptedLossBody>, Problem> {
+    let device = super::device(&device)?;
+    let ledger = store.ledger(&device).await?;
+    if ledger.epochs.is_empty() {
+        return Err(Problem::not_found(format!(
+            "no reading of a device {device} is known"
+        )));
+    }
+    let records = ledger.epochs.iter();
+    let lost: Vec<(Epoch, RangeSet)> = records
+        .map(|record| (record.epoch, record.lost()))
+        .filter(|(_, lost)| !lost.is_empty())
+        .collect();
+    let now = store.clock().now();
+    let discarded = lost.iter().map(|(_, lost)| lost.count()).sum();
+    if !lost.is_empty() {
+        // Kept before anything is changed, unlike what is noted beside each request.
+        store
+            .audit(&[AuditEntry {
+                at: now,
+                actor: caller.name,
+                action: "accept loss".to_owned(),
+                target: device.to_string(),
+                address: caller.address.to_string(),
+                outcome: told(discarded, &lost),
+            }])
+            .await?;
+        store.discard(&device, &lost, now).await?;
+    }
+    let epochs = lost.iter().map(|(epoch, lost)| LostBody {
+        epoch: epoch.to_string(),
+        ranges: lost.as_slice().to_vec(),
+    });
+    Ok(Json(AcceptedLossBody {
         device: device.to_string(),
-        balanced: epochs.iter().all(|epoch| epoch.balanced),
-        balance,
-        unaccounted,
-        epochs,
+        discarded,
+        epochs: epochs.collect(),
     }))
 }
 
-/// That rows are to be compared with the ledger.
-#[derive(Debug, Clone, Copy)]
-struct Verify {
-    /// Ranges that begin earlier have lost rows to their age, or will any moment.
-    since: Option<ObservedAt>,
-}
-
-impl Verify {
-    fn until(retention: Option<Duration>, now: ReceivedAt) -> Self {
-        let since = retention.map(|retention| {
-            let micros = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-            ObservedAt::from_micros(now.micros().saturating_sub(micros))
-        });
-        Self { since }
-    }
-}
-
-async fn epoch(
-    store: &Arc<dyn Store>,
-    device: &DeviceId,
-    record: &EpochRecord,
-    verify: Option<Verify>,
-) -> Result<EpochBody, Problem> {
-    // Without a report nothing is known of what the device still holds: no claim is made.
-    let (accepted, held) = match &record.report {
-        Some(report) => (report.balance.accepted, report.balance.held()),
-        None => (0, u64::MAX),
-    };
-    let settlement = record.ledger.settle(accepted, held);
-    let mut ranges = Vec::with_capacity(record.ranges.len());
-    let mut verified = true;
-    for range in &record.ranges {
-        let mut body = RangeBody::from(range);
-        let is_comparable =
-            |verify: &Verify| range.kind == Kind::Committed && range.observed_min >= verify.since;
-        if verify.as_ref().is_some_and(is_comparable) {
-            let content = store.content(device, record.epoch, range.range).await?;
-            let matches = content.missing.is_empty()
-                && content.rows == range.range.count()
-                && content.digest == range.digest;
-            verified &= matches;
-            body.verified = Some(VerifiedBody {
-                matches,
-                rows: content.rows,
-                digest: format!("{:016x}", content.digest),
-                missing: content.missing.as_slice().to_vec(),
-            });
+/// What is missing, for the audit: as much of it as fits.
+fn told(discarded: u64, lost: &[(Epoch, RangeSet)]) -> String {
+    let mut text = format!("{discarded} readings are missing:");
+    for (epoch, ranges) in lost {
+        text += &format!(" epoch {epoch}");
+        for range in ranges.iter() {
+            if text.len() > AUDIT_CHARS_MAX {
+                return text + " …";
+            }
+            text += &format!(" {range}");
         }
-        ranges.push(body);
     }
-    Ok(EpochBody {
-        epoch: record.epoch.to_string(),
-        balance: settlement.balance,
-        balanced: settlement.balance.is_balanced() && settlement.unaccounted == 0 && verified,
-        unaccounted: settlement.unaccounted,
-        gaps: settlement.gaps.as_slice().to_vec(),
-        ranges,
-        report: record.report.map(|report| ReportBody {
-            balance: report.balance,
-            device_time_ms: report.device_time_ms,
-            received_at: rfc3339(report.received_at.micros()),
-        }),
+    text
+}
+
+impl DeviceLedgerBody {
+    fn new(device: &DeviceId, records: &[EpochRecord], book: RowBook) -> Self {
+        let mut balance = Balance::default();
+        let mut unaccounted = 0;
+        let (mut quarantined, mut discarded) = (Vec::new(), Vec::new());
+        let mut epochs = Vec::with_capacity(records.len());
+        for record in records {
+            let name = || record.epoch.to_string();
+            for Rejection { range, reason } in record.quarantined() {
+                quarantined.push(QuarantinedBody {
+                    epoch: name(),
+                    first: range.first(),
+                    last: range.last(),
+                    reason: reason.as_str(),
+                });
+            }
+            for (by, range) in record.discarded() {
+                discarded.push(DiscardedBody {
+                    epoch: name(),
+                    first: range.first(),
+                    last: range.last(),
+                    by: name_of(by),
+                });
+            }
+            let epoch = EpochBody::from(record);
+            balance += epoch.balance;
+            unaccounted += epoch.unaccounted;
+            epochs.push(epoch);
+        }
+        let gone = book.superseded + book.expired.unwrap_or(0);
+        Self {
+            device: device.to_string(),
+            balanced: epochs.iter().all(|epoch| epoch.balanced),
+            rows: balance.committed.saturating_sub(gone),
+            balance,
+            unaccounted,
+            superseded: book.superseded,
+            expired: book.expired,
+            quarantined,
+            discarded,
+            counted: None,
+            epochs,
+        }
+    }
+}
+
+fn since(keep: Option<Duration>, now: ReceivedAt) -> Option<ObservedAt> {
+    keep.map(|keep| {
+        let micros = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
+        ObservedAt::from_micros(now.micros().saturating_sub(micros))
     })
+}
+
+/// The rows against the ledger.
+struct Verify<'a> {
+    store: &'a Arc<dyn Store>,
+    device: &'a DeviceId,
+    /// What was observed earlier is gone because of its age, or will be any moment.
+    since: Option<ObservedAt>,
+    retention: Retention,
+}
+
+impl Verify<'_> {
+    async fn check(
+        &self,
+        records: &[EpochRecord],
+        book: RowBook,
+        body: &mut DeviceLedgerBody,
+    ) -> Result<(), Problem> {
+        let horizon = book.horizon(self.since);
+        let mut broken = Vec::new();
+        let mut has_expired = false;
+        for (at, record) in records.iter().enumerate() {
+            for (index, range) in record.ranges.iter().enumerate() {
+                if range.kind != crate::store::Kind::Committed {
+                    continue;
+                }
+                let shown = &mut body.epochs[at].ranges[index];
+                if let Some(aged) = range.aged(horizon) {
+                    has_expired = true;
+                    shown.verdict = Some(aged.as_str());
+                    continue;
+                }
+                let found = self
+                    .store
+                    .content(self.device, record.epoch, range.range)
+                    .await?;
+                let verdict = range.compare(&found);
+                if verdict == Verdict::Broken {
+                    broken.push((at, index));
+                }
+                shown.verdict = Some(verdict.as_str());
+                shown.verified = Some(VerifiedBody {
+                    matches: verdict == Verdict::Sound,
+                    rows: found.rows,
+                    digest: format!("{:016x}", found.digest),
+                    missing: found.missing.as_slice().to_vec(),
+                    unreadable: found.unreadable.as_slice().to_vec(),
+                });
+            }
+        }
+        if !broken.is_empty() {
+            // Retention may have removed something while the rows were read.
+            let moved = self.store.ledger(self.device).await?.rows;
+            let horizon = moved.horizon(self.since);
+            for (at, index) in broken {
+                let shown = &mut body.epochs[at].ranges[index];
+                match records[at].ranges[index].aged(horizon) {
+                    Some(aged) => {
+                        has_expired = true;
+                        shown.verdict = Some(aged.as_str());
+                        shown.verified = None;
+                    }
+                    None => {
+                        body.epochs[at].balanced = false;
+                        body.balanced = false;
+                    }
+                }
+            }
+        }
+        let count = self.store.row_count(self.device).await?;
+        let verdict = count.verdict(self.retention.is_counted, has_expired);
+        body.balanced &= verdict != Verdict::Broken;
+        body.superseded = count.superseded();
+        body.rows = count.expected();
+        body.counted = Some(CountedBody {
+            verdict: verdict.as_str(),
+            rows: count.rows,
+            expected: count.expected(),
+        });
+        Ok(())
+    }
+}
+
+impl From<&EpochRecord> for EpochBody {
+    fn from(record: &EpochRecord) -> Self {
+        let settlement = record.settle();
+        Self {
+            epoch: record.epoch.to_string(),
+            balance: settlement.balance,
+            balanced: settlement.balance.is_balanced() && settlement.unaccounted == 0,
+            unaccounted: settlement.unaccounted,
+            gaps: settlement.gaps.as_slice().to_vec(),
+            ranges: record.ranges.iter().map(RangeBody::from).collect(),
+            report: record.report.map(|report| ReportBody {
+                balance: report.balance,
+                device_time_ms: report.device_time_ms,
+                received_at: rfc3339(report.received_at.micros()),
+            }),
+            direct: record.is_direct,
+        }
+    }
 }
 
 impl From<&LedgerRange> for RangeBody {
     fn from(range: &LedgerRange) -> Self {
-        let (kind, reason) = match range.kind {
-            Kind::Committed => ("committed", None),
-            Kind::Rejected(reason) => ("rejected", Some(reason.as_str())),
-            Kind::Evicted => ("evicted", None),
+        let by = match range.kind {
+            crate::store::Kind::Discarded { by, .. } => Some(name_of(by)),
+            _ => None,
         };
         Self {
-            kind,
-            reason,
+            kind: range.kind.as_str(),
+            reason: range
+                .kind
+                .reason()
+                .map(schema::message::RejectReason::as_str),
+            by,
             first: range.range.first(),
             last: range.range.last(),
             digest: format!("{:016x}", range.digest),
             recorded_at: rfc3339(range.recorded_at.micros()),
+            verdict: None,
             verified: None,
         }
     }
+}
+
+fn name_of(by: Option<DiscardedBy>) -> &'static str {
+    by.map_or(OLDER_AGENT, DiscardedBy::as_str)
 }

@@ -75,7 +75,12 @@ type Shared = State<Stored>;
 
 /// How long readings are kept.
 #[derive(Debug, Clone, Copy)]
-struct Retention(Option<Duration>);
+pub(crate) struct Retention {
+    /// For ever, when there is none.
+    pub(crate) keep: Option<Duration>,
+    /// Whoever removes them counts them; a database that does so by itself does not.
+    pub(crate) is_counted: bool,
+}
 
 /// What the API is made of.
 #[derive(Debug)]
@@ -83,7 +88,7 @@ pub(crate) struct Api {
     /// What it answers from.
     pub(crate) store: Arc<dyn Store>,
     /// How long readings are kept.
-    pub(crate) retention: Option<Duration>,
+    pub(crate) retention: Retention,
     /// Rung when there is something to send.
     pub(crate) bell: Bell,
     /// The way in for readings.
@@ -116,7 +121,7 @@ impl Api {
                 Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
             })
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .layer(Extension(Retention(self.retention)))
+            .layer(Extension(self.retention))
             .layer(Extension(self.bell))
             .layer(Extension(self.direct))
             .layer(Extension(self.host))
@@ -149,6 +154,7 @@ fn endpoints() -> Routes {
         .with(Administer, routes!(dead_letters::discard))
         .with(ReadDevice, routes!(ledger::device))
         .with(ReadFleet, routes!(ledger::fleet))
+        .with(Administer, routes!(ledger::accept_loss))
         .with(ReadDevice, routes!(commands::list))
         .with(Operate, routes!(commands::create))
         .with(ReadDevice, routes!(commands::one))

@@ -48,12 +48,12 @@ const SIDE_QUEUE: usize = 4_096;
 /// What the loop has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counters {
-    /// Readings that a commit made known: new, replaced, older and rejected ones.
+    /// Readings that a commit made known: new, replaced, the same again, older and refused ones.
     pub committed: u64,
     /// Readings that were known before.
     pub known: u64,
     /// Readings refused with a reason.
-    pub rejected: u64,
+    pub refused: u64,
     /// Payloads kept aside.
     pub dead_letters: u64,
     /// How long the last write took, in microseconds.
@@ -287,7 +287,7 @@ impl Ingest {
             let rows = ingested.rows;
             counters.committed += rows.inserted + rows.replaced + rows.older;
             counters.known += rows.known;
-            counters.rejected += rows.rejected;
+            counters.refused += rows.refused;
             counters.last_write_micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         }
         let mut acks = Acks::default();

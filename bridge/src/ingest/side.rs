@@ -66,22 +66,12 @@ pub(super) fn side(
     };
     let side = match topic.channel {
         Channel::Event => match admit_event(payload) {
-            Ok(Event::Report(report)) => Side::Report(
-                DeviceReport {
-                    device,
-                    report,
-                    received_at,
-                },
-                receipt,
-            ),
-            Ok(Event::Ledger(report)) => Side::Report(
-                DeviceReport {
-                    device,
-                    report: report.into(),
-                    received_at,
-                },
-                receipt,
-            ),
+            Ok(Event::Report(report)) => {
+                Side::Report(DeviceReport::legacy(device, report, received_at), receipt)
+            }
+            Ok(Event::Ledger(report)) => {
+                Side::Report(DeviceReport::new(device, report, received_at), receipt)
+            }
             Ok(Event::TimeRequest(_)) => {
                 receipt.acknowledge();
                 return None;

@@ -253,6 +253,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+    use crate::store::Origin;
     use proptest::prelude::*;
     use schema::time::ReceivedAt;
     use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value};
@@ -278,6 +279,7 @@ mod tests {
             },
             rejected: Vec::new(),
             received_at: ReceivedAt::from_micros(0),
+            origin: Origin::Device,
         }
     }
 

@@ -3,12 +3,16 @@
 //!
 //! Invariant: each row counts once; every version that is not the key's highest ends as a loser,
 //! with the version that it lost to, in whatever order they arrive.
+//!
+//! Two versions that are equal in key, clock and content are the same reading, in two epochs or
+//! under two sequences: a buffer file was copied, or what could be saved of it was moved. One of them
+//! is superseded all the same, so that the counts are right, and nobody is told of a conflict.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use schema::lww::{Outcome, resolve};
 use schema::time::ReceivedAt;
-use schema::{ObservedAt, Quality, Value, Version};
+use schema::{Hlc, ObservedAt, Quality, Value, Version};
 
 use super::plan::{Intake, NewRow};
 use super::{RowCounts, StoredReading};
@@ -36,6 +40,8 @@ pub(crate) struct Loser {
     pub(crate) stored: Option<StoredReading>,
     /// What it lost to.
     pub(crate) winner: Version,
+    /// Both are the same reading.
+    pub(crate) is_same: bool,
 }
 
 /// A loser's content, whether it arrived or was stored.
@@ -50,6 +56,7 @@ pub(crate) struct Lost<'a> {
     pub(crate) received_at: ReceivedAt,
     pub(crate) winner: Version,
     pub(crate) recorded_at: ReceivedAt,
+    pub(crate) is_same: bool,
 }
 
 impl Loser {
@@ -80,6 +87,7 @@ impl Loser {
             received_at,
             winner: self.winner,
             recorded_at: delivery.received_at,
+            is_same: self.is_same,
         }
     }
 }
@@ -107,35 +115,32 @@ pub(crate) fn decide<'a>(
             }
         }
     }
-    let lose = |contest: &mut Contest, row, stored, winner| {
-        contest.losers.push(Loser {
-            row,
-            stored,
-            winner,
-        });
-    };
     for row in beaten {
-        let winner = intake.version(&best[&key(intake, &row)]);
-        contest.counts.older += 1;
-        lose(&mut contest, row, None, winner);
+        let winner = &best[&key(intake, &row)];
+        let is_same = is_same(intake, &row, Content::arrived(intake, winner));
+        contest.lose(row, None, intake.version(winner), is_same);
+        contest.counts.count(is_same, |counts| &mut counts.older);
     }
     for (key, row) in best {
         let arriving = intake.version(&row);
         let held = stored.remove(&key);
+        let is_same = held
+            .as_ref()
+            .is_some_and(|held| is_same(intake, &row, Content::stored(held)));
         match resolve(held.as_ref().map(|held| held.version), arriving) {
             Outcome::First => {
                 contest.counts.inserted += 1;
                 contest.writes.push(row);
             }
             Outcome::Newer => {
-                contest.counts.replaced += 1;
+                contest.counts.count(is_same, |counts| &mut counts.replaced);
                 contest.writes.push(row);
-                lose(&mut contest, row, held, arriving);
+                contest.lose(row, held, arriving, is_same);
             }
             Outcome::Older => {
-                contest.counts.older += 1;
+                contest.counts.count(is_same, |counts| &mut counts.older);
                 let winner = held.map_or(arriving, |held| held.version);
-                lose(&mut contest, row, None, winner);
+                contest.lose(row, None, winner, is_same);
             }
             // The row is there although the ledger does not know it: enter it, write nothing.
             Outcome::Same => contest.counts.known += 1,
@@ -147,6 +152,82 @@ pub(crate) fn decide<'a>(
         a.cmp(&b)
     });
     contest
+}
+
+impl Contest {
+    fn lose(&mut self, row: NewRow, stored: Option<StoredReading>, winner: Version, is_same: bool) {
+        self.losers.push(Loser {
+            row,
+            stored,
+            winner,
+            is_same,
+        });
+    }
+
+    /// How many versions lost, by device, in the order of the devices.
+    pub(crate) fn superseded<'a>(&self, intake: &Intake<'a>) -> Vec<(&'a str, u64)> {
+        let mut by_device: BTreeMap<&'a str, u64> = BTreeMap::new();
+        for loser in &self.losers {
+            let (delivery, _, _) = intake.row(&loser.row);
+            *by_device.entry(delivery.device.as_str()).or_default() += 1;
+        }
+        by_device.into_iter().collect()
+    }
+
+    /// The groups in which versions met.
+    pub(crate) fn contested(&self) -> impl Iterator<Item = u32> + '_ {
+        self.losers.iter().map(|loser| loser.row.group)
+    }
+}
+
+impl RowCounts {
+    fn count(&mut self, is_same: bool, of: impl FnOnce(&mut Self) -> &mut u64) {
+        match is_same {
+            true => self.same += 1,
+            false => *of(self) += 1,
+        }
+    }
+}
+
+/// What of a version is to be equal.
+#[derive(Debug, Clone, Copy)]
+struct Content<'a> {
+    hlc: Hlc,
+    value: &'a Value,
+    quality: Quality,
+}
+
+impl<'a> Content<'a> {
+    fn arrived(intake: &Intake<'a>, row: &NewRow) -> Self {
+        let (_, _, reading) = intake.row(row);
+        Self {
+            hlc: reading.hlc,
+            value: &reading.value,
+            quality: reading.quality,
+        }
+    }
+
+    const fn stored(reading: &'a StoredReading) -> Self {
+        Self {
+            hlc: reading.version.hlc,
+            value: &reading.value,
+            quality: reading.quality,
+        }
+    }
+}
+
+/// Whether a row is the same reading as another version of its key.
+fn is_same(intake: &Intake<'_>, row: &NewRow, other: Content<'_>) -> bool {
+    let row = Content::arrived(intake, row);
+    row.hlc == other.hlc && row.quality == other.quality && is_equal(row.value, other.value)
+}
+
+/// Bit by bit: 0.0 and -0.0 are two values.
+fn is_equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::F64(a), Value::F64(b)) => a.to_bits() == b.to_bits(),
+        (a, b) => a == b,
+    }
 }
 
 /// The key of a row.

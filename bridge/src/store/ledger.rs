@@ -2,10 +2,16 @@
 //! pure values, no SQL.
 //!
 //! ```text
-//! kind       first ─────────── last │ digest, extent │ recorded_at
-//! committed  ├─────span─────┤├──span──┤      ├──span──┤
+//! kind         first ─────────── last │ digest, extent │ recorded_at
+//! committed    ├─────span─────┤├──span──┤      ├──span──┤
+//! quarantined                           ├─span─┤
 //! evicted             ├──span──┤
+//! discarded                                ├span┤
 //! ```
+//!
+//! Spans of different kinds may overlap: a sequence counts as the strongest that holds it, committed
+//! before discarded before evicted before quarantined. So whatever is said late adds a span and
+//! undoes none; a quarantined span that stronger ones cover goes when the file's ledger is merged.
 //!
 //! Invariant: the spans of one kind ascend and are disjoint. A run of sequences that continues a
 //! span grows it in place instead of adding a row, up to [`SPAN_SEQS_MAX`], so that in the steady
@@ -14,6 +20,7 @@
 //! its knowledge is from, and the database takes the write only if that is still so. Several
 //! bridges therefore never record overlapping ranges, at any isolation level.
 
+use schema::DiscardedBy;
 use schema::message::RejectReason;
 use schema::time::ReceivedAt;
 use schema::{Hlc, ObservedAt, RangeSet, SeqRange};
@@ -69,16 +76,18 @@ pub(crate) struct EpochState {
     /// Versions met here in the last commit: the next rows are compared at once.
     pub(crate) contested: bool,
     committed: Vec<Span>,
-    rejected: Vec<Span>,
+    quarantined: Vec<Span>,
     evicted: Vec<Span>,
+    discarded: Vec<Span>,
 }
 
 /// The kind without its reason: what a key of the ledger holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Track {
     Committed,
-    Rejected,
+    Quarantined,
     Evicted,
+    Discarded,
 }
 
 impl EpochState {
@@ -93,15 +102,22 @@ impl EpochState {
 
     /// How much memory this takes, in spans.
     pub(crate) fn spans(&self) -> usize {
-        self.committed.len() + self.rejected.len() + self.evicted.len()
+        let four = [
+            &self.committed,
+            &self.quarantined,
+            &self.evicted,
+            &self.discarded,
+        ];
+        four.iter().map(|spans| spans.len()).sum()
     }
 
     /// The spans of one kind, ascending.
     pub(crate) fn track(&self, track: Track) -> &[Span] {
         match track {
             Track::Committed => &self.committed,
-            Track::Rejected => &self.rejected,
+            Track::Quarantined => &self.quarantined,
             Track::Evicted => &self.evicted,
+            Track::Discarded => &self.discarded,
         }
     }
 
@@ -121,8 +137,38 @@ impl EpochState {
             .unwrap_or_else(|| run.span(now))
     }
 
-    /// Whether `span` touches the one behind it, so that both could be one.
+    /// The sequences that are more than quarantined.
+    pub(crate) fn ended(&self) -> RangeSet {
+        let mut ended = self.set(Track::Committed);
+        ended.merge(&self.set(Track::Discarded));
+        ended.merge(&self.set(Track::Evicted));
+        ended
+    }
+
+    /// What is in quarantine and nothing more, with its reasons, ascending.
+    pub(crate) fn in_quarantine(&self) -> Vec<(RejectReason, SeqRange)> {
+        if self.quarantined.is_empty() {
+            return Vec::new();
+        }
+        let ended = self.ended();
+        let mut held = Vec::new();
+        for span in &self.quarantined {
+            if let Kind::Quarantined(reason) = span.kind {
+                held.extend(ended.gaps(span.range).iter().map(|range| (reason, range)));
+            }
+        }
+        held
+    }
+
+    /// Whether merging the file's ledger has something to do because of `span`: it touches the one
+    /// behind it, so that both could be one, or lies over a quarantined one.
     pub(crate) fn is_mergeable(&self, span: &Span) -> bool {
+        let is_stronger = span.kind.track() != Track::Quarantined;
+        let covers =
+            |held: &Span| held.is_coverable() && held.range.intersection(span.range).is_some();
+        if is_stronger && self.quarantined.iter().any(covers) {
+            return true;
+        }
         let spans = self.track(span.kind.track());
         let at = spans.partition_point(|other| other.range.first() <= span.range.last());
         spans
@@ -135,8 +181,9 @@ impl EpochState {
     pub(crate) fn put(&mut self, span: Span) {
         let spans = match span.kind.track() {
             Track::Committed => &mut self.committed,
-            Track::Rejected => &mut self.rejected,
+            Track::Quarantined => &mut self.quarantined,
             Track::Evicted => &mut self.evicted,
+            Track::Discarded => &mut self.discarded,
         };
         // Rows arrive in ascending order: nearly always at the end.
         let at = spans.partition_point(|other| other.range.first() < span.range.first());
@@ -146,12 +193,21 @@ impl EpochState {
         }
     }
 
-    /// Joins what touches; returns the rows that changed and the first sequences of those that
-    /// are gone, by kind.
+    /// Joins what touches, and leaves out what was quarantined and is more than that now; returns
+    /// the rows that changed and the first sequences of those that are gone, by kind.
     pub(crate) fn merge(&self) -> Merge {
         let mut merge = Merge::default();
-        for track in [Track::Committed, Track::Rejected, Track::Evicted] {
-            let mut spans = self.track(track).iter();
+        let ended = match self.quarantined.is_empty() {
+            true => RangeSet::new(),
+            false => self.ended(),
+        };
+        for track in Track::ALL {
+            let is_covered = |span: &&Span| span.is_coverable() && ended.contains_range(span.range);
+            let covered = self.track(track).iter().filter(is_covered);
+            merge
+                .gone
+                .extend(covered.map(|span| (track, span.range.first())));
+            let mut spans = self.track(track).iter().filter(|span| !is_covered(span));
             let Some(mut last) = spans.next().copied() else {
                 continue;
             };
@@ -196,6 +252,12 @@ impl Run {
 }
 
 impl Span {
+    /// Whether it says nothing any more once stronger spans cover it. That a sequence came again
+    /// with other content stays on record.
+    fn is_coverable(&self) -> bool {
+        matches!(self.kind, Kind::Quarantined(reason) if reason != RejectReason::EpochReuse)
+    }
+
     /// Both as one, when `behind` continues this one, is of the same kind, and together they are
     /// not too long, in sequences and in time. Keeps the first part's time: the gap before it is as old as that.
     fn joined(&self, behind: &Self) -> Option<Self> {
@@ -227,6 +289,7 @@ impl Span {
             digest: self.digest,
             recorded_at: self.recorded_at,
             observed_min: self.extent.map(|extent| extent.observed_min),
+            observed_max: self.extent.map(|extent| extent.observed_max),
         }
     }
 }
@@ -250,40 +313,74 @@ impl Kind {
     pub(crate) const fn track(self) -> Track {
         match self {
             Self::Committed => Track::Committed,
-            Self::Rejected(_) => Track::Rejected,
+            Self::Quarantined(_) => Track::Quarantined,
             Self::Evicted => Track::Evicted,
+            Self::Discarded { .. } => Track::Discarded,
         }
     }
 
-    pub(crate) const fn reason(self) -> Option<RejectReason> {
+    /// Of quarantined and discarded ranges, where it is known.
+    #[must_use]
+    pub const fn reason(self) -> Option<RejectReason> {
         match self {
-            Self::Rejected(reason) => Some(reason),
+            Self::Quarantined(reason) => Some(reason),
+            Self::Discarded { reason, .. } => reason,
             Self::Committed | Self::Evicted => None,
         }
+    }
+
+    /// Of discarded ranges; `None` too where an agent of 0.1 freed what had been refused.
+    #[must_use]
+    pub const fn discarded_by(self) -> Option<DiscardedBy> {
+        match self {
+            Self::Discarded { by, .. } => by,
+            Self::Committed | Self::Quarantined(_) | Self::Evicted => None,
+        }
+    }
+
+    /// The kind without its reason, as it stands in tables and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        self.track().as_str()
     }
 }
 
 impl Track {
+    const ALL: [Self; 4] = [
+        Self::Committed,
+        Self::Quarantined,
+        Self::Evicted,
+        Self::Discarded,
+    ];
+
     /// As it stands in the ledger's `kind`.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Committed => "committed",
-            Self::Rejected => "rejected",
+            Self::Quarantined => "quarantined",
             Self::Evicted => "evicted",
+            Self::Discarded => "discarded",
         }
     }
 }
 
-/// Reads `kind` and `reason` of a row of the ledger. A reason that a newer build wrote keeps its
-/// sequences rejected.
-pub(crate) fn kind_of(kind: &str, reason: Option<&str>) -> Option<Kind> {
+/// Reads `kind`, `reason` and `discarded_by` of a row of the ledger. A reason that a newer build
+/// wrote keeps its sequences quarantined. A bridge of 0.1 that still runs beside this one writes
+/// 'rejected'.
+pub(crate) fn kind_of(kind: &str, reason: Option<&str>, by: Option<&str>) -> Option<Kind> {
+    let reason = REASONS.into_iter().find(|r| Some(r.as_str()) == reason);
     match kind {
         "committed" => Some(Kind::Committed),
         "evicted" => Some(Kind::Evicted),
-        "rejected" => {
-            let reason = REASONS.into_iter().find(|r| Some(r.as_str()) == reason);
-            Some(Kind::Rejected(reason.unwrap_or(RejectReason::Unstorable)))
-        }
+        "quarantined" | "rejected" => Some(Kind::Quarantined(
+            reason.unwrap_or(RejectReason::Unstorable),
+        )),
+        "discarded" => Some(Kind::Discarded {
+            by: DiscardedBy::ALL
+                .into_iter()
+                .find(|known| Some(known.as_str()) == by),
+            reason,
+        }),
         _ => None,
     }
 }
@@ -402,16 +499,75 @@ mod tests {
         assert!(!state(&[(1, 3), (5, 9)]).is_mergeable(&run(1, 3).span(ReceivedAt::default())));
     }
 
+    fn other(kind: Kind, first: u64, last: u64) -> Span {
+        let run = Run {
+            kind,
+            range: range(first, last),
+            digest: 0,
+            extent: None,
+        };
+        run.span(ReceivedAt::default())
+    }
+
+    #[test]
+    fn what_was_quarantined_goes_from_the_ledger_when_it_is_more_than_that() {
+        let too_new = Kind::Quarantined(RejectReason::TooNew);
+        let mut state = state(&[(1, 10)]);
+        for span in [
+            other(too_new, 11, 12),
+            other(too_new, 15, 16),
+            other(Kind::Quarantined(RejectReason::EpochReuse), 3, 3),
+        ] {
+            assert!(!state.is_mergeable(&span));
+            state.put(span);
+        }
+        let held = |state: &EpochState| state.in_quarantine();
+        let two = [range(11, 12), range(15, 16)].map(|of| (RejectReason::TooNew, of));
+        assert_eq!(held(&state), two);
+        // A part of the first is committed after all.
+        let grown = state.grown(&run(11, 11), ReceivedAt::default());
+        assert!(state.is_mergeable(&grown));
+        state.put(grown);
+        assert_eq!(state.merge(), Merge::default());
+        assert_eq!(held(&state)[0].1, range(12, 12));
+        let discarded = Kind::Discarded {
+            by: Some(DiscardedBy::Person),
+            reason: Some(RejectReason::TooNew),
+        };
+        state.put(other(discarded, 12, 12));
+        assert_eq!(state.merge().gone, [(Track::Quarantined, 11)]);
+        assert_eq!(held(&state), two[1..]);
+    }
+
     #[test]
     fn every_kind_is_read_as_it_is_written() {
+        let check = |kind: Kind| {
+            let reason = kind.reason().map(RejectReason::as_str);
+            let by = kind.discarded_by().map(DiscardedBy::as_str);
+            assert_eq!(kind_of(kind.as_str(), reason, by), Some(kind));
+        };
         for reason in REASONS {
-            let kind = Kind::Rejected(reason);
-            let (text, reason) = (kind.track().as_str(), reason.as_str());
-            assert_eq!(kind_of(text, Some(reason)), Some(kind));
+            check(Kind::Quarantined(reason));
+            for by in [
+                None,
+                Some(DiscardedBy::Person),
+                Some(DiscardedBy::QuarantineBudget),
+            ] {
+                check(Kind::Discarded {
+                    by,
+                    reason: Some(reason),
+                });
+            }
         }
-        for kind in [Kind::Committed, Kind::Evicted] {
-            assert_eq!(kind_of(kind.track().as_str(), None), Some(kind));
+        let freed = Kind::Discarded {
+            by: None,
+            reason: None,
+        };
+        for kind in [Kind::Committed, Kind::Evicted, freed] {
+            check(kind);
         }
-        assert_eq!(kind_of("lost", None), None);
+        let of_old = kind_of("rejected", Some("too_old"), None);
+        assert_eq!(of_old, Some(Kind::Quarantined(RejectReason::TooOld)));
+        assert_eq!(kind_of("lost", None, None), None);
     }
 }

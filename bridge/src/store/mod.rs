@@ -7,27 +7,32 @@
 //!   and digests add up;
 //! - one row per (device, sensor, observed_at), the highest version's; the losers are in
 //!   `conflicts`; a retransmission changes nothing;
-//! - every reading of a delivery ends committed or rejected: one bad row never stops the others;
+//! - every reading of a delivery ends committed or refused: one bad row never stops the others;
+//! - `committed = rows + superseded + expired`, for each device and at any moment: what loses its key
+//!   or its row is counted by the commit that takes it ([`books::RowBook`]);
 //! - each call may be repeated after any error: all are idempotent.
 //!
 //! Reading order: this file → `ledger` (what is known of a buffer file) → `plan` (what of some
-//! deliveries is new) → `contest` (which version wins), all pure → [`cockroach`] and [`embedded`] →
+//! deliveries is new) → `contest` (which version wins) → [`books`] (what the ledger says), all pure → [`cockroach`] and [`embedded`] →
 //! [`location`], [`error`], [`sqlstate`]. Beside readings: [`fleet`], [`commands`], [`fan_out`],
 //! [`config`], [`groups`].
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use schema::message::{RejectReason, Rejection, Report, Status};
+use schema::message::{
+    ClockReport, ClockState, EpochAccount, LedgerReport, RejectReason, Rejection, Report, Status,
+};
 use schema::time::ReceivedAt;
 use schema::{
-    Balance, Batch, DeviceId, Epoch, EpochLedger, ObservedAt, Quality, RangeSet, SensorName,
-    SeqRange, Value, Version,
+    Balance, Batch, DeviceId, DiscardedBy, Epoch, EpochLedger, ObservedAt, Quality, RangeSet,
+    SensorName, SeqRange, Value, Version,
 };
 
-mod books;
+pub mod books;
 mod cache;
 mod claims;
 pub mod clock;
@@ -58,6 +63,7 @@ pub mod sqlstate;
 
 use access::AccessStore;
 use alerts::AlertStore;
+use books::RowBook;
 pub use clock::StoreClock;
 use commands::CommandStore;
 use config::ConfigStore;
@@ -175,8 +181,20 @@ pub trait Store:
     /// The committed sequences of one buffer file.
     async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError>;
 
+    /// How many rows and how many losers the database holds of a device today, beside what the
+    /// ledger says: one view of all of it. Counts every row of the device.
+    async fn row_count(&self, device: &DeviceId) -> Result<RowCount, StoreError>;
+
+    /// Enters sequences as discarded by a person, as far as they are not committed.
+    async fn discard(
+        &self,
+        device: &DeviceId,
+        lost: &[(Epoch, RangeSet)],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError>;
+
     /// What the database holds of a range today, for comparison with the ledger: stored readings
-    /// and those that lost to a newer version.
+    /// and those that lost to a newer version. One view of both.
     async fn content(
         &self,
         device: &DeviceId,
@@ -214,10 +232,24 @@ pub struct Delivery {
     pub device: DeviceId,
     /// The admitted readings; may be empty.
     pub batch: Batch,
-    /// Readings of the same payload that were refused; they enter the ledger.
+    /// Readings of the same payload that were refused.
     pub rejected: Vec<Rejection>,
     /// When the bridge took it.
     pub received_at: ReceivedAt,
+    /// Which way it came.
+    pub origin: Origin,
+}
+
+/// Which way a delivery came, and so who holds what of it is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// From a device over MQTT, which keeps what is refused: it enters the ledger as quarantined.
+    #[default]
+    Device,
+    /// Over HTTP. Whoever sent it holds it and hears the answer: what is refused enters nothing.
+    Direct,
+    /// A dead letter that is tried again: what is refused stays in the letter.
+    Letter,
 }
 
 /// The database's word on some deliveries.
@@ -234,9 +266,9 @@ pub struct Ingested {
 pub struct Settled {
     /// Committed.
     pub committed: Vec<SeqRange>,
-    /// Refused for good, and in the ledger as such.
+    /// Refused for now. A device's are in the ledger as quarantined.
     pub rejected: Vec<Rejection>,
-    /// Evicted at the edge, and in the ledger as such.
+    /// Given up at the edge, evicted or discarded, and in the ledger as such.
     pub evicted: Vec<SeqRange>,
 }
 
@@ -249,10 +281,12 @@ pub struct RowCounts {
     pub replaced: u64,
     /// Older than the stored version: a conflict.
     pub older: u64,
+    /// The same reading as the stored one, in another epoch or under another sequence.
+    pub same: u64,
     /// Retransmitted: the ledger had them.
     pub known: u64,
     /// Refused, by admission or by the store.
-    pub rejected: u64,
+    pub refused: u64,
 }
 
 /// What one device reported of its side of the ledger.
@@ -261,9 +295,46 @@ pub struct DeviceReport {
     /// Who reports.
     pub device: DeviceId,
     /// What it says.
-    pub report: Report,
+    pub report: LedgerReport,
+    /// It came in the words of agents 0.1, which free what is refused.
+    pub is_legacy: bool,
     /// When the bridge took it.
     pub received_at: ReceivedAt,
+}
+
+impl DeviceReport {
+    /// What an agent says since 0.2.
+    #[must_use]
+    pub const fn new(device: DeviceId, report: LedgerReport, received_at: ReceivedAt) -> Self {
+        Self {
+            device,
+            report,
+            is_legacy: false,
+            received_at,
+        }
+    }
+
+    /// What an agent of 0.1 says, or a newer one that does not know its bridge yet.
+    #[must_use]
+    pub fn legacy(device: DeviceId, report: Report, received_at: ReceivedAt) -> Self {
+        let Report {
+            device_time_ms,
+            epochs,
+        } = report;
+        Self {
+            device,
+            report: LedgerReport {
+                device_time_ms,
+                clock: ClockReport {
+                    state: ClockState::Unverified,
+                    offset_ms: None,
+                },
+                epochs: epochs.into_iter().map(EpochAccount::from).collect(),
+            },
+            is_legacy: true,
+            received_at,
+        }
+    }
 }
 
 /// One birth or last will.
@@ -409,6 +480,8 @@ pub struct DeviceLedger {
     pub device: DeviceId,
     /// By epoch, in the order in which the bridge first heard of them.
     pub epochs: Vec<EpochRecord>,
+    /// What became of the rows that were committed.
+    pub rows: RowBook,
 }
 
 /// One buffer file in the ledger.
@@ -416,7 +489,7 @@ pub struct DeviceLedger {
 pub struct EpochRecord {
     /// The buffer file.
     pub epoch: Epoch,
-    /// The three sets, for [`EpochLedger::settle`].
+    /// Its sets, for [`EpochRecord::settle`].
     pub ledger: EpochLedger,
     /// The ranges as they are stored, with digests; adjacent ones may not be merged yet.
     pub ranges: Vec<LedgerRange>,
@@ -424,6 +497,9 @@ pub struct EpochRecord {
     pub report: Option<Reported>,
     /// When the bridge first heard of this epoch.
     pub first_seen: ReceivedAt,
+    /// Its readings come over HTTP: whoever sends them chooses the sequences, and holds what is
+    /// refused.
+    pub is_direct: bool,
 }
 
 /// One stored range of the ledger.
@@ -439,17 +515,26 @@ pub struct LedgerRange {
     pub recorded_at: ReceivedAt,
     /// Of committed ranges: when the first of its readings was observed.
     pub observed_min: Option<ObservedAt>,
+    /// Of committed ranges: when the last of its readings was observed.
+    pub observed_max: Option<ObservedAt>,
 }
 
 /// What became of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// Its rows are in the database.
+    /// Its rows are, or were, in the database.
     Committed,
-    /// Refused for good.
-    Rejected(RejectReason),
+    /// Refused for now; the device keeps it.
+    Quarantined(RejectReason),
     /// Dropped at the edge by the buffer's policy.
     Evicted,
+    /// Given up.
+    Discarded {
+        /// By whom; `None` where an agent of 0.1 freed what had been refused.
+        by: Option<DiscardedBy>,
+        /// Why it was in quarantine, where that is known.
+        reason: Option<RejectReason>,
+    },
 }
 
 /// What a device last reported of one epoch.
@@ -476,6 +561,14 @@ pub struct FleetLedger {
     pub unaccounted: u64,
     /// The first devices of which some are unaccounted, at most [`UNACCOUNTED_MAX`], and how many.
     pub worst: Vec<(DeviceId, u64)>,
+    /// Committed readings whose key another version holds.
+    pub superseded: u64,
+    /// Committed readings that retention removed, as far as they were counted.
+    pub expired: u64,
+    /// What is in quarantine, by reason.
+    pub quarantined: BTreeMap<RejectReason, u64>,
+    /// What was discarded, by whom; `None` where agents of 0.1 freed what had been refused.
+    pub discarded: BTreeMap<Option<DiscardedBy>, u64>,
 }
 
 /// What the database holds of a range.
@@ -487,6 +580,21 @@ pub struct RangeContent {
     pub digest: u64,
     /// Sequences of the range that were not found.
     pub missing: RangeSet,
+    /// Sequences whose row says nothing that a reading can say: somebody altered it.
+    pub unreadable: RangeSet,
+}
+
+/// What the database holds of a device today, counted, beside what the ledger says of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCount {
+    /// Rows in `telemetry_data`.
+    pub rows: u64,
+    /// Losers in `conflicts`.
+    pub losers: u64,
+    /// Sequences that the ledger has as committed.
+    pub committed: u64,
+    /// The counters.
+    pub book: RowBook,
 }
 
 /// Row counts of the main tables.
@@ -527,6 +635,7 @@ impl std::ops::AddAssign for RowCounts {
         self.replaced += other.replaced;
         self.older += other.older;
         self.known += other.known;
-        self.rejected += other.rejected;
+        self.same += other.same;
+        self.refused += other.refused;
     }
 }

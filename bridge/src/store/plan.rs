@@ -8,6 +8,9 @@
 //!
 //! Invariant: every reading of every delivery is either selected, known to the ledger, or refused
 //! with a reason; selecting again after a part was committed selects only the rest.
+//!
+//! Only what is committed is known: what was quarantined, evicted or discarded and comes again is
+//! judged anew, and when it is admitted it is written. What is refused again enters nothing new.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,7 +22,7 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, Row, SeqRange, Version};
 
 use super::ledger::{EpochState, Extent, Run, Span, Track};
-use super::{Delivery, Kind, Settled};
+use super::{Delivery, Kind, Origin, Settled};
 
 /// The earliest time that every store can hold: 4713 BC, where PostgreSQL's calendar begins, with
 /// a year to spare.
@@ -38,13 +41,17 @@ pub(crate) struct Group {
     pub(crate) floor: u64,
     /// When the last of its deliveries was taken.
     pub(crate) received_at: ReceivedAt,
+    /// All of it came over HTTP so far.
+    pub(crate) is_direct: bool,
+    /// An agent of 0.1 has freed what was refused: it is discarded.
+    pub(crate) is_freed: bool,
     /// By sequence.
     items: Vec<Item>,
     /// Ranges for the ledger's other tracks, as given.
     pub(crate) claims: Vec<Claim>,
 }
 
-/// Ranges that are to be recorded as rejected or evicted.
+/// Ranges that are to be recorded as quarantined, evicted or discarded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
     pub(crate) kind: Kind,
@@ -96,7 +103,10 @@ impl<'a> Intake<'a> {
             let epoch = delivery.batch.epoch;
             let groups = &mut intake.groups;
             let group = *by_file.entry((&delivery.device, epoch)).or_insert_with(|| {
-                groups.push(Group::new(delivery.device.clone(), epoch));
+                groups.push(Group {
+                    is_direct: true,
+                    ..Group::new(delivery.device.clone(), epoch)
+                });
                 groups.len() - 1
             });
             intake.add(group, index(at), delivery);
@@ -113,6 +123,7 @@ impl<'a> Intake<'a> {
     fn add(&mut self, group: usize, at: u32, delivery: &Delivery) {
         let group = &mut self.groups[group];
         group.received_at = group.received_at.max(delivery.received_at);
+        group.is_direct &= delivery.origin == Origin::Direct;
         group.items.reserve(delivery.batch.rows.len());
         for (index_of_row, row) in delivery.batch.rows.iter().enumerate() {
             match storable(row) {
@@ -125,7 +136,7 @@ impl<'a> Intake<'a> {
                     });
                 }
                 Err(reason) => {
-                    group.claim_one(row.seq, reason);
+                    group.claim_refused(delivery, SeqRange::one(row.seq), reason);
                     self.refused.push(Refused {
                         delivery: at,
                         seq: row.seq,
@@ -135,7 +146,7 @@ impl<'a> Intake<'a> {
             }
         }
         for rejection in &delivery.rejected {
-            group.claim(Kind::Rejected(rejection.reason), rejection.range);
+            group.claim_refused(delivery, Some(rejection.range), rejection.reason);
         }
     }
 
@@ -227,7 +238,8 @@ impl<'a> Intake<'a> {
         group
             .items
             .retain(|other| (other.delivery, other.row) != (item.delivery, item.row));
-        group.claim_one(item.seq, reason);
+        let delivery = &self.deliveries[item.delivery as usize];
+        group.claim_refused(delivery, SeqRange::one(item.seq), reason);
         self.refused.push(Refused {
             delivery: item.delivery,
             seq: item.seq,
@@ -378,6 +390,8 @@ impl Group {
             epoch,
             floor: u64::MAX,
             received_at: ReceivedAt::default(),
+            is_direct: false,
+            is_freed: false,
             items: Vec::new(),
             claims: Vec::new(),
         }
@@ -392,39 +406,60 @@ impl Group {
         }
     }
 
-    fn claim_one(&mut self, seq: u64, reason: RejectReason) {
-        if let Some(range) = SeqRange::one(seq) {
-            self.claim(Kind::Rejected(reason), range);
+    /// A device keeps what is refused, and so the ledger knows of it. Who asks over HTTP holds the
+    /// value and hears why: the ledger says nothing, and it may come again.
+    fn claim_refused(
+        &mut self,
+        delivery: &Delivery,
+        range: Option<SeqRange>,
+        reason: RejectReason,
+    ) {
+        let Some(range) = range else { return };
+        match delivery.origin {
+            Origin::Device => self.claim(Kind::Quarantined(reason), range),
+            // What the ledger has of it is looked at all the same.
+            Origin::Direct | Origin::Letter => {
+                self.floor = self.floor.min(range.first()).min(SQL_INTEGER_MAX);
+            }
         }
     }
 
-    /// What of the claims the ledger does not have. A rejected range that is committed is not
-    /// rejected, unless it was rejected because of that.
+    /// What of the claims the ledger does not have. Nothing undoes a commit; what is refused is not
+    /// quarantined when it is more than that already, unless it is refused because of that.
     pub(crate) fn claimed(&self, state: &EpochState) -> Vec<Run> {
-        if self.claims.is_empty() {
+        let mut claims = self.claims.clone();
+        if self.is_freed {
+            let freed = state.in_quarantine().into_iter();
+            claims.extend(freed.map(|(reason, range)| Claim {
+                kind: Kind::Discarded {
+                    by: None,
+                    reason: Some(reason),
+                },
+                range,
+            }));
+        }
+        if claims.is_empty() {
             return Vec::new();
         }
-        let mut rejected = state.set(Track::Rejected);
+        let mut quarantined = state.set(Track::Quarantined);
         let mut evicted = state.set(Track::Evicted);
+        let mut discarded = state.set(Track::Discarded);
         let committed = state.set(Track::Committed);
+        let ended = state.ended();
+        let nothing = RangeSet::new();
         let mut runs: Vec<Run> = Vec::new();
-        let mut claims = self.claims.clone();
         claims.sort_by_key(|claim| claim.range);
         for Claim { kind, range } in claims {
-            let known = match kind {
-                Kind::Evicted => &mut evicted,
-                Kind::Rejected(_) | Kind::Committed => &mut rejected,
+            let (known, stronger) = match kind {
+                Kind::Quarantined(RejectReason::EpochReuse) => (&mut quarantined, &nothing),
+                Kind::Quarantined(_) | Kind::Committed => (&mut quarantined, &ended),
+                Kind::Evicted => (&mut evicted, &nothing),
+                Kind::Discarded { .. } => (&mut discarded, &committed),
             };
             let new = known.gaps(range);
             known.insert(range);
             for range in new.iter() {
-                let parts = match kind {
-                    Kind::Rejected(reason) if reason != RejectReason::EpochReuse => {
-                        committed.gaps(range)
-                    }
-                    _ => RangeSet::from_iter([range]),
-                };
-                for range in parts.iter() {
+                for range in stronger.gaps(range).iter() {
                     push_run(&mut runs, kind, range);
                 }
             }
@@ -434,7 +469,7 @@ impl Group {
 }
 
 fn push_run(runs: &mut Vec<Run>, kind: Kind, range: SeqRange) {
-    // Single rejected readings arrive one by one: joined here, they are one row of the ledger.
+    // Single refused readings arrive one by one: joined here, they are one row of the ledger.
     if let Some(last) = runs.last_mut()
         && last.kind == kind
         && last.range.last().checked_add(1) == Some(range.first())

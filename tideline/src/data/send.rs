@@ -48,7 +48,7 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
     let mut api = Api::of(reach)?;
     let path = api::device(&send.device, "/readings").to_string();
     let mut committed = Vec::new();
-    let mut rejected = Vec::new();
+    let mut refused = Vec::new();
     let mut seq = first;
     for chunk in readings.chunks(CHUNK) {
         let body = json!({ "epoch": epoch, "first_seq": seq, "readings": chunk });
@@ -57,24 +57,24 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
                 eprintln!("readings before {seq} were taken: nothing is lost by sending all again with --epoch {epoch}");
             }
         })?;
-        for (key, all) in [("committed", &mut committed), ("rejected", &mut rejected)] {
+        for (key, all) in [("committed", &mut committed), ("refused", &mut refused)] {
             if let Value::Array(part) = answer[key].take() {
                 all.extend(part);
             }
         }
         seq += chunk.len() as u64;
     }
-    let is_whole = rejected.is_empty();
+    let is_whole = refused.is_empty();
     if reach.json {
-        let all = json!({ "epoch": epoch, "committed": committed, "rejected": rejected });
+        let all = json!({ "epoch": epoch, "committed": committed, "refused": refused });
         output::print(&all.to_string());
     } else {
-        let taken = readings.len() - rejected.len().min(readings.len());
+        let taken = readings.len() - refused.len().min(readings.len());
         output::print(&format!(
             "{taken} of {} readings are in the database (epoch {epoch})",
             readings.len()
         ));
-        for reading in &rejected {
+        for reading in &refused {
             let (seq, reason) = (&reading["seq"], &reading["reason"]);
             output::print(&format!(
                 "refused: {} {}",

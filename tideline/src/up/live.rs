@@ -69,10 +69,14 @@ impl Live {
             None => "-".to_owned(),
         };
         let line = format!(
-            "accepted {}  pending {}  committed {}  last write {:.1} ms  source to database {latency}",
+            "accepted {}  committed {}  pending {}  quarantined {}  evicted {}  discarded {}  \
+             last write {:.1} ms  source to database {latency}",
             agent.balance.accepted,
-            agent.balance.pending,
             agent.balance.committed,
+            agent.balance.pending,
+            agent.balance.quarantined,
+            agent.balance.evicted,
+            agent.balance.discarded,
             bridge.last_write_micros as f64 / 1000.0,
         );
         if self.terminal {

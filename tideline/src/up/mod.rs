@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bridge::store::location::Location;
-use bridge::store::{Store, StoreError};
+use bridge::store::{EpochRecord, Store, StoreError};
 use certs::Folder;
 use certs::set::MachineSet;
 use clap::Args;
@@ -23,11 +23,11 @@ use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs};
 use edge_agent::Status;
 use edge_agent::source::host::HostConfig;
 use prometheus_client::registry::Registry;
-use schema::DeviceId;
+use schema::{DeviceId, DiscardedBy};
 
 use data_dir::{DataDir, Endpoints};
 use live::Live;
-use summary::Summary;
+use summary::{Rows, Summary};
 
 /// How long the agent may take to deliver what it has when `up` ends. With the parts' own stops
 /// an interrupt is done within five seconds.
@@ -90,7 +90,7 @@ pub fn run(options: Options) -> Result<ExitCode, Failure> {
     } else {
         println!("{summary}");
     }
-    Ok(if summary.balanced {
+    Ok(if summary.is_well() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -234,14 +234,7 @@ async fn summarise(store: &Arc<dyn Store>, agent: &Status) -> Result<Summary, St
         .epochs
         .iter()
         .find(|record| record.epoch == agent.epoch);
-    let reported = record.map(|record| {
-        let report = record
-            .report
-            .map(|report| report.balance)
-            .unwrap_or_default();
-        record.ledger.settle(report.accepted, report.held())
-    });
-    let reported = reported.unwrap_or_default();
+    let reported = record.map(EpochRecord::settle).unwrap_or_default();
     let own = record
         .map(|record| record.ledger.clone())
         .unwrap_or_default();
@@ -251,7 +244,22 @@ async fn summarise(store: &Arc<dyn Store>, agent: &Status) -> Result<Summary, St
     balance.accepted += own.balance.accepted - reported.balance.accepted;
     balance.pending += own.balance.pending - reported.balance.pending;
     let unaccounted = fleet.unaccounted.saturating_sub(reported.unaccounted) + own.unaccounted;
-    Ok(Summary::new(balance, fleet.devices.max(1), unaccounted))
+    let mut summary = Summary::new(balance, fleet.devices.max(1), unaccounted);
+    summary.rows = Rows {
+        rows: balance
+            .committed
+            .saturating_sub(fleet.superseded + fleet.expired),
+        superseded: fleet.superseded,
+        expired: fleet.expired,
+    };
+    for (reason, readings) in fleet.quarantined {
+        summary.exceptions.quarantine(reason.as_str(), readings);
+    }
+    for (by, readings) in fleet.discarded {
+        let by = by.map_or("older_agent", DiscardedBy::as_str);
+        summary.exceptions.discard(by, readings);
+    }
+    Ok(summary)
 }
 
 /// The host name as a device id: what does not fit becomes a hyphen.

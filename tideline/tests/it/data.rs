@@ -33,7 +33,7 @@ fn readings_are_handed_in_once_and_read_in_every_form() {
     let running = Running::start();
     for _ in 0..2 {
         let answer = handed_in(&running, 600);
-        assert_eq!(answer["rejected"], serde_json::json!([]), "{answer}");
+        assert_eq!(answer["refused"], serde_json::json!([]), "{answer}");
     }
     let get = |more: &[&str]| {
         let all = [&["data", "get", "gateway-1", "--limit", "100000"], more].concat();

@@ -18,8 +18,11 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bridge::store::Location;
+use bridge::store::{DeviceReport, Location};
 use rustix::process::{Pid, Signal, kill_process};
+use schema::message::{ClockReport, ClockState, Discard, EpochAccount, LedgerReport, RejectReason};
+use schema::time::ReceivedAt;
+use schema::{Balance, DiscardedBy, Epoch, SeqRange};
 use serde_json::Value;
 
 /// How long anything may take that should happen soon.
@@ -63,7 +66,7 @@ fn check_balanced(output: &Output, location: &Location) -> Value {
         store.close().await;
         counts
     });
-    assert_eq!(Some(counts.telemetry), summary["committed"].as_u64());
+    assert_eq!(Some(counts.telemetry), summary["rows"].as_u64());
     summary
 }
 
@@ -225,6 +228,59 @@ fn up_ends_with_a_balanced_ledger_and_goes_on_where_it_stopped() {
     let second = check_balanced(&run(), &location);
     assert!(second["committed"].as_u64() > first["committed"].as_u64());
     assert!(!folder.path().join("endpoints.json").exists());
+}
+
+/// What the budget of a quarantine discarded is counted, and lost: that is no good end.
+#[test]
+fn up_fails_when_a_quarantine_overflowed() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = Location::Embedded(folder.path().join("bridge/store.db"));
+    let run = |more: &[&str]| up(folder.path(), more).output().unwrap();
+    check_balanced(&run(&["--for", "2s", "--json"]), &location);
+    let discard = |first, last, by| Discard {
+        range: SeqRange::new(first, last).unwrap(),
+        by,
+        reason: Some(RejectReason::TooNew),
+    };
+    let report = LedgerReport {
+        device_time_ms: 0,
+        clock: ClockReport {
+            state: ClockState::Verified,
+            offset_ms: Some(0),
+        },
+        epochs: vec![EpochAccount {
+            epoch: Epoch::from_random(1),
+            balance: Balance {
+                accepted: 5,
+                discarded: 5,
+                ..Balance::default()
+            },
+            evicted: Vec::new(),
+            quarantined: Vec::new(),
+            discarded: vec![
+                discard(1, 4, DiscardedBy::QuarantineBudget),
+                discard(5, 5, DiscardedBy::Person),
+            ],
+        }],
+    };
+    let report = DeviceReport::new("far-away".parse().unwrap(), report, ReceivedAt::default());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let store = location.open().await.unwrap();
+        store.report(&[report]).await.unwrap();
+        store.close().await;
+    });
+    let ended = run(&["--for", "2s", "--json"]);
+    let told = summary(&ended);
+    assert_eq!(ended.status.code(), Some(1), "{told}");
+    assert_eq!(told["balanced"], true, "{told}");
+    let by = serde_json::json!({"person": 1, "quarantine_budget": 4});
+    assert_eq!(told["discarded_by"], by, "{told}");
+    let ended = run(&["--for", "2s"]);
+    let text = String::from_utf8(ended.stdout).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{text}");
+    assert!(!text.contains("every reading is accounted for"), "{text}");
+    assert!(text.contains("4 because the quarantine was full"), "{text}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::{check_refused, tideline};
 
 /// Every command that there is.
-const COMMANDS: [&[&str]; 41] = [
+const COMMANDS: [&[&str]; 44] = [
     &["up"],
     &["decode"],
     &["status"],
@@ -15,6 +15,8 @@ const COMMANDS: [&[&str]; 41] = [
     &["device", "label"],
     &["device", "retire"],
     &["device", "reinstate"],
+    &["device", "requeue"],
+    &["device", "discard"],
     &["command", "send"],
     &["command", "show"],
     &["command", "cancel"],
@@ -30,6 +32,7 @@ const COMMANDS: [&[&str]; 41] = [
     &["data", "send"],
     &["data", "conflicts"],
     &["ledger"],
+    &["ledger", "accept-loss"],
     &["dead-letter", "list"],
     &["dead-letter", "show"],
     &["dead-letter", "retry"],

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bridge::store::location::{Database, Location};
-use bridge::store::{Delivery, Store};
+use bridge::store::{Delivery, Origin, Store};
 use daemon::{Class, Failure};
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, ReceivedAt, Row, SensorName, Value};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -193,6 +193,7 @@ fn fleet() -> Vec<Delivery> {
                 },
                 rejected: Vec::new(),
                 received_at: ReceivedAt::from_micros(1_700_000_000_000_000),
+                origin: Origin::Device,
             });
         }
     }

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use super::shapes::{QualityShape, RangeShape, ValueShape};
 use crate::direct::{Direct, DirectError};
-use crate::store::Settled;
+use crate::store::{Origin, Settled};
 
 /// Largest JSON body: twice what the most readings take that a batch may hold.
 const JSON_BYTES_MAX: usize = 1024 * 1024;
@@ -45,13 +45,16 @@ pub(crate) struct Settlement {
     /// In the database, now or before.
     #[schema(value_type = Vec<RangeShape>)]
     committed: Vec<SeqRange>,
-    /// Refused for good, and in the ledger as such: do not send them again.
-    rejected: Vec<RejectedBody>,
+    /// Refused, with the reason. They are yours: the ledger knows nothing of them, and they may come
+    /// again once what is wrong is mended.
+    refused: Vec<RefusedBody>,
+    /// What `refused` was called before 0.2.
+    rejected: Vec<RefusedBody>,
 }
 
 /// A reading that is refused
-#[derive(Debug, Serialize, ToSchema)]
-struct RejectedBody {
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+struct RefusedBody {
     seq: u64,
     #[schema(value_type = String)]
     reason: RejectReason,
@@ -136,7 +139,9 @@ pub(crate) async fn create(
     let weight = kind.weight(body.len());
     drop(body);
     let epoch = batch.epoch;
-    let delivery = direct.admit(device, batch).map_err(DirectError::Refused)?;
+    let delivery = direct
+        .admit(device, batch, Origin::Direct)
+        .map_err(DirectError::Refused)?;
     let settled = direct.deliver(delivery, weight, hold).await?;
     Ok(Json(Settlement::new(epoch, settled)))
 }
@@ -233,12 +238,14 @@ impl Settlement {
         let each = settled.rejected.iter().flat_map(|rejection| {
             let range = rejection.range;
             let reason = rejection.reason;
-            (range.first()..=range.last()).map(move |seq| RejectedBody { seq, reason })
+            (range.first()..=range.last()).map(move |seq| RefusedBody { seq, reason })
         });
+        // Each is one of the batch's rows.
+        let refused: Vec<RefusedBody> = each.take(BATCH_ROWS_MAX).collect();
         Self {
             epoch: epoch.to_string(),
-            // Each is one of the batch's rows.
-            rejected: each.take(BATCH_ROWS_MAX).collect(),
+            rejected: refused.clone(),
+            refused,
             committed: settled.committed,
         }
     }

@@ -40,7 +40,8 @@ const SETTINGS: &str = "SELECT device_id, min(key), count(*) FROM reported_confi
 /// Of buffer files that were reported on lately.
 const SKEWED: &str = "SELECT device_id, device_time_ms, reported_at FROM sync_status \
      WHERE reported_at > $1 \
-         AND abs(extract(epoch FROM reported_at)::FLOAT8 * 1000 - device_time_ms) > $2 \
+         AND abs(extract(epoch FROM reported_at)::FLOAT8 * 1000::FLOAT8 \
+             - device_time_ms::FLOAT8) > $2::FLOAT8 \
      ORDER BY device_id, reported_at LIMIT $3";
 
 const RAISE: &str = "INSERT INTO alerts (id, rule, device_id, detail, opened_at, last_seen_at) \

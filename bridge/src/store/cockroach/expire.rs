@@ -1,4 +1,6 @@
-//! Old rows out: by CockroachDB itself, where it does that, and elsewhere a device at a time.
+//! Old rows out: by CockroachDB itself, where it does that, and elsewhere a device at a time. Whatever
+//! row goes is counted in the statement that takes it, so that `committed = rows + superseded +
+//! expired` holds at any moment.
 
 use std::time::Duration;
 
@@ -8,20 +10,26 @@ use sqlx::Executor as _;
 use super::super::fleet::FleetStore as _;
 use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
-use super::Cockroach;
 use super::arguments::Micros;
 use super::dialect::{self, Purpose};
 use super::query::sensor_names;
+use super::{Cockroach, rows};
 
 /// Rows of one statement, of each sensor: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
 
-const READINGS: &str = "DELETE FROM telemetry_data WHERE (device_id, sensor, observed_at) IN ( \
-     SELECT r.device_id, r.sensor, r.observed_at FROM unnest($2::TEXT[]) AS s (sensor) \
-     CROSS JOIN LATERAL ( \
-         SELECT q.device_id, q.sensor, q.observed_at FROM telemetry_data AS q \
-         WHERE q.device_id = $1 AND q.sensor = s.sensor AND q.observed_at < $3 \
-         ORDER BY q.observed_at LIMIT $4) AS r)";
+const READINGS: &str = "WITH gone AS ( \
+     DELETE FROM telemetry_data WHERE (device_id, sensor, observed_at) IN ( \
+         SELECT r.device_id, r.sensor, r.observed_at FROM unnest($2::TEXT[]) AS s (sensor) \
+         CROSS JOIN LATERAL ( \
+             SELECT q.device_id, q.sensor, q.observed_at FROM telemetry_data AS q \
+             WHERE q.device_id = $1 AND q.sensor = s.sensor AND q.observed_at < $3 \
+             ORDER BY q.observed_at LIMIT $4) AS r) \
+         RETURNING 1) \
+     UPDATE devices SET expired = devices.expired + g.gone, \
+         expired_before = greatest(devices.expired_before, $3) \
+     FROM (SELECT count(*) AS gone FROM gone) AS g \
+     WHERE devices.device_id = $1 AND g.gone > 0 RETURNING g.gone";
 
 const CONFLICTS: &str = "DELETE FROM conflicts \
      WHERE (device_id, sensor, observed_at, hlc, epoch, seq) IN ( \
@@ -91,14 +99,20 @@ impl Cockroach {
         let names = run!(self, &mut self.budget(), Purpose::Read, |connection| {
             sensor_names(connection, device).await
         })?;
-        let readings = delete_all!(
-            self,
-            sqlx::query(READINGS)
-                .bind(id)
-                .bind(&names)
-                .bind(before)
-                .bind(ROWS)
-        );
+        let mut readings: u64 = 0;
+        loop {
+            let gone = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                let delete = sqlx::query(READINGS).bind(id).bind(&names);
+                let gone = connection
+                    .fetch_optional(delete.bind(before).bind(ROWS))
+                    .await?;
+                gone.map_or(Ok(0), |row| rows::number(&row, 0))
+            })?;
+            match gone {
+                0 => break,
+                some => readings += some,
+            }
+        }
         let conflicts = delete_all!(
             self,
             sqlx::query(CONFLICTS).bind(id).bind(before).bind(ROWS)

@@ -22,7 +22,7 @@ use std::time::Instant;
 use schema::digest::Digester;
 use schema::message::RejectReason;
 use schema::time::ReceivedAt;
-use schema::{Quality, Value};
+use schema::{DiscardedBy, Quality, Value};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Connection as _, Executor as _};
 
@@ -99,13 +99,13 @@ impl Cockroach {
             }
         }
         let states: Vec<EpochState> = states.into_iter().map(Option::unwrap_or_default).collect();
-        counts.rejected += intake.refusals();
-        counts.known = intake
-            .readings()
-            .saturating_sub(counts.inserted + counts.replaced + counts.older + counts.rejected);
+        counts.refused += intake.refusals();
+        counts.known = intake.readings().saturating_sub(
+            counts.inserted + counts.replaced + counts.older + counts.same + counts.refused,
+        );
         for delivery in deliveries {
             for rejection in &delivery.rejected {
-                counts.rejected += rejection.range.count();
+                counts.refused += rejection.range.count();
             }
         }
         let files: Vec<_> = intake
@@ -260,7 +260,7 @@ impl Cockroach {
         self.write_claims(&intake.groups, states, budget).await
     }
 
-    /// Enters the rejected and evicted ranges that no part carried.
+    /// Enters the ranges beside committed ones that no part carried.
     pub(super) async fn write_claims(
         &self,
         groups: &[Group],
@@ -446,7 +446,8 @@ async fn meet(
     let arguments = Columns::default()
         .array(new, |at| groups[*at].device.as_str())?
         .array(new, |at| sql_int(groups[*at].epoch.get()))?
-        .array(new, |at| Micros(groups[*at].received_at.micros()))?;
+        .array(new, |at| Micros(groups[*at].received_at.micros()))?
+        .array(new, |at| groups[*at].is_direct)?;
     connection
         .execute(sqlx::query_with(sql::MEET, arguments.done()))
         .await?;
@@ -508,6 +509,13 @@ async fn write_compared(
         transaction
             .execute(sqlx::query_with(sql::PUT_CONFLICTS, arguments))
             .await?;
+        let superseded = contest.superseded(intake);
+        let superseded = Columns::default()
+            .array(&superseded, |(device, _)| *device)?
+            .array(&superseded, |(_, lost)| sql_int(*lost))?;
+        transaction
+            .execute(sqlx::query_with(sql::SUPERSEDE, superseded.done()))
+            .await?;
     }
     if !contest.writes.is_empty() {
         let arguments = row_arguments(Columns::default(), intake, &contest.writes, Shape::WHOLE)?;
@@ -518,7 +526,7 @@ async fn write_compared(
     transaction.commit().await?;
     Ok(Written::Done(Part {
         counts: contest.counts,
-        contested: contest.losers.iter().map(|loser| loser.row.group).collect(),
+        contested: contest.contested().collect(),
     }))
 }
 
@@ -594,7 +602,10 @@ pub(super) fn span_arguments(
             Some(Micros(span.extent?.observed_max.micros()))
         })?
         .array_of_options(spans, |(_, span)| rows::reason_text(span.kind.reason()))?
-        .array(spans, |(_, span)| micros(span.recorded_at))
+        .array(spans, |(_, span)| micros(span.recorded_at))?
+        .array_of_options(spans, |(_, span)| {
+            span.kind.discarded_by().map(DiscardedBy::as_str)
+        })
 }
 
 /// Which columns the rows need.
@@ -666,6 +677,7 @@ fn conflict_arguments(intake: &Intake<'_>, contest: &Contest) -> Result<PgArgume
         .array(losers, |lost| sql_int(lost.winner.epoch.get()))?
         .array(losers, |lost| sql_int(lost.winner.seq))?
         .array(losers, |lost| micros(lost.recorded_at))?
+        .array(losers, |lost| lost.is_same)?
         .done())
 }
 

@@ -55,8 +55,8 @@ use super::location::Database;
 use super::sqlstate::Verdict;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, Settled, Store, StoreError,
-    StoredReading, TelemetryQuery,
+    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, RowCount, Settled, Store,
+    StoreError, StoredReading, TelemetryQuery,
 };
 use cluster::Cluster;
 pub use cluster::Nodes;
@@ -208,6 +208,19 @@ impl Store for Cockroach {
 
     async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError> {
         self.known_ranges(device, epoch).await
+    }
+
+    async fn row_count(&self, device: &DeviceId) -> Result<RowCount, StoreError> {
+        self.row_count(device).await
+    }
+
+    async fn discard(
+        &self,
+        device: &DeviceId,
+        lost: &[(Epoch, RangeSet)],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        self.discard(device, lost, now).await
     }
 
     async fn content(

@@ -1,16 +1,16 @@
 //! Queries. Each is one statement, and so one consistent view, except where it says otherwise.
 
-use futures_util::TryStreamExt as _;
+use futures_util::{Stream, TryStreamExt as _};
 use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Executor as _, Row as _};
+use sqlx::{Connection as _, Executor as _, Row as _};
 
-use super::super::books::{BookRow, Content, add_up, records};
+use super::super::books::{Book, BookRow, Content, RowBook, add_up, books};
 use super::super::plan::OBSERVED_AT_MAX;
 use super::super::{
     Conflict, Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, QUERY_ROWS_MAX, RangeContent,
-    Reported, StoreError, StoredReading,
+    Reported, RowCount, StoreError, StoredReading,
 };
 use super::arguments::Micros;
 use super::dialect::Purpose;
@@ -99,6 +99,8 @@ const GAPS: &str = "SELECT device_id, epoch, covered + 1, first_seq - 1, recorde
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS covered \
          FROM ledger WHERE device_id > $1) AS r \
      WHERE first_seq > covered + 1 AND recorded_at < $2 \
+         AND NOT EXISTS (SELECT 1 FROM sync_status AS s WHERE s.device_id = r.device_id \
+             AND s.epoch = r.epoch AND s.direct) \
      ORDER BY device_id, epoch, first_seq LIMIT $3";
 
 /// Stored rows of a range of sequences, found through the times between which they are.
@@ -114,11 +116,25 @@ const CONTENT_LOST: &str = concat!(
     " FROM conflicts AS t WHERE t.device_id = $1 AND t.epoch = $2 AND t.seq BETWEEN $3 AND $4"
 );
 
+/// One statement, and so one view. Of files that are known, as the ledger is shown.
+const ROW_COUNT: &str = "SELECT \
+     (SELECT count(*) FROM telemetry_data WHERE device_id = $1), \
+     (SELECT count(*) FROM conflicts WHERE device_id = $1), \
+     (SELECT coalesce(sum(l.last_seq - l.first_seq + 1), 0)::INT8 FROM ledger AS l \
+         JOIN sync_status AS s ON s.device_id = l.device_id AND s.epoch = l.epoch \
+         WHERE l.device_id = $1 AND l.kind = 'committed'), \
+     (SELECT superseded FROM devices WHERE device_id = $1), \
+     (SELECT expired FROM devices WHERE device_id = $1), \
+     (SELECT expired_before FROM devices WHERE device_id = $1)";
+
+/// Several statements with one view of the database.
+const ONE_VIEW: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 const CONFLICTS: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     ", t.winner_hlc, t.winner_epoch, t.winner_seq, t.recorded_at \
-     FROM conflicts AS t WHERE t.device_id = $1 \
+     FROM conflicts AS t WHERE t.device_id = $1 AND t.same_reading IS NOT TRUE \
      ORDER BY t.recorded_at DESC, t.hlc DESC, t.epoch DESC, t.seq DESC LIMIT $2"
 );
 
@@ -139,11 +155,14 @@ impl Cockroach {
             let found = connection.fetch_all(query).await?;
             found.iter().map(book).collect::<Result<Vec<_>, _>>()
         })?;
-        let mut epochs: Vec<EpochRecord> = records(rows).into_iter().map(|(_, of)| of).collect();
+        let books = books(rows);
+        let rows = books.first().map(|book| book.rows).unwrap_or_default();
+        let mut epochs: Vec<EpochRecord> = books.into_iter().map(|book| book.record).collect();
         epochs.sort_by_key(|record| (record.first_seen, record.epoch));
         Ok(DeviceLedger {
             device: id.clone(),
             epochs,
+            rows,
         })
     }
 
@@ -160,9 +179,9 @@ impl Cockroach {
                 let found = connection.fetch_all(query.bind(FLEET_PAGE)).await?;
                 found.iter().map(book).collect::<Result<Vec<_>, _>>()
             })?;
-            let page = records(rows);
+            let page = books(rows);
             add_up(&mut fleet, &page, last.as_ref().map(|(device, _)| device));
-            let Some((device, record)) = page.last() else {
+            let Some(Book { device, record, .. }) = page.last() else {
                 return Ok(fleet);
             };
             last = Some((device.clone(), record.epoch));
@@ -208,7 +227,7 @@ impl Cockroach {
     }
 
     /// The ledger tells between which times the rows of a range are, so that only that part of the
-    /// table is read.
+    /// table is read. In one transaction with one view: a version that loses meanwhile is found once.
     pub(super) async fn content(
         &self,
         device: &DeviceId,
@@ -219,16 +238,17 @@ impl Cockroach {
         let epoch = sql_int(epoch.get());
         let id = device.as_str();
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let mut view = connection.begin_with(ONE_VIEW).await?;
             let within = "SELECT min(observed_min), max(observed_max) FROM ledger \
                  WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' \
                  AND first_seq <= $4 AND last_seq >= $3";
             let within = sqlx::query(within).bind(id).bind(epoch);
-            let within = connection.fetch_one(within.bind(first).bind(last)).await?;
+            let within = view.fetch_one(within.bind(first).bind(last)).await?;
             let from: Option<Micros> = within.try_get(0)?;
             let to: Option<Micros> = within.try_get(1)?;
             let mut content = Content::of(range);
             if let (Some(from), Some(to)) = (from, to) {
-                let names = sensor_names(connection, device).await?;
+                let names = sensor_names(&mut view, device).await?;
                 let stored = sqlx::query(CONTENT_STORED).bind(id).bind(names);
                 let stored = stored
                     .bind(from)
@@ -236,17 +256,25 @@ impl Cockroach {
                     .bind(epoch)
                     .bind(first)
                     .bind(last);
-                let mut stored = connection.fetch(stored);
-                while let Some(row) = stored.try_next().await? {
-                    content.add(reading(&row)?);
-                }
+                add_found(&mut content, view.fetch(stored)).await?;
             }
             let lost = sqlx::query(CONTENT_LOST).bind(id).bind(epoch);
-            let mut lost = connection.fetch(lost.bind(first).bind(last));
-            while let Some(row) = lost.try_next().await? {
-                content.add(reading(&row)?);
-            }
+            add_found(&mut content, view.fetch(lost.bind(first).bind(last))).await?;
+            view.commit().await?;
             Ok(content.done())
+        })
+    }
+
+    pub(super) async fn row_count(&self, device: &DeviceId) -> Result<RowCount, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(ROW_COUNT).bind(device.as_str());
+            let row = connection.fetch_one(query).await?;
+            Ok(RowCount {
+                rows: rows::number(&row, 0)?,
+                losers: rows::number(&row, 1)?,
+                committed: rows::number(&row, 2)?,
+                book: row_book(&row, 3)?,
+            })
         })
     }
 
@@ -295,6 +323,20 @@ pub(super) async fn sensor_names(
     found.iter().map(|row| row.try_get(0)).collect()
 }
 
+/// Adds what is found to a range's content. A row that no reading can be made of counts as altered.
+async fn add_found(
+    content: &mut Content,
+    mut found: impl Stream<Item = Result<PgRow, sqlx::Error>> + Unpin,
+) -> Result<(), sqlx::Error> {
+    while let Some(row) = found.try_next().await? {
+        match reading(&row) {
+            Ok(reading) => content.add(reading),
+            Err(_) => content.add_unreadable(rows::number(&row, 9)?),
+        }
+    }
+    Ok(())
+}
+
 pub(super) fn reading(row: &PgRow) -> Result<StoredReading, sqlx::Error> {
     rows::reading(row, 1, rows::sensor(row, 0)?)
 }
@@ -308,9 +350,9 @@ fn book(row: &PgRow) -> Result<BookRow, sqlx::Error> {
                 accepted: rows::number(row, 5)?,
                 committed: rows::number(row, 6)?,
                 pending: rows::number(row, 7)?,
-                quarantined: 0,
+                quarantined: rows::number(row, 9)?,
                 evicted: rows::number(row, 8)?,
-                discarded: rows::number(row, 9)?,
+                discarded: rows::number(row, 10)?,
             },
             device_time_ms: rows::int(row, 4)?,
             received_at: ReceivedAt::from_micros(reported_at.0),
@@ -321,7 +363,21 @@ fn book(row: &PgRow) -> Result<BookRow, sqlx::Error> {
         epoch: rows::epoch(row, 1)?,
         first_seen: rows::received(row, 2)?,
         report,
-        span: rows::span(row, 10)?,
+        is_direct: row.try_get::<Option<bool>, _>(11)?.unwrap_or(false),
+        rows: row_book(row, 12)?,
+        span: rows::span(row, 15)?,
+    })
+}
+
+/// What became of a device's rows, from three columns: superseded, expired, expired_before.
+fn row_book(row: &PgRow, at: usize) -> Result<RowBook, sqlx::Error> {
+    let superseded: Option<i64> = row.try_get(at)?;
+    let expired: Option<i64> = row.try_get(at + 1)?;
+    let before: Option<Micros> = row.try_get(at + 2)?;
+    Ok(RowBook {
+        superseded: superseded.unwrap_or(0).max(0).unsigned_abs(),
+        expired: expired.map(|expired| expired.max(0).unsigned_abs()),
+        expired_before: before.map(|before| ObservedAt::from_micros(before.0)),
     })
 }
 

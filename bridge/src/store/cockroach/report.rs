@@ -3,21 +3,25 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-use schema::DeviceId;
 use schema::message::ack::payload_digest;
-use schema::message::{EpochReport, Status};
+use schema::message::{EpochAccount, Status};
 use schema::time::ReceivedAt;
-use sqlx::Executor as _;
+use schema::{DeviceId, Epoch, RangeSet};
+use sqlx::{Executor as _, Row as _};
 
-use super::super::claims::{group, settled_by_report};
+use super::super::claims::{
+    Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
+};
 use super::super::ledger::EpochState;
+use super::super::plan::Group;
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
 };
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
+use super::failed::Budget;
 use super::ingest::{Progress, micros, sql_int};
-use super::{Cockroach, sql};
+use super::{Cockroach, rows, sql};
 
 impl Cockroach {
     /// Ranges first, totals second: what a device says it does not hold any more is then in the
@@ -26,16 +30,15 @@ impl Cockroach {
         &self,
         reports: &[DeviceReport],
     ) -> Result<Vec<Vec<Settled>>, StoreError> {
-        let (groups, places) = group(reports);
-        let mut states: Vec<Option<EpochState>> = vec![None; groups.len()];
         let mut budget = self.budget();
-        loop {
-            self.load(&groups, &mut states, &mut budget).await?;
-            if self.write_claims(&groups, &mut states, &mut budget).await? == Progress::Done {
-                break;
-            }
-        }
-        let totals: Vec<Total<'_>> = reports.iter().flat_map(totals).collect();
+        let newer = self.newer_agents(&of_doubt(reports), &mut budget).await?;
+        let words = words(reports, &newer);
+        let (groups, places) = group(reports, &words);
+        let states = self.enter(&groups, &mut budget).await?;
+        // Of one that does not know its bridge yet, the next report tells more.
+        let said = reports.iter().zip(&words);
+        let said = said.filter(|(_, words)| **words != Words::Guarded);
+        let totals: Vec<Total<'_>> = said.flat_map(|(report, _)| totals(report)).collect();
         for wave in waves(&totals, |total| (total.device, total.of.epoch)) {
             run!(self, &mut budget, Purpose::Write, |connection| {
                 let arguments = total_arguments(&wave)?.done();
@@ -51,6 +54,61 @@ impl Cockroach {
             }
         }
         Ok(settled)
+    }
+
+    /// Which of some devices run an agent that has a quarantine.
+    async fn newer_agents(
+        &self,
+        devices: &[&DeviceId],
+        budget: &mut Budget,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        if devices.is_empty() {
+            return Ok(Vec::new());
+        }
+        run!(self, budget, Purpose::Write, |connection| {
+            let wanted = Columns::default().array(devices, |device| device.as_str())?;
+            let found = connection
+                .fetch_all(sqlx::query_with(sql::AGENTS, wanted.done()))
+                .await?;
+            let mut newer = Vec::new();
+            for row in &found {
+                if has_quarantine(row.try_get(1)?) {
+                    newer.push(rows::device(row, 0)?);
+                }
+            }
+            Ok(newer)
+        })
+    }
+
+    /// Enters what groups claim. Returns what is known of them then.
+    async fn enter(
+        &self,
+        groups: &[Group],
+        budget: &mut Budget,
+    ) -> Result<Vec<Option<EpochState>>, StoreError> {
+        let mut states: Vec<Option<EpochState>> = vec![None; groups.len()];
+        loop {
+            self.load(groups, &mut states, budget).await?;
+            if self.write_claims(groups, &mut states, budget).await? == Progress::Done {
+                return Ok(states);
+            }
+        }
+    }
+
+    pub(super) async fn discard(
+        &self,
+        device: &DeviceId,
+        lost: &[(Epoch, RangeSet)],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let groups = given_up(device, lost, now);
+        let states = self.enter(&groups, &mut self.budget()).await?;
+        for (group, state) in groups.iter().zip(states) {
+            if let Some(state) = state {
+                self.cache.put(&group.device, group.epoch, state);
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
@@ -97,7 +155,7 @@ const LETTERS_MAX: usize = 128;
 
 struct Total<'a> {
     device: &'a DeviceId,
-    of: &'a EpochReport,
+    of: &'a EpochAccount,
     device_time_ms: i64,
     received_at: ReceivedAt,
 }
@@ -121,7 +179,8 @@ fn total_arguments(totals: &[&Total<'_>]) -> Result<Columns, sqlx::Error> {
         .array(totals, |total| capped(total.of.balance.committed))?
         .array(totals, |total| capped(total.of.balance.pending))?
         .array(totals, |total| capped(total.of.balance.evicted))?
-        .array(totals, |total| capped(total.of.balance.rejected))
+        .array(totals, |total| capped(total.of.balance.quarantined))?
+        .array(totals, |total| capped(total.of.balance.discarded))
 }
 
 /// A device may report any number; SQL holds 63 bits.

@@ -44,12 +44,13 @@ pub(super) fn range(row: &PgRow, first: usize, last: usize) -> Result<SeqRange> 
 }
 
 /// A range of the ledger from ten columns: kind, reason, first_seq, last_seq, digest, hlc_max,
-/// observed_min, observed_max, recorded_at.
+/// observed_min, observed_max, recorded_at, discarded_by.
 pub(super) fn span(row: &PgRow, at: usize) -> Result<Option<Span>> {
     let Some(kind) = row.try_get::<Option<&str>, _>(at)? else {
         return Ok(None);
     };
     let reason: Option<&str> = row.try_get(at + 1)?;
+    let by: Option<&str> = row.try_get(at + 9)?;
     let hlc: Option<i64> = row.try_get(at + 5)?;
     let from: Option<Micros> = row.try_get(at + 6)?;
     let to: Option<Micros> = row.try_get(at + 7)?;
@@ -62,7 +63,7 @@ pub(super) fn span(row: &PgRow, at: usize) -> Result<Option<Span>> {
         _ => None,
     };
     Ok(Some(Span {
-        kind: kind_of(kind, reason).ok_or_else(|| bad(at)("no kind of range"))?,
+        kind: kind_of(kind, reason, by).ok_or_else(|| bad(at)("no kind of range"))?,
         range: range(row, at + 2, at + 3)?,
         digest: int(row, at + 4)?.cast_unsigned(),
         extent,

@@ -32,7 +32,7 @@ macro_rules! heads {
 macro_rules! ledger_columns {
     () => {
         "(device_id, epoch, first_seq, kind, last_seq, digest, hlc_max, observed_min, \
-         observed_max, reason, recorded_at)"
+         observed_max, reason, recorded_at, discarded_by)"
     };
 }
 
@@ -40,7 +40,7 @@ macro_rules! select_ranges {
     () => {
         "SELECT * FROM unnest($7::TEXT[], $8::INT8[], $9::INT8[], $10::TEXT[], $11::INT8[], \
          $12::INT8[], $13::INT8[], $14::TIMESTAMPTZ[], $15::TIMESTAMPTZ[], $16::TEXT[], \
-         $17::TIMESTAMPTZ[]) AS l"
+         $17::TIMESTAMPTZ[], $18::TEXT[]) AS l"
     };
 }
 
@@ -60,7 +60,7 @@ macro_rules! row_columns {
     };
 }
 
-/// Heads, ledger and new rows in one. Arguments: five arrays of heads, their number, eleven arrays
+/// Heads, ledger and new rows in one. Arguments: five arrays of heads, their number, twelve arrays
 /// of ledger rows, then an array for each column of [`row_columns`] that `shape` has. Affects no row
 /// when a head had moved.
 pub(super) fn write(shape: Shape) -> &'static str {
@@ -135,7 +135,7 @@ fn write_text(shape: Shape) -> String {
             select_ranges!(),
             " WHERE (SELECT count(*) FROM head) = $6::INT8 ",
             ledger_grows!(),
-            ") INSERT INTO telemetry_data ",
+            " RETURNING 1) INSERT INTO telemetry_data ",
             row_columns!(),
             " SELECT {} FROM unnest({}) AS t ({}) \
              WHERE (SELECT count(*) FROM head) = $6::INT8"
@@ -147,9 +147,9 @@ fn write_text(shape: Shape) -> String {
 }
 
 /// The number of the first argument that is about rows.
-const ROWS_FROM: usize = 18;
+const ROWS_FROM: usize = 19;
 
-/// Heads and ledger only. Arguments as the first seventeen of [`write()`].
+/// Heads and ledger only. Arguments as the first eighteen of [`write()`].
 pub(super) const WRITE_LEDGER: &str = concat!(
     "WITH head AS (",
     heads!(),
@@ -170,7 +170,7 @@ pub(super) const PUT_RANGES: &str = concat!(
     ledger_columns!(),
     " SELECT * FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::TEXT[], $5::INT8[], \
      $6::INT8[], $7::INT8[], $8::TIMESTAMPTZ[], $9::TIMESTAMPTZ[], $10::TEXT[], \
-     $11::TIMESTAMPTZ[]) AS l ",
+     $11::TIMESTAMPTZ[], $12::TEXT[]) AS l ",
     ledger_grows!()
 );
 
@@ -201,11 +201,18 @@ pub(super) const PUT_ROWS: &str = concat!(
 /// The slow path: versions that lost.
 pub(super) const PUT_CONFLICTS: &str = "INSERT INTO conflicts (device_id, sensor, observed_at, \
      value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
-     winner_hlc, winner_epoch, winner_seq, recorded_at) \
+     winner_hlc, winner_epoch, winner_seq, recorded_at, same_reading) \
      SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::FLOAT8[], $5::INT8[], \
      $6::BOOL[], $7::TEXT[], $8::INT2[], $9::INT8[], $10::INT8[], $11::INT8[], \
-     $12::TIMESTAMPTZ[], $13::INT8[], $14::INT8[], $15::INT8[], $16::TIMESTAMPTZ[]) AS c \
+     $12::TIMESTAMPTZ[], $13::INT8[], $14::INT8[], $15::INT8[], $16::TIMESTAMPTZ[], \
+     $17::BOOL[]) AS c \
      ON CONFLICT (device_id, sensor, observed_at, hlc, epoch, seq) DO NOTHING";
+
+/// The slow path: how many versions of each device lost, in the commit in which they lose.
+pub(super) const SUPERSEDE: &str = "UPDATE devices SET \
+         superseded = coalesce(devices.superseded, 0) + s.lost \
+     FROM unnest($1::TEXT[], $2::INT8[]) AS s (device_id, lost) \
+     WHERE devices.device_id = s.device_id";
 
 /// Buffer files that were never heard of, and their devices.
 pub(super) const MEET: &str = "WITH met AS ( \
@@ -213,16 +220,19 @@ pub(super) const MEET: &str = "WITH met AS ( \
          SELECT device_id, min(seen), max(seen), false \
          FROM unnest($1::TEXT[], $3::TIMESTAMPTZ[]) AS d (device_id, seen) \
          GROUP BY device_id ORDER BY device_id \
-         ON CONFLICT (device_id) DO NOTHING) \
-     INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, ledger_version, merge_due) \
-     SELECT device_id, epoch, seen, seen, 0, false \
-     FROM unnest($1::TEXT[], $2::INT8[], $3::TIMESTAMPTZ[]) AS s (device_id, epoch, seen) \
+         ON CONFLICT (device_id) DO NOTHING RETURNING 1) \
+     INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, ledger_version, \
+         merge_due, direct) \
+     SELECT device_id, epoch, seen, seen, 0, false, direct \
+     FROM unnest($1::TEXT[], $2::INT8[], $3::TIMESTAMPTZ[], $4::BOOL[]) \
+         AS s (device_id, epoch, seen, direct) \
      ON CONFLICT (device_id, epoch) DO NOTHING";
 
 /// What the ledger knows of some buffer files from a sequence on: a row without a range when
 /// nothing is recorded yet, no row for a file that was never heard of.
 pub(super) const KNOWN: &str = "SELECT w.place, s.ledger_version, l.kind, l.reason, l.first_seq, \
-     l.last_seq, l.digest, l.hlc_max, l.observed_min, l.observed_max, l.recorded_at \
+     l.last_seq, l.digest, l.hlc_max, l.observed_min, l.observed_max, l.recorded_at, \
+     l.discarded_by \
      FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::INT8[]) \
          AS w (device_id, epoch, floor_seq, place) \
      JOIN sync_status AS s ON s.device_id = w.device_id AND s.epoch = w.epoch \
@@ -231,22 +241,30 @@ pub(super) const KNOWN: &str = "SELECT w.place, s.ledger_version, l.kind, l.reas
      ORDER BY w.place, l.first_seq";
 
 /// The devices' own side of the ledger. A report is newer when the device had taken over more
-/// readings, or settled more of them.
+/// readings, or holds fewer of them: what it offers again moves from its quarantine to what is
+/// pending, and is held all the same.
 pub(super) const PUT_REPORTS: &str = "UPDATE sync_status SET \
          last_seen = greatest(sync_status.last_seen, r.reported_at), \
          reported_at = r.reported_at, device_time_ms = r.device_time_ms, \
          reported_accepted = r.accepted, reported_committed = r.committed, \
          reported_pending = r.pending, reported_evicted = r.evicted, \
-         reported_rejected = r.rejected \
+         reported_rejected = r.discarded, \
+         reported_quarantined = r.quarantined, reported_discarded = r.discarded \
      FROM unnest($1::TEXT[], $2::INT8[], $3::TIMESTAMPTZ[], $4::INT8[], $5::INT8[], $6::INT8[], \
-         $7::INT8[], $8::INT8[], $9::INT8[]) \
+         $7::INT8[], $8::INT8[], $9::INT8[], $10::INT8[]) \
          AS r (device_id, epoch, reported_at, device_time_ms, accepted, committed, pending, \
-             evicted, rejected) \
+             evicted, quarantined, discarded) \
      WHERE sync_status.device_id = r.device_id AND sync_status.epoch = r.epoch \
          AND (sync_status.reported_accepted IS NULL \
              OR sync_status.reported_accepted < r.accepted \
              OR (sync_status.reported_accepted = r.accepted \
-                 AND sync_status.reported_pending >= r.pending))";
+                 AND sync_status.reported_pending::FLOAT8 \
+                     + coalesce(sync_status.reported_quarantined, 0)::FLOAT8 \
+                     >= r.pending::FLOAT8 + r.quarantined::FLOAT8))";
+
+/// Which agents devices run.
+pub(super) const AGENTS: &str = "SELECT device_id, agent_version FROM devices \
+     WHERE device_id = ANY($1) AND agent_version IS NOT NULL";
 
 /// Births and wills, one a device. What an earlier connection says late changes nothing; and a will
 /// is no sign of life, whenever it is told.
@@ -299,12 +317,93 @@ pub(super) const MERGED: &str = "UPDATE sync_status SET \
 mod tests {
     use super::*;
 
+    /// The parts of a `WITH` that write, and whether each returns something. Looks at whatever
+    /// begins with one of the words that write, in whatever parentheses.
+    fn silent_parts(sql: &str) -> Vec<String> {
+        let mut silent = Vec::new();
+        for (at, _) in sql.match_indices('(') {
+            let inner = &sql[at + 1..];
+            let is_write = ["INSERT ", "UPDATE ", "DELETE "]
+                .iter()
+                .any(|word| inner.trim_start().starts_with(word));
+            if !is_write {
+                continue;
+            }
+            let mut depth = 1;
+            let end = inner.char_indices().find(|(_, c)| {
+                depth += match c {
+                    '(' => 1,
+                    ')' => -1,
+                    _ => 0,
+                };
+                depth == 0
+            });
+            let inner = &inner[..end.map_or(inner.len(), |(end, _)| end)];
+            if !inner.contains(" RETURNING ") {
+                silent.push(inner.to_owned());
+            }
+        }
+        silent
+    }
+
+    /// The texts between quotes of a source file, with lines joined as the compiler does.
+    fn literals(source: &str) -> Vec<String> {
+        let mut literals = Vec::new();
+        let mut rest = source;
+        while let Some(begin) = rest.find('"') {
+            let text = &rest[begin + 1..];
+            let Some(end) = text.find('"') else { break };
+            let joined: Vec<&str> = text[..end]
+                .split("\\\n")
+                .enumerate()
+                .map(|(line, text)| match line {
+                    0 => text,
+                    _ => text.trim_start(),
+                })
+                .collect();
+            literals.push(joined.concat());
+            rest = &text[end + 1..];
+        }
+        literals
+    }
+
+    /// CockroachDB refuses a part of a `WITH` that writes and returns nothing. Every shape of the
+    /// statements that are put together, and every statement that stands in a file of this folder.
+    #[test]
+    fn every_part_of_a_statement_that_writes_returns_something() {
+        let mut statements: Vec<String> = (0..Shape::ALL)
+            .map(|bits| write(Shape(bits)).to_owned())
+            .collect();
+        statements.extend([WRITE_LEDGER.to_owned(), MEET.to_owned()]);
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/cockroach");
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+            statements.extend(
+                literals(code)
+                    .into_iter()
+                    .filter(|sql| sql.contains("WITH ")),
+            );
+        }
+        let with: Vec<&String> = statements
+            .iter()
+            .filter(|sql| sql.contains("WITH "))
+            .collect();
+        assert!(with.len() > 36, "{}", with.len());
+        for sql in with {
+            assert_eq!(silent_parts(sql), [""; 0], "{sql}");
+        }
+        let silent =
+            "WITH a AS (INSERT INTO t SELECT f(1)), b AS (DELETE FROM t RETURNING 1) SELECT 1";
+        assert_eq!(silent_parts(silent), ["INSERT INTO t SELECT f(1)"]);
+    }
+
     #[test]
     fn a_statement_has_an_argument_for_each_column_of_its_shape() {
         let all = write(Shape::WHOLE);
-        assert!(all.contains("$29::TIMESTAMPTZ[]") && !all.contains("$30"));
+        assert!(all.contains("$30::TIMESTAMPTZ[]") && !all.contains("$31"));
         let numbers = write(Shape::F64);
-        assert!(numbers.contains("$25::TIMESTAMPTZ[]") && !numbers.contains("$26"));
+        assert!(numbers.contains("$26::TIMESTAMPTZ[]") && !numbers.contains("$27"));
         assert!(numbers.contains("t.value_f64, NULL::INT8, NULL::BOOL, NULL::TEXT, 0::INT2"));
     }
 }

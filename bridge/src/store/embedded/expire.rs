@@ -1,15 +1,19 @@
-//! Old rows out, a device at a time.
+//! Old rows out, a device at a time, and counted in the same commit.
 
 use libsql::Value as Cell;
 use schema::{DeviceId, ObservedAt};
 
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::file::File;
-use super::values::text_cell;
+use super::values::{cell, text_cell};
 use super::{fleet, query};
 
 const READINGS: &str =
     "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3";
+
+/// NULL stays NULL: what a device lost before there was a count is not known.
+const EXPIRED: &str = "UPDATE devices SET expired = expired + ?2, \
+     expired_before = max(coalesce(expired_before, ?3), ?3) WHERE device_id = ?1";
 
 const CONFLICTS: &str = "DELETE FROM conflicts WHERE device_id = ?1 AND observed_at < ?2";
 
@@ -34,9 +38,14 @@ pub(super) fn expire(
     let devices = fleet::devices(file, after, EXPIRE_DEVICES)?;
     for device in &devices {
         let id = || text_cell(device.device.as_str());
+        let mut readings = 0;
         for name in query::sensor_names(file, &device.device)? {
-            rows += file.execute(READINGS, vec![id(), Cell::Text(name), before()])?;
+            readings += file.execute(READINGS, vec![id(), Cell::Text(name), before()])?;
         }
+        if readings > 0 {
+            file.execute(EXPIRED, vec![id(), cell(readings as u64), before()])?;
+        }
+        rows += readings;
         rows += file.execute(CONFLICTS, vec![id(), before()])?;
         rows += file.execute(COMMANDS, vec![id(), before()])?;
     }

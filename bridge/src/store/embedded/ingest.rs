@@ -88,19 +88,22 @@ const STORED: &str = "SELECT observed_at, value_f64, value_i64, value_bool, valu
 
 const PUT_CONFLICT: &str = "INSERT OR IGNORE INTO conflicts (device_id, sensor, observed_at, \
      value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
-     winner_hlc, winner_epoch, winner_seq, recorded_at) \
-     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+     winner_hlc, winner_epoch, winner_seq, recorded_at, same_reading) \
+     VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)";
+
+const SUPERSEDE: &str =
+    "UPDATE devices SET superseded = coalesce(superseded, 0) + ?2 WHERE device_id = ?1";
 
 const MEET_DEVICE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, online) \
      VALUES (?1, ?2, ?2, 0) ON CONFLICT DO NOTHING";
 
 const MEET_FILE: &str = "INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, \
-     ledger_version, merge_due) VALUES (?1, ?2, ?3, ?3, 0, 0) ON CONFLICT DO NOTHING";
+     ledger_version, merge_due, direct) VALUES (?1, ?2, ?3, ?3, 0, 0, ?4) ON CONFLICT DO NOTHING";
 
 const HEAD: &str = "SELECT ledger_version FROM sync_status WHERE device_id = ? AND epoch = ?";
 
 const KNOWN: &str = "SELECT kind, reason, first_seq, last_seq, digest, hlc_max, observed_min, \
-     observed_max, recorded_at FROM ledger WHERE device_id = ?1 AND epoch = ?2 \
+     observed_max, recorded_at, discarded_by FROM ledger WHERE device_id = ?1 AND epoch = ?2 \
      AND last_seq >= ?3 - 1 ORDER BY first_seq";
 
 const MOVE_HEAD: &str = "UPDATE sync_status SET ledger_version = ?3, \
@@ -108,7 +111,8 @@ const MOVE_HEAD: &str = "UPDATE sync_status SET ledger_version = ?3, \
      WHERE device_id = ?1 AND epoch = ?2";
 
 const PUT_RANGE: &str = "INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, \
-     hlc_max, observed_min, observed_max, reason, recorded_at) VALUES (?,?,?,?,?,?,?,?,?,?,?) \
+     hlc_max, observed_min, observed_max, reason, recorded_at, discarded_by) \
+     VALUES (?,?,?,?,?,?,?,?,?,?,?,?) \
      ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET last_seq = excluded.last_seq, \
      digest = excluded.digest, hlc_max = excluded.hlc_max, observed_min = excluded.observed_min, \
      observed_max = excluded.observed_max";
@@ -145,12 +149,12 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
         state.contested = met.contains(&(at as u32));
     }
 
-    counts.rejected = intake.refusals();
-    counts.known = intake
-        .readings()
-        .saturating_sub(counts.inserted + counts.replaced + counts.older + counts.rejected);
+    counts.refused = intake.refusals();
+    counts.known = intake.readings().saturating_sub(
+        counts.inserted + counts.replaced + counts.older + counts.same + counts.refused,
+    );
     for rejection in deliveries.iter().flat_map(|delivery| &delivery.rejected) {
-        counts.rejected += rejection.range.count();
+        counts.refused += rejection.range.count();
     }
     let files: Vec<(DeviceId, Epoch)> = intake
         .groups
@@ -192,6 +196,7 @@ fn load_one(file: &mut File, group: &Group) -> Result<EpochState, StoreError> {
         file.execute(MEET_DEVICE, device)?;
         let mut values = key();
         values.push(seen);
+        values.push(Cell::Integer(i64::from(group.is_direct)));
         file.execute(MEET_FILE, values)?;
         return Ok(EpochState::empty(0, 1));
     };
@@ -253,6 +258,7 @@ fn put_range(file: &mut File, group: &Group, span: &Span) -> Result<(), Failed> 
         maybe(extent.map(|extent| Cell::Integer(extent.observed_max.micros()))),
         maybe(span.kind.reason().map(|reason| text_cell(reason.as_str()))),
         time_cell(span.recorded_at),
+        maybe(span.kind.discarded_by().map(|by| text_cell(by.as_str()))),
     ];
     file.execute(PUT_RANGE, values).map(|_| ())
 }
@@ -338,7 +344,7 @@ fn write_compared(
     }
     put_conflicts(file, intake, &contest)?;
     *counts += contest.counts;
-    Ok(contest.losers.iter().map(|loser| loser.row.group).collect())
+    Ok(contest.contested().collect())
 }
 
 fn put_conflicts(
@@ -362,7 +368,11 @@ fn put_conflicts(
         values.push(cell(lost.winner.epoch.get()));
         values.push(cell(lost.winner.seq));
         values.push(time_cell(lost.recorded_at));
+        values.push(Cell::Integer(i64::from(lost.is_same)));
         file.execute(PUT_CONFLICT, values)?;
+    }
+    for (device, lost) in contest.superseded(intake) {
+        file.execute(SUPERSEDE, vec![text_cell(device), cell(lost)])?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 6] = [
+const STEPS: [(&str, &str); 7] = [
     (
         "telemetry and ledger",
         include_str!("../../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -28,6 +28,10 @@ const STEPS: [(&str, &str); 6] = [
     (
         "alerts",
         include_str!("../../../../migrations/embedded/0006_alerts.sql"),
+    ),
+    (
+        "fates",
+        include_str!("../../../../migrations/embedded/0007_fates.sql"),
     ),
 ];
 

@@ -37,8 +37,8 @@ use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, Settled, Store, StoreError,
-    StoredReading, TelemetryQuery,
+    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, RowCount, Settled, Store,
+    StoreError, StoredReading, TelemetryQuery,
 };
 use worker::{Mode, Worker};
 
@@ -198,6 +198,22 @@ impl Store for Embedded {
             .await
     }
 
+    async fn row_count(&self, device: &DeviceId) -> Result<RowCount, StoreError> {
+        let device = device.clone();
+        self.read(move |file| query::row_count(file, &device)).await
+    }
+
+    async fn discard(
+        &self,
+        device: &DeviceId,
+        lost: &[(Epoch, RangeSet)],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let (device, lost) = (device.clone(), lost.to_vec());
+        self.write(move |file| report::discard(file, &device, &lost, now))
+            .await
+    }
+
     async fn content(
         &self,
         device: &DeviceId,
@@ -243,6 +259,8 @@ impl Store for Embedded {
 mod tests {
     use schema::{Batch, Hlc, ObservedAt, Quality, Row, Value};
 
+    use super::super::Origin;
+
     use super::*;
 
     fn delivery(first: u64, last: u64) -> Delivery {
@@ -263,6 +281,7 @@ mod tests {
             },
             rejected: Vec::new(),
             received_at: ReceivedAt::from_micros(1),
+            origin: Origin::Device,
         }
     }
 

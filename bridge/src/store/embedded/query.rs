@@ -2,12 +2,12 @@
 
 use libsql::{Row, Value as Cell};
 use schema::time::ReceivedAt;
-use schema::{Balance, DeviceId, Epoch, RangeSet, SeqRange};
+use schema::{Balance, DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
-use super::super::books::{BookRow, Content, add_up, records};
+use super::super::books::{Book, BookRow, Content, RowBook, add_up, books};
 use super::super::{
     Conflict, Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, Order, QUERY_ROWS_MAX,
-    RangeContent, Reported, StoreError, StoredReading,
+    RangeContent, Reported, RowCount, StoreError, StoredReading,
 };
 use super::file::File;
 use super::values::{self, cell, maybe_int, text_cell, time_cell};
@@ -57,6 +57,8 @@ const GAPS: &str = "SELECT device_id, epoch, covered + 1, first_seq - 1, recorde
                  ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS covered \
          FROM ledger WHERE device_id > ?1) AS r \
      WHERE first_seq > covered + 1 AND recorded_at < ?2 \
+         AND NOT EXISTS (SELECT 1 FROM sync_status AS s WHERE s.device_id = r.device_id \
+             AND s.epoch = r.epoch AND s.direct) \
      ORDER BY device_id, epoch, first_seq LIMIT ?3";
 
 const WITHIN: &str = "SELECT min(observed_min), max(observed_max) FROM ledger \
@@ -76,8 +78,19 @@ const CONTENT_LOST: &str = concat!(
 
 const CONFLICTS: &str = "SELECT sensor, observed_at, value_f64, value_i64, value_bool, \
      value_text, quality, hlc, epoch, seq, received_at, winner_hlc, winner_epoch, winner_seq, \
-     recorded_at FROM conflicts WHERE device_id = ?1 \
+     recorded_at FROM conflicts WHERE device_id = ?1 AND same_reading IS NOT 1 \
      ORDER BY recorded_at DESC, hlc DESC, epoch DESC, seq DESC LIMIT ?2";
+
+/// One statement, and so one view. Of files that are known, as the ledger is shown.
+const ROW_COUNT: &str = "SELECT \
+     (SELECT count(*) FROM telemetry_data WHERE device_id = ?1), \
+     (SELECT count(*) FROM conflicts WHERE device_id = ?1), \
+     (SELECT coalesce(sum(l.last_seq - l.first_seq + 1), 0) FROM ledger AS l \
+         JOIN sync_status AS s ON s.device_id = l.device_id AND s.epoch = l.epoch \
+         WHERE l.device_id = ?1 AND l.kind = 'committed'), \
+     (SELECT superseded FROM devices WHERE device_id = ?1), \
+     (SELECT expired FROM devices WHERE device_id = ?1), \
+     (SELECT expired_before FROM devices WHERE device_id = ?1)";
 
 const COUNTS: &str = "SELECT (SELECT count(*) FROM devices), \
      (SELECT count(*) FROM telemetry_data), (SELECT count(*) FROM ledger), \
@@ -105,11 +118,14 @@ pub(super) fn sort(readings: &mut [StoredReading], order: Order) {
 pub(super) fn ledger(file: &mut File, id: &DeviceId) -> Result<DeviceLedger, StoreError> {
     let sql = books!("SELECT * FROM sync_status WHERE device_id = ?1");
     let rows = file.query(sql, vec![text_cell(id.as_str())], read_book)?;
-    let mut epochs: Vec<EpochRecord> = records(rows).into_iter().map(|(_, of)| of).collect();
+    let books = books(rows);
+    let rows = books.first().map(|book| book.rows).unwrap_or_default();
+    let mut epochs: Vec<EpochRecord> = books.into_iter().map(|book| book.record).collect();
     epochs.sort_by_key(|record| (record.first_seen, record.epoch));
     Ok(DeviceLedger {
         device: id.clone(),
         epochs,
+        rows,
     })
 }
 
@@ -130,9 +146,9 @@ pub(super) fn fleet_ledger(file: &mut File) -> Result<FleetLedger, StoreError> {
             vec![after, epoch, Cell::Integer(FLEET_PAGE)],
             read_book,
         )?;
-        let page = records(rows);
+        let page = books(rows);
         add_up(&mut fleet, &page, last.as_ref().map(|(device, _)| device));
-        let Some((device, record)) = page.last() else {
+        let Some(Book { device, record, .. }) = page.last() else {
             return Ok(fleet);
         };
         last = Some((device.clone(), record.epoch));
@@ -169,7 +185,33 @@ pub(super) fn gaps(
     })
 }
 
+pub(super) fn row_count(file: &mut File, device: &DeviceId) -> Result<RowCount, StoreError> {
+    let found = file.query(ROW_COUNT, vec![text_cell(device.as_str())], |row| {
+        Ok(RowCount {
+            rows: values::number(row, 0)?,
+            losers: values::number(row, 1)?,
+            committed: values::number(row, 2)?,
+            book: row_book(row, 3)?,
+        })
+    })?;
+    Ok(found.first().copied().unwrap_or_default())
+}
+
+/// In one transaction with one view: a version that loses meanwhile is found once.
 pub(super) fn content(
+    file: &mut File,
+    device: &DeviceId,
+    epoch: Epoch,
+    range: SeqRange,
+) -> Result<RangeContent, StoreError> {
+    file.batch("BEGIN")?;
+    let content = content_in_view(file, device, epoch, range);
+    // Nothing was written: it ends either way.
+    file.batch("ROLLBACK")?;
+    content
+}
+
+fn content_in_view(
     file: &mut File,
     device: &DeviceId,
     epoch: Epoch,
@@ -193,17 +235,20 @@ pub(super) fn content(
                 first.clone(),
                 last.clone(),
             ];
-            file.query(CONTENT_STORED, values, |row| {
-                content.add(read_reading(row)?);
-                Ok(())
-            })?;
+            file.query(CONTENT_STORED, values, |row| add_found(&mut content, row))?;
         }
     }
-    file.query(CONTENT_LOST, values, |row| {
-        content.add(read_reading(row)?);
-        Ok(())
-    })?;
+    file.query(CONTENT_LOST, values, |row| add_found(&mut content, row))?;
     Ok(content.done())
+}
+
+/// A row that no reading can be made of counts as altered.
+fn add_found(content: &mut Content, row: &Row) -> Result<(), StoreError> {
+    match read_reading(row) {
+        Ok(reading) => content.add(reading),
+        Err(_) => content.add_unreadable(values::number(row, 9)?),
+    }
+    Ok(())
 }
 
 pub(super) fn conflicts(
@@ -253,9 +298,9 @@ fn read_book(row: &Row) -> Result<BookRow, StoreError> {
                 accepted: values::number(row, 5)?,
                 committed: values::number(row, 6)?,
                 pending: values::number(row, 7)?,
-                quarantined: 0,
+                quarantined: values::number(row, 9)?,
                 evicted: values::number(row, 8)?,
-                discarded: values::number(row, 9)?,
+                discarded: values::number(row, 10)?,
             },
             device_time_ms: values::int(row, 4)?,
             received_at: ReceivedAt::from_micros(reported_at),
@@ -266,7 +311,19 @@ fn read_book(row: &Row) -> Result<BookRow, StoreError> {
         epoch: values::epoch(row, 1)?,
         first_seen: values::received(row, 2)?,
         report,
-        span: values::span(row, 10)?,
+        is_direct: maybe_int(row, 11)? == Some(1),
+        rows: row_book(row, 12)?,
+        span: values::span(row, 15)?,
+    })
+}
+
+/// What became of a device's rows, from three columns: superseded, expired, expired_before.
+fn row_book(row: &Row, at: i32) -> Result<RowBook, StoreError> {
+    let count = |at| Ok::<_, StoreError>(maybe_int(row, at)?.map(|n| n.max(0).unsigned_abs()));
+    Ok(RowBook {
+        superseded: count(at)?.unwrap_or(0),
+        expired: count(at + 1)?,
+        expired_before: maybe_int(row, at + 2)?.map(ObservedAt::from_micros),
     })
 }
 

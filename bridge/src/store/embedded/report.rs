@@ -1,23 +1,34 @@
 //! What devices say beside readings: reports, presence, and payloads that could not be read.
 
 use libsql::Value as Cell;
-use schema::DeviceId;
 use schema::message::Status;
 use schema::message::ack::payload_digest;
+use schema::time::ReceivedAt;
+use schema::{DeviceId, Epoch, RangeSet};
 
-use super::super::claims::{group, settled_by_report};
+use super::super::claims::{
+    Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
+};
+use super::super::ledger::EpochState;
+use super::super::plan::Group;
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
 };
 use super::file::File;
 use super::ingest::{load, record};
-use super::values::{cell, maybe, text_cell, time_cell};
+use super::values::{self, cell, maybe, text_cell, time_cell};
 
 const PUT_REPORT: &str = "UPDATE sync_status SET last_seen = max(last_seen, ?3), \
      reported_at = ?3, device_time_ms = ?4, reported_accepted = ?5, reported_committed = ?6, \
-     reported_pending = ?7, reported_evicted = ?8, reported_rejected = ?9 \
+     reported_pending = ?7, reported_evicted = ?8, reported_rejected = ?10, \
+     reported_quarantined = ?9, reported_discarded = ?10 \
      WHERE device_id = ?1 AND epoch = ?2 AND (reported_accepted IS NULL \
-         OR reported_accepted < ?5 OR (reported_accepted = ?5 AND reported_pending >= ?7))";
+         OR reported_accepted < ?5 OR (reported_accepted = ?5 \
+             AND reported_pending + coalesce(reported_quarantined, 0) >= ?7 + ?9))";
+
+/// Which agent a device runs.
+const AGENT: &str = "SELECT agent_version FROM devices \
+     WHERE device_id = ? AND agent_version IS NOT NULL";
 
 const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, online, \
      session, epoch, agent_version) VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6) \
@@ -45,15 +56,23 @@ pub(super) fn report(
     file: &mut File,
     reports: &[DeviceReport],
 ) -> Result<Vec<Vec<Settled>>, StoreError> {
-    let (groups, places) = group(reports);
-    let mut states = load(file, &groups)?;
-    for (group, state) in groups.iter().zip(&mut states) {
-        if let Some(state) = state {
-            let runs = group.claimed(state);
-            record(file, group, state, &runs)?;
+    let mut newer = Vec::new();
+    for device in of_doubt(reports) {
+        let versions = file.query(AGENT, vec![text_cell(device.as_str())], |row| {
+            Ok(has_quarantine(values::text(row, 0)?))
+        })?;
+        if versions == [true] {
+            newer.push(device.clone());
         }
     }
-    for report in reports {
+    let words = words(reports, &newer);
+    let (groups, places) = group(reports, &words);
+    let states = enter(file, &groups)?;
+    for (report, words) in reports.iter().zip(&words) {
+        // Of one that does not know its bridge yet, the next report tells more.
+        if *words == Words::Guarded {
+            continue;
+        }
         for of in &report.report.epochs {
             let balance = of.balance;
             let values = vec![
@@ -65,7 +84,8 @@ pub(super) fn report(
                 cell(balance.committed),
                 cell(balance.pending),
                 cell(balance.evicted),
-                cell(balance.rejected),
+                cell(balance.quarantined),
+                cell(balance.discarded),
             ];
             file.execute(PUT_REPORT, values)?;
         }
@@ -77,6 +97,34 @@ pub(super) fn report(
         }
     }
     Ok(settled)
+}
+
+/// Enters what groups claim. Returns what is known of them then.
+fn enter(file: &mut File, groups: &[Group]) -> Result<Vec<Option<EpochState>>, StoreError> {
+    let mut states = load(file, groups)?;
+    for (group, state) in groups.iter().zip(&mut states) {
+        if let Some(state) = state {
+            let runs = group.claimed(state);
+            record(file, group, state, &runs)?;
+        }
+    }
+    Ok(states)
+}
+
+pub(super) fn discard(
+    file: &mut File,
+    device: &DeviceId,
+    lost: &[(Epoch, RangeSet)],
+    now: ReceivedAt,
+) -> Result<(), StoreError> {
+    let groups = given_up(device, lost, now);
+    let states = enter(file, &groups)?;
+    for (group, state) in groups.iter().zip(states) {
+        if let Some(state) = state {
+            file.cache.put(&group.device, group.epoch, state);
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn presence(file: &mut File, changes: &[Presence]) -> Result<(), StoreError> {

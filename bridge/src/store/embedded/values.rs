@@ -60,13 +60,14 @@ pub(super) fn range(row: &Row, first: i32, last: i32) -> Result<SeqRange> {
         .ok_or_else(|| bad("sequence range", "it ends before it begins"))
 }
 
-/// A range of the ledger from nine columns: kind, reason, first_seq, last_seq, digest, hlc_max,
-/// observed_min, observed_max, recorded_at.
+/// A range of the ledger from ten columns: kind, reason, first_seq, last_seq, digest, hlc_max,
+/// observed_min, observed_max, recorded_at, discarded_by.
 pub(super) fn span(row: &Row, at: i32) -> Result<Option<Span>> {
     let Ok(kind) = row.get_str(at) else {
         return Ok(None);
     };
     let reason = row.get_str(at + 1).ok();
+    let by = row.get_str(at + 9).ok();
     let extent = match (
         maybe_int(row, at + 5)?,
         maybe_int(row, at + 6)?,
@@ -80,7 +81,7 @@ pub(super) fn span(row: &Row, at: i32) -> Result<Option<Span>> {
         _ => None,
     };
     Ok(Some(Span {
-        kind: kind_of(kind, reason).ok_or_else(|| bad("kind of range", kind))?,
+        kind: kind_of(kind, reason, by).ok_or_else(|| bad("kind of range", kind))?,
         range: range(row, at + 2, at + 3)?,
         digest: int(row, at + 4)?.cast_unsigned(),
         extent,

@@ -3,7 +3,7 @@
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, TimestampMicrosecondType, UInt64Type};
 use arrow_ipc::reader::StreamReader;
-use bridge::store::Delivery;
+use bridge::store::{Delivery, Origin};
 use reqwest::{Method, Response, StatusCode};
 use schema::time::ReceivedAt;
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value as Reading};
@@ -40,6 +40,7 @@ async fn filled() -> Served {
         },
         rejected: Vec::new(),
         received_at: ReceivedAt::from_micros(START),
+        origin: Origin::Device,
     };
     served.store.ingest(&[delivery]).await.unwrap();
     served

@@ -5,6 +5,7 @@ mod dead_letters;
 mod export;
 mod fleet;
 mod http;
+mod ledger;
 mod readings;
 
 use std::net::SocketAddr;

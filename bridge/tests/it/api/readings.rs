@@ -1,7 +1,7 @@
 //! Readings handed in over HTTP.
 
 use bridge::auth::Role;
-use bridge::store::Delivery;
+use bridge::store::{Delivery, Origin};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use schema::codec::Encoder;
 use schema::time::ReceivedAt;
@@ -74,7 +74,8 @@ async fn a_device_hands_in_its_readings_and_hears_what_is_committed() {
     let device = served.token("press-7", Role::Device);
     let request = served.bare(Method::POST, PATH).bearer_auth(&device);
     let answer = expect(request.json(&body(1, 3)), StatusCode::OK).await;
-    let expected = json!({"epoch": EPOCH, "committed": [range(1, 3)], "rejected": []});
+    let expected =
+        json!({"epoch": EPOCH, "committed": [range(1, 3)], "refused": [], "rejected": []});
     assert_eq!(answer, expected);
     let stored = served.get("/api/v1/devices/press-7/telemetry").await;
     let values: Vec<&Value> = stored["readings"]
@@ -118,6 +119,7 @@ async fn the_same_at_the_same_time_from_three_sides_is_one_row_each() {
         batch: batch(1, 500),
         rejected: Vec::new(),
         received_at: ReceivedAt::from_micros(recently()),
+        origin: Origin::Device,
     };
     let by_batch = served
         .request(Method::POST, PATH)
@@ -177,12 +179,22 @@ async fn what_cannot_be_had_is_rejected_and_the_rest_is_committed() {
         {"seq": 6, "reason": "too_old"},
         {"seq": 7, "reason": "too_new"},
     ]);
+    assert_eq!(answer["refused"], rejected);
     assert_eq!(answer["rejected"], rejected);
     // The same once more is answered alike.
     assert_eq!(expect(post(&served, &body), StatusCode::OK).await, answer);
     let ledger = served.get("/api/v1/devices/press-7/ledger").await;
     assert_eq!(ledger["balanced"], true, "{ledger}");
-    assert_eq!(ledger["balance"]["discarded"], 4);
+    // What is refused is its sender's: it was not accepted, it is no gap, and it may come again.
+    let balance = json!({
+        "accepted": 4, "committed": 4, "pending": 0, "quarantined": 0, "evicted": 0, "discarded": 0,
+    });
+    assert_eq!(ledger["balance"], balance, "{ledger}");
+    assert_eq!(ledger["epochs"][0]["gaps"], json!([]), "{ledger}");
+    let mended =
+        json!({"epoch": EPOCH, "first_seq": 4, "readings": [reading(json!("ab"), recently() - 3)]});
+    let answer = expect(post(&served, &mended), StatusCode::OK).await;
+    assert_eq!(answer["committed"], json!([range(4, 4)]));
     // One sequence with two contents.
     let mut other = body;
     other["readings"] = json!([reading(json!(9), recently() + 1_000_000)]);

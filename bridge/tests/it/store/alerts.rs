@@ -79,19 +79,16 @@ async fn each_rule_finds_what_it_looks_for(fixture: Fixture) {
         received_at: at(1_000),
     };
     store.report_config(&report).await.unwrap();
-    let skewed = DeviceReport {
-        device: device("here"),
-        report: Report {
-            device_time_ms: 1_000_000 + 301_000,
-            epochs: vec![EpochReport {
-                epoch: epoch(1),
-                balance: LegacyBalance::default(),
-                evicted: Vec::new(),
-                rejected: Vec::new(),
-            }],
-        },
-        received_at: at(1_000),
+    let skewed = Report {
+        device_time_ms: 1_000_000 + 301_000,
+        epochs: vec![EpochReport {
+            epoch: epoch(1),
+            balance: LegacyBalance::default(),
+            evicted: Vec::new(),
+            rejected: Vec::new(),
+        }],
     };
+    let skewed = DeviceReport::legacy(device("here"), skewed, at(1_000));
     store.report(&[skewed]).await.unwrap();
     let bounds = AlertBounds::default();
     let found = async |rule, seconds| store.findings(rule, at(seconds), &bounds).await.unwrap();

@@ -19,7 +19,7 @@ use super::fixture::*;
 use super::proxy::Proxy;
 
 /// Files in `migrations/cockroach`.
-const STEPS: usize = 7;
+const STEPS: usize = 10;
 
 #[test]
 fn one_row_that_the_database_refuses_does_not_block_the_others() {
@@ -46,10 +46,10 @@ fn one_row_that_the_database_refuses_does_not_block_the_others() {
                 }]
             );
             assert_eq!(ingested.settled[1].committed, ranges(&[(1, 50)]));
-            assert_eq!(ingested.rows.rejected, 2);
+            assert_eq!(ingested.rows.refused, 2);
         }
         let ledger = store.ledger(&device("d")).await.unwrap();
-        let settlement = ledger.epochs[0].ledger.settle(200, 0);
+        let settlement = ledger.epochs[0].ledger.settle(200, 2);
         assert!(settlement.balance.is_balanced());
         assert_eq!(settlement.unaccounted, 0);
         check_ledger(&*store, "d").await;

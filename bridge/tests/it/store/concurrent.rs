@@ -54,7 +54,7 @@ async fn overlapping_batches_of_two_bridges_are_written_once(fixture: Fixture) {
             let mut inserted = 0;
             for some in cuts(devices, rows_each, size, bridge).chunks(3) {
                 let ingested = store.ingest(some).await.unwrap();
-                assert_eq!(ingested.rows.rejected, 0);
+                assert_eq!(ingested.rows.refused, 0);
                 inserted += ingested.rows.inserted;
             }
             inserted

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bridge::store::fleet::{Author, Labelled};
 use bridge::store::labels::{LabelChanges, Labels};
 use bridge::store::location::Location;
-use bridge::store::{Delivery, Order, Store, StoredReading, TelemetryQuery};
+use bridge::store::{Delivery, Order, Origin, Store, StoredReading, TelemetryQuery};
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, SeqRange, Value};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
@@ -41,8 +41,13 @@ impl Fixture {
         }
     }
 
-    /// Runs SQL beside the store, on a database server.
+    /// Runs SQL beside the store.
     pub(crate) async fn sql(&self, sql: &str) {
+        if let Location::Embedded(path) = &self.location {
+            let file = libsql::Builder::new_local(path).build().await.unwrap();
+            file.connect().unwrap().execute_batch(sql).await.unwrap();
+            return;
+        }
         let mut connection = PgConnection::connect(self.url.as_ref().unwrap())
             .await
             .unwrap();
@@ -206,6 +211,7 @@ pub(crate) fn delivery(from: &str, rows: Vec<Row>) -> Delivery {
         },
         rejected: Vec::new(),
         received_at: at(1_700_100_000),
+        origin: Origin::Device,
     }
 }
 
@@ -227,7 +233,7 @@ pub(crate) async fn everything(store: &dyn Store, of: &str) -> Vec<StoredReading
 pub(crate) async fn check_ledger(store: &dyn Store, of: &str) {
     let ledger = store.ledger(&device(of)).await.unwrap();
     for record in &ledger.epochs {
-        for kind in 0..3 {
+        for kind in 0..4 {
             let of_kind = record.ranges.iter().filter(|r| number(r.kind) == kind);
             let mut last = 0;
             for stored in of_kind {
@@ -251,7 +257,8 @@ fn number(kind: bridge::store::Kind) -> u8 {
     use bridge::store::Kind;
     match kind {
         Kind::Committed => 0,
-        Kind::Rejected(_) => 1,
+        Kind::Quarantined(_) => 1,
         Kind::Evicted => 2,
+        Kind::Discarded { .. } => 3,
     }
 }

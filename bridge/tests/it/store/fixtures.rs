@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use bridge::store::alerts::{AlertQuery, AlertState, Rule};
+use bridge::store::books::Verdict;
 use bridge::store::config::HistoryPage;
 use bridge::store::dead_letters::LetterQuery;
 use bridge::store::{Delivery, Store};
@@ -146,6 +147,16 @@ async fn ledger(store: &dyn Store) {
         (49, 7, 5)
     );
     assert_eq!(settlement.gaps.as_slice(), ranges(&[(61, 65)]));
+    assert_eq!((balance.quarantined, balance.discarded), (0, 4));
+    assert!(record.discarded().iter().all(|(by, _)| by.is_none()));
+    assert_eq!(
+        (reported.balance.quarantined, reported.balance.discarded),
+        (0, 4)
+    );
+    // Three have lost; what retention removed in those days nobody counted.
+    let count = store.row_count(&press).await.unwrap();
+    assert_eq!((count.book.superseded, count.book.expired), (3, None));
+    assert_eq!(count.verdict(true, false), Verdict::Sound, "{count:?}");
     check_ledger(store, "press-7").await;
     check_ledger(store, "oven-1").await;
     let fleet = store.fleet_ledger().await.unwrap();

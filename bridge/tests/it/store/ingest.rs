@@ -266,7 +266,7 @@ async fn what_no_store_can_hold_is_refused_and_the_rest_is_kept(fixture: Fixture
         row(9),
     ];
     let ingested = store.ingest(&[delivery("d", sent)]).await.unwrap();
-    assert_eq!((ingested.rows.inserted, ingested.rows.rejected), (2, 7));
+    assert_eq!((ingested.rows.inserted, ingested.rows.refused), (2, 7));
     let rejected: Vec<_> = ingested.settled[0]
         .rejected
         .iter()
@@ -285,9 +285,9 @@ async fn what_no_store_can_hold_is_refused_and_the_rest_is_kept(fixture: Fixture
     );
     assert_eq!(ingested.settled[0].committed, ranges(&[(1, 1), (9, 9)]));
     let ledger = store.ledger(&device("d")).await.unwrap();
-    let settlement = ledger.epochs[0].ledger.settle(9, 0);
+    let settlement = ledger.epochs[0].ledger.settle(9, 7);
     assert!(settlement.balance.is_balanced());
-    assert_eq!(settlement.balance.discarded, 7);
+    assert_eq!(settlement.balance.quarantined, 7);
     assert_eq!(settlement.unaccounted, 0);
     assert_eq!(store.counts().await.unwrap().telemetry, 2);
     check_ledger(&*store, "d").await;
@@ -309,7 +309,7 @@ async fn rejected_readings_enter_the_ledger(fixture: Fixture) {
     for _ in 0..2 {
         let ingested = store.ingest(std::slice::from_ref(&one)).await.unwrap();
         assert_eq!(ingested.settled[0].rejected, one.rejected);
-        assert_eq!(ingested.rows.rejected, 4);
+        assert_eq!(ingested.rows.refused, 4);
     }
     // Alone, without a row to go with.
     let mut other = delivery("d", Vec::new());
@@ -320,15 +320,15 @@ async fn rejected_readings_enter_the_ledger(fixture: Fixture) {
     store.ingest(&[other]).await.unwrap();
     let ledger = store.ledger(&device("d")).await.unwrap();
     let record = &ledger.epochs[0];
-    assert_eq!(record.ledger.discarded.as_slice(), ranges(&[(4, 9)]));
+    assert_eq!(record.ledger.quarantined.as_slice(), ranges(&[(4, 9)]));
     let stored: Vec<_> = record.ranges.iter().map(|r| (r.kind, r.range)).collect();
     use bridge::store::Kind;
     assert_eq!(
         stored,
         [
             (Kind::Committed, range(1, 3)),
-            (Kind::Rejected(RejectReason::TooOld), range(4, 6)),
-            (Kind::Rejected(RejectReason::NotFinite), range(7, 9)),
+            (Kind::Quarantined(RejectReason::TooOld), range(4, 6)),
+            (Kind::Quarantined(RejectReason::NotFinite), range(7, 9)),
         ]
     );
     check_ledger(&*store, "d").await;
@@ -353,7 +353,7 @@ async fn a_rejected_reading_that_was_committed_stays_committed(fixture: Fixture)
     );
     let ledger = store.ledger(&device("d")).await.unwrap();
     assert_eq!(
-        ledger.epochs[0].ledger.discarded.as_slice(),
+        ledger.epochs[0].ledger.quarantined.as_slice(),
         ranges(&[(6, 8)])
     );
 }
@@ -377,7 +377,7 @@ async fn a_sequence_with_other_content_is_refused(fixture: Fixture) {
             reason: RejectReason::EpochReuse
         }]
     );
-    assert_eq!((ingested.rows.inserted, ingested.rows.rejected), (2, 3));
+    assert_eq!((ingested.rows.inserted, ingested.rows.refused), (2, 3));
     // The same sequence twice in one call, with two contents.
     let twice = vec![
         row(20),
@@ -387,7 +387,7 @@ async fn a_sequence_with_other_content_is_refused(fixture: Fixture) {
         },
     ];
     let ingested = store.ingest(&[delivery("d", twice)]).await.unwrap();
-    assert_eq!((ingested.rows.inserted, ingested.rows.rejected), (1, 1));
+    assert_eq!((ingested.rows.inserted, ingested.rows.refused), (1, 1));
     check_ledger(&*store, "d").await;
 }
 

@@ -10,6 +10,7 @@ mod commands;
 mod concurrent;
 mod config;
 mod fan_out;
+mod fates;
 mod fixture;
 mod fixtures;
 mod fleet;

@@ -2,7 +2,10 @@
 
 use bridge::store::dead_letters::{LetterCursor, LetterId, LetterQuery};
 use bridge::store::{DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence};
-use schema::message::{EpochReport, LegacyBalance, RejectReason, Rejection, Report, Status};
+use schema::Balance;
+use schema::message::{
+    ClockReport, ClockState, EpochAccount, LedgerReport, RejectReason, Rejection, Status,
+};
 
 use super::contract;
 use super::fixture::*;
@@ -26,31 +29,33 @@ pub(crate) fn report(
     pending: u64,
 ) -> DeviceReport {
     let evicted = ranges(evicted);
-    DeviceReport {
-        device: device(from),
-        report: Report {
-            device_time_ms: 1_700_000_000_123,
-            epochs: vec![EpochReport {
-                epoch: epoch(7),
-                balance: LegacyBalance {
-                    accepted,
-                    committed: 1,
-                    pending,
-                    evicted: evicted.iter().map(|r| r.count()).sum(),
-                    rejected: 0,
-                },
-                evicted,
-                rejected: Vec::new(),
-            }],
+    let report = LedgerReport {
+        device_time_ms: 1_700_000_000_123,
+        clock: ClockReport {
+            state: ClockState::Kernel,
+            offset_ms: None,
         },
-        received_at: at(1_700_100_000),
-    }
+        epochs: vec![EpochAccount {
+            epoch: epoch(7),
+            balance: Balance {
+                accepted,
+                committed: 1,
+                pending,
+                evicted: evicted.iter().map(|r| r.count()).sum(),
+                ..Balance::default()
+            },
+            evicted,
+            quarantined: Vec::new(),
+            discarded: Vec::new(),
+        }],
+    };
+    DeviceReport::new(device(from), report, at(1_700_100_000))
 }
 
 async fn a_report_is_kept_and_its_ranges_enter_the_ledger(fixture: Fixture) {
     let store = fixture.open().await;
     let mut one = report("d", &[(1, 4), (9, 9)], 12, 2);
-    one.report.epochs[0].rejected = vec![Rejection {
+    one.report.epochs[0].quarantined = vec![Rejection {
         range: range(5, 6),
         reason: RejectReason::Undecodable,
     }];
@@ -58,15 +63,15 @@ async fn a_report_is_kept_and_its_ranges_enter_the_ledger(fixture: Fixture) {
         let settled = store.report(std::slice::from_ref(&one)).await.unwrap();
         assert_eq!(settled.len(), 1);
         assert_eq!(settled[0][0].evicted, ranges(&[(1, 4), (9, 9)]));
-        assert_eq!(settled[0][0].rejected, one.report.epochs[0].rejected);
+        assert_eq!(settled[0][0].rejected, one.report.epochs[0].quarantined);
         assert!(settled[0][0].committed.is_empty());
     }
     let ledger = store.ledger(&device("d")).await.unwrap();
     let record = &ledger.epochs[0];
     assert_eq!(record.ledger.evicted.as_slice(), ranges(&[(1, 4), (9, 9)]));
-    assert_eq!(record.ledger.discarded.as_slice(), ranges(&[(5, 6)]));
+    assert_eq!(record.ledger.quarantined.as_slice(), ranges(&[(5, 6)]));
     let reported = record.report.unwrap();
-    assert_eq!(reported.balance, one.report.epochs[0].balance.into());
+    assert_eq!(reported.balance, one.report.epochs[0].balance);
     assert_eq!(reported.device_time_ms, 1_700_000_000_123);
     assert_eq!(reported.received_at, at(1_700_100_000));
     assert_eq!(store.counts().await.unwrap().ledger, 3);
