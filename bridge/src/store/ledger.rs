@@ -137,6 +137,20 @@ impl EpochState {
             .unwrap_or_else(|| run.span(now))
     }
 
+    /// What of some ranges is committed.
+    pub(crate) fn committed_of(&self, ranges: impl Iterator<Item = SeqRange>) -> RangeSet {
+        let mut committed = RangeSet::new();
+        for range in ranges {
+            let spans = &self.committed;
+            let from = spans.partition_point(|span| span.range.last() < range.first());
+            let over = spans[from..]
+                .iter()
+                .map_while(|span| span.range.intersection(range));
+            committed.extend(over);
+        }
+        committed
+    }
+
     /// The sequences that are more than quarantined.
     pub(crate) fn ended(&self) -> RangeSet {
         let mut ended = self.set(Track::Committed);

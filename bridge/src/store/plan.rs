@@ -223,14 +223,15 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Refuses a row that the database will not take. It is not selected again.
+    /// Refuses a row that the database will not take, in every delivery that has its sequence: a
+    /// retransmission in the same call is answered alike. It is not selected again.
     pub(crate) fn refuse(&mut self, row: &NewRow, reason: RejectReason) {
-        let item = Item {
-            seq: row.seq,
-            delivery: row.delivery,
-            row: row.row,
-        };
-        self.refuse_item(row.group as usize, item, reason);
+        let group = row.group as usize;
+        let items = self.groups[group].items.iter();
+        let twins: Vec<Item> = items.filter(|item| item.seq == row.seq).copied().collect();
+        for item in twins {
+            self.refuse_item(group, item, reason);
+        }
     }
 
     fn refuse_item(&mut self, group: usize, item: Item, reason: RejectReason) {
@@ -343,7 +344,9 @@ impl<'a> Intake<'a> {
 }
 
 fn settle_one(delivery: &Delivery, refused: &[Refused], state: &EpochState) -> Settled {
-    let mut committed: RangeSet = delivery.batch.ranges().collect();
+    // What the ledger says, and nothing that it does not: a row that is neither committed nor refused
+    // is not answered, and stays with its sender.
+    let mut committed = state.committed_of(delivery.batch.ranges());
     let mut rejected = Vec::new();
     for refused in refused {
         if let Some(range) = SeqRange::one(refused.seq) {
@@ -521,4 +524,64 @@ fn storable(row: &Row) -> Result<(), RejectReason> {
 /// Rows and deliveries are counted in 32 bits: a call holds far fewer.
 fn index(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schema::{Batch, Hlc, Quality, Value};
+
+    fn delivery(seqs: std::ops::RangeInclusive<u64>) -> Delivery {
+        let rows = seqs.map(|seq| Row {
+            sensor: 0,
+            observed_at: ObservedAt::from_millis(seq.cast_signed()),
+            hlc: Hlc::new(seq, 0),
+            seq,
+            quality: Quality::Good,
+            value: Value::Bool(true),
+        });
+        Delivery {
+            device: "d".parse().unwrap(),
+            batch: Batch {
+                epoch: Epoch::from_random(1),
+                sensors: vec!["s".parse().unwrap()],
+                rows: rows.collect(),
+            },
+            rejected: Vec::new(),
+            received_at: ReceivedAt::default(),
+            origin: Origin::Device,
+        }
+    }
+
+    /// The second is a retransmission of the first, and in the same call.
+    #[test]
+    fn a_row_that_is_refused_is_refused_in_every_delivery_that_has_it() {
+        let deliveries = [delivery(1..=3), delivery(2..=4)];
+        let mut intake = Intake::new(&deliveries);
+        let states = [Some(EpochState::empty(0, 1))];
+        let mut rows = Vec::new();
+        intake.select_all(&states, &mut Digester::default(), &mut rows);
+        assert_eq!(rows.len(), 4);
+        intake.refuse(&rows[1], RejectReason::Unstorable);
+        let mut again = Vec::new();
+        intake.select_all(&states, &mut Digester::default(), &mut again);
+        assert_eq!(
+            again.iter().map(|row| row.seq).collect::<Vec<_>>(),
+            [1, 3, 4]
+        );
+        assert_eq!(intake.refusals(), 2);
+        let mut after = EpochState::empty(1, 1);
+        for run in &intake.runs(&again)[0].1 {
+            after.put(after.grown(run, ReceivedAt::default()));
+        }
+        let settled = intake.settle(&[after]);
+        let one = SeqRange::one(2).unwrap();
+        for (settled, others) in settled.iter().zip([[1, 3], [3, 4]]) {
+            let refused: Vec<SeqRange> = settled.rejected.iter().map(|r| r.range).collect();
+            assert_eq!(refused, [one]);
+            let committed: RangeSet = settled.committed.iter().copied().collect();
+            let expected: RangeSet = others.into_iter().filter_map(SeqRange::one).collect();
+            assert_eq!(committed, expected);
+        }
+    }
 }
