@@ -68,6 +68,18 @@ pub enum StoreError {
         /// What this build has.
         newest: i64,
     },
+    /// The database's encoding cannot hold every text.
+    #[error("database has encoding {encoding}, and readings and names may be any text of UTF8")]
+    Encoding {
+        /// Its name.
+        encoding: String,
+    },
+    /// Keys compare by a locale.
+    #[error("keys of {tables} compare by the database's locale and not bytewise")]
+    Collation {
+        /// The tables.
+        tables: String,
+    },
     /// A migration failed, or was changed after it was applied.
     #[error("migration cannot be applied")]
     Migration {
@@ -108,7 +120,7 @@ impl StoreError {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::Settings { .. } => Class::Configuration,
+            Self::Settings { .. } | Self::Encoding { .. } => Class::Configuration,
             Self::Unreachable { .. } => Class::Network,
             Self::Refused { .. } => Class::Authentication,
             Self::Exhausted { .. } => Class::Conflict,
@@ -116,6 +128,7 @@ impl StoreError {
             Self::Unreadable { .. } => Class::Data,
             Self::NotMigrated { .. }
             | Self::TooNew { .. }
+            | Self::Collation { .. }
             | Self::Migration { .. }
             | Self::File { .. }
             | Self::Statement { .. }
@@ -138,6 +151,8 @@ impl StoreError {
             Self::Settings { .. }
             | Self::NotMigrated { .. }
             | Self::TooNew { .. }
+            | Self::Encoding { .. }
+            | Self::Collation { .. }
             | Self::Migration { .. }
             | Self::Closed => Fault::Halt,
         }
@@ -162,7 +177,10 @@ impl StoreError {
             Self::Full { .. } => {
                 "make room: disk space, memory or connections; devices keep what is not stored"
             }
-            Self::NotMigrated { .. } => "run `bridge migrate`",
+            Self::NotMigrated { .. } | Self::Collation { .. } => "run `bridge migrate`",
+            Self::Encoding { .. } => {
+                "make a database with ENCODING 'UTF8' TEMPLATE template0, and move the data with pg_dump"
+            }
             Self::TooNew { .. } => "upgrade this bridge; a newer one has migrated the database",
             Self::Migration { .. } => {
                 "the database is unchanged by the failed step; fix the cause and run `bridge migrate` again"

@@ -204,13 +204,62 @@ fn log(folder: &Path) -> PathBuf {
 }
 
 fn initialise(binaries: &Path, account: Option<Account>, folder: &Path) -> Result<(), Failure> {
-    let mut command = Command::new(binaries.join("initdb"));
+    let initdb = binaries.join("initdb");
+    let mut command = Command::new(&initdb);
     command
         .arg("--pgdata")
         .arg(data(folder))
         .args(["--username", "postgres", "--auth", "trust"])
-        .args(["--encoding", "UTF8", "--no-locale", "--no-sync"]);
+        .args(["--encoding", "UTF8", "--no-sync"])
+        .args(ordinary_locale(&said(&initdb, &["--version"])));
     run(&mut command, account, folder)
+}
+
+/// Names compare as people sort them, as in most databases that are made by hand: tests find then
+/// what compares by a locale and should not. From PostgreSQL 15 on the server brings such a locale
+/// along; before, the operating system may have one.
+fn ordinary_locale(version: &str) -> Vec<String> {
+    let major = version.split_whitespace().find_map(|word| {
+        let digits = word.split(|c: char| !c.is_ascii_digit()).next()?;
+        digits.parse::<u32>().ok()
+    });
+    if major.is_some_and(|major| major >= 15) {
+        return ["--locale-provider=icu", "--icu-locale=en-US", "--locale=C"]
+            .map(str::to_owned)
+            .to_vec();
+    }
+    let installed = said(Path::new("locale"), &["-a"]);
+    match installed.lines().find(|name| is_ordinary(name)) {
+        Some(name) => vec![format!("--locale={name}")],
+        None => {
+            eprintln!(
+                "warning: PostgreSQL before 15 and no locale like en_US.UTF-8 here: names are \
+                 tested as they compare in C (`apt-get install locales-all` brings locales)"
+            );
+            vec!["--no-locale".to_owned()]
+        }
+    }
+}
+
+/// `en_US.utf8` and its like.
+fn is_ordinary(locale: &str) -> bool {
+    let (language, encoding) = locale.split_once('.').unwrap_or((locale, ""));
+    language.len() == 5
+        && language.as_bytes()[2] == b'_'
+        && encoding.replace('-', "").eq_ignore_ascii_case("utf8")
+}
+
+/// What a program prints, or nothing.
+fn said(program: &Path, arguments: &[&str]) -> String {
+    let asked = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    asked.map_or_else(
+        |_| String::new(),
+        |asked| String::from_utf8_lossy(&asked.stdout).into_owned(),
+    )
 }
 
 /// Copies a running server's files, with what makes the copy follow it.
@@ -384,6 +433,26 @@ mod tests {
     }
 
     #[test]
+    fn a_server_gets_a_locale_by_which_people_sort() {
+        let of = |version: &str| ordinary_locale(version).join(" ");
+        for version in [
+            "initdb (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)",
+            "initdb (PostgreSQL) 17beta1",
+            "initdb (PostgreSQL) 18.0\n",
+        ] {
+            assert!(of(version).contains("en-US"), "{version}");
+        }
+        assert!(!of("initdb (PostgreSQL) 13.4").contains("icu"));
+        assert!(!of("").contains("icu"));
+        for ordinary in ["en_US.utf8", "de_DE.UTF-8"] {
+            assert!(is_ordinary(ordinary), "{ordinary}");
+        }
+        for other in ["C", "C.utf8", "POSIX", "en_US", "en_US.iso88591", ""] {
+            assert!(!is_ordinary(other), "{other}");
+        }
+    }
+
+    #[test]
     fn a_server_is_serializable_and_leaves_nothing_behind() {
         let server = Postgres::start(Durability::Fast)
             .expect("a PostgreSQL server; run through `cargo xtask test`");
@@ -391,13 +460,17 @@ mod tests {
         let asked = Command::new(programs::find("psql").expect("psql"))
             .arg(server.url())
             .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command"])
-            .arg("SHOW transaction_isolation")
+            .args(["SHOW transaction_isolation", "--command"])
+            .arg("SELECT 'a' < 'B'")
             .output()
             .unwrap();
-        assert_eq!(
-            String::from_utf8_lossy(&asked.stdout).trim(),
-            "serializable"
-        );
+        let told = String::from_utf8_lossy(&asked.stdout);
+        let told: Vec<&str> = told.lines().collect();
+        assert_eq!(told[0], "serializable");
+        // By a locale, unless this machine has none.
+        let initdb = programs::postgres_folder().unwrap().join("initdb");
+        let is_plain = ordinary_locale(&said(&initdb, &["--version"])) == ["--no-locale"];
+        assert!(told[1] == "t" || is_plain, "{told:?}");
         let port = server.server.port;
         drop(server);
         assert!(!folder.exists());

@@ -144,7 +144,7 @@ fn change_of_ttl(
     })
 }
 
-async fn dialect(connection: &mut PgConnection) -> Result<Dialect, sqlx::Error> {
+pub(super) async fn dialect(connection: &mut PgConnection) -> Result<Dialect, sqlx::Error> {
     let version: String = connection.fetch_one("SELECT version()").await?.try_get(0)?;
     Ok(match version.contains("CockroachDB") {
         true => Dialect::CockroachDb,

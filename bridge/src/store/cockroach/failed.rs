@@ -69,6 +69,17 @@ impl Failed {
             .is_some_and(|error| error.code().as_deref() == Some("57014"))
     }
 
+    /// What the database said, when it cannot do that at all (0A000): to a view's columns, say.
+    pub(super) fn not_supported(&self) -> Option<String> {
+        let error = self.error.as_database_error()?;
+        if error.code().as_deref() != Some("0A000") {
+            return None;
+        }
+        let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        let detail = error.detail().unwrap_or_default();
+        Some(format!("{} ({detail})", error.message()))
+    }
+
     /// Whether trying again may help.
     fn is_transient(&self) -> bool {
         if matches!(self.error, sqlx::Error::PoolClosed) {

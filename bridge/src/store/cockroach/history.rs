@@ -15,7 +15,7 @@ use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::ingest::sql_int;
 use super::query::{
-    ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSORS_ASC, SENSORS_DESC, TO_MAX, limited, reading,
+    ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSORS_ASC, SENSORS_DESC, TO_MAX, limited, places, reading,
     sensor_names,
 };
 use super::{Cockroach, rows};
@@ -116,6 +116,7 @@ impl HistoryStore for Cockroach {
                         .array(&names, bound)?
                         .one(other)?
                         .one(limited(query.limit))?
+                        .array(&places(&names), |place| *place)?
                         .done();
                     connection
                         .fetch_all(sqlx::query_with(sql, arguments))

@@ -16,6 +16,7 @@ use super::super::sqlstate::{Verdict, verdict};
 use super::super::{Migration, StoreError};
 use super::Cockroach;
 use super::arguments::Micros;
+use super::collation::{self, Table};
 use super::dialect::Purpose;
 use super::failed::Budget;
 
@@ -36,6 +37,12 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     migrator
 });
 
+/// The schema as it was found.
+struct Look {
+    applied: Vec<i64>,
+    tables: Vec<Table>,
+}
+
 /// The version that this build needs.
 pub(super) fn newest() -> i64 {
     MIGRATOR.iter().map(|step| step.version).max().unwrap_or(0)
@@ -43,12 +50,7 @@ pub(super) fn newest() -> i64 {
 
 impl Cockroach {
     pub(super) async fn check(&self) -> Result<(), StoreError> {
-        let applied = run!(
-            self,
-            &mut Budget::new(LOOK_BUDGET),
-            Purpose::Read,
-            |connection| applied(connection).await
-        )?;
+        let Look { applied, tables } = self.look().await?;
         let found = applied.into_iter().max().unwrap_or(0);
         is_known(found)?;
         if found < newest() {
@@ -57,7 +59,7 @@ impl Cockroach {
                 wanted: newest(),
             });
         }
-        Ok(())
+        collation::compare_bytewise(tables)
     }
 
     pub(super) async fn sample_clock(&self) -> Result<Sample, StoreError> {
@@ -78,15 +80,31 @@ impl Cockroach {
     }
 
     pub(super) async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let applied = run!(
+        let Look { applied, tables } = self.look().await?;
+        is_known(applied.iter().copied().max().unwrap_or(0))?;
+        let steps = MIGRATOR.iter().filter(|s| !applied.contains(&s.version));
+        // It has no number: it is done whenever it is found undone.
+        let bytewise = collation::describe(&tables).map(|description| Migration {
+            version: newest(),
+            description,
+        });
+        Ok(steps.map(described).chain(bytewise).collect())
+    }
+
+    /// What the database has, and what of it compares by a locale.
+    async fn look(&self) -> Result<Look, StoreError> {
+        let steps: Vec<&str> = MIGRATOR.iter().map(|step| step.sql.as_str()).collect();
+        let (applied, (encoding, tables)) = run!(
             self,
             &mut Budget::new(LOOK_BUDGET),
             Purpose::Read,
-            |connection| applied(connection).await
+            |connection| Ok((
+                applied(connection).await?,
+                collation::look(connection, &steps).await?
+            ))
         )?;
-        is_known(applied.iter().copied().max().unwrap_or(0))?;
-        let steps = MIGRATOR.iter().filter(|s| !applied.contains(&s.version));
-        Ok(steps.map(described).collect())
+        collation::holds_every_text(&encoding)?;
+        Ok(Look { applied, tables })
     }
 
     pub(super) async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
@@ -101,7 +119,7 @@ impl Cockroach {
         // Others may have been here while we waited.
         let pending = self.pending_migrations().await?;
         let result = tokio::select! {
-            result = self.apply() => result,
+            result = self.apply_all() => result,
             lost = self.renew(&holder) => Err(lost),
         };
         let unlocked = run!(self, &mut self.budget(), Purpose::Write, |connection| {
@@ -151,6 +169,13 @@ impl Cockroach {
                 Err(error) => return error,
             }
         }
+    }
+
+    /// The numbered steps, and then the order of what they made.
+    async fn apply_all(&self) -> Result<(), StoreError> {
+        self.apply().await?;
+        let Look { tables, .. } = self.look().await?;
+        self.make_bytewise(&tables).await
     }
 
     async fn apply(&self) -> Result<(), StoreError> {

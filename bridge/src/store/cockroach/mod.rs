@@ -5,7 +5,7 @@
 //! underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
 //! [`replicas`] (answers that may be old),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
-//! databases), [`arguments`] and [`rows`] (values in and out).
+//! databases), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!
 //! Each unit of work is attempted until it succeeds or its budget is used up; whatever was
 //! attempted may be attempted again, because all of it is idempotent.
@@ -17,6 +17,7 @@ mod access;
 mod alerts;
 mod arguments;
 mod cluster;
+mod collation;
 mod commands;
 mod config;
 mod dead_letters;

@@ -114,6 +114,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
         let since = "array_fill(to_timestamp(1700000000), ARRAY[7])";
         let sensors =
             "ARRAY['sensor-0','sensor-1','sensor-2','sensor-3','sensor-4','sensor-5','sensor-6']";
+        let places = "ARRAY[0,1,2,3,4,5,6]";
         for (what, sql, values, rows_max) in [
             (
                 "names of sensors",
@@ -124,7 +125,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "latest of each sensor",
                 LATEST,
-                format!("'device-42', {sensors}, 10000"),
+                format!("'device-42', {sensors}, 10000, {places}"),
                 7.0,
             ),
             (
@@ -142,7 +143,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "first rows of a device",
                 SENSORS_ASC,
-                format!("'device-42', {sensors}, {since}, to_timestamp(1700086400), 100"),
+                format!("'device-42', {sensors}, {since}, to_timestamp(1700086400), 100, {places}"),
                 700.0,
             ),
             (

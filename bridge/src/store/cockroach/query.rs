@@ -45,37 +45,40 @@ pub(super) const ONE_SENSOR_DESC: &str = concat!(
 );
 
 /// Several sensors: a scan of the key for each, from or up to a time of its own, and the first of
-/// them all.
+/// them all. Of one time they are in the order of their places: a name's own order is the locale's
+/// where `telemetry_data` has grown too large to be changed.
 pub(super) const SENSORS_ASC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[]) AS s (sensor, bound) CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[], $6::INT8[]) AS s (sensor, bound, place) \
+     CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
              AND r.observed_at >= s.bound AND r.observed_at < $4 \
          ORDER BY r.observed_at LIMIT $5) AS t \
-     ORDER BY t.observed_at, t.sensor LIMIT $5"
+     ORDER BY t.observed_at, s.place LIMIT $5"
 );
 pub(super) const SENSORS_DESC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[]) AS s (sensor, bound) CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[], $6::INT8[]) AS s (sensor, bound, place) \
+     CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
              AND r.observed_at >= $4 AND r.observed_at < s.bound \
          ORDER BY r.observed_at DESC LIMIT $5) AS t \
-     ORDER BY t.observed_at DESC, t.sensor DESC LIMIT $5"
+     ORDER BY t.observed_at DESC, s.place DESC LIMIT $5"
 );
 
 /// The last of each sensor: one seek of the key for each.
 pub(super) const LATEST: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[]) AS s (sensor) CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $4::INT8[]) AS s (sensor, place) CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
          ORDER BY r.observed_at DESC LIMIT 1) AS t \
-     ORDER BY t.sensor LIMIT $3"
+     ORDER BY s.place LIMIT $3"
 );
 
-/// The names of a device's sensors, from the key alone: one seek a name.
+/// The names of a device's sensors, from the key alone: one seek a name, in whichever order.
 pub(super) const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
          (SELECT t.sensor FROM telemetry_data AS t WHERE t.device_id = $1 \
           ORDER BY t.sensor LIMIT 1) \
@@ -142,8 +145,9 @@ impl Cockroach {
     pub(super) async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let names = sensor_names(connection, device).await?;
+            let places = places(&names);
             let select = sqlx::query(LATEST).bind(device.as_str()).bind(names);
-            let select = select.bind(limited(QUERY_ROWS_MAX));
+            let select = select.bind(limited(QUERY_ROWS_MAX)).bind(places);
             let found = connection.fetch_all(select).await?;
             found.iter().map(reading).collect()
         })
@@ -314,13 +318,24 @@ impl Cockroach {
     }
 }
 
+/// In the order of their bytes.
 pub(super) async fn sensor_names(
     connection: &mut PgConnection,
     device: &DeviceId,
 ) -> Result<Vec<String>, sqlx::Error> {
     let query = sqlx::query(SENSOR_NAMES).bind(device.as_str());
     let found = connection.fetch_all(query).await?;
-    found.iter().map(|row| row.try_get(0)).collect()
+    let names = found.iter().map(|row| row.try_get(0));
+    let mut names: Vec<String> = names.collect::<Result<_, _>>()?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The place of each of some names.
+pub(super) fn places(names: &[String]) -> Vec<i64> {
+    (0..names.len())
+        .map(|place| sql_int(place as u64))
+        .collect()
 }
 
 /// Adds what is found to a range's content. A row that no reading can be made of counts as altered.

@@ -19,14 +19,26 @@ pub(crate) struct Fixture {
     location: Location,
     /// The URL, when it is one.
     pub(crate) url: Option<String>,
+    /// Whether [`Self::open`] brings the schema up to date.
+    pub(crate) migrates: bool,
 }
 
 impl Fixture {
     /// A migrated store; several may be open at once.
     pub(crate) async fn open(&self) -> Arc<dyn Store> {
         let store = self.open_unmigrated().await;
-        store.migrate().await.unwrap();
+        if self.migrates {
+            store.migrate().await.unwrap();
+        }
         store
+    }
+
+    /// The same, as it is.
+    pub(crate) fn unmigrated(&self) -> Self {
+        Self {
+            migrates: false,
+            ..self.clone()
+        }
     }
 
     pub(crate) async fn open_unmigrated(&self) -> Arc<dyn Store> {
@@ -64,6 +76,7 @@ pub(crate) fn embedded<F: Future<Output = ()> + Send + 'static>(test: fn(Fixture
     let fixture = Fixture {
         location: Location::Embedded(path),
         url: None,
+        migrates: true,
     };
     runtime().block_on(test(fixture));
 }
@@ -83,16 +96,37 @@ pub(crate) fn cockroach<F: Future<Output = ()> + Send + 'static>(test: fn(Fixtur
     }
 }
 
+/// A PostgreSQL database that is made with these options.
+pub(crate) fn postgres_with<F: Future<Output = ()> + Send + 'static>(
+    options: &'static str,
+    test: fn(Fixture) -> F,
+) {
+    let admin = std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
+        "TIDELINE_TEST_POSTGRES_URL is not set: run the tests through `cargo xtask test`, \
+         which starts a PostgreSQL",
+    );
+    on_server_with(&admin, options, test);
+}
+
 fn on_server<F: Future<Output = ()> + Send + 'static>(admin: &str, test: fn(Fixture) -> F) {
+    on_server_with(admin, "", test);
+}
+
+fn on_server_with<F: Future<Output = ()> + Send + 'static>(
+    admin: &str,
+    options: &'static str,
+    test: fn(Fixture) -> F,
+) {
     let name = format!("tideline_test_{:016x}", rand::random::<u64>());
     runtime().block_on(async {
         let mut connection = PgConnection::connect(admin).await.unwrap();
-        let create = format!("CREATE DATABASE {name}");
+        let create = format!("CREATE DATABASE {name} {options}");
         connection.execute(AssertSqlSafe(create)).await.unwrap();
         let url = with_database(admin, &name);
         let fixture = Fixture {
             location: Location::parse(&url).unwrap(),
             url: Some(url),
+            migrates: true,
         };
         let result = tokio::spawn(test(fixture)).await;
         // PostgreSQL: connections that a failed test left open must not keep the database.

@@ -6,6 +6,7 @@ mod aggregates;
 mod alerts;
 mod clock;
 mod cluster;
+mod collation;
 mod commands;
 mod concurrent;
 mod config;
