@@ -177,6 +177,7 @@ impl Agent {
                 .as_ref()
                 .and_then(|process| process.restarted_for),
             progress: None,
+            endings: tokio_util::task::TaskTracker::new(),
         };
         let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.heard());
         let commands = link_handle

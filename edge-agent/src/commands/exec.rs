@@ -3,8 +3,12 @@
 //!
 //! What it prints is the command's output, up to a bound, save for lines that tell how far it is:
 //! `progress: 40`, a whole number up to 100.
+//!
+//! The command ends with the program. What it has started is ended with it ([`super::group`]),
+//! whether it holds the pipes or not.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,7 +18,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::task::TaskTracker;
 
+use super::group::{GRACE, Group};
 use super::work::Outcome;
 
 /// Tells a program which command it was started for.
@@ -36,7 +42,7 @@ pub struct Program {
     pub program: PathBuf,
     /// What it is called with, always.
     pub args: Vec<String>,
-    /// It is killed after this time.
+    /// It is killed after this time, with all that it has started.
     pub timeout: Duration,
 }
 
@@ -78,8 +84,13 @@ impl Progress {
     }
 }
 
-/// Runs a program to its end. Its output is read as it comes and kept up to a bound.
-pub(super) async fn run(allowed: &Program, mut progress: Progress) -> Outcome {
+/// Runs a program to its end, and ends what it leaves behind. Its output is read as it comes and
+/// kept up to a bound, also of one that is killed.
+pub(super) async fn run(
+    allowed: &Program,
+    mut progress: Progress,
+    endings: &TaskTracker,
+) -> Outcome {
     let program = allowed.program.display();
     let mut child = Command::new(&allowed.program)
         .args(&allowed.args)
@@ -87,23 +98,54 @@ pub(super) async fn run(allowed: &Program, mut progress: Progress) -> Outcome {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
+        .process_group(0)
         .spawn()
         .map_err(|error| format!("cannot start {program}: {error}"))?;
-    let (out, err) = (child.stdout.take(), child.stderr.take());
-    let finished = timeout(allowed.timeout, async {
-        let (out, err) = (read(out, Some(&mut progress)), read(err, None));
-        tokio::join!(out, err, child.wait())
-    });
-    let Ok((out, err, status)) = finished.await else {
-        return Err(format!("{program} was killed after {:?}", allowed.timeout));
+    let (from_out, from_err) = (child.stdout.take(), child.stderr.take());
+    let mut group = Group::of(child, endings);
+    let (mut out, mut err) = (Lines::default(), Lines::default());
+    let is_late = {
+        let mut reading = pin!(async {
+            let out = read(from_out, &mut out, Some(&mut progress));
+            tokio::join!(out, read(from_err, &mut err, None));
+        });
+        let mut is_read = false;
+        let ended = timeout(allowed.timeout, async {
+            tokio::select! {
+                // Its own end counts: what it started may hold the pipes for as long as it likes.
+                () = group.ended() => {}
+                () = &mut reading => {
+                    is_read = true;
+                    group.ended().await;
+                }
+            }
+        });
+        let is_late = ended.await.is_err();
+        group.ask();
+        // What is on its way is read; and one that is late may still say something.
+        let rest = async {
+            if !is_read {
+                reading.await;
+            }
+            group.ended().await;
+        };
+        let _ = timeout(GRACE, rest).await;
+        is_late
     };
+    let status = group.kill().await;
+    let said = match (out.end(), err.end()) {
+        (out, err) if err.is_empty() => out,
+        (out, err) if out.is_empty() => err,
+        (out, err) => format!("{out}\n{err}"),
+    };
+    if is_late {
+        let killed = format!("{program} was killed after {:?}", allowed.timeout);
+        return Err(match said.is_empty() {
+            true => killed,
+            false => format!("{killed}: {said}"),
+        });
+    }
     let status = status.map_err(|error| format!("cannot wait for {program}: {error}"))?;
-    let said = match (out.is_empty(), err.is_empty()) {
-        (_, true) => out,
-        (true, false) => err,
-        (false, false) => format!("{out}\n{err}"),
-    };
     match status.success() {
         true => Ok(said),
         false => Err(format!("{program} ended with {status}: {said}")),
@@ -111,10 +153,13 @@ pub(super) async fn run(allowed: &Program, mut progress: Progress) -> Outcome {
 }
 
 /// Reads to the end, and keeps as much as may travel; tells of progress on the way.
-async fn read(from: Option<impl AsyncRead + Unpin>, mut progress: Option<&mut Progress>) -> String {
-    let mut lines = Lines::default();
+async fn read(
+    from: Option<impl AsyncRead + Unpin>,
+    lines: &mut Lines,
+    mut progress: Option<&mut Progress>,
+) {
     let Some(mut from) = from else {
-        return String::new();
+        return;
     };
     let mut part = [0; 4096];
     loop {
@@ -123,7 +168,7 @@ async fn read(from: Option<impl AsyncRead + Unpin>, mut progress: Option<&mut Pr
         let bytes = tokio::select! {
             read = from.read(&mut part) => match read {
                 Ok(bytes @ 1..) => bytes,
-                Ok(_) | Err(_) => break,
+                Ok(_) | Err(_) => return,
             },
             () = sleep_until(due.unwrap_or(never)), if due.is_some() => 0,
         };
@@ -137,7 +182,6 @@ async fn read(from: Option<impl AsyncRead + Unpin>, mut progress: Option<&mut Pr
             None => lines.keep(&part[..bytes]),
         }
     }
-    lines.end()
 }
 
 /// Tells lines on progress from output.
@@ -229,7 +273,52 @@ mod tests {
     }
 
     async fn run(program: &Program) -> Outcome {
-        super::run(program, Progress::new(ID, None)).await
+        super::run(program, Progress::new(ID, None), &TaskTracker::new()).await
+    }
+
+    /// A time to sleep that no other process of this machine sleeps.
+    fn unique() -> String {
+        format!(
+            "3{:03}.{:06}",
+            rand::random_range(0..1000),
+            rand::random_range(0..1_000_000)
+        )
+    }
+
+    /// Processes that were called with this argument, the shell's script included.
+    fn called_with(argument: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+                continue;
+            };
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if line.contains(argument) {
+                found.push(line);
+            }
+        }
+        found
+    }
+
+    /// Waits until nobody who was called with this argument is left.
+    async fn all_gone(argument: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let left = called_with(argument);
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{left:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn all_begun(argument: &str, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while called_with(argument).len() < count {
+            assert!(Instant::now() < deadline, "not {count} have begun");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     #[tokio::test]
@@ -256,6 +345,102 @@ mod tests {
         assert!(killed.contains("killed"), "{killed}");
     }
 
+    /// What it has started holds the pipes, and is no reason to wait.
+    #[tokio::test]
+    async fn the_end_of_the_program_ends_what_it_left_behind() {
+        for script in [
+            "sleep S & echo ok",
+            "sleep S & sleep S & echo ok",
+            // Who does not hear is killed.
+            "(trap '' TERM; sleep S; sleep S) & echo ok",
+            // Nor do those help who change their pipes.
+            "sleep S >/dev/null 2>&1 & echo ok",
+        ] {
+            let seconds = unique();
+            let started = Instant::now();
+            let outcome = run(&program(&script.replace('S', &seconds), 30_000)).await;
+            assert_eq!(outcome, Ok("ok".to_owned()), "{script}");
+            assert!(started.elapsed() < Duration::from_secs(10), "{script}");
+            all_gone(&seconds).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_survives_a_time_out_and_what_was_said_is_kept() {
+        for script in [
+            "echo begun; sleep S; true",
+            "echo begun; (sleep S; true) & wait",
+            "echo begun; trap '' TERM; sleep S & sleep S; true",
+        ] {
+            let seconds = unique();
+            let outcome = run(&program(&script.replace('S', &seconds), 500)).await;
+            let killed = outcome.unwrap_err();
+            let expected = "/bin/sh was killed after 500ms: begun";
+            assert_eq!(killed, expected, "{script}");
+            all_gone(&seconds).await;
+        }
+    }
+
+    /// One that is asked to end may say something still.
+    #[tokio::test]
+    async fn a_program_is_asked_before_it_is_killed() {
+        let script = "trap 'echo cleaned up; exit 1' TERM; while true; do sleep 0.05; done";
+        let killed = run(&program(script, 500)).await.unwrap_err();
+        assert!(killed.ends_with(": cleaned up"), "{killed}");
+    }
+
+    /// As a withdrawal does it.
+    #[tokio::test]
+    async fn nothing_survives_work_that_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mark = folder.path().join("asked");
+        for script in [
+            format!("trap 'touch {}; exit' TERM; sleep S & wait", mark.display()),
+            "trap '' TERM; sleep S & sleep S; true".to_owned(),
+        ] {
+            let (seconds, endings) = (unique(), TaskTracker::new());
+            let program = program(&script.replace('S', &seconds), 60_000);
+            let of_work = endings.clone();
+            let work = tokio::spawn(async move {
+                super::run(&program, Progress::new(ID, None), &of_work).await
+            });
+            all_begun(&seconds, 2).await;
+            work.abort();
+            assert!(work.await.unwrap_err().is_cancelled());
+            endings.close();
+            timeout(Duration::from_secs(10), endings.wait())
+                .await
+                .unwrap();
+            all_gone(&seconds).await;
+        }
+        assert!(mark.exists());
+    }
+
+    /// As the end of the process does it, which waits for nothing.
+    #[test]
+    fn nothing_survives_the_end_of_the_runtime() {
+        let seconds = unique();
+        let program = program(
+            &format!("trap '' TERM; sleep {seconds} & sleep {seconds}; true"),
+            60_000,
+        );
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.spawn(async move {
+            super::run(&program, Progress::new(ID, None), &TaskTracker::new()).await
+        });
+        runtime.block_on(all_begun(&seconds, 3));
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        let others = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        others.block_on(all_gone(&seconds));
+    }
+
     #[tokio::test]
     async fn a_program_that_is_missing_is_named() {
         let missing = Program {
@@ -273,7 +458,8 @@ mod tests {
                       sleep 1.3; echo 'progress: 50'; echo end";
         let started = Instant::now();
         let program = program(script, 10_000);
-        let ran = super::run(&program, Progress::new(ID, Some(tell)));
+        let endings = TaskTracker::new();
+        let ran = super::run(&program, Progress::new(ID, Some(tell)), &endings);
         let watching = async {
             let mut heard = Vec::new();
             while let Some((id, percent)) = told.recv().await {

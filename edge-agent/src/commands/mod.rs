@@ -15,19 +15,21 @@
 
 pub mod core;
 mod exec;
+mod group;
 pub(crate) mod restart;
 pub mod work;
 
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{Clock, Failure};
 use schema::message::{Command, CommandId, CommandProgress, CommandState, Event};
 use schema::{Channel, envelope};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -37,6 +39,9 @@ use crate::link::LinkState;
 use work::{Outcome, Workshop};
 
 pub use self::core::{COMMANDS_OPEN_MAX, Instruction};
+
+/// How long programs are waited for that were asked to end, and then killed, when the agent stops.
+const ENDINGS_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// Words on progress that wait; each program says one a second.
 const PERCENTS_QUEUE: usize = 16;
@@ -93,6 +98,7 @@ impl Commands {
         };
         running.carry_out(effects);
         running.go().await;
+        running.end().await;
         Ok(())
     }
 }
@@ -133,6 +139,19 @@ impl Running {
             };
             let effects = self.core.handle(input, self.moment());
             self.carry_out(effects);
+        }
+    }
+
+    /// Ends what runs, and with programs all that they have started.
+    async fn end(&mut self) {
+        let endings = self.parts.workshop.tools.endings.clone();
+        let ended = async {
+            self.work.shutdown().await;
+            endings.close();
+            endings.wait().await;
+        };
+        if timeout(ENDINGS_TIME_MAX, ended).await.is_err() {
+            warn!("a program that was killed does not end");
         }
     }
 
@@ -268,7 +287,6 @@ mod tests {
     use std::fs::OpenOptions;
     use std::io::{Seek, SeekFrom, Write};
     use std::path::Path;
-    use std::time::Duration;
 
     use daemon::SystemClock;
     use schema::limits;
@@ -289,8 +307,18 @@ mod tests {
         orders: mpsc::Sender<Instruction>,
         stop: CancellationToken,
         task: JoinHandle<Result<(), Failure>>,
+        stall_seconds: String,
         _link: watch::Sender<LinkState>,
         _parallel: watch::Sender<usize>,
+    }
+
+    /// Whether a process has this argument.
+    fn is_called_with(argument: &str) -> bool {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes.into_iter().any(|process| {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(argument)
+        })
     }
 
     async fn open(folder: &Path) -> Opened {
@@ -314,8 +342,11 @@ mod tests {
                 ],
                 timeout: Duration::from_secs(10),
             };
+            // No other process of this machine sleeps so long.
+            let stall_seconds = format!("6{:09}", rand::random_range(0..1_000_000_000));
+            let sleeps = format!("sleep {stall_seconds} & sleep {stall_seconds}; true");
             let stall = Program {
-                args: vec!["-c".to_owned(), "sleep 60".to_owned()],
+                args: vec!["-c".to_owned(), sleeps],
                 ..mark.clone()
             };
             let programs = BTreeMap::from([("mark".to_owned(), mark), ("stall".to_owned(), stall)]);
@@ -341,6 +372,7 @@ mod tests {
                 orders,
                 stop,
                 task: tokio::spawn(commands.run()),
+                stall_seconds,
                 _link: link,
                 _parallel: parallel,
             }
@@ -350,6 +382,10 @@ mod tests {
         async fn restart(self) -> Self {
             self.stop.cancel();
             self.task.await.unwrap().unwrap();
+            assert!(
+                !is_called_with(&self.stall_seconds),
+                "a program outlives the agent"
+            );
             self.buffer.close().await;
             Self::start(self.folder, 1).await
         }

@@ -9,6 +9,7 @@ use schema::setting::LogLevel;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
 
 pub use super::exec::Program;
 use super::exec::{self, Progress};
@@ -53,6 +54,8 @@ pub(crate) struct Tools {
     pub(crate) restarted_for: Option<CommandId>,
     /// Hears how far a command is, in percent.
     pub(crate) progress: Option<mpsc::Sender<(CommandId, u8)>>,
+    /// Programs whose commands were withdrawn, until nothing of them is left.
+    pub(crate) endings: TaskTracker,
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,7 +153,7 @@ impl Workshop {
             ));
         };
         let progress = Progress::new(id, self.tools.progress.clone());
-        exec::run(allowed, progress).await
+        exec::run(allowed, progress, &self.tools.endings).await
     }
 
     async fn restart(&self, id: CommandId) -> Outcome {

@@ -1,0 +1,140 @@
+//! A program and all that it starts: ended together.
+//!
+//! The program leads a process group of its own, and whatever it starts belongs to that unless it
+//! leaves on purpose. The end of the program ends the group, and so does a time-out, a withdrawal
+//! and a stop of the agent: each is asked to end (SIGTERM), and those who are still there a moment
+//! later are killed.
+//!
+//! ```text
+//! running ──► asked ──► killed ──► its status is taken
+//!    └───────────┴─ dropped: asked, and killed a moment later by a task of `endings`; at once when
+//!                   nobody can wait any more
+//! ```
+//!
+//! The group's number is that of its leader, which stays taken until the leader's status is: so the
+//! group is only ever signalled before that, and never a stranger's. What this cannot end is a
+//! program that makes a session of its own (`setsid`), and whatever runs when the agent itself is
+//! killed: to be told of that (`PR_SET_PDEATHSIG`) a program must ask between fork and exec, which
+//! takes `unsafe`. A service manager ends those with the agent's control group.
+
+use std::io;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::process::Child;
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+/// How long a program may take to end by itself when it is asked to.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// How long what it has started may take beyond that.
+const GRACE_OF_OTHERS: Duration = Duration::from_millis(100);
+
+/// How long a killed program's status is waited for: one that a disk holds back is left behind.
+const STATUS_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// A running program that leads a process group.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// `None` once its status is taken.
+    child: Option<Child>,
+    id: Option<Pid>,
+    endings: TaskTracker,
+    was_asked: bool,
+}
+
+impl Group {
+    /// Of a program that was just started as the leader of a group.
+    pub(super) fn of(child: Child, endings: &TaskTracker) -> Self {
+        let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        Self {
+            child: Some(child),
+            id,
+            endings: endings.clone(),
+            was_asked: false,
+        }
+    }
+
+    /// Waits for the end of the program itself, and leaves its status where it is.
+    pub(super) async fn ended(&mut self) {
+        // Before the first look: an end in between is heard.
+        let Ok(mut ends) = signal(SignalKind::child()) else {
+            return self.status_taken().await;
+        };
+        while self.is_running() {
+            if ends.recv().await.is_none() {
+                return self.status_taken().await;
+            }
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let Some(id) = self.id else {
+            return false;
+        };
+        matches!(waitid(WaitId::Pid(id), options), Ok(None))
+    }
+
+    /// When nobody tells of ends: from here on the group's number may be another's in theory.
+    async fn status_taken(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.wait().await;
+        }
+    }
+
+    /// Asks everybody to end.
+    pub(super) fn ask(&mut self) {
+        self.was_asked = true;
+        self.signal(Signal::TERM);
+    }
+
+    /// Kills everybody who is left, and takes the program's status.
+    pub(super) async fn kill(mut self) -> io::Result<ExitStatus> {
+        self.signal(Signal::KILL);
+        let Some(child) = &mut self.child else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let status = timeout(STATUS_TIME_MAX, child.wait()).await;
+        self.child = None;
+        status.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(id) = self.id {
+            // Nobody is left, or nobody that is ours.
+            let _ = kill_process_group(id, signal);
+        }
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(child) = self.child.take() else {
+            return;
+        };
+        let mut rest = Self {
+            child: Some(child),
+            id: self.id,
+            endings: self.endings.clone(),
+            was_asked: true,
+        };
+        if self.was_asked || Handle::try_current().is_err() {
+            rest.signal(Signal::KILL);
+            rest.child = None;
+            return;
+        }
+        rest.signal(Signal::TERM);
+        // A runtime that ends drops the task, and with it what is left.
+        self.endings.spawn(async move {
+            if timeout(GRACE, rest.ended()).await.is_ok() {
+                sleep(GRACE_OF_OTHERS).await;
+            }
+            let _ = rest.kill().await;
+        });
+    }
+}
