@@ -10,6 +10,7 @@ use schema::{DeviceId, ObservedAt};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use crate::auth::token::VALIDITY_SECONDS_MAX;
 use crate::ingest::Acks;
 use crate::intake::Broker;
 use crate::metrics::IngestMeters;
@@ -20,6 +21,9 @@ const INTERVAL: Duration = Duration::from_secs(20);
 
 /// Buffer files whose ranges are merged at a time.
 const MERGE_EPOCHS: usize = 256;
+
+/// How far clocks of those who issue tokens, and of other bridges, may be off.
+const SKEW_MICROS: i64 = 120_000_000;
 
 /// Gaps that are asked for at a time.
 const GAPS_MAX: usize = 1_000;
@@ -106,7 +110,13 @@ impl Upkeep {
             let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
             ReceivedAt::from_micros(now.micros().saturating_sub(keep))
         });
-        let mut gone = self.store.forget_access(now, old).await?;
+        let validity = i64::try_from(1_000_000 * VALIDITY_SECONDS_MAX).unwrap_or(i64::MAX);
+        let revoked = now
+            .micros()
+            .saturating_sub(validity)
+            .saturating_sub(SKEW_MICROS);
+        let revoked = ReceivedAt::from_micros(revoked);
+        let mut gone = self.store.forget_access(now, revoked, old).await?;
         if let Some(old) = old {
             gone += self.store.forget_alerts(old).await?;
         }

@@ -20,10 +20,14 @@ use super::{Caller, Shared};
 use crate::dispatch::Bell;
 use crate::store::QUERY_ROWS_MAX;
 use crate::store::commands::{CommandRecord, NewCommand, Queued};
+use crate::store::requests::{RequestKey, RequestKeyError};
 
 /// How long a command may wait for its device: unless told otherwise, and at most.
 pub(super) const TTL_SECONDS: u64 = 3_600;
 const TTL_SECONDS_MAX: u64 = 30 * 86_400;
+
+/// The header that names a request.
+pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Commands of one answer, unless told otherwise.
 const LIMIT: usize = 100;
@@ -85,11 +89,14 @@ pub(crate) struct Commands {
     tag = "commands",
     params(
         ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
+        ("idempotency-key" = Option<String>, Header, description = "Names this request among yours for this device: the same request again is the same command, so one that was answered with a 5xx or not at all is safe to repeat", pattern = "^[!-~]{1,255}$", min_length = 1, max_length = 255),
     ),
     request_body = NewBody,
     responses(
+        (status = 200, description = "The same request has made this command before.", body = CommandBody, headers(("location" = String, description = "Where the command is found"))),
         (status = 201, body = CommandBody, headers(("location" = String, description = "Where the command is found"))),
         (status = 409, description = "The device is retired.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Another request had this idempotency key.", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn create(
@@ -102,6 +109,15 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let device = super::device(&device)?;
     let new = parse(&headers, &body)?;
+    let request = request_key(
+        &headers,
+        &(
+            &new.name,
+            arguments_text(&new.arguments),
+            new.ttl_seconds.unwrap_or(TTL_SECONDS),
+            new.priority,
+        ),
+    )?;
     let clock = store.clock();
     let ttl_ms = 1000 * new.ttl_seconds.unwrap_or(TTL_SECONDS);
     let id = CommandId::new(clock.now_ms(), rand::random());
@@ -116,16 +132,29 @@ pub(crate) async fn create(
         },
         created_at: clock.now(),
         created_by: caller.name,
+        request,
     };
-    match store.queue_command(&command).await? {
-        Queued::Kept => bell.commands(),
+    let (id, status) = match store.queue_command(&command).await? {
+        Queued::Kept => {
+            bell.commands();
+            (id, StatusCode::CREATED)
+        }
+        Queued::Known(id) => (id, StatusCode::OK),
+        Queued::KeyTaken => return Err(key_is_taken()),
         Queued::Retired => return Err(is_retired(&device)),
-    }
-    let found = store.command(&device, id).await?;
-    let record = found.ok_or_else(|| Problem::not_found("the command is gone"))?;
+    };
+    let record = match store.command(&device, id).await {
+        Ok(found) => found.ok_or_else(|| Problem::not_found("the command is gone"))?,
+        // It is kept: to say that it is not known would have it asked for again.
+        Err(error) if status == StatusCode::CREATED => {
+            tracing::debug!(%error, command = %id, "a new command is shown as it was asked for");
+            command.into()
+        }
+        Err(error) => return Err(error.into()),
+    };
     let location = format!("/api/v1/devices/{device}/commands/{id}");
     let body = Json(CommandBody::from(record));
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], body).into_response())
+    Ok((status, [(header::LOCATION, location)], body).into_response())
 }
 
 /// Lists the commands of a device, latest first
@@ -199,6 +228,33 @@ pub(crate) async fn cancel(
     let found = store.command(&device, id).await?;
     let record = found.ok_or_else(|| unknown(&id))?;
     Ok(Json(CommandBody::from(record)))
+}
+
+/// What a caller calls its request, if it does; `asked` is what is asked, all of it.
+pub(super) fn request_key(
+    headers: &HeaderMap,
+    asked: &impl Serialize,
+) -> Result<Option<RequestKey>, Problem> {
+    let wrong = |reason: &dyn std::fmt::Display| {
+        Problem::bad_request(format!("{IDEMPOTENCY_KEY}: {reason}"))
+    };
+    let mut found = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = found.next() else {
+        return Ok(None);
+    };
+    if found.next().is_some() {
+        return Err(wrong(&"must be given once"));
+    }
+    let key = key.to_str().map_err(|_| wrong(&RequestKeyError))?;
+    let asked = serde_json::to_vec(asked).map_err(|error| wrong(&error))?;
+    let request = RequestKey::new(key, &asked).map_err(|error| wrong(&error))?;
+    Ok(Some(request))
+}
+
+/// A key came back with another request.
+pub(super) fn key_is_taken() -> Problem {
+    let detail = "another request had this idempotency key: give each request a key of its own";
+    Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
 }
 
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<NewBody, Problem> {

@@ -16,7 +16,10 @@ use serde_json::Value;
 use tracing::warn;
 use utoipa::ToSchema;
 
-use super::commands::{CommandBody, Commands, TTL_SECONDS, arguments_text, check, command_id};
+use super::commands::{
+    CommandBody, Commands, TTL_SECONDS, arguments_text, check, command_id, key_is_taken,
+    request_key,
+};
 use super::fleet::texts;
 use super::problem::Problem;
 use super::query::{Query, rfc3339};
@@ -27,6 +30,7 @@ use crate::store::commands::State as CommandState;
 use crate::store::fan_out::{FanOut, NewFanOut};
 use crate::store::fleet::DeviceFilter;
 use crate::store::labels::{LABELS_MAX, Labels};
+use crate::store::requests::{Repeated, RequestKey};
 
 /// Devices a second, unless told otherwise: a mistake is noticed before it is everywhere.
 const PER_SECOND: f64 = 50.0;
@@ -109,8 +113,12 @@ pub(crate) struct FanOutBody {
     post,
     path = "/api/v1/commands",
     tag = "commands",
+    params(
+        ("idempotency-key" = Option<String>, Header, description = "Names this request among yours: the same request again is the same command, so one that was answered with a 5xx or not at all is safe to repeat", pattern = "^[!-~]{1,255}$", min_length = 1, max_length = 255),
+    ),
     request_body = NewFanOutBody,
     responses((status = 202, body = TakenFanOut, headers(("location" = String, description = "Where its summary is found"))),
+        (status = 422, description = "Another request had this idempotency key.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No device has these labels.", body = Problem, content_type = "application/problem+json"))
 )]
 pub(crate) async fn create(
@@ -121,6 +129,35 @@ pub(crate) async fn create(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let new = parse(&headers, &body)?;
+    let request = request_key(&headers, &new.asked())?;
+    // What was taken is taken, whoever has these labels now.
+    let repeated = match &request {
+        Some(request) => store.repeated_fan_out(&caller.name, request).await?,
+        None => None,
+    };
+    let id = match repeated {
+        Some(repeated) => same(repeated)?,
+        None => order(&store, new, caller.name, request).await?,
+    };
+    // From here on it is taken: what is not done now, a bridge goes on with.
+    finish(&store, &bell, id).await;
+    let found = store.fan_out(id).await.ok().flatten();
+    let taken = TakenFanOut {
+        id: id.to_string(),
+        devices: found.as_ref().map_or(0, |found| found.devices),
+        complete: found.is_some_and(|found| !found.is_unfinished),
+    };
+    let location = [(header::LOCATION, format!("/api/v1/commands/{id}"))];
+    Ok((StatusCode::ACCEPTED, location, Json(taken)).into_response())
+}
+
+/// Keeps a command to many devices, if there is one, and names it.
+async fn order(
+    store: &Stored,
+    new: Asked,
+    created_by: String,
+    request: Option<RequestKey>,
+) -> Result<CommandId, Problem> {
     let filter = DeviceFilter {
         labels: new.labels.clone(),
         retired: Some(false),
@@ -132,19 +169,19 @@ pub(crate) async fn create(
             "there is no device that has these labels and is not retired",
         ));
     }
-    let order = new.order(caller.name, store.clock().now());
-    let id = order.command.id;
-    store.order_fan_out(&order).await?;
-    // From here on it is taken: what is not done now, a bridge goes on with.
-    finish(&store, &bell, id).await;
-    let found = store.fan_out(id).await.ok().flatten();
-    let taken = TakenFanOut {
-        id: id.to_string(),
-        devices: found.as_ref().map_or(0, |found| found.devices),
-        complete: found.is_some_and(|found| !found.is_unfinished),
-    };
-    let location = [(header::LOCATION, format!("/api/v1/commands/{id}"))];
-    Ok((StatusCode::ACCEPTED, location, Json(taken)).into_response())
+    let order = new.order(created_by, request, store.clock().now());
+    match store.order_fan_out(&order).await? {
+        // The same request may have come to another bridge at the same time.
+        Some(repeated) => same(repeated),
+        None => Ok(order.command.id),
+    }
+}
+
+fn same(repeated: Repeated) -> Result<CommandId, Problem> {
+    match repeated {
+        Repeated::Same(id) => Ok(id),
+        Repeated::Other => Err(key_is_taken()),
+    }
 }
 
 /// Shows how a command to many devices stands
@@ -263,7 +300,28 @@ struct Asked {
 }
 
 impl Asked {
-    fn order(self, created_by: String, created_at: ReceivedAt) -> NewFanOut {
+    /// All that makes this request what it is.
+    fn asked(&self) -> impl Serialize {
+        let labels = self.labels.iter();
+        let labels: BTreeMap<String, String> = labels
+            .map(|(key, value)| (key.as_str().to_owned(), value.as_str().to_owned()))
+            .collect();
+        (
+            labels,
+            self.name.clone(),
+            self.arguments.clone(),
+            self.ttl.as_millis(),
+            self.priority,
+            self.interval.as_micros(),
+        )
+    }
+
+    fn order(
+        self,
+        created_by: String,
+        request: Option<RequestKey>,
+        created_at: ReceivedAt,
+    ) -> NewFanOut {
         let created_ms = created_at.micros().div_euclid(1000);
         let micros = |of: Duration| i64::try_from(of.as_micros()).unwrap_or(i64::MAX);
         let ttl_micros = micros(self.ttl);
@@ -280,6 +338,7 @@ impl Asked {
             ttl_micros,
             created_at,
             created_by,
+            request,
         }
     }
 }

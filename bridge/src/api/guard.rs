@@ -103,7 +103,7 @@ impl Guard {
             Ok(claims) => claims,
             Err(refused) => return refuse(Reason::Refused(refused)),
         };
-        if self.revoked.contains(&claims.jti).await? {
+        if self.revoked.contains(&claims).await? {
             return refuse(Reason::Revoked);
         }
         Ok(Caller {

@@ -176,6 +176,8 @@ fn endpoints() -> Routes {
         .with(Operate, routes!(alerts::acknowledge))
         .with(Administer, routes!(tokens::revoked))
         .with(Administer, routes!(tokens::revoke))
+        .with(Administer, routes!(tokens::subjects))
+        .with(Administer, routes!(tokens::revoke_subject))
         .with(Administer, routes!(audit::list))
 }
 
@@ -187,6 +189,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_MATCH,
+            HeaderName::from_static(commands::IDEMPOTENCY_KEY),
         ])
         .expose_headers([
             header::ETAG,

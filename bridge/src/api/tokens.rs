@@ -1,7 +1,7 @@
 //! Tokens that count no more.
 
 use axum::body::Bytes;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use schema::time::ReceivedAt;
@@ -11,8 +11,9 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use super::query::{Query, rfc3339, time};
 use super::{Caller, Shared};
+use crate::auth::token::{LEEWAY_SECONDS, VALIDITY_SECONDS_MAX};
 use crate::store::QUERY_ROWS_MAX;
-use crate::store::access::Revocation;
+use crate::store::access::{Revocation, SubjectRevocation};
 
 /// Tokens of one answer, unless told otherwise.
 const LIMIT: usize = 100;
@@ -39,9 +40,11 @@ pub(crate) struct RevokeBody {
     #[serde(default)]
     #[schema(max_length = 256)]
     reason: String,
-    /// When the token ends by itself, RFC 3339: it is remembered until then.
+    /// When the token ends by itself, if that is known, RFC 3339. It is remembered until then, and at
+    /// least for as long as any token is good: a wrong time brings no token back.
+    #[serde(default)]
     #[schema(example = "2027-01-01T00:00:00Z")]
-    expires_at: String,
+    expires_at: Option<String>,
 }
 
 /// A token that counts no more.
@@ -52,7 +55,37 @@ pub(crate) struct RevokedToken {
     reason: String,
     revoked_at: String,
     revoked_by: String,
+    /// Until when this is remembered: from then on the token has ended by itself.
     expires_at: String,
+}
+
+/// Why somebody's tokens are revoked.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RevokeSubjectBody {
+    #[serde(default)]
+    #[schema(max_length = 256)]
+    reason: String,
+}
+
+/// Somebody whose tokens count no more.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RevokedSubject {
+    subject: String,
+    /// Tokens that were issued until then count no more.
+    issued_until: String,
+    reason: String,
+    revoked_at: String,
+    revoked_by: String,
+}
+
+/// Whose tokens count no more.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RevokedSubjects {
+    subjects: Vec<RevokedSubject>,
+    /// Where the next page begins, if there is one: pass it as `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
 }
 
 /// Tokens that count no more.
@@ -120,18 +153,97 @@ pub(crate) async fn revoke(
     if body.jti.is_empty() {
         return Err(Problem::bad_request("jti: is empty"));
     }
-    let expires_at = time(&body.expires_at)
-        .map_err(|error| Problem::bad_request(format!("expires_at: {error}")))?;
+    let now = store.clock().now().micros();
+    let ends = match &body.expires_at {
+        Some(text) => {
+            let at = time(text);
+            storable(at.map_err(|error| Problem::bad_request(format!("expires_at: {error}")))?)?
+        }
+        None => now,
+    };
     let revocation = Revocation {
         jti: body.jti,
         subject: body.subject,
         reason: body.reason,
-        revoked_at: store.clock().now(),
+        revoked_at: ReceivedAt::from_micros(now),
         revoked_by: caller.name,
-        expires_at: ReceivedAt::from_micros(storable(expires_at)?),
+        expires_at: ReceivedAt::from_micros(ends.max(last_end(now))),
     };
     store.revoke(&revocation).await?;
     Ok(Json(revocation.into()))
+}
+
+/// Revokes all tokens of somebody: within 5 seconds no bridge takes them any more
+///
+/// All that were issued until now, on whichever keys and whoever has them. One that is issued a second later counts.
+#[utoipa::path(
+    post,
+    path = "/api/v1/tokens/subjects/{subject}/revoke",
+    tag = "access",
+    params(
+        ("subject" = String, Path, description = "Whom the tokens are made out to", pattern = "^[^/]{1,256}$", min_length = 1, max_length = 256),
+    ),
+    request_body = RevokeSubjectBody,
+    responses((status = 200, body = RevokedSubject))
+)]
+pub(crate) async fn revoke_subject(
+    State(store): Shared,
+    Extension(caller): Extension<Caller>,
+    Path(subject): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Json<RevokedSubject>, Problem> {
+    super::is_json(&headers)?;
+    let body: RevokeSubjectBody = serde_json::from_slice(&body)
+        .map_err(|error| Problem::bad_request(format!("body: {error}")))?;
+    for (name, text) in [("subject", &subject), ("reason", &body.reason)] {
+        plain(text).map_err(|error| Problem::bad_request(format!("{name}: {error}")))?;
+    }
+    let now = store.clock().now();
+    let revocation = SubjectRevocation {
+        subject,
+        issued_until: now,
+        reason: body.reason,
+        revoked_at: now,
+        revoked_by: caller.name,
+    };
+    store.revoke_subject(&revocation).await?;
+    Ok(Json(revocation.into()))
+}
+
+/// Lists whose tokens are revoked
+#[utoipa::path(
+    get,
+    path = "/api/v1/tokens/subjects",
+    tag = "access",
+    params(
+        ("after" = Option<String>, Query, description = "The name behind which to go on"),
+        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many"),
+    ),
+    responses((status = 200, body = RevokedSubjects))
+)]
+pub(crate) async fn subjects(
+    State(store): Shared,
+    RawQuery(query): RawQuery,
+) -> Result<Json<RevokedSubjects>, Problem> {
+    let query = Query::parse(query.as_deref(), &["after", "limit"])?;
+    let after = query.get("after", plain)?;
+    let limit = query.limit(LIMIT, QUERY_ROWS_MAX)?;
+    let found = store.revoked_subjects(after.as_deref(), limit).await?;
+    let next = match found.last() {
+        Some(last) if found.len() == limit => Some(last.subject.clone()),
+        _ => None,
+    };
+    Ok(Json(RevokedSubjects {
+        subjects: found.into_iter().map(RevokedSubject::from).collect(),
+        next,
+    }))
+}
+
+/// When the last token has ended that may be there now, by a clock that may be a little ahead.
+fn last_end(now_micros: i64) -> i64 {
+    let seconds = VALIDITY_SECONDS_MAX + 2 * LEEWAY_SECONDS;
+    now_micros.saturating_add(i64::try_from(1_000_000 * seconds).unwrap_or(i64::MAX))
 }
 
 /// A time that every store holds.
@@ -151,6 +263,18 @@ fn plain(text: &str) -> Result<String, String> {
         ));
     }
     Ok(text.to_owned())
+}
+
+impl From<SubjectRevocation> for RevokedSubject {
+    fn from(revocation: SubjectRevocation) -> Self {
+        Self {
+            subject: revocation.subject,
+            issued_until: rfc3339(revocation.issued_until.micros()),
+            reason: revocation.reason,
+            revoked_at: rfc3339(revocation.revoked_at.micros()),
+            revoked_by: revocation.revoked_by,
+        }
+    }
 }
 
 impl From<Revocation> for RevokedToken {

@@ -18,7 +18,11 @@ const AUDIENCE: &str = "tideline-api";
 const ALGORITHM: &str = "EdDSA";
 
 /// How far the clocks of issuer and bridge may be apart, seconds.
-const LEEWAY_SECONDS: u64 = 30;
+pub(crate) const LEEWAY_SECONDS: u64 = 30;
+
+/// Longest time for which a token may be good: a revocation is remembered for as long, and then no
+/// token of its name can be good any more.
+pub const VALIDITY_SECONDS_MAX: u64 = 366 * 86_400;
 
 /// Most bytes of a token that are looked at.
 const TOKEN_BYTES_MAX: usize = 2_048;
@@ -73,6 +77,9 @@ pub enum Refused {
     /// It is over.
     #[error("has expired")]
     Expired,
+    /// It would be good for longer than any token may be.
+    #[error("is made out for more than {} days", VALIDITY_SECONDS_MAX / 86_400)]
+    TooLong,
     /// It was issued in the future.
     #[error("is not valid yet: compare the clocks")]
     NotYet,
@@ -116,6 +123,7 @@ impl Refused {
             Self::Signature => "signature",
             Self::Foreign => "foreign",
             Self::Expired => "expired",
+            Self::TooLong => "too_long",
             Self::NotYet => "not_yet",
         }
     }
@@ -194,6 +202,9 @@ pub fn verify(
     }
     if claims.exp.saturating_add(LEEWAY_SECONDS) <= now {
         return Err(Refused::Expired);
+    }
+    if claims.exp.saturating_sub(claims.iat) > VALIDITY_SECONDS_MAX {
+        return Err(Refused::TooLong);
     }
     if claims.iat > now.saturating_add(LEEWAY_SECONDS) {
         return Err(Refused::NotYet);
@@ -297,6 +308,16 @@ mod tests {
         let worded = payload.replace(&(NOW + 600).to_string(), "\"never\"");
         let token = forge(&ours, header, &worded);
         assert_eq!(check(&token, NOW, &ours), Err(Refused::Malformed));
+    }
+
+    #[test]
+    fn a_token_may_be_good_for_a_year_and_no_longer() {
+        let key = key("k1");
+        let of = |seconds| Claims::new("alice".to_owned(), Role::Operator, NOW, seconds);
+        let longest = key.sign(&of(VALIDITY_SECONDS_MAX)).unwrap();
+        assert!(check(&longest, NOW + VALIDITY_SECONDS_MAX, &key).is_ok());
+        let longer = key.sign(&of(VALIDITY_SECONDS_MAX + 1)).unwrap();
+        assert_eq!(check(&longer, NOW, &key), Err(Refused::TooLong));
     }
 
     #[test]

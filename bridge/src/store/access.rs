@@ -18,8 +18,34 @@ pub struct Revocation {
     pub revoked_at: ReceivedAt,
     /// By whom.
     pub revoked_by: String,
-    /// When it would have ended.
+    /// When it would have ended, or later: until then this is remembered.
     pub expires_at: ReceivedAt,
+}
+
+/// A token as it is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Presented<'t> {
+    /// Its own name.
+    pub jti: &'t str,
+    /// Whom it is made out to.
+    pub subject: &'t str,
+    /// When it was issued.
+    pub issued_at: ReceivedAt,
+}
+
+/// Somebody none of whose tokens counts any more that were issued until then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubjectRevocation {
+    /// Who.
+    pub subject: String,
+    /// The last moment that it is about.
+    pub issued_until: ReceivedAt,
+    /// Why.
+    pub reason: String,
+    /// When it was said.
+    pub revoked_at: ReceivedAt,
+    /// By whom.
+    pub revoked_by: String,
 }
 
 /// One line of the audit.
@@ -54,8 +80,19 @@ pub trait AccessStore: Send + Sync {
     /// Revokes a token; one that is revoked already stays as it is.
     async fn revoke(&self, revocation: &Revocation) -> Result<(), StoreError>;
 
-    /// Whether a token was revoked.
-    async fn is_revoked(&self, jti: &str) -> Result<bool, StoreError>;
+    /// Revokes all tokens of somebody that were issued until a moment; of two moments the later one
+    /// counts.
+    async fn revoke_subject(&self, revocation: &SubjectRevocation) -> Result<(), StoreError>;
+
+    /// Whether a token was revoked, itself or with all of its subject's.
+    async fn is_revoked(&self, token: &Presented<'_>) -> Result<bool, StoreError>;
+
+    /// Whose tokens were revoked, by name, behind `after`.
+    async fn revoked_subjects(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<SubjectRevocation>, StoreError>;
 
     /// Revoked tokens by name, behind `after`.
     async fn revocations(
@@ -64,11 +101,13 @@ pub trait AccessStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Revocation>, StoreError>;
 
-    /// Forgets revoked tokens that have ended by themselves, and audit entries from before `audit`.
-    /// Returns how many rows are gone.
+    /// Forgets revocations of tokens that have ended by themselves, whoever said when: they were
+    /// revoked before `revoked`, longer ago than any token is good, and their end was before `now`.
+    /// And audit entries from before `audit`. Returns how many rows are gone.
     async fn forget_access(
         &self,
-        ended: ReceivedAt,
+        now: ReceivedAt,
+        revoked: ReceivedAt,
         audit: Option<ReceivedAt>,
     ) -> Result<u64, StoreError>;
 

@@ -13,12 +13,13 @@ use schema::message::{Ask, Cancel, Command, CommandId, CommandProgress, CommandS
 use schema::time::ReceivedAt;
 
 use super::StoreError;
+use super::requests::{Repeated, RequestKey};
 
 /// The part of a store that keeps commands.
 #[async_trait]
 pub trait CommandStore: Send + Sync {
     /// Keeps a command, to be sent at once, unless its device is retired. One that is known stays as
-    /// it is.
+    /// it is, by its id or by the key of its request.
     async fn queue_command(&self, new: &NewCommand) -> Result<Queued, StoreError>;
 
     /// Takes commands that are due to be sent: nobody else gets them, and they are due again after
@@ -73,6 +74,10 @@ pub trait CommandStore: Send + Sync {
 pub enum Queued {
     /// It is kept.
     Kept,
+    /// The same request has made this command before.
+    Known(CommandId),
+    /// Another request of the same key has made a command before: this one is not kept.
+    KeyTaken,
     /// Its device is retired: it is not.
     Retired,
 }
@@ -99,6 +104,8 @@ pub struct NewCommand {
     pub created_at: ReceivedAt,
     /// By whom.
     pub created_by: String,
+    /// What its caller calls the request.
+    pub request: Option<RequestKey>,
 }
 
 /// One that is to be sent now.
@@ -155,6 +162,26 @@ pub struct CommandRecord {
     pub cancel: bool,
 }
 
+impl From<NewCommand> for CommandRecord {
+    /// As it is in the moment when it was kept.
+    fn from(new: NewCommand) -> Self {
+        Self {
+            device: new.device,
+            command: new.command,
+            state: State::Queued,
+            percent: 0,
+            output: String::new(),
+            created_at: new.created_at,
+            created_by: new.created_by,
+            sent_times: 0,
+            sent_at: None,
+            heard_at: None,
+            ended_at: None,
+            cancel: false,
+        }
+    }
+}
+
 /// Steps of the states, as the database keeps them.
 pub(crate) const STEP_SENT: i64 = 1;
 pub(crate) const STEP_DELIVERED: i64 = 2;
@@ -171,6 +198,19 @@ pub(crate) const ASK_AGAIN_SECONDS: i64 = 3_600;
 /// How long after its expiry the bridge gives up a command of which nothing was heard: a word may
 /// be under way.
 pub(crate) const EXPIRY_GRACE_MICROS: i64 = 60_000_000;
+
+impl Queued {
+    /// What became of a command with this id, when `found` is there under its key. Without a row
+    /// the device was retired before the request came for the first time.
+    pub(crate) fn of(id: CommandId, found: Option<Repeated>) -> Self {
+        match found {
+            Some(Repeated::Same(found)) if found == id => Self::Kept,
+            Some(Repeated::Same(found)) => Self::Known(found),
+            Some(Repeated::Other) => Self::KeyTaken,
+            None => Self::Retired,
+        }
+    }
+}
 
 impl DueCommand {
     /// What its device is told, in this order.

@@ -7,7 +7,9 @@ use std::str::FromStr;
 use async_trait::async_trait;
 use schema::DeviceId;
 use schema::Hlc;
+use schema::envelope;
 use schema::limits::{KEY_BYTES_MAX, SQL_INTEGER_MAX};
+use schema::message::ack::payload_digest;
 use schema::message::{ConfigEntry, DesiredConfig, ReportedConfig};
 use schema::setting::CLOCK_MS_MAX;
 use schema::time::ReceivedAt;
@@ -18,12 +20,14 @@ use super::StoreError;
 #[async_trait]
 pub trait ConfigStore: Send + Sync {
     /// Changes what is desired of a device, each key if its clock is higher than what is there, all
-    /// together. Returns how many keys changed.
+    /// together; and with `expected`, only if that is the [`DeviceConfig::digest`] of what is there
+    /// in the moment of the change.
     async fn change_config(
         &self,
         device: &DeviceId,
         changes: &[ConfigChange],
-    ) -> Result<usize, StoreError>;
+        expected: Option<u64>,
+    ) -> Result<Changed, StoreError>;
 
     /// Keeps what a device says of its configuration, in the place of what it said before, and makes
     /// desired what the device has set itself and is the last word. Returns how many keys that were.
@@ -52,6 +56,26 @@ pub trait ConfigStore: Send + Sync {
         device: &DeviceId,
         page: &HistoryPage,
     ) -> Result<Vec<HistoryEntry>, StoreError>;
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// So many keys changed.
+    Keys(usize),
+    /// The configuration is not the expected one: nothing changed.
+    Moved,
+}
+
+impl Changed {
+    /// How many keys changed.
+    #[must_use]
+    pub const fn keys(self) -> usize {
+        match self {
+            Self::Keys(count) => count,
+            Self::Moved => 0,
+        }
+    }
 }
 
 /// A key whose desired value is to change.
@@ -145,6 +169,13 @@ impl DeviceConfig {
         }
     }
 
+    /// Names this state of what is desired. Of the whole document: what a device has set may change a
+    /// key without being the latest clock.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        digest(&self.document())
+    }
+
     /// The highest clock of what is desired.
     #[must_use]
     pub fn clock(&self) -> Hlc {
@@ -160,6 +191,13 @@ impl DeviceConfig {
         let sane = reported.filter(|hlc| hlc.millis() < CLOCK_MS_MAX);
         sane.max().unwrap_or_default().max(self.clock())
     }
+}
+
+/// Names a state of what is desired, its entries in the order of their keys.
+pub(crate) fn digest(document: &DesiredConfig) -> u64 {
+    let clocks = document.entries.iter().map(|entry| entry.hlc);
+    let clock = clocks.max().unwrap_or_default();
+    envelope::encode(document).map_or(clock.bits(), |bytes| payload_digest(&bytes))
 }
 
 impl HistoryPage {

@@ -19,6 +19,7 @@ use schema::time::ReceivedAt;
 use super::StoreError;
 use super::commands::{CommandRecord, State};
 use super::labels::Labels;
+use super::requests::{Repeated, RequestKey};
 
 /// Devices of one page: one statement, short enough that nobody waits long for it.
 pub const FAN_OUT_PAGE: usize = 1_000;
@@ -35,8 +36,16 @@ pub(crate) const WITHDRAW_INTERVAL_MICROS: i64 = 2_000;
 /// The part of a store that sends to many devices.
 #[async_trait]
 pub trait FanOutStore: Send + Sync {
-    /// Keeps an order. One that is known stays as it is.
-    async fn order_fan_out(&self, new: &NewFanOut) -> Result<(), StoreError>;
+    /// Keeps an order. One that is known stays as it is, by its id or by the key of its request;
+    /// what is there under the key is returned.
+    async fn order_fan_out(&self, new: &NewFanOut) -> Result<Option<Repeated>, StoreError>;
+
+    /// What this caller has asked for under a key.
+    async fn repeated_fan_out(
+        &self,
+        created_by: &str,
+        request: &RequestKey,
+    ) -> Result<Option<Repeated>, StoreError>;
 
     /// Does the next page of what is to be done: rows for devices, or their withdrawal. Returns
     /// whether there is more.
@@ -85,6 +94,8 @@ pub struct NewFanOut {
     pub created_at: ReceivedAt,
     /// By whom.
     pub created_by: String,
+    /// What its caller calls the request; not read back.
+    pub request: Option<RequestKey>,
 }
 
 /// A fan-out and how it stands.
@@ -203,6 +214,7 @@ mod tests {
                 ttl_micros: 1_000,
                 created_at: ReceivedAt::from_micros(0),
                 created_by: String::new(),
+                request: None,
             },
             devices: 0,
             after: String::new(),

@@ -59,6 +59,7 @@ mod ledger;
 pub mod location;
 pub mod overrides;
 mod plan;
+pub mod requests;
 pub mod sqlstate;
 
 use access::AccessStore;

@@ -78,7 +78,8 @@ impl Books {
             }
             Self::Real(stores) => {
                 let store = &stores[bridge % stores.len()];
-                store.change_config(&device(), changes).await.unwrap()
+                let changed = store.change_config(&device(), changes, None).await;
+                changed.unwrap().keys()
             }
         }
     }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use clap::Args;
 use daemon::{Class, Failure};
 use hyper::body::Bytes;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -29,6 +31,9 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// How long whoever watches something waits for a bridge that is gone: it may be starting again.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Names a request, so that the same one again is not a second one.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The pause before such a bridge is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -155,6 +160,38 @@ impl Api {
         json_body(&answer)
     }
 
+    /// Posts what makes something, once: the request has a name of its own. When its answer is lost,
+    /// or says that it may have been done (5xx), the same one is sent again for a while.
+    pub(crate) async fn post_once(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let key = format!("{:032x}", rand::random::<u128>());
+        let key = HeaderValue::from_str(&key)
+            .map_err(|error| Failure::new(Class::Data, "name the request").because(error))?;
+        let headers = [(IDEMPOTENCY_KEY, key)];
+        let deadline = Instant::now() + PATIENCE;
+        let mut was_taken = false;
+        loop {
+            let asked = self.try_asking(Method::POST, path, Some(body), &headers);
+            let Unanswered { failure, end } = match asked.await {
+                Ok(answer) => return json_body(&answer),
+                Err(unanswered) => unanswered,
+            };
+            let is_open = match end {
+                End::Refused => false,
+                // A bridge that took it may be starting again.
+                End::Unreachable => was_taken,
+                End::Unknown => true,
+            };
+            if !is_open || Instant::now() >= deadline {
+                return Err(failure);
+            }
+            if !was_taken {
+                eprintln!("warning: {failure}: the same request is sent again");
+            }
+            was_taken = true;
+            sleep(AGAIN).await;
+        }
+    }
+
     /// Takes away what is at a path.
     pub(crate) async fn delete(&mut self, path: &str) -> Result<Value, Failure> {
         let answer = self.ask(Method::DELETE, path, None, &[]).await?;
@@ -196,8 +233,19 @@ impl Api {
         method: Method,
         path: &str,
         body: Option<&Value>,
-        more: &[(hyper::header::HeaderName, HeaderValue)],
+        more: &[(HeaderName, HeaderValue)],
     ) -> Result<Whole, Failure> {
+        let asked = self.try_asking(method, path, body, more).await;
+        asked.map_err(|unanswered| unanswered.failure)
+    }
+
+    async fn try_asking(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        more: &[(HeaderName, HeaderValue)],
+    ) -> Result<Whole, Unanswered> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(token) = &self.token {
@@ -223,14 +271,22 @@ impl Api {
         };
         let answer = self.transport.ask(&ask).await;
         let url = format!("{}{path}", self.root);
-        let answer = answer.map_err(|error| unreachable(&url, error))?;
+        let answer = answer.map_err(|error| Unanswered {
+            end: End::of(&error),
+            failure: unreachable(&url, error),
+        })?;
         if answer.status.is_success() {
             return Ok(Whole {
                 headers: answer.headers,
                 body: answer.body,
             });
         }
-        Err(self.refusal(&url, &answer))
+        let end = match answer.status.is_server_error() {
+            true => End::Unknown,
+            false => End::Refused,
+        };
+        let failure = self.refusal(&url, &answer);
+        Err(Unanswered { failure, end })
     }
 
     /// What a status means for whoever typed the command.
@@ -250,6 +306,34 @@ impl Api {
                 failed(Class::Overload)
             }
             _ => failed(Class::Data),
+        }
+    }
+}
+
+/// A request that did not do as it was to, as far as is known.
+struct Unanswered {
+    failure: Failure,
+    end: End,
+}
+
+/// What is known of a request that failed.
+enum End {
+    /// It was not done, and never will be.
+    Refused,
+    /// It did not arrive.
+    Unreachable,
+    /// It may have been done.
+    Unknown,
+}
+
+impl End {
+    fn of(error: &TransportError) -> Self {
+        match error {
+            TransportError::Connect(_) | TransportError::Tls(_) => Self::Unreachable,
+            TransportError::Broken(_) | TransportError::Late(_) | TransportError::Cut => {
+                Self::Unknown
+            }
+            TransportError::TooLong | TransportError::Path(_) => Self::Refused,
         }
     }
 }

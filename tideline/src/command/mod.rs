@@ -133,7 +133,7 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
         Action::Send(send) => {
             let (place, body) = send.parse()?;
             let mut api = Api::of(&options.reach)?;
-            let answer = api.post(&place.to_string(), Some(&body)).await?;
+            let answer = api.post_once(&place.to_string(), &body).await?;
             let watched = Watched::of(place, &answer);
             follow(&mut api, watched, answer, send.watch, json).await
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bridge::auth::{Claims, Role, keys};
+use bridge::auth::{Claims, Role, keys, token};
 use clap::Args;
 use daemon::{Class, Failure};
 use schema::DeviceId;
@@ -18,7 +18,7 @@ use crate::output;
 
 /// How long a token may be good.
 const TTL_MIN: Duration = Duration::from_secs(60);
-const TTL_MAX: Duration = Duration::from_secs(366 * 86_400);
+const TTL_MAX: Duration = Duration::from_secs(token::VALIDITY_SECONDS_MAX);
 
 /// Longest name of a person or program, in bytes: it stands in every row that says who did it.
 const SUBJECT_BYTES_MAX: usize = 64;

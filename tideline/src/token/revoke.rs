@@ -7,13 +7,10 @@ use daemon::{Class, Failure, lifecycle};
 use serde_json::{Value, json};
 
 use super::inspect::read;
-use super::{given, instant, now_seconds};
+use super::{given, instant};
 use crate::api::{Api, Pages, Path, Reach};
 use crate::moment::{Moment, moment};
 use crate::output::{self, Column, plain};
-
-/// The longest that a token of which only the name is known can still be good.
-const LONGEST_SECONDS: u64 = 366 * 86_400;
 
 /// What a list shows.
 const COLUMNS: [Column; 5] = [
@@ -24,23 +21,38 @@ const COLUMNS: [Column; 5] = [
     Column::new("REASON", |token| plain(&token["reason"])),
 ];
 
+/// What a list of people shows.
+const SUBJECTS: [Column; 4] = [
+    Column::new("SUBJECT", |revoked| plain(&revoked["subject"])),
+    Column::new("ISSUED UNTIL", |revoked| {
+        output::instant(&revoked["issued_until"])
+    }),
+    Column::new("BY", |revoked| plain(&revoked["revoked_by"])),
+    Column::new("REASON", |revoked| plain(&revoked["reason"])),
+];
+
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
                         tideline token revoke alice.token --reason 'left the company'\n  \
-                        tideline token revoke --jti 5f0c… --reason 'seen in a log'\n\n\
-                        Every bridge refuses the token within five seconds.")]
+                        tideline token revoke --jti 5f0c… --reason 'seen in a log'\n  \
+                        tideline token revoke --subject alice --reason 'lost her laptop'\n\n\
+                        Every bridge refuses the token within five seconds. With --subject it is all tokens made out \
+                        to that name until now; one that is issued a second later counts.")]
 pub(super) struct Revoke {
     /// The token, or a file that holds it; - is standard input
     #[arg(
         value_name = "TOKEN|FILE|-",
-        required_unless_present = "jti",
-        conflicts_with = "jti"
+        required_unless_present_any = ["jti", "subject"],
+        conflicts_with_all = ["jti", "subject"]
     )]
     token: Option<String>,
     /// The token's own name, when it is not at hand
     #[arg(long, value_name = "JTI")]
     jti: Option<String>,
-    /// When it ends, if that is known; it can be forgotten then
+    /// All tokens of this person, program or device that were issued until now
+    #[arg(long, value_name = "NAME", conflicts_with = "jti")]
+    subject: Option<String>,
+    /// When it ends, if that is known; it is remembered for as long as any token is good at least
     #[arg(long, value_name = "TIME", requires = "jti", allow_hyphen_values = true, value_parser = moment)]
     expires_at: Option<Moment>,
     /// Why, for those who ask later
@@ -51,8 +63,13 @@ pub(super) struct Revoke {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  tideline token list-revoked")]
+#[command(
+    after_help = "Examples:\n  tideline token list-revoked\n  tideline token list-revoked --subjects"
+)]
 pub(super) struct ListRevoked {
+    /// Those whose tokens were all revoked, instead of single tokens
+    #[arg(long)]
+    subjects: bool,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
@@ -61,15 +78,29 @@ pub(super) struct ListRevoked {
 }
 
 pub(super) fn run(revoke: &Revoke) -> Result<ExitCode, Failure> {
-    let body = body(revoke)?;
+    let (path, body, done) = match &revoke.subject {
+        Some(subject) => {
+            let path = Path::new("tokens/subjects").segment(subject);
+            let done = format!("all tokens of {} are revoked", output::clean(subject));
+            (
+                path.then("/revoke"),
+                json!({ "reason": revoke.reason }),
+                done,
+            )
+        }
+        None => {
+            let body = body(revoke)?;
+            let done = format!("{} is revoked", plain(&body["jti"]));
+            (Path::new("tokens/revoke"), body, done)
+        }
+    };
     lifecycle::runtime(Some(1))?.block_on(async {
         let mut api = Api::of(&revoke.reach)?;
-        let path = Path::new("tokens/revoke").to_string();
-        let answer = api.post(&path, Some(&body)).await?;
+        let answer = api.post(&path.to_string(), Some(&body)).await?;
         if revoke.reach.json {
             output::print(&answer.to_string());
         } else {
-            output::print(&format!("{} is revoked", plain(&body["jti"])));
+            output::print(&done);
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -88,15 +119,15 @@ fn body(revoke: &Revoke) -> Result<Value, Failure> {
             }))
         }
         (None, Some(jti)) => {
-            let ends = match revoke.expires_at {
-                Some(at) => at.rfc3339(),
-                None => instant(now_seconds() + LONGEST_SECONDS),
-            };
-            Ok(json!({ "jti": jti, "expires_at": ends, "reason": reason }))
+            let mut body = json!({ "jti": jti, "reason": reason });
+            if let Some(at) = revoke.expires_at {
+                body["expires_at"] = at.rfc3339().into();
+            }
+            Ok(body)
         }
         (None, None) => Err(Failure::new(
             Class::Configuration,
-            "revoke a token: name it or its --jti",
+            "revoke a token: name it, its --jti, or its --subject",
         )),
     }
 }
@@ -104,8 +135,12 @@ fn body(revoke: &Revoke) -> Result<Value, Failure> {
 pub(super) fn list(list: &ListRevoked) -> Result<ExitCode, Failure> {
     lifecycle::runtime(Some(1))?.block_on(async {
         let mut api = Api::of(&list.reach)?;
-        let pages = Pages::new(Path::new("tokens/revoked"), "tokens", list.limit as usize);
-        crate::api::list(&mut api, pages, list.reach.json, &COLUMNS).await?;
+        let (path, of, columns) = match list.subjects {
+            true => ("tokens/subjects", "subjects", &SUBJECTS[..]),
+            false => ("tokens/revoked", "tokens", &COLUMNS[..]),
+        };
+        let pages = Pages::new(Path::new(path), of, list.limit as usize);
+        crate::api::list(&mut api, pages, list.reach.json, columns).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -9,6 +9,7 @@
 mod access;
 mod data;
 mod fleet;
+mod repeated;
 mod words;
 
 use std::fs;

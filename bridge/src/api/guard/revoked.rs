@@ -4,6 +4,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use schema::time::ReceivedAt;
+
+use crate::auth::Claims;
+use crate::store::access::Presented;
 use crate::store::{Store, StoreError};
 
 /// How old an answer may be: a revocation counts on every bridge within this time, and a query's.
@@ -36,7 +40,8 @@ impl Revoked {
     }
 
     /// Whether a token was revoked. Without the database nobody knows, and nobody gets in.
-    pub(super) async fn contains(&self, jti: &str) -> Result<bool, StoreError> {
+    pub(super) async fn contains(&self, claims: &Claims) -> Result<bool, StoreError> {
+        let jti = claims.jti.as_str();
         match self.known(jti) {
             Some(Answer::Revoked) => return Ok(true),
             Some(Answer::InForce(asked)) if asked.elapsed() < FRESH => return Ok(false),
@@ -44,7 +49,13 @@ impl Revoked {
         }
         // Before the question: an answer is never taken for younger than it is.
         let asked = Instant::now();
-        let revoked = self.store.is_revoked(jti).await?;
+        let issued = i64::try_from(claims.iat).unwrap_or(i64::MAX);
+        let token = Presented {
+            jti,
+            subject: &claims.sub,
+            issued_at: ReceivedAt::from_micros(issued.saturating_mul(1_000_000)),
+        };
+        let revoked = self.store.is_revoked(&token).await?;
         let answer = match revoked {
             true => Answer::Revoked,
             false => Answer::InForce(asked),

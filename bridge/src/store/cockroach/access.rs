@@ -6,7 +6,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::super::StoreError;
-use super::super::access::{AccessStore, AuditCursor, AuditEntry, Revocation, numbered};
+use super::super::access::{
+    AccessStore, AuditCursor, AuditEntry, Presented, Revocation, SubjectRevocation, numbered,
+};
+use super::arguments::Micros;
 use super::dialect::Purpose;
 use super::ingest::micros;
 use super::query::limited;
@@ -15,12 +18,26 @@ use super::{Cockroach, rows};
 const REVOKE: &str = "INSERT INTO revoked_tokens (jti, subject, reason, revoked_at, revoked_by, \
      expires_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (jti) DO NOTHING";
 
-const IS_REVOKED: &str = "SELECT true FROM revoked_tokens WHERE jti = $1";
+const REVOKE_SUBJECT: &str = "INSERT INTO revoked_subjects (subject, issued_until, reason, \
+         revoked_at, revoked_by) VALUES ($1, $2, $3, $4, $5) \
+     ON CONFLICT (subject) DO UPDATE SET issued_until = excluded.issued_until, \
+         reason = excluded.reason, revoked_at = excluded.revoked_at, \
+         revoked_by = excluded.revoked_by \
+     WHERE revoked_subjects.issued_until < excluded.issued_until";
+
+const IS_REVOKED: &str = "SELECT EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = $1) \
+     OR EXISTS (SELECT 1 FROM revoked_subjects WHERE subject = $2 AND issued_until >= $3)";
+
+const SUBJECTS: &str = "SELECT subject, issued_until, reason, revoked_at, revoked_by \
+     FROM revoked_subjects WHERE subject > $1 ORDER BY subject LIMIT $2";
 
 const REVOCATIONS: &str = "SELECT jti, subject, reason, revoked_at, revoked_by, expires_at \
      FROM revoked_tokens WHERE jti > $1 ORDER BY jti LIMIT $2";
 
-const FORGET_ENDED: &str = "DELETE FROM revoked_tokens WHERE expires_at < $1";
+const FORGET_ENDED: &str = "DELETE FROM revoked_tokens WHERE expires_at < $1 AND revoked_at < $2";
+
+const FORGET_SUBJECTS: &str = "DELETE FROM revoked_subjects \
+     WHERE issued_until < $2 AND revoked_at < $1";
 
 const FORGET_AUDIT: &str = "DELETE FROM audit_log WHERE at < $1";
 
@@ -52,10 +69,40 @@ impl AccessStore for Cockroach {
         Ok(())
     }
 
-    async fn is_revoked(&self, jti: &str) -> Result<bool, StoreError> {
+    async fn revoke_subject(&self, revocation: &SubjectRevocation) -> Result<(), StoreError> {
+        run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            let insert = sqlx::query(REVOKE_SUBJECT)
+                .bind(&revocation.subject)
+                .bind(micros(revocation.issued_until))
+                .bind(&revocation.reason)
+                .bind(micros(revocation.revoked_at))
+                .bind(&revocation.revoked_by);
+            connection.execute(insert).await
+        })?;
+        Ok(())
+    }
+
+    async fn is_revoked(&self, token: &Presented<'_>) -> Result<bool, StoreError> {
+        // A token may say any time.
+        let issued = token.issued_at.micros().clamp(0, END.at.micros());
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            let query = sqlx::query(IS_REVOKED).bind(jti);
-            Ok(connection.fetch_optional(query).await?.is_some())
+            let query = sqlx::query(IS_REVOKED).bind(token.jti).bind(token.subject);
+            connection
+                .fetch_one(query.bind(Micros(issued)))
+                .await?
+                .try_get(0)
+        })
+    }
+
+    async fn revoked_subjects(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<SubjectRevocation>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(SUBJECTS).bind(after.unwrap_or_default());
+            let found = connection.fetch_all(query.bind(limited(limit))).await?;
+            found.iter().map(subject).collect()
         })
     }
 
@@ -73,14 +120,20 @@ impl AccessStore for Cockroach {
 
     async fn forget_access(
         &self,
-        ended: ReceivedAt,
+        now: ReceivedAt,
+        revoked: ReceivedAt,
         audit: Option<ReceivedAt>,
     ) -> Result<u64, StoreError> {
         let mut gone = 0;
-        for (sql, before) in [(FORGET_ENDED, Some(ended)), (FORGET_AUDIT, audit)] {
-            let Some(before) = before else { continue };
+        for sql in [FORGET_ENDED, FORGET_SUBJECTS] {
             gone += run!(self, &mut self.budget(), Purpose::Write, |connection| {
-                let delete = sqlx::query(sql).bind(micros(before));
+                let delete = sqlx::query(sql).bind(micros(now)).bind(micros(revoked));
+                Ok(connection.execute(delete).await?.rows_affected())
+            })?;
+        }
+        if let Some(before) = audit {
+            gone += run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                let delete = sqlx::query(FORGET_AUDIT).bind(micros(before));
                 Ok(connection.execute(delete).await?.rows_affected())
             })?;
         }
@@ -128,6 +181,16 @@ fn revocation(row: &PgRow) -> Result<Revocation, sqlx::Error> {
         revoked_at: rows::received(row, 3)?,
         revoked_by: row.try_get(4)?,
         expires_at: rows::received(row, 5)?,
+    })
+}
+
+fn subject(row: &PgRow) -> Result<SubjectRevocation, sqlx::Error> {
+    Ok(SubjectRevocation {
+        subject: row.try_get(0)?,
+        issued_until: rows::received(row, 1)?,
+        reason: row.try_get(2)?,
+        revoked_at: rows::received(row, 3)?,
+        revoked_by: row.try_get(4)?,
     })
 }
 

@@ -11,6 +11,7 @@ use super::super::commands::{
     AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
     DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
 };
+use super::super::requests::{Repeated, RequestKey};
 use super::super::{QUERY_ROWS_MAX, StoreError};
 use super::arguments::Micros;
 use super::dialect::Purpose;
@@ -20,16 +21,22 @@ use super::{Cockroach, rows};
 /// Commands that are given up at a time.
 const EXPIRE_MAX: i64 = 1_000;
 
-/// Tells whether the device is retired: then nothing is kept.
+/// Tells whether the device is retired: then nothing is kept. Nor is it when id or key are taken.
 const QUEUE: &str = "WITH put AS ( \
          INSERT INTO commands (device_id, id, name, arguments, priority, state, step, percent, \
-             output, created_at, created_by, expires_at, sent_times, cancel, due_at) \
+             output, created_at, created_by, expires_at, sent_times, cancel, due_at, \
+             request_key, request_digest) \
          SELECT $1::TEXT, $2::TEXT, $3::TEXT, $4::TEXT, $5::INT8, 'queued', 0, 0, '', \
-             $6::TIMESTAMPTZ, $7::TEXT, $8::TIMESTAMPTZ, 0, false, $6::TIMESTAMPTZ \
+             $6::TIMESTAMPTZ, $7::TEXT, $8::TIMESTAMPTZ, 0, false, $6::TIMESTAMPTZ, $9::TEXT, \
+             $10::INT8 \
          WHERE NOT EXISTS (SELECT 1 FROM devices \
              WHERE device_id = $1 AND retired_at IS NOT NULL) \
-         ON CONFLICT (device_id, id) DO NOTHING RETURNING 1) \
+         ON CONFLICT DO NOTHING RETURNING 1) \
      SELECT EXISTS (SELECT 1 FROM devices WHERE device_id = $1 AND retired_at IS NOT NULL)";
+
+/// What is there under the key of a request.
+const REPEATED: &str = "SELECT id, request_digest FROM commands \
+     WHERE device_id = $1 AND created_by = $2 AND request_key = $3";
 
 pub(super) const CLAIM: &str = "UPDATE commands SET \
          state = CASE WHEN step = 0 THEN 'sent' ELSE state END, \
@@ -96,7 +103,7 @@ impl CommandStore for Cockroach {
             expires_at_ms,
             priority,
         } = &new.command;
-        let is_retired: bool = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+        run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let insert = sqlx::query(QUEUE)
                 .bind(new.device.as_str())
                 .bind(id.to_string())
@@ -105,12 +112,22 @@ impl CommandStore for Cockroach {
                 .bind(i64::from(*priority))
                 .bind(micros(new.created_at))
                 .bind(&new.created_by)
-                .bind(Micros(expires_at_ms.saturating_mul(1000)));
-            connection.fetch_one(insert).await?.try_get(0)
-        })?;
-        Ok(match is_retired {
-            true => Queued::Retired,
-            false => Queued::Kept,
+                .bind(Micros(expires_at_ms.saturating_mul(1000)))
+                .bind(new.request.as_ref().map(RequestKey::key))
+                .bind(new.request.as_ref().map(RequestKey::digest));
+            let is_retired = connection.fetch_one(insert).await?.try_get(0)?;
+            let Some(request) = &new.request else {
+                return Ok(match is_retired {
+                    true => Queued::Retired,
+                    false => Queued::Kept,
+                });
+            };
+            // Whatever the statement did, or an earlier attempt of it whose answer was lost.
+            let query = sqlx::query(REPEATED).bind(new.device.as_str());
+            let query = query.bind(&new.created_by).bind(request.key());
+            let found = connection.fetch_optional(query).await?;
+            let found = found.as_ref().map(|row| repeated(row, request));
+            Ok(Queued::of(*id, found.transpose()?))
         })
     }
 
@@ -221,6 +238,14 @@ impl CommandStore for Cockroach {
             found.iter().map(record).collect()
         })
     }
+}
+
+/// From two columns: id, request_digest.
+pub(super) fn repeated(row: &PgRow, request: &RequestKey) -> Result<Repeated, sqlx::Error> {
+    let id: &str = row.try_get(0)?;
+    let digest: Option<i64> = row.try_get(1)?;
+    let id = id.parse().map_err(rows::bad(0))?;
+    Ok(request.repeated(id, digest.unwrap_or_default()))
 }
 
 /// From seven columns: device_id, id, name, arguments, priority, expires_at, cancel.

@@ -9,8 +9,8 @@ use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::super::StoreError;
 use super::super::config::{
-    ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
-    ReportedEntry, documents, failure,
+    Changed, ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
+    ReportedEntry, digest, documents, failure,
 };
 use super::dialect::Purpose;
 use super::ingest::{micros, sql_int};
@@ -68,10 +68,19 @@ impl ConfigStore for Cockroach {
         &self,
         device: &DeviceId,
         changes: &[ConfigChange],
-    ) -> Result<usize, StoreError> {
+        expected: Option<u64>,
+    ) -> Result<Changed, StoreError> {
         let id = device.as_str();
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let mut transaction = connection.begin().await?;
+            if let Some(expected) = expected {
+                let query = sqlx::query(DESIRED).bind(id);
+                let found = transaction.fetch_all(query).await?;
+                let entries = found.iter().map(entry).collect::<Result<_, _>>()?;
+                if digest(&DesiredConfig { entries }) != expected {
+                    return Ok(Changed::Moved);
+                }
+            }
             let mut changed = 0;
             for change in changes {
                 let ConfigEntry { key, value, hlc } = &change.entry;
@@ -91,7 +100,7 @@ impl ConfigStore for Cockroach {
                 }
             }
             transaction.commit().await?;
-            Ok(changed)
+            Ok(Changed::Keys(changed))
         })
     }
 

@@ -15,8 +15,9 @@ use super::super::fan_out::{
 };
 use super::super::fleet::DeviceFilter;
 use super::super::labels::{from_json, to_json};
+use super::super::requests::{Repeated, RequestKey};
 use super::arguments::{Columns, Micros};
-use super::commands::{record, record_columns};
+use super::commands::{record, record_columns, repeated};
 use super::dialect::Purpose;
 use super::ingest::{micros, sql_int};
 use super::query::limited;
@@ -27,9 +28,12 @@ const RUNNING_MAX: i64 = 256;
 
 const ORDER: &str = "INSERT INTO fan_outs (id, name, arguments, priority, labels, \
          interval_micros, ttl_micros, created_at, created_by, devices, after_device, next_due_at, \
-         expires_at, spread, unfinished, touched_at) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, '', $8, $10, false, true, $8) \
-     ON CONFLICT (id) DO NOTHING";
+         expires_at, spread, unfinished, touched_at, request_key, request_digest) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, '', $8, $10, false, true, $8, $11, $12) \
+     ON CONFLICT DO NOTHING";
+
+const REPEATED: &str = "SELECT id, request_digest FROM fan_outs \
+     WHERE created_by = $1 AND request_key = $2";
 
 macro_rules! head_columns {
     ($rest:literal) => {
@@ -98,7 +102,7 @@ pub(super) const IN_STATE: &str =
 
 #[async_trait]
 impl FanOutStore for Cockroach {
-    async fn order_fan_out(&self, new: &NewFanOut) -> Result<(), StoreError> {
+    async fn order_fan_out(&self, new: &NewFanOut) -> Result<Option<Repeated>, StoreError> {
         let command = &new.command;
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let insert = sqlx::query(ORDER)
@@ -111,10 +115,27 @@ impl FanOutStore for Cockroach {
                 .bind(new.ttl_micros)
                 .bind(micros(new.created_at))
                 .bind(&new.created_by)
-                .bind(Micros(command.expires_at_ms.saturating_mul(1000)));
+                .bind(Micros(command.expires_at_ms.saturating_mul(1000)))
+                .bind(new.request.as_ref().map(RequestKey::key))
+                .bind(new.request.as_ref().map(RequestKey::digest));
             connection.execute(insert).await
         })?;
-        Ok(())
+        match &new.request {
+            Some(request) => self.repeated_fan_out(&new.created_by, request).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn repeated_fan_out(
+        &self,
+        created_by: &str,
+        request: &RequestKey,
+    ) -> Result<Option<Repeated>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let query = sqlx::query(REPEATED).bind(created_by).bind(request.key());
+            let found = connection.fetch_optional(query).await?;
+            found.as_ref().map(|row| repeated(row, request)).transpose()
+        })
     }
 
     async fn advance_fan_out(&self, id: CommandId, now: ReceivedAt) -> Result<bool, StoreError> {
@@ -374,6 +395,7 @@ fn head(row: &PgRow) -> Result<Head, sqlx::Error> {
             ttl_micros,
             created_at,
             created_by: row.try_get(8)?,
+            request: None,
         },
         devices: rows::number(row, 9)?,
         after: row.try_get(10)?,

@@ -5,7 +5,9 @@ use libsql::{Row, Value as Cell};
 use schema::time::ReceivedAt;
 
 use super::super::StoreError;
-use super::super::access::{AccessStore, AuditCursor, AuditEntry, Revocation, numbered};
+use super::super::access::{
+    AccessStore, AuditCursor, AuditEntry, Presented, Revocation, SubjectRevocation, numbered,
+};
 use super::Embedded;
 use super::query::limited;
 use super::values::{int, received, text, text_cell, time_cell};
@@ -13,12 +15,26 @@ use super::values::{int, received, text, text_cell, time_cell};
 const REVOKE: &str = "INSERT INTO revoked_tokens (jti, subject, reason, revoked_at, revoked_by, \
      expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
 
-const IS_REVOKED: &str = "SELECT 1 FROM revoked_tokens WHERE jti = ?1";
+const REVOKE_SUBJECT: &str = "INSERT INTO revoked_subjects (subject, issued_until, reason, \
+         revoked_at, revoked_by) VALUES (?1, ?2, ?3, ?4, ?5) \
+     ON CONFLICT (subject) DO UPDATE SET issued_until = excluded.issued_until, \
+         reason = excluded.reason, revoked_at = excluded.revoked_at, \
+         revoked_by = excluded.revoked_by \
+     WHERE revoked_subjects.issued_until < excluded.issued_until";
+
+const IS_REVOKED: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = ?1) \
+     OR EXISTS (SELECT 1 FROM revoked_subjects WHERE subject = ?2 AND issued_until >= ?3)";
+
+const SUBJECTS: &str = "SELECT subject, issued_until, reason, revoked_at, revoked_by \
+     FROM revoked_subjects WHERE subject > ?1 ORDER BY subject LIMIT ?2";
 
 const REVOCATIONS: &str = "SELECT jti, subject, reason, revoked_at, revoked_by, expires_at \
      FROM revoked_tokens WHERE jti > ?1 ORDER BY jti LIMIT ?2";
 
-const FORGET_ENDED: &str = "DELETE FROM revoked_tokens WHERE expires_at < ?1";
+const FORGET_ENDED: &str = "DELETE FROM revoked_tokens WHERE expires_at < ?1 AND revoked_at < ?2";
+
+const FORGET_SUBJECTS: &str =
+    "DELETE FROM revoked_subjects WHERE issued_until < ?2 AND revoked_at < ?1";
 
 const FORGET_AUDIT: &str = "DELETE FROM audit_log WHERE at < ?1";
 
@@ -46,8 +62,37 @@ impl AccessStore for Embedded {
         .await
     }
 
-    async fn is_revoked(&self, jti: &str) -> Result<bool, StoreError> {
-        let values = vec![text_cell(jti)];
+    async fn revoke_subject(&self, revocation: &SubjectRevocation) -> Result<(), StoreError> {
+        let values = vec![
+            text_cell(&revocation.subject),
+            time_cell(revocation.issued_until),
+            text_cell(&revocation.reason),
+            time_cell(revocation.revoked_at),
+            text_cell(&revocation.revoked_by),
+        ];
+        self.write(move |file| {
+            file.execute(REVOKE_SUBJECT, values)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn revoked_subjects(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<SubjectRevocation>, StoreError> {
+        let values = vec![text_cell(after.unwrap_or_default()), limited(limit)];
+        self.read(move |file| file.query(SUBJECTS, values, subject))
+            .await
+    }
+
+    async fn is_revoked(&self, token: &Presented<'_>) -> Result<bool, StoreError> {
+        let values = vec![
+            text_cell(token.jti),
+            text_cell(token.subject),
+            time_cell(token.issued_at),
+        ];
         let found = self
             .read(move |file| file.query(IS_REVOKED, values, |_| Ok(())))
             .await?;
@@ -66,11 +111,15 @@ impl AccessStore for Embedded {
 
     async fn forget_access(
         &self,
-        ended: ReceivedAt,
+        now: ReceivedAt,
+        revoked: ReceivedAt,
         audit: Option<ReceivedAt>,
     ) -> Result<u64, StoreError> {
         self.write(move |file| {
-            let mut gone = file.execute(FORGET_ENDED, vec![time_cell(ended)])?;
+            let mut gone = 0;
+            for sql in [FORGET_ENDED, FORGET_SUBJECTS] {
+                gone += file.execute(sql, vec![time_cell(now), time_cell(revoked)])?;
+            }
             if let Some(before) = audit {
                 gone += file.execute(FORGET_AUDIT, vec![time_cell(before)])?;
             }
@@ -123,6 +172,16 @@ fn revocation(row: &Row) -> Result<Revocation, StoreError> {
         revoked_at: received(row, 3)?,
         revoked_by: text(row, 4)?.to_owned(),
         expires_at: received(row, 5)?,
+    })
+}
+
+fn subject(row: &Row) -> Result<SubjectRevocation, StoreError> {
+    Ok(SubjectRevocation {
+        subject: text(row, 0)?.to_owned(),
+        issued_until: received(row, 1)?,
+        reason: text(row, 2)?.to_owned(),
+        revoked_at: received(row, 3)?,
+        revoked_by: text(row, 4)?.to_owned(),
     })
 }
 

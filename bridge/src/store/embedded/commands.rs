@@ -10,14 +10,21 @@ use super::super::commands::{
     AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
     DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
 };
+use super::super::requests::{Repeated, RequestKey};
 use super::super::{QUERY_ROWS_MAX, StoreError};
 use super::file::File;
-use super::values::{self, bad, cell, int, maybe_int, text, text_cell, time_cell};
+use super::values::{self, bad, cell, int, maybe, maybe_int, text, text_cell, time_cell};
 use super::{Embedded, fleet};
 
 const QUEUE: &str = "INSERT INTO commands (device_id, id, name, arguments, priority, state, step, \
-     percent, output, created_at, created_by, expires_at, sent_times, cancel, due_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, 'queued', 0, 0, '', ?6, ?7, ?8, 0, 0, ?6) ON CONFLICT DO NOTHING";
+     percent, output, created_at, created_by, expires_at, sent_times, cancel, due_at, request_key, \
+     request_digest) \
+     VALUES (?1, ?2, ?3, ?4, ?5, 'queued', 0, 0, '', ?6, ?7, ?8, 0, 0, ?6, ?9, ?10) \
+     ON CONFLICT DO NOTHING";
+
+/// What is there under the key of a request.
+const REPEATED: &str = "SELECT id, request_digest FROM commands \
+     WHERE device_id = ?1 AND created_by = ?2 AND request_key = ?3";
 
 const CLAIM: &str = "UPDATE commands SET \
          state = CASE WHEN step = 0 THEN 'sent' ELSE state END, step = max(step, 1), \
@@ -130,6 +137,18 @@ impl CommandStore for Embedded {
 }
 
 fn queue(file: &mut File, new: &NewCommand) -> Result<Queued, StoreError> {
+    let repeated = match &new.request {
+        Some(request) => {
+            let by = text_cell(&new.created_by);
+            let values = vec![text_cell(new.device.as_str()), by, text_cell(request.key())];
+            let found = file.query(REPEATED, values, |row| repeated(row, request))?;
+            found.into_iter().next()
+        }
+        None => None,
+    };
+    if repeated.is_some() {
+        return Ok(Queued::of(new.command.id, repeated));
+    }
     if fleet::is_retired(file, &new.device)? {
         return Ok(Queued::Retired);
     }
@@ -149,6 +168,12 @@ fn queue(file: &mut File, new: &NewCommand) -> Result<Queued, StoreError> {
         time_cell(new.created_at),
         text_cell(&new.created_by),
         Cell::Integer(expires_at_ms.saturating_mul(1000)),
+        maybe(new.request.as_ref().map(|request| text_cell(request.key()))),
+        maybe(
+            new.request
+                .as_ref()
+                .map(|request| Cell::Integer(request.digest())),
+        ),
     ];
     file.execute(QUEUE, values)?;
     Ok(Queued::Kept)
@@ -223,6 +248,13 @@ fn expire(file: &mut File, now: ReceivedAt) -> Result<u64, StoreError> {
         time_cell(now),
     ];
     Ok(file.execute(EXPIRE, values)? as u64)
+}
+
+/// From two columns: id, request_digest.
+pub(super) fn repeated(row: &Row, request: &RequestKey) -> Result<Repeated, StoreError> {
+    let id = text(row, 0)?.parse();
+    let id = id.map_err(|error| bad("command id", error))?;
+    Ok(request.repeated(id, maybe_int(row, 1)?.unwrap_or_default()))
 }
 
 /// From seven columns: device_id, id, name, arguments, priority, expires_at, cancel.

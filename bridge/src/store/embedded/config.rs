@@ -8,8 +8,8 @@ use schema::message::{ConfigEntry, DesiredConfig};
 
 use super::super::StoreError;
 use super::super::config::{
-    ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
-    ReportedEntry, documents, failure,
+    Changed, ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
+    ReportedEntry, digest, documents, failure,
 };
 use super::file::File;
 use super::overrides;
@@ -60,10 +60,19 @@ impl ConfigStore for Embedded {
         &self,
         device: &DeviceId,
         changes: &[ConfigChange],
-    ) -> Result<usize, StoreError> {
+        expected: Option<u64>,
+    ) -> Result<Changed, StoreError> {
         let (device, changes) = (device.clone(), changes.to_vec());
-        self.write(move |file| change(file, &device, &changes))
-            .await
+        self.write(move |file| {
+            if let Some(expected) = expected {
+                let entries = file.query(DESIRED, vec![text_cell(device.as_str())], entry)?;
+                if digest(&DesiredConfig { entries }) != expected {
+                    return Ok(Changed::Moved);
+                }
+            }
+            change(file, &device, &changes).map(Changed::Keys)
+        })
+        .await
     }
 
     async fn report_config(&self, reported: &ConfigReport) -> Result<usize, StoreError> {

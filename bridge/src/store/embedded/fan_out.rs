@@ -14,10 +14,11 @@ use super::super::fan_out::{
 };
 use super::super::fleet::DeviceFilter;
 use super::super::labels::{from_json, to_json};
-use super::commands::{record, record_columns};
+use super::super::requests::{Repeated, RequestKey};
+use super::commands::{record, record_columns, repeated};
 use super::file::File;
 use super::query::limited;
-use super::values::{self, bad, cell, int, maybe_int, number, text, text_cell, time_cell};
+use super::values::{self, bad, cell, int, maybe, maybe_int, number, text, text_cell, time_cell};
 use super::{Embedded, fleet};
 
 /// Fan-outs whose missed turns are looked for at a time: more than ever run at once.
@@ -25,9 +26,12 @@ const RUNNING_MAX: usize = 256;
 
 const ORDER: &str = "INSERT INTO fan_outs (id, name, arguments, priority, labels, \
          interval_micros, ttl_micros, created_at, created_by, devices, after_device, next_due_at, \
-         expires_at, spread, unfinished, touched_at) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, '', ?8, ?10, 0, 1, ?8) \
+         expires_at, spread, unfinished, touched_at, request_key, request_digest) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 0, '', ?8, ?10, 0, 1, ?8, ?11, ?12) \
      ON CONFLICT DO NOTHING";
+
+const REPEATED: &str = "SELECT id, request_digest FROM fan_outs \
+     WHERE created_by = ?1 AND request_key = ?2";
 
 const HEAD: &str = "SELECT id, name, arguments, priority, labels, interval_micros, ttl_micros, \
          created_at, created_by, devices, after_device, next_due_at, spread, cancelled_at, \
@@ -82,7 +86,7 @@ const IN_STATE: &str =
 
 #[async_trait]
 impl FanOutStore for Embedded {
-    async fn order_fan_out(&self, new: &NewFanOut) -> Result<(), StoreError> {
+    async fn order_fan_out(&self, new: &NewFanOut) -> Result<Option<Repeated>, StoreError> {
         let command = &new.command;
         let values = vec![
             id_cell(command.id),
@@ -95,9 +99,33 @@ impl FanOutStore for Embedded {
             time_cell(new.created_at),
             text_cell(&new.created_by),
             Cell::Integer(command.expires_at_ms.saturating_mul(1000)),
+            maybe(new.request.as_ref().map(|request| text_cell(request.key()))),
+            maybe(
+                new.request
+                    .as_ref()
+                    .map(|request| Cell::Integer(request.digest())),
+            ),
         ];
         self.write(move |file| Ok(file.execute(ORDER, values).map(drop)?))
-            .await
+            .await?;
+        match &new.request {
+            Some(request) => self.repeated_fan_out(&new.created_by, request).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn repeated_fan_out(
+        &self,
+        created_by: &str,
+        request: &RequestKey,
+    ) -> Result<Option<Repeated>, StoreError> {
+        let values = vec![text_cell(created_by), text_cell(request.key())];
+        let request = request.clone();
+        self.read(move |file| {
+            let found = file.query(REPEATED, values, |row| repeated(row, &request))?;
+            Ok(found.into_iter().next())
+        })
+        .await
     }
 
     async fn advance_fan_out(&self, id: CommandId, now: ReceivedAt) -> Result<bool, StoreError> {
@@ -297,6 +325,7 @@ fn read_head(row: &Row) -> Result<Head, StoreError> {
             ttl_micros,
             created_at,
             created_by: text(row, 8)?.to_owned(),
+            request: None,
         },
         devices: number(row, 9)?,
         after: text(row, 10)?.to_owned(),

@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 7] = [
+const STEPS: [(&str, &str); 9] = [
     (
         "telemetry and ledger",
         include_str!("../../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -32,6 +32,14 @@ const STEPS: [(&str, &str); 7] = [
     (
         "fates",
         include_str!("../../../../migrations/embedded/0007_fates.sql"),
+    ),
+    (
+        "request keys",
+        include_str!("../../../../migrations/embedded/0008_request_keys.sql"),
+    ),
+    (
+        "revoked subjects",
+        include_str!("../../../../migrations/embedded/0009_revoked_subjects.sql"),
     ),
 ];
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bridge::auth::{Claims, Role};
 use reqwest::{Method, StatusCode};
+use schema::time::ReceivedAt;
 use serde_json::{Value, json};
 
 use super::{Served, expect, now, until};
@@ -52,6 +53,7 @@ fn concrete(path: &str, device: &str) -> String {
     path.replace("{device}", device)
         .replace("{command}", "01990000-0000-7000-8000-000000000001")
         .replace("{group}", "press")
+        .replace("{subject}", "nobody")
         .replace("{letter}", "0000000000000000.device-1")
         .replace("{alert}", "00000000000000000000000000000000")
 }
@@ -177,9 +179,9 @@ async fn a_revoked_token_ends_within_five_seconds_on_every_bridge() {
         jti: claims.jti.clone(),
         subject: claims.sub.clone(),
         reason: "lost laptop".to_owned(),
-        revoked_at: schema::time::ReceivedAt::from_micros(1),
+        revoked_at: ReceivedAt::from_micros(1),
         revoked_by: "alice".to_owned(),
-        expires_at: schema::time::ReceivedAt::from_micros(4_000_000_000_000_000),
+        expires_at: ReceivedAt::from_micros(4_000_000_000_000_000),
     };
     served.store.revoke(&revocation).await.unwrap();
     let started = std::time::Instant::now();
@@ -190,6 +192,86 @@ async fn a_revoked_token_ends_within_five_seconds_on_every_bridge() {
     assert!(started.elapsed() < Duration::from_secs(5));
     let list = served.get("/api/v1/tokens/revoked").await;
     assert_eq!(list["tokens"][0]["reason"], "lost laptop");
+}
+
+/// As a script does it that takes the wrong time for the token's end; and then the clean-up.
+#[tokio::test]
+async fn a_revoked_token_stays_revoked_whatever_end_was_said() {
+    let served = Served::start().await;
+    let path = "/api/v1/tokens/revoke";
+    let mut tokens = Vec::new();
+    for expires_at in [
+        json!("2001-01-01T00:00:00Z"),
+        json!("1969-12-31T00:00:00Z"),
+        Value::Null,
+    ] {
+        let claims = Claims::new("bob".to_owned(), Role::Operator, now(), 3_600);
+        let body = json!({"jti": claims.jti, "expires_at": expires_at});
+        let revoked = served.send(Method::POST, path, &body, StatusCode::OK).await;
+        let ends = revoked["expires_at"].as_str().unwrap();
+        assert!(ends > "2026-01-01", "{revoked}");
+        tokens.push(served.sign(&claims));
+    }
+    let at = |seconds: u64| ReceivedAt::from_micros(1_000_000 * i64::try_from(seconds).unwrap());
+    let year = 366 * 86_400;
+    served
+        .store
+        .forget_access(at(now()), at(now() - year), None)
+        .await
+        .unwrap();
+    for token in &tokens {
+        let request = served
+            .bare(Method::GET, "/api/v1/devices")
+            .bearer_auth(token);
+        expect(request, StatusCode::UNAUTHORIZED).await;
+    }
+}
+
+#[tokio::test]
+async fn all_tokens_of_somebody_are_revoked_at_once() {
+    let served = Served::start().await;
+    let made = |subject: &str, issued: u64| {
+        let mut claims = Claims::new(subject.to_owned(), Role::Viewer, now(), 3_600);
+        claims.iat = issued;
+        served.sign(&claims)
+    };
+    let ask = async |token: &str| {
+        let request = served
+            .bare(Method::GET, "/api/v1/devices")
+            .bearer_auth(token);
+        request.send().await.unwrap().status()
+    };
+    let before = [
+        made("bob / \u{fc}", now() - 3_000),
+        made("bob / \u{fc}", now()),
+    ];
+    let other = made("bob", now() - 3_000);
+    for token in before.iter().chain([&other]) {
+        assert_eq!(ask(token).await, StatusCode::OK);
+    }
+    let path = "/api/v1/tokens/subjects/bob%20%2F%20%C3%BC/revoke";
+    let body = json!({"reason": "left the company"});
+    let revoked = served.send(Method::POST, path, &body, StatusCode::OK).await;
+    assert_eq!(revoked["subject"], "bob / \u{fc}");
+    // Within five seconds, also where they were believed a moment ago.
+    for token in &before {
+        until("it is refused", async || {
+            ask(token).await == StatusCode::UNAUTHORIZED
+        })
+        .await;
+    }
+    assert_eq!(ask(&other).await, StatusCode::OK);
+    // A new one counts.
+    assert_eq!(ask(&made("bob / \u{fc}", now() + 2)).await, StatusCode::OK);
+    let list = served.get("/api/v1/tokens/subjects").await;
+    assert_eq!(list["subjects"][0]["reason"], "left the company");
+    assert_eq!(list["subjects"][0]["revoked_by"], "admin");
+    until("it is audited", async || {
+        let log = served.get("/api/v1/audit").await;
+        let entries = log["entries"].as_array().unwrap().clone();
+        entries.iter().any(|entry| entry["target"] == path)
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod fleet;
 mod http;
 mod ledger;
 mod readings;
+mod repeated;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 use bridge::store::Store;
 use bridge::store::command_rules::Standing;
 use bridge::store::commands::{CommandWord, NewCommand, Queued, State};
+use bridge::store::requests::RequestKey;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use schema::message::{Command, CommandId, CommandProgress, CommandState};
@@ -21,6 +22,8 @@ contract!(
     commands_are_listed_latest_first,
     statements_do_what_the_rules_say,
     a_retired_device_gets_no_command,
+    the_same_request_is_the_same_command,
+    requests_of_one_key_at_the_same_time_make_one_command,
 );
 
 /// Wall time of the tests, in seconds.
@@ -42,6 +45,7 @@ fn new(number: u64, ttl_seconds: i64) -> NewCommand {
         },
         created_at: at(START),
         created_by: "test".to_owned(),
+        request: None,
     }
 }
 
@@ -463,4 +467,78 @@ async fn a_retired_device_gets_no_command(fixture: Fixture) {
     let mut due = claimed(&*store, 10_000).await;
     due.sort_unstable();
     assert_eq!(due, [(id(4), false), (id(5), false)]);
+}
+
+/// A request of this name by alice; what is asked makes its digest.
+fn named(number: u64, key: &str, asked: &str) -> NewCommand {
+    NewCommand {
+        created_by: "alice".to_owned(),
+        request: Some(RequestKey::new(key, asked.as_bytes()).unwrap()),
+        ..new(number, 60)
+    }
+}
+
+async fn the_same_request_is_the_same_command(fixture: Fixture) {
+    let store = fixture.open().await;
+    let queue = async |new: &NewCommand| store.queue_command(new).await.unwrap();
+    assert_eq!(queue(&named(1, "k", "ping")).await, Queued::Kept);
+    // The database's own answer was lost, and it was asked again.
+    assert_eq!(queue(&named(1, "k", "ping")).await, Queued::Kept);
+    // The caller's was.
+    assert_eq!(queue(&named(2, "k", "ping")).await, Queued::Known(id(1)));
+    assert_eq!(queue(&named(3, "k", "exec")).await, Queued::KeyTaken);
+    // It has ended, and is remembered all the same; the device may be retired meanwhile.
+    store
+        .cancel_command(&device("d"), id(1), at(START))
+        .await
+        .unwrap();
+    label(&*store, "d", &[("a", "b")]).await;
+    store.retire(&device("d"), at(START)).await.unwrap();
+    assert_eq!(queue(&named(4, "k", "ping")).await, Queued::Known(id(1)));
+    assert_eq!(queue(&named(5, "l", "ping")).await, Queued::Retired);
+    store.reinstate(&device("d")).await.unwrap();
+    // Another caller's, another device's, another key's, and without one.
+    let bobs = NewCommand {
+        created_by: "bob".to_owned(),
+        ..named(6, "k", "ping")
+    };
+    let others = NewCommand {
+        device: device("e"),
+        ..named(7, "k", "ping")
+    };
+    let nameless = NewCommand {
+        request: None,
+        ..named(8, "k", "ping")
+    };
+    for other in [bobs, others, named(9, "K", "ping"), nameless] {
+        assert_eq!(queue(&other).await, Queued::Kept);
+    }
+    assert_eq!(store.commands(&device("d"), 10).await.unwrap().len(), 4);
+    assert_eq!(store.commands(&device("e"), 10).await.unwrap().len(), 1);
+}
+
+async fn requests_of_one_key_at_the_same_time_make_one_command(fixture: Fixture) {
+    let stores = [fixture.open().await, fixture.open().await];
+    for round in 0..10 {
+        let mut racing = JoinSet::new();
+        for racer in 0..6 {
+            let store = stores[racer as usize % 2].clone();
+            let new = named(100 * round + racer, &format!("k{round}"), "ping");
+            racing.spawn(async move { (new.command.id, store.queue_command(&new).await.unwrap()) });
+        }
+        let done = racing.join_all().await;
+        let kept: Vec<_> = done
+            .iter()
+            .filter(|(_, became)| *became == Queued::Kept)
+            .collect();
+        assert_eq!(kept.len(), 1, "{done:?}");
+        let known = done
+            .iter()
+            .filter(|(_, became)| *became == Queued::Known(kept[0].0));
+        assert_eq!(known.count(), 5, "{done:?}");
+    }
+    assert_eq!(
+        stores[0].commands(&device("d"), 100).await.unwrap().len(),
+        10
+    );
 }

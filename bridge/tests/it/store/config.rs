@@ -2,10 +2,11 @@
 //! found.
 
 use bridge::store::Store;
-use bridge::store::config::{ConfigChange, ConfigReport, HistoryPage};
+use bridge::store::config::{Changed, ConfigChange, ConfigReport, HistoryPage};
 use schema::message::{ConfigEntry, FailedKey, ReportedConfig, Status};
 use schema::setting::{CLOCK_AHEAD_MS_MAX, Setting};
 use schema::{Hlc, limits};
+use tokio::task::JoinSet;
 
 use super::contract;
 use super::fixture::*;
@@ -18,6 +19,7 @@ contract!(
     history_is_told_latest_first_page_by_page,
     what_a_device_has_set_is_desired_when_it_is_the_last_word,
     what_cannot_be_desired_is_only_reported,
+    of_two_changes_to_one_state_one_wins,
 );
 
 fn entry(key: &str, value: &str, clock: u64) -> ConfigEntry {
@@ -57,8 +59,10 @@ fn report(name: &str, seconds: i64, entries: Vec<ConfigEntry>) -> ConfigReport {
 async fn the_later_clock_wins_in_any_order(fixture: Fixture) {
     let store = fixture.open().await;
     let d = device("d");
-    let change_all =
-        async |changes: &[ConfigChange]| store.change_config(&d, changes).await.unwrap();
+    let change_all = async |changes: &[ConfigChange]| {
+        let changed = store.change_config(&d, changes, None).await;
+        changed.unwrap().keys()
+    };
     assert_eq!(
         change_all(&[change("a", "1", 10), change("b", "true", 11)]).await,
         2
@@ -124,7 +128,10 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
         store.presence(&[birth]).await.unwrap();
         if name != "without" {
             let changes = [change("k", "1", 10), change("l", "1", 10)];
-            store.change_config(&device(name), &changes).await.unwrap();
+            store
+                .change_config(&device(name), &changes, None)
+                .await
+                .unwrap();
         }
     }
     let unheard = async |limit| {
@@ -164,7 +171,10 @@ async fn a_retired_device_is_sent_nothing(fixture: Fixture) {
         };
         store.presence(&[birth]).await.unwrap();
         let changes = [change("k", "1", 10), change("l", "null", 11)];
-        store.change_config(&device(name), &changes).await.unwrap();
+        store
+            .change_config(&device(name), &changes, None)
+            .await
+            .unwrap();
     }
     let all = ["a", "b", "c"].map(device);
     let sent = async || {
@@ -192,13 +202,13 @@ async fn history_is_told_latest_first_page_by_page(fixture: Fixture) {
     for clock in 1..=7 {
         let key = if clock % 2 == 0 { "a" } else { "b" };
         let changes = [change(key, &clock.to_string(), clock)];
-        store.change_config(&d, &changes).await.unwrap();
+        store.change_config(&d, &changes, None).await.unwrap();
     }
     // Two keys of one clock; and one that lost.
     let changes = [change("a", "8", 8), change("b", "8", 8)];
-    store.change_config(&d, &changes).await.unwrap();
+    store.change_config(&d, &changes, None).await.unwrap();
     store
-        .change_config(&d, &[change("a", "0", 3)])
+        .change_config(&d, &[change("a", "0", 3)], None)
         .await
         .unwrap();
     let read = async |key: Option<&str>, limit| {
@@ -260,8 +270,10 @@ async fn what_a_device_has_set_is_desired_when_it_is_the_last_word(fixture: Fixt
     assert_eq!(tell(2, "2", 100).await, 0);
     assert_eq!(desired(&*store, KEY).await, said("2", 100, "device"));
     // Somebody sets it later, and the device has not heard of that.
-    let changed = store.change_config(&d, &[change(KEY, "3", 200)]).await;
-    assert_eq!(changed.unwrap(), 1);
+    let changed = store
+        .change_config(&d, &[change(KEY, "3", 200)], None)
+        .await;
+    assert_eq!(changed.unwrap(), Changed::Keys(1));
     assert_eq!(tell(3, "2", 100).await, 0);
     assert_eq!(desired(&*store, KEY).await, said("3", 200, "by-200"));
     // The device sets it later still; and it wins a tie with the greater value alone.
@@ -315,10 +327,61 @@ async fn what_cannot_be_desired_is_only_reported(fixture: Fixture) {
     // A change that is stamped behind it overrules it; what follows that is believed.
     assert_eq!(found.latest(), Hlc::new(bound + 1, 0));
     let over = change(KEY, "3", bound + 2);
-    store.change_config(&device("d"), &[over]).await.unwrap();
+    store
+        .change_config(&device("d"), &[over], None)
+        .await
+        .unwrap();
     assert_eq!(tell(vec![entry(KEY, "4", bound + 3)]).await, 1);
     // And so are other keys, which the device stamps behind that.
     let other = vec![entry(Setting::BATCH_ROWS, "5", bound + 4)];
     assert_eq!(tell(other).await, 1);
     assert_eq!(desired(&*store, KEY).await, said("4", bound + 3, "device"));
+}
+
+/// The races of many callers, each with the state that all of them have read.
+async fn of_two_changes_to_one_state_one_wins(fixture: Fixture) {
+    // As several bridges: each has connections and a cache of its own.
+    let stores = [fixture.open().await, fixture.open().await];
+    let d = device("d");
+    for round in 1..=10 {
+        let known = stores[0].config(&d).await.unwrap().digest();
+        let mut racing = JoinSet::new();
+        for racer in 0..6_u64 {
+            let (store, d) = (stores[racer as usize % 2].clone(), d.clone());
+            // Different keys, so that no clock stands in another's way.
+            let key = format!("k{racer}");
+            let change = change(&key, "1", round * 100 + racer);
+            racing.spawn(async move { store.change_config(&d, &[change], Some(known)).await });
+        }
+        let done: Vec<Changed> = racing
+            .join_all()
+            .await
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        let winners = done.iter().filter(|one| **one == Changed::Keys(1)).count();
+        assert_eq!(winners, 1, "{done:?}");
+        let losers = done.iter().filter(|one| **one == Changed::Moved).count();
+        assert_eq!(losers, 5, "{done:?}");
+    }
+    let known = stores[0].config(&d).await.unwrap();
+    let history = HistoryPage {
+        limit: 100,
+        ..HistoryPage::default()
+    };
+    assert_eq!(
+        stores[0].config_history(&d, &history).await.unwrap().len(),
+        10
+    );
+    // A state that is known holds, whoever asks for it again.
+    let again = change("k0", "2", 2_000);
+    let changed = stores[1]
+        .change_config(&d, &[again], Some(known.digest()))
+        .await;
+    assert_eq!(changed.unwrap(), Changed::Keys(1));
+    let late = change("k0", "3", 3_000);
+    let changed = stores[1]
+        .change_config(&d, &[late], Some(known.digest()))
+        .await;
+    assert_eq!(changed.unwrap(), Changed::Moved);
 }

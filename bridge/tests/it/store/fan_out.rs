@@ -3,6 +3,7 @@
 use bridge::store::Store;
 use bridge::store::commands::{CommandWord, State};
 use bridge::store::fan_out::{FAN_OUT_PAGE, FanOut, NewFanOut};
+use bridge::store::requests::{Repeated, RequestKey};
 use schema::message::{Command, CommandId, CommandProgress, CommandState};
 use tokio::task::JoinSet;
 
@@ -17,6 +18,7 @@ contract!(
     a_fan_out_is_withdrawn_whole,
     what_was_left_unfinished_is_found,
     what_is_over_goes_with_age,
+    the_same_request_is_one_fan_out,
 );
 
 /// Wall time of the tests, in seconds.
@@ -43,6 +45,7 @@ fn new(pairs: &[(&str, &str)]) -> NewFanOut {
         ttl_micros: 60_000_000,
         created_at: at(START),
         created_by: "alice".to_owned(),
+        request: None,
     }
 }
 
@@ -338,4 +341,35 @@ async fn what_is_over_goes_with_age(fixture: Fixture) {
     };
     assert!(expire(60).await);
     assert!(!expire(61).await);
+}
+
+async fn the_same_request_is_one_fan_out(fixture: Fixture) {
+    let store = fixture.open().await;
+    let named = |by: &str, key: &str, asked: &str, number: u64| {
+        let mut order = NewFanOut {
+            created_by: by.to_owned(),
+            request: Some(RequestKey::new(key, asked.as_bytes()).unwrap()),
+            ..new(&[])
+        };
+        order.command.id = CommandId::new(number, 1);
+        order
+    };
+    let order = async |new: NewFanOut| store.order_fan_out(&new).await.unwrap().unwrap();
+    let first = CommandId::new(1, 1);
+    let asked = RequestKey::new("k", b"ping").unwrap();
+    let known = async |by: &str| store.repeated_fan_out(by, &asked).await.unwrap();
+    assert_eq!(known("alice").await, None);
+    for number in [1, 1, 2] {
+        let became = order(named("alice", "k", "ping", number)).await;
+        assert_eq!(became, Repeated::Same(first));
+    }
+    assert_eq!(known("alice").await, Some(Repeated::Same(first)));
+    assert_eq!(known("bob").await, None);
+    assert_eq!(order(named("alice", "k", "exec", 3)).await, Repeated::Other);
+    let bobs = order(named("bob", "k", "exec", 4)).await;
+    assert_eq!(bobs, Repeated::Same(CommandId::new(4, 1)));
+    for (number, is_there) in [(1, true), (2, false), (3, false), (4, true)] {
+        let found = store.fan_out(CommandId::new(number, 1)).await.unwrap();
+        assert_eq!(found.is_some(), is_there, "{number}");
+    }
 }

@@ -63,8 +63,8 @@ async fn set(store: &dyn Store, name: &str, key: &str, value: &str, clock: u64) 
         changed_at: at(1),
         changed_by: "bob".to_owned(),
     };
-    let changed = store.change_config(&device(name), &[change]).await.unwrap();
-    assert_eq!(changed, 1);
+    let changed = store.change_config(&device(name), &[change], None).await;
+    assert_eq!(changed.unwrap().keys(), 1);
 }
 
 async fn a_change_reaches_every_member_with_one_clock(fixture: Fixture) {

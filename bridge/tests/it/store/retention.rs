@@ -74,6 +74,7 @@ async fn commands_that_ended_long_ago_go(fixture: Fixture) {
             },
             created_at: at(1),
             created_by: "test".to_owned(),
+            request: None,
         };
         store.queue_command(&new).await.unwrap();
     }
