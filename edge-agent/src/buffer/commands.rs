@@ -1,10 +1,21 @@
 //! The table of commands: what was asked of this device, kept before it runs and after it ended, so
 //! that nothing runs twice. Each change is its own transaction; commands are rare.
+//!
+//! A command is whole while it is open: until it has ended and the bridge has noted that. From then
+//! on its id and its end are all that is kept, a hundred bytes, and of those at most
+//! [`REMEMBERED_MAX`]. When there are more, the ones that expired first are forgotten; what has not
+//! expired is never forgotten, and a new command has to wait.
 
 use libsql::{Error, Row, params};
 use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use super::file::File;
+
+/// Most commands that are kept, open ones included: less than a MiB beside the bodies of open ones.
+pub(crate) const REMEMBERED_MAX: i64 = 4_096;
+
+/// How many are forgotten at a time when there is no room.
+const FORGET_AT_ONCE: i64 = 64;
 
 /// A command and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +42,7 @@ pub enum Kept {
 /// What the table knows at the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredCommands {
-    /// All commands, oldest first.
+    /// Commands that are open: they have not ended, or the bridge has not noted it. Oldest first.
     pub commands: Vec<StoredCommand>,
     /// Until when commands may have been forgotten with a damaged file, milliseconds since the Unix
     /// epoch; 0 for never.
@@ -55,7 +66,7 @@ impl File {
         if let Some(row) = known.next().await? {
             return Ok(Kept::Known(stored(&row)?.progress));
         }
-        if !has_room {
+        if !has_room || !self.has_place(now_ms).await? {
             return Ok(Kept::Full);
         }
         self.connection
@@ -74,6 +85,29 @@ impl File {
             )
             .await?;
         Ok(Kept::New)
+    }
+
+    /// Whether one more may be kept. Of those that have ended, been noted and expired some are
+    /// forgotten for it.
+    async fn has_place(&self, now_ms: u64) -> Result<bool, Error> {
+        let count = "SELECT count(*) FROM command_queue";
+        let mut rows = self.connection.query(count, ()).await?;
+        let count = match rows.next().await? {
+            Some(row) => row.get::<i64>(0)?,
+            None => 0,
+        };
+        if count < REMEMBERED_MAX {
+            return Ok(true);
+        }
+        let forgotten = self
+            .connection
+            .execute(
+                "DELETE FROM command_queue WHERE id IN (SELECT id FROM command_queue \
+                 WHERE state > ? AND reported = 1 AND expires_at < ? ORDER BY expires_at LIMIT ?)",
+                params![number(CommandState::Running), time(now_ms), FORGET_AT_ONCE],
+            )
+            .await?;
+        Ok(forgotten > 0)
     }
 
     /// Writes where a command stands; the bridge has not noted that yet.
@@ -103,7 +137,7 @@ impl File {
         Ok(())
     }
 
-    /// Takes down what the bridge has noted, and forgets commands that ended, were noted and
+    /// Takes down what the bridge has noted, drops the bodies of what has ended, and forgets commands that ended, were noted and
     /// expired before `forget_before_ms`.
     pub(super) async fn note_commands(
         &self,
@@ -113,8 +147,11 @@ impl File {
         for Noted { id, state } in noted {
             self.connection
                 .execute(
-                    "UPDATE command_queue SET reported = 1 WHERE id = ? AND state = ?",
-                    params![id_bytes(*id), number(*state)],
+                    "UPDATE command_queue SET reported = 1, \
+                     arguments = CASE WHEN state > ?3 THEN '' ELSE arguments END, \
+                     output = CASE WHEN state > ?3 THEN '' ELSE output END \
+                     WHERE id = ?1 AND state = ?2",
+                    params![id_bytes(*id), number(*state), number(CommandState::Running)],
                 )
                 .await?;
         }
@@ -127,11 +164,15 @@ impl File {
         Ok(())
     }
 
-    /// All commands that are known.
+    /// The commands that are open.
     pub(super) async fn commands(&self) -> Result<StoredCommands, Error> {
+        self.drop_bodies().await?;
         let mut found = StoredCommands::default();
-        let all = format!("SELECT {COLUMNS} FROM command_queue ORDER BY id");
-        let mut rows = self.connection.query(&all, ()).await?;
+        let open = format!(
+            "SELECT {COLUMNS} FROM command_queue WHERE state <= ? OR reported = 0 ORDER BY id"
+        );
+        let running = number(CommandState::Running);
+        let mut rows = self.connection.query(&open, [running]).await?;
         while let Some(row) = rows.next().await? {
             found.commands.push(stored(&row)?);
         }
@@ -142,6 +183,18 @@ impl File {
             found.forgot_until_ms = u64::try_from(row.get::<i64>(0)?).unwrap_or(0);
         }
         Ok(found)
+    }
+}
+
+impl File {
+    /// Of what an agent before 0.2 kept whole.
+    async fn drop_bodies(&self) -> Result<(), Error> {
+        let some = "UPDATE command_queue SET arguments = '', output = '' WHERE id IN (SELECT id \
+             FROM command_queue WHERE state > ? AND reported = 1 \
+                 AND (arguments <> '' OR output <> '') LIMIT ?)";
+        let values = || params![number(CommandState::Running), FORGET_AT_ONCE];
+        while self.connection.execute(some, values()).await? > 0 {}
+        Ok(())
     }
 }
 

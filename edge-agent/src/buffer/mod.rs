@@ -56,6 +56,8 @@ mod wal;
 mod writer;
 
 pub use append::{Append, Hold, Sample, Timing};
+#[cfg(test)]
+pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};

@@ -297,6 +297,7 @@ mod tests {
 
     use super::core::{FORGOTTEN_MARGIN_MS, REMEMBER_MS};
     use super::*;
+    use crate::buffer::REMEMBERED_MAX;
     use crate::buffer::{BufferSettings, Opened};
     use work::{Program, Tools};
 
@@ -380,6 +381,20 @@ mod tests {
 
         /// As after a crash of the process: the buffer's file is all that is left.
         async fn restart(self) -> Self {
+            Self::start(self.stop().await, 1).await
+        }
+
+        async fn has_none_open(&self) {
+            for _ in 0..1_000 {
+                if self.buffer.commands().await.unwrap().commands.is_empty() {
+                    return;
+                }
+                sleep(Duration::from_millis(10)).await;
+            }
+            panic!("none is to be open");
+        }
+
+        async fn stop(self) -> TempDir {
             self.stop.cancel();
             self.task.await.unwrap().unwrap();
             assert!(
@@ -387,7 +402,7 @@ mod tests {
                 "a program outlives the agent"
             );
             self.buffer.close().await;
-            Self::start(self.folder, 1).await
+            self.folder
         }
 
         async fn order(&self, order: Order) {
@@ -582,18 +597,96 @@ mod tests {
         ];
         let noted = noted.map(|(id, state)| Noted { id, state }).to_vec();
         rig.orders.send(Instruction::Noted(noted)).await.unwrap();
-        for _ in 0..1_000 {
-            let known = rig.buffer.commands().await.unwrap().commands;
-            if known.len() == 1 {
-                assert!(known[0].command.id == young && known[0].noted);
-                return;
-            }
-            sleep(Duration::from_millis(10)).await;
-        }
-        panic!("nothing is forgotten");
+        rig.has_none_open().await;
+        let folder = rig.stop().await;
+        // Of what is remembered the body is gone.
+        assert_eq!(remembered(folder.path()).await, [(young, 0)]);
+        let rig = Rig::start(folder, 1).await;
+        // It does not run again.
+        let last = id(3);
+        rig.exec(young, "mark").await;
+        rig.exec(last, "mark").await;
+        rig.awaits(last, CommandState::Succeeded).await;
+        assert_eq!(rig.marks(), [young.to_string(), last.to_string()]);
     }
 
-    /// With the file the memory of what ran is lost: nothing from before may run again.
+    /// The ids of all commands in a file, and how long their bodies are.
+    async fn remembered(folder: &Path) -> Vec<(CommandId, i64)> {
+        let connection = raw(folder).await;
+        let sql = "SELECT id, length(arguments) + length(output) FROM command_queue ORDER BY id";
+        let mut rows = connection.query(sql, ()).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().await.unwrap() {
+            let id: Vec<u8> = row.get(0).unwrap();
+            let id = u128::from_be_bytes(id.try_into().unwrap());
+            found.push((CommandId::from_bits(id), row.get(1).unwrap()));
+        }
+        found
+    }
+
+    /// The buffer's file, while no agent has it.
+    async fn raw(folder: &Path) -> libsql::Connection {
+        let path = folder.join("buffer.db");
+        let database = libsql::Builder::new_local(path).build().await.unwrap();
+        database.connect().unwrap()
+    }
+
+    /// Enters so many commands that have ended and were noted, with bodies as old agents kept them.
+    async fn fill(folder: &Path, ids: std::ops::Range<i64>, expires_at: i64) {
+        let sql = format!(
+            "WITH RECURSIVE n (n) AS (SELECT {} UNION ALL SELECT n + 1 FROM n WHERE n < {}) \
+             INSERT INTO command_queue (id, name, arguments, priority, state, percent, output, \
+                 received_at, expires_at, reported) \
+             SELECT unhex(printf('%032x', n)), 'exec', '{{}}', 0, 2, 100, 'long', 1, \
+                 {expires_at} + n, 1 FROM n",
+            ids.start,
+            ids.end - 1
+        );
+        raw(folder).await.execute_batch(&sql).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_memory_forgets_what_has_expired_and_nothing_else() {
+        let folder = Rig::start(folder(), 1).await.stop().await;
+        let now = i64::try_from(now_ms()).unwrap();
+        let day = 24 * 60 * 60 * 1000;
+        fill(folder.path(), 1..REMEMBERED_MAX + 1, now - day).await;
+        let rig = Rig::start(folder, 1).await;
+        rig.has_none_open().await;
+        // One more takes the place of those that expired first.
+        let new = id(1);
+        rig.exec(new, "mark").await;
+        rig.awaits(new, CommandState::Succeeded).await;
+        let folder = rig.stop().await;
+        let known = remembered(folder.path()).await;
+        let count = i64::try_from(known.len()).unwrap();
+        assert!(count < REMEMBERED_MAX, "{count}");
+        assert_eq!(known[0].0, CommandId::from_bits(65));
+        // Bodies that were kept whole are gone since the start.
+        assert!(known.iter().all(|(id, bytes)| *bytes == 0 || *id == new));
+
+        // What has not expired is needed: a new command waits.
+        fill(
+            folder.path(),
+            1_000_000..1_000_000 + REMEMBERED_MAX - count,
+            0,
+        )
+        .await;
+        let sql = format!("UPDATE command_queue SET expires_at = {}", now + day);
+        raw(folder.path()).await.execute_batch(&sql).await.unwrap();
+        let rig = Rig::start(folder, 1).await;
+        let keep = async |id| {
+            let command = command(id, "mark", 0);
+            let kept = rig
+                .buffer
+                .keep_command(command, CommandState::Delivered, true);
+            kept.await.unwrap()
+        };
+        assert_eq!(keep(id(2)).await, Kept::Full);
+        // Those that are known are answered all the same.
+        assert!(matches!(keep(new).await, Kept::Known(_)));
+    }
+
     #[tokio::test]
     async fn orders_from_before_a_damage_are_not_run() {
         let rig = Rig::start(folder(), 1).await;

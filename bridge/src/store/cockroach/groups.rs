@@ -122,12 +122,20 @@ impl GroupStore for Cockroach {
         let name = group.as_str();
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let mut transaction = connection.begin().await?;
-            let clock = clock_of(&config(&mut transaction, group).await?);
-            if expected.is_some_and(|expected| expected != clock) {
-                return Ok(GroupChange::Moved);
-            }
+            let known = config(&mut transaction, group).await?;
+            let clock = clock_of(&known);
             let count = sqlx::query(MEMBERS).bind(name);
             let members = rows::number(&transaction.fetch_one(count).await?, 0)?;
+            if expected.is_some_and(|expected| expected != clock) {
+                // It may be this very change that moved it: its answer was lost.
+                return Ok(match is_made(&known, wanted, author) {
+                    true => GroupChange::Done {
+                        config: known,
+                        members,
+                    },
+                    false => GroupChange::Moved,
+                });
+            }
             if is_too_much(members, wanted.len()) {
                 return Ok(GroupChange::TooMuch { members });
             }
@@ -169,6 +177,18 @@ impl GroupStore for Cockroach {
             found.iter().map(history_entry).collect()
         })
     }
+}
+
+/// Whether a group has what is wanted from this author and this moment.
+fn is_made(known: &[ConfigChange], wanted: &[(String, String)], author: &Author) -> bool {
+    wanted.iter().all(|(key, value)| {
+        known.iter().any(|change| {
+            change.entry.key == *key
+                && change.entry.value == *value
+                && change.changed_by == author.name
+                && change.changed_at == author.at
+        })
+    })
 }
 
 /// Takes from a device what it has of the group that it leaves, and gives it what the one that it

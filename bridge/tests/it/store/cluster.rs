@@ -3,10 +3,13 @@
 
 use bridge::store::StoreError;
 use bridge::store::cockroach::Nodes;
+use bridge::store::commands::{NewCommand, Queued};
+use bridge::store::config::{Changed, ConfigChange, HistoryPage};
 use bridge::store::location::{Database, Location};
+use bridge::store::requests::RequestKey;
 use daemon::{Class, Fault};
-use schema::Value;
-use schema::message::{RejectReason, Rejection};
+use schema::message::{Command, CommandId, ConfigEntry, RejectReason, Rejection};
+use schema::{Hlc, Value};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use std::sync::Arc;
@@ -236,6 +239,68 @@ fn a_lost_answer_is_looked_up_in_the_ledger() {
         assert_eq!(store.counts().await.unwrap().telemetry, 600);
         assert_eq!(store.counts().await.unwrap().conflicts, 0);
         check_ledger(&*store, "d").await;
+    });
+}
+
+/// A command, a fan-out and a change of settings whose commit is unknown are found, and made once.
+#[test]
+fn a_lost_answer_makes_nothing_twice() {
+    postgres(|fixture| async move {
+        let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
+        let proxy = Proxy::start(host).await;
+        let store = Location::parse(&format!("{user}{}{database}", proxy.address))
+            .unwrap()
+            .open()
+            .await
+            .unwrap();
+        store.migrate().await.unwrap();
+        let d = device("d");
+        for number in 1..=30u64 {
+            let key = RequestKey::new(&format!("k{number}"), b"ping").unwrap();
+            let request = (number % 2 == 0).then(|| key.clone());
+            let new = NewCommand {
+                device: d.clone(),
+                command: Command {
+                    id: CommandId::new(number, 1),
+                    name: "ping".to_owned(),
+                    arguments: "{}".to_owned(),
+                    expires_at_ms: 1_000,
+                    priority: 0,
+                },
+                created_at: at(1),
+                created_by: "alice".to_owned(),
+                request,
+            };
+            proxy.lose_next_answer();
+            assert_eq!(store.queue_command(&new).await.unwrap(), Queued::Kept);
+
+            let known = store.config(&d).await.unwrap().digest();
+            let change = ConfigChange {
+                entry: ConfigEntry {
+                    key: "k".to_owned(),
+                    value: number.to_string(),
+                    hlc: Hlc::new(number, 0),
+                },
+                changed_at: at(1),
+                changed_by: "alice".to_owned(),
+            };
+            // Somewhere in a transaction of several statements, its commit included.
+            let losing = async {
+                tokio::time::sleep(Duration::from_micros(150 * number)).await;
+                proxy.lose_next_answer();
+            };
+            let changing = [change];
+            let changed = store.change_config(&d, &changing, Some(known));
+            let (changed, ()) = tokio::join!(changed, losing);
+            assert_eq!(changed.unwrap(), Changed::Keys(1));
+        }
+        assert!(proxy.lost_answers() >= 30, "{}", proxy.lost_answers());
+        assert_eq!(store.commands(&d, 100).await.unwrap().len(), 30);
+        let page = HistoryPage {
+            limit: 100,
+            ..HistoryPage::default()
+        };
+        assert_eq!(store.config_history(&d, &page).await.unwrap().len(), 30);
     });
 }
 

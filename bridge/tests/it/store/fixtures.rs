@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use bridge::store::access::Presented;
 use bridge::store::alerts::{AlertQuery, AlertState, Rule};
 use bridge::store::books::Verdict;
 use bridge::store::config::HistoryPage;
@@ -227,7 +228,12 @@ async fn people(store: &dyn Store) {
     assert_eq!(found.agent_version.as_deref(), Some("0.1.0"));
     let retired = store.device(&device("old-1")).await.unwrap().unwrap();
     assert_eq!(retired.retired_at, Some(at(START + 2)));
-    assert!(store.is_revoked("token-a").await.unwrap());
+    let shown = Presented {
+        jti: "token-a",
+        subject: "somebody",
+        issued_at: at(START),
+    };
+    assert!(store.is_revoked(&shown).await.unwrap());
     assert_eq!(store.revocations(None, 10).await.unwrap().len(), 2);
     let audit = store.audit_log(None, 10).await.unwrap();
     let actions: Vec<&str> = audit.iter().map(|(_, entry)| &*entry.action).collect();
