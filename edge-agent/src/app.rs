@@ -1,5 +1,6 @@
 //! The agent put together: buffer, session, link and sources; how it starts, drains and stops.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,6 +157,7 @@ impl Agent {
             connected: false,
             balance,
             current: Balance::default(),
+            quarantine: BTreeMap::new(),
             in_flight: InFlight::default(),
             waiting: Waiting::default(),
             ack_latency_seconds: None,
@@ -328,6 +330,7 @@ fn with_counts(buffer: &Buffer, status: Status) -> Status {
     Status {
         balance: progress.balance,
         current: progress.current,
+        quarantine: progress.quarantine(),
         ..status
     }
 }

@@ -96,6 +96,7 @@ impl Driver {
             last_error: None,
         };
         running.parts.buffer_health.ready();
+        running.offer(None).await;
         loop {
             running.publish_status();
             match running.next().await {
@@ -189,7 +190,8 @@ impl Running {
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
             // The link hands these to the commands.
-            Happening::Downlink(Downlink::Noted(_) | Downlink::Hello(_)) => {}
+            Happening::Downlink(Downlink::Noted(_)) => {}
+            Happening::Downlink(Downlink::Hello(hello)) => self.offer(Some(hello.protocol)).await,
             Happening::Appended => self.appended().await,
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
@@ -207,6 +209,13 @@ impl Running {
         self.input(Input::Acked(&ack)).await;
     }
 
+    /// What another agent or bridge refused is offered once more.
+    async fn offer(&mut self, protocol: Option<u16>) {
+        if let Err(error) = self.parts.buffer.offer(protocol).await {
+            self.storage_failed("offer again", &error);
+        }
+    }
+
     async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {
         let session = &self.parts.session;
         let waiting = session.waiting();
@@ -214,6 +223,9 @@ impl Running {
             again: session.in_flight().rows,
             waiting: waiting.fresh + waiting.history + waiting.suspect,
         };
+        if let Err(error) = self.parts.buffer.requeue(None).await {
+            self.storage_failed("offer again", &error);
+        }
         self.input(Input::Resync).await;
         // A command that was withdrawn needs no answer.
         let _ = reply.send(found);
@@ -229,6 +241,10 @@ impl Running {
         let evicted = self.parts.buffer.take_evicted();
         if !evicted.is_empty() {
             self.input(Input::Evicted(&evicted)).await;
+        }
+        let requeued = self.parts.buffer.take_requeued();
+        if !requeued.is_empty() {
+            self.input(Input::Requeued(&requeued)).await;
         }
     }
 

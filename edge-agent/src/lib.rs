@@ -12,7 +12,7 @@
 //!
 //! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
 //! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
-//! evicted + rejected, shown by [`Running::balance`] and the metrics.
+//! quarantined + evicted + discarded, shown by [`Running::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver` and `gather` → [`buffer`] → [`link`] → [`ingest`] and
 //! [`source`] → [`commands`] and [`twin`] → `app` → [`config`].

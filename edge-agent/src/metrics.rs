@@ -1,7 +1,7 @@
 //! The agent's metric families. Each part is handed its own; nothing is global.
 //!
 //! The five counts of the delivery ledger come from one look at the buffer, so that every scrape
-//! shows promise P8: accepted = committed + pending + evicted + rejected.
+//! shows promise P8: accepted = committed + pending + quarantined + evicted + discarded.
 
 use std::fmt;
 
@@ -182,7 +182,12 @@ pub(crate) struct LedgerCollector<F>(pub(crate) F);
 
 impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Progress { balance, bytes, .. } = (self.0)();
+        let Progress {
+            balance,
+            bytes,
+            quarantined_bytes,
+            ..
+        } = (self.0)();
         let counters = [
             (
                 "tideline_agent_readings_accepted",
@@ -227,14 +232,24 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
             let metric = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
-        let metric = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
-        let help = "Bytes of pending readings, as the buffer's limit counts them";
-        metric.encode(encoder.encode_descriptor(
-            "tideline_agent_buffer_pending",
-            help,
-            Some(&Unit::Bytes),
-            metric.metric_type(),
-        )?)
+        let gauges = [
+            (
+                "tideline_agent_buffer_pending",
+                "Bytes of pending readings, as the buffer's limit counts them",
+                bytes,
+            ),
+            (
+                "tideline_agent_buffer_quarantined",
+                "Bytes of readings in quarantine, as its budget counts them",
+                quarantined_bytes,
+            ),
+        ];
+        for (name, help, bytes) in gauges {
+            let metric = ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+            let unit = Some(&Unit::Bytes);
+            metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

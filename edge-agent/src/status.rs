@@ -1,8 +1,10 @@
 //! How the agent fares, for people and programs on this machine: `GET /status`, `edge-agent
 //! status`, and the process that runs the agent inside itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
+use schema::message::RejectReason;
 use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,9 @@ pub struct Status {
     pub balance: Balance,
     /// Those of the epoch of this start alone.
     pub current: Balance,
+    /// What is in quarantine, by reason.
+    #[serde(default)]
+    pub quarantine: BTreeMap<RejectReason, u64>,
     /// Sent, and not yet acknowledged by the bridge.
     pub in_flight: InFlight,
     /// Waits to be sent.
@@ -63,8 +68,14 @@ impl fmt::Display for Status {
         line("accepted", &self.balance.accepted)?;
         line("committed", &self.balance.committed)?;
         line("pending", &self.balance.pending)?;
+        let mut reasons = String::new();
+        for (reason, count) in &self.quarantine {
+            let between = if reasons.is_empty() { ": " } else { ", " };
+            reasons += &format!("{between}{count} {}", reason.as_str());
+        }
+        let quarantined = self.balance.quarantined;
+        line("quarantined", &format_args!("{quarantined}{reasons}"))?;
         line("evicted", &self.balance.evicted)?;
-        line("quarantined", &self.balance.quarantined)?;
         line("discarded", &self.balance.discarded)?;
         let InFlight {
             batches,

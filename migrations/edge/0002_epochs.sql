@@ -11,6 +11,11 @@
 --   kind 4  a recovery: the note says what was found and saved
 --   kind 5  row numbers of epochs that hold no row any more
 --   kind 6  the counters of epochs that are settled and forgotten, all together
+--   kind 7  sequences in quarantine: the note is the reason, after `own ` where the device itself put
+--           them there and no acknowledgement has confirmed it; their rows stand in telemetry_data
+--   kind 8  sequences given up out of the quarantine and not confirmed: the note is who, and the reason
+--   kind 9  for which agent and bridge the quarantine was offered last
+-- `rejected` counts the discarded.
 --
 -- An agent of version 1 must not open such a file: it would take all rows for those of one epoch.
-DELETE FROM sync_log WHERE kind > 6;
+DELETE FROM sync_log WHERE kind > 9;

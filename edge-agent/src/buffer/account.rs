@@ -1,56 +1,111 @@
 //! Which fate each sequence of one epoch has met. Pure; promise P8 at the edge.
 //!
 //! ```text
-//!            ┌─ pending ──committed, rejected──► settled
-//! 1..=last ──┼─ given up (the device's own word) ──any word of the bridge──► settled
-//!            └─ evicted: neither of the other three ──confirmed, committed, rejected──► settled
+//!            ┌─ pending ◄──offered again── quarantined ──a person, the budget──► discarded ─┐
+//!            │     │  └──────refused──────────▲ │                                   │      │confirmed
+//! 1..=last ──┤     └──────────committed─────────┴──────────────────────────────►┌───▼──┐   │
+//!            │                                                                  │settled│◄─┤
+//!            └─ evicted: none of the others ──committed────────────────────────►└──────┘   │
+//!                  └──────────────────────────────confirmed────────────────────────────────┘
 //! ```
 //!
 //! The sets are disjoint and together hold every sequence; what is evicted follows from the rest,
 //! so a row that vanished unasked would be reported, never silently taken for delivered. The sets
 //! that are kept stay small: pending is mostly one range, and settled one that grows.
 //!
-//! One thing is forgotten: a sequence whose eviction the ledger has confirmed stays evicted here,
-//! though a straying batch may still have it committed. The ledger counts it as committed.
+//! Each sequence counts once, by the strongest fate that is known: committed before discarded before
+//! evicted before quarantined before pending. A word that comes late changes nothing that is
+//! stronger, and a commit overrides everything.
+//!
+//! One thing is forgotten: a sequence whose eviction or discard the ledger has confirmed stays so
+//! here, though a straying batch may still have it committed. The ledger counts it as committed.
+
+use std::collections::BTreeMap;
 
 use schema::limits::MESSAGE_RANGES_MAX;
-use schema::message::{EpochAccount, RejectReason, Rejection};
-use schema::{Balance, Epoch, RangeSet, SeqRange};
+use schema::message::{Discard, EpochAccount, RejectReason, Rejection};
+use schema::{Balance, DiscardedBy, Epoch, RangeSet, SeqRange};
 
 /// The account of one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
+pub struct Account {
     epoch: Epoch,
     last_seq: u64,
     pending: RangeSet,
-    settled: RangeSet,
-    given_up: RangeSet,
+    sets: Sets,
+    /// How many are in quarantine.
+    quarantined: u64,
     counts: Counts,
+}
+
+/// The sets of an account that its file keeps beside the rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sets {
+    /// Committed, or given up and confirmed.
+    pub settled: RangeSet,
+    /// Refused for now, by cause; their rows are there.
+    pub quarantined: BTreeMap<Cause, RangeSet>,
+    /// Given up out of the quarantine, and not confirmed.
+    pub discarded: BTreeMap<GivenUp, RangeSet>,
+}
+
+/// Why a row is in quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cause {
+    /// The device's own word, which the ledger does not have yet: no reader could read it.
+    pub is_own: bool,
+    /// The reason.
+    pub reason: RejectReason,
+}
+
+/// Who gave a row up, and why it was in quarantine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GivenUp {
+    /// Who.
+    pub by: DiscardedBy,
+    /// Why it was in quarantine.
+    pub reason: RejectReason,
 }
 
 /// What was counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) committed: u64,
-    pub(super) evicted: u64,
-    pub(super) discarded: u64,
+pub struct Counts {
+    /// In the database.
+    pub committed: u64,
+    /// Dropped by a policy, or damaged.
+    pub evicted: u64,
+    /// Given up out of the quarantine.
+    pub discarded: u64,
+}
+
+/// What a word has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Rows that were pending and are free.
+    pub freed: RangeSet,
+    /// Rows that were in quarantine and are free.
+    pub released: RangeSet,
+    /// Rows that were pending and are in quarantine.
+    pub quarantined: RangeSet,
 }
 
 impl Counts {
     /// All of them.
-    pub(super) const fn sum(self) -> u64 {
+    #[must_use]
+    pub const fn sum(self) -> u64 {
         self.committed
             .saturating_add(self.evicted)
             .saturating_add(self.discarded)
     }
 
     /// The identity's counts, with those that are not kept.
-    pub(super) const fn balance(self, accepted: u64, pending: u64) -> Balance {
+    #[must_use]
+    pub const fn balance(self, accepted: u64, pending: u64, quarantined: u64) -> Balance {
         Balance {
             accepted,
             committed: self.committed,
             pending,
-            quarantined: 0,
+            quarantined,
             evicted: self.evicted,
             discarded: self.discarded,
         }
@@ -69,117 +124,180 @@ impl std::ops::AddAssign for Counts {
     }
 }
 
-/// A set, by what its sequences are now. Those that are settled are in none of the three.
-struct Split {
-    pending: RangeSet,
-    given_up: RangeSet,
-    evicted: RangeSet,
+impl Sets {
+    /// Everything in quarantine.
+    #[must_use]
+    pub fn in_quarantine(&self) -> RangeSet {
+        union(self.quarantined.values())
+    }
+
+    /// The highest sequence in any of them.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        let all = std::iter::once(&self.settled).chain(self.quarantined.values());
+        all.chain(self.discarded.values())
+            .filter_map(RangeSet::last)
+            .max()
+    }
+
+    /// Whether a row of this sequence needs no keeping.
+    #[must_use]
+    pub fn is_free(&self, seq: u64) -> bool {
+        self.settled.contains(seq) || self.discarded.values().any(|set| set.contains(seq))
+    }
+
+    fn all_discarded(&self) -> RangeSet {
+        union(self.discarded.values())
+    }
+
+    /// Whether no sequence is in two of them or beyond `last_seq`.
+    fn are_sound(&self, pending: &RangeSet, last_seq: u64) -> bool {
+        let all = [pending, &self.settled].into_iter();
+        let all = all
+            .chain(self.quarantined.values())
+            .chain(self.discarded.values());
+        let mut seen = RangeSet::new();
+        let mut count = 0;
+        for set in all {
+            count += set.count();
+            seen.merge(set);
+        }
+        seen.count() == count && seen.last() <= Some(last_seq)
+    }
 }
 
 impl Account {
     /// The account of a new epoch.
-    pub(super) fn new(epoch: Epoch) -> Self {
+    #[must_use]
+    pub fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
             last_seq: 0,
             pending: RangeSet::new(),
-            settled: RangeSet::new(),
-            given_up: RangeSet::new(),
+            sets: Sets::default(),
+            quarantined: 0,
             counts: Counts::default(),
         }
     }
 
     /// The account as a file has it; `None` when the parts contradict each other.
-    pub(super) fn restore(
+    #[must_use]
+    pub fn restore(
         epoch: Epoch,
         last_seq: u64,
         pending: RangeSet,
-        settled: RangeSet,
-        given_up: RangeSet,
+        sets: Sets,
         counts: Counts,
     ) -> Option<Self> {
+        if !sets.are_sound(&pending, last_seq) {
+            return None;
+        }
         let account = Self {
+            quarantined: sets.in_quarantine().count(),
             epoch,
             last_seq,
             pending,
-            settled,
-            given_up,
+            sets,
             counts,
         };
-        let sets = [&account.pending, &account.settled, &account.given_up];
-        let disjoint = sets[0].intersection(sets[1]).is_empty()
-            && sets[0].intersection(sets[2]).is_empty()
-            && sets[1].intersection(sets[2]).is_empty();
-        let within = sets.into_iter().filter_map(RangeSet::last).max() <= Some(last_seq);
-        let balance = Balance {
-            pending: account.pending.count(),
-            ..account.balance_with(0)
-        };
-        let counted = balance.is_balanced()
-            && account.counts.discarded >= account.given_up.count()
-            && account.counts.evicted >= account.evicted().count();
-        (disjoint && within && counted).then_some(account)
+        let sets = &account.sets;
+        let held = (account.pending.count(), account.quarantined);
+        let balance = counts.balance(last_seq, held.0, held.1);
+        let is_counted = balance.is_balanced()
+            && counts.discarded >= sets.all_discarded().count()
+            && counts.evicted >= account.evicted().count();
+        is_counted.then_some(account)
     }
 
-    pub(super) const fn epoch(&self) -> Epoch {
+    /// Its epoch.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    pub(super) const fn last_seq(&self) -> u64 {
+    /// The highest sequence given.
+    #[must_use]
+    pub const fn last_seq(&self) -> u64 {
         self.last_seq
     }
 
-    pub(super) const fn pending(&self) -> &RangeSet {
+    /// What waits for an acknowledgement.
+    #[must_use]
+    pub const fn pending(&self) -> &RangeSet {
         &self.pending
     }
 
-    pub(super) const fn settled(&self) -> &RangeSet {
-        &self.settled
+    /// The sets beside it.
+    #[must_use]
+    pub const fn sets(&self) -> &Sets {
+        &self.sets
     }
 
-    pub(super) const fn given_up(&self) -> &RangeSet {
-        &self.given_up
-    }
-
-    pub(super) const fn counts(&self) -> Counts {
+    /// The counts that are kept.
+    #[must_use]
+    pub const fn counts(&self) -> Counts {
         self.counts
     }
 
-    pub(super) fn pending_rows(&self) -> u64 {
-        self.last_seq - self.counts.committed - self.counts.evicted - self.counts.discarded
+    /// How many sequences are pending.
+    #[must_use]
+    pub const fn pending_rows(&self) -> u64 {
+        self.last_seq - self.counts.sum() - self.quarantined
     }
 
-    pub(super) fn balance(&self) -> Balance {
+    /// How many are in quarantine.
+    #[must_use]
+    pub const fn quarantined_rows(&self) -> u64 {
+        self.quarantined
+    }
+
+    /// The identity's counts.
+    #[must_use]
+    pub fn balance(&self) -> Balance {
         debug_assert_eq!(self.pending_rows(), self.pending.count());
-        self.balance_with(self.pending_rows())
+        debug_assert_eq!(self.quarantined, self.sets.in_quarantine().count());
+        self.counts
+            .balance(self.last_seq, self.pending_rows(), self.quarantined_rows())
     }
 
     /// Sequences evicted and not confirmed.
-    pub(super) fn evicted(&self) -> RangeSet {
+    #[must_use]
+    pub fn evicted(&self) -> RangeSet {
         let mut evicted: RangeSet = SeqRange::new(1, self.last_seq).into_iter().collect();
-        for set in [&self.pending, &self.settled, &self.given_up] {
+        evicted.subtract(&self.pending);
+        evicted.subtract(&self.sets.settled);
+        for set in self.sets.quarantined.values() {
+            evicted.subtract(set);
+        }
+        for set in self.sets.discarded.values() {
             evicted.subtract(set);
         }
         evicted
     }
 
     /// Whether something is in the account that an acknowledgement has to confirm.
-    pub(super) fn awaits_word(&self) -> bool {
-        !self.given_up.is_empty() || !self.evicted().is_empty()
+    #[must_use]
+    pub fn awaits_word(&self) -> bool {
+        let own = |cause: &Cause| cause.is_own;
+        self.sets.quarantined.keys().any(own)
+            || !self.sets.discarded.is_empty()
+            || !self.evicted().is_empty()
     }
 
     /// Whether no row of it is in the file for its value.
-    pub(super) fn holds_nothing(&self) -> bool {
-        self.pending.is_empty()
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        self.pending.is_empty() && self.sets.quarantined.is_empty()
     }
 
     /// Whether nothing is left to be said of this epoch, once it has ended.
-    pub(super) fn is_finished(&self) -> bool {
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
         self.holds_nothing() && !self.awaits_word()
     }
 
     /// Takes over the sequences up to `last_seq`.
-    pub(super) fn accept(&mut self, last_seq: u64) {
+    pub fn accept(&mut self, last_seq: u64) {
         debug_assert!(last_seq >= self.last_seq);
         if let Some(range) = SeqRange::new(self.last_seq + 1, last_seq) {
             self.pending.insert(range);
@@ -187,112 +305,208 @@ impl Account {
         }
     }
 
-    /// Drops pending rows.
-    pub(super) fn evict(&mut self, victims: &RangeSet) {
-        debug_assert_eq!(&self.pending.intersection(victims), victims);
+    /// Drops rows: pending ones by a policy, any by damage.
+    pub fn evict(&mut self, victims: &RangeSet) {
+        self.counts.evicted += victims.intersection(&self.pending).count();
         self.pending.subtract(victims);
-        self.counts.evicted += victims.count();
+        self.counts.evicted += self.leave_quarantine(victims).count();
     }
 
-    /// Takes the bridge's word, and the device's own about rows that no reader can read. Returns
-    /// the rows that are pending no more. Saying a thing twice changes nothing.
-    pub(super) fn settle(
+    /// Takes the bridge's word, and the device's own about rows that no reader can read. Saying a
+    /// thing twice changes nothing.
+    pub fn settle(
         &mut self,
         committed: &RangeSet,
         rejected: &[Rejection],
-        evicted: &RangeSet,
-    ) -> RangeSet {
-        let mut freed = RangeSet::new();
+        given_up_confirmed: &RangeSet,
+    ) -> Changed {
+        let mut changed = Changed::default();
         let Some(given) = SeqRange::new(1, self.last_seq) else {
-            return freed;
+            return changed;
         };
         let given: RangeSet = RangeSet::from_iter([given]);
-
-        let split = self.split(committed.intersection(&given));
-        self.counts.committed +=
-            split.pending.count() + split.given_up.count() + split.evicted.count();
-        self.counts.discarded -= split.given_up.count();
-        self.counts.evicted -= split.evicted.count();
-        self.take(&split, &mut freed);
-
+        self.commit(committed.intersection(&given), &mut changed);
         for rejection in rejected {
             let range = RangeSet::from_iter([rejection.range]).intersection(&given);
-            let mut split = self.split(range);
-            self.counts.discarded += split.pending.count();
-            if rejection.reason == RejectReason::Undecodable {
-                // Where the row is still pending, this is the device's own word: the bridge
-                // cannot name a sequence that it could not read. It is yet to be reported.
-                let own = std::mem::take(&mut split.pending);
-                self.pending.subtract(&own);
-                self.given_up.merge(&own);
-                freed.merge(&own);
-                split.evicted = RangeSet::new();
-            }
-            self.counts.discarded += split.evicted.count();
-            self.counts.evicted -= split.evicted.count();
-            self.take(&split, &mut freed);
+            self.refuse(&range, rejection.reason, &mut changed);
         }
+        let confirmed = given_up_confirmed.intersection(&given);
+        if !confirmed.is_empty() {
+            let evicted = self.evicted().intersection(&confirmed);
+            let discarded = take_out(&mut self.sets.discarded, &confirmed);
+            self.sets.settled.merge(&evicted);
+            self.sets.settled.merge(&discarded);
+        }
+        changed
+    }
 
-        let split = self.split(evicted.intersection(&given));
-        self.settled.merge(&split.evicted);
-        freed
+    fn commit(&mut self, mut committed: RangeSet, changed: &mut Changed) {
+        committed.subtract(&self.sets.settled);
+        if committed.is_empty() {
+            return;
+        }
+        let pending = committed.intersection(&self.pending);
+        self.pending.subtract(&pending);
+        let released = self.leave_quarantine(&committed);
+        let discarded = take_out(&mut self.sets.discarded, &committed);
+        self.counts.committed += committed.count();
+        self.counts.discarded -= discarded.count();
+        // Neither of the others, so it was evicted.
+        self.counts.evicted -=
+            committed.count() - pending.count() - released.count() - discarded.count();
+        self.sets.settled.merge(&committed);
+        changed.freed.merge(&pending);
+        changed.released.merge(&released);
+    }
+
+    fn refuse(&mut self, range: &RangeSet, reason: RejectReason, changed: &mut Changed) {
+        let pending = range.intersection(&self.pending);
+        // What was in quarantine before is confirmed by this, and may have got another reason.
+        let known = self.leave_quarantine(range);
+        let is_confirmed = Cause {
+            is_own: false,
+            reason,
+        };
+        self.put_in_quarantine(is_confirmed, &known);
+        // Where the row is still pending, this is the device's own word: the bridge cannot name a
+        // sequence that it could not read. It is yet to be reported.
+        let cause = Cause {
+            is_own: reason == RejectReason::Undecodable,
+            reason,
+        };
+        self.pending.subtract(&pending);
+        self.put_in_quarantine(cause, &pending);
+        changed.quarantined.merge(&pending);
+    }
+
+    fn leave_quarantine(&mut self, set: &RangeSet) -> RangeSet {
+        let rows = take_out(&mut self.sets.quarantined, set);
+        self.quarantined -= rows.count();
+        rows
+    }
+
+    fn put_in_quarantine(&mut self, cause: Cause, set: &RangeSet) {
+        if !set.is_empty() {
+            self.quarantined += set.count();
+            self.sets.quarantined.entry(cause).or_default().merge(set);
+        }
+    }
+
+    /// What is in quarantine for one of these reasons; for any, when there is no list.
+    #[must_use]
+    pub fn quarantined(&self, reasons: Option<&[RejectReason]>) -> RangeSet {
+        let wanted = |cause: &Cause| reasons.is_none_or(|some| some.contains(&cause.reason));
+        let of_them = self.sets.quarantined.iter();
+        union(
+            of_them
+                .filter(|(cause, _)| wanted(cause))
+                .map(|(_, set)| set),
+        )
+    }
+
+    /// Offers rows again: out of the quarantine, pending. Returns them.
+    pub fn requeue(&mut self, set: &RangeSet) -> RangeSet {
+        let rows = self.leave_quarantine(set);
+        self.pending.merge(&rows);
+        rows
+    }
+
+    /// Gives rows up that are in quarantine. Returns them: they are free.
+    pub fn discard(&mut self, set: &RangeSet, by: DiscardedBy) -> RangeSet {
+        let mut all = RangeSet::new();
+        let causes: Vec<Cause> = self.sets.quarantined.keys().copied().collect();
+        for cause in causes {
+            let Some(kept) = self.sets.quarantined.get_mut(&cause) else {
+                continue;
+            };
+            let rows = kept.intersection(set);
+            if rows.is_empty() {
+                continue;
+            }
+            kept.subtract(&rows);
+            if kept.is_empty() {
+                self.sets.quarantined.remove(&cause);
+            }
+            let given_up = GivenUp {
+                by,
+                reason: cause.reason,
+            };
+            self.sets
+                .discarded
+                .entry(given_up)
+                .or_default()
+                .merge(&rows);
+            self.counts.discarded += rows.count();
+            self.quarantined -= rows.count();
+            all.merge(&rows);
+        }
+        all
     }
 
     /// The device's side of the ledger, with at most as many ranges as `ranges_left` allows.
-    pub(super) fn report(&self, ranges_left: &mut usize) -> EpochAccount {
+    #[must_use]
+    pub fn report(&self, ranges_left: &mut usize) -> EpochAccount {
         debug_assert!(*ranges_left <= MESSAGE_RANGES_MAX);
         let evicted: Vec<SeqRange> = self.evicted().iter().take(*ranges_left).collect();
         *ranges_left -= evicted.len();
-        let quarantined: Vec<Rejection> = self
-            .given_up
-            .iter()
-            .take(*ranges_left)
-            .map(|range| Rejection {
+        let discards = self.sets.discarded.iter().flat_map(|(given_up, set)| {
+            set.iter().map(|range| Discard {
                 range,
-                reason: RejectReason::Undecodable,
+                by: given_up.by,
+                reason: Some(given_up.reason),
             })
-            .collect();
+        });
+        let discarded: Vec<Discard> = discards.take(*ranges_left).collect();
+        *ranges_left -= discarded.len();
+        // What the ledger does not have goes first.
+        let own_first = self.sets.quarantined.iter().rev();
+        let rejections = own_first.flat_map(|(cause, set)| {
+            set.iter().map(|range| Rejection {
+                range,
+                reason: cause.reason,
+            })
+        });
+        let quarantined: Vec<Rejection> = rejections.take(*ranges_left).collect();
         *ranges_left -= quarantined.len();
         EpochAccount {
             epoch: self.epoch,
             balance: self.balance(),
             evicted,
             quarantined,
-            discarded: Vec::new(),
+            discarded,
         }
     }
+}
 
-    const fn balance_with(&self, pending: u64) -> Balance {
-        self.counts.balance(self.last_seq, pending)
+fn union<'a>(sets: impl Iterator<Item = &'a RangeSet>) -> RangeSet {
+    let mut all = RangeSet::new();
+    for set in sets {
+        all.merge(set);
     }
+    all
+}
 
-    fn split(&self, set: RangeSet) -> Split {
-        let pending = set.intersection(&self.pending);
-        let given_up = set.intersection(&self.given_up);
-        let mut evicted = set;
-        for other in [&pending, &given_up, &self.settled] {
-            evicted.subtract(other);
-        }
-        Split {
-            pending,
-            given_up,
-            evicted,
-        }
+/// Takes `set` out of all of them, and returns what was there.
+fn take_out<K: Ord>(sets: &mut BTreeMap<K, RangeSet>, set: &RangeSet) -> RangeSet {
+    let mut taken = RangeSet::new();
+    if set.is_empty() {
+        return taken;
     }
-
-    fn take(&mut self, split: &Split, freed: &mut RangeSet) {
-        self.pending.subtract(&split.pending);
-        self.given_up.subtract(&split.given_up);
-        for set in [&split.pending, &split.given_up, &split.evicted] {
-            self.settled.merge(set);
+    sets.retain(|_, kept| {
+        let part = kept.intersection(set);
+        if !part.is_empty() {
+            kept.subtract(&part);
+            taken.merge(&part);
         }
-        freed.merge(&split.pending);
-    }
+        !kept.is_empty()
+    });
+    taken
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn set(ranges: &[(u64, u64)]) -> RangeSet {
         ranges
@@ -318,111 +532,151 @@ mod tests {
         account
     }
 
-    fn check(account: &Account, counts: (u64, u64, u64, u64)) {
+    fn check(account: &Account, counts: (u64, u64, u64, u64, u64)) {
         let balance = account.balance();
         assert!(balance.is_balanced(), "{account:?}");
         let found = (
             balance.committed,
             balance.pending,
+            balance.quarantined,
             balance.evicted,
             balance.discarded,
         );
-        assert_eq!(found, counts, "committed, pending, evicted, discarded");
-    }
-
-    #[test]
-    fn the_bridges_word_frees_exactly_what_it_names() {
-        let mut account = account(10);
-        let freed = account.settle(
-            &set(&[(1, 3), (9, 99)]),
-            &[rejection(5, 5, RejectReason::TooOld)],
-            &none(),
-        );
-        assert_eq!(freed, set(&[(1, 3), (5, 5), (9, 10)]));
-        check(&account, (5, 4, 0, 1));
-        let again = account.settle(&set(&[(1, 3)]), &[], &none());
-        assert_eq!(again, none());
-        check(&account, (5, 4, 0, 1));
-    }
-
-    #[test]
-    fn an_evicted_row_that_was_committed_after_all_is_counted_as_committed() {
-        let mut account = account(10);
-        account.evict(&set(&[(1, 4)]));
-        check(&account, (0, 6, 4, 0));
         assert_eq!(
-            account.settle(&set(&[(3, 6)]), &[], &none()),
-            set(&[(5, 6)])
+            found, counts,
+            "committed, pending, quarantined, evicted, discarded"
         );
-        check(&account, (4, 4, 2, 0));
-        assert_eq!(account.evicted(), set(&[(1, 2)]));
     }
 
     #[test]
-    fn a_confirmed_eviction_is_not_reported_again() {
+    fn a_commit_frees_exactly_what_it_names_and_a_refusal_frees_nothing() {
+        let mut account = account(10);
+        let refused = [rejection(5, 5, RejectReason::TooOld)];
+        let changed = account.settle(&set(&[(1, 3), (9, 99)]), &refused, &none());
+        assert_eq!(changed.freed, set(&[(1, 3), (9, 10)]));
+        assert_eq!(changed.quarantined, set(&[(5, 5)]));
+        check(&account, (5, 4, 1, 0, 0));
+        let again = account.settle(&set(&[(1, 3)]), &refused, &none());
+        assert_eq!(again, Changed::default());
+        check(&account, (5, 4, 1, 0, 0));
+    }
+
+    #[test]
+    fn what_is_offered_again_is_pending_and_a_commit_overrides_everything() {
+        let mut account = account(8);
+        let too_new = |first, last| [rejection(first, last, RejectReason::TooNew)];
+        account.settle(&none(), &too_new(1, 6), &none());
+        account.discard(&set(&[(6, 6)]), DiscardedBy::Person);
+        account.evict(&set(&[(8, 8)]));
+        check(&account, (0, 1, 5, 1, 1));
+        assert_eq!(account.requeue(&set(&[(1, 2)])), set(&[(1, 2)]));
+        check(&account, (0, 3, 3, 1, 1));
+        let changed = account.settle(&set(&[(1, 8)]), &[], &none());
+        assert_eq!(changed.freed, set(&[(1, 2), (7, 7)]));
+        assert_eq!(changed.released, set(&[(3, 5)]));
+        check(&account, (8, 0, 0, 0, 0));
+        assert!(account.is_finished());
+        // A refusal that comes late undoes nothing.
+        let late = account.settle(&none(), &too_new(1, 8), &set(&[(1, 8)]));
+        assert_eq!(late, Changed::default());
+        check(&account, (8, 0, 0, 0, 0));
+    }
+
+    #[test]
+    fn a_late_refusal_changes_nothing_that_was_evicted_or_discarded() {
         let mut account = account(4);
-        account.evict(&set(&[(1, 2)]));
-        let mut left = MESSAGE_RANGES_MAX;
-        assert_eq!(
-            account.report(&mut left).evicted,
-            [SeqRange::new(1, 2).unwrap()]
-        );
-        assert_eq!(left, MESSAGE_RANGES_MAX - 1);
-        // Also names rows that are pending: those stay.
-        assert_eq!(account.settle(&none(), &[], &set(&[(1, 3)])), none());
-        assert!(account.evicted().is_empty());
-        check(&account, (0, 2, 2, 0));
+        account.settle(&none(), &[rejection(1, 2, RejectReason::TooOld)], &none());
+        account.discard(&set(&[(1, 2)]), DiscardedBy::QuarantineBudget);
+        account.evict(&set(&[(3, 3)]));
+        account.settle(&none(), &[rejection(1, 3, RejectReason::TooNew)], &none());
+        check(&account, (0, 1, 0, 1, 2));
+        assert_eq!(account.evicted(), set(&[(3, 3)]));
     }
 
     #[test]
-    fn a_row_that_the_device_gave_up_is_reported_until_an_ack_confirms_it() {
+    fn reasons_choose_what_is_offered_again() {
+        let mut account = account(6);
+        let refused = [
+            rejection(1, 2, RejectReason::TooNew),
+            rejection(3, 3, RejectReason::TooOld),
+            rejection(4, 4, RejectReason::Unstorable),
+        ];
+        account.settle(&none(), &refused, &none());
+        let clock = [RejectReason::TooNew, RejectReason::TooOld];
+        assert_eq!(account.quarantined(Some(&clock)), set(&[(1, 3)]));
+        assert_eq!(account.quarantined(None), set(&[(1, 4)]));
+        // Another bridge gave another reason.
+        account.settle(&none(), &[rejection(4, 4, RejectReason::TooOld)], &none());
+        assert_eq!(account.quarantined(Some(&clock)), set(&[(1, 4)]));
+        check(&account, (0, 2, 4, 0, 0));
+    }
+
+    #[test]
+    fn what_the_device_gave_up_is_reported_until_an_acknowledgement_confirms_it() {
+        let mut account = account(6);
+        account.evict(&set(&[(1, 2)]));
+        account.settle(&none(), &[rejection(3, 4, RejectReason::TooOld)], &none());
+        account.discard(&set(&[(4, 4)]), DiscardedBy::Person);
+        let mut left = MESSAGE_RANGES_MAX;
+        let report = account.report(&mut left);
+        assert_eq!(left, MESSAGE_RANGES_MAX - 3);
+        assert_eq!(report.evicted, [SeqRange::new(1, 2).unwrap()]);
+        let discard = Discard {
+            range: SeqRange::new(4, 4).unwrap(),
+            by: DiscardedBy::Person,
+            reason: Some(RejectReason::TooOld),
+        };
+        assert_eq!(report.discarded, [discard]);
+        let kept = rejection(3, 3, RejectReason::TooOld);
+        assert_eq!(report.quarantined, [kept]);
+        // Also names rows that are held: those stay.
+        let changed = account.settle(&none(), &[], &set(&[(1, 5)]));
+        assert_eq!(changed, Changed::default());
+        check(&account, (0, 2, 1, 2, 1));
+        let report = account.report(&mut 10);
+        assert!(report.evicted.is_empty() && report.discarded.is_empty());
+        assert_eq!(report.quarantined, [kept]);
+        assert!(!account.awaits_word());
+    }
+
+    #[test]
+    fn a_row_that_no_reader_reads_is_the_devices_own_word_until_it_is_confirmed() {
         let mut account = account(3);
         let own = rejection(2, 2, RejectReason::Undecodable);
-        assert_eq!(account.settle(&none(), &[own], &none()), set(&[(2, 2)]));
-        check(&account, (0, 2, 0, 1));
+        let changed = account.settle(&none(), &[own], &none());
+        assert_eq!(changed.quarantined, set(&[(2, 2)]));
+        assert!(account.awaits_word());
         assert_eq!(account.report(&mut 10).quarantined, [own]);
-        assert_eq!(account.settle(&none(), &[own], &none()), none());
-        assert_eq!(account.report(&mut 10).quarantined, []);
-        check(&account, (0, 2, 0, 1));
+        account.settle(&none(), &[own], &none());
+        assert!(!account.awaits_word());
+        check(&account, (0, 2, 1, 0, 0));
     }
 
     #[test]
-    fn a_report_holds_as_many_ranges_as_a_message_may() {
-        let mut account = account(20);
+    fn a_report_holds_as_many_ranges_as_a_message_may_and_first_what_is_not_known() {
+        let mut account = account(40);
         account.evict(&set(&[(1, 1), (3, 3), (5, 5), (7, 7)]));
-        let mut left = 3;
-        assert_eq!(account.report(&mut left).evicted.len(), 3);
-        assert_eq!(left, 0);
-    }
-
-    #[test]
-    fn an_ended_epoch_is_finished_when_every_eviction_is_confirmed() {
-        let counts = Counts {
-            committed: 6,
-            evicted: 4,
-            discarded: 0,
-        };
-        let epoch = Epoch::from_random(1);
-        let mut account =
-            Account::restore(epoch, 10, none(), set(&[(1, 6)]), none(), counts).unwrap();
-        assert!(!account.is_finished());
-        account.settle(&set(&[(7, 8)]), &[], &set(&[(9, 10)]));
-        check(&account, (8, 0, 2, 0));
-        assert!(account.is_finished());
+        let refused: Vec<Rejection> = (10..20)
+            .map(|n| rejection(2 * n, 2 * n, RejectReason::TooOld))
+            .collect();
+        account.settle(&none(), &refused, &none());
+        let own = rejection(9, 9, RejectReason::Undecodable);
+        account.settle(&none(), &[own], &none());
+        let mut left = 6;
+        let report = account.report(&mut left);
+        assert_eq!((report.evicted.len(), left), (4, 0));
+        assert_eq!(report.quarantined.len(), 2);
+        assert_eq!(report.quarantined[0], own);
     }
 
     #[test]
     fn parts_that_contradict_each_other_are_no_account() {
         let restore = |last_seq, pending: RangeSet, settled: RangeSet, counts| {
-            Account::restore(
-                Epoch::from_random(1),
-                last_seq,
-                pending,
+            let sets = Sets {
                 settled,
-                none(),
-                counts,
-            )
-            .is_some()
+                ..Sets::default()
+            };
+            Account::restore(Epoch::from_random(1), last_seq, pending, sets, counts).is_some()
         };
         let committed = |committed| Counts {
             committed,
@@ -434,5 +688,62 @@ mod tests {
         assert!(!restore(5, set(&[(4, 5)]), set(&[(1, 2)]), committed(2)));
         assert!(!restore(5, set(&[(2, 5)]), set(&[(1, 2)]), committed(1)));
         assert!(!restore(4, set(&[(3, 5)]), set(&[(1, 1)]), committed(1)));
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Fate {
+        Pending,
+        Quarantined,
+        Evicted,
+        Discarded,
+        Committed,
+    }
+
+    proptest! {
+        #[test]
+        fn each_sequence_has_one_fate_and_the_strongest(steps in prop::collection::vec((0..7u8, 1..30u64, 0..6u64), 0..80)) {
+            let mut account = account(30);
+            let mut fates = [Fate::Pending; 31];
+            let mut closed = [false; 31];
+            for (step, first, more) in steps {
+                let range = SeqRange::new(first, (first + more).min(30)).unwrap();
+                let one = RangeSet::from_iter([range]);
+                let of = |wanted: Fate, fates: &[Fate; 31]| -> RangeSet {
+                    (range.first()..=range.last()).filter(|n| fates[*n as usize] == wanted).filter_map(SeqRange::one).collect()
+                };
+                match step {
+                    0 => { account.settle(&one, &[], &RangeSet::new()); }
+                    1 => { account.settle(&RangeSet::new(), &[Rejection { range, reason: RejectReason::TooNew }], &RangeSet::new()); }
+                    2 => { account.settle(&RangeSet::new(), &[Rejection { range, reason: RejectReason::Undecodable }], &RangeSet::new()); }
+                    3 => { account.settle(&RangeSet::new(), &[], &one); }
+                    4 => { let rows = account.requeue(&one); prop_assert_eq!(rows, of(Fate::Quarantined, &fates)); }
+                    5 => { let rows = account.discard(&one, DiscardedBy::Person); prop_assert_eq!(rows, of(Fate::Quarantined, &fates)); }
+                    _ => account.evict(&of(Fate::Pending, &fates)),
+                }
+                for n in range.first()..=range.last() {
+                    let n = n as usize;
+                    fates[n] = match (step, fates[n]) {
+                        (0, fate) if !closed[n] => { let _ = fate; Fate::Committed }
+                        (1 | 2, Fate::Pending) => Fate::Quarantined,
+                        (3, fate @ (Fate::Evicted | Fate::Discarded)) => { closed[n] = true; fate }
+                        (4, Fate::Quarantined) => Fate::Pending,
+                        (5, Fate::Quarantined) => Fate::Discarded,
+                        (6, Fate::Pending) => Fate::Evicted,
+                        (_, fate) => fate,
+                    };
+                }
+                let balance = account.balance();
+                prop_assert!(balance.is_balanced());
+                let count = |wanted: Fate| fates[1..].iter().filter(|fate| **fate == wanted).count() as u64;
+                prop_assert_eq!(balance.committed, count(Fate::Committed));
+                prop_assert_eq!(balance.pending, count(Fate::Pending));
+                prop_assert_eq!(balance.quarantined, count(Fate::Quarantined));
+                prop_assert_eq!(balance.evicted, count(Fate::Evicted));
+                prop_assert_eq!(balance.discarded, count(Fate::Discarded));
+                let kept = account.sets().clone();
+                let restored = Account::restore(account.epoch(), 30, account.pending().clone(), kept, account.counts());
+                prop_assert_eq!(restored.as_ref(), Some(&account));
+            }
+        }
     }
 }

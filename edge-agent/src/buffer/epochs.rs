@@ -15,7 +15,8 @@
 //! also nothing of it is left to be confirmed, its counts join those of the *past*, and it is
 //! forgotten. The file then has one row for all of them.
 
-use schema::{Balance, Epoch, RangeSet, SeqRange};
+use schema::message::RejectReason;
+use schema::{Balance, DiscardedBy, Epoch, RangeSet, SeqRange};
 
 use super::account::{Account, Counts};
 use super::log::{Book, Entry, Head, Ids, Kind, Ranges, Write};
@@ -193,7 +194,7 @@ impl Past {
     }
 
     fn balance(&self) -> Balance {
-        self.counts.balance(self.counts.sum(), 0)
+        self.counts.balance(self.counts.sum(), 0, 0)
     }
 }
 
@@ -285,6 +286,78 @@ impl Ledgers {
             .is_some_and(|(ledger, run)| ledger.account.pending().contains(row - run.base))
     }
 
+    /// Rows in quarantine.
+    pub(super) fn quarantined_rows(&self) -> u64 {
+        let rows = |ledger: &Ledger| ledger.account.quarantined_rows();
+        self.all().map(rows).sum()
+    }
+
+    /// Ranges in quarantine: what it takes of memory.
+    pub(super) fn quarantined_ranges(&self) -> usize {
+        let ranges = |ledger: &Ledger| -> usize {
+            let sets = ledger.account.sets().quarantined.values();
+            sets.map(|set| set.as_slice().len()).sum()
+        };
+        self.all().map(ranges).sum()
+    }
+
+    /// Rows in quarantine, by reason, in the order of [`RejectReason::ALL`].
+    pub(super) fn reasons(&self) -> [u64; RejectReason::ALL.len()] {
+        let mut counts = [0; RejectReason::ALL.len()];
+        for ledger in self.all() {
+            for (cause, set) in &ledger.account.sets().quarantined {
+                let place = RejectReason::ALL.iter().position(|of| *of == cause.reason);
+                if let Some(count) = place.and_then(|place| counts.get_mut(place)) {
+                    *count += set.count();
+                }
+            }
+        }
+        counts
+    }
+
+    /// The rows in quarantine for one of these reasons; for any, when there is no list.
+    pub(super) fn in_quarantine(&self, reasons: Option<&[RejectReason]>) -> RangeSet {
+        let mut rows = RangeSet::new();
+        for (ledger, run) in self.with_rows() {
+            if ledger.account.quarantined_rows() > 0 {
+                rows.merge(&run.rows_of(&ledger.account.quarantined(reasons)));
+            }
+        }
+        rows
+    }
+
+    /// Offers rows again. Returns those that were in quarantine.
+    pub(super) fn requeue(&mut self, rows: &RangeSet) -> RangeSet {
+        self.change(rows, |account, seqs| account.requeue(seqs))
+    }
+
+    /// Gives rows up that are in quarantine. Returns them: they are free.
+    pub(super) fn discard(&mut self, rows: &RangeSet, by: DiscardedBy) -> RangeSet {
+        self.change(rows, |account, seqs| account.discard(seqs, by))
+    }
+
+    /// Changes the accounts that have quarantined ones of these rows.
+    fn change(
+        &mut self,
+        rows: &RangeSet,
+        change: impl Fn(&mut Account, &RangeSet) -> RangeSet,
+    ) -> RangeSet {
+        let mut changed = RangeSet::new();
+        let current = std::iter::once(&mut self.current);
+        for ledger in self.ended.iter_mut().chain(current) {
+            let Some(run) = ledger
+                .run()
+                .filter(|_| ledger.account.quarantined_rows() > 0)
+            else {
+                continue;
+            };
+            let seqs = change(&mut ledger.account, &run.seqs_of(rows));
+            ledger.is_dirty |= !seqs.is_empty();
+            changed.merge(&run.rows_of(&seqs));
+        }
+        changed
+    }
+
     /// The counts of all epochs that the file has seen.
     pub(super) fn balance(&self) -> Balance {
         let mut all = self.past.balance();
@@ -366,9 +439,7 @@ impl Ledgers {
             }
             let writes = match is_finished {
                 true => {
-                    if ledger.base.is_some() {
-                        plan.past.counts += account.counts();
-                    }
+                    plan.past.counts += account.counts();
                     ledger.book.removal()
                 }
                 false => ledger.changes(&account, at_ms, ids),

@@ -1,11 +1,13 @@
 //! The handle that the rest of the agent holds: requests to the one thread that owns the file,
 //! over a bounded queue. It does no IO itself.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
 use schema::message::{
-    Ack, Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, Rejection,
+    Ack, Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, RejectReason,
+    Rejection,
 };
 use schema::{Balance, Batch, Epoch, RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,6 +30,7 @@ pub struct Buffer {
     requests: mpsc::Sender<Request>,
     progress: watch::Receiver<Progress>,
     evictions: Evictions,
+    requeued: Evictions,
     /// The epochs that had rows in the file when it was opened, and the one that began then.
     runs: Arc<[Run]>,
     ended: watch::Receiver<bool>,
@@ -73,8 +76,8 @@ pub struct Taken {
     pub gone: RangeSet,
 }
 
-/// Where the buffer stands. A receiver is woken when `balance.accepted` or `balance.evicted` has
-/// grown; other changes are there to be read.
+/// Where the buffer stands. A receiver is woken when the session or the bridge has to hear of it:
+/// rows were accepted, evicted, discarded or offered again; other changes are there to be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The counts of all epochs that the file has seen.
@@ -85,6 +88,19 @@ pub struct Progress {
     pub last_row: u64,
     /// Bytes of pending readings, as the limit counts them.
     pub bytes: u64,
+    /// Readings in quarantine by reason, in the order of [`RejectReason::ALL`].
+    pub reasons: [u64; RejectReason::ALL.len()],
+    /// Their bytes, as their limit counts them.
+    pub quarantined_bytes: u64,
+}
+
+impl Progress {
+    /// What is in quarantine, by reason.
+    #[must_use]
+    pub fn quarantine(&self) -> BTreeMap<RejectReason, u64> {
+        let named = RejectReason::ALL.into_iter().zip(self.reasons);
+        named.filter(|(_, count)| *count > 0).collect()
+    }
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
@@ -107,6 +123,18 @@ pub(super) enum Request {
         rejected: Vec<Rejection>,
         evicted: RangeSet,
         reply: Reply<Balance>,
+    },
+    Requeue {
+        reasons: Option<Vec<RejectReason>>,
+        reply: Reply<u64>,
+    },
+    Discard {
+        reasons: Option<Vec<RejectReason>>,
+        reply: Reply<u64>,
+    },
+    Offer {
+        protocol: Option<u16>,
+        reply: Reply<u64>,
     },
     Report {
         reply: Reply<Vec<EpochAccount>>,
@@ -144,8 +172,8 @@ pub(super) enum Request {
     Close,
 }
 
-/// Ranges evicted since they were last taken. Bounded: what does not fit is not told, and shows
-/// as [`Taken::gone`] when it is asked for.
+/// Ranges evicted, or offered again, since they were last taken. Bounded: what does not fit of the
+/// evicted is not told, and shows as [`Taken::gone`] when it is asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Evictions(Arc<Mutex<RangeSet>>);
 
@@ -181,10 +209,10 @@ impl Buffer {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let (ended_sender, ended) = watch::channel(false);
         let (progress_sender, progress) = watch::channel(Progress::default());
-        let evictions = Evictions::default();
+        let (evictions, requeued) = (Evictions::default(), Evictions::default());
         let (opened_sender, opened) = oneshot::channel();
         let path = settings.path.clone();
-        let told = evictions.clone();
+        let told = (evictions.clone(), requeued.clone());
         std::thread::Builder::new()
             .name("buffer".into())
             .spawn(move || {
@@ -198,6 +226,7 @@ impl Buffer {
                 requests,
                 progress,
                 evictions,
+                requeued,
                 runs: found.runs.into(),
                 ended,
             },
@@ -256,13 +285,14 @@ impl Buffer {
         .await
     }
 
-    /// Takes the bridge's word: exactly these rows are freed. Returns the balance that results.
+    /// Takes the bridge's word: exactly the committed rows are freed, and the rejected ones are in
+    /// quarantine. Returns the balance that results.
     ///
     /// It counts at once; the disk follows with the next append's commit, or after
     /// `settle_linger`. A crash in between leaves the rows pending, which costs a retransmission.
     ///
-    /// Rows rejected as [`schema::message::RejectReason::Undecodable`] while they are pending are
-    /// ones that the device itself gave up: they are reported until an ack confirms them.
+    /// Rows rejected as [`RejectReason::Undecodable`] while they are pending are the device's own
+    /// word: they are reported until an ack confirms them.
     ///
     /// # Errors
     /// [`BufferError::Closed`].
@@ -301,6 +331,39 @@ impl Buffer {
             reply,
         })
         .await
+    }
+
+    /// What is in quarantine for one of these reasons, or for any, is to be offered again: a part
+    /// of it at a time, as history. Returns how many readings that are.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn requeue(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
+        self.ask(|reply| Request::Requeue { reasons, reply }).await
+    }
+
+    /// Gives up what is in quarantine for one of these reasons, or for any, as a person has asked
+    /// for. Returns how many readings that were.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn discard(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
+        self.ask(|reply| Request::Discard { reasons, reply }).await
+    }
+
+    /// Offers all of the quarantine again if it was refused for another version of the agent, or
+    /// by a bridge of another protocol. Returns how many readings that are.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn offer(&self, protocol: Option<u16>) -> Result<u64, BufferError> {
+        self.ask(|reply| Request::Offer { protocol, reply }).await
+    }
+
+    /// Rows that were offered again since this was last called, for the one session.
+    #[must_use]
+    pub fn take_requeued(&self) -> RangeSet {
+        self.requeued.take()
     }
 
     /// An acknowledgement with the file's row numbers in place of sequences, under the name of

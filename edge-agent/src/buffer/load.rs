@@ -3,7 +3,7 @@
 
 use schema::{Epoch, Hlc, HlcClock, RangeSet, SensorName, SeqRange};
 
-use super::account::Account;
+use super::account::{Account, Sets};
 use super::epochs::{Ledger, Ledgers, Run};
 use super::file::File;
 use super::log::{Book, Entry, Head, Ids, Kind};
@@ -21,6 +21,10 @@ pub(super) struct State {
     pub(super) anchor: Option<Anchor>,
     /// Bytes of the texts that are pending.
     pub(super) text_bytes: u64,
+    /// Bytes of the texts in quarantine.
+    pub(super) quarantined_text_bytes: u64,
+    /// For whom the quarantine was offered last: agent and bridge.
+    pub(super) offered: Option<Entry>,
     /// The row number before which names are not forgotten again.
     pub(super) forget_sensors_from: u64,
     /// Rows that are settled and stand in the file still.
@@ -67,7 +71,8 @@ pub(super) async fn load(file: &File, epoch: Epoch) -> Result<State, LoadError> 
         .ok_or_else(|| damaged("a row of sync_log is damaged"))?;
     let mut found = Vec::new();
     for head in entries.iter().filter(|entry| entry.kind == Kind::Epoch) {
-        found.push(Found::of(head, &entries));
+        let of = Found::of(head, &entries);
+        found.push(of.ok_or_else(|| damaged("a row of sync_log makes no sense"))?);
     }
     let gone = entries.iter().filter(|entry| entry.kind == Kind::Gone);
     let gone: RangeSet = gone.filter_map(Entry::range).collect();
@@ -92,6 +97,11 @@ pub(super) async fn load(file: &File, epoch: Epoch) -> Result<State, LoadError> 
         .max()
         .unwrap_or(0);
     let mut ended = Vec::with_capacity(found.len());
+    // A row in quarantine that is not there has vanished unasked.
+    let in_quarantine: u64 = found.iter().map(|found| found.in_quarantine.count()).sum();
+    if rows.quarantined.count() != in_quarantine {
+        return Err(damaged(CONTRADICTION));
+    }
     for found in found {
         ended.push(
             found
@@ -112,6 +122,10 @@ pub(super) async fn load(file: &File, epoch: Epoch) -> Result<State, LoadError> 
         clock,
         anchor: rows.anchor.filter(|anchor| anchor.key.seq == last_row),
         text_bytes: rows.text_bytes,
+        quarantined_text_bytes: rows.quarantined_text_bytes,
+        offered: entries
+            .into_iter()
+            .find(|entry| entry.kind == Kind::Offered),
         forget_sensors_from: 0,
         leftover: rows.leftover,
     })
@@ -122,23 +136,23 @@ struct Found {
     epoch: Epoch,
     book: Book,
     head: Head,
-    settled: RangeSet,
-    given_up: RangeSet,
+    sets: Sets,
+    in_quarantine: RangeSet,
     /// Sequences of rows that were found, and wait.
     pending: RangeSet,
 }
 
 impl Found {
-    fn of(head: &Entry, entries: &[Entry]) -> Self {
-        let (book, settled, given_up) = Book::restore(head, entries);
-        Self {
+    fn of(head: &Entry, entries: &[Entry]) -> Option<Self> {
+        let (book, sets) = Book::restore(head, entries)?;
+        Some(Self {
             epoch: head.epoch,
             book,
             head: Head::of(head),
-            settled,
-            given_up,
+            in_quarantine: sets.in_quarantine(),
+            sets,
             pending: RangeSet::new(),
-        }
+        })
     }
 
     /// Its rows, unless it has ended and holds none.
@@ -167,8 +181,7 @@ impl Found {
             self.epoch,
             last_seq,
             self.pending,
-            self.settled,
-            self.given_up,
+            self.sets,
             self.head.counts,
         )?;
         let mut ledger = Ledger::restore(account, self.book, base, is_ended);
@@ -191,10 +204,12 @@ async fn load_sensors(file: &File) -> Result<Sensors, LoadError> {
 
 #[derive(Default)]
 struct Rows {
+    quarantined: RangeSet,
     leftover: RangeSet,
     anchor: Option<Anchor>,
     hlc_max: Hlc,
     text_bytes: u64,
+    quarantined_text_bytes: u64,
 }
 
 async fn load_rows(
@@ -224,7 +239,10 @@ async fn load_rows(
             match run.filter(|(run, _)| key.seq <= run.last_row) {
                 Some((run, index)) => {
                     let (found, seq) = (&mut found[index], key.seq - run.base);
-                    if found.settled.contains(seq) || found.given_up.contains(seq) {
+                    if found.in_quarantine.contains(seq) {
+                        rows.quarantined.extend(SeqRange::one(key.seq));
+                        rows.quarantined_text_bytes += super::row::text_bytes(value);
+                    } else if found.sets.is_free(seq) {
                         rows.leftover.extend(SeqRange::one(key.seq));
                     } else {
                         found.pending.extend(SeqRange::one(seq));

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use schema::{Epoch, RangeSet, SeqRange};
+use schema::message::RejectReason;
+use schema::{DiscardedBy, Epoch, RangeSet, SeqRange};
 
-use super::account::{Account, Counts};
+use super::account::{Account, Cause, Counts, GivenUp, Sets};
 use super::row::{Cell, small_mark};
 
 /// Columns of a row, the id included.
@@ -20,6 +21,9 @@ pub(super) enum Kind {
     Recovery = 4,
     Gone = 5,
     Past = 6,
+    Quarantined = 7,
+    Discarded = 8,
+    Offered = 9,
 }
 
 /// One row.
@@ -137,6 +141,28 @@ impl Entry {
         SeqRange::new(self.first_seq, self.last_seq)
     }
 
+    /// Adds the range of a row about one to the sets of its epoch; `None` when it makes no sense.
+    pub(super) fn join(&self, sets: &mut Sets) -> Option<()> {
+        if !self.kind.is_of_an_account() {
+            return Some(());
+        }
+        let range = self.range()?;
+        let set = match self.kind {
+            Kind::Quarantined => {
+                let cause = Cause::parse(&self.note)?;
+                sets.quarantined.entry(cause).or_default()
+            }
+            Kind::Discarded => {
+                let given_up = GivenUp::parse(&self.note)?;
+                sets.discarded.entry(given_up).or_default()
+            }
+            Kind::GivenUp => sets.discarded.entry(GivenUp::BY_AN_OLD_AGENT).or_default(),
+            _ => &mut sets.settled,
+        };
+        set.insert(range);
+        Some(())
+    }
+
     fn numbers(&self) -> [i64; 10] {
         [
             self.id,
@@ -162,6 +188,9 @@ impl Kind {
             Self::Recovery,
             Self::Gone,
             Self::Past,
+            Self::Quarantined,
+            Self::Discarded,
+            Self::Offered,
         ]
         .into_iter()
         .find(|kind| *kind as i64 == number)
@@ -250,6 +279,18 @@ impl Ranges {
         }
     }
 
+    /// The notes that rows of a kind have.
+    fn notes(&self, kind: Kind) -> Vec<&str> {
+        let from = (kind, String::new(), 0);
+        let keys = self.0.range(from..).map(|(key, _)| key);
+        let mut notes: Vec<&str> = keys
+            .take_while(|(found, ..)| *found == kind)
+            .map(|(_, note, _)| note.as_str())
+            .collect();
+        notes.dedup();
+        notes
+    }
+
     fn ids(&self) -> impl Iterator<Item = i64> + '_ {
         self.0.values().map(|(_, id)| *id)
     }
@@ -293,12 +334,31 @@ impl Book {
                 note: head.note.clone(),
             }));
         }
-        for (kind, set) in [
-            (Kind::Settled, account.settled()),
-            (Kind::GivenUp, account.given_up()),
+        let of = (epoch, at_ms);
+        let sets = account.sets();
+        let mut change = |kind, note: &str, set: &RangeSet| {
+            self.ranges.changes(kind, note, set, of, ids, &mut writes);
+        };
+        change(Kind::Settled, "", &sets.settled);
+        // What an agent 0.1 gave up stands among the discarded from now on.
+        let none = RangeSet::new();
+        change(Kind::GivenUp, "", &none);
+        let quarantined = sets.quarantined.iter();
+        let quarantined = quarantined.map(|(cause, set)| (cause.note(), set));
+        let discarded = sets.discarded.iter();
+        let discarded = discarded.map(|(given_up, set)| (given_up.note(), set));
+        for (kind, wanted) in [
+            (Kind::Quarantined, quarantined.collect::<Vec<_>>()),
+            (Kind::Discarded, discarded.collect()),
         ] {
-            let of = (epoch, at_ms);
-            self.ranges.changes(kind, "", set, of, ids, &mut writes);
+            for note in self.ranges.notes(kind) {
+                if wanted.iter().all(|(wanted, _)| *wanted != note) {
+                    change(kind, note, &none);
+                }
+            }
+            for (note, set) in &wanted {
+                change(kind, note, set);
+            }
         }
         writes
     }
@@ -321,19 +381,20 @@ impl Book {
         }
     }
 
-    /// The book of the epoch whose one row is `head`, and its sets.
-    pub(super) fn restore(head: &Entry, entries: &[Entry]) -> (Self, RangeSet, RangeSet) {
+    /// The book of the epoch whose one row is `head`, and its sets; `None` when a row makes no
+    /// sense.
+    pub(super) fn restore(head: &Entry, entries: &[Entry]) -> Option<(Self, Sets)> {
         let own = || entries.iter().filter(|entry| entry.epoch == head.epoch);
-        let set = |kind| {
-            let ranges = own().filter(|entry| entry.kind == kind);
-            ranges.filter_map(Entry::range).collect()
-        };
+        let mut sets = Sets::default();
+        for entry in own() {
+            entry.join(&mut sets)?;
+        }
         let book = Self {
             id: head.id,
             head: Some(Head::of(head)),
             ranges: Ranges::restore(own().filter(|entry| entry.kind.is_of_an_account())),
         };
-        (book, set(Kind::Settled), set(Kind::GivenUp))
+        Some((book, sets))
     }
 }
 
@@ -351,11 +412,75 @@ impl Head {
 impl Kind {
     /// Whether its rows hold ranges.
     const fn is_range(self) -> bool {
-        matches!(self, Self::Settled | Self::GivenUp | Self::Gone)
+        matches!(self, Self::Gone) || self.is_of_an_account()
     }
 
     /// Whether its rows hold ranges of one epoch.
     const fn is_of_an_account(self) -> bool {
-        matches!(self, Self::Settled | Self::GivenUp)
+        matches!(
+            self,
+            Self::Settled | Self::GivenUp | Self::Quarantined | Self::Discarded
+        )
+    }
+}
+
+/// Before the reason of what the device itself put in quarantine.
+const OWN: &str = "own ";
+
+impl Cause {
+    fn note(self) -> String {
+        let own = if self.is_own { OWN } else { "" };
+        format!("{own}{}", self.reason.as_str())
+    }
+
+    fn parse(note: &str) -> Option<Self> {
+        let own = note.strip_prefix(OWN);
+        Some(Self {
+            is_own: own.is_some(),
+            reason: RejectReason::named(own.unwrap_or(note))?,
+        })
+    }
+}
+
+impl GivenUp {
+    /// An agent 0.1 gave up what no reader could read. Nobody asked it to.
+    const BY_AN_OLD_AGENT: Self = Self {
+        by: DiscardedBy::QuarantineBudget,
+        reason: RejectReason::Undecodable,
+    };
+
+    fn note(self) -> String {
+        format!("{} {}", self.by.as_str(), self.reason.as_str())
+    }
+
+    fn parse(note: &str) -> Option<Self> {
+        let (by, reason) = note.split_once(' ')?;
+        Some(Self {
+            by: DiscardedBy::ALL
+                .into_iter()
+                .find(|known| known.as_str() == by)?,
+            reason: RejectReason::named(reason)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_as_they_were_written() {
+        for reason in RejectReason::ALL {
+            for is_own in [true, false] {
+                let cause = Cause { is_own, reason };
+                assert_eq!(Cause::parse(&cause.note()), Some(cause));
+            }
+            for by in DiscardedBy::ALL {
+                let given_up = GivenUp { by, reason };
+                assert_eq!(GivenUp::parse(&given_up.note()), Some(given_up));
+            }
+        }
+        assert_eq!(Cause::parse("no_reason"), None);
+        assert_eq!(GivenUp::parse("somebody too_new"), None);
     }
 }

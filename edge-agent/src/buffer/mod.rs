@@ -8,8 +8,9 @@
 //! - Rows have ascending numbers over the file's whole life. Every start begins an epoch; within it
 //!   sequences count from 1 without holes, and clocks increase strictly.
 //! - A reading that comes without a time is stamped in the commit, and falls on no other of its sensor.
-//! - A row leaves the file for one of three reasons: the bridge's word, a policy of a full buffer,
-//!   damage. Each is counted; the counts always add up to the last sequence given.
+//! - A row leaves the file for one of four reasons: the bridge's word that it is committed, a policy
+//!   of a full buffer, damage, or because it was given up out of the quarantine. Each is counted; the
+//!   counts of an epoch always add up to the last sequence given.
 //! - What is damaged is never taken for a reading, and never thrown away.
 //!
 //! ```text
@@ -44,6 +45,7 @@ mod log;
 mod open;
 mod pages;
 mod paths;
+mod quarantine;
 mod read;
 mod recovery;
 mod reserve;

@@ -126,7 +126,7 @@ pub(super) async fn recover(
             salvaged += 1;
             unnamed += u64::from(!is_named);
             match known.of_row(key.seq) {
-                Some(of) => of.pending.extend(SeqRange::one(key.seq - of.base)),
+                Some(of) => of.found.extend(SeqRange::one(key.seq - of.base)),
                 None => {
                     moved += 1;
                     key.seq = known_last_row + moved;

@@ -17,6 +17,12 @@ pub struct BufferSettings {
     /// Most bytes of pending readings, counted as [`super::row_bytes`] has it. Only long texts
     /// reach it before `rows_max`.
     pub bytes_max: u64,
+    /// Most readings in quarantine, beside those that are pending. `None`: a tenth of `rows_max`.
+    pub quarantine_rows_max: Option<u64>,
+    /// Most bytes of readings in quarantine. `None`: a tenth of `bytes_max`. What is there was
+    /// refused, and is worth keeping until somebody has looked; it must not take the disk of what
+    /// flows.
+    pub quarantine_bytes_max: Option<u64>,
     /// How long an append may wait for others to share its commit. Flash wears by commits, not by
     /// readings: half a second halves the wear of a quarter, and is as long as the sync session
     /// lets a reading wait anyway. See `docs/flash-wear.md`.
@@ -62,6 +68,8 @@ impl BufferSettings {
             path: path.into(),
             rows_max: 1_000_000,
             bytes_max: 256 * 1024 * 1024,
+            quarantine_rows_max: None,
+            quarantine_bytes_max: None,
             linger: Duration::from_millis(500),
             settle_linger: Duration::from_secs(5),
             policies: Policies::default(),
@@ -72,6 +80,16 @@ impl BufferSettings {
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
         Paths::of(&self.path).all()
+    }
+
+    /// Most rows and bytes in quarantine.
+    #[must_use]
+    pub fn quarantine_max(&self) -> (u64, u64) {
+        let tenth = |all: u64| all.div_ceil(10);
+        (
+            self.quarantine_rows_max.unwrap_or(tenth(self.rows_max)),
+            self.quarantine_bytes_max.unwrap_or(tenth(self.bytes_max)),
+        )
     }
 
     /// Checks every setting.

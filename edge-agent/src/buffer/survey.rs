@@ -10,7 +10,7 @@ use std::path::Path;
 
 use schema::{Epoch, Quality, RangeSet, SensorName, SeqRange, Value};
 
-use super::account::{Account, Counts};
+use super::account::{Account, Counts, Sets};
 use super::connect::PAGE_BYTES;
 use super::epochs::Ledger;
 use super::log::{Book, Entry, Ids, Kind};
@@ -66,10 +66,9 @@ pub(super) struct KnownEpoch {
     pub(super) base: u64,
     ended_at: u64,
     counts: Counts,
-    settled: RangeSet,
-    given_up: RangeSet,
-    /// Sequences whose rows were found, and wait.
-    pub(super) pending: RangeSet,
+    sets: Sets,
+    /// Sequences whose rows were found, and are held: pending or in quarantine.
+    pub(super) found: RangeSet,
 }
 
 /// Rows and names of a last commit that is not whole. Whether it was ever accepted cannot be told,
@@ -264,9 +263,8 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                     base: entry.first_seq,
                     ended_at: 0,
                     counts: Counts::default(),
-                    settled: RangeSet::new(),
-                    given_up: RangeSet::new(),
-                    pending: RangeSet::new(),
+                    sets: Sets::default(),
+                    found: RangeSet::new(),
                 });
                 epochs.len() - 1
             }
@@ -280,16 +278,13 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
     for entry in entries {
         let of_epoch = |known: &&mut KnownEpoch| known.epoch == entry.epoch;
         let set = match entry.kind {
-            Kind::Settled => known
-                .epochs
-                .iter_mut()
-                .find(of_epoch)
-                .map(|of| &mut of.settled),
-            Kind::GivenUp => known
-                .epochs
-                .iter_mut()
-                .find(of_epoch)
-                .map(|of| &mut of.given_up),
+            Kind::Settled | Kind::GivenUp | Kind::Quarantined | Kind::Discarded => {
+                if let Some(of) = known.epochs.iter_mut().find(of_epoch) {
+                    // What makes no sense says nothing.
+                    let _ = entry.join(&mut of.sets);
+                }
+                None
+            }
             Kind::Gone => Some(&mut known.gone),
             Kind::Past => {
                 let sum = |entry: &Entry| entry.counts.sum();
@@ -302,7 +297,7 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                 }
                 None
             }
-            Kind::Epoch | Kind::Recovery => None,
+            Kind::Epoch | Kind::Recovery | Kind::Offered => None,
         };
         if let (Some(set), Some(range)) = (set, entry.range()) {
             set.insert(range);
@@ -345,7 +340,7 @@ impl KnownEpoch {
 
     /// Whether a row of this sequence needs no saving.
     pub(super) fn is_done(&self, seq: u64) -> bool {
-        self.settled.contains(seq) || self.given_up.contains(seq)
+        self.sets.is_free(seq)
     }
 
     /// How many rows the file should have held of it, when `last_row` is its last at most.
@@ -358,9 +353,9 @@ impl KnownEpoch {
         if !self.may_grow() {
             return self.ended_at;
         }
-        [&self.settled, &self.given_up, &self.pending]
+        [self.sets.last(), self.found.last()]
             .into_iter()
-            .filter_map(RangeSet::last)
+            .flatten()
             .fold(last_row.saturating_sub(self.base), u64::max)
             .max(self.counts.sum())
     }
@@ -370,20 +365,35 @@ impl KnownEpoch {
     pub(super) fn into_ledger(self, last_row: u64, ids: &mut Ids) -> Option<Ledger> {
         let last_seq = self.last_seq(last_row);
         let all = RangeSet::from_iter([SeqRange::new(1, last_seq)?]);
-        let settled = self.settled.intersection(&all);
-        let mut given_up = self.given_up.intersection(&all);
-        given_up.subtract(&settled);
-        let pending = self.pending.intersection(&all);
-        let committed = self.counts.committed.min(settled.count());
-        let discarded_max = settled.count() - committed + given_up.count();
-        let discarded = self.counts.discarded.clamp(given_up.count(), discarded_max);
+        let found = self.found.intersection(&all);
+        // Older images of a row of the log may say what was true before: the strongest word counts.
+        let mut sets = self.sets;
+        sets.settled = sets.settled.intersection(&all);
+        let mut known = sets.settled.clone();
+        for set in sets.discarded.values_mut() {
+            set.subtract(&known);
+            known.merge(set);
+        }
+        sets.discarded.retain(|_, set| !set.is_empty());
+        for set in sets.quarantined.values_mut() {
+            set.subtract(&known);
+            *set = set.intersection(&found);
+            known.merge(set);
+        }
+        sets.quarantined.retain(|_, set| !set.is_empty());
+        let mut pending = found.clone();
+        pending.subtract(&known);
+        let committed = self.counts.committed.min(sets.settled.count());
+        let unconfirmed: u64 = sets.discarded.values().map(RangeSet::count).sum();
+        let discarded_max = sets.settled.count() - committed + unconfirmed;
+        let discarded = self.counts.discarded.clamp(unconfirmed, discarded_max);
         let counts = Counts {
             committed,
             discarded,
-            evicted: last_seq - committed - discarded - pending.count(),
+            evicted: last_seq - committed - discarded - found.count(),
         };
-        let base = (!pending.is_empty()).then_some(self.base);
-        let account = Account::restore(self.epoch, last_seq, pending, settled, given_up, counts)?;
+        let base = (!found.is_empty()).then_some(self.base);
+        let account = Account::restore(self.epoch, last_seq, pending, sets, counts)?;
         Some(Ledger::restore(account, Book::new(ids), base, true))
     }
 }

@@ -35,11 +35,13 @@ use super::file::File;
 use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
 use super::load::{Anchor, State};
 use super::open;
+use super::quarantine::Quarantine;
 use super::read;
 use super::recovery::Recovery;
 use super::reserve::{self, Reserve};
 use super::row::ROW_BYTES;
 use super::settings::BufferSettings;
+use crate::repeat::Repeats;
 
 /// Waiting readings at which a commit waits no longer.
 const COMMIT_ROWS: usize = 4096;
@@ -52,6 +54,9 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// So far from its scan's time a stamp may be.
 const STAMP_LEAD_MICROS: u64 = schema::stamp::BACK_MAX.as_micros() as u64;
+
+/// A warning that lasts is repeated this often.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What the thread found when it opened the file.
 #[derive(Debug)]
@@ -107,7 +112,7 @@ pub(super) fn run(
     clock: Arc<dyn Clock>,
     mut queue: mpsc::Receiver<Request>,
     progress: watch::Sender<Progress>,
-    evictions: Evictions,
+    (evictions, requeued): (Evictions, Evictions),
     opened: oneshot::Sender<Result<Found, BufferError>>,
 ) {
     // libSQL's calls are async in name only; the runtime is there for the queue and its timer.
@@ -143,6 +148,7 @@ pub(super) fn run(
             let floor = latest_stamp(anchor);
             state.sensors.stamp_behind(floor, clock.now_micros());
         }
+        let quarantine = Quarantine::restore(state.offered.as_ref());
         let deferred = Deferred::leftover(std::mem::take(&mut state.leftover));
         let mut writer = Writer {
             settings,
@@ -155,6 +161,10 @@ pub(super) fn run(
             append_by: None,
             settle_by: (!deferred.is_empty()).then(Instant::now),
             deferred,
+            quarantine,
+            requeued,
+            warnings: Repeats::new(WARN_EVERY),
+            losses: Repeats::new(WARN_EVERY),
             progress,
             evictions,
             reserve: found.reserve,
@@ -186,18 +196,23 @@ fn latest_stamp(Anchor { key, .. }: Anchor) -> ObservedAt {
     ObservedAt::from_micros(latest.micros().saturating_add(counter))
 }
 
-struct Writer {
-    settings: BufferSettings,
-    clock: Arc<dyn Clock>,
-    file: File,
-    state: State,
+pub(super) struct Writer {
+    pub(super) settings: BufferSettings,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) file: File,
+    pub(super) state: State,
     sweep: Sweep,
     waiting: Vec<Waiting>,
     waiting_rows: usize,
     append_by: Option<Instant>,
     /// Settled in memory, not yet in the file.
-    deferred: Deferred,
-    settle_by: Option<Instant>,
+    pub(super) deferred: Deferred,
+    pub(super) settle_by: Option<Instant>,
+    pub(super) quarantine: Quarantine,
+    /// Rows that are offered again, for the session.
+    pub(super) requeued: Evictions,
+    pub(super) warnings: Repeats,
+    pub(super) losses: Repeats,
     progress: watch::Sender<Progress>,
     evictions: Evictions,
     reserve: Reserve,
@@ -262,6 +277,18 @@ impl Writer {
                 };
                 let balance = self.settle(epoch, word).await;
                 let _ = reply.send(Ok(balance));
+            }
+            Request::Requeue { reasons, reply } => {
+                let count = self.requeue(reasons.as_deref()).await;
+                let _ = reply.send(Ok(count));
+            }
+            Request::Discard { reasons, reply } => {
+                let count = self.discard(reasons.as_deref()).await;
+                let _ = reply.send(Ok(count));
+            }
+            Request::Offer { protocol, reply } => {
+                let count = self.offer(protocol).await;
+                let _ = reply.send(Ok(count));
             }
             Request::Report { reply } => {
                 let _ = reply.send(Ok(self.report()));
@@ -350,31 +377,40 @@ impl Writer {
                 continue;
             };
             let account = &mut ledger.account;
-            let freed = account.settle(&word.committed, &word.rejected, &word.evicted);
-            let freed = ledger.run().map(|run| run.rows_of(&freed));
-            let freed = freed.unwrap_or_default();
-            self.deferred.settle(&freed);
-            self.uncount_texts(&freed).await;
-            self.settle_by
-                .get_or_insert_with(|| Instant::now() + self.settings.settle_linger);
+            let changed = account.settle(&word.committed, &word.rejected, &word.evicted);
+            let run = ledger.run();
+            let rows = |seqs: &RangeSet| run.map(|run| run.rows_of(seqs)).unwrap_or_default();
+            self.settled(
+                rows(&changed.freed),
+                rows(&changed.released),
+                rows(&changed.quarantined),
+            )
+            .await;
         }
+        self.offer_next().await;
         self.tell();
         self.state.epochs.balance()
     }
 
-    /// Counts the texts of rows that are settled no more.
-    async fn uncount_texts(&mut self, rows: &RangeSet) {
-        if self.state.text_bytes == 0 {
-            return;
+    /// Carries out what a word has changed: pending rows that are free, quarantined ones that are,
+    /// and pending ones that are in quarantine now.
+    async fn settled(&mut self, freed: RangeSet, released: RangeSet, quarantined: RangeSet) {
+        let texts = self.texts(&freed).await;
+        self.state.text_bytes = self.state.text_bytes.saturating_sub(texts);
+        let texts = self.texts(&released).await;
+        let kept = &mut self.state.quarantined_text_bytes;
+        *kept = kept.saturating_sub(texts);
+        let texts = self.texts(&quarantined).await;
+        self.state.text_bytes = self.state.text_bytes.saturating_sub(texts);
+        self.state.quarantined_text_bytes += texts;
+        self.deferred.settle(&freed);
+        self.deferred.settle(&released);
+        self.settle_soon();
+        for rows in [&freed, &released, &quarantined] {
+            self.quarantine_answered(rows);
         }
-        for range in rows.iter() {
-            match self.file.text_bytes(range).await {
-                Ok(bytes) => {
-                    self.state.text_bytes = self.state.text_bytes.saturating_sub(bytes);
-                }
-                // Counted too high until the next start: the limit is met a little early.
-                Err(error) => warn!(%error, "the size of settled texts is not known"),
-            }
+        if !quarantined.is_empty() {
+            self.quarantined(&quarantined).await;
         }
     }
 
@@ -512,25 +548,31 @@ impl Writer {
         }
     }
 
-    fn evicted(&self, evicted: &RangeSet) {
+    fn evicted(&mut self, evicted: &RangeSet) {
         if !evicted.is_empty() {
             self.evictions.add(evicted);
+            self.quarantine_answered(evicted);
         }
     }
 
     /// Shows where the buffer stands.
-    fn tell(&self) {
+    pub(super) fn tell(&self) {
         let epochs = &self.state.epochs;
         let now = Progress {
             balance: epochs.balance(),
             current: epochs.current().account.balance(),
             last_row: epochs.last_row(),
             bytes: epochs.pending_rows() * ROW_BYTES + self.state.text_bytes,
+            reasons: epochs.reasons(),
+            quarantined_bytes: epochs.quarantined_rows() * ROW_BYTES
+                + self.state.quarantined_text_bytes,
         };
         self.progress.send_if_modified(|told| {
             let before = std::mem::replace(told, now);
             before.balance.accepted != now.balance.accepted
                 || before.balance.evicted < now.balance.evicted
+                || before.balance.discarded < now.balance.discarded
+                || before.balance.quarantined > now.balance.quarantined
         });
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use schema::message::{CommandId, KnownCommand};
+use schema::message::{CommandId, KnownCommand, RejectReason};
 use schema::setting::LogLevel;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
@@ -66,6 +66,12 @@ struct Exec {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Quarantined {
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SetLogLevel {
     level: String,
     #[serde(default, rename = "for", with = "humantime_serde")]
@@ -102,9 +108,11 @@ impl Workshop {
         async move {
             match name.as_str() {
                 "collect" => shop.collect().await,
+                "discard" => shop.discard(&arguments).await,
                 "exec" => shop.exec(id, &arguments).await,
                 "flush" => shop.flush().await,
                 "ping" => Ok("pong".to_owned()),
+                "requeue" => shop.requeue(&arguments).await,
                 "restart" => shop.restart(id).await,
                 "resync" => shop.resync().await,
                 "set-log-level" => shop.set_log_level(&arguments),
@@ -176,6 +184,24 @@ impl Workshop {
         ))
     }
 
+    /// Offers readings in quarantine again.
+    async fn requeue(&self, arguments: &str) -> Outcome {
+        let (reasons, of) = reasons(arguments)?;
+        let requeued = self.buffer.requeue(reasons).await;
+        let count = requeued.map_err(|error| error.to_string())?;
+        Ok(format!(
+            "{count} readings in quarantine{of} are offered again"
+        ))
+    }
+
+    /// Gives up readings in quarantine.
+    async fn discard(&self, arguments: &str) -> Outcome {
+        let (reasons, of) = reasons(arguments)?;
+        let discarded = self.buffer.discard(reasons).await;
+        let count = discarded.map_err(|error| error.to_string())?;
+        Ok(format!("{count} readings in quarantine{of} are discarded"))
+    }
+
     fn set_log_level(&self, arguments: &str) -> Outcome {
         let SetLogLevel { level, time } = serde_json::from_str(arguments).map_err(|error| {
             format!("arguments are not of the form {{\"level\": …, \"for\": \"10m\"}}: {error}")
@@ -197,6 +223,20 @@ impl Workshop {
             None => format!("{level} until the agent starts again"),
         })
     }
+}
+
+/// The reason that the arguments name, if they do, and how to say it.
+fn reasons(arguments: &str) -> Result<(Option<Vec<RejectReason>>, String), String> {
+    let Quarantined { reason } = serde_json::from_str(arguments)
+        .map_err(|error| format!("arguments are not of the form {{\"reason\": …}}: {error}"))?;
+    let Some(name) = reason else {
+        return Ok((None, String::new()));
+    };
+    let Some(reason) = RejectReason::named(&name) else {
+        let known = RejectReason::ALL.map(RejectReason::as_str).join(", ");
+        return Err(format!("reason is none of {known}"));
+    };
+    Ok((Some(vec![reason]), format!(" for {name}")))
 }
 
 /// Asks another part of the agent, and waits for its answer.
@@ -262,6 +302,22 @@ mod tests {
         }
         let unknown = perform(&shop, "format-disk", "{}").await.unwrap_err();
         assert!(unknown.ends_with(&KnownCommand::names()), "{unknown}");
+    }
+
+    #[tokio::test]
+    async fn a_command_on_the_quarantine_names_a_reason_that_there_is_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shop, _heard) = shop(folder.path(), Tools::default()).await;
+        for name in ["requeue", "discard"] {
+            for good in ["{}", r#"{"reason":null}"#, r#"{"reason":"too_new"}"#] {
+                let said = perform(&shop, name, good).await.unwrap();
+                assert!(said.starts_with("0 readings in quarantine"), "{said}");
+            }
+            for bad in ["[]", r#"{"reason":"new"}"#, r#"{"reasons":"too_new"}"#] {
+                let refused = perform(&shop, name, bad).await;
+                assert!(refused.is_err(), "{name} {bad}: {refused:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -69,6 +69,8 @@ pub(super) struct RawBuffer {
     pub(super) path: PathBuf,
     pub(super) rows_max: Option<u64>,
     pub(super) bytes_max: Option<u64>,
+    pub(super) quarantine_rows_max: Option<u64>,
+    pub(super) quarantine_bytes_max: Option<u64>,
     #[serde(default, with = "humantime_serde")]
     pub(super) linger: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
@@ -249,6 +251,8 @@ impl RawBuffer {
             path: default.path,
             rows_max: self.rows_max.unwrap_or(default.rows_max),
             bytes_max: self.bytes_max.unwrap_or(default.bytes_max),
+            quarantine_rows_max: self.quarantine_rows_max,
+            quarantine_bytes_max: self.quarantine_bytes_max,
             linger: self.linger.unwrap_or(default.linger),
             settle_linger: self.settle_linger.unwrap_or(default.settle_linger),
             policies: Policies::new(self.when_full, rules),

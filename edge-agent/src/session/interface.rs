@@ -22,6 +22,8 @@ pub enum Input<'a> {
     Appended(SeqRange),
     /// The buffer dropped rows by its policy.
     Evicted(&'a RangeSet),
+    /// Rows that the bridge had refused are to be offered to it again.
+    Requeued(&'a RangeSet),
     /// The batch of [`Effect::Send`] was handed to the link.
     Prepared(Prepared),
     /// The batch of [`Effect::Send`] could not be handed to the link.
@@ -76,7 +78,7 @@ pub enum Effect {
         /// Whether one of its rows was sent before.
         retransmission: bool,
     },
-    /// Take these rows out of the buffer.
+    /// The fate of these rows is known, as far as the bridge has a word in it.
     Settle(Settle),
     /// A batch is settled as a whole.
     Completed {
@@ -116,9 +118,9 @@ pub struct Settle {
     pub epoch: Epoch,
     /// In the database.
     pub committed: RangeSet,
-    /// Refused for good.
+    /// Refused for now: not to be sent until they are offered again.
     pub rejected: Vec<Rejection>,
-    /// Evicted, and now known to the ledger.
+    /// Evicted or discarded, and now known to the ledger.
     pub evicted: RangeSet,
 }
 

@@ -135,6 +135,7 @@ impl Session {
             Input::Disconnected => self.disconnect(),
             Input::Appended(range) => self.append(range),
             Input::Evicted(ranges) => self.evict(ranges),
+            Input::Requeued(ranges) => self.requeue(ranges),
             Input::Prepared(prepared) => self.prepared(prepared, &mut effects),
             Input::NotSent(batch) => self.not_sent(batch),
             Input::Acked(ack) => self.acked(ack, &mut effects),
@@ -288,6 +289,15 @@ impl Session {
         self.report_soon();
     }
 
+    /// They travel as history, at its pace. What was said of them before does not count any more.
+    fn requeue(&mut self, ranges: &RangeSet) {
+        self.attempted.subtract(ranges);
+        for range in ranges.iter() {
+            self.order.resume(range);
+        }
+        self.report_soon();
+    }
+
     fn prepared(&mut self, prepared: Prepared, effects: &mut Vec<Effect>) {
         let Some(Preparing {
             batch,
@@ -381,14 +391,16 @@ impl Session {
                 .collect()
         };
         let committed = clamp(&ack.committed);
-        let rejected: Vec<Rejection> = ack
-            .rejected
-            .iter()
-            .filter_map(|&Rejection { range, reason }| {
-                let range = range.intersection(given)?;
-                Some(Rejection { range, reason })
-            })
-            .collect();
+        let mut rejected = Vec::with_capacity(ack.rejected.len());
+        for &Rejection { range, reason } in &ack.rejected {
+            let Some(range) = range.intersection(given) else {
+                continue;
+            };
+            let mut ranges = RangeSet::from_iter([range]);
+            // The answer to a batch from before they were offered again, or to a report.
+            ranges.subtract(&self.not_sent_since(range));
+            rejected.extend(ranges.iter().map(|range| Rejection { range, reason }));
+        }
         let unsettled = self.attempted.count();
         for range in committed
             .iter()
@@ -410,6 +422,16 @@ impl Session {
         if !resync.is_empty() {
             self.resync(&resync);
         }
+    }
+
+    /// Rows of a range that wait, and were not sent since they do.
+    fn not_sent_since(&self, range: SeqRange) -> RangeSet {
+        let mut waiting = self.order.waiting(range);
+        if let Some(preparing) = &self.preparing {
+            waiting.merge(&preparing.ranges.intersection(&RangeSet::from_iter([range])));
+        }
+        waiting.subtract(&self.attempted);
+        waiting
     }
 
     /// Forgets rows whose fate is known.

@@ -404,6 +404,41 @@ fn one_unreadable_row_among_good_ones_is_given_up_alone() {
 }
 
 #[test]
+fn a_refusal_from_before_rows_were_offered_again_does_not_count() {
+    let mut edge = Edge::connected(small(), &[range(1, 10)]);
+    let first = edge.take_published();
+    let refuse = |edge: &mut Edge, rows: &RangeSet| {
+        let reason = RejectReason::TooNew;
+        let rejected = rows.iter().map(|range| Rejection { range, reason });
+        let ack = Ack {
+            rejected: rejected.collect(),
+            ..ack(&[])
+        };
+        edge.input(Input::Acked(&ack));
+    };
+    let rows = first[0].rows.clone();
+    refuse(&mut edge, &rows);
+    assert_eq!(edge.rejected, rows);
+    // Offered again while the link takes nothing; the same word comes once more.
+    edge.input(Input::Pause);
+    edge.rejected = RangeSet::new();
+    edge.held.merge(&rows);
+    edge.input(Input::Requeued(&rows));
+    refuse(&mut edge, &rows);
+    assert!(edge.rejected.is_empty(), "{:?}", edge.rejected);
+    // Once it was sent, it counts.
+    edge.input(Input::Resume);
+    while !rows.intersection(&edge.held).is_empty() {
+        assert!(edge.now < Duration::from_secs(60));
+        for Published { rows, .. } in edge.take_published() {
+            refuse(&mut edge, &rows);
+        }
+        edge.sleep();
+    }
+    assert_eq!(edge.rejected.intersection(&rows), rows);
+}
+
+#[test]
 fn a_reader_that_reads_nothing_costs_no_reading() {
     let mut edge = Edge::connected(small(), &[range(1, 30)]);
     let mut refused = 0;

@@ -117,6 +117,15 @@ impl Order {
         bound(&mut self.history);
     }
 
+    /// Rows of `range` that wait.
+    pub(crate) fn waiting(&self, range: SeqRange) -> RangeSet {
+        let range = RangeSet::from_iter([range]);
+        let mut waiting = self.lost.intersection(&range);
+        waiting.merge(&self.fresh.intersection(&range));
+        waiting.merge(&self.history.intersection(&range));
+        waiting
+    }
+
     /// Rows that need no sending any more. Skipped where it would only split ranges beyond
     /// their bound.
     pub(crate) fn forget(&mut self, range: SeqRange) {

@@ -9,18 +9,22 @@ use edge_agent::buffer::{
 };
 use schema::{Reading, SeqRange, Value};
 
-use crate::buffer::{TestClock, check_balance, folder, open, reading, readings, set, settings};
+use crate::buffer::{
+    TestClock, check_balance, folder, open, read_all, reading, readings, set, settings,
+};
 
 const NOW_MS: i64 = 1_790_000_000_000;
 
 /// Sensors and times of all that is pending, in order of sequence.
 async fn held(opened: &Opened) -> Vec<(String, i64)> {
-    let all = SeqRange::new(1, 100_000).unwrap();
-    let batch = opened.buffer.read(all, 4_000).await.unwrap().batch;
-    let name = |row| batch.sensor(row).as_str().to_owned();
-    let rows = batch.rows.iter();
-    rows.map(|row| (name(row), row.observed_at.micros()))
-        .collect()
+    let mut held = Vec::new();
+    for taken in read_all(opened, set(&[(1, 100_000)])).await {
+        let batch = &taken.batch;
+        let name = |row| batch.sensor(row).as_str().to_owned();
+        let rows = batch.rows.iter();
+        held.extend(rows.map(|row| (name(row), row.observed_at.micros())));
+    }
+    held
 }
 
 fn read_now(sensor: &str, count: usize) -> Append {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 use schema::message::ack::payload_digest;
 use schema::message::{
-    self, Ack, CommandProgress, Downlink, Noted, Refusal, Report, ReportedConfig, Status,
+    self, Ack, CommandProgress, Downlink, Noted, Refusal, RejectReason, Rejection, Report,
+    ReportedConfig, Status,
 };
 use schema::{Channel, Epoch, Row, Topic, codec, envelope};
 use tokio::task::JoinHandle;
@@ -21,6 +22,8 @@ pub(crate) enum Mood {
     Acknowledges,
     /// Commits, and its acknowledgements are lost.
     Forgets,
+    /// Stores nothing, and says why.
+    Refuses(RejectReason),
     /// Cannot read a batch that holds this sequence.
     Chokes(u64),
 }
@@ -197,6 +200,17 @@ impl Peer {
             return Some(Downlink::Refused(Refusal {
                 payload_digest: payload_digest(payload),
                 reason: "it stuck in the throat".to_owned(),
+            }));
+        }
+        if let Mood::Refuses(reason) = mood {
+            let rejected = batch.ranges().map(|range| Rejection { range, reason });
+            return Some(Downlink::Ack(Ack {
+                bridge_time_ms: 0,
+                epoch: batch.epoch,
+                committed: Vec::new(),
+                evicted: Vec::new(),
+                rejected: rejected.collect(),
+                resync: Vec::new(),
             }));
         }
         for row in &batch.rows {

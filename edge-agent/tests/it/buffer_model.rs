@@ -23,7 +23,9 @@ enum Step {
     /// Ranges as parts of what was given so far, in thousandths.
     Commit(Vec<(u64, u64)>),
     Reject(u64, u64, bool),
-    ConfirmEvicted(u64, u64),
+    Requeue(bool),
+    Discard(bool),
+    Confirm(u64, u64),
     Restart,
     Crash,
     ClockJump(i64),
@@ -35,7 +37,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop::collection::vec((0..3usize, prop::bool::weighted(0.2)), 1..12).prop_map(Step::Append),
         4 => prop::collection::vec(part(), 1..7).prop_map(Step::Commit),
         1 => (0..1000u64, 0..100u64, any::<bool>()).prop_map(|(from, len, own)| Step::Reject(from, len, own)),
-        2 => part().prop_map(|(from, len)| Step::ConfirmEvicted(from, len)),
+        1 => any::<bool>().prop_map(Step::Requeue),
+        1 => any::<bool>().prop_map(Step::Discard),
+        2 => part().prop_map(|(from, len)| Step::Confirm(from, len)),
         1 => Just(Step::Restart),
         1 => Just(Step::Crash),
         1 => (-100_000..100_000i64).prop_map(Step::ClockJump),
@@ -47,10 +51,19 @@ fn step() -> impl Strategy<Value = Step> {
 enum Fate {
     Pending,
     Committed,
-    Rejected,
-    GivenUp,
+    Quarantined { own: bool },
     Evicted,
     EvictedConfirmed,
+    Discarded,
+    DiscardedConfirmed,
+}
+
+#[derive(Debug, Default)]
+struct ReportedRows {
+    evicted: BTreeSet<u64>,
+    discarded: BTreeSet<u64>,
+    /// And whether that is the device's own word.
+    quarantined: BTreeMap<u64, bool>,
 }
 
 struct Model {
@@ -85,6 +98,14 @@ fn numbers(set: &RangeSet) -> BTreeSet<u64> {
     set.iter().flat_map(|r| r.first()..=r.last()).collect()
 }
 
+/// The device's own word, or a bridge's.
+fn reason(own: bool) -> RejectReason {
+    match own {
+        true => RejectReason::Undecodable,
+        false => RejectReason::TooOld,
+    }
+}
+
 struct World {
     folder: TempDir,
     settings: BufferSettings,
@@ -105,6 +126,9 @@ impl World {
         let settings = BufferSettings {
             rows_max,
             bytes_max,
+            // Its budget has tests of its own.
+            quarantine_rows_max: Some(u64::MAX),
+            quarantine_bytes_max: Some(u64::MAX),
             settle_linger,
             policies: Policies::new(Policy::DropOldest, rules),
             ..settings(folder.path())
@@ -138,7 +162,7 @@ impl World {
                 }
                 for range in ranges.iter() {
                     self.model.change(range, |fate| match fate {
-                        Fate::Rejected | Fate::EvictedConfirmed => fate,
+                        Fate::EvictedConfirmed | Fate::DiscardedConfirmed => fate,
                         _ => Fate::Committed,
                     });
                 }
@@ -148,26 +172,35 @@ impl World {
                 let Some(range) = self.model.range(from, len) else {
                     return;
                 };
-                let reason = match own {
-                    true => RejectReason::Undecodable,
-                    false => RejectReason::TooOld,
-                };
+                let reason = reason(own);
                 self.model.change(range, |fate| match fate {
-                    Fate::Pending if own => Fate::GivenUp,
-                    Fate::Evicted if own => fate,
-                    Fate::Pending | Fate::GivenUp | Fate::Evicted => Fate::Rejected,
-                    Fate::Committed | Fate::Rejected | Fate::EvictedConfirmed => fate,
+                    Fate::Pending | Fate::Quarantined { .. } => Fate::Quarantined { own },
+                    other => other,
                 });
                 let rejected = vec![Rejection { range, reason }];
                 self.settle(RangeSet::new(), rejected, RangeSet::new())
                     .await;
             }
-            Step::ConfirmEvicted(from, len) => {
+            Step::Requeue(own) => {
+                let asked = self.opened.buffer.requeue(Some(vec![reason(own)])).await;
+                let waiting = self.model.with(Fate::Quarantined { own }).len() as u64;
+                assert_eq!(asked.unwrap(), waiting);
+            }
+            Step::Discard(own) => {
+                let asked = self.opened.buffer.discard(Some(vec![reason(own)])).await;
+                let rows = self.model.with(Fate::Quarantined { own });
+                assert_eq!(asked.unwrap(), rows.len() as u64);
+                for row in rows {
+                    self.model.fates.insert(row, Fate::Discarded);
+                }
+            }
+            Step::Confirm(from, len) => {
                 let Some(range) = self.model.range(from, len) else {
                     return;
                 };
                 self.model.change(range, |fate| match fate {
                     Fate::Evicted => Fate::EvictedConfirmed,
+                    Fate::Discarded => Fate::DiscardedConfirmed,
                     other => other,
                 });
                 self.settle(RangeSet::new(), vec![], RangeSet::from_iter([range]))
@@ -281,6 +314,9 @@ impl World {
             .await
             .unwrap();
         assert_eq!(self.opened.last_row, self.model.fates.len() as u64);
+        // One that has taken nothing has no rows to be known by.
+        let last_row = self.opened.last_row;
+        self.model.bases.retain(|_, base| *base < last_row);
         let known = self
             .model
             .bases
@@ -292,38 +328,59 @@ impl World {
     /// After a crash, settlements may be forgotten; nothing else.
     async fn remember(&mut self) {
         let pending = numbers(&self.opened.pending);
+        let reported = self.reported().await;
         for seq in self.model.with(Fate::Pending) {
-            assert!(pending.contains(&seq), "{seq} was accepted and is lost");
+            let is_there = pending.contains(&seq) || reported.quarantined.contains_key(&seq);
+            assert!(is_there, "{seq} was accepted and is lost");
         }
-        let (evicted, given_up) = self.reported().await;
         for (seq, fate) in &mut self.model.fates {
-            let found = match (pending.contains(seq), evicted.contains(seq)) {
-                (true, _) => Fate::Pending,
-                (_, true) => Fate::Evicted,
-                _ if given_up.contains(seq) => Fate::GivenUp,
-                _ => continue,
+            let found = if pending.contains(seq) {
+                Fate::Pending
+            } else if let Some(own) = reported.quarantined.get(seq) {
+                Fate::Quarantined { own: *own }
+            } else if reported.evicted.contains(seq) {
+                Fate::Evicted
+            } else if reported.discarded.contains(seq) {
+                Fate::Discarded
+            } else {
+                continue;
             };
-            match (*fate, found) {
-                (before, after) if before == after => {}
-                (Fate::Evicted | Fate::EvictedConfirmed, Fate::Pending) => {
-                    panic!("{seq} was evicted and came back")
-                }
-                _ => *fate = found,
-            }
+            let was_evicted = matches!(fate, Fate::Evicted | Fate::EvictedConfirmed);
+            assert!(!was_evicted || found == Fate::Evicted, "{seq} came back");
+            *fate = found;
         }
     }
 
-    /// The rows that the report names, as evicted and as given up by the device.
-    async fn reported(&self) -> (BTreeSet<u64>, BTreeSet<u64>) {
-        let (mut evicted, mut given_up) = (BTreeSet::new(), BTreeSet::new());
+    /// The rows that the report names.
+    async fn reported(&self) -> ReportedRows {
+        let mut reported = ReportedRows::default();
         for account in self.opened.buffer.report().await.unwrap() {
             assert!(account.balance.is_balanced(), "{account:?}");
             let base = self.model.bases[&account.epoch];
             let rows = |range: SeqRange| base + range.first()..=base + range.last();
-            evicted.extend(account.evicted.into_iter().flat_map(rows));
-            given_up.extend(account.quarantined.into_iter().flat_map(|r| rows(r.range)));
+            let discards = account.discarded.into_iter().map(|discard| discard.range);
+            reported.discarded.extend(discards.flat_map(rows));
+            reported
+                .evicted
+                .extend(account.evicted.into_iter().flat_map(rows));
+            for rejection in account.quarantined {
+                let own = rejection.reason == reason(true);
+                let rows = rows(rejection.range).map(|row| (row, own));
+                reported.quarantined.extend(rows);
+            }
         }
-        (evicted, given_up)
+        reported
+    }
+
+    /// What is offered again is pending; it was in quarantine.
+    fn take_requeued(&mut self) {
+        for row in numbers(&self.opened.buffer.take_requeued()) {
+            let before = self.model.fates.insert(row, Fate::Pending);
+            assert!(
+                matches!(before, Some(Fate::Quarantined { .. })),
+                "{row}: {before:?}"
+            );
+        }
     }
 
     async fn check(&mut self) {
@@ -338,7 +395,10 @@ impl World {
         assert_eq!(balance.accepted, self.model.fates.len() as u64);
         assert_eq!(balance.pending, count(&[Fate::Pending]));
         assert_eq!(balance.committed, count(&[Fate::Committed]));
-        assert_eq!(balance.discarded, count(&[Fate::Rejected, Fate::GivenUp]));
+        let quarantined = [true, false].map(|own| Fate::Quarantined { own });
+        assert_eq!(balance.quarantined, count(&quarantined));
+        let discarded = [Fate::Discarded, Fate::DiscardedConfirmed];
+        assert_eq!(balance.discarded, count(&discarded));
         assert_eq!(
             balance.evicted,
             count(&[Fate::Evicted, Fate::EvictedConfirmed])
@@ -372,8 +432,9 @@ impl World {
         for run in runs {
             assert!(run.windows(2).all(|pair| pair[0].1 < pair[1].1));
         }
-        let (evicted, _) = self.reported().await;
-        assert_eq!(evicted, self.model.with(Fate::Evicted));
+        let reported = self.reported().await;
+        assert_eq!(reported.evicted, self.model.with(Fate::Evicted));
+        assert_eq!(reported.discarded, self.model.with(Fate::Discarded));
     }
 }
 
@@ -393,6 +454,7 @@ proptest! {
             let mut world = World::new(rows_max, bytes_max, settle_linger).await;
             for step in steps {
                 world.apply(step).await;
+                world.take_requeued();
                 world.check().await;
             }
             world.opened.buffer.close().await;

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use edge_agent::ingest::IngestError;
+use schema::message::RejectReason;
 
 use crate::bridge::{Bridge, Mood};
 use crate::broker::Broker;
 use crate::edge::{Edge, config, readings};
 use crate::eventually;
+use crate::tools::{ended, order};
 
 #[tokio::test]
 async fn what_is_accepted_arrives_and_is_freed() {
@@ -131,7 +133,7 @@ async fn a_row_that_cannot_be_read_is_rejected_alone() {
     })
     .await;
     let balance = edge.agent.balance();
-    assert_eq!((balance.committed, balance.discarded), (59, 1));
+    assert_eq!((balance.committed, balance.quarantined), (59, 1));
     assert!(balance.is_balanced());
     let rejected = || {
         let heard = bridge.heard();
@@ -141,6 +143,76 @@ async fn a_row_that_cannot_be_read_is_rejected_alone() {
             .any(|rejection| rejection.range.contains(17))
     };
     eventually("the bridge hears of it", rejected).await;
+}
+
+#[tokio::test]
+async fn what_was_refused_is_kept_and_stored_once_it_is_offered_again() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    bridge.set(Mood::Refuses(RejectReason::TooNew));
+    let edge = Edge::start(&broker).await;
+    edge.append(40).await;
+    eventually("all is in quarantine", || {
+        edge.agent.balance().quarantined == 40
+    })
+    .await;
+    let status = edge.agent.status();
+    assert_eq!(status.quarantine, [(RejectReason::TooNew, 40)].into());
+    assert!(status.to_string().contains("40: 40 too_new"), "{status}");
+    assert_eq!(edge.metric("tideline_agent_readings_quarantined"), 40);
+    assert!(edge.metric("tideline_agent_buffer_quarantined_bytes") >= 40 * 40);
+    // Another start changes nothing.
+    let folder = edge.stop().await;
+    bridge.set(Mood::Acknowledges);
+    let config = config(&broker, folder.path());
+    let edge = Edge::start_with(config, folder).await;
+    edge.append(2).await;
+    eventually("the new ones are stored", || {
+        edge.agent.balance().committed == 2
+    })
+    .await;
+    assert_eq!(edge.agent.balance().quarantined, 40);
+    let ids = [1, 2, 3, 4].map(crate::tools::id);
+    let id = |n: usize| ids[n - 1];
+    order(&bridge, id(1), "requeue", r#"{"reason":"too_old"}"#).await;
+    let said = ended(&bridge, id(1)).await.output;
+    assert!(
+        said.starts_with("0 readings in quarantine for too_old"),
+        "{said}"
+    );
+    order(&bridge, id(2), "requeue", r#"{"reason":"too_new"}"#).await;
+    eventually("all is stored", || edge.agent.balance().committed == 42).await;
+    assert_eq!(bridge.heard().rows.len(), 42);
+    // A resync offers everything, and a person may give it up.
+    bridge.set(Mood::Refuses(RejectReason::Unstorable));
+    edge.append(5).await;
+    eventually("five are in quarantine", || {
+        edge.agent.balance().quarantined == 5
+    })
+    .await;
+    order(&bridge, id(3), "discard", "{}").await;
+    let said = ended(&bridge, id(3)).await.output;
+    assert!(
+        said.starts_with("5 readings in quarantine are discarded"),
+        "{said}"
+    );
+    let balance = edge.agent.balance();
+    assert_eq!((balance.quarantined, balance.discarded), (0, 5));
+    assert!(balance.is_balanced());
+    bridge.set(Mood::Acknowledges);
+    edge.append(3).await;
+    bridge.set(Mood::Refuses(RejectReason::Unstorable));
+    edge.append(4).await;
+    eventually("four are in quarantine", || {
+        edge.agent.balance().quarantined >= 4
+    })
+    .await;
+    bridge.set(Mood::Acknowledges);
+    order(&bridge, id(4), "resync", "{}").await;
+    eventually("all but what was discarded is stored", || {
+        edge.agent.balance().committed == 49
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -14,12 +14,12 @@ use crate::edge::{Edge, config};
 use crate::eventually;
 use crate::process::Home;
 
-fn id(number: u128) -> CommandId {
+pub(crate) fn id(number: u128) -> CommandId {
     CommandId::new(SystemClock::default().now_ms(), number)
 }
 
 /// Sends a command, and again until the device says that it has it.
-async fn order(bridge: &Bridge, id: CommandId, name: &str, arguments: &str) {
+pub(crate) async fn order(bridge: &Bridge, id: CommandId, name: &str, arguments: &str) {
     let now_ms = i64::try_from(SystemClock::default().now_ms()).unwrap();
     let command = Command {
         id,
@@ -42,7 +42,7 @@ fn words(bridge: &Bridge, id: CommandId) -> impl Iterator<Item = CommandProgress
 }
 
 /// Waits for a command's end.
-async fn ended(bridge: &Bridge, id: CommandId) -> CommandProgress {
+pub(crate) async fn ended(bridge: &Bridge, id: CommandId) -> CommandProgress {
     let end = || words(bridge, id).find(|word| word.state.is_final());
     eventually("the command ends", || end().is_some()).await;
     end().unwrap()

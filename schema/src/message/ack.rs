@@ -94,6 +94,24 @@ pub struct Refusal {
 }
 
 impl RejectReason {
+    /// All reasons, in the order of their numbers on the wire.
+    pub const ALL: [Self; 8] = [
+        Self::NotFinite,
+        Self::BadText,
+        Self::TooOld,
+        Self::TooNew,
+        Self::OutOfRange,
+        Self::Undecodable,
+        Self::EpochReuse,
+        Self::Unstorable,
+    ];
+
+    /// The reason of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
     /// The reason as it stands in tables, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

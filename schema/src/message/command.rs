@@ -117,11 +117,16 @@ pub enum CommandState {
 
 impl KnownCommand {
     /// All commands.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self {
             name: "collect",
             arguments: "{}",
             what: "scans the device's own sensors now, and says how many readings were accepted",
+        },
+        Self {
+            name: "discard",
+            arguments: "{\"reason\": …}",
+            what: "gives up the readings in quarantine, of one reason or of all",
         },
         Self {
             name: "exec",
@@ -137,6 +142,11 @@ impl KnownCommand {
             name: "ping",
             arguments: "{}",
             what: "answers pong",
+        },
+        Self {
+            name: "requeue",
+            arguments: "{\"reason\": …}",
+            what: "offers the readings in quarantine again, of one reason or of all",
         },
         Self {
             name: "restart",

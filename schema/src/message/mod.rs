@@ -107,6 +107,7 @@ mod tests {
         for (number, (reason, name)) in reasons.into_iter().enumerate() {
             check(&reason, &format!("0100{number:02x}"));
             assert_eq!(reason.as_str(), name);
+            assert_eq!(RejectReason::named(name), Some(reason));
             // JSON and tables spell it alike.
             assert_eq!(serde_json::to_string(&reason).unwrap(), format!("{name:?}"));
         }

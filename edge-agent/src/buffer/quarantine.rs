@@ -1,0 +1,335 @@
+//! What was refused for now: it stays in the file with its value, within a budget of its own, and is
+//! offered again.
+//!
+//! - It takes no room of the buffer's limits and is never an eviction's victim. Past its budget the
+//!   oldest is discarded, counted and reported.
+//! - It is offered again a part at a time, the oldest first, and the next part when the bridge has
+//!   answered: however much there is, an outage then can make a policy evict no more than one part.
+//! - For which agent and bridge it was offered last is kept in the file, so that an upgrade of
+//!   either offers it once more, over restarts, and nothing else does.
+
+use schema::message::RejectReason;
+use schema::{DiscardedBy, RangeSet, SeqRange};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::log::{Entry, Kind, Write};
+use super::row::ROW_BYTES;
+use super::writer::Writer;
+
+/// Rows of the quarantine that wait for an answer at the same time.
+const OFFERED_ROWS_MAX: u64 = 4096;
+
+/// Most ranges in quarantine: each takes memory, however few rows it has.
+const RANGES_MAX: usize = 16 * 1024;
+
+/// Rows that are looked at together for their size.
+const PART_ROWS: u64 = 1024;
+
+/// Longest text of a row, for a first guess.
+const TEXT_BYTES_MAX: u64 = schema::limits::TEXT_BYTES_MAX as u64;
+
+/// For whom the quarantine is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Peers {
+    /// This agent's version.
+    agent: String,
+    /// What the bridge understands; 0 as long as none has said so.
+    protocol: u16,
+}
+
+/// What the quarantine needs beside the accounts.
+#[derive(Debug, Default)]
+pub(super) struct Quarantine {
+    /// Rows that are to be offered again, and are in quarantine still.
+    again: RangeSet,
+    /// Rows that were offered again, and wait for an answer.
+    offered: RangeSet,
+    /// For whom it was offered last, as the file has it.
+    kept: Option<(i64, Peers)>,
+    /// The bridge of which was heard last.
+    protocol: u16,
+}
+
+impl Peers {
+    fn note(&self) -> String {
+        format!("{} {}", self.agent, self.protocol)
+    }
+
+    fn parse(note: &str) -> Option<Self> {
+        let (agent, protocol) = note.split_once(' ')?;
+        Some(Self {
+            agent: agent.to_owned(),
+            protocol: protocol.parse().ok()?,
+        })
+    }
+}
+
+impl Quarantine {
+    /// As the file has it.
+    pub(super) fn restore(offered: Option<&Entry>) -> Self {
+        let kept = offered.and_then(|entry| Some((entry.id, Peers::parse(&entry.note)?)));
+        Self {
+            protocol: kept.as_ref().map_or(0, |(_, peers)| peers.protocol),
+            kept,
+            ..Self::default()
+        }
+    }
+
+    fn peers(&self) -> Peers {
+        Peers {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: self.protocol,
+        }
+    }
+
+    fn is_offered_to(&self, peers: &Peers) -> bool {
+        self.kept.as_ref().is_some_and(|(_, kept)| kept == peers)
+    }
+}
+
+impl Writer {
+    /// Takes note that rows have left the pending ones, or the quarantine.
+    pub(super) fn quarantine_answered(&mut self, rows: &RangeSet) {
+        self.quarantine.offered.subtract(rows);
+        self.quarantine.again.subtract(rows);
+    }
+
+    /// Rows were put in quarantine: keeps it within its budget, and says so.
+    pub(super) async fn quarantined(&mut self, rows: &RangeSet) {
+        if self.warnings.is_due("quarantined") {
+            let (count, all) = (rows.count(), self.state.epochs.quarantined_rows());
+            let (path, reasons) = (self.settings.path.display(), self.reasons());
+            warn!(%path, count, all, reasons, "readings were refused for now and are kept in quarantine");
+        }
+        let discarded = self.keep_to_budget().await;
+        if discarded > 0 && self.losses.is_due("discarded") {
+            let path = &self.settings.path;
+            error!(path = %path.display(), discarded, "the quarantine is full: its oldest readings are discarded");
+        }
+        self.keep_peers().await;
+    }
+
+    /// The reasons and their counts, for people.
+    fn reasons(&self) -> String {
+        let counts = self.state.epochs.reasons();
+        let named = RejectReason::ALL.iter().zip(counts);
+        let told: Vec<String> = named
+            .filter(|(_, count)| *count > 0)
+            .map(|(reason, count)| format!("{} {count}", reason.as_str()))
+            .collect();
+        told.join(", ")
+    }
+
+    /// Discards the oldest of it while it is over its budget. Returns how many.
+    async fn keep_to_budget(&mut self) -> u64 {
+        let (rows_max, bytes_max) = self.settings.quarantine_max();
+        let mut discarded = 0;
+        loop {
+            let rows = self.state.epochs.quarantined_rows();
+            let bytes = rows * ROW_BYTES + self.state.quarantined_text_bytes;
+            let over_rows = rows.saturating_sub(rows_max);
+            // As many as make up for it even if each has the longest text.
+            let over_bytes = bytes
+                .saturating_sub(bytes_max)
+                .div_ceil(ROW_BYTES + TEXT_BYTES_MAX);
+            let is_scattered = self.state.epochs.quarantined_ranges() > RANGES_MAX;
+            let over = over_rows.max(over_bytes).max(u64::from(is_scattered));
+            if over == 0 {
+                return discarded;
+            }
+            let victims = lowest(&self.state.epochs.in_quarantine(None), over);
+            let by = DiscardedBy::QuarantineBudget;
+            discarded += self.discard_rows(&victims, by).await;
+        }
+    }
+
+    async fn discard_rows(&mut self, rows: &RangeSet, by: DiscardedBy) -> u64 {
+        let freed = self.state.epochs.discard(rows, by);
+        self.state.quarantined_text_bytes = self
+            .state
+            .quarantined_text_bytes
+            .saturating_sub(self.texts(&freed).await);
+        self.deferred.settle(&freed);
+        self.quarantine_answered(&freed);
+        self.settle_soon();
+        freed.count()
+    }
+
+    /// A person gives up what is in quarantine for one of these reasons, or for any.
+    pub(super) async fn discard(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
+        let rows = self.state.epochs.in_quarantine(reasons);
+        let count = self.discard_rows(&rows, DiscardedBy::Person).await;
+        if count > 0 {
+            warn!(count, "readings in quarantine were discarded, as asked for");
+        }
+        self.tell();
+        count
+    }
+
+    /// What is in quarantine for one of these reasons, or for any, is to be offered again. Returns
+    /// how many rows that are.
+    pub(super) async fn requeue(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
+        let rows = self.state.epochs.in_quarantine(reasons);
+        let count = rows.count();
+        if count > 0 {
+            info!(count, "readings in quarantine are offered again");
+            self.quarantine.again.merge(&rows);
+            self.offer_next().await;
+            self.tell();
+        }
+        count
+    }
+
+    /// Agent or bridge may be another than those that refused: then all of it is offered again.
+    pub(super) async fn offer(&mut self, protocol: Option<u16>) -> u64 {
+        if let Some(protocol) = protocol {
+            self.quarantine.protocol = protocol;
+        }
+        let is_known = self.quarantine.is_offered_to(&self.quarantine.peers());
+        if is_known || self.state.epochs.quarantined_rows() == 0 {
+            return 0;
+        }
+        let count = self.requeue(None).await;
+        self.keep_peers().await;
+        count
+    }
+
+    /// Offers the next part of what is to be offered again.
+    pub(super) async fn offer_next(&mut self) {
+        while let Some(first) = self.quarantine.again.first() {
+            let epochs = &self.state.epochs;
+            let rows_left = self
+                .settings
+                .rows_max
+                .saturating_sub(epochs.pending_rows())
+                .min(OFFERED_ROWS_MAX.saturating_sub(self.quarantine.offered.count()));
+            let bytes = epochs.pending_rows() * ROW_BYTES + self.state.text_bytes;
+            let bytes_left = self.settings.bytes_max.saturating_sub(bytes);
+            let most = rows_left.min(bytes_left / ROW_BYTES).min(PART_ROWS);
+            let mut part = lowest(&self.quarantine.again, most);
+            let mut texts = self.texts(&part).await;
+            if part.count() * ROW_BYTES + texts > bytes_left {
+                part = lowest(
+                    &self.quarantine.again,
+                    bytes_left / (ROW_BYTES + TEXT_BYTES_MAX),
+                );
+                texts = self.texts(&part).await;
+            }
+            if part.is_empty() {
+                return;
+            }
+            let rows = self.state.epochs.requeue(&part);
+            self.quarantine.again.subtract(&part);
+            debug_assert!(rows.contains(first));
+            self.state.text_bytes += texts;
+            self.state.quarantined_text_bytes =
+                self.state.quarantined_text_bytes.saturating_sub(texts);
+            self.quarantine.offered.merge(&rows);
+            self.requeued.add(&rows);
+            self.deferred.settle(&RangeSet::new());
+            self.settle_soon();
+        }
+    }
+
+    /// Keeps for whom all of it was offered, once it was.
+    async fn keep_peers(&mut self) {
+        let peers = self.quarantine.peers();
+        if self.quarantine.is_offered_to(&peers) || !self.quarantine.again.is_empty() {
+            return;
+        }
+        let known = self.quarantine.kept.as_ref().map(|(id, _)| *id);
+        let id = known.unwrap_or_else(|| self.state.ids.next());
+        let entry = Entry {
+            id,
+            kind: Kind::Offered,
+            epoch: self.state.epochs.current().account.epoch(),
+            at_ms: self.clock.now_ms(),
+            first_seq: 0,
+            last_seq: 0,
+            counts: super::account::Counts::default(),
+            hlc: 0,
+            note: peers.note(),
+        };
+        let write = Write::Put(entry);
+        let kept = async {
+            self.file.begin().await?;
+            self.file.write_log(std::iter::once(&write)).await?;
+            self.file.commit().await
+        };
+        match kept.await {
+            Ok(()) => self.quarantine.kept = Some((id, peers)),
+            Err(error) => {
+                self.file.rollback().await;
+                // It is offered once more after the next start.
+                warn!(%error, "for whom the quarantine was offered is not kept");
+            }
+        }
+    }
+
+    /// Bytes of the texts in these rows; none is looked for where none can be.
+    pub(super) async fn texts(&self, rows: &RangeSet) -> u64 {
+        if self.state.text_bytes + self.state.quarantined_text_bytes == 0 {
+            return 0;
+        }
+        let mut all = 0;
+        for range in rows.iter() {
+            match self.file.text_bytes(range).await {
+                Ok(bytes) => all += bytes,
+                // Counted too high until the next start: a limit is met a little early.
+                Err(error) => warn!(%error, "the size of settled texts is not known"),
+            }
+        }
+        all
+    }
+
+    /// What has changed in memory follows in the file.
+    pub(super) fn settle_soon(&mut self) {
+        self.settle_by
+            .get_or_insert_with(|| Instant::now() + self.settings.settle_linger);
+    }
+}
+
+/// The lowest numbers of a set, at most so many.
+fn lowest(set: &RangeSet, most: u64) -> RangeSet {
+    let mut left = most;
+    let mut taken = RangeSet::new();
+    for range in set.iter() {
+        let last = range.last().min(range.first().saturating_add(left) - 1);
+        let Some(part) = SeqRange::new(range.first(), last).filter(|_| left > 0) else {
+            break;
+        };
+        taken.insert(part);
+        left -= part.count();
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_of_a_set_are_as_many_as_asked_for() {
+        let set: RangeSet = [(3, 5), (9, 9), (20, 30)]
+            .into_iter()
+            .filter_map(|(first, last)| SeqRange::new(first, last))
+            .collect();
+        for most in [0, 1, 3, 4, 5, 15, 99] {
+            let taken = lowest(&set, most);
+            assert_eq!(taken.count(), most.min(15));
+            assert!(taken.last().is_none_or(|last| set.contains(last)));
+        }
+        assert_eq!(lowest(&set, 4).last(), Some(9));
+    }
+
+    #[test]
+    fn peers_are_read_as_they_were_written() {
+        let peers = Peers {
+            agent: "0.2.0".to_owned(),
+            protocol: 2,
+        };
+        assert_eq!(Peers::parse(&peers.note()), Some(peers));
+        assert_eq!(Peers::parse("nothing"), None);
+    }
+}

@@ -1,0 +1,314 @@
+//! The quarantine over real files: what was refused keeps its value over everything, is offered
+//! again, and ends in nothing but a commit, a person's word, or its own budget, counted.
+
+use std::collections::BTreeSet;
+
+use edge_agent::buffer::{BufferSettings, Opened};
+use schema::message::{Discard, RejectReason, Rejection};
+use schema::{Balance, DiscardedBy, Epoch, RangeSet, Reading, SeqRange, Value};
+
+use crate::buffer::{copy_files, folder, open, read_all, reading, readings, set, settings};
+
+fn range(first: u64, last: u64) -> SeqRange {
+    SeqRange::new(first, last).unwrap()
+}
+
+fn refused(first: u64, last: u64, reason: RejectReason) -> Rejection {
+    let range = range(first, last);
+    Rejection { range, reason }
+}
+
+async fn refuse(opened: &Opened, rejections: &[Rejection]) -> Balance {
+    let none = RangeSet::new();
+    let settle = opened
+        .buffer
+        .settle_rows(none.clone(), rejections.to_vec(), none);
+    settle.await.unwrap()
+}
+
+async fn commit(opened: &Opened, rows: RangeSet) -> Balance {
+    let settle = opened.buffer.settle_rows(rows, vec![], RangeSet::new());
+    settle.await.unwrap()
+}
+
+fn check(balance: Balance, (pending, quarantined, discarded): (u64, u64, u64)) {
+    assert!(balance.is_balanced(), "{balance}");
+    let found = (balance.pending, balance.quarantined, balance.discarded);
+    assert_eq!(found, (pending, quarantined, discarded), "{balance}");
+}
+
+/// What is pending, by row number.
+async fn values(opened: &Opened) -> Vec<(u64, Value)> {
+    let all = SeqRange::new(1, opened.buffer.progress().last_row);
+    let mut values = Vec::new();
+    for taken in read_all(opened, all.into_iter().collect()).await {
+        let rows = taken.batch.rows.iter();
+        values.extend(rows.map(|row| (taken.base + row.seq, row.value.clone())));
+    }
+    values
+}
+
+#[tokio::test]
+async fn what_was_refused_keeps_its_value_over_restarts_and_crashes() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    opened.buffer.append(readings("cpu", 10)).await.unwrap();
+    let before = values(&opened).await;
+    let rejections = [
+        refused(2, 3, RejectReason::TooNew),
+        refused(4, 4, RejectReason::Unstorable),
+        refused(9, 10, RejectReason::TooNew),
+    ];
+    check(refuse(&opened, &rejections).await, (5, 5, 0));
+    // As a crash before its commit, and one after it, would leave it.
+    let (early, late) = (crate::buffer::folder(), crate::buffer::folder());
+    copy_files(folder.path(), early.path());
+    opened.buffer.append(readings("disk", 1)).await.unwrap();
+    commit(&opened, set(&[(11, 11)])).await;
+    opened.buffer.close().await;
+    copy_files(folder.path(), late.path());
+
+    let early = open(&crate::buffer::settings(early.path())).await;
+    assert_eq!(
+        values(&early).await,
+        before,
+        "not a word was kept: all is pending"
+    );
+    let again = open(&crate::buffer::settings(late.path())).await;
+    check(again.buffer.balance(), (5, 5, 0));
+    assert_eq!(again.pending, set(&[(1, 1), (5, 8)]));
+    // Only what is asked for is offered again, with the values that it had.
+    let clock = vec![RejectReason::TooNew, RejectReason::TooOld];
+    assert_eq!(again.buffer.requeue(Some(clock)).await.unwrap(), 4);
+    assert_eq!(again.buffer.take_requeued(), set(&[(2, 3), (9, 10)]));
+    check(again.buffer.balance(), (9, 1, 0));
+    let found = values(&again).await;
+    let expected: Vec<_> = before
+        .iter()
+        .filter(|(row, _)| *row != 4)
+        .cloned()
+        .collect();
+    assert_eq!(found, expected);
+    check(commit(&again, set(&[(1, 10)])).await, (0, 0, 0));
+    again.buffer.close().await;
+    let last = open(&crate::buffer::settings(late.path())).await;
+    assert_eq!(last.buffer.balance().committed, 11);
+    assert!(last.buffer.report().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_quarantine_takes_no_room_of_the_buffer_and_is_no_victim_of_its_policies() {
+    let folder = folder();
+    let settings = BufferSettings {
+        rows_max: 10,
+        quarantine_rows_max: Some(6),
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    opened.buffer.append(readings("cpu", 6)).await.unwrap();
+    check(
+        refuse(&opened, &[refused(1, 6, RejectReason::TooOld)]).await,
+        (0, 6, 0),
+    );
+    opened.buffer.append(readings("disk", 10)).await.unwrap();
+    check(opened.buffer.balance(), (10, 6, 0));
+    opened.buffer.append(readings("disk", 4)).await.unwrap();
+    let balance = opened.buffer.balance();
+    check(balance, (10, 6, 0));
+    assert_eq!(
+        (balance.evicted, opened.buffer.take_evicted()),
+        (4, set(&[(7, 10)]))
+    );
+    // A full buffer is offered nothing; what comes free is used, and the oldest goes first.
+    assert_eq!(opened.buffer.requeue(None).await.unwrap(), 6);
+    assert!(opened.buffer.take_requeued().is_empty());
+    check(commit(&opened, set(&[(19, 20)])).await, (10, 4, 0));
+    assert_eq!(opened.buffer.take_requeued(), set(&[(1, 2)]));
+    check(commit(&opened, set(&[(1, 2), (11, 18)])).await, (4, 0, 0));
+    assert_eq!(opened.buffer.take_requeued(), set(&[(3, 6)]));
+}
+
+#[tokio::test]
+async fn past_its_budget_the_oldest_is_discarded_and_told_of_until_that_is_confirmed() {
+    let folder = folder();
+    let settings = BufferSettings {
+        quarantine_rows_max: Some(5),
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    let epoch = opened.epoch;
+    opened.buffer.append(readings("cpu", 20)).await.unwrap();
+    check(
+        refuse(&opened, &[refused(1, 4, RejectReason::TooOld)]).await,
+        (16, 4, 0),
+    );
+    check(
+        refuse(&opened, &[refused(10, 13, RejectReason::TooNew)]).await,
+        (12, 5, 3),
+    );
+    opened.buffer.close().await;
+    let again = open(&settings).await;
+    check(again.buffer.balance(), (12, 5, 3));
+    let report = again.buffer.report().await.unwrap().remove(0);
+    let discard = Discard {
+        range: range(1, 3),
+        by: DiscardedBy::QuarantineBudget,
+        reason: Some(RejectReason::TooOld),
+    };
+    assert_eq!((report.epoch, report.discarded), (epoch, vec![discard]));
+    assert_eq!(report.quarantined.len(), 2);
+    // A smaller budget counts from the next refusal on; a person may ask for more.
+    assert_eq!(
+        again
+            .buffer
+            .discard(Some(vec![RejectReason::TooNew]))
+            .await
+            .unwrap(),
+        4
+    );
+    check(again.buffer.balance(), (12, 1, 7));
+    let report = again.buffer.report().await.unwrap().remove(0);
+    let by_person: Vec<SeqRange> = report
+        .discarded
+        .iter()
+        .filter(|discard| discard.by == DiscardedBy::Person)
+        .map(|discard| discard.range)
+        .collect();
+    assert_eq!(by_person, [range(10, 13)]);
+    let confirmed = set(&[(1, 3), (10, 13)]);
+    let settle = again
+        .buffer
+        .settle(epoch, RangeSet::new(), vec![], confirmed);
+    check(settle.await.unwrap(), (12, 1, 7));
+    let report = again.buffer.report().await.unwrap().remove(0);
+    assert_eq!(report.discarded, []);
+    again.buffer.close().await;
+    check(open(&settings).await.buffer.balance(), (12, 1, 7));
+}
+
+#[tokio::test]
+async fn a_budget_in_bytes_counts_texts() {
+    let folder = folder();
+    let settings = BufferSettings {
+        quarantine_bytes_max: Some(4 * 1040),
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    let text = |n: i64| Reading {
+        value: Value::Text("x".repeat(1000).into()),
+        ..reading("log", n, 0)
+    };
+    let texts: Vec<Reading> = (0..8).map(text).collect();
+    opened.buffer.append(texts).await.unwrap();
+    let bytes = opened.buffer.progress().bytes;
+    check(
+        refuse(&opened, &[refused(1, 4, RejectReason::BadText)]).await,
+        (4, 4, 0),
+    );
+    let progress = opened.buffer.progress();
+    assert_eq!(progress.quarantined_bytes, 4 * 1040);
+    assert_eq!(progress.bytes, bytes - 4 * 1040);
+    check(
+        refuse(&opened, &[refused(5, 6, RejectReason::BadText)]).await,
+        (2, 4, 2),
+    );
+    opened.buffer.close().await;
+    let again = open(&settings).await;
+    assert_eq!(again.buffer.progress().quarantined_bytes, 4 * 1040);
+    assert_eq!(again.buffer.requeue(None).await.unwrap(), 4);
+    let progress = again.buffer.progress();
+    assert_eq!((progress.quarantined_bytes, progress.bytes), (0, 6 * 1040));
+}
+
+#[tokio::test]
+async fn a_large_quarantine_is_offered_a_part_at_a_time() {
+    let folder = folder();
+    let opened = open(&settings(folder.path())).await;
+    opened.buffer.append(readings("cpu", 10_000)).await.unwrap();
+    check(
+        refuse(&opened, &[refused(1, 10_000, RejectReason::TooNew)]).await,
+        (0, 10_000, 0),
+    );
+    assert_eq!(opened.buffer.requeue(None).await.unwrap(), 10_000);
+    let first = opened.buffer.take_requeued();
+    assert_eq!(first, set(&[(1, 4096)]));
+    check(opened.buffer.balance(), (4096, 5904, 0));
+    // Half of it is stored, a quarter is refused once more and stays.
+    commit(&opened, set(&[(1, 2000)])).await;
+    refuse(&opened, &[refused(2001, 3000, RejectReason::TooNew)]).await;
+    assert_eq!(opened.buffer.take_requeued(), set(&[(4097, 7096)]));
+    commit(&opened, set(&[(3001, 10_000)])).await;
+    assert!(opened.buffer.take_requeued().is_empty());
+    check(opened.buffer.balance(), (0, 1000, 0));
+}
+
+#[tokio::test]
+async fn an_upgrade_of_either_end_offers_it_once_more_and_nothing_else_does() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    opened.buffer.append(readings("cpu", 4)).await.unwrap();
+    assert_eq!(opened.buffer.offer(None).await.unwrap(), 0);
+    let rejections = [refused(1, 4, RejectReason::Undecodable)];
+    refuse(&opened, &rejections).await;
+    assert_eq!(
+        opened.buffer.offer(None).await.unwrap(),
+        0,
+        "no bridge has said a word"
+    );
+    assert_eq!(opened.buffer.offer(Some(2)).await.unwrap(), 4);
+    refuse(&opened, &rejections).await;
+    assert_eq!(
+        opened.buffer.offer(Some(2)).await.unwrap(),
+        0,
+        "it was offered to this one"
+    );
+    opened.buffer.close().await;
+    let again = open(&settings).await;
+    for protocol in [None, Some(2)] {
+        assert_eq!(again.buffer.offer(protocol).await.unwrap(), 0);
+    }
+    assert_eq!(again.buffer.offer(Some(3)).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn a_damaged_file_keeps_what_is_in_quarantine() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    for _ in 0..30 {
+        opened.buffer.append(readings("cpu", 100)).await.unwrap();
+    }
+    let epoch = opened.epoch;
+    refuse(&opened, &[refused(500, 1499, RejectReason::TooNew)]).await;
+    commit(&opened, set(&[(1, 400)])).await;
+    opened.buffer.discard(Some(vec![])).await.unwrap();
+    opened.buffer.close().await;
+    let mut bytes = std::fs::read(&settings.path).unwrap();
+    // A page in the middle of the readings.
+    let at = bytes.len() / 2048 * 3 / 4 * 2048;
+    bytes[at..at + 2048].fill(0x55);
+    std::fs::write(&settings.path, bytes).unwrap();
+
+    let again = open(&settings).await;
+    let recovery = again.recovery.as_ref().unwrap();
+    let missing = recovery.missing.unwrap();
+    assert!((1..200).contains(&missing), "{recovery:?}");
+    let balance = again.buffer.balance();
+    assert!(balance.is_balanced(), "{balance}");
+    assert_eq!((balance.accepted, balance.committed), (3000, 400));
+    assert_eq!(balance.held() + balance.evicted, 2600);
+    assert_eq!(balance.evicted, missing);
+    assert!(balance.quarantined > 800, "{balance}");
+    // Rows keep number and epoch.
+    let epochs: BTreeSet<Epoch> = read_all(&again, again.pending.clone())
+        .await
+        .iter()
+        .map(|taken| taken.batch.epoch)
+        .collect();
+    assert_eq!(epochs, BTreeSet::from([epoch]));
+    let quarantined = balance.quarantined;
+    assert_eq!(again.buffer.requeue(None).await.unwrap(), quarantined);
+    check(again.buffer.balance(), (balance.held(), 0, 0));
+}
