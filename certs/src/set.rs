@@ -113,8 +113,13 @@ pub fn ensure_devices<'a>(
 /// Copies a file unless it is there already, so that nobody reads again what did not change.
 fn copy(from: &Path, to: &Path, mode: u32) -> Result<(), CertsError> {
     let text = fs::read_to_string(from).map_err(|error| CertsError::file("read", from, error))?;
-    if fs::read_to_string(to).is_ok_and(|there| there == text) {
-        return Ok(());
+    match fs::read(to) {
+        Ok(there) if there == text.as_bytes() => return Ok(()),
+        // Older ones are replaced; what is no certificate and no key is somebody else's.
+        Ok(there) if !there.is_empty() && !there.starts_with(b"-----BEGIN ") => {
+            return Err(CertsError::Exists(to.to_owned()));
+        }
+        _ => {}
     }
     whole::make_folder(to.parent().unwrap_or(to))?;
     whole::write(to, &text, mode, Overwrite::Allow)

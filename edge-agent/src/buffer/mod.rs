@@ -17,6 +17,7 @@
 //! PATH          the buffer            PATH.lock           one process at a time
 //! PATH-wal      its log               PATH.damaged-TIME   a damaged file, moved aside
 //! PATH.new      a file in the making  PATH.reserve        room held for a full disk
+//! ….aside      what stood at one of these names and was not the buffer's
 //! ```
 //!
 //! It does not decide what travels when (the session does), does not talk to anyone, and does not

@@ -1,14 +1,23 @@
 //! The files of one buffer, and how one takes the place of another: by renames in an order that a
 //! crash may interrupt anywhere.
+//!
+//! Their names follow from a path that a person chose, and somebody may have put a file of his own at one
+//! of them. So what is written over or removed is the buffer's own by what is in it, not by its name; all
+//! else is moved aside.
 
 use std::fs::File as Disk;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use tracing::warn;
 
 use super::error::BufferError;
 
-/// Damaged files of one second.
+/// Damaged files of one second, and files that were put aside.
 const NAMES_MAX: u32 = 100;
+
+/// As much of a database's start as tells whose it is.
+const START_BYTES: usize = 105;
 
 /// The files of one buffer.
 #[derive(Debug, Clone)]
@@ -46,8 +55,19 @@ impl Paths {
 
     /// Removes what an interrupted recovery or a first start left behind.
     pub(super) fn remove_new(&self) -> Result<(), BufferError> {
-        for path in [&self.new, &with_suffix(&self.new, "-wal")] {
-            match std::fs::remove_file(path) {
+        let log = with_suffix(&self.new, "-wal");
+        let is_ours = match start_of(&self.new, START_BYTES) {
+            Ok(Some(start)) => is_begun_buffer(&start),
+            Ok(None) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(BufferError::file("reading", &self.new, error)),
+        };
+        for path in [&self.new, &log] {
+            let done = match is_ours {
+                true => std::fs::remove_file(path),
+                false => put_aside(path).map(drop),
+            };
+            match done {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(BufferError::file("removing", path, error));
                 }
@@ -71,7 +91,7 @@ impl Paths {
                 0 => with_suffix(&self.main, &format!(".damaged-{time}")),
                 n => with_suffix(&self.main, &format!(".damaged-{time}-{n}")),
             })
-            .find(|path| !path.exists() && !with_suffix(path, "-wal").exists())
+            .find(|path| !stands(path) && !stands(&with_suffix(path, "-wal")))
             .ok_or_else(|| {
                 let error = io::Error::from(io::ErrorKind::AlreadyExists);
                 BufferError::file("moving aside", &self.main, error)
@@ -98,6 +118,48 @@ impl Paths {
     }
 }
 
+/// Gives a file that is not the buffer's another name, `PATH.aside`; returns it.
+pub(super) fn put_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = (0..NAMES_MAX)
+        .map(|n| match n {
+            0 => with_suffix(path, ".aside"),
+            n => with_suffix(path, &format!(".aside-{n}")),
+        })
+        .find(|aside| !stands(aside))
+        .ok_or(io::ErrorKind::AlreadyExists)?;
+    std::fs::rename(path, &aside)?;
+    warn!(path = %path.display(), aside = %aside.display(), "a file that is not the buffer's stood in its way and was moved aside");
+    Ok(aside)
+}
+
+/// How a file begins: so many bytes of it, or all when it is shorter; `None` of what is no file.
+pub(super) fn start_of(path: &Path, bytes: usize) -> io::Result<Option<Vec<u8>>> {
+    if !path.symlink_metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut start = Vec::with_capacity(bytes);
+    Disk::open(path)?
+        .take(bytes as u64)
+        .read_to_end(&mut start)?;
+    Ok(Some(start))
+}
+
+/// Whether a database begins as one that was to become a buffer: with the buffer's mark, or with nothing in it
+/// yet.
+fn is_begun_buffer(start: &[u8]) -> bool {
+    const MARK: [u8; 3] = [0x54, 0x4c, 0x62];
+    let is_database = start.starts_with(b"SQLite format 3\0");
+    // SQLite's number of whose file it is, but for the version in its last byte; and the number of tables.
+    let is_marked = start.get(68..71) == Some(&MARK);
+    let is_empty = start.get(103..105) == Some(&[0, 0]);
+    start.is_empty() || is_database && (is_marked || is_empty)
+}
+
+/// Whether there is anything of this name, be it a link to nowhere.
+fn stands(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 /// A time as it stands in a file's name, `20261124T034512Z`.
 fn name_of_time(now_ms: u64) -> String {
     let format = time::macros::format_description!("[year][month][day]T[hour][minute][second]Z");
@@ -116,4 +178,54 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 fn rename(from: &Path, to: &Path) -> Result<(), BufferError> {
     std::fs::rename(from, to).map_err(|error| BufferError::file("renaming", from, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::recovery::create;
+    use schema::Epoch;
+
+    #[tokio::test]
+    async fn what_a_crash_left_is_removed_and_what_somebody_put_there_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::of(&folder.path().join("buffer.db"));
+        let aside = with_suffix(&paths.new, ".aside");
+        // Nothing, begun, and finished.
+        paths.remove_new().unwrap();
+        std::fs::write(&paths.new, "").unwrap();
+        paths.remove_new().unwrap();
+        create(&paths, Epoch::from_random(1), 0).await.unwrap();
+        assert!(stands(&paths.new));
+        paths.remove_new().unwrap();
+        assert!(!stands(&paths.new) && !stands(&aside));
+
+        for n in 0..2 {
+            std::fs::write(&paths.new, "a copy of mine").unwrap();
+            paths.remove_new().unwrap();
+            assert!(!stands(&paths.new));
+            let aside = match n {
+                0 => aside.clone(),
+                n => with_suffix(&paths.new, &format!(".aside-{n}")),
+            };
+            assert_eq!(std::fs::read(aside).unwrap(), b"a copy of mine");
+        }
+        // A link is moved, not followed.
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &paths.new).unwrap();
+        paths.remove_new().unwrap();
+        assert!(!stands(&paths.new));
+    }
+
+    #[test]
+    fn a_database_is_known_by_its_start() {
+        let mut start = [0u8; START_BYTES];
+        start[..16].copy_from_slice(b"SQLite format 3\0");
+        assert!(is_begun_buffer(&start), "without tables");
+        start[104] = 3;
+        assert!(!is_begun_buffer(&start), "of somebody else");
+        start[68..72].copy_from_slice(&[0x54, 0x4c, 0x62, 1]);
+        assert!(is_begun_buffer(&start));
+        assert!(is_begun_buffer(b""));
+        assert!(!is_begun_buffer(b"x") && !is_begun_buffer(&[0; START_BYTES]));
+    }
 }

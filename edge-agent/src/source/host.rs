@@ -7,9 +7,10 @@
 //! host/cpu/N/busy_ratio           host/swap/{total,used}_bytes
 //! host/load/{1m,5m,15m}           host/disk/MOUNT/{total,available}_bytes
 //! host/uptime_seconds             host/network/INTERFACE/{receive,transmit}_bytes_per_second
-//! host/temperature/LABEL/celsius
+//! host/temperature/LABEL/celsius     (LABEL/2 for a second one of that name)
 //! ```
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -334,12 +335,32 @@ impl Scanner {
 
     fn temperatures(&mut self, scan: &mut Scan) {
         self.components.refresh(true);
-        for component in self.components.list() {
+        // By the kernel's name of each, so that numbers stay with their sensors.
+        let mut components: Vec<_> = self.components.list().iter().collect();
+        components.sort_by_key(|component| component.id());
+        let mut names = Names::default();
+        for component in components {
+            let name = names.one_of_its_own(component.label());
             if let Some(celsius) = component.temperature() {
-                let label = component.label();
                 let celsius = (f64::from(celsius) * 1000.0).round() / 1000.0;
-                scan.number(&format!("host/temperature/{label}/celsius"), celsius);
+                scan.number(&format!("host/temperature/{name}/celsius"), celsius);
             }
+        }
+    }
+}
+
+/// Names of one scan. Two sensors of one name, as the disks or processors of one make have them, would
+/// be one row: the second is `LABEL/2`.
+#[derive(Default)]
+struct Names(HashMap<String, u32>);
+
+impl Names {
+    fn one_of_its_own(&mut self, label: &str) -> String {
+        let count = self.0.entry(label.to_owned()).or_default();
+        *count += 1;
+        match *count {
+            1 => label.to_owned(),
+            count => format!("{label}/{count}"),
         }
     }
 }
@@ -416,6 +437,13 @@ mod tests {
             assert!(reading.value.validate().is_ok());
             assert_eq!(reading.observed_at, at);
         }
+    }
+
+    #[test]
+    fn sensors_of_one_name_are_numbered() {
+        let mut names = Names::default();
+        let found = ["a", "b", "a", "a"].map(|label| names.one_of_its_own(label));
+        assert_eq!(found, ["a", "b", "a/2", "a/3"]);
     }
 
     #[test]

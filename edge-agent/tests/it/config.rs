@@ -201,3 +201,46 @@ fn commands_have_their_bounds() {
         assert!(error.contains(key), "{key}: {error}");
     }
 }
+
+#[test]
+fn the_socket_has_a_path_of_its_own() {
+    for (path, valid) in [
+        ("agent.sock", true),
+        ("buffer.db", false),
+        ("buffer.db-wal", false),
+        ("buffer.db.lock", false),
+        ("buffer.db.reserve", false),
+        ("certs/ca.pem", false),
+        ("buffer.db.sock", true),
+    ] {
+        let text = EXAMPLE.replace("unix = \"agent.sock\"", &format!("unix = {path:?}"));
+        let loaded = load(&text);
+        assert_eq!(loaded.is_ok(), valid, "{path}");
+        if let Err(error) = loaded {
+            assert!(error.contains("source.socket.unix "), "{error}");
+        }
+    }
+}
+
+#[test]
+fn the_unit_of_times_is_one_of_four() {
+    for (unit, valid) in [
+        ("s", true),
+        ("ms", true),
+        ("us", true),
+        ("ns", true),
+        ("m", false),
+    ] {
+        let text = EXAMPLE.replace(
+            "# timestamp_unit = \"ms\"",
+            &format!("timestamp_unit = {unit:?}"),
+        );
+        assert_ne!(text, EXAMPLE);
+        assert_eq!(load(&text).is_ok(), valid, "{unit}");
+    }
+    let text = EXAMPLE.replace("# when_full = \"drop-oldest\"", "when_full = \"never\"");
+    let settings = load(&text).unwrap();
+    let sensor = "any".parse().unwrap();
+    let policy = settings.agent.buffer.policies.of(&sensor);
+    assert_eq!(policy, edge_agent::buffer::Policy::Never);
+}

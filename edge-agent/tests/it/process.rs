@@ -196,6 +196,35 @@ fn check_says_what_it_found_and_changes_nothing() {
 }
 
 #[test]
+fn a_file_of_somebody_elses_at_the_sockets_path_is_named_and_kept() {
+    let home = Home::new(1);
+    std::fs::write(home.path("agent.sock"), "mine").unwrap();
+    for command in ["check", "run"] {
+        let output = output(&[command, "--config", &home.config()]);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        let text = stderr(&output);
+        assert!(
+            text.contains("agent.sock") && text.contains("a file stands there"),
+            "{text}"
+        );
+        assert!(output.stdout.is_empty(), "nothing is said to be good");
+    }
+    assert_eq!(std::fs::read(home.path("agent.sock")).unwrap(), b"mine");
+    assert!(!Path::new(&home.path("buffer.db")).exists());
+}
+
+#[test]
+fn check_says_of_a_file_that_it_is_no_buffer() {
+    let home = Home::new(1);
+    std::fs::write(home.path("buffer.db"), "notes").unwrap();
+    let output = output(&["check", "--config", &home.config()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("it is no database"), "{text}");
+    assert_eq!(std::fs::read(home.path("buffer.db")).unwrap(), b"notes");
+}
+
+#[test]
 fn status_without_an_agent_says_so() {
     let home = Home::new(1);
     let output = output(&["status", "--config", &home.config()]);

@@ -10,7 +10,8 @@ use edge_agent::session::{Input, SessionConfig};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use schema::message::Downlink;
-use schema::{Balance, Channel, Epoch, ObservedAt, Quality, Reading, SensorName, Value};
+use schema::stamp::{LastStamp, Stamps};
+use schema::{Balance, Channel, Epoch, Quality, Reading, SensorName, Value};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,9 @@ struct Sensors {
     names: Vec<SensorName>,
     steps: Vec<i32>,
     rng: SmallRng,
+    /// Each scan has a time of its own, however late the one before was.
+    stamps: Stamps,
+    last_scan: LastStamp,
 }
 
 /// A device and its way out.
@@ -96,8 +100,7 @@ async fn run(load: Load) -> Result<(), Breach> {
             }
             () = sleep_until(next_scan), if !quiet => {
                 simulated.scan(&mut sensors)?;
-                // After a pause of the whole process the scans it missed are not made up for.
-                next_scan = (next_scan + load.scan_every).max(Instant::now());
+                next_scan = after(next_scan, load.scan_every, Instant::now());
             }
         }
     }
@@ -138,8 +141,9 @@ impl Simulated {
     }
 
     fn scan(&mut self, sensors: &mut Sensors) -> Result<(), Breach> {
-        let wall_ms = SystemClock::default().now_ms();
-        let readings = sensors.read(wall_ms);
+        let wall_micros = SystemClock::default().now_micros();
+        let wall_ms = wall_micros.unsigned_abs() / 1000;
+        let readings = sensors.read(wall_micros);
         let now = self.origin.elapsed();
         self.device.append(readings, wall_ms, now, &mut self.out)?;
         self.carry_out();
@@ -194,12 +198,16 @@ impl Sensors {
             names: (0..count).map(name).collect(),
             steps: vec![0; count],
             rng: SmallRng::from_rng(&mut rand::rng()),
+            stamps: Stamps::default(),
+            last_scan: LastStamp::default(),
         }
     }
 
-    fn read(&mut self, wall_ms: u64) -> Vec<Reading> {
-        let observed_at = ObservedAt::from_millis(i64::try_from(wall_ms).unwrap_or(i64::MAX));
-        let Self { names, steps, rng } = self;
+    fn read(&mut self, wall_micros: i64) -> Vec<Reading> {
+        let observed_at = self.stamps.stamp(&mut self.last_scan, wall_micros);
+        let Self {
+            names, steps, rng, ..
+        } = self;
         names
             .iter()
             .zip(steps)
@@ -213,5 +221,47 @@ impl Sensors {
                 }
             })
             .collect()
+    }
+}
+
+/// When the next scan is due. Those that were missed in a pause of the whole process are not made up
+/// for, and the others keep their beat.
+fn after(due: Instant, every: Duration, now: Instant) -> Instant {
+    let next = due + every;
+    if next > now || every.is_zero() {
+        return next.max(now);
+    }
+    let missed = (now - next).as_nanos() / every.as_nanos() + 1;
+    next + every * u32::try_from(missed).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn scans_of_one_moment_have_each_their_time() {
+        let mut sensors = Sensors::new(3);
+        let mut keys = HashSet::new();
+        // Late, twice at once, and once more after the clock was set back.
+        for micros in [5_000_000, 5_000_000, 5_000_400, 4_999_000, 6_000_000] {
+            for reading in sensors.read(1_790_000_000_000_000 + micros) {
+                assert!(keys.insert((reading.sensor, reading.observed_at)));
+            }
+        }
+        assert_eq!(keys.len(), 15);
+    }
+
+    #[test]
+    fn a_late_scan_is_not_followed_by_another_at_once() {
+        let begun = Instant::now();
+        let at = |millis| begun + Duration::from_millis(millis);
+        let every = Duration::from_millis(1_000);
+        for (now, next) in [(0, 1_000), (999, 1_000), (1_000, 2_000), (3_500, 4_000)] {
+            assert_eq!(after(at(0), every, at(now)), at(next), "{now}");
+        }
+        assert_eq!(after(at(0), Duration::ZERO, at(7)), at(7));
     }
 }

@@ -43,6 +43,9 @@ pub(super) struct Get {
     /// Write to this file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Replace that file when it is there already
+    #[arg(long, requires = "output")]
+    force: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -75,7 +78,7 @@ pub(super) async fn run(get: &Get, reach: &Reach) -> Result<(), Failure> {
         (format, _) => format,
     };
     let mut api = Api::of(reach)?;
-    let mut sink = Sink::open(get.output.clone())?;
+    let mut sink = Sink::open(get.output.clone(), get.force)?;
     let limit = usize::try_from(get.limit).unwrap_or(usize::MAX);
     let more = match format {
         Format::Table => table(get, &mut api, &mut sink, limit).await?,
@@ -233,12 +236,27 @@ impl Order {
 }
 
 impl Sink {
-    fn open(file: Option<PathBuf>) -> Result<Self, Failure> {
+    /// A file that is there already is somebody's: it is replaced only when that is asked for.
+    fn open(file: Option<PathBuf>, force: bool) -> Result<Self, Failure> {
         let Some(path) = file else {
             return Ok(Self::Stdout);
         };
-        let file = File::create(&path).map_err(|error| unwritten(&path, error))?;
-        Ok(Self::File(file, path))
+        // A pipe or a terminal has nothing that could be lost.
+        let is_stream = path.metadata().is_ok_and(|there| !there.is_file());
+        let mut options = File::options();
+        options.write(true);
+        match (is_stream, force) {
+            (true, _) => &mut options,
+            (false, true) => options.create(true).truncate(true),
+            (false, false) => options.create_new(true),
+        };
+        match options.open(&path) {
+            Ok(file) => Ok(Self::File(file, path)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(unwritten(&path, error).help("--force replaces it"))
+            }
+            Err(error) => Err(unwritten(&path, error)),
+        }
     }
 
     fn line(&mut self, line: &str) -> Result<(), Failure> {
@@ -272,5 +290,21 @@ mod tests {
             ["a,b", "1,\"x\ny\"", "2,\"say \"\"\n\"\"\"", "3,z"]
         );
         assert!(records("").is_empty());
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_replaced_only_when_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let open = |force| Sink::open(Some(path.clone()), force);
+        drop(open(false).unwrap());
+        std::fs::write(&path, "mine").unwrap();
+        let error = open(false).map(drop).unwrap_err().to_string();
+        assert!(error.contains("out"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+        let mut sink = open(true).unwrap();
+        sink.line("new").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new\n");
+        assert!(Sink::open(Some("/dev/null".into()), false).is_ok());
     }
 }

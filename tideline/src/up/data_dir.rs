@@ -10,13 +10,18 @@
 //! ```
 
 use std::fs::{self, File, TryLockError};
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bridge::auth::keys;
 use daemon::{Class, Clock, Failure, SystemClock};
 use schema::DeviceId;
 use serde::Serialize;
+
+/// Where a running system can be reached.
+const ENDPOINTS: &str = "endpoints.json";
 
 /// The folder, held by a lock until dropped.
 #[derive(Debug)]
@@ -63,7 +68,14 @@ impl DataDir {
             fs::create_dir_all(folder).map_err(unusable)?;
         }
         let root = root.canonicalize().map_err(unusable)?;
-        let lock = File::create(root.join("lock")).map_err(unusable)?;
+        let lock = File::options()
+            .create(true)
+            // A file of that name that is somebody else's stays as it is.
+            .truncate(false)
+            .write(true)
+            .open(root.join("lock"))
+            .map_err(unusable)?;
+        check_endpoints(&root.join(ENDPOINTS))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { root, _lock: lock }),
             Err(TryLockError::Error(error)) => Err(unusable(error)),
@@ -116,28 +128,65 @@ impl DataDir {
     /// # Errors
     /// When the file cannot be written.
     pub(super) fn publish(&self, endpoints: &Endpoints<'_>) -> Result<(), Failure> {
-        let path = self.root.join("endpoints.json");
+        let path = self.root.join(ENDPOINTS);
+        check_endpoints(&path)?;
         // Written whole or not at all: scripts wait for this file.
-        let partial = self.root.join("endpoints.json.partial");
-        serde_json::to_vec_pretty(endpoints)
-            .map_err(std::io::Error::other)
-            .and_then(|text| fs::write(&partial, text))
-            .and_then(|()| fs::rename(&partial, &path))
-            .map_err(|error| {
-                Failure::new(Class::Storage, format!("write {}", path.display())).because(error)
-            })
+        let write = || {
+            let mut partial = tempfile::Builder::new()
+                .prefix(".endpoints-")
+                .permissions(fs::Permissions::from_mode(0o644))
+                .tempfile_in(&self.root)?;
+            partial.write_all(&serde_json::to_vec_pretty(endpoints)?)?;
+            partial.persist(&path).map_err(|error| error.error)?;
+            Ok(())
+        };
+        write().map_err(|error: std::io::Error| {
+            Failure::new(Class::Storage, format!("write {}", path.display())).because(error)
+        })
     }
 
     /// The system is gone: so is the file that says where it was.
     pub(super) fn withdraw(&self) {
-        // A missing file is what we want.
-        let _ = fs::remove_file(self.root.join("endpoints.json"));
+        let path = self.root.join(ENDPOINTS);
+        if check_endpoints(&path).is_ok() {
+            // A missing file is what we want.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Refuses a file that `up` did not write.
+fn check_endpoints(path: &Path) -> Result<(), Failure> {
+    let Ok(text) = fs::read(path) else {
+        return Ok(());
+    };
+    let is_ours = serde_json::from_slice::<serde_json::Value>(&text)
+        .is_ok_and(|known| known.get("mqtt").is_some() && known.get("device").is_some());
+    match is_ours {
+        true => Ok(()),
+        false => Err(Failure::new(
+            Class::Conflict,
+            format!("write {}: it is not of `tideline up`", path.display()),
+        )
+        .help("choose another folder with --data-dir, or move that file away")),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_of_somebody_elses_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("lock"), "mine").unwrap();
+        drop(DataDir::open(folder.path()).unwrap());
+        assert_eq!(fs::read(folder.path().join("lock")).unwrap(), b"mine");
+        fs::write(folder.path().join(ENDPOINTS), "{}").unwrap();
+        let error = DataDir::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("endpoints.json"), "{error}");
+        assert_eq!(fs::read(folder.path().join(ENDPOINTS)).unwrap(), b"{}");
+    }
 
     #[test]
     fn a_folder_serves_one_at_a_time() {

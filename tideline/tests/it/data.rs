@@ -63,7 +63,10 @@ fn readings_are_handed_in_once_and_read_in_every_form() {
     let out = file.to_str().unwrap();
     get(&["--format", "csv", "-o", out]);
     assert!(fs::read_to_string(&file).unwrap().contains("note, or so"));
-    get(&["--format", "arrow", "-o", out]);
+    let again = running.run(&["data", "get", "gateway-1", "--format", "arrow", "-o", out]);
+    assert!(!again.status.success());
+    assert!(fs::read_to_string(&file).unwrap().contains("note, or so"));
+    get(&["--format", "arrow", "--force", "-o", out]);
     // The mark of an Arrow stream's first message.
     assert_eq!(fs::read(&file).unwrap()[..4], [0xff; 4]);
 

@@ -277,3 +277,43 @@ async fn types_arrive_as_they_were_written() {
         ]
     );
 }
+
+#[tokio::test]
+async fn a_time_in_another_unit_is_refused_and_a_body_may_say_its_unit() {
+    let served = Served::start().await;
+    let seconds = base() / 1_000_000;
+    let mut body = json!({"epoch": EPOCH, "first_seq": 1, "readings": [
+        {"sensor": "temperature", "observed_at": base(), "value": 1},
+        {"sensor": "temperature", "observed_at": seconds, "value": 2}]});
+    let refused = expect(post(&served, &body), StatusCode::BAD_REQUEST).await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("readings[1].observed_at") && detail.contains("looks like seconds"),
+        "{detail}"
+    );
+    body["readings"][1]["observed_at"] = Value::Null;
+    let refused = expect(post(&served, &body), StatusCode::BAD_REQUEST).await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("readings[1].observed_at: is missing"),
+        "{detail}"
+    );
+
+    // Nothing of it was kept; in its unit it is what was meant.
+    body["timestamp_unit"] = json!("s");
+    body["readings"][0]["observed_at"] = json!(seconds as f64 + 0.25);
+    body["readings"][1]["observed_at"] = json!(seconds);
+    let answer = expect(post(&served, &body), StatusCode::OK).await;
+    assert_eq!(answer["committed"], json!([range(1, 2)]));
+    let stored = served
+        .get("/api/v1/devices/press-7/telemetry?order=newest")
+        .await;
+    assert_eq!(stored["readings"].as_array().unwrap().len(), 2);
+    let wrong = served.request(
+        Method::GET,
+        &format!("/api/v1/devices/press-7/telemetry?to={seconds}"),
+    );
+    let refused = expect(wrong, StatusCode::BAD_REQUEST).await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("looks like seconds"), "{detail}");
+}
