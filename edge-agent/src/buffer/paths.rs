@@ -184,7 +184,6 @@ fn rename(from: &Path, to: &Path) -> Result<(), BufferError> {
 mod tests {
     use super::*;
     use crate::buffer::recovery::create;
-    use schema::Epoch;
 
     #[tokio::test]
     async fn what_a_crash_left_is_removed_and_what_somebody_put_there_is_kept() {
@@ -195,7 +194,7 @@ mod tests {
         paths.remove_new().unwrap();
         std::fs::write(&paths.new, "").unwrap();
         paths.remove_new().unwrap();
-        create(&paths, Epoch::from_random(1), 0).await.unwrap();
+        create(&paths).await.unwrap();
         assert!(stands(&paths.new));
         paths.remove_new().unwrap();
         assert!(!stands(&paths.new) && !stands(&aside));
