@@ -40,18 +40,38 @@ pub(super) struct Send {
     /// Number of the first reading, for readings alone
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     first_seq: u64,
+    /// In what numbers for observed_at count, when the file does not say; microseconds when nothing does
+    #[arg(long, value_name = "UNIT", value_parser = ["s", "ms", "us", "ns"])]
+    timestamp_unit: Option<String>,
+}
+
+/// What a file holds.
+#[derive(Debug)]
+struct Understood {
+    epoch: String,
+    first_seq: u64,
+    timestamp_unit: Option<String>,
+    readings: Vec<Value>,
 }
 
 pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure> {
     let text = read(&send.file)?;
-    let (epoch, first, readings) = send.understand(&text)?;
+    let Understood {
+        epoch,
+        first_seq: first,
+        timestamp_unit,
+        readings,
+    } = send.understand(&text)?;
     let mut api = Api::of(reach)?;
     let path = api::device(&send.device, "/readings").to_string();
     let mut committed = Vec::new();
     let mut refused = Vec::new();
     let mut seq = first;
     for chunk in readings.chunks(CHUNK) {
-        let body = json!({ "epoch": epoch, "first_seq": seq, "readings": chunk });
+        let mut body = json!({ "epoch": epoch, "first_seq": seq, "readings": chunk });
+        if let Some(unit) = &timestamp_unit {
+            body["timestamp_unit"] = json!(unit);
+        }
         let mut answer = api.post(&path, Some(&body)).await.inspect_err(|_| {
             if seq > first {
                 eprintln!("readings before {seq} were taken: nothing is lost by sending all again with --epoch {epoch}");
@@ -90,8 +110,7 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
 }
 
 impl Send {
-    /// Epoch, number of the first reading, readings.
-    fn understand(&self, text: &str) -> Result<(String, u64, Vec<Value>), Failure> {
+    fn understand(&self, text: &str) -> Result<Understood, Failure> {
         let wrong = |reason: String| {
             Failure::new(
                 Class::Configuration,
@@ -111,7 +130,15 @@ impl Send {
                 let (Some(epoch), Some(first)) = (epoch, first) else {
                     return Err(wrong("it lacks epoch or first_seq".to_owned()));
                 };
-                return self.bounded(epoch.to_owned(), first, readings, wrong);
+                let unit = whole.get("timestamp_unit").and_then(Value::as_str);
+                let unit = unit.map_or(self.timestamp_unit.clone(), |unit| Some(unit.to_owned()));
+                let understood = Understood {
+                    epoch: epoch.to_owned(),
+                    first_seq: first,
+                    timestamp_unit: unit,
+                    readings,
+                };
+                return bounded(understood, wrong);
             }
             // One object a line; one line alone is an object too.
             _ => text
@@ -125,24 +152,28 @@ impl Send {
             Some(epoch) => epoch.clone(),
             None => new_epoch(),
         };
-        self.bounded(epoch, self.first_seq, readings, wrong)
+        let understood = Understood {
+            epoch,
+            first_seq: self.first_seq,
+            timestamp_unit: self.timestamp_unit.clone(),
+            readings,
+        };
+        bounded(understood, wrong)
     }
+}
 
-    fn bounded(
-        &self,
-        epoch: String,
-        first: u64,
-        readings: Vec<Value>,
-        wrong: impl Fn(String) -> Failure,
-    ) -> Result<(String, u64, Vec<Value>), Failure> {
-        if readings.is_empty() {
-            return Err(wrong("it holds no reading".to_owned()));
-        }
-        if first.checked_add(readings.len() as u64).is_none() {
-            return Err(wrong("first_seq is too high".to_owned()));
-        }
-        Ok((epoch, first, readings))
+fn bounded(
+    understood: Understood,
+    wrong: impl Fn(String) -> Failure,
+) -> Result<Understood, Failure> {
+    let count = understood.readings.len() as u64;
+    if count == 0 {
+        return Err(wrong("it holds no reading".to_owned()));
     }
+    if understood.first_seq.checked_add(count).is_none() {
+        return Err(wrong("first_seq is too high".to_owned()));
+    }
+    Ok(understood)
 }
 
 fn read(file: &FilePath) -> Result<String, Failure> {
@@ -181,26 +212,31 @@ mod tests {
             file: "readings.json".into(),
             epoch: Some("00000000000a".to_owned()),
             first_seq: 5,
+            timestamp_unit: Some("ms".to_owned()),
         }
     }
 
     #[test]
     fn each_form_of_a_file_is_understood() {
         let whole = r#"{"epoch":"00000000000b","first_seq":2,"readings":[{"sensor":"a"}]}"#;
-        let (epoch, first, readings) = send().understand(whole).unwrap();
-        assert_eq!(
-            (epoch.as_str(), first, readings.len()),
-            ("00000000000b", 2, 1)
-        );
+        let understand = |text: &str| {
+            let found = send().understand(text).unwrap();
+            let unit = found.timestamp_unit.unwrap();
+            (found.epoch, found.first_seq, found.readings.len(), unit)
+        };
+        let with = |epoch: &str, first, count, unit: &str| {
+            (epoch.to_owned(), first, count, unit.to_owned())
+        };
+        assert_eq!(understand(whole), with("00000000000b", 2, 1, "ms"));
+        let in_seconds = whole.replace("\"readings\"", "\"timestamp_unit\":\"s\",\"readings\"");
+        assert_eq!(understand(&in_seconds), with("00000000000b", 2, 1, "s"));
         for text in ["[{\"sensor\":\"a\"},{}]", "{\"sensor\":\"a\"}\n\n{}\n"] {
-            let (epoch, first, readings) = send().understand(text).unwrap();
-            assert_eq!(
-                (epoch.as_str(), first, readings.len()),
-                ("00000000000a", 5, 2)
-            );
+            assert_eq!(understand(text), with("00000000000a", 5, 2, "ms"));
         }
-        let (_, _, one) = send().understand("{\"sensor\":\"a\"}").unwrap();
-        assert_eq!(one.len(), 1);
+        assert_eq!(
+            understand("{\"sensor\":\"a\"}"),
+            with("00000000000a", 5, 1, "ms")
+        );
     }
 
     #[test]
