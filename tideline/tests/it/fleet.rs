@@ -146,3 +146,39 @@ fn a_bridge_is_looked_at_and_has_no_alerts() {
     let nothing = "0123456789abcdef0123456789abcdef";
     running.refused(&["alert", "acknowledge", nothing], 1, &["404"]);
 }
+
+#[test]
+fn what_is_in_quarantine_is_offered_again_or_given_up() {
+    let running = Running::start();
+    let device = running.device.as_str();
+    running.until(&["ledger"], |fleet| {
+        fleet[0]["committed"].as_u64() > Some(0)
+    });
+    let requeued = running.json(&["device", "requeue", device, "--reason", "too_new"]);
+    assert_eq!(requeued["name"], "requeue", "{requeued}");
+    assert_eq!(requeued["arguments"], json!({"reason": "too_new"}));
+    let discarded = running.json(&["device", "discard", device, "--yes"]);
+    assert_eq!(discarded["name"], "discard", "{discarded}");
+    assert_eq!(discarded["arguments"], json!({}));
+    let told = running.text(&["device", "requeue", device]);
+    assert!(told.contains("command show"), "{told}");
+    running.refused(&["device", "discard", device], 2, &["--yes"]);
+    let wrong = ["device", "requeue", device, "--reason", "late"];
+    running.refused(&wrong, 2, &["too_old"]);
+
+    // Both ends agree, so that there is nothing to accept.
+    let nothing = running.json(&["ledger", "accept-loss", device, "--yes"]);
+    assert_eq!(nothing["discarded"], 0, "{nothing}");
+    let verified = running.until(&["ledger", device, "--verify"], |ledger| {
+        ledger[0]["counted"]["verdict"] == "sound"
+    });
+    assert_eq!(verified[0]["balanced"], true, "{verified:?}");
+    let text = running.text(&["ledger", device, "--verify"]);
+    assert!(
+        text.contains("rows are there, as there should be"),
+        "{text}"
+    );
+    assert!(text.contains("0 superseded + 0 expired"), "{text}");
+    let status = running.text(&["status"]);
+    assert!(status.contains("ledger quarantined"), "{status}");
+}
