@@ -207,7 +207,7 @@ impl Quarantine {
             "ttl_seconds": self.ttl.as_secs(),
         });
         let path = api::device(&self.device, "/commands").to_string();
-        let answer = api.post(&path, Some(&body)).await?;
+        let answer = api.post_once(&path, &body).await?;
         match is_json {
             true => output::print(&answer.to_string()),
             false => {
