@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use daemon::{Clock, Component, Failure, Fault};
 use schema::message::{Ack, Downlink, EpochReport, Event, Report};
-use schema::{Channel, SeqRange, envelope};
+use schema::{Channel, RangeSet, SeqRange, envelope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,7 @@ impl Driver {
         let mut running = Running {
             appended: self.buffer.appended(),
             seen: self.session.last_seq(),
+            discarded: self.buffer.balance().discarded,
             parts: self,
             gatherer: Gatherer::default(),
             uplink: None,
@@ -125,6 +126,8 @@ struct Running {
     /// Where the session's time starts.
     origin: Instant,
     appended: watch::Receiver<Progress>,
+    /// Discarded so far, as the bridge was told.
+    discarded: u64,
     /// The highest row that the session knows of.
     seen: u64,
     storage_fails: bool,
@@ -241,6 +244,11 @@ impl Running {
         let evicted = self.parts.buffer.take_evicted();
         if !evicted.is_empty() {
             self.input(Input::Evicted(&evicted)).await;
+        }
+        let discarded = self.appended.borrow().balance.discarded;
+        if discarded > std::mem::replace(&mut self.discarded, discarded) {
+            // Nothing to be sent less, but to be told.
+            self.input(Input::Evicted(&RangeSet::new())).await;
         }
         let requeued = self.parts.buffer.take_requeued();
         if !requeued.is_empty() {

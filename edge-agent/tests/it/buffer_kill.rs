@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use edge_agent::buffer::{Buffer, BufferError, BufferSettings};
+use schema::message::{RejectReason, Rejection};
 use schema::{RangeSet, SeqRange, Value};
 
 use crate::buffer::{folder, open, reading, set, settings};
@@ -93,12 +94,17 @@ async fn appends_until_it_is_killed() {
         if to > from + 40 {
             let settled = set(&[(from, to - 20)]);
             say(&format!("\nsettled {from} {}", to - 20));
+            // Some are refused, and stay.
+            let refused = Rejection {
+                range: SeqRange::new(to - 19, to - 16).unwrap(),
+                reason: RejectReason::TooNew,
+            };
             opened
                 .buffer
-                .settle_rows(settled, vec![], RangeSet::new())
+                .settle_rows(settled, vec![refused], RangeSet::new())
                 .await
                 .unwrap();
-            from = to - 19;
+            from = to - 15;
         }
         assert!(tasks.iter().all(|task| !task.is_finished()));
     }
@@ -111,7 +117,7 @@ async fn a_process_killed_at_any_instant_loses_no_accepted_reading() {
     let mut accepted: BTreeMap<u64, u64> = BTreeMap::new();
     let mut settled = RangeSet::new();
     let mut epochs = std::collections::BTreeSet::new();
-    let mut all = 0;
+    let (mut all, mut refused) = (0, 0);
     for round in 0..ROUNDS {
         let mut child = child(
             "buffer_kill::appends_until_it_is_killed",
@@ -154,7 +160,13 @@ async fn a_process_killed_at_any_instant_loses_no_accepted_reading() {
         assert!(epochs.insert(opened.epoch.to_string()));
         assert_eq!(opened.recovery, None);
         let mut found = BTreeMap::new();
+        // What is in quarantine is there, too.
+        let in_quarantine = opened.buffer.balance().quarantined;
+        assert_eq!(opened.buffer.requeue(None).await.unwrap(), in_quarantine);
         let mut ranges = opened.pending.clone();
+        ranges.merge(&opened.buffer.take_requeued());
+        assert_eq!(opened.buffer.balance().quarantined, 0);
+        refused += in_quarantine;
         while let Some(first) = ranges.first() {
             let taken = opened
                 .buffer
@@ -177,6 +189,10 @@ async fn a_process_killed_at_any_instant_loses_no_accepted_reading() {
         opened.buffer.close().await;
     }
     assert!(all > 100 * ROUNDS, "only {all} readings were accepted");
+    assert!(
+        refused > ROUNDS,
+        "only {refused} readings were in quarantine"
+    );
 }
 
 /// The child that appends until it cannot, then frees what it has.
