@@ -275,7 +275,7 @@ impl Scratch {
     async fn create(admin: &str) -> Result<Self, Failure> {
         let name = format!("tideline_bench_{:016x}", rand::random::<u64>());
         let mut connection = PgConnection::connect(admin).await.map_err(failed)?;
-        let create = format!("CREATE DATABASE {name} TEMPLATE template0 LOCALE 'C'");
+        let create = format!("CREATE DATABASE {name}");
         connection
             .execute(AssertSqlSafe(create))
             .await

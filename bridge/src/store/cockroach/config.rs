@@ -1,5 +1,7 @@
 //! Configuration: a few rows of one device at a time.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_trait::async_trait;
 use schema::DeviceId;
 use schema::Hlc;
@@ -71,14 +73,16 @@ impl ConfigStore for Cockroach {
         expected: Option<u64>,
     ) -> Result<Changed, StoreError> {
         let id = device.as_str();
+        let was_tried = AtomicBool::new(false);
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            let is_again = was_tried.swap(true, Ordering::Relaxed);
             let mut transaction = connection.begin().await?;
             if let Some(expected) = expected {
                 let query = sqlx::query(DESIRED).bind(id);
                 let found = transaction.fetch_all(query).await?;
                 let entries = found.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
-                // It may be this very change that moved it: its answer was lost.
-                if changes.iter().all(|change| entries.contains(&change.entry)) {
+                // It may be this very change that moved it, and whose answer was lost.
+                if is_again && changes.iter().all(|change| entries.contains(&change.entry)) {
                     return Ok(Changed::Keys(changes.len()));
                 }
                 if digest(&DesiredConfig { entries }) != expected {

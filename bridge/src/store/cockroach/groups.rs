@@ -1,5 +1,7 @@
 //! Configuration of groups: the group's rows and its members', in one commit.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use async_trait::async_trait;
 use schema::message::ConfigEntry;
 use schema::{DeviceId, Hlc};
@@ -120,15 +122,17 @@ impl GroupStore for Cockroach {
         author: &Author,
     ) -> Result<GroupChange, StoreError> {
         let name = group.as_str();
+        let was_tried = AtomicBool::new(false);
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            let is_again = was_tried.swap(true, Ordering::Relaxed);
             let mut transaction = connection.begin().await?;
             let known = config(&mut transaction, group).await?;
             let clock = clock_of(&known);
             let count = sqlx::query(MEMBERS).bind(name);
             let members = rows::number(&transaction.fetch_one(count).await?, 0)?;
             if expected.is_some_and(|expected| expected != clock) {
-                // It may be this very change that moved it: its answer was lost.
-                return Ok(match is_made(&known, wanted, author) {
+                // It may be this very change that moved it, and whose answer was lost.
+                return Ok(match is_again && is_made(&known, wanted, author) {
                     true => GroupChange::Done {
                         config: known,
                         members,
