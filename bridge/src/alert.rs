@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::metrics::LedgerMeters;
-use crate::store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule};
+use crate::store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
 use crate::store::{Store, StoreClock, StoreError};
+use crate::watch::{DatabaseWatch, Refusals};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -21,6 +22,8 @@ const INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Alerts {
     pub(crate) store: Arc<dyn Store>,
+    /// What this bridge's database refuses.
+    pub(crate) watch: DatabaseWatch,
     pub(crate) clock: StoreClock,
     pub(crate) bounds: AlertBounds,
     pub(crate) firing: Gauge,
@@ -42,6 +45,7 @@ impl Alerts {
             }
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL.mul_f64(rand::random_range(0.75..1.25))) => {}
+                () = self.watch.refused() => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
         }
@@ -49,9 +53,12 @@ impl Alerts {
 
     async fn look(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
+        self.tell_refusals(now).await?;
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
             for rule in Rule::ALL {
                 let found = match rule {
+                    // Each bridge tells what it sees itself.
+                    Rule::StoreRefuses => continue,
                     Rule::ReadingsUnaccounted => self.unaccounted().await?,
                     Rule::DeviceOffline
                     | Rule::DeadLetters
@@ -75,6 +82,52 @@ impl Alerts {
         };
         Ok(fleet.worst.into_iter().map(finding).collect())
     }
+}
+
+impl Alerts {
+    /// What a database refuses each bridge sees for itself: it is raised by each, and resolved once none has seen it for
+    /// a while.
+    async fn tell_refusals(&self, now: ReceivedAt) -> Result<(), StoreError> {
+        let findings = findings(&self.watch.refusals());
+        if !findings.is_empty() {
+            let rule = Rule::StoreRefuses;
+            warn!(rule = rule.as_str(), findings = findings.len(), "alerts");
+            self.store.raise(rule, &findings, now).await?;
+        }
+        let unseen = before(now, 2 * INTERVAL);
+        self.store
+            .resolve_unseen_alerts(Rule::StoreRefuses, unseen, now)
+            .await?;
+        Ok(())
+    }
+}
+
+/// One finding for the database, and one for each device of which alone something is refused.
+fn findings(refusals: &Refusals) -> Vec<Finding> {
+    let mut of_all: Vec<String> = Vec::new();
+    if let Some(reason) = &refusals.readings {
+        of_all.push(format!("the database refuses all readings: {reason}"));
+    }
+    if !refusals.sides.is_empty() {
+        of_all.push(format!(
+            "the database refuses {}",
+            refusals.sides.join("; ")
+        ));
+    }
+    let of_devices = refusals.devices.iter().map(|refused| Finding {
+        device: Some(refused.device.clone()),
+        detail: format!(
+            "the database refuses {} readings of it, and takes those of others: {}",
+            refused.rows, refused.reason
+        ),
+    });
+    let of_all = (!of_all.is_empty()).then(|| Finding {
+        device: None,
+        detail: of_all.join("; "),
+    });
+    let mut findings: Vec<Finding> = of_all.into_iter().chain(of_devices).collect();
+    findings.truncate(FINDINGS_MAX);
+    findings
 }
 
 /// Takes down what one look for one thing found.

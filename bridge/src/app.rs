@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::alert::Alerts;
 use crate::api::{Api, Guard, Host, Retention};
@@ -19,16 +19,20 @@ use crate::auth::KeyFolder;
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
 use crate::dispatch::{self, Bell, Dispatch, Rate};
-use crate::ingest::{Counters, Ingest};
+use crate::ingest::{Counters, Ingest, Sides};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, LedgerMeters, StoreCollector};
 use crate::store::Store;
 use crate::timekeeper::{self, Timekeeper};
 use crate::upkeep::Upkeep;
+use crate::watch::DatabaseWatch;
 
 /// How long what is in hand may take to reach the database when the bridge stops. What does not
 /// make it is sent again by its devices.
 const DRAIN: Duration = Duration::from_secs(3);
+
+/// How long an idle device with default settings may be silent: two reports and a half.
+const SILENCE_EXPECTED: Duration = Duration::from_secs(150);
 
 /// Starts bridges.
 #[derive(Debug)]
@@ -86,6 +90,13 @@ impl Bridge {
             .set_retention(config.retention)
             .await
             .map_err(|error| error.into_failure("tell the database how long to keep readings"))?;
+        store.set_offline_after(config.alerts.offline_after);
+        if config.alerts.offline_after < SILENCE_EXPECTED {
+            warn!(
+                offline_after = ?config.alerts.offline_after,
+                "idle devices report once a minute unless set otherwise: they will be shown offline now and then"
+            );
+        }
         let clock = store.clock().clone();
         let timekeeper = Timekeeper {
             store: Arc::clone(&store),
@@ -103,8 +114,14 @@ impl Bridge {
             api_meters.audit_lost.clone(),
         );
         lifecycle.spawn("audit", writer.run());
+        let watch = DatabaseWatch::new(health.component("bridge-database"));
+        lifecycle.spawn(
+            "database-watch",
+            watch.clone().run(Arc::clone(&store), lifecycle.token()),
+        );
         let alerts = Alerts {
             store: Arc::clone(&store),
+            watch: watch.clone(),
             clock: clock.clone(),
             bounds: config.alerts,
             firing: api_meters.alerts_firing.clone(),
@@ -115,11 +132,13 @@ impl Bridge {
         let guard = Guard::new(keys, Arc::clone(&store), audit, api_meters);
         let (bell, rung) = dispatch::bell();
         let (outbox, inbox) = inbox();
+        let sides = Sides::new(meters.overflows.clone());
         // The broker goes last: acknowledgements of the final commit travel through it.
         let leave = CancellationToken::new();
         let (broker, connection) = Broker::connect(
             config.broker,
             outbox,
+            sides.clone(),
             IntakeMeters::register(registry),
             health.component("bridge-broker"),
             leave.clone(),
@@ -130,12 +149,14 @@ impl Bridge {
             clock: clock.clone(),
             broker: broker.clone(),
             messages: inbox,
+            sides,
             direct: asked,
             bounds: config.bounds,
             pipeline: config.pipeline,
             meters: meters.clone(),
-            health: health.component("bridge-database"),
+            watch,
             counters: Arc::clone(&counters),
+            commits: Arc::default(),
             bell: bell.clone(),
             drain: lifecycle.token(),
         };

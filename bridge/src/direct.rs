@@ -143,7 +143,11 @@ impl Direct {
         let exchange = async {
             let queued = self.queue.send(asked).await;
             queued.map_err(|_| DirectError::Stopping)?;
-            answered.await.map_err(|_| DirectError::Stopping)
+            // What the database refuses is let go without an answer.
+            answered.await.map_err(|_| match self.queue.is_closed() {
+                true => DirectError::Stopping,
+                false => DirectError::Busy,
+            })
         };
         let settled = timeout(self.patience, exchange)
             .await

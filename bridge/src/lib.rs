@@ -32,6 +32,7 @@ pub mod pipeline;
 pub mod store;
 mod timekeeper;
 mod upkeep;
+mod watch;
 
 pub use app::{Bridge, Running};
 pub use config::Config;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use certs::{Identity, Role};
-use daemon::{Class, Failure, Health, Lifecycle};
+use daemon::{Class, Component, Failure, Health, Lifecycle};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use prometheus_client::registry::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,6 +23,7 @@ use crate::config::{Config, Limits, Timeouts};
 use crate::error::Refusal;
 use crate::listener;
 use crate::meters::Meters;
+use crate::pulse::Pulse;
 use crate::reload::Tls;
 use crate::retained::RetainedRoom;
 use crate::router::{Gone, Router, RouterLimits};
@@ -31,10 +32,10 @@ use crate::shard::{Shard, Workers, shard_of};
 use crate::shares::Shares;
 use crate::wills::Will;
 
-/// Links of one router: two of its shard, and of each service one, one that leaves while shards
+/// Links of one router: two of its shard, one that asks whether it is well, and of each service one, one that leaves while shards
 /// change hands, and one whose going the router has not yet noticed.
 const fn links_max(limits: &Limits) -> usize {
-    2 + 3 * limits.services_max
+    3 + 3 * limits.services_max
 }
 
 /// Warnings a second about clients that misbehave; the rest is counted only.
@@ -83,7 +84,8 @@ impl Broker {
         health: &Health,
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
-        let component = health.component("broker");
+        let listening = health.component("broker-listener");
+        let routers_health = health.component("broker-routers");
         let meters = Meters::register(registry);
         let Config {
             address,
@@ -104,7 +106,14 @@ impl Broker {
             backlog_bytes: routers.backlog_bytes / routers.count.max(1),
         };
         let room = Arc::new(RetainedRoom::new(limits.retained_bytes_max));
-        let workers = open_shards(routers.count, router_limits, room, meters.clone()).await?;
+        let opened = open_shards(
+            routers.count,
+            router_limits,
+            room,
+            meters.clone(),
+            routers_health,
+        );
+        let (workers, pulse) = opened.await?;
         let stopping = lifecycle.token();
         let core = Arc::new(Core {
             shards: workers.iter().map(Workers::shard).collect(),
@@ -127,8 +136,11 @@ impl Broker {
         let seats = Arc::clone(&core.seats);
         let watch = tls.watch(timeouts.reload, seats, meters, stopping);
         lifecycle.spawn("broker-tls-files", watch);
-        lifecycle.spawn("broker-listener", listener::listen(core, listener));
-        component.ready();
+        lifecycle.spawn("broker-pulse", pulse.run(lifecycle.token()));
+        lifecycle.spawn(
+            "broker-listener",
+            listener::listen(core, listener, listening),
+        );
         info!(%mqtt_addr, routers = routers.count, "MQTT over TLS 1.3");
         Ok(Running { mqtt_addr })
     }
@@ -139,13 +151,15 @@ async fn open_shards(
     limits: RouterLimits,
     room: Arc<RetainedRoom>,
     meters: Meters,
-) -> Result<Vec<Workers>, Failure> {
-    let open = move || -> Result<Vec<Workers>, Gone> {
+    health: Component,
+) -> Result<(Vec<Workers>, Pulse), Failure> {
+    let open = move || -> Result<(Vec<Workers>, Pulse), Gone> {
         let routers: Vec<Arc<Router>> = (0..count).map(|at| Router::spawn(at, limits)).collect();
+        let pulse = Pulse::open(&routers, health)?;
         let opened = routers
             .into_iter()
             .map(|router| Shard::open(router, Arc::clone(&room), meters.clone()));
-        opened.collect()
+        Ok((opened.collect::<Result<_, _>>()?, pulse))
     };
     let failure = || Failure::new(Class::Overload, "start the routers");
     tokio::task::spawn_blocking(open)

@@ -26,6 +26,7 @@ mod front;
 mod lane;
 mod listener;
 mod meters;
+mod pulse;
 mod reload;
 mod retained;
 mod router;

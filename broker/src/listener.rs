@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::{Serial, tls};
-use daemon::{Class, Failure};
+use daemon::{Class, Component, Failure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustls::ServerConnection;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -85,26 +85,21 @@ pub(crate) fn allow_sockets(limits: &Limits) {
 }
 
 /// Takes clients in until a stop is asked for, then waits for those inside.
-pub(crate) async fn listen(core: Arc<Core>, listener: TcpListener) -> Result<(), Failure> {
+pub(crate) async fn listen(
+    core: Arc<Core>,
+    listener: TcpListener,
+    health: Component,
+) -> Result<(), Failure> {
     let handshakes = Arc::new(Semaphore::new(core.limits.handshakes_max));
     let accept = async {
         loop {
             let Ok(handshaking) = Arc::clone(&handshakes).acquire_owned().await else {
                 return;
             };
-            match listener.accept().await {
-                Ok((stream, from)) => {
-                    let core = Arc::clone(&core);
-                    let tracker = core.tracker.clone();
-                    tracker.spawn(welcome(core, stream, from, handshaking));
-                }
-                Err(error) => {
-                    if core.may_log() {
-                        warn!(%error, "cannot accept a connection");
-                    }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            let (stream, from) = next(&core, &listener, &health).await;
+            let core = Arc::clone(&core);
+            let tracker = core.tracker.clone();
+            tracker.spawn(welcome(core, stream, from, handshaking));
         }
     };
     tokio::select! {
@@ -114,13 +109,31 @@ pub(crate) async fn listen(core: Arc<Core>, listener: TcpListener) -> Result<(),
     drop(listener);
     core.seats.kick_all(Close::Stopping);
     core.tracker.close();
-    if tokio::time::timeout(STOP_GRACE, core.tracker.wait())
-        .await
-        .is_err()
-    {
+    if timeout(STOP_GRACE, core.tracker.wait()).await.is_err() {
         debug!("connections left behind");
     }
     Ok(())
+}
+
+/// The next connection. What the system refuses is told, until a while without a refusal says that it is over: without
+/// file descriptors each connection that waits is refused at once.
+async fn next(core: &Core, listener: &TcpListener, health: &Component) -> (TcpStream, SocketAddr) {
+    health.ready();
+    loop {
+        let mut accepted = Some(listener.accept().await);
+        while let Some(Err(error)) = accepted {
+            health.waiting(format!("connections cannot be accepted: {error}"));
+            if core.may_log() {
+                warn!(%error, "cannot accept a connection");
+            }
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            accepted = timeout(ACCEPT_PAUSE, listener.accept()).await.ok();
+        }
+        health.ready();
+        if let Some(Ok(accepted)) = accepted {
+            return accepted;
+        }
+    }
 }
 
 async fn welcome(

@@ -114,7 +114,8 @@ impl Stack {
                     "bridge",
                     format!(
                         "[mqtt]\naddress = \"127.0.0.1:{broker_port}\"\nkeep_alive = \"5s\"\n{}\
-                         [store]\nurl = {database:?}\n[http]\naddress = \"127.0.0.1:{}\"\n",
+                         [store]\nurl = {database:?}\n[http]\naddress = \"127.0.0.1:{}\"\n\
+                         [alerts]\noffline_after = \"20s\"\n",
                         tls(&set.bridge),
                         free_port()?
                     ),

@@ -6,23 +6,25 @@
 //! message ─► admit ─► pipeline ─► Store::ingest ─► ack to the device ─► PUBACK to the broker
 //!               │        ▲              └─► answer to who asked
 //!               │        └─ request, admitted by [`crate::direct`]
+//!               │        └─ refused by the database: apart, until it is known whose fault it is
 //!               └─► dead letter ─► Store ─► refusal to the device ─► PUBACK
 //! ```
 //!
 //! Reading order: this file (the loop) → `side` (presence, events and dead letters) → `acks` (what devices are told) →
 //! `persist` (a call that is repeated until it succeeds).
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Clock as _, Component, Failure};
+use daemon::{Class, Clock as _, Failure, Fault};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use crate::admit::{Bounds, admit};
 use crate::direct::Asked;
@@ -32,18 +34,25 @@ use crate::intake::{Broker, Inbox, Message};
 use crate::metrics::IngestMeters;
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
 use crate::store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
+use crate::watch::DatabaseWatch;
 
 mod acks;
 mod persist;
 mod side;
 
 pub(crate) use acks::Acks;
-use persist::persist;
-use side::{Side, SidePath, letter, side};
+use persist::attempt;
+pub use side::Sides;
+use side::{Content, SidePath, letter};
 
-/// Reports, presence and dead letters that wait; beyond it the message is dropped: reports are
-/// repeated, payloads are sent again, and presence is told anew with the next connection.
-const SIDE_QUEUE: usize = 4_096;
+/// How long something must be refused before it is shown: what is found out within that is dealt with already.
+const REFUSED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether something is refused.
+const SHOW_EVERY: Duration = Duration::from_secs(1);
+
+/// A write that fails for so long, while others are committed, is tried apart.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What the loop has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -67,39 +76,44 @@ pub(crate) struct Ingest {
     pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) messages: Inbox,
+    /// What devices say beside readings.
+    pub(crate) sides: Sides,
     /// Deliveries whose senders wait for an answer.
     pub(crate) direct: mpsc::Receiver<Asked>,
     pub(crate) bounds: Bounds,
     pub(crate) pipeline: PipelineConfig,
     pub(crate) meters: IngestMeters,
-    pub(crate) health: Component,
+    pub(crate) watch: DatabaseWatch,
     pub(crate) counters: Arc<Mutex<Counters>>,
+    /// Writes that were committed.
+    pub(crate) commits: Arc<AtomicU64>,
     /// Rung when a device came back, for which something may wait.
     pub(crate) bell: Bell,
     /// No more messages will come: write what is there, then end.
     pub(crate) drain: CancellationToken,
 }
 
-/// What a commit of one delivery releases.
+/// Who waits for the commit of a delivery.
 #[derive(Debug)]
-struct Token {
-    device: DeviceId,
-    epoch: Epoch,
-    release: Release,
-}
-
-/// Who waits for a commit.
-#[derive(Debug)]
-enum Release {
+enum Token {
     /// The device, for an acknowledgement, and then the broker.
     Broker(Receipt),
     /// Whoever asked.
     Asker(oneshot::Sender<Settled>),
 }
+/// How a write has ended.
+enum Written {
+    Done(Done),
+    /// The database refuses it for a reason of its own.
+    Refused(Write<Token>, StoreError),
+}
+
 /// A write that has ended well.
 struct Done {
     id: WriteId,
-    tokens: Vec<Token>,
+    /// Whose deliveries they were, and who waits for each.
+    of: Vec<(DeviceId, Epoch)>,
+    tokens: Vec<Option<Token>>,
     rows: usize,
     took: Duration,
     ingested: Ingested,
@@ -109,18 +123,19 @@ impl Ingest {
     /// Runs until it has drained.
     pub(crate) async fn run(mut self) -> Result<(), Failure> {
         let started = Instant::now();
-        let (sides, side_queue) = mpsc::channel(SIDE_QUEUE);
-        let side_path = tokio::spawn(SidePath::of(&self).run(side_queue));
+        let side_path = tokio::spawn(SidePath::of(&self).run());
         let mut pipeline = Pipeline::new(self.pipeline);
-        let mut writes: JoinSet<Result<Done, StoreError>> = JoinSet::new();
+        let mut writes: JoinSet<Result<Written, StoreError>> = JoinSet::new();
+        let mut shown = Instant::now();
         let mut draining = false;
+        let mut is_in_doubt = false;
         loop {
             let now = started.elapsed();
             while let Some(write) = pipeline.next_write(now, draining) {
                 writes.spawn(self.write(write));
             }
             let is_empty = self.messages.is_empty() && self.direct.is_empty();
-            if draining && pipeline.is_empty() && is_empty {
+            if draining && pipeline.is_drained() && is_empty {
                 break;
             }
             // Nothing is judged by a clock that nobody knows: it waits, unacknowledged.
@@ -129,16 +144,27 @@ impl Ingest {
             tokio::select! {
                 // Without room nothing is taken, the queue fills, and the broker holds back.
                 Some(message) = self.messages.recv(), if takes => {
-                    self.take(message, &mut pipeline, &sides, started.elapsed());
+                    self.take(message, &mut pipeline, started.elapsed());
                 }
                 Some(asked) = self.direct.recv(), if takes => {
                     self.take_asked(asked, &mut pipeline, started.elapsed());
                 }
                 Some(done) = writes.join_next() => {
-                    let done = done
+                    let written = done
                         .map_err(|error| Failure::new(Class::Data, "write").because(error))?
                         .map_err(|error| error.into_failure("write readings"))?;
-                    self.release(done, &mut pipeline);
+                    match written {
+                        Written::Done(done) => self.release(done, &mut pipeline),
+                        Written::Refused(write, error) => {
+                            self.refused(write, &error, &mut pipeline, started.elapsed());
+                        }
+                    }
+                    self.let_go(&mut pipeline);
+                    if shown.elapsed() >= SHOW_EVERY || pipeline.is_in_doubt() != is_in_doubt {
+                        is_in_doubt = pipeline.is_in_doubt();
+                        shown = Instant::now();
+                        self.show(&pipeline, started.elapsed());
+                    }
                 }
                 () = async { sleep_until(wakeup.unwrap_or(started)).await }, if wakeup.is_some() => {}
                 () = self.clock.known(), if !takes && pipeline.has_room() => {}
@@ -148,19 +174,13 @@ impl Ingest {
                 }
             }
         }
-        drop(sides);
+        self.sides.close();
         side_path
             .await
             .map_err(|error| Failure::new(Class::Data, "write reports").because(error))?
     }
 
-    fn take(
-        &self,
-        message: Message,
-        pipeline: &mut Pipeline<Token>,
-        sides: &mpsc::Sender<Side>,
-        now: Duration,
-    ) {
+    fn take(&self, message: Message, pipeline: &mut Pipeline<Token>, now: Duration) {
         let Message {
             topic,
             payload,
@@ -168,27 +188,26 @@ impl Ingest {
             receipt,
         } = message;
         let received_at = self.clock.at(received);
-        let side = match topic {
+        let bytes = payload.len();
+        let (letter, digest) = match topic {
             Ok(Topic {
                 device,
                 channel: Channel::Telemetry,
             }) => match admit(device.clone(), &payload, received_at, &self.bounds) {
                 Ok(delivery) => {
-                    let release = Release::Broker(receipt);
-                    self.offer(delivery, payload.len(), release, pipeline, now);
+                    let token = Token::Broker(receipt);
+                    self.offer(delivery, payload.len(), token, pipeline, now);
                     return;
                 }
                 Err(error) => {
                     let topic = Topic::new(device.clone(), Channel::Telemetry).to_string();
                     let digest = Some(payload_digest(&payload));
                     let letter = letter(Some(device), topic, &payload, &error, received_at);
-                    Side::Letter(letter, digest, receipt)
+                    (letter, digest)
                 }
             },
-            Ok(topic) => match side(topic, &payload, received_at, receipt) {
-                Some(side) => side,
-                None => return,
-            },
+            // Only readings, and what has no topic of ours, come this way.
+            Ok(topic) => return self.sides.take(topic, &payload, received, receipt),
             Err(topic) => {
                 let letter = letter(
                     None,
@@ -197,29 +216,23 @@ impl Ingest {
                     &"topic is not one of a device",
                     received_at,
                 );
-                Side::Letter(letter, None, receipt)
+                (letter, None)
             }
         };
-        if let Err(full) = sides.try_send(side) {
-            self.meters.overflows.inc();
-            let (Side::Report(_, receipt)
-            | Side::Presence(_, receipt)
-            | Side::Word(_, receipt)
-            | Side::Config(_, receipt)
-            | Side::Letter(_, _, receipt)) = full.into_inner();
-            receipt.acknowledge();
-        }
+        self.sides
+            .offer(Content::Letter(letter, digest), bytes, received, receipt);
     }
 
     fn take_asked(&self, asked: Asked, pipeline: &mut Pipeline<Token>, now: Duration) {
         let Asked {
-            delivery,
+            mut delivery,
             bytes,
             answer,
         } = asked;
+        pipeline.recall(&mut delivery, now);
         // Who went away while there was no room sends it again.
         if !answer.is_closed() {
-            self.offer(delivery, bytes, Release::Asker(answer), pipeline, now);
+            self.offer(delivery, bytes, Token::Asker(answer), pipeline, now);
         }
     }
 
@@ -227,29 +240,25 @@ impl Ingest {
         &self,
         delivery: Delivery,
         bytes: usize,
-        release: Release,
+        token: Token,
         pipeline: &mut Pipeline<Token>,
         now: Duration,
     ) {
-        let token = Token {
-            device: delivery.device.clone(),
-            epoch: delivery.batch.epoch,
-            release,
-        };
         let rows = (delivery.batch.rows.len() + delivery.rejected.len()) as u64;
         self.meters.rows_entered.inc_by(rows);
         pipeline.offer(delivery, bytes, token, now);
     }
-    /// One write, repeated until it is committed: ingest may be repeated after any error.
+    /// One write, repeated while the database is away: ingest may be repeated after any error.
     fn write(
         &self,
         write: Write<Token>,
-    ) -> impl Future<Output = Result<Done, StoreError>> + Send + 'static {
-        let (store, meters, health) = (
+    ) -> impl Future<Output = Result<Written, StoreError>> + Send + 'static {
+        let (store, meters, watch) = (
             Arc::clone(&self.store),
             self.meters.clone(),
-            self.health.clone(),
+            self.watch.clone(),
         );
+        let commits = Arc::clone(&self.commits);
         async move {
             let started = Instant::now();
             let rows = write
@@ -257,26 +266,96 @@ impl Ingest {
                 .iter()
                 .map(|delivery| delivery.batch.rows.len() + delivery.rejected.len())
                 .sum();
-            let ingested = persist(&meters, &health, || store.ingest(&write.deliveries)).await?;
-            Ok(Done {
+            // What fails again and again while others are committed is refused, whatever the error says.
+            let others = commits.load(Ordering::Relaxed);
+            let is_hopeless = |error: &StoreError| {
+                let is_stuck =
+                    started.elapsed() >= STUCK_AFTER && commits.load(Ordering::Relaxed) != others;
+                error.is_refusal() || is_stuck
+            };
+            let ingest = || store.ingest(&write.deliveries);
+            let ingested = match attempt(&meters, &watch, is_hopeless, ingest).await {
+                Ok(ingested) => ingested,
+                Err(error) if error.fault() == Fault::Retry => {
+                    return Ok(Written::Refused(write, error));
+                }
+                Err(error) => return Err(error),
+            };
+            commits.fetch_add(1, Ordering::Relaxed);
+            let of = write.deliveries.iter();
+            Ok(Written::Done(Done {
                 id: write.id,
+                of: of
+                    .map(|delivery| (delivery.device.clone(), delivery.batch.epoch))
+                    .collect(),
                 tokens: write.tokens,
                 rows,
                 took: started.elapsed(),
                 ingested,
-            })
+            }))
         }
+    }
+
+    /// The database refused a write: it is tried apart from the others.
+    fn refused(
+        &self,
+        write: Write<Token>,
+        error: &StoreError,
+        pipeline: &mut Pipeline<Token>,
+        now: Duration,
+    ) {
+        let reason = error.explained();
+        if !pipeline.is_in_doubt() {
+            let (class, help) = (error.class().as_str(), error.help());
+            let devices = write.deliveries.len();
+            warn!(
+                class,
+                error = reason,
+                help,
+                devices,
+                "the database refuses readings; they are tried apart"
+            );
+        }
+        self.meters.refused_writes.inc();
+        pipeline.refused(write, &reason, now);
+    }
+
+    /// What is let go is no burden to the broker any more; its device hears nothing, and sends it again.
+    fn let_go(&self, pipeline: &mut Pipeline<Token>) {
+        for token in pipeline.take_let_go() {
+            self.meters.let_go.inc();
+            match token {
+                Token::Broker(receipt) => receipt.acknowledge(),
+                // Who asked hears that it is to be sent again.
+                Token::Asker(answer) => drop(answer),
+            }
+        }
+    }
+
+    /// What is refused now, for readiness and alerts.
+    fn show(&self, pipeline: &Pipeline<Token>, now: Duration) {
+        let readings = pipeline.refused_by_all(now, REFUSED_AFTER);
+        // While nothing is committed it is not known to be theirs.
+        let devices = match pipeline.is_in_doubt() {
+            true => Vec::new(),
+            false => pipeline.refused_devices(now, REFUSED_AFTER),
+        };
+        self.watch.refuses(readings, devices);
     }
 
     /// After a commit: acks, then receipts, then room for more.
     fn release(&self, done: Done, pipeline: &mut Pipeline<Token>) {
         let Done {
             id,
+            of,
             tokens,
             rows,
             took,
             ingested,
         } = done;
+        if pipeline.is_in_doubt() {
+            info!("the database takes readings again");
+        }
         pipeline.complete(id);
         self.meters.committed(ingested.rows);
         self.meters.rows_left.inc_by(rows as u64);
@@ -292,14 +371,16 @@ impl Ingest {
         }
         let mut acks = Acks::default();
         let mut receipts = Vec::with_capacity(tokens.len());
-        for (token, settled) in tokens.into_iter().zip(ingested.settled) {
-            match token.release {
-                Release::Broker(receipt) => {
-                    acks.add(token.device, token.epoch, settled, Vec::new());
+        let ended = of.into_iter().zip(tokens).zip(ingested.settled);
+        for (((device, epoch), token), settled) in ended {
+            match token {
+                // Who went away meanwhile sends it again, and hears that it is known.
+                Some(Token::Asker(answer)) => drop(answer.send(settled)),
+                Some(Token::Broker(receipt)) => {
+                    acks.add(device, epoch, settled, Vec::new());
                     receipts.push(receipt);
                 }
-                // Who went away meanwhile sends it again, and hears that it is known.
-                Release::Asker(answer) => drop(answer.send(settled)),
+                None => acks.add(device, epoch, settled, Vec::new()),
             }
         }
         acks.publish(&self.broker, &self.meters, self.clock.now_ms());

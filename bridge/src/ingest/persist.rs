@@ -1,22 +1,25 @@
 //! A call to the database, repeated until it has succeeded: what trouble looks like from outside, and how fast it is
-//! tried again.
+//! tried again. What the database itself refuses is not repeated here: who asked decides what to try next.
 
 use std::time::Duration;
 
-use daemon::{Backoff, Component, Fault};
+use daemon::{Backoff, Fault};
 use tracing::warn;
 
 use crate::metrics::{ClassLabel, IngestMeters};
 use crate::store::StoreError;
+use crate::watch::DatabaseWatch;
 
 /// Pause before a failed call is tried again: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal.
-pub(crate) async fn persist<T, F, Fut>(
+/// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal, or that `is_hopeless` says is
+/// of no use to repeat.
+pub(crate) async fn attempt<T, F, Fut>(
     meters: &IngestMeters,
-    health: &Component,
+    watch: &DatabaseWatch,
+    is_hopeless: impl Fn(&StoreError) -> bool,
     mut call: F,
 ) -> Result<T, StoreError>
 where
@@ -27,7 +30,7 @@ where
     loop {
         let error = match call().await {
             Ok(value) => {
-                health.ready();
+                watch.wrote();
                 return Ok(value);
             }
             Err(error) => error,
@@ -37,18 +40,18 @@ where
             .store_errors
             .get_or_create(&ClassLabel { class })
             .inc();
-        if error.fault() != Fault::Retry {
+        if error.fault() != Fault::Retry || is_hopeless(&error) {
             return Err(error);
         }
         let pause = backoff.next_jittered();
         if backoff.attempts() == 1 {
-            let (error, help) = (error.to_string(), error.help());
+            let (error, help) = (error.explained(), error.help());
             warn!(
                 class,
                 error, help, "the database does not take writes; trying again"
             );
         }
-        health.waiting(error.to_string());
+        watch.does_not_write(error.explained());
         tokio::time::sleep(pause).await;
     }
 }

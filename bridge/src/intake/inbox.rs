@@ -1,5 +1,6 @@
-//! The queue between the task that polls the broker and the loop that writes: bounded in messages
-//! and in bytes, and never waited for.
+//! The queue of readings between the task that polls the broker and the loop that writes: bounded in messages
+//! and in bytes, and never waited for. What is not readings goes its own way ([`crate::ingest::Sides`]), because nobody
+//! would send it again.
 //!
 //! ```text
 //! fits        → queued; acknowledged to the broker after its commit

@@ -22,13 +22,14 @@ use rumqttc::{
     SubscribeReasonCode, TlsConfiguration, Transport,
 };
 use schema::topic::{shared_up_filter, status_filter};
-use schema::{Topic, limits};
+use schema::{Channel, Topic, limits};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Message, Outbox};
+use crate::ingest::Sides;
 use crate::metrics::IntakeMeters;
 
 /// Publishes and acknowledgements that wait for the client.
@@ -95,6 +96,7 @@ pub struct Receipt {
 pub struct Connection {
     config: BrokerConfig,
     messages: Outbox,
+    sides: Sides,
     state: watch::Sender<Option<Uplink>>,
     meters: IntakeMeters,
     health: Component,
@@ -128,6 +130,7 @@ impl Broker {
     pub fn connect(
         config: BrokerConfig,
         messages: Outbox,
+        sides: Sides,
         meters: IntakeMeters,
         health: Component,
         stop: CancellationToken,
@@ -136,6 +139,7 @@ impl Broker {
         let connection = Connection {
             config,
             messages,
+            sides,
             state,
             meters,
             health,
@@ -174,7 +178,7 @@ impl Broker {
 
 impl Receipt {
     /// The receipt alone: what is kept of a dropped message.
-    pub(super) fn without_payload(mut self) -> Self {
+    pub(crate) fn without_payload(mut self) -> Self {
         self.publish.payload = bytes::Bytes::new();
         self
     }
@@ -260,6 +264,7 @@ impl Connection {
                 address: self.address(),
                 source: Box::new(source),
             }),
+            () = self.catch_up_again(&client) => Ok(()),
             () = self.stop.cancelled() => {
                 leave(&client, &mut events).await;
                 Ok(())
@@ -323,6 +328,14 @@ impl Connection {
         });
     }
 
+    /// The same, whenever births and wills had no room. Never returns.
+    async fn catch_up_again(&self, client: &AsyncClient) {
+        loop {
+            self.sides.wanting().await;
+            self.catch_up(client);
+        }
+    }
+
     /// Queues a message, or drops it.
     fn take(&self, client: &AsyncClient, publish: Publish) {
         let message = Message {
@@ -335,6 +348,17 @@ impl Connection {
             },
         };
         self.meters.received(&message);
+        let message = match message {
+            Message {
+                topic: Ok(topic),
+                payload,
+                received,
+                receipt,
+            } if topic.channel != Channel::Telemetry => {
+                return self.sides.take(topic, &payload, received, receipt);
+            }
+            message => message,
+        };
         if !self.messages.offer(message) {
             self.meters.dropped.inc();
         }

@@ -3,13 +3,17 @@
 //!
 //! ```text
 //! offer ─► waiting ──linger, or enough rows──► in flight (one write each) ──committed──► released
-//!             ▲                                    └──the shell repeats a failed write──┘
-//!             └─ a device with a write in flight waits for its end
+//!             ▲                                    │ └──the shell repeats a write that found no database──┘
+//!             └─ a device with a write in flight   └──refused──► apart ──► in flight, one at a time
+//!                waits for its end
 //! ```
 //!
-//! Invariants: what is offered is released exactly once, and only by its commit; one device is in
-//! at most one write at a time; rows and bytes held, waiting and in flight together, pass their
-//! bounds by less than one delivery (promise P5): the shell takes nothing while there is no room.
+//! What the database refuses is nobody's fault until it is known whose: [`apart`] tries it by itself, [`evidence`] says
+//! when a reading may be set aside. While nothing at all is committed, attempts become rare: the database is at fault.
+//!
+//! Invariants: what is offered is released exactly once: by its commit, or unacknowledged, when it is let go to be sent
+//! again; one device is in at most one write at a time; rows and bytes held, waiting, apart and in flight together, pass
+//! their bounds by less than one delivery (promise P5): the shell takes nothing while there is no room.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -17,6 +21,22 @@ use std::time::Duration;
 use schema::DeviceId;
 
 use crate::store::Delivery;
+
+mod apart;
+mod evidence;
+#[cfg(test)]
+mod model;
+
+pub use apart::Refused;
+use apart::{Apart, Group};
+
+/// Refusals in a row, without any commit, that are tried again at once: enough to halve a write down to one reading of
+/// one device.
+const REFUSALS_QUICK: u32 = 16;
+
+/// After them, the pause before the next attempt: the first, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// The bounds of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +77,8 @@ pub struct Write<Token> {
     pub id: WriteId,
     /// What to write.
     pub deliveries: Vec<Delivery>,
-    /// What its commit releases, one for each delivery.
-    pub tokens: Vec<Token>,
+    /// What its commit releases, one for each delivery; none where nobody waits any more.
+    pub tokens: Vec<Option<Token>>,
 }
 
 /// Deliveries on their way into the database.
@@ -67,24 +87,44 @@ pub struct Pipeline<Token> {
     config: PipelineConfig,
     waiting: VecDeque<Item<Token>>,
     waiting_rows: usize,
-    in_flight: Vec<InFlight>,
+    in_flight: Vec<InFlight<Token>>,
     held: Held,
     writes: u64,
+    apart: Apart<Token>,
+    /// The last write was of what is apart.
+    was_apart: bool,
+    doubt: Option<Doubt>,
+    /// When it was last asked for a write.
+    now: Duration,
 }
 
 #[derive(Debug)]
 struct Item<Token> {
     delivery: Delivery,
-    token: Token,
+    token: Option<Token>,
     bytes: usize,
     since: Duration,
 }
 
 #[derive(Debug)]
-struct InFlight {
+struct InFlight<Token> {
     id: WriteId,
     devices: HashSet<DeviceId>,
     held: Held,
+    /// Bytes and age of each delivery.
+    parts: Vec<(usize, Duration)>,
+    /// The group, without its deliveries, of what is apart.
+    apart: Option<Group<Token>>,
+}
+
+/// Nothing was committed since the database refused a write.
+#[derive(Debug)]
+struct Doubt {
+    refusals: u32,
+    since: Duration,
+    /// No attempt before.
+    until: Duration,
+    reason: String,
 }
 
 /// What is held.
@@ -107,6 +147,10 @@ impl<Token> Pipeline<Token> {
             in_flight: Vec::new(),
             held: Held::default(),
             writes: 0,
+            apart: Apart::new(),
+            was_apart: false,
+            doubt: None,
+            now: Duration::ZERO,
         }
     }
 
@@ -119,7 +163,13 @@ impl<Token> Pipeline<Token> {
     /// Whether nothing waits or is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
+        self.waiting.is_empty() && self.in_flight.is_empty() && self.apart.is_empty()
+    }
+
+    /// Whether only that waits of which readings are refused: nothing that a stopping bridge could write.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.waiting.is_empty() && self.in_flight.is_empty() && self.apart.is_drained()
     }
 
     /// Whether another delivery may be offered.
@@ -131,33 +181,70 @@ impl<Token> Pipeline<Token> {
     /// Takes a delivery, made of `bytes` of payload. There must be room.
     pub fn offer(&mut self, delivery: Delivery, bytes: usize, token: Token, now: Duration) {
         debug_assert!(self.has_room());
-        let rows = rows(&delivery);
-        self.held.rows += rows;
-        self.held.bytes += bytes;
-        self.waiting_rows += rows;
-        self.waiting.push_back(Item {
+        self.apart.forgive(now);
+        let item = Item {
             delivery,
-            token,
+            token: Some(token),
             bytes,
             since: now,
-        });
+        };
+        self.held.add(item.held());
+        if self.apart.is_suspect(&item.delivery.device) {
+            let gone = self.apart.offer(item, &self.config, now);
+            self.held.remove(gone);
+        } else {
+            self.wait(item);
+        }
+    }
+
+    /// Marks the readings of a delivery as rejected that were set aside lately: for those who ask by handing in again what
+    /// they heard nothing of. Devices are sent an acknowledgement when it happens.
+    pub fn recall(&mut self, delivery: &mut Delivery, now: Duration) {
+        self.apart.recall(delivery, now);
+    }
+
+    fn wait(&mut self, item: Item<Token>) {
+        self.waiting_rows += rows(&item.delivery);
+        self.waiting.push_back(item);
     }
 
     /// The next write, if one is due: enough rows wait, the oldest has waited long enough, or
     /// `hurry`.
     pub fn next_write(&mut self, now: Duration, hurry: bool) -> Option<Write<Token>> {
-        if self.in_flight.len() >= self.config.writes_max {
+        self.now = now;
+        if !self.may_write() || self.doubt.as_ref().is_some_and(|doubt| now < doubt.until) {
             return None;
         }
-        let busy = |device: &DeviceId| {
-            self.in_flight
-                .iter()
-                .any(|write| write.devices.contains(device))
+        // In turns, so that neither waits for the other.
+        let write = match self.was_apart {
+            true => self
+                .next_waiting(now, hurry)
+                .or_else(|| self.next_apart(now)),
+            false => self
+                .next_apart(now)
+                .or_else(|| self.next_waiting(now, hurry)),
         };
+        if let Some(write) = &write {
+            let apart = |flying: &&InFlight<Token>| flying.id == write.id && flying.apart.is_some();
+            self.was_apart = self.in_flight.iter().any(|flying| apart(&flying));
+        }
+        write
+    }
+
+    /// Whether a connection is free. A database that refuses everything is asked once at a time.
+    fn may_write(&self) -> bool {
+        let most = match &self.doubt {
+            Some(doubt) if doubt.is_deep() => 1,
+            _ => self.config.writes_max,
+        };
+        self.in_flight.len() < most
+    }
+
+    fn next_waiting(&mut self, now: Duration, hurry: bool) -> Option<Write<Token>> {
         let oldest = self
             .waiting
             .iter()
-            .find(|item| !busy(&item.delivery.device))?;
+            .find(|item| !is_busy(&self.in_flight, &item.delivery.device))?;
         let due = hurry
             || self.waiting_rows >= self.config.write_rows
             || oldest.since + self.config.linger <= now;
@@ -168,10 +255,7 @@ impl<Token> Pipeline<Token> {
         let mut rows_taken = 0;
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for item in self.waiting.drain(..) {
-            let in_flight = &self.in_flight;
-            let busy = in_flight
-                .iter()
-                .any(|write| write.devices.contains(&item.delivery.device));
+            let busy = is_busy(&self.in_flight, &item.delivery.device);
             if busy || rows_taken >= self.config.write_rows {
                 left.push_back(item);
             } else {
@@ -180,49 +264,141 @@ impl<Token> Pipeline<Token> {
             }
         }
         self.waiting = left;
-        Some(self.write(taken))
+        self.waiting_rows -= rows_taken;
+        Some(self.write(taken, None))
+    }
+
+    fn next_apart(&mut self, now: Duration) -> Option<Write<Token>> {
+        if self.is_apart_in_flight() {
+            return None;
+        }
+        let mut group = self
+            .apart
+            .next(now, |device| is_busy(&self.in_flight, device))?;
+        let items = std::mem::take(&mut group.items);
+        Some(self.write(items, Some(group)))
+    }
+
+    fn is_apart_in_flight(&self) -> bool {
+        self.in_flight.iter().any(|write| write.apart.is_some())
     }
 
     /// When to ask for the next write again, if nothing else happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Duration> {
-        if self.in_flight.len() >= self.config.writes_max {
+        if !self.may_write() {
             return None;
         }
-        self.waiting
+        let waiting = self
+            .waiting
             .iter()
-            .find(|item| {
-                !self
-                    .in_flight
-                    .iter()
-                    .any(|write| write.devices.contains(&item.delivery.device))
-            })
-            .map(|item| item.since + self.config.linger)
+            .find(|item| !is_busy(&self.in_flight, &item.delivery.device))
+            .map(|item| item.since + self.config.linger);
+        let apart = match self.is_apart_in_flight() {
+            true => None,
+            false => self
+                .apart
+                .next_wakeup(|device| is_busy(&self.in_flight, device)),
+        };
+        let next = waiting.into_iter().chain(apart).min()?;
+        Some(
+            self.doubt
+                .as_ref()
+                .map_or(next, |doubt| next.max(doubt.until)),
+        )
     }
 
     /// A write is committed: its room is free again.
     ///
     /// # Panics
-    /// When there is no such write: each is completed once.
+    /// When there is no such write: each ends once.
     pub fn complete(&mut self, id: WriteId) {
+        let write = self.land(id);
+        self.held.remove(write.held);
+        self.doubt = None;
+        for item in self.apart.committed(id, &write.devices, self.now) {
+            self.wait(item);
+        }
+    }
+
+    /// The database has refused a write, for `reason`: it is tried apart.
+    ///
+    /// # Panics
+    /// When there is no such write: each ends once.
+    pub fn refused(&mut self, write: Write<Token>, reason: &str, now: Duration) {
+        let Write {
+            id,
+            deliveries,
+            tokens,
+        } = write;
+        let flown = self.land(id);
+        let items = deliveries.into_iter().zip(tokens).zip(flown.parts);
+        let items = items.map(|((delivery, token), (bytes, since))| Item {
+            delivery,
+            token,
+            bytes,
+            since,
+        });
+        let mut group = flown.apart.unwrap_or_else(|| Group::empty(now));
+        group.items = items.collect();
+        group.rows = flown.held.rows;
+        let judged_by = WriteId(self.writes);
+        let (gone, is_news) = self
+            .apart
+            .refuse(group, judged_by, reason, &self.config, now);
+        self.held.remove(gone);
+        if is_news {
+            let doubt = self.doubt.get_or_insert_with(|| Doubt::new(now));
+            doubt.refused(reason, now);
+        }
+        let before: usize = self.waiting.iter().map(|item| rows(&item.delivery)).sum();
+        let gone = self.apart.divert(&mut self.waiting, &self.config, now);
+        let after: usize = self.waiting.iter().map(|item| rows(&item.delivery)).sum();
+        self.waiting_rows -= before - after;
+        self.held.remove(gone);
+    }
+
+    /// Tokens of deliveries that were let go since the last call: nothing of them is acknowledged to
+    /// their devices, which send them again.
+    pub fn take_let_go(&mut self) -> Vec<Token> {
+        self.apart.take_let_go()
+    }
+
+    /// Whether nothing was committed since the database refused a write.
+    #[must_use]
+    pub const fn is_in_doubt(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// Why nothing is committed, when that has been so for `age` or was tried often.
+    #[must_use]
+    pub fn refused_by_all(&self, now: Duration, age: Duration) -> Option<&str> {
+        let doubt = self.doubt.as_ref()?;
+        (doubt.is_deep() || now >= doubt.since + age).then_some(doubt.reason.as_str())
+    }
+
+    /// Devices of which readings are refused, for at least `age`, while those of others are committed.
+    #[must_use]
+    pub fn refused_devices(&self, now: Duration, age: Duration) -> Vec<Refused> {
+        self.apart.refused(now, age)
+    }
+
+    fn land(&mut self, id: WriteId) -> InFlight<Token> {
         let at = self
             .in_flight
             .iter()
             .position(|write| write.id == id)
-            .expect("a write is completed once");
-        let write = self.in_flight.swap_remove(at);
-        self.held.rows -= write.held.rows;
-        self.held.bytes -= write.held.bytes;
+            .expect("a write ends once");
+        self.in_flight.swap_remove(at)
     }
 
-    fn write(&mut self, items: Vec<Item<Token>>) -> Write<Token> {
+    fn write(&mut self, items: Vec<Item<Token>>, apart: Option<Group<Token>>) -> Write<Token> {
         self.writes += 1;
         let id = WriteId(self.writes);
-        let held = Held {
-            rows: items.iter().map(|item| rows(&item.delivery)).sum(),
-            bytes: items.iter().map(|item| item.bytes).sum(),
-        };
-        self.waiting_rows -= held.rows;
+        let mut held = Held::default();
+        for item in &items {
+            held.add(item.held());
+        }
         self.in_flight.push(InFlight {
             id,
             devices: items
@@ -230,6 +406,8 @@ impl<Token> Pipeline<Token> {
                 .map(|item| item.delivery.device.clone())
                 .collect(),
             held,
+            parts: items.iter().map(|item| (item.bytes, item.since)).collect(),
+            apart,
         });
         let (deliveries, tokens) = items
             .into_iter()
@@ -241,6 +419,57 @@ impl<Token> Pipeline<Token> {
             tokens,
         }
     }
+}
+
+impl<Token> Item<Token> {
+    fn held(&self) -> Held {
+        Held {
+            rows: rows(&self.delivery),
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl Held {
+    const fn add(&mut self, more: Self) {
+        self.rows += more.rows;
+        self.bytes += more.bytes;
+    }
+
+    const fn remove(&mut self, gone: Self) {
+        self.rows -= gone.rows;
+        self.bytes -= gone.bytes;
+    }
+}
+
+impl Doubt {
+    const fn new(now: Duration) -> Self {
+        Self {
+            refusals: 0,
+            since: now,
+            until: now,
+            reason: String::new(),
+        }
+    }
+
+    /// Whether all attempts at halving were in vain.
+    const fn is_deep(&self) -> bool {
+        self.refusals > REFUSALS_QUICK
+    }
+
+    fn refused(&mut self, reason: &str, now: Duration) {
+        self.refusals = self.refusals.saturating_add(1);
+        self.reason.clear();
+        self.reason.push_str(reason);
+        if self.is_deep() {
+            let doublings = (self.refusals - REFUSALS_QUICK - 1).min(16);
+            self.until = now + PAUSE_FIRST.saturating_mul(1 << doublings).min(PAUSE_MAX);
+        }
+    }
+}
+
+fn is_busy<Token>(in_flight: &[InFlight<Token>], device: &DeviceId) -> bool {
+    in_flight.iter().any(|write| write.devices.contains(device))
 }
 
 /// Rows of a delivery; one that was rejected whole still takes room.
@@ -301,7 +530,7 @@ mod tests {
         assert_eq!(pipeline.next_wakeup(), Some(MS(105)));
         pipeline.offer(delivery(2, 6), 60, 2, MS(104));
         let write = pipeline.next_write(MS(104), false).unwrap();
-        assert_eq!(write.tokens, [1, 2]);
+        assert_eq!(write.tokens, [Some(1), Some(2)]);
         pipeline.offer(delivery(3, 1), 10, 3, MS(104));
         assert!(pipeline.next_write(MS(108), false).is_none());
         assert!(pipeline.next_write(MS(109), false).is_some());
@@ -316,7 +545,7 @@ mod tests {
         assert!(pipeline.next_write(MS(99), true).is_none());
         assert_eq!(pipeline.next_wakeup(), None);
         pipeline.complete(first.id);
-        assert_eq!(pipeline.next_write(MS(99), true).unwrap().tokens, [2]);
+        assert_eq!(pipeline.next_write(MS(99), true).unwrap().tokens, [Some(2)]);
     }
 
     #[test]
@@ -348,7 +577,7 @@ mod tests {
             let mut released: Vec<(u8, u64)> = Vec::new();
             let mut finish = |pipeline: &mut Pipeline<_>, write: Write<(u8, u64)>| {
                 pipeline.complete(write.id);
-                released.extend(write.tokens);
+                released.extend(write.tokens.into_iter().flatten());
             };
             for (what, device, rows) in steps {
                 now += MS(1);
@@ -370,7 +599,7 @@ mod tests {
                 prop_assert!(writes.len() <= 2);
                 let mut busy = HashSet::new();
                 for write in &writes {
-                    let devices: HashSet<u8> = write.tokens.iter().map(|(device, _)| *device).collect();
+                    let devices: HashSet<u8> = write.tokens.iter().flatten().map(|(device, _)| *device).collect();
                     for device in devices {
                         prop_assert!(busy.insert(device), "a device is in two writes");
                     }

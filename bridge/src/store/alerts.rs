@@ -32,6 +32,8 @@ pub enum Rule {
     SettingNotInForce,
     /// A device's clock is wrong.
     ClockSkewed,
+    /// The database refuses what it should take.
+    StoreRefuses,
 }
 
 /// How bad it is.
@@ -117,7 +119,7 @@ pub trait AlertStore: Send + Sync {
     ) -> Result<bool, StoreError>;
 
     /// What a rule finds now, at most [`FINDINGS_MAX`]. Nothing for
-    /// [`Rule::ReadingsUnaccounted`], which the fleet's ledger tells.
+    /// [`Rule::ReadingsUnaccounted`], which the fleet's ledger tells, and for [`Rule::StoreRefuses`], which bridges see.
     async fn findings(
         &self,
         rule: Rule,
@@ -135,6 +137,14 @@ pub trait AlertStore: Send + Sync {
 
     /// Resolves the open alerts of a rule that were not seen since. Returns how many.
     async fn resolve_alerts(&self, rule: Rule, now: ReceivedAt) -> Result<u64, StoreError>;
+
+    /// Resolves the open alerts of a rule that were not seen since a time. Returns how many.
+    async fn resolve_unseen_alerts(
+        &self,
+        rule: Rule,
+        unseen_since: ReceivedAt,
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError>;
 
     /// Alerts, latest first.
     async fn alerts(&self, query: &AlertQuery) -> Result<Vec<Alert>, StoreError>;
@@ -160,12 +170,13 @@ pub trait AlertStore: Send + Sync {
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::DeviceOffline,
         Self::ReadingsUnaccounted,
         Self::DeadLetters,
         Self::SettingNotInForce,
         Self::ClockSkewed,
+        Self::StoreRefuses,
     ];
 
     /// As it stands in the database and in JSON.
@@ -177,6 +188,7 @@ impl Rule {
             Self::DeadLetters => "dead_letters",
             Self::SettingNotInForce => "setting_not_in_force",
             Self::ClockSkewed => "clock_skewed",
+            Self::StoreRefuses => "store_refuses",
         }
     }
 
@@ -184,7 +196,7 @@ impl Rule {
     #[must_use]
     pub const fn severity(self) -> Severity {
         match self {
-            Self::ReadingsUnaccounted => Severity::Critical,
+            Self::ReadingsUnaccounted | Self::StoreRefuses => Severity::Critical,
             Self::DeviceOffline
             | Self::DeadLetters
             | Self::SettingNotInForce
@@ -259,7 +271,7 @@ pub(super) fn named(findings: &[Finding]) -> Vec<(String, &str, &str)> {
 }
 
 /// A time before another one.
-pub(super) fn before(now: ReceivedAt, age: Duration) -> ReceivedAt {
+pub(crate) fn before(now: ReceivedAt, age: Duration) -> ReceivedAt {
     let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
     ReceivedAt::from_micros(now.micros().saturating_sub(micros))
 }

@@ -1,6 +1,7 @@
 //! Configuration as the database keeps it: what is desired of a device, and what it says is in
 //! force.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -29,9 +30,10 @@ pub trait ConfigStore: Send + Sync {
         expected: Option<u64>,
     ) -> Result<Changed, StoreError>;
 
-    /// Keeps what a device says of its configuration, in the place of what it said before, and makes
-    /// desired what the device has set itself and is the last word. Returns how many keys that were.
-    async fn report_config(&self, report: &ConfigReport) -> Result<usize, StoreError>;
+    /// Keeps what devices say of their configuration, in the place of what they said before, and makes
+    /// desired what a device has set itself and is the last word. Returns how many keys that were. The
+    /// statements are as many for a thousand devices as for one; of several reports of a device the last counts.
+    async fn report_configs(&self, reports: &[ConfigReport]) -> Result<usize, StoreError>;
 
     /// What is desired of a device, and what it has.
     async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError>;
@@ -257,6 +259,18 @@ pub(crate) fn documents(entries: Vec<(DeviceId, ConfigEntry)>) -> Vec<(DeviceId,
         }
     }
     documents
+}
+
+/// The last report of each device, by device.
+pub(crate) fn last_reports(reports: &[ConfigReport]) -> Vec<&ConfigReport> {
+    let mut last: BTreeMap<&DeviceId, &ConfigReport> = BTreeMap::new();
+    for report in reports {
+        let known = last.entry(&report.device).or_insert(report);
+        if report.received_at >= known.received_at {
+            *known = report;
+        }
+    }
+    last.into_values().collect()
 }
 
 /// Why a key is not in force, by the report.

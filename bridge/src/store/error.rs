@@ -36,6 +36,14 @@ pub enum StoreError {
         /// What the database said.
         source: Source,
     },
+    /// The database takes no writes.
+    #[error("database at {address} is read-only")]
+    ReadOnly {
+        /// Host and port.
+        address: String,
+        /// What the database said.
+        source: Source,
+    },
     /// Repeated attempts were all in the way of others, or the database was too busy.
     #[error("database gave up {attempts} attempts within {seconds} s")]
     Exhausted {
@@ -131,6 +139,7 @@ impl StoreError {
             | Self::Collation { .. }
             | Self::Migration { .. }
             | Self::File { .. }
+            | Self::ReadOnly { .. }
             | Self::Statement { .. }
             | Self::Closed => Class::Storage,
         }
@@ -143,19 +152,58 @@ impl StoreError {
         match self {
             Self::Unreachable { .. }
             | Self::Refused { .. }
+            | Self::ReadOnly { .. }
             | Self::Exhausted { .. }
             | Self::Full { .. }
             | Self::File { .. }
             | Self::Unreadable { .. }
             | Self::Statement { .. } => Fault::Retry,
             Self::Settings { .. }
+            | Self::Encoding { .. }
             | Self::NotMigrated { .. }
             | Self::TooNew { .. }
-            | Self::Encoding { .. }
             | Self::Collation { .. }
             | Self::Migration { .. }
             | Self::Closed => Fault::Halt,
         }
+    }
+
+    /// Whether the database itself refuses what it was given, for a reason that it does not tell apart from others: of
+    /// the tables, of our permissions, or of one row. Trying the same again is of no use; trying parts of it is.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Statement { .. } | Self::Refused { .. } | Self::Unreadable { .. } => true,
+            Self::Settings { .. }
+            | Self::Encoding { .. }
+            | Self::Collation { .. }
+            | Self::Unreachable { .. }
+            | Self::ReadOnly { .. }
+            | Self::Exhausted { .. }
+            | Self::Full { .. }
+            | Self::NotMigrated { .. }
+            | Self::TooNew { .. }
+            | Self::Migration { .. }
+            | Self::File { .. }
+            | Self::Closed => false,
+        }
+    }
+
+    /// The error with what it comes from, in one line.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            let more = error.to_string();
+            // Some libraries repeat their source in their own text.
+            if !text.ends_with(&more) {
+                text.push_str(": ");
+                text.push_str(&more);
+            }
+            source = error.source();
+        }
+        text
     }
 
     /// What a person can do.
@@ -170,6 +218,9 @@ impl StoreError {
             }
             Self::Refused { .. } => {
                 "check user, password or client certificate, the database's name, and its grants"
+            }
+            Self::ReadOnly { .. } => {
+                "name the primary, or let it take writes again; devices keep what is not stored"
             }
             Self::Exhausted { .. } => {
                 "look for long transactions on the database; the bridge goes on trying"
@@ -189,7 +240,10 @@ impl StoreError {
             Self::Unreadable { .. } => {
                 "find out who else writes to this table; the bridge's build and the database disagree"
             }
-            Self::Statement { .. } => "see the database's log; please report it with this message",
+            Self::Statement { .. } => {
+                "look for what was changed on the tables (columns, constraints, triggers, partitions, grants); \
+                 nothing is lost, and it goes on when that is mended"
+            }
             Self::Closed => "the bridge is stopping",
         }
     }

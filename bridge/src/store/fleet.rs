@@ -71,7 +71,7 @@ pub struct DeviceFilter {
 pub struct FleetSize {
     /// All of them.
     pub devices: u64,
-    /// Those whose last word was a birth.
+    /// Those that are online.
     pub online: u64,
     /// Those that are retired.
     pub retired: u64,

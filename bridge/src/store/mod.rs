@@ -7,7 +7,8 @@
 //!   and digests add up;
 //! - one row per (device, sensor, observed_at), the highest version's; the losers are in
 //!   `conflicts`; a retransmission changes nothing;
-//! - every reading of a delivery ends committed or refused: one bad row never stops the others;
+//! - every reading of a delivery ends committed or rejected, or the call fails: what the database refuses for a reason
+//!   of its own ([`StoreError::is_refusal`]) settles nothing, and is tried apart by whoever asked;
 //! - `committed = rows + superseded + expired`, for each device and at any moment: what loses its key
 //!   or its row is counted by the commit that takes it ([`books::RowBook`]);
 //! - each call may be repeated after any error: all are idempotent.
@@ -39,6 +40,8 @@ pub mod clock;
 // A macro is known only below its definition.
 #[macro_use]
 mod ledger_sql;
+#[macro_use]
+mod presence_sql;
 
 pub mod access;
 pub mod alerts;
@@ -59,6 +62,7 @@ mod ledger;
 pub mod location;
 pub mod overrides;
 mod plan;
+mod presence;
 pub mod requests;
 pub mod sqlstate;
 
@@ -125,6 +129,9 @@ pub trait Store:
     /// believed now.
     async fn sample_clock(&self) -> Result<clock::Sample, StoreError>;
 
+    /// Whether the database answers and takes writes, asked cheaply: for readiness.
+    async fn probe(&self) -> Result<(), StoreError>;
+
     /// Writes what of the deliveries is not known yet, rows and ledger together, and tells for
     /// each delivery how its readings are settled. They may overlap each other and earlier ones.
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError>;
@@ -133,6 +140,10 @@ pub trait Store:
     /// older report does not replace a newer one. Returns, for each report and in its order, what
     /// is settled of each of its epochs.
     async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError>;
+
+    /// How long a device that says nothing counts as there: [`Device::online`] and all that asks for it follow. Without
+    /// it, until its will says otherwise.
+    fn set_offline_after(&self, after: Duration);
 
     /// Keeps who is there. The will of a connection that has been followed by another one changes
     /// nothing.
@@ -408,7 +419,8 @@ pub struct Device {
     pub first_seen: ReceivedAt,
     /// When the bridge last heard of it: presence, report or readings.
     pub last_seen: ReceivedAt,
-    /// Whether its last word on `up/status` was a birth.
+    /// Whether its last word on `up/status` was a birth, and it gave a sign of life lately
+    /// ([`Store::set_offline_after`]).
     pub online: bool,
     /// The agent's version, from its last birth.
     pub agent_version: Option<String>,

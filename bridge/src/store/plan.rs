@@ -223,17 +223,6 @@ impl<'a> Intake<'a> {
         }
     }
 
-    /// Refuses a row that the database will not take, in every delivery that has its sequence: a
-    /// retransmission in the same call is answered alike. It is not selected again.
-    pub(crate) fn refuse(&mut self, row: &NewRow, reason: RejectReason) {
-        let group = row.group as usize;
-        let items = self.groups[group].items.iter();
-        let twins: Vec<Item> = items.filter(|item| item.seq == row.seq).copied().collect();
-        for item in twins {
-            self.refuse_item(group, item, reason);
-        }
-    }
-
     fn refuse_item(&mut self, group: usize, item: Item, reason: RejectReason) {
         let group = &mut self.groups[group];
         group
@@ -538,7 +527,10 @@ mod tests {
             hlc: Hlc::new(seq, 0),
             seq,
             quality: Quality::Good,
-            value: Value::Bool(true),
+            value: match seq {
+                2 => Value::F64(f64::NAN),
+                _ => Value::Bool(true),
+            },
         });
         Delivery {
             device: "d".parse().unwrap(),
@@ -559,10 +551,6 @@ mod tests {
         let deliveries = [delivery(1..=3), delivery(2..=4)];
         let mut intake = Intake::new(&deliveries);
         let states = [Some(EpochState::empty(0, 1))];
-        let mut rows = Vec::new();
-        intake.select_all(&states, &mut Digester::default(), &mut rows);
-        assert_eq!(rows.len(), 4);
-        intake.refuse(&rows[1], RejectReason::Unstorable);
         let mut again = Vec::new();
         intake.select_all(&states, &mut Digester::default(), &mut again);
         assert_eq!(

@@ -1,7 +1,9 @@
 //! What a SQLSTATE means for the work at hand: the one place that decides between trying again,
-//! going elsewhere, setting a row aside and giving up.
+//! going elsewhere, and handing a refusal back.
 //!
-//! Codes are those of PostgreSQL 15 (appendix A) and CockroachDB 24.1; unknown ones are taken as
+//! No code says whose fault a refusal is: a column that became NOT NULL, a trigger, a permission or a damaged page
+//! refuse what was good a minute ago. So a code never condemns a value; whoever asked finds out by trying (see
+//! [`crate::pipeline`]). Codes are those of PostgreSQL 15 (appendix A) and CockroachDB 24.1; unknown ones are taken as
 //! temporary, and the budget of the caller bounds them.
 
 /// What to do about a failed attempt.
@@ -19,8 +21,9 @@ pub enum Verdict {
     TooLarge,
     /// A key is taken already.
     Taken,
-    /// A value is not acceptable, now and for ever.
-    Data,
+    /// The database refuses the statement as it is. The same again is refused again, until somebody mends the
+    /// database, or what it refuses is left out.
+    Refusal,
     /// We are not allowed, or the database does not exist.
     Refused,
     /// The tables are not those of this build.
@@ -38,7 +41,9 @@ pub fn verdict(code: &str) -> Verdict {
         // 40003 statement completion unknown: CockroachDB's "result is ambiguous".
         "40003" => Verdict::Unknown,
         // Shut down, crash shut down, cannot connect now, idle time-outs, query cancelled (time-out).
-        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "25P03" | "25P04" => Verdict::Elsewhere,
+        "57000" | "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "25P03" | "25P04" => {
+            Verdict::Elsewhere
+        }
         // Read-only: a replica, or a node that was demoted.
         "25006" => Verdict::Elsewhere,
         // 54: program limits.
@@ -50,12 +55,19 @@ pub fn verdict(code: &str) -> Verdict {
         _ => match code.get(..2) {
             // Connection exceptions.
             Some("08") => Verdict::Elsewhere,
-            // Too many connections, out of memory, disk full; 58: system errors, I/O.
-            Some("53" | "58") => Verdict::Overload,
-            // Data exceptions, integrity constraints.
-            Some("22" | "23") => Verdict::Data,
+            // Too many connections, out of memory, disk full.
+            Some("53") => Verdict::Overload,
             Some("28") => Verdict::Refused,
-            // CockroachDB's own: XXUUU is "uncategorised", XX000 internal.
+            // Unsupported, cardinality, data, constraints, prepared statements and transactions (also those of
+            // functions), syntax and names, views with checks, objects in another state, and what functions raise.
+            Some(
+                "0A" | "09" | "21" | "22" | "23" | "25" | "26" | "27" | "2F" | "38" | "39" | "3B"
+                | "40" | "42" | "44" | "55" | "P0",
+            ) => Verdict::Refusal,
+            // A system error or a damaged page may concern one row alone, too. XX000 is whatever the server did not
+            // foresee itself, and XXUUU CockroachDB's "uncategorised": both pass now and then.
+            Some("58") => Verdict::Refusal,
+            Some("XX") if !matches!(code, "XX000" | "XXUUU") => Verdict::Refusal,
             _ => Verdict::Unforeseen,
         },
     }
@@ -78,9 +90,17 @@ mod tests {
             ("53100", Verdict::Overload),
             ("54000", Verdict::TooLarge),
             ("23505", Verdict::Taken),
-            ("23514", Verdict::Data),
-            ("22008", Verdict::Data),
-            ("22021", Verdict::Data),
+            ("23502", Verdict::Refusal),
+            ("23514", Verdict::Refusal),
+            ("22008", Verdict::Refusal),
+            ("22021", Verdict::Refusal),
+            ("22023", Verdict::Refusal),
+            ("0A000", Verdict::Refusal),
+            ("42804", Verdict::Refusal),
+            ("P0001", Verdict::Refusal),
+            ("58030", Verdict::Refusal),
+            ("XX001", Verdict::Refusal),
+            ("25006", Verdict::Elsewhere),
             ("28P01", Verdict::Refused),
             ("42P01", Verdict::Schema),
             ("XX000", Verdict::Unforeseen),

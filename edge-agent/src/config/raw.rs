@@ -283,7 +283,11 @@ impl RawSession {
             timeout_min: self.ack_timeout_min.unwrap_or(default.timeout_min),
             timeout_max: self.ack_timeout_max.unwrap_or(default.timeout_max),
             refusal_stale: default.refusal_stale,
-            report_interval: self.report_interval.unwrap_or(default.report_interval),
+            // A sign of life: more seldom it would be none.
+            report_interval: self
+                .report_interval
+                .unwrap_or(default.report_interval)
+                .min(SessionConfig::REPORT_INTERVAL_MAX),
         };
         for (key, reason) in config.problems() {
             problems.add(format!("session.{key}"), reason);

@@ -97,6 +97,10 @@ impl SessionConfig {
     /// Shortest time between two periodic reports.
     pub const REPORT_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
+    /// Longest time between two periodic reports: a report is the sign of life of a device that has nothing else to say,
+    /// and bridges call a device offline that gives none for five minutes.
+    pub const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(120);
+
     /// Fewest bytes a second that a link may be bound to: a batch of the least size takes seconds.
     pub const BYTES_PER_SECOND_MIN: u32 = 1_000;
 

@@ -115,7 +115,10 @@ impl Books {
             }
             Self::Real(stores) => {
                 let store = &stores[bridge % stores.len()];
-                store.report_config(report).await.unwrap();
+                store
+                    .report_configs(std::slice::from_ref(report))
+                    .await
+                    .unwrap();
             }
         }
     }

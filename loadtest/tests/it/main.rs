@@ -13,6 +13,7 @@ mod convergence;
 mod fleet;
 mod hostile;
 mod mosquitto;
+mod presence;
 mod pressure;
 mod run;
 mod simulate;

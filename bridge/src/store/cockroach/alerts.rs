@@ -23,13 +23,14 @@ const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, $1) \
      ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at \
      WHERE alert_rounds.begun_at <= $2";
 
-/// Devices that were born once; readings and reports count as signs of life, too.
-const OFFLINE: &str = "SELECT device_id, seen FROM ( \
-         SELECT d.device_id, greatest(d.last_seen, (SELECT max(s.last_seen) \
-             FROM sync_status AS s WHERE s.device_id = d.device_id)) AS seen \
-         FROM devices AS d \
-         WHERE NOT d.online AND d.session IS NOT NULL AND d.retired_at IS NULL) AS away \
-     WHERE seen < $1 ORDER BY device_id LIMIT $2";
+/// Devices that were born once and gave no sign of life since, whatever their last word was.
+const OFFLINE: &str = concat!(
+    "SELECT device_id, seen FROM (SELECT d.device_id, ",
+    last_seen!(),
+    " AS seen FROM devices AS d \
+         WHERE d.session IS NOT NULL AND d.retired_at IS NULL) AS away \
+     WHERE seen < $1 ORDER BY device_id LIMIT $2"
+);
 
 const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
      GROUP BY device_id ORDER BY device_id LIMIT $2";
@@ -52,6 +53,9 @@ const RAISE: &str = "INSERT INTO alerts (id, rule, device_id, detail, opened_at,
 
 const RESOLVE: &str = "UPDATE alerts SET resolved_at = $2 \
      WHERE rule = $1 AND resolved_at IS NULL AND last_seen_at < $2";
+
+const RESOLVE_UNSEEN: &str = "UPDATE alerts SET resolved_at = $2 \
+     WHERE rule = $1 AND resolved_at IS NULL AND last_seen_at < $3";
 
 macro_rules! alert_columns {
     ($rest:literal) => {
@@ -103,7 +107,7 @@ impl AlertStore for Cockroach {
         let most = limited(FINDINGS_MAX);
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
             let (query, read): (_, fn(&PgRow) -> Result<String, sqlx::Error>) = match rule {
-                Rule::ReadingsUnaccounted => return Ok(Vec::new()),
+                Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
                 Rule::DeviceOffline => (
                     sqlx::query(OFFLINE)
                         .bind(micros(before(now, bounds.offline_after)))
@@ -159,6 +163,19 @@ impl AlertStore for Cockroach {
     async fn resolve_alerts(&self, rule: Rule, now: ReceivedAt) -> Result<u64, StoreError> {
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let resolve = sqlx::query(RESOLVE).bind(rule.as_str()).bind(micros(now));
+            Ok(connection.execute(resolve).await?.rows_affected())
+        })
+    }
+
+    async fn resolve_unseen_alerts(
+        &self,
+        rule: Rule,
+        unseen_since: ReceivedAt,
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            let resolve = sqlx::query(RESOLVE_UNSEEN).bind(rule.as_str());
+            let resolve = resolve.bind(micros(now)).bind(micros(unseen_since));
             Ok(connection.execute(resolve).await?.rows_affected())
         })
     }

@@ -128,6 +128,8 @@ struct Node {
     readers: Pool,
     /// For queries that may be stale.
     followers: Pool,
+    /// One connection, so that a look never waits for work.
+    probe: Pool,
     freshness: Freshness,
     /// Milliseconds since the cluster was opened.
     down_until_ms: AtomicU64,
@@ -344,6 +346,7 @@ impl Node {
             writers: Pool::new(database.writers_max),
             readers: Pool::new(database.readers_max),
             followers: Pool::new(database.readers_max),
+            probe: Pool::new(1),
             freshness: Freshness::default(),
             down_until_ms: AtomicU64::new(0),
             failures: AtomicU32::new(0),
@@ -354,8 +357,8 @@ impl Node {
         self.down_until_ms.load(Ordering::Relaxed) > now_ms
     }
 
-    fn pools(&self) -> [&Pool; 3] {
-        [&self.writers, &self.readers, &self.followers]
+    fn pools(&self) -> [&Pool; 4] {
+        [&self.writers, &self.readers, &self.followers, &self.probe]
     }
 
     fn pool(&self, purpose: Purpose) -> Option<&Pool> {
@@ -363,6 +366,7 @@ impl Node {
             Purpose::Write => Some(&self.writers),
             Purpose::Read => Some(&self.readers),
             Purpose::ReadStale => Some(&self.followers),
+            Purpose::Probe => Some(&self.probe),
             Purpose::Migrate => None,
         }
     }

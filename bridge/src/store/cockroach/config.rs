@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
+use std::collections::HashSet;
+
 use schema::DeviceId;
 use schema::Hlc;
 use schema::message::{ConfigEntry, DesiredConfig};
@@ -12,8 +14,9 @@ use sqlx::{Connection as _, Executor as _, Row as _};
 use super::super::StoreError;
 use super::super::config::{
     Changed, ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
-    ReportedEntry, digest, documents, failure,
+    ReportedEntry, digest, documents, failure, last_reports,
 };
+use super::arguments::Columns;
 use super::dialect::Purpose;
 use super::ingest::{micros, sql_int};
 use super::query::limited;
@@ -28,11 +31,14 @@ pub(super) const CHANGE: &str = "INSERT INTO device_config (device_id, key, valu
 const REMEMBER: &str = "INSERT INTO config_history (device_id, key, value, hlc, changed_at, \
      changed_by) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (device_id, key, hlc) DO NOTHING";
 
-const FORGET_REPORT: &str = "DELETE FROM reported_config \
-     WHERE device_id = $1 AND reported_at <= $2";
+const FORGET_REPORTS: &str = "DELETE FROM reported_config AS r \
+     USING unnest($1::TEXT[], $2::TIMESTAMPTZ[]) AS n (device_id, reported_at) \
+     WHERE r.device_id = n.device_id AND r.reported_at <= n.reported_at";
 
-const REPORT: &str = "INSERT INTO reported_config (device_id, key, value, hlc, failure, \
-     reported_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (device_id, key) DO NOTHING";
+const REPORT: &str = "INSERT INTO reported_config (device_id, key, value, hlc, failure, reported_at) \
+     SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TEXT[], $4::INT8[], $5::TEXT[], \
+         $6::TIMESTAMPTZ[]) AS n (device_id, key, value, hlc, failure, reported_at) \
+     ON CONFLICT (device_id, key) DO NOTHING";
 
 const DESIRED: &str = "SELECT key, value, hlc, changed_at, changed_by FROM device_config \
      WHERE device_id = $1 ORDER BY key";
@@ -44,15 +50,19 @@ const IS_RETIRED: &str = "SELECT EXISTS (SELECT 1 FROM devices \
      WHERE device_id = $1 AND retired_at IS NOT NULL)";
 
 /// A report from before the device's buffer file is of a memory that it has lost.
-pub(super) const UNHEARD: &str = "SELECT v.device_id FROM devices AS v \
-     LEFT JOIN sync_status AS s ON s.device_id = v.device_id AND s.epoch = v.epoch \
-     WHERE v.device_id > $1 AND v.online AND v.retired_at IS NULL AND EXISTS ( \
-         SELECT 1 FROM device_config AS d \
-         LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
-         WHERE d.device_id = v.device_id \
-             AND (r.hlc IS NULL OR r.hlc < d.hlc \
-                 OR (r.hlc = d.hlc AND r.value <> d.value) OR r.reported_at < s.first_seen)) \
-     ORDER BY v.device_id LIMIT $2";
+pub(super) const UNHEARD: &str = concat!(
+    "SELECT d.device_id FROM devices AS d \
+     LEFT JOIN sync_status AS b ON b.device_id = d.device_id AND b.epoch = d.epoch \
+     WHERE d.device_id > $1 AND d.retired_at IS NULL AND EXISTS ( \
+         SELECT 1 FROM device_config AS c \
+         LEFT JOIN reported_config AS r ON r.device_id = c.device_id AND r.key = c.key \
+         WHERE c.device_id = d.device_id \
+             AND (r.hlc IS NULL OR r.hlc < c.hlc \
+                 OR (r.hlc = c.hlc AND r.value <> c.value) OR r.reported_at < b.first_seen)) \
+         AND ",
+    is_online!("$3"),
+    " ORDER BY d.device_id LIMIT $2"
+);
 
 const DOCUMENTS: &str = "SELECT d.key, d.value, d.hlc, d.device_id FROM device_config AS d \
      WHERE d.device_id = ANY($1) AND NOT EXISTS (SELECT 1 FROM devices AS v \
@@ -112,24 +122,38 @@ impl ConfigStore for Cockroach {
         })
     }
 
-    async fn report_config(&self, report: &ConfigReport) -> Result<usize, StoreError> {
-        let id = report.device.as_str();
-        let at = micros(report.received_at);
+    async fn report_configs(&self, reports: &[ConfigReport]) -> Result<usize, StoreError> {
+        let reports = last_reports(reports);
+        let mut seen: HashSet<(&DeviceId, &str)> = HashSet::new();
+        let mut entries: Vec<(&ConfigReport, &ConfigEntry)> = Vec::new();
+        for report in &reports {
+            for entry in &report.reported.entries {
+                // One statement may not touch a row twice; the first stays.
+                if seen.insert((&report.device, &entry.key)) {
+                    entries.push((report, entry));
+                }
+            }
+        }
         run!(self, &mut self.budget(), Purpose::Write, |connection| {
             let mut transaction = connection.begin().await?;
-            let forget = sqlx::query(FORGET_REPORT).bind(id).bind(at);
+            let forget = Columns::default()
+                .array(&reports, |report| report.device.as_str())?
+                .array(&reports, |report| micros(report.received_at))?;
+            let forget = sqlx::query_with(FORGET_REPORTS, forget.done());
             transaction.execute(forget).await?;
-            for ConfigEntry { key, value, hlc } in &report.reported.entries {
-                let put = sqlx::query(REPORT)
-                    .bind(id)
-                    .bind(key)
-                    .bind(value)
-                    .bind(sql_int(hlc.bits()))
-                    .bind(failure(&report.reported, key))
-                    .bind(at);
-                transaction.execute(put).await?;
-            }
-            let overrides = overrides::merge(&mut transaction, report).await?;
+            let put = Columns::default()
+                .array(&entries, |(report, _)| report.device.as_str())?
+                .array(&entries, |(_, entry)| entry.key.as_str())?
+                .array(&entries, |(_, entry)| entry.value.as_str())?
+                .array(&entries, |(_, entry)| sql_int(entry.hlc.bits()))?
+                .array_of_options(&entries, |(report, entry)| {
+                    failure(&report.reported, &entry.key)
+                })?
+                .array(&entries, |(report, _)| micros(report.received_at))?;
+            transaction
+                .execute(sqlx::query_with(REPORT, put.done()))
+                .await?;
+            let overrides = overrides::merge(&mut transaction, &reports).await?;
             transaction.commit().await?;
             Ok(overrides)
         })
@@ -159,7 +183,7 @@ impl ConfigStore for Cockroach {
     ) -> Result<Vec<DeviceId>, StoreError> {
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
             let query = sqlx::query(UNHEARD).bind(after.map_or("", DeviceId::as_str));
-            let query = query.bind(limited(limit));
+            let query = query.bind(limited(limit)).bind(self.cutoff());
             let found = connection.fetch_all(query).await?;
             found.iter().map(|row| rows::device(row, 0)).collect()
         })

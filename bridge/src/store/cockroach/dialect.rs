@@ -22,6 +22,8 @@ pub(super) enum Purpose {
     Read,
     /// Queries that may be answered with what was true a moment ago.
     ReadStale,
+    /// Whether it answers, and takes writes: never behind anything else.
+    Probe,
     /// Migrations: no time-out, because an index on a large table takes its time.
     Migrate,
 }
@@ -48,12 +50,14 @@ pub(super) fn options(
     statement_timeout: Duration,
 ) -> PgConnectOptions {
     let timeout_ms = match purpose {
-        Purpose::Write | Purpose::Read | Purpose::ReadStale => statement_timeout.as_millis(),
+        Purpose::Write | Purpose::Read | Purpose::ReadStale | Purpose::Probe => {
+            statement_timeout.as_millis()
+        }
         Purpose::Migrate => 0,
     };
     let isolation = match purpose {
         // A replica of PostgreSQL refuses to be serializable.
-        Purpose::ReadStale => "read committed",
+        Purpose::ReadStale | Purpose::Probe => "read committed",
         Purpose::Write | Purpose::Read | Purpose::Migrate => "serializable",
     };
     options.application_name("tideline-bridge").options([
@@ -81,7 +85,7 @@ pub(super) async fn set_up(
     let settings = match purpose {
         Purpose::Write => WRITE_SETTINGS,
         Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
-        Purpose::Migrate => "SET jit = off",
+        Purpose::Migrate | Purpose::Probe => "SET jit = off",
     };
     connection.execute(settings).await?;
     Ok(Dialect::PostgreSql)

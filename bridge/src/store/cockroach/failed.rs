@@ -48,7 +48,7 @@ impl Failed {
             | Verdict::Overload
             | Verdict::TooLarge
             | Verdict::Taken
-            | Verdict::Data
+            | Verdict::Refusal
             | Verdict::Refused
             | Verdict::Schema
             | Verdict::Unforeseen => false,
@@ -59,7 +59,16 @@ impl Failed {
     /// prepared for tables as they were.
     pub(super) fn is_connection_suspect(&self) -> bool {
         !matches!(self.error, sqlx::Error::Database(_))
-            || matches!(self.verdict, Verdict::Unknown | Verdict::Unforeseen)
+            || match self.verdict {
+                Verdict::Unknown | Verdict::Unforeseen => true,
+                // A statement that was prepared for a table as it was may be refused for that alone.
+                Verdict::Refusal | Verdict::Refused | Verdict::Schema => !self.is_about_rows(),
+                Verdict::Conflict
+                | Verdict::Elsewhere
+                | Verdict::Overload
+                | Verdict::TooLarge
+                | Verdict::Taken => false,
+            }
     }
 
     /// Whether the statement ran into its time-out.
@@ -80,6 +89,12 @@ impl Failed {
         Some(format!("{} ({detail})", error.message()))
     }
 
+    /// Whether it is about what the rows hold, and not about the tables.
+    fn is_about_rows(&self) -> bool {
+        let code = code(&self.error).unwrap_or_default();
+        matches!(code.get(..2), Some("22" | "23" | "P0"))
+    }
+
     /// Whether trying again may help.
     fn is_transient(&self) -> bool {
         if matches!(self.error, sqlx::Error::PoolClosed) {
@@ -92,7 +107,7 @@ impl Failed {
             | Verdict::Overload
             | Verdict::TooLarge
             | Verdict::Unforeseen => true,
-            Verdict::Taken | Verdict::Data | Verdict::Refused | Verdict::Schema => false,
+            Verdict::Taken | Verdict::Refusal | Verdict::Refused | Verdict::Schema => false,
         }
     }
 
@@ -106,6 +121,10 @@ impl Failed {
         match verdict {
             Verdict::Elsewhere => match error {
                 sqlx::Error::PoolClosed => StoreError::Closed,
+                error if code(&error).as_deref() == Some("25006") => StoreError::ReadOnly {
+                    address,
+                    source: error.into(),
+                },
                 error => StoreError::Unreachable {
                     address,
                     source: error.into(),
@@ -128,14 +147,13 @@ impl Failed {
                     source: error.into(),
                 },
             },
-            Verdict::Schema => StoreError::NotMigrated {
-                found: 0,
-                wanted: super::migrate::newest(),
-            },
-            Verdict::Taken | Verdict::Data | Verdict::Unforeseen => StoreError::Statement {
-                sqlstate: code(&error).unwrap_or_default(),
-                source: error.into(),
-            },
+            // A table or column is gone under a running bridge: it comes back, or somebody restores it.
+            Verdict::Schema | Verdict::Taken | Verdict::Refusal | Verdict::Unforeseen => {
+                StoreError::Statement {
+                    sqlstate: code(&error).unwrap_or_default(),
+                    source: error.into(),
+                }
+            }
         }
     }
 }

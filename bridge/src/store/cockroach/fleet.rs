@@ -13,17 +13,20 @@ use super::super::labels::{
     LABELS_MAX, LabelChanges, LabelKey, LabelValue, Labels, changed, from_json, group_of,
 };
 use super::super::{Device, StoreError};
+use super::arguments::Micros;
 use super::dialect::Purpose;
 use super::ingest::micros;
 use super::query::limited;
 use super::{Cockroach, groups, rows};
 
 macro_rules! device_columns {
-    ($rest:literal) => {
+    ($cutoff:literal, $rest:literal) => {
         concat!(
-            "SELECT d.device_id, d.first_seen, greatest(d.last_seen, (SELECT max(s.last_seen) \
-                 FROM sync_status AS s WHERE s.device_id = d.device_id)), \
-                 d.online, d.agent_version, d.epoch, \
+            "SELECT d.device_id, d.first_seen, ",
+            last_seen!(),
+            ", ",
+            is_online!($cutoff),
+            ", d.agent_version, d.epoch, \
                  (SELECT json_object_agg(l.key, l.value)::TEXT FROM device_labels AS l \
                      WHERE l.device_id = d.device_id), d.retired_at ",
             $rest
@@ -31,18 +34,23 @@ macro_rules! device_columns {
     };
 }
 
-const ONE: &str = device_columns!("FROM devices AS d WHERE d.device_id = $1");
+const ONE: &str = device_columns!("$2", "FROM devices AS d WHERE d.device_id = $1");
 
-pub(super) const DEVICES: &str =
-    device_columns!("FROM devices AS d WHERE d.device_id > $1 ORDER BY d.device_id LIMIT $2");
+pub(super) const DEVICES: &str = device_columns!(
+    "$3",
+    "FROM devices AS d WHERE d.device_id > $1 ORDER BY d.device_id LIMIT $2"
+);
 
-/// $1 behind, $2 and $3 the prefix and its end, $4 online, $5 retired, $6 how many.
+/// $1 behind, $2 and $3 the prefix and its end, $4 online, $5 retired, $6 how many; last the time since which a device
+/// must have been heard of to be online.
 macro_rules! filtered {
-    ($($columns:tt)+) => {
+    ($online:expr, $($columns:tt)+) => {
         concat!(
             $($columns)+,
             "FROM devices AS d WHERE d.device_id > $1 AND d.device_id >= $2 AND d.device_id < $3 \
-                 AND ($4::BOOL IS NULL OR d.online = $4) \
+                 AND ($4::BOOL IS NULL OR ",
+            $online,
+            " = $4) \
                  AND ($5::BOOL IS NULL OR (d.retired_at IS NOT NULL) = $5) \
              ORDER BY d.device_id LIMIT $6"
         )
@@ -52,7 +60,7 @@ macro_rules! filtered {
 /// The same, and labels. One, $7 and $8, leads in the order of the devices; the others, $9 and $10,
 /// $11 of them, are looked up at each device.
 macro_rules! labelled {
-    ($($columns:tt)+) => {
+    ($online:expr, $($columns:tt)+) => {
         concat!(
             $($columns)+,
             "FROM device_labels AS f JOIN devices AS d ON d.device_id = f.device_id \
@@ -61,20 +69,22 @@ macro_rules! labelled {
                      FROM unnest($9::TEXT[], $10::TEXT[]) AS w (key, value) \
                      JOIN device_labels AS o ON o.device_id = f.device_id AND o.key = w.key \
                      WHERE o.value = w.value) = $11::INT8 \
-                 AND ($4::BOOL IS NULL OR d.online = $4) \
+                 AND ($4::BOOL IS NULL OR ",
+            $online,
+            " = $4) \
                  AND ($5::BOOL IS NULL OR (d.retired_at IS NOT NULL) = $5) \
              ORDER BY f.device_id LIMIT $6"
         )
     };
 }
 
-pub(super) const FILTERED: &str = filtered!(device_columns!(""));
-pub(super) const LABELLED: &str = labelled!(device_columns!(""));
+pub(super) const FILTERED: &str = filtered!(is_online!("$7"), device_columns!("$7", ""));
+pub(super) const LABELLED: &str = labelled!(is_online!("$12"), device_columns!("$12", ""));
 
 /// Within a transaction that writes: it must not be in the way of ingest, whose times the columns
-/// of a device show.
-const FILTERED_IDS: &str = filtered!("SELECT d.device_id ");
-pub(super) const LABELLED_IDS: &str = labelled!("SELECT d.device_id ");
+/// of a device show. Nothing is picked there by who is online.
+const FILTERED_IDS: &str = filtered!("d.online", "SELECT d.device_id ");
+pub(super) const LABELLED_IDS: &str = labelled!("d.online", "SELECT d.device_id ");
 
 const IS_KNOWN: &str = "SELECT 1 FROM devices WHERE device_id = $1";
 
@@ -105,8 +115,12 @@ const CANCEL_ALL: &str = "UPDATE commands SET state = 'cancelled', ended_at = $2
 const TELL_NOTHING: &str = "UPDATE commands SET due_at = NULL \
      WHERE device_id = $1 AND due_at IS NOT NULL";
 
-const SIZE: &str = "SELECT count(*), coalesce(sum(CASE WHEN online THEN 1 ELSE 0 END), 0)::INT8, \
-     coalesce(sum(CASE WHEN retired_at IS NULL THEN 0 ELSE 1 END), 0)::INT8 FROM devices";
+const SIZE: &str = concat!(
+    "SELECT count(*), coalesce(sum(CASE WHEN ",
+    is_online!("$1"),
+    " THEN 1 ELSE 0 END), 0)::INT8, \
+     coalesce(sum(CASE WHEN d.retired_at IS NULL THEN 0 ELSE 1 END), 0)::INT8 FROM devices AS d"
+);
 
 /// What it has is asked after again.
 const ASK_AFTER: &str = "UPDATE commands SET due_at = coalesce(heard_at, created_at) \
@@ -122,6 +136,7 @@ impl FleetStore for Cockroach {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let after = after.map_or("", DeviceId::as_str);
             let query = sqlx::query(DEVICES).bind(after).bind(limited(limit));
+            let query = query.bind(self.cutoff());
             let found = connection.fetch_all(query).await?;
             found.iter().map(device).collect()
         })
@@ -129,13 +144,13 @@ impl FleetStore for Cockroach {
 
     async fn device(&self, id: &DeviceId) -> Result<Option<Device>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            one(connection, id).await
+            one(connection, id, self.cutoff()).await
         })
     }
 
     async fn find_devices(&self, filter: &DeviceFilter) -> Result<Vec<Device>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            find(connection, filter).await
+            find(connection, filter, self.cutoff()).await
         })
     }
 
@@ -196,7 +211,8 @@ impl FleetStore for Cockroach {
 
     async fn fleet_size(&self) -> Result<FleetSize, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let row = connection.fetch_one(SIZE).await?;
+            let size = sqlx::query(SIZE).bind(self.cutoff());
+            let row = connection.fetch_one(size).await?;
             Ok(FleetSize {
                 devices: rows::number(&row, 0)?,
                 online: rows::number(&row, 1)?,
@@ -223,10 +239,16 @@ impl FleetStore for Cockroach {
 }
 
 impl Cockroach {
+    /// A device of which nothing was heard since is not online.
+    pub(super) fn cutoff(&self) -> Micros {
+        micros(self.silence.cutoff(&self.clock))
+    }
+
     /// A device that is known, as it is now.
     async fn now(&self, id: &DeviceId) -> Result<Device, StoreError> {
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            one(connection, id).await?.ok_or(sqlx::Error::RowNotFound)
+            let found = one(connection, id, self.cutoff()).await?;
+            found.ok_or(sqlx::Error::RowNotFound)
         })
     }
 }
@@ -236,8 +258,12 @@ async fn is_known(connection: &mut PgConnection, id: &DeviceId) -> Result<bool, 
     Ok(connection.fetch_optional(query).await?.is_some())
 }
 
-async fn one(connection: &mut PgConnection, id: &DeviceId) -> Result<Option<Device>, sqlx::Error> {
-    let query = sqlx::query(ONE).bind(id.as_str());
+async fn one(
+    connection: &mut PgConnection,
+    id: &DeviceId,
+    cutoff: Micros,
+) -> Result<Option<Device>, sqlx::Error> {
+    let query = sqlx::query(ONE).bind(id.as_str()).bind(cutoff);
     let found = connection.fetch_optional(query).await?;
     found.as_ref().map(device).transpose()
 }
@@ -245,8 +271,9 @@ async fn one(connection: &mut PgConnection, id: &DeviceId) -> Result<Option<Devi
 async fn find(
     connection: &mut PgConnection,
     filter: &DeviceFilter,
+    cutoff: Micros,
 ) -> Result<Vec<Device>, sqlx::Error> {
-    let query = filter_query(filter, FILTERED, LABELLED);
+    let query = filter_query(filter, FILTERED, LABELLED).bind(cutoff);
     let found = connection.fetch_all(query).await?;
     found.iter().map(device).collect()
 }

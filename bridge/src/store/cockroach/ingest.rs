@@ -6,13 +6,13 @@
 //!        ▼                                                             │
 //! load missing states ─► select new rows ─► for each part: write ──────┤ moved, unknown, elsewhere
 //!                                             │  │                     │
-//!                                             │  └ data error: halve; a single row is refused
+//!                                             │  └ too large: halve
 //!                                             ▼
 //!                                       put states ─► … ─► settle
 //! ```
 //!
 //! A part whose commit is unknown is not written again blindly: its states are dropped, and the
-//! ledger tells whether it was.
+//! ledger tells whether it was. What the database refuses ends the call, and is whoever's who asked.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -20,7 +20,6 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use schema::digest::Digester;
-use schema::message::RejectReason;
 use schema::time::ReceivedAt;
 use schema::{DiscardedBy, Quality, Value};
 use sqlx::postgres::{PgArguments, PgConnection};
@@ -225,18 +224,10 @@ impl Cockroach {
                 self.pace.shrink();
             }
             match failed.verdict {
-                Verdict::Data | Verdict::TooLarge if part.len() > 1 => {
+                Verdict::TooLarge if part.len() > 1 => {
                     let middle = range.start + part.len() / 2;
                     todo.push(middle..range.end);
                     todo.push(range.start..middle);
-                }
-                Verdict::Data => {
-                    tracing::warn!(
-                        device_id = %intake.row(&part[0]).0.device,
-                        error = ?failed,
-                        "reading refused by the database"
-                    );
-                    intake.refuse(&part[0], RejectReason::Unstorable);
                 }
                 Verdict::Conflict | Verdict::Taken => {
                     // Nothing was written, and what is known is still true unless the next attempt
@@ -248,6 +239,7 @@ impl Cockroach {
                 | Verdict::Unknown
                 | Verdict::Elsewhere
                 | Verdict::Overload
+                | Verdict::Refusal
                 | Verdict::Refused
                 | Verdict::Schema
                 | Verdict::Unforeseen => {

@@ -35,6 +35,7 @@ mod overrides;
 mod pace;
 #[cfg(test)]
 mod plans;
+mod probe;
 mod query;
 mod replicas;
 mod report;
@@ -53,6 +54,7 @@ use super::cache::Cache;
 use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
 use super::location::Database;
+use super::presence::Silence;
 use super::sqlstate::Verdict;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
@@ -71,6 +73,8 @@ pub struct Cockroach {
     clock: StoreClock,
     cache: Cache,
     pace: Pace,
+    /// How long a device may be silent.
+    silence: Silence,
     meters: Meters,
     statement_timeout: Duration,
     retry_budget: Duration,
@@ -94,6 +98,7 @@ impl Cockroach {
             clock: StoreClock::of_a_database(),
             cache: Cache::default(),
             pace: Pace::default(),
+            silence: Silence::default(),
             meters: Meters::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,
@@ -117,7 +122,7 @@ impl Cockroach {
             Verdict::Overload | Verdict::TooLarge => &meters.overload,
             Verdict::Unknown
             | Verdict::Elsewhere
-            | Verdict::Data
+            | Verdict::Refusal
             | Verdict::Refused
             | Verdict::Schema
             | Verdict::Unforeseen => &meters.network,
@@ -150,12 +155,20 @@ impl Store for Cockroach {
         self.sample_clock().await
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.probe().await
+    }
+
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         self.ingest(deliveries).await
     }
 
     async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError> {
         self.report(reports).await
+    }
+
+    fn set_offline_after(&self, after: Duration) {
+        self.silence.set(after);
     }
 
     async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {

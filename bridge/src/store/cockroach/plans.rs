@@ -162,7 +162,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "a page of devices",
                 DEVICES,
-                "'device-42', 100".to_owned(),
+                "'device-42', 100, 'epoch'".to_owned(),
                 // Each with its books and two labels.
                 400.0,
             ),
@@ -176,28 +176,28 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "a page of devices by prefix",
                 FILTERED,
-                "'', 'device-42', 'device-42~', NULL, false, 100".to_owned(),
+                "'', 'device-42', 'device-42~', NULL, false, 100, 'epoch'".to_owned(),
                 // Each device with its books and two labels, and some that are not wanted.
                 450.0,
             ),
             (
                 "devices of a group",
                 LABELLED,
-                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{}', '{}', 0".to_owned(),
+                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{}', '{}', 0, 'epoch'".to_owned(),
                 // A hundred, each with its label, its row, its books and two labels.
                 500.0,
             ),
             (
                 "devices of a group and a site",
                 LABELLED,
-                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{site}', '{site-1}', 1"
+                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{site}', '{site-1}', 1, 'epoch'"
                     .to_owned(),
                 700.0,
             ),
             (
                 "who has not heard",
                 UNHEARD,
-                "'device-9', 64".to_owned(),
+                "'device-9', 64, 'epoch'".to_owned(),
                 // Everybody behind, once: row, books, and three keys at both ends.
                 8.0 * 1_111.0,
             ),

@@ -266,8 +266,9 @@ pub(super) const PUT_REPORTS: &str = "UPDATE sync_status SET \
 pub(super) const AGENTS: &str = "SELECT device_id, agent_version FROM devices \
      WHERE device_id = ANY($1) AND agent_version IS NOT NULL";
 
-/// Births and wills, one a device. What an earlier connection says late changes nothing; and a will
-/// is no sign of life, whenever it is told.
+/// Births and wills, one a device. What an earlier connection says late changes nothing. A will is no sign of life,
+/// whenever it is told, and neither is a birth that is told again: the broker retains it, and tells it to bridges for
+/// as long as it lives, whatever became of the device.
 pub(super) const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, \
          online, session, epoch, agent_version) \
      SELECT device_id, seen, seen, online, session, epoch, agent_version \
@@ -275,6 +276,7 @@ pub(super) const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_see
          AS p (device_id, seen, online, session, epoch, agent_version) \
      ON CONFLICT (device_id) DO UPDATE SET \
          last_seen = CASE WHEN excluded.online \
+                 AND (devices.session IS NULL OR excluded.session <> devices.session) \
              THEN greatest(devices.last_seen, excluded.last_seen) ELSE devices.last_seen END, \
          online = CASE WHEN excluded.session = devices.session_before \
              THEN devices.online ELSE excluded.online END, \

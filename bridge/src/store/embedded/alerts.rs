@@ -22,12 +22,14 @@ const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, ?1) \
      ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at \
      WHERE alert_rounds.begun_at <= ?2";
 
-const OFFLINE: &str = "SELECT device_id, seen FROM ( \
-         SELECT d.device_id, max(d.last_seen, coalesce((SELECT max(s.last_seen) \
-             FROM sync_status AS s WHERE s.device_id = d.device_id), 0)) AS seen \
-         FROM devices AS d \
-         WHERE NOT d.online AND d.session IS NOT NULL AND d.retired_at IS NULL) AS away \
-     WHERE seen < ?1 ORDER BY device_id LIMIT ?2";
+/// Devices that were born once and gave no sign of life since, whatever their last word was.
+const OFFLINE: &str = concat!(
+    "SELECT device_id, seen FROM (SELECT d.device_id, ",
+    last_seen_in_file!(),
+    " AS seen FROM devices AS d \
+         WHERE d.session IS NOT NULL AND d.retired_at IS NULL) AS away \
+     WHERE seen < ?1 ORDER BY device_id LIMIT ?2"
+);
 
 const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > ?1 \
      GROUP BY device_id ORDER BY device_id LIMIT ?2";
@@ -46,6 +48,9 @@ const RAISE: &str = "INSERT INTO alerts (id, rule, device_id, detail, opened_at,
 
 const RESOLVE: &str = "UPDATE alerts SET resolved_at = ?2 \
      WHERE rule = ?1 AND resolved_at IS NULL AND last_seen_at < ?2";
+
+const RESOLVE_UNSEEN: &str = "UPDATE alerts SET resolved_at = ?2 \
+     WHERE rule = ?1 AND resolved_at IS NULL AND last_seen_at < ?3";
 
 macro_rules! alert_columns {
     ($rest:literal) => {
@@ -96,7 +101,7 @@ impl AlertStore for Embedded {
         let most = limited(FINDINGS_MAX);
         type Read = fn(&Row) -> Result<String, StoreError>;
         let (sql, values, read): (_, _, Read) = match rule {
-            Rule::ReadingsUnaccounted => return Ok(Vec::new()),
+            Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
             Rule::DeviceOffline => (OFFLINE, vec![since(bounds.offline_after), most], |row| {
                 Ok(detail::offline(received(row, 1)?))
             }),
@@ -154,6 +159,21 @@ impl AlertStore for Embedded {
     async fn resolve_alerts(&self, rule: Rule, now: ReceivedAt) -> Result<u64, StoreError> {
         let values = vec![text_cell(rule.as_str()), time_cell(now)];
         self.write(move |file| Ok(file.execute(RESOLVE, values)? as u64))
+            .await
+    }
+
+    async fn resolve_unseen_alerts(
+        &self,
+        rule: Rule,
+        unseen_since: ReceivedAt,
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError> {
+        let values = vec![
+            text_cell(rule.as_str()),
+            time_cell(now),
+            time_cell(unseen_since),
+        ];
+        self.write(move |file| Ok(file.execute(RESOLVE_UNSEEN, values)? as u64))
             .await
     }
 

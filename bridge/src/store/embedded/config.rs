@@ -9,7 +9,7 @@ use schema::message::{ConfigEntry, DesiredConfig};
 use super::super::StoreError;
 use super::super::config::{
     Changed, ConfigChange, ConfigReport, ConfigStore, DeviceConfig, HistoryEntry, HistoryPage,
-    ReportedEntry, digest, documents, failure,
+    ReportedEntry, digest, documents, failure, last_reports,
 };
 use super::file::File;
 use super::overrides;
@@ -39,15 +39,19 @@ const REPORTED: &str = "SELECT key, value, hlc, failure, reported_at FROM report
      WHERE device_id = ?1 ORDER BY key";
 
 /// A report from before the device's buffer file is of a memory that it has lost.
-const UNHEARD: &str = "SELECT v.device_id FROM devices AS v \
-     LEFT JOIN sync_status AS s ON s.device_id = v.device_id AND s.epoch = v.epoch \
-     WHERE v.device_id > ?1 AND v.online AND v.retired_at IS NULL AND EXISTS ( \
-         SELECT 1 FROM device_config AS d \
-         LEFT JOIN reported_config AS r ON r.device_id = d.device_id AND r.key = d.key \
-         WHERE d.device_id = v.device_id \
-             AND (r.hlc IS NULL OR r.hlc < d.hlc \
-                 OR (r.hlc = d.hlc AND r.value <> d.value) OR r.reported_at < s.first_seen)) \
-     ORDER BY v.device_id LIMIT ?2";
+const UNHEARD: &str = concat!(
+    "SELECT d.device_id FROM devices AS d \
+     LEFT JOIN sync_status AS b ON b.device_id = d.device_id AND b.epoch = d.epoch \
+     WHERE d.device_id > ?1 AND d.retired_at IS NULL AND EXISTS ( \
+         SELECT 1 FROM device_config AS c \
+         LEFT JOIN reported_config AS r ON r.device_id = c.device_id AND r.key = c.key \
+         WHERE c.device_id = d.device_id \
+             AND (r.hlc IS NULL OR r.hlc < c.hlc \
+                 OR (r.hlc = c.hlc AND r.value <> c.value) OR r.reported_at < b.first_seen)) \
+         AND ",
+    is_online_in_file!("?3"),
+    " ORDER BY d.device_id LIMIT ?2"
+);
 
 const HISTORY: &str = "SELECT key, value, hlc, changed_at, changed_by, from_group \
      FROM config_history WHERE device_id = ?1 AND (hlc, key) < (?2, ?3) \
@@ -75,9 +79,16 @@ impl ConfigStore for Embedded {
         .await
     }
 
-    async fn report_config(&self, reported: &ConfigReport) -> Result<usize, StoreError> {
-        let reported = reported.clone();
-        self.write(move |file| report(file, &reported)).await
+    async fn report_configs(&self, reports: &[ConfigReport]) -> Result<usize, StoreError> {
+        let reports: Vec<ConfigReport> = last_reports(reports).into_iter().cloned().collect();
+        self.write(move |file| {
+            let mut overrides = 0;
+            for reported in &reports {
+                overrides += report(file, reported)?;
+            }
+            Ok(overrides)
+        })
+        .await
     }
 
     async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
@@ -91,7 +102,7 @@ impl ConfigStore for Embedded {
         limit: usize,
     ) -> Result<Vec<DeviceId>, StoreError> {
         let after = text_cell(after.map_or("", DeviceId::as_str));
-        let values = vec![after, limited(limit)];
+        let values = vec![after, limited(limit), time_cell(self.cutoff())];
         self.read(move |file| file.query(UNHEARD, values, |row| values::device(row, 0)))
             .await
     }

@@ -35,7 +35,12 @@ pub(super) fn expire(
         rows += file.execute(DEAD_LETTERS, vec![before()])?;
         rows += file.execute(FAN_OUTS, vec![before()])?;
     }
-    let devices = fleet::devices(file, after, EXPIRE_DEVICES)?;
+    let devices = fleet::devices(
+        file,
+        after,
+        EXPIRE_DEVICES,
+        schema::time::ReceivedAt::default(),
+    )?;
     for device in &devices {
         let id = || text_cell(device.device.as_str());
         let mut readings = 0;

@@ -220,7 +220,7 @@ fn spread(file: &mut File, head: &Head, now: ReceivedAt) -> Result<bool, StoreEr
         limit: FAN_OUT_PAGE,
         ..DeviceFilter::default()
     };
-    let found = fleet::find(file, &filter)?;
+    let found = fleet::find(file, &filter, ReceivedAt::default())?;
     let devices: Vec<DeviceId> = found.into_iter().map(|found| found.device).collect();
     let is_last = devices.len() < FAN_OUT_PAGE;
     let (turns, next) = head.turns(devices, now);

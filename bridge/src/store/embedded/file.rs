@@ -4,6 +4,7 @@
 //! are first asked. Only the store's own threads may use this.
 
 use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -29,7 +30,13 @@ const CACHE_KIB: u32 = 32 * 1024;
 const APPLICATION_ID: i64 = 0x544c_7374;
 
 /// SQLite's result codes that are told apart.
+const ERROR: i32 = 1;
 const BUSY: i32 = 5;
+const READ_ONLY: i32 = 8;
+const CORRUPT: i32 = 11;
+const TOO_BIG: i32 = 18;
+const CONSTRAINT: i32 = 19;
+const MISMATCH: i32 = 20;
 const NO_MEMORY: i32 = 7;
 const FULL: i32 = 13;
 const CONSTRAINT_PRIMARY_KEY: i32 = 1555;
@@ -41,6 +48,8 @@ pub(super) struct File {
     connection: Connection,
     statements: HashMap<&'static str, Statement>,
     pub(super) cache: Cache,
+    /// Which file it is, so that another one in its place is noticed.
+    identity: Option<(u64, u64)>,
 }
 
 /// A failed statement.
@@ -62,6 +71,7 @@ impl File {
             connection,
             statements: HashMap::new(),
             cache: Cache::default(),
+            identity: None,
         };
         file.claim()?;
         // FULL: a commit that was acknowledged survives a power failure.
@@ -69,6 +79,8 @@ impl File {
             "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; \
              PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA cache_size = -{CACHE_KIB}"
         ))?;
+        let opened = std::fs::metadata(path).ok();
+        file.identity = opened.map(|found| (found.dev(), found.ino()));
         Ok(file)
     }
 
@@ -129,6 +141,29 @@ impl File {
         found
     }
 
+    /// Whether the file is there, and can be read and written.
+    pub(super) fn probe(&mut self) -> Result<(), StoreError> {
+        // A file that was deleted or replaced is still open here, and what is written to it goes nowhere.
+        let opened = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path);
+        let found = opened.and_then(|file| file.metadata());
+        let found = found.map_err(|error| StoreError::File {
+            path: self.path.clone(),
+            source: error.into(),
+        })?;
+        let (device, inode) = *self.identity.get_or_insert((found.dev(), found.ino()));
+        if (found.dev(), found.ino()) != (device, inode) {
+            return Err(StoreError::File {
+                path: self.path.clone(),
+                source: "it is another file than the one that was opened; restart the bridge"
+                    .into(),
+            });
+        }
+        self.number("PRAGMA schema_version").map(|_| ())
+    }
+
     /// A query for one number.
     pub(super) fn number(&mut self, sql: &'static str) -> Result<i64, StoreError> {
         let found = self.query(sql, Vec::new(), |row| super::values::int(row, 0))?;
@@ -178,6 +213,23 @@ impl From<Failed> for StoreError {
                 seconds: BUSY_MAX.as_secs(),
                 source: error.into(),
             },
+            libsql::Error::SqliteFailure(code, _) if code & 0xff == READ_ONLY => Self::ReadOnly {
+                address: path.display().to_string(),
+                source: error.into(),
+            },
+            // The tables are not what they were, a trigger or a constraint of somebody else's refuses a row, or a page
+            // is damaged: other rows may be taken.
+            libsql::Error::SqliteFailure(code, _)
+                if matches!(
+                    code & 0xff,
+                    ERROR | CONSTRAINT | MISMATCH | TOO_BIG | CORRUPT
+                ) =>
+            {
+                Self::Statement {
+                    sqlstate: format!("SQLite {code}"),
+                    source: error.into(),
+                }
+            }
             error => Self::File {
                 path,
                 source: error.into(),

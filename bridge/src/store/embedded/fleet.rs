@@ -15,11 +15,13 @@ use super::values::{self, bad, int, maybe, maybe_int, number, text_cell, time_ce
 use super::{Embedded, groups};
 
 macro_rules! device_columns {
-    ($rest:literal) => {
+    ($cutoff:literal, $rest:literal) => {
         concat!(
-            "SELECT d.device_id, d.first_seen, max(d.last_seen, coalesce((SELECT max(s.last_seen) \
-                 FROM sync_status AS s WHERE s.device_id = d.device_id), d.last_seen)), \
-                 d.online, d.agent_version, d.epoch, \
+            "SELECT d.device_id, d.first_seen, ",
+            last_seen_in_file!(),
+            ", ",
+            is_online_in_file!($cutoff),
+            ", d.agent_version, d.epoch, \
                  (SELECT json_group_object(l.key, l.value) FROM device_labels AS l \
                      WHERE l.device_id = d.device_id), d.retired_at ",
             $rest
@@ -27,17 +29,22 @@ macro_rules! device_columns {
     };
 }
 
-const ONE: &str = device_columns!("FROM devices AS d WHERE d.device_id = ?1");
+const ONE: &str = device_columns!("?2", "FROM devices AS d WHERE d.device_id = ?1");
 
-const DEVICES: &str =
-    device_columns!("FROM devices AS d WHERE d.device_id > ?1 ORDER BY d.device_id LIMIT ?2");
+const DEVICES: &str = device_columns!(
+    "?3",
+    "FROM devices AS d WHERE d.device_id > ?1 ORDER BY d.device_id LIMIT ?2"
+);
 
-/// ?1 behind, ?2 and ?3 the prefix and its end, ?4 online, ?5 retired.
+/// ?1 behind, ?2 and ?3 the prefix and its end, ?4 online, ?5 retired, ?7 since when a device must have been heard of to
+/// be online.
 macro_rules! passes {
     ($rest:literal) => {
         concat!(
             "d.device_id > ?1 AND d.device_id >= ?2 AND d.device_id < ?3 \
-             AND (?4 IS NULL OR d.online = ?4) \
+             AND (?4 IS NULL OR ",
+            is_online_in_file!("?7"),
+            " = ?4) \
              AND (?5 IS NULL OR (d.retired_at IS NOT NULL) = ?5) ",
             $rest
         )
@@ -45,16 +52,17 @@ macro_rules! passes {
 }
 
 const FILTERED: &str = concat!(
-    device_columns!("FROM devices AS d WHERE "),
+    device_columns!("?7", "FROM devices AS d WHERE "),
     passes!("ORDER BY d.device_id LIMIT ?6")
 );
 
 /// One label leads, in the order of the devices; all are looked up at each device.
 const LABELLED: &str = concat!(
     device_columns!(
+        "?7",
         "FROM device_labels AS f JOIN devices AS d ON d.device_id = f.device_id \
-         WHERE f.key = ?7 AND f.value = ?8 AND f.device_id > ?1 AND f.device_id >= ?2 \
-             AND f.device_id < ?3 AND NOT EXISTS (SELECT 1 FROM json_each(?9) AS w \
+         WHERE f.key = ?8 AND f.value = ?9 AND f.device_id > ?1 AND f.device_id >= ?2 \
+             AND f.device_id < ?3 AND NOT EXISTS (SELECT 1 FROM json_each(?10) AS w \
                  WHERE NOT EXISTS (SELECT 1 FROM device_labels AS o \
                      WHERE o.device_id = f.device_id AND o.key = w.key AND o.value = w.value)) \
              AND "
@@ -87,8 +95,12 @@ const CANCEL_ALL: &str = "UPDATE commands SET state = 'cancelled', ended_at = ?2
 const TELL_NOTHING: &str = "UPDATE commands SET due_at = NULL \
      WHERE device_id = ?1 AND due_at IS NOT NULL";
 
-const SIZE: &str = "SELECT count(*), coalesce(sum(CASE WHEN online THEN 1 ELSE 0 END), 0), \
-     coalesce(sum(CASE WHEN retired_at IS NULL THEN 0 ELSE 1 END), 0) FROM devices";
+const SIZE: &str = concat!(
+    "SELECT count(*), coalesce(sum(CASE WHEN ",
+    is_online_in_file!("?1"),
+    " THEN 1 ELSE 0 END), 0), \
+     coalesce(sum(CASE WHEN d.retired_at IS NULL THEN 0 ELSE 1 END), 0) FROM devices AS d"
+);
 
 /// What it has is asked after again.
 const ASK_AFTER: &str = "UPDATE commands SET due_at = coalesce(heard_at, created_at) \
@@ -102,18 +114,21 @@ impl FleetStore for Embedded {
         limit: usize,
     ) -> Result<Vec<Device>, StoreError> {
         let after = after.cloned();
-        self.read(move |file| devices(file, after.as_ref(), limit))
+        let cutoff = self.cutoff();
+        self.read(move |file| devices(file, after.as_ref(), limit, cutoff))
             .await
     }
 
     async fn device(&self, device: &DeviceId) -> Result<Option<Device>, StoreError> {
         let device = device.clone();
-        self.read(move |file| one(file, &device)).await
+        let cutoff = self.cutoff();
+        self.read(move |file| one(file, &device, cutoff)).await
     }
 
     async fn find_devices(&self, filter: &DeviceFilter) -> Result<Vec<Device>, StoreError> {
         let filter = filter.clone();
-        self.read(move |file| find(file, &filter)).await
+        let cutoff = self.cutoff();
+        self.read(move |file| find(file, &filter, cutoff)).await
     }
 
     async fn change_labels(
@@ -123,7 +138,8 @@ impl FleetStore for Embedded {
         author: &Author,
     ) -> Result<Labelled, StoreError> {
         let (device, changes, author) = (device.clone(), changes.clone(), author.clone());
-        self.write(move |file| label(file, &device, &changes, &author))
+        let cutoff = self.cutoff();
+        self.write(move |file| label(file, &device, &changes, &author, cutoff))
             .await
     }
 
@@ -133,7 +149,9 @@ impl FleetStore for Embedded {
         now: ReceivedAt,
     ) -> Result<Option<Retired>, StoreError> {
         let device = device.clone();
-        self.write(move |file| retire(file, &device, now)).await
+        let cutoff = self.cutoff();
+        self.write(move |file| retire(file, &device, now, cutoff))
+            .await
     }
 
     async fn fleet_size(&self) -> Result<FleetSize, StoreError> {
@@ -144,19 +162,21 @@ impl FleetStore for Embedded {
                 retired: number(row, 2)?,
             })
         };
+        let values = vec![time_cell(self.cutoff())];
         let found = self
-            .read(move |file| file.query(SIZE, Vec::new(), size))
+            .read(move |file| file.query(SIZE, values, size))
             .await?;
         Ok(found.into_iter().next().unwrap_or_default())
     }
 
     async fn reinstate(&self, device: &DeviceId) -> Result<Option<Device>, StoreError> {
         let device = device.clone();
+        let cutoff = self.cutoff();
         self.write(move |file| {
             for sql in [REINSTATE, ASK_AFTER] {
                 file.execute(sql, vec![text_cell(device.as_str())])?;
             }
-            one(file, &device)
+            one(file, &device, cutoff)
         })
         .await
     }
@@ -166,9 +186,11 @@ pub(super) fn devices(
     file: &mut File,
     after: Option<&DeviceId>,
     limit: usize,
+    cutoff: ReceivedAt,
 ) -> Result<Vec<Device>, StoreError> {
     let after = text_cell(after.map_or("", DeviceId::as_str));
-    file.query(DEVICES, vec![after, limited(limit)], read)
+    let values = vec![after, limited(limit), time_cell(cutoff)];
+    file.query(DEVICES, values, read)
 }
 
 pub(super) fn is_retired(file: &mut File, device: &DeviceId) -> Result<bool, StoreError> {
@@ -178,7 +200,11 @@ pub(super) fn is_retired(file: &mut File, device: &DeviceId) -> Result<bool, Sto
 }
 
 /// The devices that a filter lets through.
-pub(super) fn find(file: &mut File, filter: &DeviceFilter) -> Result<Vec<Device>, StoreError> {
+pub(super) fn find(
+    file: &mut File,
+    filter: &DeviceFilter,
+    cutoff: ReceivedAt,
+) -> Result<Vec<Device>, StoreError> {
     let truth = |is: Option<bool>| maybe(is.map(|is| Cell::Integer(i64::from(is))));
     let mut values = vec![
         text_cell(filter.after.as_ref().map_or("", DeviceId::as_str)),
@@ -187,6 +213,7 @@ pub(super) fn find(file: &mut File, filter: &DeviceFilter) -> Result<Vec<Device>
         truth(filter.online),
         truth(filter.retired),
         limited(filter.limit),
+        time_cell(cutoff),
     ];
     let Some((key, value)) = filter.labels.first_key_value() else {
         return file.query(FILTERED, values, read);
@@ -204,8 +231,9 @@ fn label(
     id: &DeviceId,
     changes: &LabelChanges,
     author: &Author,
+    cutoff: ReceivedAt,
 ) -> Result<Labelled, StoreError> {
-    let known = match one(file, id)? {
+    let known = match one(file, id, cutoff)? {
         Some(known) => known.labels,
         None => Default::default(),
     };
@@ -224,17 +252,22 @@ fn label(
     }
     let (left, joined) = (group_of(&known), group_of(&wanted));
     let is_configured = left != joined && groups::change_over(file, id, left, joined, author)?;
-    let device = one(file, id)?.ok_or_else(|| bad("device", "it is gone"))?;
+    let device = one(file, id, cutoff)?.ok_or_else(|| bad("device", "it is gone"))?;
     Ok(Labelled::Done {
         device,
         is_configured,
     })
 }
 
-fn retire(file: &mut File, id: &DeviceId, now: ReceivedAt) -> Result<Option<Retired>, StoreError> {
+fn retire(
+    file: &mut File,
+    id: &DeviceId,
+    now: ReceivedAt,
+    cutoff: ReceivedAt,
+) -> Result<Option<Retired>, StoreError> {
     let device = || text_cell(id.as_str());
     file.execute(RETIRE, vec![device(), time_cell(now)])?;
-    let Some(found) = one(file, id)? else {
+    let Some(found) = one(file, id, cutoff)? else {
         return Ok(None);
     };
     let values = vec![
@@ -251,8 +284,9 @@ fn retire(file: &mut File, id: &DeviceId, now: ReceivedAt) -> Result<Option<Reti
     }))
 }
 
-fn one(file: &mut File, id: &DeviceId) -> Result<Option<Device>, StoreError> {
-    let found = file.query(ONE, vec![text_cell(id.as_str())], read)?;
+fn one(file: &mut File, id: &DeviceId, cutoff: ReceivedAt) -> Result<Option<Device>, StoreError> {
+    let values = vec![text_cell(id.as_str()), time_cell(cutoff)];
+    let found = file.query(ONE, values, read)?;
     Ok(found.into_iter().next())
 }
 

@@ -35,6 +35,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
+use super::presence::Silence;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
     FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, RowCount, Settled, Store,
@@ -48,6 +49,8 @@ pub struct Embedded {
     /// `None` once closed.
     workers: Mutex<Option<Arc<Workers>>>,
     clock: StoreClock,
+    /// How long a device may be silent.
+    silence: Silence,
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     commits: AtomicU64,
 }
@@ -68,10 +71,16 @@ impl Embedded {
         let (reader, reader_closed) = Worker::start(path, Mode::Read).await?;
         Ok(Self {
             clock: StoreClock::of_this_machine(),
+            silence: Silence::default(),
             workers: Mutex::new(Some(Arc::new(Workers { writer, reader }))),
             closed: Mutex::new(vec![writer_closed, reader_closed]),
             commits: AtomicU64::new(0),
         })
+    }
+
+    /// A device of which nothing was heard since is not online.
+    fn cutoff(&self) -> ReceivedAt {
+        self.silence.cutoff(&self.clock)
     }
 
     async fn workers(&self) -> Result<Arc<Workers>, StoreError> {
@@ -118,6 +127,10 @@ impl Store for Embedded {
         Ok(Sample::Kept)
     }
 
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.read(file::File::probe).await
+    }
+
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let deliveries = deliveries.to_vec();
         let ingested = self
@@ -130,6 +143,10 @@ impl Store for Embedded {
     async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError> {
         let reports = reports.to_vec();
         self.write(move |file| report::report(file, &reports)).await
+    }
+
+    fn set_offline_after(&self, after: Duration) {
+        self.silence.set(after);
     }
 
     async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {

@@ -33,7 +33,7 @@ const AGENT: &str = "SELECT agent_version FROM devices \
 const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_seen, online, \
      session, epoch, agent_version) VALUES (?1, ?2, ?2, ?3, ?4, ?5, ?6) \
      ON CONFLICT (device_id) DO UPDATE SET \
-         last_seen = CASE WHEN excluded.online \
+         last_seen = CASE WHEN excluded.online AND excluded.session IS NOT session \
              THEN max(last_seen, excluded.last_seen) ELSE last_seen END, \
          online = CASE WHEN excluded.session = session_before \
              THEN online ELSE excluded.online END, \

@@ -189,6 +189,10 @@ fn copy(error: &StoreError) -> StoreError {
             seconds: *seconds,
             source: text(source.as_ref()),
         },
+        StoreError::ReadOnly { address, source } => StoreError::ReadOnly {
+            address: address.clone(),
+            source: text(source.as_ref()),
+        },
         StoreError::File { path, source } => StoreError::File {
             path: path.clone(),
             source: text(source.as_ref()),

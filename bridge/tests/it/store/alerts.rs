@@ -78,7 +78,10 @@ async fn each_rule_finds_what_it_looks_for(fixture: Fixture) {
         },
         received_at: at(1_000),
     };
-    store.report_config(&report).await.unwrap();
+    store
+        .report_configs(std::slice::from_ref(&report))
+        .await
+        .unwrap();
     let skewed = Report {
         device_time_ms: 1_000_000 + 301_000,
         epochs: vec![EpochReport {
@@ -99,6 +102,12 @@ async fn each_rule_finds_what_it_looks_for(fixture: Fixture) {
     let seen = reading.received_at.micros() / 1_000_000;
     assert!(seen > 10);
     store.ingest(&[reading]).await.unwrap();
+    // Whatever was heard last of it: one that says nothing is away.
+    let silent = found(Rule::DeviceOffline, seen + 300).await;
+    assert_eq!(silent.len(), 1);
+    assert_eq!(silent[0].device, Some(device("here")));
+    let back = [status("here", 3, true, seen + 250)];
+    store.presence(&back).await.unwrap();
     assert_eq!(found(Rule::DeviceOffline, seen + 300).await, []);
     let away = found(Rule::DeviceOffline, seen + 301).await;
     assert_eq!(away.len(), 1);

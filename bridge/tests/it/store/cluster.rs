@@ -1,4 +1,4 @@
-//! What only a database server can show: rows that it refuses, nodes that go, answers that are lost,
+//! What only a database server can show: nodes that go, answers that are lost,
 //! errors that name an address and no password.
 
 use bridge::store::StoreError;
@@ -8,8 +8,8 @@ use bridge::store::config::{Changed, ConfigChange, HistoryPage};
 use bridge::store::location::{Database, Location};
 use bridge::store::requests::RequestKey;
 use daemon::{Class, Fault};
-use schema::message::{Command, CommandId, ConfigEntry, RejectReason, Rejection};
-use schema::{Hlc, Value};
+use schema::Hlc;
+use schema::message::{Command, CommandId, ConfigEntry};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use std::sync::Arc;
@@ -28,41 +28,6 @@ fn steps() -> usize {
 }
 
 #[test]
-fn one_row_that_the_database_refuses_does_not_block_the_others() {
-    postgres(|fixture| async move {
-        let store = fixture.open().await;
-        fixture
-            .sql("ALTER TABLE telemetry_data ADD CHECK (value_f64 <> 66.6)")
-            .await;
-        let mut sent = rows(1, 200);
-        sent[100].value = Value::F64(66.6);
-        sent[101].value = Value::F64(66.6);
-        let calls = [delivery("d", sent), delivery("e", rows(1, 50))];
-        for _ in 0..2 {
-            let ingested = store.ingest(&calls).await.unwrap();
-            assert_eq!(
-                ingested.settled[0].committed,
-                ranges(&[(1, 100), (103, 200)])
-            );
-            assert_eq!(
-                ingested.settled[0].rejected,
-                [Rejection {
-                    range: range(101, 102),
-                    reason: RejectReason::Unstorable
-                }]
-            );
-            assert_eq!(ingested.settled[1].committed, ranges(&[(1, 50)]));
-            assert_eq!(ingested.rows.refused, 2);
-        }
-        let ledger = store.ledger(&device("d")).await.unwrap();
-        let settlement = ledger.epochs[0].ledger.settle(200, 2);
-        assert!(settlement.balance.is_balanced());
-        assert_eq!(settlement.unaccounted, 0);
-        check_ledger(&*store, "d").await;
-    });
-}
-
-#[test]
 fn a_database_that_is_not_migrated_says_what_to_do() {
     postgres(|fixture| async move {
         let store = fixture.open_unmigrated().await;
@@ -73,7 +38,11 @@ fn a_database_that_is_not_migrated_says_what_to_do() {
             .ingest(&[delivery("d", rows(1, 1))])
             .await
             .unwrap_err();
-        assert!(matches!(error, StoreError::NotMigrated { .. }), "{error:?}");
+        // Under a running bridge the tables may come back.
+        assert!(
+            error.is_refusal() && error.fault() == Fault::Retry,
+            "{error:?}"
+        );
         assert_eq!(store.pending_migrations().await.unwrap().len(), steps());
     });
 }

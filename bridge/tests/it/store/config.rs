@@ -90,7 +90,10 @@ async fn the_later_clock_wins_in_any_order(fixture: Fixture) {
 async fn a_report_replaces_the_one_before_and_no_later_one(fixture: Fixture) {
     let store = fixture.open().await;
     let first = report("d", 100, vec![entry("a", "1", 1), entry("b", "\"bad\"", 2)]);
-    store.report_config(&first).await.unwrap();
+    store
+        .report_configs(std::slice::from_ref(&first))
+        .await
+        .unwrap();
     let found = store.config(&device("d")).await.unwrap().reported;
     let shown = |at: usize| (found[at].entry.clone(), found[at].failure.clone());
     assert_eq!(shown(0), (entry("a", "1", 1), None));
@@ -99,8 +102,14 @@ async fn a_report_replaces_the_one_before_and_no_later_one(fixture: Fixture) {
         (entry("b", "\"bad\"", 2), Some("it is bad".to_owned()))
     );
     let second = report("d", 200, vec![entry("a", "2", 3)]);
-    store.report_config(&second).await.unwrap();
-    store.report_config(&first).await.unwrap();
+    store
+        .report_configs(std::slice::from_ref(&second))
+        .await
+        .unwrap();
+    store
+        .report_configs(std::slice::from_ref(&first))
+        .await
+        .unwrap();
     let found = store.config(&device("d")).await.unwrap().reported;
     let latest = found.iter().find(|found| found.entry.key == "a").unwrap();
     assert_eq!(
@@ -143,8 +152,14 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
     let behind = store.configs_unheard(Some(&device("b")), 10).await.unwrap();
     assert_eq!(behind, [device("c")]);
     let heard = |name, clock| report(name, 2, vec![entry("k", "1", 10), entry("l", "1", clock)]);
-    store.report_config(&heard("a", 10)).await.unwrap();
-    store.report_config(&heard("b", 9)).await.unwrap();
+    store
+        .report_configs(std::slice::from_ref(&heard("a", 10)))
+        .await
+        .unwrap();
+    store
+        .report_configs(std::slice::from_ref(&heard("b", 9)))
+        .await
+        .unwrap();
     assert_eq!(unheard(10).await, ["b", "c"]);
     // A new buffer file knows nothing of what was reported before.
     let mut new_file = delivery("a", rows(1, 1));
@@ -152,7 +167,10 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
     store.ingest(&[new_file]).await.unwrap();
     assert_eq!(unheard(10).await, ["a", "b", "c"]);
     let again = report("a", 4, vec![entry("k", "1", 10), entry("l", "1", 10)]);
-    store.report_config(&again).await.unwrap();
+    store
+        .report_configs(std::slice::from_ref(&again))
+        .await
+        .unwrap();
     assert_eq!(unheard(10).await, ["b", "c"]);
 }
 
@@ -263,7 +281,10 @@ async fn what_a_device_has_set_is_desired_when_it_is_the_last_word(fixture: Fixt
     let tell = async |seconds, value: &str, clock| {
         let entries = vec![entry(KEY, value, clock)];
         let told = report("d", seconds, entries);
-        store.report_config(&told).await.unwrap()
+        store
+            .report_configs(std::slice::from_ref(&told))
+            .await
+            .unwrap()
     };
     // A key that nobody has set yet, told twice.
     assert_eq!(tell(1, "2", 100).await, 1);
@@ -310,7 +331,10 @@ async fn what_cannot_be_desired_is_only_reported(fixture: Fixture) {
     let received_ms = 1_000_000;
     let tell = async |entries| {
         let told = report("d", 1_000, entries);
-        store.report_config(&told).await.unwrap()
+        store
+            .report_configs(std::slice::from_ref(&told))
+            .await
+            .unwrap()
     };
     let bound = received_ms + CLOCK_AHEAD_MS_MAX;
     let long = "1".repeat(limits::CONFIG_VALUE_BYTES_MAX + 1);

@@ -115,7 +115,10 @@ async fn a_change_reaches_every_member_with_one_clock(fixture: Fixture) {
             },
             received_at: at(3_000),
         };
-        store.report_config(&report).await.unwrap();
+        store
+            .report_configs(std::slice::from_ref(&report))
+            .await
+            .unwrap();
     }
     let config = change(&*store, &[("k", "2"), ("l", "2")], 2_000).await;
     assert!(config[0].entry.hlc > Hlc::new(199_000_000, 0));

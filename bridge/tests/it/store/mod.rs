@@ -12,6 +12,7 @@ mod concurrent;
 mod config;
 mod fan_out;
 mod fates;
+mod faults;
 mod fixture;
 mod fixtures;
 mod fleet;

@@ -1,0 +1,282 @@
+//! What devices send beside readings: presence, reports, progress of commands, reported configuration, and what cannot
+//! be used. It goes its own way from the broker's connection on, so that it waits for no readings, and no readings for it.
+//!
+//! ```text
+//! connection ─► content (parsed) ─► queue (latest of each device) ─► path ─► Store ─► answer ─► PUBACK
+//! unreadable telemetry ─────────────►┘
+//! ```
+//!
+//! Nothing is acknowledged to the broker before it is kept. Without room the receipt is withheld, so that the broker's
+//! window for us closes; once there is room, the broker tells births and wills again ([`Sides::wanting`]), and devices say
+//! again what they have not been answered.
+
+mod path;
+mod queue;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
+use schema::message::Event;
+use schema::time::ReceivedAt;
+use schema::{Channel, DeviceId, Topic};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::admit::{SideError, admit_event, admit_status};
+use crate::intake::mqtt::Receipt;
+use crate::store::commands::CommandWord;
+use crate::store::config::ConfigReport;
+use crate::store::{DeadLetter, DeviceReport, Presence};
+
+pub(super) use path::SidePath;
+pub(crate) use queue::Content;
+use queue::{Bounds, Entry, Kind, Offered, Queue};
+
+/// Receipts that are withheld for want of room. A broker whose window is larger is told at once beyond it.
+const WITHHELD_MAX: usize = 4_096;
+
+/// What waits to be written beside readings. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Sides {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    started: Instant,
+    state: Mutex<State>,
+    /// Something waits, or no more will come.
+    filled: Notify,
+    /// Something was missed that the broker can tell again.
+    missed: Notify,
+    overflows: Counter,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: Queue<Receipt>,
+    withheld: Vec<Receipt>,
+    is_closed: bool,
+}
+
+impl Sides {
+    /// With nothing in it. `overflows` counts what had no room.
+    pub(crate) fn new(overflows: Counter) -> Self {
+        let state = State {
+            queue: Queue::new(Bounds::default()),
+            withheld: Vec::new(),
+            is_closed: false,
+        };
+        Self {
+            shared: Arc::new(Shared {
+                started: Instant::now(),
+                state: Mutex::new(state),
+                filled: Notify::new(),
+                missed: Notify::new(),
+                overflows,
+            }),
+        }
+    }
+
+    /// Takes what arrived on a topic that is not for readings.
+    pub(crate) fn take(
+        &self,
+        topic: Topic,
+        payload: &Bytes,
+        received: std::time::Instant,
+        receipt: Receipt,
+    ) {
+        // The database's time of it is known when it is written.
+        match content(topic, payload, ReceivedAt::default()) {
+            Some(content) => self.offer(content, payload.len(), received, receipt),
+            None => receipt.acknowledge(),
+        }
+    }
+
+    /// Takes a content that came as `bytes` of payload.
+    pub(crate) fn offer(
+        &self,
+        content: Content,
+        bytes: usize,
+        received: std::time::Instant,
+        receipt: Receipt,
+    ) {
+        let mut state = self.lock();
+        let done = match state.queue.offer(content, bytes, received, receipt) {
+            Offered::Kept(done) => done,
+            Offered::OverShare(receipt) => {
+                self.shared.overflows.inc();
+                Some(receipt)
+            }
+            Offered::Full(receipt) => {
+                self.shared.overflows.inc();
+                if state.withheld.len() < WITHHELD_MAX {
+                    state.withheld.push(receipt.without_payload());
+                    None
+                } else {
+                    Some(receipt)
+                }
+            }
+        };
+        drop(state);
+        self.shared.filled.notify_one();
+        if let Some(receipt) = done {
+            receipt.acknowledge();
+        }
+    }
+
+    /// Waits until births and wills were missed, and there is room for them.
+    pub(crate) async fn wanting(&self) {
+        self.shared.missed.notified().await;
+    }
+
+    /// No more will come.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+        self.shared.filled.notify_one();
+    }
+
+    /// The next entries to be written; waits for them. `None` when there will be none any more.
+    async fn next(&self, most: usize) -> Option<Vec<Entry<Receipt>>> {
+        loop {
+            let due = {
+                let mut state = self.lock();
+                let now = self.now();
+                let taken = state.queue.take(now, most);
+                if !taken.is_empty() {
+                    return Some(taken);
+                }
+                if state.is_closed {
+                    return None;
+                }
+                state.queue.next_due().map(|due| self.shared.started + due)
+            };
+            tokio::select! {
+                () = self.shared.filled.notified() => {}
+                () = async { tokio::time::sleep_until(due.unwrap_or(self.shared.started)).await }, if due.is_some() => {}
+            }
+        }
+    }
+
+    /// The database refuses these; they are tried again later.
+    fn put_back(&self, entries: Vec<Entry<Receipt>>, reason: &str) {
+        let now = self.now();
+        let mut state = self.lock();
+        for entry in entries {
+            if let Some(receipt) = state.queue.put_back(entry, reason, now) {
+                receipt.acknowledge();
+            }
+        }
+    }
+
+    /// What is refused, in sentences.
+    fn refused(&self) -> Vec<String> {
+        let state = self.lock();
+        let refused = state.queue.refused().into_iter();
+        refused
+            .map(|(kind, count, reason)| format!("{} ({count}): {reason}", kind.as_str()))
+            .collect()
+    }
+
+    /// After a write: where receipts were withheld, the broker may go on.
+    fn release_withheld(&self) {
+        let mut state = self.lock();
+        if state.withheld.is_empty() || !state.queue.is_roomy() {
+            return;
+        }
+        let withheld = std::mem::take(&mut state.withheld);
+        drop(state);
+        self.shared.missed.notify_one();
+        for receipt in withheld {
+            receipt.acknowledge();
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Events and presence, parsed; or a letter that says why not; `None` where there is nothing to keep.
+fn content(topic: Topic, payload: &Bytes, received_at: ReceivedAt) -> Option<Content> {
+    let device = topic.device.clone();
+    let unreadable = |error: &dyn std::fmt::Display| {
+        let letter = letter(
+            Some(topic.device.clone()),
+            topic.to_string(),
+            payload,
+            error,
+            received_at,
+        );
+        Content::Letter(letter, None)
+    };
+    let refused = |error: SideError| {
+        if error.is_newer() {
+            // Not kept: a fleet that is upgraded before its bridges would fill the letters.
+            debug!(%topic, %error, "passed over what a newer device says");
+            return None;
+        }
+        Some(unreadable(&error))
+    };
+    let content = match topic.channel {
+        Channel::Event => match admit_event(payload) {
+            Ok(Event::Report(report)) => {
+                Content::Report(DeviceReport::legacy(device, report, received_at))
+            }
+            Ok(Event::Ledger(report)) => {
+                Content::Report(DeviceReport::new(device, report, received_at))
+            }
+            Ok(Event::TimeRequest(_)) => return None,
+            Ok(Event::Command(progress)) => Content::Word(CommandWord {
+                device,
+                progress,
+                received_at,
+            }),
+            Ok(Event::Config(reported)) => Content::Config(ConfigReport {
+                device,
+                reported,
+                received_at,
+            }),
+            Err(error) => return refused(error),
+        },
+        Channel::Status => match admit_status(payload) {
+            Ok(status) => Content::Presence(Presence {
+                device,
+                status,
+                received_at,
+            }),
+            Err(error) => return refused(error),
+        },
+        Channel::Telemetry | Channel::Ack | Channel::Command | Channel::Config => {
+            unreadable(&"topic is not one that devices publish to")
+        }
+    };
+    Some(content)
+}
+
+/// A payload that could not be used.
+pub(super) fn letter(
+    device: Option<DeviceId>,
+    topic: String,
+    payload: &Bytes,
+    reason: &dyn std::fmt::Display,
+    received_at: ReceivedAt,
+) -> DeadLetter {
+    DeadLetter {
+        device,
+        topic: topic.replace('\0', ""),
+        payload: payload.clone(),
+        reason: reason.to_string(),
+        received_at,
+    }
+}

@@ -1,0 +1,256 @@
+//! The task that writes what waits beside readings, in groups of a kind, and answers it. What the database refuses is
+//! halved until it is known which entries it refuses; these are tried again later, and stop nobody.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use daemon::{Clock as _, Failure, Fault};
+use schema::message::{Downlink, Noted, Refusal, Status};
+use schema::{DeviceId, limits};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::super::acks::{Acks, publish};
+use super::super::persist::attempt;
+use super::super::{Counters, Ingest, STUCK_AFTER, lock};
+use super::{Content, Entry, Kind, Sides};
+use crate::dispatch::Bell;
+use crate::intake::Broker;
+use crate::intake::mqtt::Receipt;
+use crate::metrics::IngestMeters;
+use crate::store::commands::CommandWord;
+use crate::store::{DeadLetter, Presence, Store, StoreClock, StoreError};
+use crate::watch::DatabaseWatch;
+
+/// Entries that are written together.
+const GROUP: usize = 512;
+
+/// Refusals of one kind in a row after which nothing more of it is tried for now: enough to halve a group to one entry.
+const REFUSALS_QUICK: usize = 16;
+
+/// Writes what waits.
+pub(in super::super) struct SidePath {
+    sides: Sides,
+    store: Arc<dyn Store>,
+    clock: StoreClock,
+    broker: Broker,
+    meters: IngestMeters,
+    watch: DatabaseWatch,
+    counters: Arc<Mutex<Counters>>,
+    commits: Arc<AtomicU64>,
+    bell: Bell,
+}
+
+impl SidePath {
+    pub(in super::super) fn of(ingest: &Ingest) -> Self {
+        Self {
+            sides: ingest.sides.clone(),
+            store: Arc::clone(&ingest.store),
+            clock: ingest.clock.clone(),
+            broker: ingest.broker.clone(),
+            meters: ingest.meters.clone(),
+            watch: ingest.watch.clone(),
+            counters: Arc::clone(&ingest.counters),
+            commits: Arc::clone(&ingest.commits),
+            bell: ingest.bell.clone(),
+        }
+    }
+
+    /// Runs until no more will come.
+    pub(in super::super) async fn run(self) -> Result<(), Failure> {
+        while let Some(group) = self.sides.next(GROUP).await {
+            let mut by_kind: BTreeMap<Kind, Vec<Entry<Receipt>>> = BTreeMap::new();
+            // Nothing is stamped by a clock that nobody knows.
+            self.clock.known().await;
+            for mut entry in group {
+                entry.content.stamp(self.clock.at(entry.received));
+                by_kind.entry(entry.content.kind()).or_default().push(entry);
+            }
+            for (kind, entries) in by_kind {
+                let written = self.write_apart(kind, entries).await;
+                written.map_err(|error| error.into_failure(format!("write {}", kind.as_str())))?;
+            }
+            self.watch.refuses_sides(self.sides.refused());
+            self.sides.release_withheld();
+        }
+        Ok(())
+    }
+
+    /// Writes entries of a kind; puts back those that the database refuses.
+    async fn write_apart(
+        &self,
+        kind: Kind,
+        entries: Vec<Entry<Receipt>>,
+    ) -> Result<(), StoreError> {
+        let mut refusals = 0;
+        let mut todo = vec![entries];
+        let mut last = String::new();
+        while let Some(mut part) = todo.pop() {
+            if refusals > REFUSALS_QUICK {
+                self.sides.put_back(part, &last);
+                continue;
+            }
+            let error = match self.write(kind, &part).await {
+                Ok(()) => {
+                    refusals = 0;
+                    let receipts = part.into_iter().filter_map(|entry| entry.receipt);
+                    receipts.for_each(Receipt::acknowledge);
+                    continue;
+                }
+                Err(error) if error.fault() == Fault::Retry => error,
+                Err(error) => return Err(error),
+            };
+            refusals += 1;
+            last = error.explained();
+            if part.len() > 1 {
+                let rest = part.split_off(part.len() / 2);
+                todo.push(rest);
+                todo.push(part);
+                continue;
+            }
+            if let Some(device) = part.first().and_then(|entry| entry.content.device()) {
+                let what = kind.as_str();
+                warn!(%device, what, error = last, "the database refuses what a device says; it is tried again");
+            }
+            self.sides.put_back(part, &last);
+        }
+        Ok(())
+    }
+
+    /// Writes entries of one kind, and answers them.
+    async fn write(&self, kind: Kind, entries: &[Entry<Receipt>]) -> Result<(), StoreError> {
+        let contents = entries.iter().map(|entry| &entry.content);
+        match kind {
+            Kind::Letter => {
+                let letters = contents.filter_map(|content| match content {
+                    Content::Letter(letter, digest) => Some((letter.clone(), *digest)),
+                    _ => None,
+                });
+                let (letters, digests): (Vec<_>, Vec<_>) = letters.unzip();
+                self.persist(|| self.store.keep_dead_letters(&letters))
+                    .await?;
+                self.meters.dead_letters.inc_by(letters.len() as u64);
+                lock(&self.counters).dead_letters += letters.len() as u64;
+                self.refuse(&letters, &digests);
+            }
+            Kind::Presence => {
+                let changes: Vec<Presence> = contents
+                    .filter_map(|content| match content {
+                        Content::Presence(presence) => Some(presence.clone()),
+                        _ => None,
+                    })
+                    .collect();
+                self.persist(|| self.store.presence(&changes)).await?;
+                self.recall(&changes).await;
+            }
+            Kind::Report => {
+                let reports: Vec<_> = contents
+                    .filter_map(|content| match content {
+                        Content::Report(report) => Some(report.clone()),
+                        _ => None,
+                    })
+                    .collect();
+                let settled = self.persist(|| self.store.report(&reports)).await?;
+                let mut acks = Acks::default();
+                for (report, settled) in reports.iter().zip(settled) {
+                    for (epoch, settled) in report.report.epochs.iter().zip(settled) {
+                        acks.add(report.device.clone(), epoch.epoch, settled, Vec::new());
+                    }
+                }
+                acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+            }
+            Kind::Word => {
+                let words: Vec<CommandWord> = contents
+                    .filter_map(|content| match content {
+                        Content::Word(word) => Some(word.clone()),
+                        _ => None,
+                    })
+                    .collect();
+                self.persist(|| self.store.command_words(&words)).await?;
+                self.note(&words);
+            }
+            Kind::Config => {
+                let reports: Vec<_> = contents
+                    .filter_map(|content| match content {
+                        Content::Config(report) => Some(report.clone()),
+                        _ => None,
+                    })
+                    .collect();
+                let overrides = self.persist(|| self.store.report_configs(&reports)).await?;
+                self.meters.config_overrides.inc_by(overrides as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats a call while the database is away.
+    async fn persist<T, F, Fut>(&self, call: F) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreError>>,
+    {
+        let (started, others) = (Instant::now(), self.commits.load(Ordering::Relaxed));
+        let is_hopeless = |error: &StoreError| {
+            let commits = self.commits.load(Ordering::Relaxed);
+            error.is_refusal() || (started.elapsed() >= STUCK_AFTER && commits != others)
+        };
+        attempt(&self.meters, &self.watch, is_hopeless, call).await
+    }
+
+    /// What waits for a device that came back is sent at once; it is sent a little later in any case.
+    async fn recall(&self, presence: &[Presence]) {
+        let back: Vec<DeviceId> = presence
+            .iter()
+            .filter(|change| matches!(change.status, Status::Online { .. }))
+            .map(|change| change.device.clone())
+            .collect();
+        if back.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        match self
+            .persist(|| self.store.recall_commands(&back, now))
+            .await
+        {
+            Ok(0) => {}
+            Ok(_) => self.bell.commands(),
+            Err(error) => debug!(%error, "commands of devices that came back are not sent at once"),
+        }
+    }
+
+    /// Words on commands are kept, and noted, so that the device need not repeat them.
+    fn note(&self, words: &[CommandWord]) {
+        self.meters.command_words.inc_by(words.len() as u64);
+        let mut noted: BTreeMap<&DeviceId, Vec<Noted>> = BTreeMap::new();
+        for CommandWord {
+            device, progress, ..
+        } in words
+        {
+            noted.entry(device).or_default().push(Noted {
+                id: progress.id,
+                state: progress.state,
+            });
+        }
+        for (device, noted) in noted {
+            for some in noted.chunks(limits::NOTED_MAX) {
+                publish(&self.broker, device, &Downlink::Noted(some.to_vec()));
+            }
+        }
+    }
+
+    fn refuse(&self, letters: &[DeadLetter], digests: &[Option<u64>]) {
+        for (letter, digest) in letters.iter().zip(digests) {
+            let (Some(device), &Some(payload_digest)) = (&letter.device, digest) else {
+                continue;
+            };
+            let refusal = Downlink::Refused(Refusal {
+                payload_digest,
+                reason: letter.reason.clone(),
+            });
+            if publish(&self.broker, device, &refusal) {
+                self.meters.refusals.inc();
+            }
+        }
+    }
+}

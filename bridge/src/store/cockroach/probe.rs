@@ -1,0 +1,34 @@
+//! Whether the database answers and takes writes, asked on a connection of its own.
+
+use std::time::Duration;
+
+use sqlx::{Executor as _, Row as _};
+
+use super::super::StoreError;
+use super::Cockroach;
+use super::dialect::Purpose;
+use super::failed::Budget;
+
+/// Within the patience of who asks: another node may answer.
+const BUDGET: Duration = Duration::from_millis(1_500);
+
+impl Cockroach {
+    pub(super) async fn probe(&self) -> Result<(), StoreError> {
+        let read_only: String = run!(
+            self,
+            &mut Budget::new(BUDGET),
+            Purpose::Probe,
+            |connection| {
+                let row = connection.fetch_one("SHOW transaction_read_only").await?;
+                row.try_get(0)
+            }
+        )?;
+        match read_only.as_str() {
+            "on" => Err(StoreError::ReadOnly {
+                address: self.cluster.address(),
+                source: "transaction_read_only is on".into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Whether a device is there: the one expression of it, for the API, the command line, alerts and configuration alike.
+//! `d` is a row of `devices`.
+//!
+//! A device is there when its last word on `up/status` was a birth **and** it gave a sign of life since `$cutoff`: a birth
+//! of a new connection, a report, or readings. A will that nobody fired, because the broker died with it, or whose
+//! bridge was not there, changes nothing then. What a broker retains is no sign of life.
+
+/// The last sign of life, on CockroachDB and PostgreSQL.
+macro_rules! last_seen {
+    () => {
+        "greatest(d.last_seen, (SELECT max(s.last_seen) FROM sync_status AS s \
+             WHERE s.device_id = d.device_id))"
+    };
+}
+
+/// Whether it is there, on CockroachDB and PostgreSQL.
+macro_rules! is_online {
+    ($cutoff:literal) => {
+        concat!("(d.online AND ", last_seen!(), " >= ", $cutoff, ")")
+    };
+}
+
+/// The last sign of life, in the file.
+macro_rules! last_seen_in_file {
+    () => {
+        "max(d.last_seen, coalesce((SELECT max(s.last_seen) FROM sync_status AS s \
+             WHERE s.device_id = d.device_id), d.last_seen))"
+    };
+}
+
+/// Whether it is there, in the file.
+macro_rules! is_online_in_file {
+    ($cutoff:literal) => {
+        concat!("(d.online AND ", last_seen_in_file!(), " >= ", $cutoff, ")")
+    };
+}

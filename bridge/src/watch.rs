@@ -1,0 +1,200 @@
+//! Whether the database works: asked at the start and every few seconds, and learnt from every write. A fleet that is
+//! silent says nothing about it, and a write that waits says it late; so `/readyz` follows this, and not the last write.
+//!
+//! ```text
+//! does not answer ──┐
+//! does not write ───┼─► waiting, with the reason          none of them, and it has answered once ─► ready
+//! refuses all ──────┘
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use daemon::{Component, Failure};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::pipeline::Refused;
+use crate::store::Store;
+
+/// How often the database is asked, and how long it may take to answer.
+const INTERVAL: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is known of the database. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct DatabaseWatch {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    health: Component,
+    state: Mutex<State>,
+    refused: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    has_answered: bool,
+    /// Why it does not answer.
+    silent: Option<String>,
+    /// Why calls that write fail.
+    failing: Option<String>,
+    /// Why it commits nothing, although it answers.
+    refusing: Option<String>,
+    refusals: Refusals,
+}
+
+/// What the database refuses for reasons of its own, for people to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Refusals {
+    /// Why it takes no readings at all.
+    pub(crate) readings: Option<String>,
+    /// Devices whose readings it refuses, while it takes those of others.
+    pub(crate) devices: Vec<Refused>,
+    /// What it refuses of what devices say beside readings.
+    pub(crate) sides: Vec<String>,
+}
+
+impl DatabaseWatch {
+    pub(crate) fn new(health: Component) -> Self {
+        let shared = Shared {
+            health,
+            state: Mutex::default(),
+            refused: Notify::new(),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// Asks the database now and then, until stopped.
+    pub(crate) async fn run(
+        self,
+        store: Arc<dyn Store>,
+        stop: CancellationToken,
+    ) -> Result<(), Failure> {
+        loop {
+            let asked = tokio::time::timeout(PATIENCE, store.probe()).await;
+            let silent = match asked {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.explained()),
+                Err(_) => Some(format!("database gives no answer within {PATIENCE:?}")),
+            };
+            let before = self.change(|state| {
+                state.has_answered |= silent.is_none();
+                std::mem::replace(&mut state.silent, silent.clone())
+            });
+            match (before, silent) {
+                (None, Some(error)) => warn!(error, "the database does not answer"),
+                (Some(_), None) => info!("the database answers again"),
+                _ => {}
+            }
+            tokio::select! {
+                () = tokio::time::sleep(INTERVAL) => {}
+                () = stop.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// A call that writes has succeeded.
+    pub(crate) fn wrote(&self) {
+        self.change(|state| {
+            state.has_answered = true;
+            state.failing = None;
+            // It answered just now, whatever was asked before.
+            state.silent = None;
+        });
+    }
+
+    /// A call that writes has failed, and is tried again.
+    pub(crate) fn does_not_write(&self, reason: String) {
+        self.change(|state| state.failing = Some(reason));
+    }
+
+    /// What is refused now.
+    pub(crate) fn refuses(&self, readings: Option<&str>, devices: Vec<Refused>) {
+        let is_new = self.change(|state| {
+            let now = &mut state.refusals;
+            let is_new = (readings.is_some() && now.readings.is_none())
+                || (!devices.is_empty() && now.devices.is_empty());
+            now.readings = readings.map(str::to_owned);
+            now.devices = devices;
+            state.refusing =
+                readings.map(|reason| format!("database refuses all readings: {reason}"));
+            is_new
+        });
+        if is_new {
+            self.shared.refused.notify_one();
+        }
+    }
+
+    /// What of what devices say beside readings is refused now.
+    pub(crate) fn refuses_sides(&self, sides: Vec<String>) {
+        let is_new = self.change(|state| {
+            let is_new = state.refusals.sides.is_empty() && !sides.is_empty();
+            state.refusals.sides = sides;
+            is_new
+        });
+        if is_new {
+            self.shared.refused.notify_one();
+        }
+    }
+
+    /// What is refused now.
+    pub(crate) fn refusals(&self) -> Refusals {
+        self.lock().refusals.clone()
+    }
+
+    /// Waits until something is refused that was not before.
+    pub(crate) async fn refused(&self) {
+        self.shared.refused.notified().await;
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        let reasons = [&state.silent, &state.refusing, &state.failing];
+        match reasons.into_iter().flatten().next() {
+            Some(reason) => self.shared.health.waiting(reason.clone()),
+            None if state.has_answered => self.shared.health.ready(),
+            None => {}
+        }
+        changed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daemon::Health;
+
+    #[test]
+    fn the_database_is_ready_when_nothing_speaks_against_it() {
+        let health = Health::default();
+        let watch = DatabaseWatch::new(health.component("database"));
+        assert!(!health.is_ready(), "nothing was heard of it");
+        watch.wrote();
+        assert!(health.is_ready());
+        watch.change(|state| state.silent = Some("gone".to_owned()));
+        watch.does_not_write("gone".to_owned());
+        assert!(!health.is_ready());
+        watch.change(|state| state.silent = None);
+        assert!(!health.is_ready(), "it answers, and does not write");
+        watch.wrote();
+        watch.refuses(Some("no"), Vec::new());
+        watch.wrote();
+        assert!(!health.is_ready(), "it writes other things");
+        watch.refuses(None, Vec::new());
+        assert!(health.is_ready());
+    }
+}
