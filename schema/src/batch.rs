@@ -2,11 +2,11 @@
 
 use crate::{Epoch, Hlc, ObservedAt, Quality, SensorName, SeqRange, Value, Version};
 
-/// Rows of one buffer file, with the names they refer to. A name stands once, however many rows
+/// Rows of one epoch, with the names they refer to. A name stands once, however many rows
 /// use it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// The buffer file that the sequences count in.
+    /// The epoch that the sequences count in.
     pub epoch: Epoch,
     /// The names of the sensors, in order of first appearance.
     pub sensors: Vec<SensorName>,

@@ -1,4 +1,4 @@
-//! Identities: which device, which sensor, which buffer file.
+//! Identities: which device, which sensor, which start of its agent.
 //!
 //! A value of these types has been checked; a function that holds one never checks again.
 
@@ -20,7 +20,7 @@ pub struct DeviceId(Arc<str>);
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct SensorName(Arc<str>);
 
-/// The identity of one buffer file, minted at random when the file is created.
+/// The identity of one start of an agent (of one buffer file, with agents 0.1), minted at random.
 ///
 /// Forty-eight random bits and never zero: a device whose clock restarts at 1970 must still not
 /// mint the same epoch twice, or the ledger would take new readings for delivered ones.

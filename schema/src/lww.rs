@@ -10,7 +10,7 @@ use crate::{Epoch, Hlc};
 pub struct Version {
     /// The writer's hybrid logical clock.
     pub hlc: Hlc,
-    /// The writer's buffer file.
+    /// The writer's epoch.
     pub epoch: Epoch,
     /// The reading's sequence within that file.
     pub seq: u64,

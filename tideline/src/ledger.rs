@@ -184,7 +184,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     } else {
         let fleet: Fleet = serde_json::from_value(answer).map_err(unreadable)?;
         if is_shown {
-            println!("{} devices, {} buffer files", fleet.devices, fleet.epochs);
+            println!("{} devices, {} epochs", fleet.devices, fleet.epochs);
             println!("{}", fleet.balance);
             print_rows(&fleet.balance, &fleet.rows);
             let said = sentences(

@@ -114,7 +114,7 @@ pub struct Ask {
 /// Rows whose fate is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settle {
-    /// The buffer file.
+    /// The session's own: what follows are rows. Another: sequences of that epoch.
     pub epoch: Epoch,
     /// In the database.
     pub committed: RangeSet,

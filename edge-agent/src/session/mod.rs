@@ -175,7 +175,7 @@ impl Session {
             .min()
     }
 
-    /// The buffer file that this session is of.
+    /// The epoch of this start, under whose name the session knows all rows.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
@@ -371,7 +371,7 @@ impl Session {
 
     fn acked(&mut self, ack: &Ack, effects: &mut Vec<Effect>) {
         if ack.epoch != self.epoch {
-            // An older buffer file's; the buffer knows what it still has to do with it.
+            // One without rows here; the buffer knows what it still has to do with it.
             effects.extend(Settle::effect(
                 ack.epoch,
                 ack.committed.iter().copied().collect(),

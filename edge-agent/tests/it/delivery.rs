@@ -8,6 +8,7 @@ use schema::message::RejectReason;
 
 use crate::bridge::{Bridge, Mood};
 use crate::broker::Broker;
+use crate::buffer::copy_files;
 use crate::edge::{Edge, config, readings};
 use crate::eventually;
 use crate::tools::{ended, order};
@@ -235,6 +236,30 @@ async fn rows_survive_a_restart_and_keep_their_identity() {
     let heard = bridge.heard();
     assert_eq!(heard.rows.len(), 35);
     assert!(heard.doubles >= 30, "the same rows came again, unchanged");
+}
+
+#[tokio::test]
+async fn an_agent_over_a_restored_file_stores_everything_under_names_of_its_own() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    bridge.set(Mood::Forgets);
+    let edge = Edge::start(&broker).await;
+    edge.append(20).await;
+    eventually("they were sent", || bridge.heard().rows.len() == 20).await;
+    let restored = tempfile::tempdir().unwrap();
+    copy_files(edge.folder.path(), restored.path());
+    bridge.set(Mood::Acknowledges);
+    edge.append(30).await;
+    eventually("all are committed", || edge.agent.balance().committed == 50).await;
+    edge.stop().await;
+
+    // The bridge of this test holds each row against what it had under the same name.
+    let config = config(&broker, restored.path());
+    let edge = Edge::start_with(config, restored).await;
+    edge.append(25).await;
+    eventually("all are committed", || edge.agent.balance().committed == 45).await;
+    assert!(edge.agent.balance().is_balanced());
+    assert_eq!(bridge.heard().rows.len(), 75);
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ pub struct Hello {
 pub struct Ack {
     /// The bridge's wall clock, milliseconds since the Unix epoch.
     pub bridge_time_ms: i64,
-    /// The buffer file whose sequences follow.
+    /// The epoch whose sequences follow.
     pub epoch: Epoch,
     /// In the database.
     pub committed: Vec<SeqRange>,

@@ -13,7 +13,7 @@ pub enum Status {
     Online {
         /// Random, one for each connection.
         session: u64,
-        /// The buffer file in use.
+        /// The epoch of this start.
         epoch: Epoch,
         /// The agent's version, as `major.minor.patch`.
         agent_version: String,
