@@ -7,16 +7,16 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use daemon::{Clock, Failure, Health, Lifecycle, SystemClock};
+use daemon::{Clock, Component, Failure, Health, Lifecycle, SystemClock};
 use prometheus_client::registry::Registry;
 use schema::Balance;
 use schema::message::CommandId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, info_span, warn};
+use tracing::{Instrument, error, info, info_span, warn};
 
-use crate::buffer::{Buffer, BufferError, BufferSettings, Opened};
+use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
 use crate::commands::Commands;
 use crate::commands::restart::Restart;
 use crate::commands::work::{Tools, Workshop};
@@ -43,6 +43,11 @@ const IN_USE_GRACE: Duration = Duration::from_secs(2);
 
 /// Pause before the buffer is tried again then.
 const IN_USE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The first and the longest pause before a buffer whose disk failed is opened again. A recovery
+/// reads the whole file each time.
+const OPEN_PAUSE_FIRST: Duration = Duration::from_secs(1);
+const OPEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Starts agents.
 #[derive(Debug)]
@@ -112,9 +117,14 @@ impl Agent {
     ) -> Result<Running, Failure> {
         certs::tls::install_crypto_provider();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_offset_ms(config.clock_offset_ms));
-        let opened = open(&config.buffer, &clock).await.map_err(|error| {
+        let buffer_health = health.component("agent-buffer");
+        // Another program that runs the agent inside itself is told at once.
+        let may_wait = config.own_process.is_some();
+        let opened = open_patiently(&config.buffer, &clock, may_wait, &buffer_health);
+        let opened = opened.await.map_err(|error| {
             let what = format!("open the buffer {}", config.buffer.path.display());
-            Failure::new(error.class(), what).because(error)
+            let help = error.help();
+            Failure::new(error.class(), what).because(error).help(help)
         })?;
         let buffer = opened.buffer;
         if let Some(recovery) = &opened.recovery {
@@ -162,6 +172,7 @@ impl Agent {
             waiting: Waiting::default(),
             ack_latency_seconds: None,
             last_error: None,
+            storage: buffer.storage().borrow().clone(),
         });
         let (controls, controls_heard) = mpsc::channel(CONTROLS);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
@@ -223,7 +234,7 @@ impl Agent {
             status,
             meters: SessionMeters::register(registry),
             link_health: health.component("agent-link"),
-            buffer_health: health.component("agent-buffer"),
+            buffer_health,
             stop: lifecycle.token(),
         };
         let span = info_span!("agent", device = %config.link.device);
@@ -331,6 +342,7 @@ fn with_counts(buffer: &Buffer, status: Status) -> Status {
         balance: progress.balance,
         current: progress.current,
         quarantine: progress.quarantine(),
+        storage: buffer.storage().borrow().clone(),
         ..status
     }
 }
@@ -345,6 +357,33 @@ fn knobs(config: &Config) -> Knobs {
         host_interval: Knob::new(host.interval),
         log_level: LogLevels::new(levels),
         session: Knob::new(config.session.tuning()),
+    }
+}
+
+/// Opens the buffer. A disk that is full or takes nothing may heal: then an agent that `may_wait` says
+/// what is wrong, and tries again, ever more rarely. Nothing of the file is given up meanwhile.
+async fn open_patiently(
+    settings: &BufferSettings,
+    clock: &Arc<dyn Clock>,
+    may_wait: bool,
+    health: &Component,
+) -> Result<Opened, BufferError> {
+    let mut pause = OPEN_PAUSE_FIRST;
+    loop {
+        let error = match open(settings, clock).await {
+            Err(error) if may_wait && error.may_heal() => error,
+            opened => return opened,
+        };
+        let trouble = Trouble::of(&error, clock.now_ms());
+        error!(
+            error = trouble.what,
+            help = trouble.help,
+            again_in = ?pause,
+            "the buffer cannot be opened; no readings are taken until it can"
+        );
+        health.waiting(trouble.to_string());
+        sleep(pause).await;
+        pause = (2 * pause).min(OPEN_PAUSE_MAX);
     }
 }
 

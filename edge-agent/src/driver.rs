@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::buffer::{Buffer, BufferError, Progress};
+use crate::buffer::{Buffer, BufferError, Progress, Storage};
 use crate::gather::{GatherError, Gathered, Gatherer};
 use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
 use crate::metrics::SessionMeters;
@@ -57,6 +57,7 @@ enum Happening {
     Downlink(Downlink),
     Appended,
     BufferEnded,
+    Storage,
     Control(Control),
     Tuned(Tuning),
     Timer,
@@ -84,6 +85,7 @@ impl Driver {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut running = Running {
             appended: self.buffer.appended(),
+            storage: self.buffer.storage(),
             seen: self.session.last_seq(),
             discarded: self.buffer.balance().discarded,
             parts: self,
@@ -96,7 +98,7 @@ impl Driver {
             broken: None,
             last_error: None,
         };
-        running.parts.buffer_health.ready();
+        running.storage_changed();
         running.offer(None).await;
         loop {
             running.publish_status();
@@ -128,6 +130,7 @@ struct Running {
     appended: watch::Receiver<Progress>,
     /// Discarded so far, as the bridge was told.
     discarded: u64,
+    storage: watch::Receiver<Storage>,
     /// The highest row that the session knows of.
     seen: u64,
     storage_fails: bool,
@@ -156,6 +159,7 @@ impl Running {
             Ok(()) = self.parts.tuning.changed() => {
                 Happening::Tuned(*self.parts.tuning.borrow_and_update())
             }
+            Ok(()) = self.storage.changed() => Happening::Storage,
             appended = self.appended.changed() => match appended {
                 Ok(()) => Happening::Appended,
                 Err(_) => Happening::BufferEnded,
@@ -196,6 +200,7 @@ impl Running {
             Happening::Downlink(Downlink::Noted(_)) => {}
             Happening::Downlink(Downlink::Hello(hello)) => self.offer(Some(hello.protocol)).await,
             Happening::Appended => self.appended().await,
+            Happening::Storage => self.storage_changed(),
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
             Happening::Control(Control::Resync(reply)) => self.resync(reply).await,
@@ -316,7 +321,7 @@ impl Running {
             "it could not be made"
         })?;
         if std::mem::take(&mut self.storage_fails) {
-            self.parts.buffer_health.ready();
+            self.storage_changed();
         }
         if let Some(payload) = payload {
             let uplink = self.uplink.as_ref().ok_or("the link is down")?;
@@ -370,6 +375,16 @@ impl Running {
         self.last_error = Some(text);
     }
 
+    /// Says how the file fares, by the buffer's own account.
+    fn storage_changed(&mut self) {
+        let trouble = self.storage.borrow_and_update().trouble.clone();
+        match trouble {
+            Some(trouble) => self.parts.buffer_health.waiting(trouble.to_string()),
+            None if !self.storage_fails => self.parts.buffer_health.ready(),
+            None => {}
+        }
+    }
+
     async fn report(&mut self) {
         let epochs = match self.parts.buffer.report().await {
             Ok(epochs) => epochs,
@@ -410,6 +425,7 @@ impl Running {
                 },
                 ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
                 last_error: self.last_error.clone(),
+                storage: self.parts.buffer.storage().borrow().clone(),
                 ..status.clone()
             };
             let changed = *status != now;

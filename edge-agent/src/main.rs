@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -224,7 +225,10 @@ async fn run(
     let listener = http::bind(settings.admin).await?;
     let (lifecycle, health) = (Lifecycle::new(), Health::default());
     let mut registry = Registry::default();
+    // A start may have to wait for the disk, and is asked why meanwhile.
+    let waiting = waiting_room(&listener, &lifecycle, &health);
     let agent = Agent::start(settings.agent, &lifecycle, &health, &mut registry).await?;
+    waiting.abort();
     if let Ok(address) = listener.local_addr() {
         info!(%address, "admin endpoints");
     }
@@ -236,6 +240,30 @@ async fn run(
     // Whoever stops the process while it restarts wants it stopped: only a stop in order goes on.
     lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())
+}
+
+/// Answers for the agent until it has started: how its parts fare, and nothing more.
+fn waiting_room(
+    listener: &tokio::net::TcpListener,
+    lifecycle: &Lifecycle,
+    health: &Health,
+) -> tokio::task::AbortHandle {
+    let router = admin::router(Arc::new(Registry::default()), health.clone());
+    let lifecycle = lifecycle.clone();
+    let shared = share(listener);
+    let answering = tokio::spawn(async move {
+        if let Ok(listener) = shared {
+            // Its connections end with it; the agent's own answers take their place.
+            let _ = http::serve(listener, router, None, lifecycle).await;
+        }
+    });
+    answering.abort_handle()
+}
+
+/// A second listener on the same socket.
+fn share(listener: &tokio::net::TcpListener) -> std::io::Result<tokio::net::TcpListener> {
+    let socket = listener.as_fd().try_clone_to_owned()?;
+    tokio::net::TcpListener::from_std(socket.into())
 }
 
 async fn configure(command: ConfigCommand) -> Result<(), Failure> {

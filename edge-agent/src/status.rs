@@ -8,6 +8,8 @@ use schema::message::RejectReason;
 use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
+use crate::buffer::Storage;
+
 /// A look at the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -34,6 +36,9 @@ pub struct Status {
     pub ack_latency_seconds: Option<f64>,
     /// Why there is no connection, or what the buffer last failed to do.
     pub last_error: Option<String>,
+    /// How the buffer's file fares.
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 /// What is in flight.
@@ -97,6 +102,30 @@ impl fmt::Display for Status {
         )?;
         if let Some(seconds) = self.ack_latency_seconds {
             line("ack latency", &format_args!("{:.1} ms", seconds * 1000.0))?;
+        }
+        let Storage {
+            trouble,
+            set_aside,
+            unreadable,
+        } = &self.storage;
+        match trouble {
+            None => line("buffer", &"ok")?,
+            Some(trouble) => {
+                line("buffer", &format_args!("FAILS: {}", trouble.what))?;
+                line("what to do", &trouble.help)?;
+            }
+        }
+        if *set_aside > 0 {
+            line(
+                "set aside",
+                &format_args!("{set_aside} rows that made no sense, in the file's table set_aside"),
+            )?;
+        }
+        if *unreadable > 0 {
+            line(
+                "unreadable",
+                &format_args!("{unreadable} readings; a restart saves what the disk still gives"),
+            )?;
         }
         if let Some(error) = &self.last_error {
             line("last error", error)?;

@@ -5,11 +5,19 @@
 //! on its id and its end are all that is kept, a hundred bytes, and of those at most
 //! [`REMEMBERED_MAX`]. When there are more, the ones that expired first are forgotten; what has not
 //! expired is never forgotten, and a new command has to wait.
+//!
+//! A row that makes no sense stops none of the others. When its id can be read, the command may have
+//! run: it ends as unknown, and is told so. When it cannot, the row is set aside, and with it goes the
+//! memory of one command: orders from before are not run any more, as after a damaged file.
 
-use libsql::{Error, Row, params};
+use libsql::{Error, params};
+use schema::limits::{COMMAND_BODY_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
+use super::connect::number as first_number;
 use super::file::File;
+use super::set_aside::OddRow;
+use super::stored::{self, Stored};
 
 /// Most commands that are kept, open ones included: less than a MiB beside the bodies of open ones.
 pub(crate) const REMEMBERED_MAX: i64 = 4_096;
@@ -49,7 +57,44 @@ pub struct StoredCommands {
     pub forgot_until_ms: u64,
 }
 
-const COLUMNS: &str = "id, name, arguments, priority, state, percent, output, expires_at, reported";
+/// The table.
+const TABLE: &str = "command_queue";
+
+/// What is read of it.
+const COLUMNS: [&str; 9] = [
+    "id",
+    "name",
+    "arguments",
+    "priority",
+    "state",
+    "percent",
+    "output",
+    "expires_at",
+    "reported",
+];
+
+/// What is told of a command whose row makes no sense.
+const ODD: &str = "what this device had kept of the command makes no sense; it may have run";
+
+/// What a row of the table says.
+enum Found {
+    Sound(StoredCommand),
+    /// Only its id does.
+    Known(CommandId, OddRow),
+    /// Nothing does; this finds it again.
+    Lost(RowKey, OddRow),
+}
+
+/// Finds a row by its key, of whatever type that is.
+pub(super) type RowKey = (String, Vec<u8>);
+
+/// Which rows are wanted.
+enum Which {
+    One(CommandId),
+    /// Those that are not known to have ended and been noted.
+    Open,
+    All,
+}
 
 impl File {
     /// Keeps a command unless it is known, or there is no room.
@@ -61,10 +106,12 @@ impl File {
         now_ms: u64,
     ) -> Result<Kept, Error> {
         let id = id_bytes(command.id);
-        let known = format!("SELECT {COLUMNS} FROM command_queue WHERE id = ?");
-        let mut known = self.connection.query(&known, [id.clone()]).await?;
-        if let Some(row) = known.next().await? {
-            return Ok(Kept::Known(stored(&row)?.progress));
+        let mut known = self.find(Which::One(command.id)).await?;
+        if let Some(known) = known.pop() {
+            return Ok(Kept::Known(match known {
+                Found::Sound(known) => known.progress,
+                Found::Known(..) | Found::Lost(..) => unknown(command.id).progress,
+            }));
         }
         if !has_room || !self.has_place(now_ms).await? {
             return Ok(Kept::Full);
@@ -164,23 +211,161 @@ impl File {
         Ok(())
     }
 
-    /// The commands that are open.
-    pub(super) async fn commands(&self) -> Result<StoredCommands, Error> {
+    /// The commands that are open. Rows that make no sense are mended or set aside on the way, and
+    /// counted in the second value.
+    pub(super) async fn commands(&mut self, now_ms: u64) -> Result<(StoredCommands, u64), Error> {
         self.drop_bodies().await?;
         let mut found = StoredCommands::default();
-        let open = format!(
-            "SELECT {COLUMNS} FROM command_queue WHERE state <= ? OR reported = 0 ORDER BY id"
-        );
-        let running = number(CommandState::Running);
-        let mut rows = self.connection.query(&open, [running]).await?;
-        while let Some(row) = rows.next().await? {
-            found.commands.push(stored(&row)?);
+        let mut odd = Vec::new();
+        for row in self.find(Which::Open).await? {
+            match row {
+                Found::Sound(known) => found.commands.push(known),
+                Found::Known(id, row) => {
+                    found.commands.push(unknown(id));
+                    odd.push((Ok(id), row));
+                }
+                Found::Lost(key, row) => odd.push((Err(key), row)),
+            }
+        }
+        let odd_rows = odd.len() as u64;
+        if !odd.is_empty() {
+            self.begin().await?;
+            let mended = async {
+                for (which, row) in odd {
+                    self.keep_aside(&row, now_ms).await?;
+                    match which {
+                        Ok(id) => self.end_as_unknown(id, now_ms).await?,
+                        Err(key) => self.delete_by_key(TABLE, "id", key).await?,
+                    }
+                }
+                self.commit().await
+            }
+            .await;
+            if let Err(error) = mended {
+                self.rollback().await;
+                return Err(error);
+            }
         }
         // A recovery: see the table's description.
-        let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log WHERE kind = 4";
-        let mut rows = self.connection.query(recovered, ()).await?;
-        if let Some(row) = rows.next().await? {
-            found.forgot_until_ms = u64::try_from(row.get::<i64>(0)?).unwrap_or(0);
+        let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log
+                         WHERE kind = 4 AND typeof(at_ms) = 'integer'";
+        let recovered = first_number(&self.connection, recovered).await?;
+        let aside = self.aside().await?;
+        found.forgot_until_ms = u64::try_from(recovered)
+            .unwrap_or(0)
+            .max(aside.commands_at_ms);
+        Ok((found, odd_rows))
+    }
+
+    /// Deletes a row by its key, of whatever type that is.
+    pub(super) async fn delete_by_key(
+        &self,
+        table: &str,
+        key: &str,
+        (kind, bytes): RowKey,
+    ) -> Result<(), Error> {
+        let delete =
+            format!("DELETE FROM {table} WHERE typeof({key}) = ? AND CAST({key} AS BLOB) = ?");
+        self.connection
+            .execute(&delete, params![kind, bytes])
+            .await?;
+        Ok(())
+    }
+
+    /// The commands of a damaged file. What had not ended may have gone on in a part that is lost.
+    pub(super) async fn salvaged_commands(&self) -> Result<Vec<StoredCommand>, Error> {
+        let found = self.find(Which::All).await?;
+        let known = found.into_iter().filter_map(|row| match row {
+            Found::Sound(known) if known.progress.state.is_final() => Some(known),
+            Found::Sound(known) => Some(unknown(known.command.id)),
+            Found::Known(id, _) => Some(unknown(id)),
+            Found::Lost(..) => None,
+        });
+        Ok(known.collect())
+    }
+
+    /// Keeps a command as it was in another file.
+    pub(super) async fn restore_command(
+        &self,
+        known: &StoredCommand,
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        let StoredCommand {
+            command,
+            progress,
+            noted,
+        } = known;
+        self.connection
+            .execute(
+                "INSERT OR IGNORE INTO command_queue (id, name, arguments, priority, state, \
+                 percent, output, received_at, expires_at, ended_at, reported) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?8, ?10)",
+                params![
+                    id_bytes(command.id),
+                    command.name.as_str(),
+                    command.arguments.as_str(),
+                    i64::from(command.priority),
+                    number(progress.state),
+                    i64::from(progress.percent),
+                    progress.output.as_str(),
+                    time(now_ms),
+                    command.expires_at_ms,
+                    i64::from(*noted)
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn end_as_unknown(&self, id: CommandId, now_ms: u64) -> Result<(), Error> {
+        let StoredCommand { progress, .. } = unknown(id);
+        self.connection
+            .execute(
+                "INSERT OR REPLACE INTO command_queue (id, name, arguments, priority, state, \
+                 output, received_at, expires_at, ended_at) VALUES (?1, '', '', 0, ?2, ?3, ?4, ?4, ?4)",
+                params![
+                    id_bytes(id),
+                    number(progress.state),
+                    progress.output,
+                    time(now_ms)
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    async fn find(&self, which: Which) -> Result<Vec<Found>, Error> {
+        let columns = stored::selected(&COLUMNS);
+        let (condition, values) = match which {
+            Which::One(id) => ("id = ?", vec![libsql::Value::Blob(id_bytes(id))]),
+            Which::Open => {
+                let known = [CommandState::Running, CommandState::Unknown].map(number);
+                let condition =
+                    "NOT (state > ? AND state <= ? AND reported = 1 AND typeof(id) = 'blob')";
+                (condition, known.map(libsql::Value::Integer).to_vec())
+            }
+            Which::All => ("true", Vec::new()),
+        };
+        let sql = format!(
+            "SELECT {columns}, CAST(id AS BLOB) FROM {TABLE} WHERE {condition} ORDER BY id"
+        );
+        let mut found = Vec::new();
+        let mut rows = self.connection.query(&sql, values).await?;
+        while let Some(row) = rows.next().await? {
+            let values = stored::read(&row, COLUMNS.len())?;
+            found.push(match command(&values) {
+                Ok(known) => Found::Sound(known),
+                Err(id) => {
+                    let odd = OddRow {
+                        table: TABLE,
+                        content: stored::describe(&COLUMNS, &values),
+                    };
+                    match id {
+                        Some(id) => Found::Known(id, odd),
+                        None => Found::Lost(row_key(&values[0], &row, 2 * COLUMNS.len())?, odd),
+                    }
+                }
+            });
         }
         Ok(found)
     }
@@ -198,32 +383,86 @@ impl File {
     }
 }
 
-fn stored(row: &Row) -> Result<StoredCommand, Error> {
-    let id: Vec<u8> = row.get(0)?;
-    let id = <[u8; 16]>::try_from(id).map_err(|_| Error::InvalidColumnType)?;
-    let id = CommandId::from_bits(u128::from_be_bytes(id));
-    let number = |column| -> Result<u8, Error> {
-        u8::try_from(row.get::<i64>(column)?).map_err(|_| Error::InvalidColumnType)
+/// What finds a row again, whose key is `key` and stands as a blob in `column`.
+pub(super) fn row_key(key: &Stored, row: &libsql::Row, column: usize) -> Result<RowKey, Error> {
+    let kind = match key {
+        Stored::Null => "null",
+        Stored::Integer(_) => "integer",
+        Stored::Real(_) => "real",
+        Stored::Text(_) => "text",
+        Stored::Blob(_) => "blob",
     };
-    let state = CommandState::ALL
-        .get(usize::from(number(4)?))
-        .ok_or(Error::InvalidColumnType)?;
-    Ok(StoredCommand {
+    let column = i32::try_from(column).map_err(|_| Error::InvalidColumnIndex)?;
+    let bytes = match row.get_value(column)? {
+        libsql::Value::Blob(bytes) => bytes,
+        _ => Vec::new(),
+    };
+    Ok((kind.to_owned(), bytes))
+}
+
+/// The command of a row, or its id when not even the rest makes sense.
+fn command(values: &[Stored]) -> Result<StoredCommand, Option<CommandId>> {
+    let [
+        id,
+        name,
+        arguments,
+        priority,
+        state,
+        percent,
+        output,
+        expires_at,
+        reported,
+    ] = values
+    else {
+        return Err(None);
+    };
+    let Stored::Blob(id) = id else {
+        return Err(None);
+    };
+    let id = <[u8; 16]>::try_from(id.as_slice()).map_err(|_| None)?;
+    let id = CommandId::from_bits(u128::from_be_bytes(id));
+    let rest = || {
+        let at: usize = state.number()?;
+        let state = *CommandState::ALL.get(at)?;
+        let reported: u8 = reported.number().filter(|reported| *reported <= 1)?;
+        Some(StoredCommand {
+            command: Command {
+                id,
+                name: name.text(KEY_BYTES_MAX)?,
+                arguments: arguments.text(COMMAND_BODY_BYTES_MAX)?,
+                expires_at_ms: expires_at.number()?,
+                priority: priority.number()?,
+            },
+            progress: CommandProgress {
+                id,
+                state,
+                percent: percent.number().filter(|percent| *percent <= 100)?,
+                output: output.text(COMMAND_BODY_BYTES_MAX)?,
+            },
+            noted: reported == 1,
+        })
+    };
+    rest().ok_or(Some(id))
+}
+
+/// A command of which only the id is known.
+fn unknown(id: CommandId) -> StoredCommand {
+    StoredCommand {
         command: Command {
             id,
-            name: row.get(1)?,
-            arguments: row.get(2)?,
-            expires_at_ms: row.get(7)?,
-            priority: number(3)?,
+            name: String::new(),
+            arguments: String::new(),
+            expires_at_ms: 0,
+            priority: 0,
         },
         progress: CommandProgress {
             id,
-            state: *state,
-            percent: number(5)?,
-            output: row.get(6)?,
+            state: CommandState::Unknown,
+            percent: 0,
+            output: ODD.to_owned(),
         },
-        noted: row.get::<i64>(8)? != 0,
-    })
+        noted: false,
+    }
 }
 
 /// The number of a state, as on the wire.

@@ -31,9 +31,10 @@ const APPLICATION_ID: i64 = 0x544c_6200;
 const FREE_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
 /// In order; the position is the schema's version. Forward only.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/edge/0001_buffer.sql"),
     include_str!("../../../migrations/edge/0002_epochs.sql"),
+    include_str!("../../../migrations/edge/0003_set_aside.sql"),
 ];
 
 /// The highest schema that this build knows.
@@ -57,6 +58,24 @@ pub(super) enum Content {
     Foreign,
     /// Broken.
     Damaged(String),
+}
+
+/// Opens a file to look at it: nothing is written to it, not even what its log holds.
+pub(super) async fn look_only(path: &Path) -> Result<File, Error> {
+    let path =
+        std::path::absolute(path).map_err(|error| Error::ConnectionFailed(error.to_string()))?;
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                uri.push(char::from(*byte));
+            }
+            other => uri.push_str(&format!("%{other:02x}")),
+        }
+    }
+    uri.push_str("?immutable=1");
+    let database = libsql::Builder::new_local(uri).build().await?;
+    File::new(database.connect()?).await
 }
 
 impl Unchecked {

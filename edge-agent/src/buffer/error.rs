@@ -12,6 +12,7 @@ mod code {
     pub(super) const ERROR: i32 = 1;
     pub(super) const BUSY: i32 = 5;
     pub(super) const READ_ONLY: i32 = 8;
+    pub(super) const IO: i32 = 10;
     pub(super) const CORRUPT: i32 = 11;
     pub(super) const FULL: i32 = 13;
     pub(super) const CANNOT_OPEN: i32 = 14;
@@ -57,8 +58,30 @@ pub enum BufferError {
         source: Arc<std::io::Error>,
     },
     /// No room: nothing of the request was written.
-    #[error("no room on the disk of {}; free some, the buffer goes on by itself", path.display())]
+    #[error("no room on the disk of {}", path.display())]
     DiskFull {
+        /// The buffer's file.
+        path: PathBuf,
+    },
+    /// The disk takes nothing: nothing of the request was written.
+    #[error("{} cannot be written", path.display())]
+    ReadOnly {
+        /// The buffer's file.
+        path: PathBuf,
+        /// What libSQL said.
+        source: Arc<libsql::Error>,
+    },
+    /// The disk does not do what it should: nothing of the request was written.
+    #[error("the disk of {} fails", path.display())]
+    Disk {
+        /// The buffer's file.
+        path: PathBuf,
+        /// What libSQL said.
+        source: Arc<libsql::Error>,
+    },
+    /// The file is not where it was: what is written now would be lost with this process.
+    #[error("{} was removed or replaced while it was in use", path.display())]
+    Gone {
         /// The buffer's file.
         path: PathBuf,
     },
@@ -94,6 +117,9 @@ impl BufferError {
             | Self::Foreign { .. }
             | Self::File { .. }
             | Self::DiskFull { .. }
+            | Self::ReadOnly { .. }
+            | Self::Disk { .. }
+            | Self::Gone { .. }
             | Self::Damaged { .. }
             | Self::Database { .. }
             | Self::Closed => Class::Storage,
@@ -104,7 +130,11 @@ impl BufferError {
     #[must_use]
     pub const fn fault(&self) -> Fault {
         match self {
-            Self::DiskFull { .. } | Self::Database { .. } => Fault::Retry,
+            Self::DiskFull { .. }
+            | Self::ReadOnly { .. }
+            | Self::Disk { .. }
+            | Self::Gone { .. }
+            | Self::Database { .. } => Fault::Retry,
             Self::Settings(_)
             | Self::InUse { .. }
             | Self::Newer { .. }
@@ -115,11 +145,68 @@ impl BufferError {
         }
     }
 
+    /// Whether a person, or time, may mend it while the agent waits.
+    pub(crate) fn may_heal(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } | Self::ReadOnly { .. } | Self::Disk { .. } => true,
+            Self::File { source, .. } => matches!(
+                source.kind(),
+                std::io::ErrorKind::StorageFull
+                    | std::io::ErrorKind::QuotaExceeded
+                    | std::io::ErrorKind::ReadOnlyFilesystem
+            ),
+            Self::Settings(_)
+            | Self::InUse { .. }
+            | Self::Newer { .. }
+            | Self::Foreign { .. }
+            | Self::Gone { .. }
+            | Self::Damaged { .. }
+            | Self::Database { .. }
+            | Self::Closed => false,
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub const fn help(&self) -> &'static str {
+        match self {
+            Self::DiskFull { .. } => {
+                "free some room, or lower rows_max; the buffer goes on by itself"
+            }
+            Self::ReadOnly { .. } => {
+                "mount the disk for writing, and give this user the right to write the file and its \
+                 folder; the buffer goes on by itself"
+            }
+            Self::Disk { .. } | Self::Database { .. } => {
+                "look at the disk (dmesg, smartctl); the buffer is tried again by itself"
+            }
+            Self::Gone { .. } => {
+                "put nothing else in its place; the buffer puts the file back as soon as its folder \
+                 can be written"
+            }
+            Self::Damaged { .. } => "restart the agent, which saves what can be read",
+            Self::InUse { .. } => "stop the other agent, or give this one a file of its own",
+            Self::Newer { .. } => "run the newer agent, or give this one a new file",
+            Self::Foreign { .. } => "give the agent a file of its own",
+            Self::File { .. } => "mend what the system says; the agent then starts by itself",
+            Self::Settings(_) => "correct the settings file",
+            Self::Closed => "restart the agent",
+        }
+    }
+
     pub(super) fn from_libsql(path: &std::path::Path, error: libsql::Error) -> Self {
         let path = path.to_owned();
         match primary_code(&error) {
             Some(code::BUSY) => Self::InUse { path },
             Some(code::FULL) => Self::DiskFull { path },
+            Some(code::READ_ONLY) => Self::ReadOnly {
+                path,
+                source: Arc::new(error),
+            },
+            Some(code::IO | code::CANNOT_OPEN) => Self::Disk {
+                path,
+                source: Arc::new(error),
+            },
             Some(code::CORRUPT | code::NOT_A_DATABASE) => Self::Damaged {
                 path,
                 source: Arc::new(error),
@@ -156,6 +243,18 @@ pub(super) fn is_content(error: &libsql::Error) -> bool {
                 | code::NOT_A_DATABASE
         )
     )
+}
+
+/// Whether a part of the file cannot be read, by SQLite or by the disk.
+pub(super) fn is_unreadable(error: &libsql::Error) -> bool {
+    /// Reading a page, or less of it than there should be; a checksum of the file system's.
+    const READS: [i32; 4] = [10 | 1 << 8, 10 | 2 << 8, 10 | 32 << 8, 10 | 33 << 8];
+    match error {
+        libsql::Error::SqliteFailure(code, _) => {
+            code & 0xff == code::CORRUPT || READS.contains(code)
+        }
+        _ => false,
+    }
 }
 
 fn primary_code(error: &libsql::Error) -> Option<i32> {

@@ -20,6 +20,7 @@ use super::recovery::Recovery;
 use super::row::ReadingError;
 use super::settings::BufferSettings;
 use super::small_tables::{Origin, StoredSetting};
+use super::trouble::Storage;
 
 /// Requests that may wait for the thread; more make their callers wait.
 pub(super) const REQUESTS_MAX: usize = 256;
@@ -29,6 +30,7 @@ pub(super) const REQUESTS_MAX: usize = 256;
 pub struct Buffer {
     requests: mpsc::Sender<Request>,
     progress: watch::Receiver<Progress>,
+    storage: watch::Receiver<Storage>,
     evictions: Evictions,
     requeued: Evictions,
     /// The epochs that had rows in the file when it was opened, and the one that began then.
@@ -101,6 +103,16 @@ impl Progress {
         let named = RejectReason::ALL.into_iter().zip(self.reasons);
         named.filter(|(_, count)| *count > 0).collect()
     }
+}
+
+/// Where the thread shows how it stands.
+#[derive(Debug)]
+pub(super) struct Shows {
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) storage: watch::Sender<Storage>,
+    pub(super) evictions: Evictions,
+    /// Rows that are offered again, for the session.
+    pub(super) requeued: Evictions,
 }
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
@@ -209,14 +221,20 @@ impl Buffer {
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let (ended_sender, ended) = watch::channel(false);
         let (progress_sender, progress) = watch::channel(Progress::default());
+        let (storage_sender, storage) = watch::channel(Storage::default());
         let (evictions, requeued) = (Evictions::default(), Evictions::default());
+        let shows = Shows {
+            progress: progress_sender,
+            storage: storage_sender,
+            evictions: evictions.clone(),
+            requeued: requeued.clone(),
+        };
         let (opened_sender, opened) = oneshot::channel();
         let path = settings.path.clone();
-        let told = (evictions.clone(), requeued.clone());
         std::thread::Builder::new()
             .name("buffer".into())
             .spawn(move || {
-                super::writer::run(settings, clock, queue, progress_sender, told, opened_sender);
+                super::writer::run(settings, clock, queue, shows, opened_sender);
                 let _ = ended_sender.send(true);
             })
             .map_err(|error| BufferError::file("starting a thread for", path, error))?;
@@ -225,6 +243,7 @@ impl Buffer {
             buffer: Self {
                 requests,
                 progress,
+                storage,
                 evictions,
                 requeued,
                 runs: found.runs.into(),
@@ -492,6 +511,12 @@ impl Buffer {
     #[must_use]
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()
+    }
+
+    /// How the file fares. Wakes its holder when that changes.
+    #[must_use]
+    pub fn storage(&self) -> watch::Receiver<Storage> {
+        self.storage.clone()
     }
 
     /// Wakes its holder when rows were accepted or evicted.

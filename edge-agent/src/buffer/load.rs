@@ -277,6 +277,7 @@ async fn load_rows(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::connect::SCHEMA_VERSION;
     use crate::buffer::paths::Paths;
     use crate::buffer::recovery::create;
     use crate::buffer::row::to_sql;
@@ -298,7 +299,7 @@ mod tests {
         paths.adopt_new().unwrap();
         let open = async || {
             let unchecked = crate::buffer::connect::Unchecked::open(&paths.main).await;
-            unchecked.unwrap().migrate(1).await.unwrap()
+            unchecked.unwrap().migrate(SCHEMA_VERSION).await.unwrap()
         };
         let mut file = open().await;
         let mut state = load(&file, Epoch::from_random(1)).await.unwrap();

@@ -10,10 +10,11 @@ use schema::{Epoch, RangeSet, SeqRange};
 use tracing::{error, info, warn};
 
 use super::connect::{Content, SCHEMA_VERSION, Unchecked};
-use super::error::{BufferError, is_content};
+use super::error::{BufferError, is_content, is_unreadable};
 use super::file::File;
 use super::load::{LoadError, State, load};
 use super::paths::Paths;
+use super::place::Place;
 use super::recovery::{Recovery, create, recover};
 use super::reserve::Reserve;
 use super::row::to_sql;
@@ -31,6 +32,7 @@ pub(super) struct Ready {
     pub(super) state: State,
     pub(super) recovery: Option<Recovery>,
     pub(super) reserve: Reserve,
+    pub(super) place: Place,
     /// Held as long as the file is used.
     pub(super) lock: Disk,
 }
@@ -77,6 +79,7 @@ pub(super) async fn open(
                     file,
                     state,
                     recovery,
+                    place: Place::of(&paths.main),
                     reserve: Reserve::at(paths.reserve),
                     lock,
                 });
@@ -88,7 +91,13 @@ pub(super) async fn open(
             }
             Look::Damaged(damage) => {
                 warn!(path = %paths.main.display(), %damage, "the buffer is damaged, saving what can be read");
-                let recovered = recover(&paths, damage, new_epoch(), clock.now_ms()).await?;
+                // What is held for the worst moment: this is one.
+                Reserve::at(paths.reserve.clone()).release();
+                let recovered = recover(&paths, damage, new_epoch(), clock.now_ms()).await;
+                let recovered = recovered.inspect_err(|_| {
+                    // The damaged file stays as it is; what was made of it so far takes room.
+                    let _ = paths.remove_new();
+                })?;
                 tell(&paths, &recovered);
                 recovery = Some(recovered);
             }
@@ -144,7 +153,9 @@ async fn look(paths: &Paths, now_ms: u64) -> Result<Look, BufferError> {
     match look_inside(paths, &tail, now_ms).await {
         Ok(sound) => Ok(Look::Sound(Box::new(sound))),
         Err(Trouble::Load(LoadError::Damaged(damage))) => Ok(Look::Damaged(damage)),
-        Err(Trouble::Load(LoadError::Database(error))) if is_content(&error) => {
+        Err(Trouble::Load(LoadError::Database(error)))
+            if is_content(&error) || is_unreadable(&error) =>
+        {
             Ok(Look::Damaged(error.to_string()))
         }
         Err(Trouble::Load(LoadError::Database(error))) => {

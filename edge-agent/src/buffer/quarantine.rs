@@ -226,7 +226,7 @@ impl Writer {
             self.state.quarantined_text_bytes =
                 self.state.quarantined_text_bytes.saturating_sub(texts);
             self.quarantine.offered.merge(&rows);
-            self.requeued.add(&rows);
+            self.shows.requeued.add(&rows);
             self.deferred.settle(&RangeSet::new());
             self.settle_soon();
         }

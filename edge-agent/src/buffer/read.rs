@@ -11,14 +11,18 @@ use super::load::State;
 use super::row::Held;
 
 /// Reads what is pending of `asked`, ascending, as far as one batch goes. Returns beside it the
-/// rows that do not say any more what was written.
+/// rows that do not say any more what was written. What is `unreadable` is not looked at, and counts as
+/// gone.
 pub(super) async fn read(
     file: &File,
     state: &State,
     asked: &RangeSet,
+    unreadable: &RangeSet,
     rows_max: usize,
 ) -> Result<(Taken, RangeSet), libsql::Error> {
-    let (of, wanted) = first_run(state, asked);
+    let mut asked_for = asked.clone();
+    asked_for.subtract(unreadable);
+    let (of, wanted) = first_run(state, &asked_for);
     let mut batch = BatchBuilder::new(of.epoch, rows_max.min(BATCH_ROWS_MAX));
     let mut damaged = RangeSet::new();
     let mut is_full = batch.is_full();
@@ -87,4 +91,23 @@ fn first_run(state: &State, asked: &RangeSet) -> (Run, RangeSet) {
         last_row: u64::MAX,
     };
     (run, RangeSet::new())
+}
+
+/// Which of these rows cannot be read: halves what fails until single rows are left.
+pub(super) async fn unreadable(file: &File, wanted: &RangeSet) -> RangeSet {
+    let mut found = RangeSet::new();
+    let mut left: Vec<SeqRange> = wanted.iter().collect();
+    while let Some(range) = left.pop() {
+        if file.for_each_row(range, |_| true).await.is_ok() {
+            continue;
+        }
+        let middle = range.first() + (range.last() - range.first()) / 2;
+        if range.first() == range.last() {
+            found.insert(range);
+        } else {
+            left.extend(SeqRange::new(middle + 1, range.last()));
+            left.extend(SeqRange::new(range.first(), middle));
+        }
+    }
+    found
 }

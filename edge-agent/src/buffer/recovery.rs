@@ -18,14 +18,16 @@ use schema::limits::REPORT_EPOCHS_MAX;
 use schema::{Epoch, RangeSet, SensorName, SeqRange};
 
 use super::account::Counts;
-use super::connect::Unchecked;
+use super::connect::{Unchecked, look_only};
 use super::epochs::Ledger;
 use super::error::BufferError;
+use super::file::File;
 use super::log::{Entry, Ids, Kind, Ranges, Write};
 use super::pages;
 use super::paths::Paths;
 use super::row::{Held, SensorId, to_sql};
 use super::sensors::Sensors;
+use super::small_tables::StoredSetting;
 use super::survey::{Source, gather, reading};
 
 /// Rows saved in one transaction.
@@ -76,6 +78,9 @@ pub(super) async fn recover(
     paths.remove_new()?;
     let failed = |error| BufferError::from_libsql(&paths.new, error);
     let mut file = async { Unchecked::open(&paths.new).await?.migrate(0).await }
+        .await
+        .map_err(failed)?;
+    save_small_tables(paths, &mut file, now_ms)
         .await
         .map_err(failed)?;
     let mut sensors = Sensors::default();
@@ -234,6 +239,29 @@ pub(super) async fn recover(
         missing,
         unnamed,
     })
+}
+
+/// Saves settings and the memory of commands, as far as SQLite still reads their tables. What its log
+/// holds is not looked at: so a command that had not ended counts as one that may have run.
+async fn save_small_tables(
+    paths: &Paths,
+    file: &mut File,
+    now_ms: u64,
+) -> Result<(), libsql::Error> {
+    // What cannot be read is lost, and was said to be damaged.
+    let Ok(damaged) = look_only(&paths.main).await else {
+        return Ok(());
+    };
+    let commands = damaged.salvaged_commands().await.unwrap_or_default();
+    let settings = damaged.salvaged_config().await.unwrap_or_default();
+    file.begin().await?;
+    for known in &commands {
+        file.restore_command(known, now_ms).await?;
+    }
+    for StoredSetting { entry, origin } in &settings {
+        file.keep_setting(entry, *origin, now_ms).await?;
+    }
+    file.commit().await
 }
 
 fn unknown_name(id: SensorId) -> Option<SensorName> {

@@ -2,12 +2,17 @@
 
 use libsql::{Error, params};
 use schema::Hlc;
+use schema::limits::{CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::ConfigEntry;
+use schema::setting::CLOCK_MS_MAX;
 use serde::{Deserialize, Serialize};
 
+use super::commands::{RowKey, row_key};
 use super::file::File;
 use super::log::{self, Entry, Write};
 use super::row::{Cell, SensorId, small_mark};
+use super::set_aside::OddRow;
+use super::stored::{self, Stored};
 
 impl File {
     /// The dictionary of sensors: ids and names, or `None` for an entry that is damaged.
@@ -16,7 +21,8 @@ impl File {
         let sql = "SELECT id, name, mark FROM sensors ORDER BY id";
         let mut rows = self.connection.query(sql, ()).await?;
         while let Some(row) = rows.next().await? {
-            let (id, name, mark) = (row.get::<i64>(0)?, row.get_value(1)?, row.get_value(2)?);
+            let id = row.get::<i64>(0)?;
+            let (name, mark) = (stored::plain(&row, 1)?, stored::plain(&row, 2)?);
             sensors.push(sensor_entry(id, Cell::from(&name), Cell::from(&mark)));
         }
         Ok(sensors)
@@ -41,7 +47,8 @@ impl File {
         let sql = "SELECT DISTINCT sensor FROM telemetry_data";
         let mut rows = self.connection.query(sql, ()).await?;
         while let Some(row) = rows.next().await? {
-            in_use.extend(SensorId::try_from(row.get::<i64>(0)?));
+            let id = stored::integer(&row, 0)?.map(SensorId::try_from);
+            in_use.extend(id.and_then(Result::ok));
         }
         Ok(in_use)
     }
@@ -64,7 +71,7 @@ impl File {
         while let Some(row) = rows.next().await? {
             let mut values = Vec::with_capacity(log::COLUMNS);
             for column in 0..log::COLUMNS as i32 {
-                values.push(row.get_value(column)?);
+                values.push(stored::plain(&row, column)?);
             }
             let cells: Vec<Cell<'_>> = values.iter().map(Cell::from).collect();
             entries.push(Entry::check(row.get(0)?, &cells));
@@ -141,7 +148,7 @@ impl File {
         committed
     }
 
-    async fn keep_setting(
+    pub(super) async fn keep_setting(
         &self,
         entry: &ConfigEntry,
         origin: Origin,
@@ -166,25 +173,76 @@ impl File {
         Ok(())
     }
 
-    /// The settings, by key.
-    pub(super) async fn config(&self) -> Result<Vec<StoredSetting>, Error> {
-        let mut kept = Vec::new();
-        let sql = "SELECT key, value, hlc, source FROM device_config ORDER BY key";
-        let mut rows = self.connection.query(sql, ()).await?;
-        while let Some(row) = rows.next().await? {
-            let entry = ConfigEntry {
-                key: row.get(0)?,
-                value: row.get(1)?,
-                hlc: Hlc::from_bits(u64::try_from(row.get::<i64>(2)?).unwrap_or(0)),
-            };
-            let origin = match row.get::<i64>(3)? {
-                by_device if by_device == source(Origin::Device) => Origin::Device,
-                _ => Origin::Bridge,
-            };
-            kept.push(StoredSetting { entry, origin });
+    /// The settings, by key. Rows that make no sense are set aside on the way, and counted in the
+    /// second value.
+    pub(super) async fn config(&mut self, now_ms: u64) -> Result<(Vec<StoredSetting>, u64), Error> {
+        let (kept, odd) = self.look_at_config().await?;
+        let odd_rows = odd.len() as u64;
+        if !odd.is_empty() {
+            self.begin().await?;
+            let done = async {
+                for (key, row) in odd {
+                    self.keep_aside(&row, now_ms).await?;
+                    self.delete_by_key(SETTINGS, "key", key).await?;
+                }
+                self.commit().await
+            }
+            .await;
+            if let Err(error) = done {
+                self.rollback().await;
+                return Err(error);
+            }
         }
-        Ok(kept)
+        Ok((kept, odd_rows))
     }
+
+    /// The settings of a damaged file.
+    pub(super) async fn salvaged_config(&self) -> Result<Vec<StoredSetting>, Error> {
+        Ok(self.look_at_config().await?.0)
+    }
+
+    /// The settings that make sense, and the rows that do not.
+    async fn look_at_config(&self) -> Result<(Vec<StoredSetting>, Vec<(RowKey, OddRow)>), Error> {
+        let (mut kept, mut odd) = (Vec::new(), Vec::new());
+        let columns = stored::selected(&SETTING_COLUMNS);
+        let sql = format!("SELECT {columns}, CAST(key AS BLOB) FROM {SETTINGS} ORDER BY key");
+        let mut rows = self.connection.query(&sql, ()).await?;
+        while let Some(row) = rows.next().await? {
+            let values = stored::read(&row, SETTING_COLUMNS.len())?;
+            match setting(&values) {
+                Some(setting) => kept.push(setting),
+                None => {
+                    let content = stored::describe(&SETTING_COLUMNS, &values);
+                    let table = SETTINGS;
+                    let key = row_key(&values[0], &row, 2 * SETTING_COLUMNS.len())?;
+                    odd.push((key, OddRow { table, content }));
+                }
+            }
+        }
+        Ok((kept, odd))
+    }
+}
+
+/// The table of settings, and what is read of it.
+const SETTINGS: &str = "device_config";
+const SETTING_COLUMNS: [&str; 4] = ["key", "value", "hlc", "source"];
+
+/// A row that says something that could have been written.
+fn setting(values: &[Stored]) -> Option<StoredSetting> {
+    let [key, value, hlc, by] = values else {
+        return None;
+    };
+    let hlc = Hlc::from_bits(hlc.number()?);
+    let entry = ConfigEntry {
+        key: key.text(KEY_BYTES_MAX)?,
+        value: value.text(CONFIG_VALUE_BYTES_MAX)?,
+        hlc,
+    };
+    let by: i64 = by.number()?;
+    let origin = [Origin::Bridge, Origin::Device]
+        .into_iter()
+        .find(|origin| source(*origin) == by)?;
+    (hlc.millis() <= CLOCK_MS_MAX).then_some(StoredSetting { entry, origin })
 }
 
 /// The number of an origin in the table.

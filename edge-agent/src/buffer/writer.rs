@@ -21,7 +21,7 @@ use daemon::Clock;
 use schema::limits::{MESSAGE_RANGES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::{EpochAccount, Rejection};
 use schema::{Balance, Epoch, ObservedAt, RangeSet};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
@@ -29,18 +29,20 @@ use super::append::Append;
 use super::commit::Commit;
 use super::deferred::Deferred;
 use super::epochs::Run;
-use super::error::BufferError;
+use super::error::{BufferError, is_unreadable};
 use super::eviction::Sweep;
 use super::file::File;
-use super::handle::{Appended, Evictions, Progress, Reply, Request, Taken};
+use super::handle::{Appended, Progress, Reply, Request, Shows, Taken};
 use super::load::{Anchor, State};
 use super::open;
+use super::place::Place;
 use super::quarantine::Quarantine;
 use super::read;
 use super::recovery::Recovery;
 use super::reserve::{self, Reserve};
 use super::row::ROW_BYTES;
 use super::settings::BufferSettings;
+use super::trouble::Trouble;
 use crate::repeat::Repeats;
 
 /// Waiting readings at which a commit waits no longer.
@@ -54,8 +56,11 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// So far from its scan's time a stamp may be.
 const STAMP_LEAD_MICROS: u64 = schema::stamp::BACK_MAX.as_micros() as u64;
+/// How often the file is looked after: whether it is where it was, and, after a failure, whether it
+/// works again.
+const LOOK_EVERY: Duration = Duration::from_millis(700);
 
-/// A warning that lasts is repeated this often.
+/// A trouble that lasts is said this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What the thread found when it opened the file.
@@ -111,8 +116,7 @@ pub(super) fn run(
     settings: BufferSettings,
     clock: Arc<dyn Clock>,
     mut queue: mpsc::Receiver<Request>,
-    progress: watch::Sender<Progress>,
-    (evictions, requeued): (Evictions, Evictions),
+    shows: Shows,
     opened: oneshot::Sender<Result<Found, BufferError>>,
 ) {
     // libSQL's calls are async in name only; the runtime is there for the queue and its timer.
@@ -151,26 +155,29 @@ pub(super) fn run(
         let quarantine = Quarantine::restore(state.offered.as_ref());
         let deferred = Deferred::leftover(std::mem::take(&mut state.leftover));
         let mut writer = Writer {
+            sweep: Sweep::new(settings.rows_max),
             settings,
             clock,
             file: found.file,
             state,
-            sweep: Sweep::default(),
             waiting: Vec::new(),
             waiting_rows: 0,
             append_by: None,
             settle_by: (!deferred.is_empty()).then(Instant::now),
             deferred,
             quarantine,
-            requeued,
             warnings: Repeats::new(WARN_EVERY),
             losses: Repeats::new(WARN_EVERY),
-            progress,
-            evictions,
+            shows,
             reserve: found.reserve,
-            is_full: false,
+            place: found.place,
+            trouble: None,
+            warned_at: None,
+            probe_at: None,
+            unreadable: RangeSet::new(),
         };
         writer.tell();
+        writer.note_odd(0, "set_aside").await;
         if opened.send(Ok(answer)).is_ok() {
             writer.serve(&mut queue).await;
         }
@@ -209,21 +216,31 @@ pub(super) struct Writer {
     pub(super) deferred: Deferred,
     pub(super) settle_by: Option<Instant>,
     pub(super) quarantine: Quarantine,
-    /// Rows that are offered again, for the session.
-    pub(super) requeued: Evictions,
     pub(super) warnings: Repeats,
     pub(super) losses: Repeats,
-    progress: watch::Sender<Progress>,
-    evictions: Evictions,
+    pub(super) shows: Shows,
     reserve: Reserve,
-    /// Whether the disk was full at the last commit, so that it is said once.
-    is_full: bool,
+    place: Place,
+    /// What the file cannot do now.
+    trouble: Option<BufferError>,
+    /// When that was last said.
+    warned_at: Option<Instant>,
+    /// When the file is tried again, without a reading having come in.
+    probe_at: Option<Instant>,
+    /// Pending rows that cannot be read now.
+    unreadable: RangeSet,
 }
 
 impl Writer {
     async fn serve(&mut self, queue: &mut mpsc::Receiver<Request>) {
         loop {
-            let due = [self.append_by, self.settle_by].into_iter().flatten().min();
+            let look_at = self
+                .probe_at
+                .get_or_insert_with(|| Instant::now() + LOOK_EVERY);
+            let due = [self.append_by, self.settle_by, Some(*look_at)]
+                .into_iter()
+                .flatten()
+                .min();
             let request = match due {
                 Some(due) if due <= Instant::now() => queue.try_recv().ok(),
                 Some(due) => match timeout_at(due, queue.recv()).await {
@@ -243,6 +260,9 @@ impl Writer {
                 None => {}
             }
             let is_due = |by: Option<Instant>| by.is_some_and(|by| by <= Instant::now());
+            if is_due(self.probe_at) {
+                self.probe().await;
+            }
             // What is in the queue already joins, as long as the commit does not grow too large.
             let append = self.waiting_rows >= COMMIT_ROWS || is_drained && is_due(self.append_by);
             let settle = self.deferred.rows_count() >= SETTLED_ROWS_MAX || is_due(self.settle_by);
@@ -326,11 +346,19 @@ impl Writer {
                 let _ = reply.send(kept.map_err(|error| self.failed(error)));
             }
             Request::Config { reply } => {
-                let config = self.file.config().await;
+                let config = self.file.config(self.clock.now_ms()).await;
+                if let Ok((_, odd @ 1..)) = &config {
+                    self.note_odd(*odd, "device_config").await;
+                }
+                let config = config.map(|(config, _)| config);
                 let _ = reply.send(config.map_err(|error| self.failed(error)));
             }
             Request::Commands { reply } => {
-                let commands = self.file.commands().await;
+                let commands = self.file.commands(self.clock.now_ms()).await;
+                if let Ok((_, odd @ 1..)) = &commands {
+                    self.note_odd(*odd, "command_queue").await;
+                }
+                let commands = commands.map(|(commands, _)| commands);
                 let _ = reply.send(commands.map_err(|error| self.failed(error)));
             }
             Request::LimitPages { pages_max, reply } => {
@@ -427,15 +455,51 @@ impl Writer {
     }
 
     async fn read(&mut self, asked: &RangeSet, rows_max: usize) -> Result<Taken, BufferError> {
-        let (taken, damaged) = read::read(&self.file, &self.state, asked, rows_max)
-            .await
-            .map_err(|error| self.failed(error))?;
+        let found = match self.try_read(asked, rows_max).await {
+            Err(error) if is_unreadable(&error) => {
+                self.go_around(asked, &error).await;
+                self.try_read(asked, rows_max).await
+            }
+            found => found,
+        };
+        let (taken, damaged) = found.map_err(|error| self.failed(error))?;
         if !damaged.is_empty() {
             let path = &self.settings.path;
             error!(path = %path.display(), rows = %damaged.count(), "rows are damaged and given up");
             self.give_up(&damaged).await?;
         }
         Ok(taken)
+    }
+
+    async fn try_read(
+        &self,
+        asked: &RangeSet,
+        rows_max: usize,
+    ) -> Result<(Taken, RangeSet), libsql::Error> {
+        read::read(&self.file, &self.state, asked, &self.unreadable, rows_max).await
+    }
+
+    /// Finds the rows that cannot be read, so that the others can. They stay pending, and where they
+    /// are: the next start tries again, and saves what the disk gives then.
+    async fn go_around(&mut self, asked: &RangeSet, error: &libsql::Error) {
+        let mut wanted = asked.intersection(&self.state.epochs.pending());
+        wanted.subtract(&self.unreadable);
+        let found = read::unreadable(&self.file, &wanted).await;
+        if found.is_empty() {
+            return;
+        }
+        self.unreadable.merge(&found);
+        error!(
+            path = %self.settings.path.display(),
+            rows = found.count(),
+            %error,
+            "readings stand in a part of the file that cannot be read; the others go on, and the next start \
+             saves what can be read then"
+        );
+        let rows = self.unreadable.count();
+        self.shows
+            .storage
+            .send_modify(|told| told.unreadable = rows);
     }
 
     /// Evicts rows that do not say any more what was written.
@@ -455,25 +519,28 @@ impl Writer {
         self.waiting_rows = 0;
         let waiting = std::mem::take(&mut self.waiting);
         let now_ms = self.clock.now_ms();
-        let mut done = match self.may_accept(&waiting).await {
-            true => self.try_commit(&waiting, settle, now_ms).await,
-            false => Err(self.full()),
-        };
-        // A quota that is used up, or a file that may not grow, shows as a failed write.
-        if matches!(
-            done,
-            Err(BufferError::DiskFull { .. } | BufferError::Database { .. })
-        ) {
-            self.free_room(now_ms).await;
-            done = match self.may_accept(&waiting).await {
-                true => self.try_commit(&waiting, settle, now_ms).await,
-                false => Err(self.full()),
-            };
+        let mut done = self.commit_whole(&waiting, settle, now_ms).await;
+        match &done {
+            // A quota that is used up, or a file that may not grow, shows as a failed write.
+            Err(
+                BufferError::DiskFull { .. }
+                | BufferError::Disk { .. }
+                | BufferError::Database { .. },
+            ) => {
+                self.free_room(now_ms).await;
+                done = self.commit_whole(&waiting, settle, now_ms).await;
+            }
+            // Rows that cannot be deleted must not keep others from being accepted.
+            Err(BufferError::Damaged { .. }) if settle && !waiting.is_empty() => {
+                done = self.commit_whole(&waiting, false, now_ms).await;
+            }
+            _ => {}
         }
         match done {
             Ok(appended) => {
-                if std::mem::take(&mut self.is_full) {
-                    info!(path = %self.settings.path.display(), "the disk has room again");
+                if self.trouble.is_some() {
+                    // What is small may still find room: is it over?
+                    self.probe_at = Some(Instant::now());
                 }
                 self.settle_by = match (self.deferred.is_empty(), settle) {
                     (true, _) => None,
@@ -491,12 +558,25 @@ impl Writer {
                 if settle {
                     self.settle_by = Some(Instant::now() + SETTLE_PAUSE);
                 }
-                self.complain(&failed);
+                self.has_trouble(&failed);
                 for waiting in waiting {
                     let _ = waiting.reply.send(Err(failed.clone()));
                 }
             }
         }
+    }
+
+    async fn commit_whole(
+        &mut self,
+        waiting: &[Waiting],
+        settle: bool,
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, BufferError> {
+        if !self.may_accept(waiting).await {
+            return Err(self.full());
+        }
+        self.stay_in_place().await?;
+        self.try_commit(waiting, settle, now_ms).await
     }
 
     /// Whether there will be room to free rows again after these were added.
@@ -550,7 +630,7 @@ impl Writer {
 
     fn evicted(&mut self, evicted: &RangeSet) {
         if !evicted.is_empty() {
-            self.evictions.add(evicted);
+            self.shows.evictions.add(evicted);
             self.quarantine_answered(evicted);
         }
     }
@@ -567,7 +647,7 @@ impl Writer {
             quarantined_bytes: epochs.quarantined_rows() * ROW_BYTES
                 + self.state.quarantined_text_bytes,
         };
-        self.progress.send_if_modified(|told| {
+        self.shows.progress.send_if_modified(|told| {
             let before = std::mem::replace(told, now);
             before.balance.accepted != now.balance.accepted
                 || before.balance.evicted < now.balance.evicted
@@ -580,13 +660,101 @@ impl Writer {
         BufferError::from_libsql(&self.settings.path, error)
     }
 
-    /// Says once that the disk is full, and everything else each time.
-    fn complain(&mut self, failed: &BufferError) {
-        let is_full = matches!(failed, BufferError::DiskFull { .. });
-        if is_full && std::mem::replace(&mut self.is_full, true) {
-            return;
+    /// Makes sure that what is written is found again: a file that was removed, with its folder or
+    /// without, is put back from what is still open.
+    async fn stay_in_place(&mut self) -> Result<(), BufferError> {
+        if self.place.is_kept() {
+            return Ok(());
         }
-        warn!(error = %failed, "readings were not accepted, or acknowledgements not kept");
+        let put_back = self.place.put_back(&self.file, &self.settings.path).await;
+        let file = put_back.map_err(|error| {
+            warn!(path = %self.settings.path.display(), %error, "the buffer's file is gone and was not put back");
+            BufferError::Gone {
+                path: self.settings.path.clone(),
+            }
+        })?;
+        self.file = file;
+        warn!(path = %self.settings.path.display(), "the buffer's file was removed while it was in use; it is put back, nothing is lost");
+        Ok(())
+    }
+
+    /// Looks whether the file is where it was, and, after a failure, whether it is over, also while no
+    /// reading comes in.
+    async fn probe(&mut self) {
+        self.probe_at = None;
+        let outcome = match self.stay_in_place().await {
+            Ok(()) if self.trouble.is_none() => return,
+            Ok(()) => self.file.probe().await.map_err(|error| self.failed(error)),
+            Err(gone) => Err(gone),
+        };
+        match outcome {
+            // What was written is little, and may have found room where a reading would not.
+            Ok(()) if matches!(self.trouble, Some(BufferError::DiskFull { .. })) => {
+                let has_room = self.reserve.hold();
+                if self.state.epochs.pending_rows() < reserve::FROM_ROWS {
+                    self.reserve.release();
+                }
+                if has_room {
+                    self.is_well();
+                }
+            }
+            Ok(()) => self.is_well(),
+            Err(error) => self.has_trouble(&error),
+        }
+    }
+
+    /// Says that something does not work, when it begins or changes, and now and then while it lasts.
+    fn has_trouble(&mut self, error: &BufferError) {
+        let lasting = self.shows.storage.borrow().trouble.clone();
+        let since_ms = lasting.map_or_else(|| self.clock.now_ms(), |trouble| trouble.since_ms);
+        let trouble = Trouble::of(error, since_ms);
+        let is_due = self
+            .warned_at
+            .is_none_or(|said| said + WARN_EVERY <= Instant::now());
+        self.trouble = Some(error.clone());
+        let is_news = self.shows.storage.send_if_modified(|told| {
+            let is_news = told.trouble.as_ref() != Some(&trouble);
+            told.trouble = Some(trouble.clone());
+            is_news
+        });
+        if is_news || is_due {
+            self.warned_at = Some(Instant::now());
+            let Trouble { what, help, .. } = trouble;
+            error!(
+                error = what,
+                help, "readings are not accepted, or acknowledgements not kept"
+            );
+        }
+    }
+
+    /// The trouble is over.
+    fn is_well(&mut self) {
+        if self.trouble.take().is_some() {
+            self.warned_at = None;
+            self.shows.storage.send_modify(|told| told.trouble = None);
+            info!(path = %self.settings.path.display(), "the buffer works again");
+        }
+    }
+
+    /// Counts rows of a small table that were set aside.
+    async fn note_odd(&mut self, rows: u64, table: &'static str) {
+        if rows > 0 {
+            error!(
+                path = %self.settings.path.display(),
+                table,
+                rows,
+                "rows made no sense and are set aside; look at them in the table set_aside"
+            );
+        }
+        let aside = self.file.aside().await.map(|aside| aside.rows);
+        // What cannot be counted is counted the next time.
+        if let Ok(aside) = aside {
+            self.shows.storage.send_if_modified(|told| {
+                let is_news = told.set_aside != aside;
+                told.set_aside = aside;
+                is_news
+            });
+        }
     }
 
     /// Commits what waits, folds the log and lets go of the file.

@@ -9,7 +9,8 @@
 //!   append ──► order (fresh · history · lost) ──► preparing ──► window ──ack──► settled
 //!                  ▲        the driver reads rows, encodes, publishes │
 //!                  └── time-out, disconnect ──────────────────────────┤
-//!                  suspects (halves of refused payloads) ◄──refused───┘
+//!                  suspects (halves of payloads that do not get ◄─────┘
+//!                  through)            refused, or unanswered once more
 //! ```
 //!
 //! Memory is bounded: the session holds ranges, never rows. Sequences and versions never change,
@@ -37,7 +38,7 @@ pub use interface::{Ask, BatchId, Effect, InFlightCounts, Input, Prepared, Settl
 use order::{Kind, Order};
 use pace::Pace;
 use rto::Rto;
-use suspect::{Piece, Suspects, Verdict};
+use suspect::{Failed, Piece, Suspects, Suspicion};
 use window::{InFlight, Window};
 
 /// How long to wait after the link did not take a batch.
@@ -66,6 +67,10 @@ pub struct Session {
     rto: Rto,
     /// Rows that were sent at least once and are not settled.
     attempted: RangeSet,
+    /// Rows of batches that were not answered, once, in time or on their connection.
+    struck: RangeSet,
+    /// Whether what was sent last had not been answered before.
+    was_repeat: bool,
     row_bytes: u64,
     hold_until: Duration,
     /// When the link is free again, by the bytes that it may carry.
@@ -88,7 +93,16 @@ struct Preparing {
 #[derive(Debug, Clone, Copy)]
 enum Origin {
     Order(Kind),
-    Suspect { since: Duration },
+    Suspect(Suspicion),
+}
+
+/// What there is room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    None,
+    /// Rows that were never sent, past what waits for its answer.
+    Fresh,
+    Any,
 }
 
 impl Session {
@@ -115,6 +129,8 @@ impl Session {
             flush: false,
             preparing: None,
             attempted: RangeSet::new(),
+            struck: RangeSet::new(),
+            was_repeat: false,
             row_bytes: ROW_BYTES_INITIAL,
             hold_until: Duration::ZERO,
             link_free_at: Duration::ZERO,
@@ -148,6 +164,7 @@ impl Session {
             Input::Timer => {}
         }
         self.expire();
+        self.condemn(&mut effects);
         self.report(&mut effects);
         self.dispatch(&mut effects);
         effects
@@ -164,11 +181,7 @@ impl Session {
             return self.report_due;
         }
         let deadline = self.window.deadline(self.rto.timeout());
-        let send = if self.preparing.is_none() && self.window.has_room() {
-            self.send_due()
-        } else {
-            None
-        };
+        let send = self.send_due();
         [deadline, send, self.report_due]
             .into_iter()
             .flatten()
@@ -238,7 +251,7 @@ impl Session {
             self.put_back(origin, ranges);
         }
         for batch in self.window.clear() {
-            self.put_back(Origin::of(&batch), batch.ranges);
+            self.unanswered(batch, Failed::Cut);
         }
         self.order.outage();
     }
@@ -319,6 +332,7 @@ impl Session {
         }
         for range in prepared.gone.iter() {
             self.attempted.remove(range);
+            self.struck.remove(range);
         }
         let rows = prepared.sent.count();
         if rows == 0 {
@@ -354,9 +368,9 @@ impl Session {
             digest: prepared.digest,
             sent_at: self.now,
             retransmission,
-            suspect_since: match origin {
+            suspect: match origin {
                 Origin::Order(_) => None,
-                Origin::Suspect { since } => Some(since),
+                Origin::Suspect(suspicion) => Some(suspicion),
             },
         });
     }
@@ -378,6 +392,9 @@ impl Session {
                 ack.rejected.clone(),
                 ack.evicted.iter().copied().collect(),
             ));
+            if !ack.evicted.is_empty() {
+                self.report_soon();
+            }
             return;
         }
         let Some(given) = SeqRange::new(1, self.last_seq) else {
@@ -409,7 +426,8 @@ impl Session {
             self.settled(range);
         }
         self.complete(self.attempted.count() < unsettled, effects);
-        if !rejected.is_empty() {
+        // What a report has no room for is in the next.
+        if !rejected.is_empty() || !ack.evicted.is_empty() {
             self.report_soon();
         }
         effects.extend(Settle::effect(
@@ -443,6 +461,7 @@ impl Session {
             preparing.ranges.remove(range);
         }
         self.attempted.remove(range);
+        self.struck.remove(range);
     }
 
     /// Closes the batches of which every row was named. `progress`: rows were named that had been
@@ -455,7 +474,12 @@ impl Session {
             if !batch.retransmission {
                 self.rto.sample(latency);
             }
-            self.suspects.readable(batch.sent_at, self.now);
+            self.suspects.read();
+            // Of a batch that was sent twice it is not known which one was read.
+            if !batch.retransmission {
+                self.suspects.readable(batch.sent_at, self.now);
+                self.window.others_read(batch.sent_at, self.now);
+            }
             effects.push(Effect::Completed {
                 batch: batch.id,
                 latency,
@@ -489,20 +513,8 @@ impl Session {
             batch: batch.id,
             rows: batch.rows,
         });
-        match self.suspects.refuse(batch, self.now) {
-            Verdict::Apart => {}
-            Verdict::Whole(ranges) => self.order.put_back(Kind::History, &ranges),
-            Verdict::Reject(range) => {
-                self.settled(range);
-                let reason = RejectReason::Undecodable;
-                effects.extend(Settle::effect(
-                    self.epoch,
-                    RangeSet::new(),
-                    vec![Rejection { range, reason }],
-                    RangeSet::new(),
-                ));
-                self.report_soon();
-            }
+        if let Some(left) = self.suspects.fail(batch, Failed::Refused, self.now) {
+            self.order.put_back(Kind::History, &left);
         }
         let pause = self.suspects.pause();
         if !pause.is_zero() {
@@ -511,12 +523,53 @@ impl Session {
     }
 
     fn expire(&mut self) {
-        let (expired, is_new) = self.window.expired(self.rto.timeout(), self.now);
+        let suspects = &self.suspects;
+        let was_read_since = |sent_at| suspects.was_read_since(sent_at);
+        let (expired, is_new) = self
+            .window
+            .expired(self.rto.timeout(), was_read_since, self.now);
         for batch in expired {
-            self.put_back(Origin::of(&batch).after_timeout(), batch.ranges);
+            self.unanswered(batch, Failed::Unanswered);
         }
         if is_new {
             self.rto.back_off();
+        }
+    }
+
+    /// A batch got no answer. That happens; when it happens to the same rows again, they are sent
+    /// apart.
+    fn unanswered(&mut self, batch: InFlight, how: Failed) {
+        let is_again =
+            batch.suspect.is_some() || !self.struck.intersection(&batch.ranges).is_empty();
+        let kind = match how {
+            Failed::Unanswered => Kind::Lost,
+            Failed::Cut | Failed::Refused => Kind::History,
+        };
+        let left = if is_again {
+            self.suspects.fail(batch, how, self.now)
+        } else {
+            self.suspects.failed(self.now);
+            self.struck.merge(&batch.ranges);
+            order::bound(&mut self.struck);
+            Some(batch.ranges)
+        };
+        if let Some(left) = left {
+            self.order.put_back(kind, &left);
+        }
+    }
+
+    /// Sets rows aside that will never get through: they go into quarantine.
+    fn condemn(&mut self, effects: &mut Vec<Effect>) {
+        while let Some(range) = self.suspects.condemned() {
+            self.settled(range);
+            let reason = RejectReason::Undecodable;
+            effects.extend(Settle::effect(
+                self.epoch,
+                RangeSet::new(),
+                vec![Rejection { range, reason }],
+                RangeSet::new(),
+            ));
+            self.report_soon();
         }
     }
 
@@ -541,15 +594,23 @@ impl Session {
         let may_send = self.connected
             && !self.paused
             && self.preparing.is_none()
-            && self.hold_until.max(self.link_free_at) <= self.now
-            && self.window.has_room();
+            && self.hold_until.max(self.link_free_at) <= self.now;
         if !may_send {
             return;
         }
         let rows_max = self.rows_max();
-        let Some((origin, ranges)) = self.pick(rows_max) else {
+        let picked = match self.room() {
+            Room::None => None,
+            Room::Fresh => {
+                let fresh = self.order.pick_fresh(rows_max, self.flush, self.now);
+                fresh.map(|(kind, ranges)| (Origin::Order(kind), ranges))
+            }
+            Room::Any => self.pick(rows_max),
+        };
+        let Some((origin, ranges)) = picked else {
             return;
         };
+        self.was_repeat = !matches!(origin, Origin::Order(Kind::Fresh | Kind::History));
         self.batches += 1;
         let batch = BatchId(self.batches);
         effects.push(Effect::Send(Ask {
@@ -565,22 +626,56 @@ impl Session {
         });
     }
 
-    fn pick(&mut self, rows_max: u64) -> Option<(Origin, RangeSet)> {
-        let others_wait = self
-            .order
-            .due(rows_max, self.flush)
-            .is_some_and(|due| due <= self.now);
-        if let Some(Piece { ranges, since, .. }) = self.suspects.pick(others_wait, self.now) {
-            return Some((Origin::Suspect { since }, ranges));
+    /// What there is room for in the window.
+    fn room(&self) -> Room {
+        let must_clear = self.window.len() > 0 && self.suspects.wants_clear(self.now);
+        if self.window.is_exclusive() || must_clear {
+            Room::None
+        } else if self.window.has_room() {
+            Room::Any
+        } else if self.window.has_room_past() {
+            Room::Fresh
+        } else {
+            Room::None
         }
-        let (kind, ranges) = self.order.pick(rows_max, self.flush, self.now)?;
-        Some((Origin::Order(kind), ranges))
+    }
+
+    fn pick(&mut self, rows_max: u64) -> Option<(Origin, RangeSet)> {
+        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= self.now);
+        let others_wait = is_due(self.order.due(rows_max, self.flush));
+        let untried_wait = is_due(self.order.untried_due(rows_max, self.flush));
+        // While nothing is answered, what failed before takes turns with what was not sent yet.
+        let untried_first = self.window.is_probing() && self.was_repeat && untried_wait;
+        let is_clear = self.window.len() == 0;
+        if !untried_first
+            && !(others_wait && self.window.has_suspect())
+            && let Some(Piece {
+                ranges, suspicion, ..
+            }) = self.suspects.pick(others_wait, is_clear, self.now)
+        {
+            return Some((Origin::Suspect(suspicion), ranges));
+        }
+        let picked = self
+            .order
+            .pick(rows_max, self.flush, untried_first, self.now);
+        picked.map(|(kind, ranges)| (Origin::Order(kind), ranges))
     }
 
     fn send_due(&self) -> Option<Duration> {
-        let order = self.order.due(self.rows_max(), self.flush);
-        let due = order.into_iter().chain(self.suspects.due()).min()?;
-        Some(due.max(self.hold_until).max(self.link_free_at))
+        if self.preparing.is_some() {
+            return None;
+        }
+        let rows_max = self.rows_max();
+        let due = match self.room() {
+            Room::None => None,
+            Room::Fresh => self.order.fresh_due(rows_max, self.flush),
+            Room::Any => {
+                let order = self.order.due(rows_max, self.flush);
+                let suspects = self.suspects.due(self.window.len() == 0);
+                order.into_iter().chain(suspects).min()
+            }
+        };
+        Some(due?.max(self.hold_until).max(self.link_free_at))
     }
 
     /// Rows that are expected to fit one payload.
@@ -592,13 +687,8 @@ impl Session {
     fn put_back(&mut self, origin: Origin, ranges: RangeSet) {
         match origin {
             Origin::Order(kind) => self.order.put_back(kind, &ranges),
-            Origin::Suspect { since } => {
-                let piece = Piece {
-                    ranges,
-                    since,
-                    rest_until: self.now,
-                };
-                if let Some(ranges) = self.suspects.put_back(piece) {
+            Origin::Suspect(suspicion) => {
+                if let Some(ranges) = self.suspects.put_back(ranges, suspicion, self.now) {
                     self.order.put_back(Kind::History, &ranges);
                 }
             }
@@ -609,9 +699,9 @@ impl Session {
 impl Origin {
     /// Where a batch in flight returns to.
     const fn of(batch: &InFlight) -> Self {
-        match batch.suspect_since {
+        match batch.suspect {
             None => Self::Order(Kind::History),
-            Some(since) => Self::Suspect { since },
+            Some(suspicion) => Self::Suspect(suspicion),
         }
     }
 
@@ -619,7 +709,7 @@ impl Origin {
     const fn after_timeout(self) -> Self {
         match self {
             Self::Order(_) => Self::Order(Kind::Lost),
-            Self::Suspect { .. } => self,
+            Self::Suspect(_) => self,
         }
     }
 }

@@ -377,29 +377,180 @@ fn eviction_is_reported_soon_but_not_in_a_storm() {
     assert_eq!(edge.reports, 2);
 }
 
-#[test]
-fn one_unreadable_row_among_good_ones_is_given_up_alone() {
-    for bad in [1u64, 7, 10] {
-        let mut edge = Edge::connected(small(), &[range(1, 30)]);
-        let mut steps = 0;
-        while !edge.session.is_idle() {
-            steps += 1;
-            assert!(steps < 100);
-            for Published { rows, digest, .. } in edge.take_published() {
-                edge.now += MS(1);
-                if rows.contains(bad) {
-                    edge.input(Input::Refused(digest));
-                } else {
+/// What the world does with a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Does {
+    Read,
+    Refuse,
+    /// Nothing comes back.
+    Swallow,
+    /// The connection ends.
+    Cut,
+}
+
+/// Lets the session live until `end`, with a fresh row now and then. Returns the longest time that
+/// a fresh row waited until it was read, and how many connections ended.
+fn live(
+    edge: &mut Edge,
+    end: Duration,
+    fresh_every: Duration,
+    mut does: impl FnMut(&RangeSet, Duration) -> Does,
+) -> (Duration, usize) {
+    let mut next_fresh = edge.now + fresh_every;
+    let mut appended: BTreeMap<u64, Duration> = BTreeMap::new();
+    let (mut longest, mut cuts) = (Duration::ZERO, 0);
+    while edge.now < end {
+        for Published { rows, digest } in edge.take_published() {
+            edge.now += MS(1);
+            match does(&rows, edge.now) {
+                Does::Swallow => {}
+                Does::Refuse => edge.input(Input::Refused(digest)),
+                Does::Cut => {
+                    cuts += 1;
+                    edge.input(Input::Disconnected);
+                    edge.published.clear();
+                    edge.now += MS(1_000);
+                    edge.input(Input::Connected);
+                    break;
+                }
+                Does::Read => {
                     edge.input(Input::Acked(&ack(rows.as_slice())));
+                    for seq in rows.iter().flat_map(|r| r.first()..=r.last()) {
+                        if let Some(at) = appended.remove(&seq) {
+                            longest = longest.max(edge.now - at);
+                        }
+                    }
                 }
             }
-            if edge.published.is_empty() && !edge.session.is_idle() {
-                edge.sleep();
-            }
         }
-        assert_eq!(edge.rejected, set(&[range(bad, bad)]));
-        assert_eq!(edge.settled.count(), 29);
-        assert!(edge.now < Duration::from_secs(5), "it took {:?}", edge.now);
+        if !edge.published.is_empty() {
+            continue;
+        }
+        let wakeup = edge.session.next_wakeup().unwrap_or(end);
+        edge.now = edge.now.max(wakeup.min(next_fresh));
+        if edge.now >= next_fresh {
+            next_fresh = edge.now + fresh_every;
+            let seq = edge.session.last_seq() + 1;
+            appended.insert(seq, edge.now);
+            edge.append(range(seq, seq));
+        } else {
+            edge.input(Input::Timer);
+        }
+    }
+    let waiting = appended.values().map(|at| end.saturating_sub(*at)).max();
+    (longest.max(waiting.unwrap_or_default()), cuts)
+}
+
+fn with_window(batches: usize) -> SessionConfig {
+    SessionConfig {
+        window_batches: batches,
+        refusal_stale: Duration::from_secs(60),
+        ..small()
+    }
+}
+
+/// A hundred thousand ranges in reports of a thousand: minutes, not hours.
+#[test]
+fn a_confirmed_report_is_followed_by_the_next() {
+    let mut edge = Edge::connected(small(), &[range(1, 10)]);
+    let confirmed = Ack {
+        evicted: vec![range(1, 3)],
+        ..ack(&[])
+    };
+    for reports in 1..=100 {
+        assert_eq!(edge.reports, reports);
+        edge.now += MS(30);
+        edge.input(Input::Acked(&confirmed));
+        let end = edge.now + super::REPORT_GAP;
+        edge.sleep_until(end);
+    }
+    assert!(edge.now < Duration::from_secs(120), "{:?}", edge.now);
+    // What confirms nothing asks for nothing.
+    let reports = edge.reports;
+    edge.input(Input::Acked(&ack(&[range(1, 10)])));
+    let end = edge.now + Duration::from_secs(50);
+    edge.sleep_until(end);
+    assert_eq!(edge.reports, reports);
+}
+
+#[test]
+fn one_row_that_does_not_get_through_is_set_aside_alone_and_delays_no_fresh_one() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    for (how, window, wait_max) in [
+        (Does::Refuse, 4, 2),
+        (Does::Refuse, 1, 2),
+        (Does::Swallow, 4, 2),
+        // Its probe has the only place until its time is over.
+        (Does::Swallow, 1, 20),
+        (Does::Cut, 4, 5),
+        (Does::Cut, 1, 5),
+    ] {
+        for bad in [1u64, 7, 30] {
+            let mut edge = Edge::connected(with_window(window), &[range(1, 30)]);
+            let fresh_every = Duration::from_secs(7);
+            let does = |rows: &RangeSet, _| match rows.contains(bad) {
+                true => how,
+                false => Does::Read,
+            };
+            let (waited, cuts) = live(&mut edge, minutes(60), fresh_every, does);
+            assert_eq!(edge.rejected, set(&[range(bad, bad)]), "{how:?} {window}");
+            assert!(
+                edge.settled.contains_range(range(31, 500)),
+                "{how:?} {window}"
+            );
+            assert_eq!(edge.settled.intersection(&set(&[range(1, 30)])).count(), 29);
+            let wait_max = Duration::from_secs(wait_max);
+            assert!(waited <= wait_max, "{how:?} {window} {bad}: {waited:?}");
+            assert!(cuts < 25, "{cuts} connections");
+        }
+    }
+}
+
+#[test]
+fn the_last_row_of_all_is_never_set_aside() {
+    for how in [Does::Refuse, Does::Swallow, Does::Cut] {
+        let mut edge = Edge::connected(with_window(4), &[range(1, 8)]);
+        let hours = Duration::from_secs(5 * 3600);
+        let does = |rows: &RangeSet, _| match rows.contains(8) {
+            true => how,
+            false => Does::Read,
+        };
+        live(&mut edge, hours, 2 * hours, does);
+        assert!(edge.rejected.is_empty(), "{how:?}");
+        assert_eq!(edge.settled, set(&[range(1, 7)]), "{how:?}");
+    }
+}
+
+/// The hole of an earlier rule: a bridge that does nothing right for a while, reads, and then fails
+/// again just when a row is tried again.
+#[test]
+fn a_bridge_that_fails_for_everybody_for_a_while_costs_no_reading() {
+    let hours = Duration::from_secs(6 * 3600);
+    for how in [Does::Refuse, Does::Swallow, Does::Cut] {
+        for (reads, fails, every) in [
+            (5, 5, 3),
+            (10, 60, 3),
+            (60, 10, 3),
+            (90, 90, 3),
+            (90, 90, 40),
+            (7, 600, 3),
+        ] {
+            let mut edge = Edge::connected(with_window(4), &[range(1, 30)]);
+            let does = |_: &RangeSet, now: Duration| match now.as_secs() % (reads + fails) < reads {
+                true => Does::Read,
+                false => how,
+            };
+            live(&mut edge, hours, Duration::from_secs(every), does);
+            assert!(
+                edge.rejected.is_empty(),
+                "{how:?} {reads} {fails}: {:?}",
+                edge.rejected
+            );
+        }
+        // And one that never does anything right.
+        let mut edge = Edge::connected(with_window(4), &[range(1, 30)]);
+        live(&mut edge, hours, Duration::from_secs(3), |_, _| how);
+        assert!(edge.rejected.is_empty(), "{how:?}");
     }
 }
 
@@ -579,8 +730,9 @@ fn tuning() -> impl Strategy<Value = Tuning> {
     })
 }
 
-/// The world around the session. Rows whose sequence divides by 37 cannot be read, those that
-/// divide by 41 are rejected with a reason.
+/// The world around the session. Rows whose sequence divides by 97 cannot be read, 211 divides those
+/// that are never answered and 223 those that end the connection; those that divide by 41 are
+/// rejected with a reason.
 struct World {
     edge: Edge,
     connected: bool,
@@ -589,6 +741,8 @@ struct World {
     committed: BTreeSet<u64>,
     rejected: BTreeMap<u64, RejectReason>,
     evicted: RangeSet,
+    /// What was settled or set aside, and looked at.
+    checked: RangeSet,
     /// Rows beyond it can all be read.
     unreadable_last: u64,
     last_seq: u64,
@@ -614,6 +768,7 @@ impl World {
             committed: BTreeSet::new(),
             rejected: BTreeMap::new(),
             evicted: RangeSet::new(),
+            checked: RangeSet::new(),
             unreadable_last: u64::MAX,
             last_seq: 0,
         }
@@ -663,6 +818,13 @@ impl World {
         self.edge.append(appended);
     }
 
+    /// Whether something is wrong with one of the rows.
+    fn has_bad(&self, rows: &RangeSet, divisor: u64) -> bool {
+        rows.iter()
+            .flat_map(|r| r.first()..=r.last())
+            .any(|seq| seq % divisor == 0 && seq <= self.unreadable_last)
+    }
+
     fn carry(&mut self, pick: usize, lose: bool, double: bool) {
         if self.up.is_empty() {
             return;
@@ -679,10 +841,13 @@ impl World {
         let seqs = |rows: &RangeSet| -> Vec<u64> {
             rows.iter().flat_map(|r| r.first()..=r.last()).collect()
         };
-        if seqs(&published.rows)
-            .iter()
-            .any(|&seq| seq % 37 == 0 && seq <= self.unreadable_last)
-        {
+        if self.has_bad(&published.rows, 223) {
+            return self.step(&Step::Cut(1_000));
+        }
+        if self.has_bad(&published.rows, 211) {
+            return;
+        }
+        if self.has_bad(&published.rows, 97) {
             self.down.push(Answer::Refused(published.digest));
             return;
         }
@@ -732,27 +897,33 @@ impl World {
     }
 
     /// Promise P1: what is settled, the bridge has.
-    fn check(&self) {
-        for range in self.edge.settled.iter() {
-            for seq in range.first()..=range.last() {
-                assert!(
-                    self.committed.contains(&seq),
-                    "{seq} was settled, not committed"
-                );
-            }
+    fn check(&mut self) {
+        let mut settled = self.edge.settled.clone();
+        settled.subtract(&self.checked);
+        let mut set_aside = self.edge.rejected.clone();
+        set_aside.subtract(&self.checked);
+        for seq in settled.iter().flat_map(|r| r.first()..=r.last()) {
+            assert!(
+                self.committed.contains(&seq),
+                "{seq} was settled, not committed"
+            );
         }
-        for range in self.edge.rejected.iter() {
-            for seq in range.first()..=range.last() {
-                assert!(seq % 37 == 0 || self.rejected.contains_key(&seq));
-            }
+        for seq in set_aside.iter().flat_map(|r| r.first()..=r.last()) {
+            let is_bad = [97, 211, 223].iter().any(|divisor| seq % divisor == 0);
+            assert!(
+                is_bad || self.rejected.contains_key(&seq),
+                "{seq} was set aside"
+            );
         }
+        self.checked.merge(&settled);
+        self.checked.merge(&set_aside);
     }
 
     /// From now on nothing is lost: everything must end, and soon.
     fn quiet(&mut self) {
         // Rows that come now only prove that the reader reads.
         self.unreadable_last = self.last_seq;
-        let end = self.edge.now + Duration::from_secs(3600);
+        let end = self.edge.now + Duration::from_secs(4 * 3600);
         let calls = self.edge.calls;
         while !self.edge.held.is_empty() || !self.edge.session.is_idle() {
             assert!(
@@ -768,16 +939,22 @@ impl World {
                 if self.edge.session.waiting().suspect > 0 {
                     self.append(2);
                 }
-                assert!(self.edge.sleep(), "stuck: {:?}", self.edge.session);
+                if self.edge.published.is_empty() {
+                    let at = self.edge.session.next_wakeup();
+                    let at = at.unwrap_or_else(|| panic!("stuck: {:?}", self.edge.session));
+                    // Life goes on at least every half second.
+                    self.edge.now = at.min(self.edge.now + MS(500));
+                    self.edge.input(Input::Timer);
+                }
             } else {
                 self.edge.now += MS(1);
                 self.carry(0, false, false);
                 self.answer(0, false, false);
             }
             self.check();
+            let calls = self.edge.calls - calls;
+            assert!(calls < 20_000, "{calls} calls: a timer runs hot");
         }
-        let calls = self.edge.calls - calls;
-        assert!(calls < 20_000, "{calls} calls: a timer runs hot");
         assert!(self.connected);
     }
 }

@@ -5,6 +5,9 @@
 //!   timed out   linger     pace
 //! ```
 //!
+//! While nothing is answered, what timed out takes turns with what was not sent yet: rows that never
+//! get through must not keep the others waiting.
+//!
 //! Fresh rows are those accepted since the connection came up. Whatever waited through an
 //! outage, or was in flight when it began, is history.
 //!
@@ -137,20 +140,22 @@ impl Order {
     }
 
     /// Takes the sequences from which the next batch of at most `rows_max` rows is filled; what
-    /// it leaves is put back. A flush knows neither linger nor pace.
+    /// it leaves is put back. A flush knows neither linger nor pace. `untried_first`: what timed out
+    /// gives way to what was not sent yet.
     pub(crate) fn pick(
         &mut self,
         rows_max: u64,
         flush: bool,
+        untried_first: bool,
         now: Duration,
     ) -> Option<(Kind, RangeSet)> {
         self.pace.fill(now);
-        if !self.lost.is_empty() {
-            return Some((Kind::Lost, take_lowest(&mut self.lost, rows_max)));
-        }
         let due = |at: Option<Duration>| at.is_some_and(|at| at <= now);
         let fresh = due(self.fresh_due(rows_max, flush));
         let history = due(self.history_due(rows_max, flush));
+        if !self.lost.is_empty() && !(untried_first && (fresh || history)) {
+            return Some((Kind::Lost, take_lowest(&mut self.lost, rows_max)));
+        }
         let history_turn = self.fresh_in_a_row + 1 >= HISTORY_TURN;
         if fresh && !(history && history_turn) {
             self.fresh_in_a_row = self.fresh_in_a_row.saturating_add(1);
@@ -165,6 +170,19 @@ impl Order {
         None
     }
 
+    /// Takes fresh rows alone, when they are due.
+    pub(crate) fn pick_fresh(
+        &mut self,
+        rows_max: u64,
+        flush: bool,
+        now: Duration,
+    ) -> Option<(Kind, RangeSet)> {
+        self.fresh_due(rows_max, flush).filter(|due| *due <= now)?;
+        let taken = take_lowest(&mut self.fresh, rows_max);
+        self.fresh_since = now;
+        Some((Kind::Fresh, taken))
+    }
+
     /// So many rows of a pick were sent.
     pub(crate) fn sent(&mut self, kind: Kind, rows: u64) {
         if kind == Kind::History {
@@ -177,6 +195,11 @@ impl Order {
         if !self.lost.is_empty() {
             return Some(Duration::ZERO);
         }
+        self.untried_due(rows_max, flush)
+    }
+
+    /// The same for what did not time out.
+    pub(crate) fn untried_due(&self, rows_max: u64, flush: bool) -> Option<Duration> {
         let fresh = self.fresh_due(rows_max, flush);
         let history = self.history_due(rows_max, flush);
         fresh.into_iter().chain(history).min()
@@ -192,7 +215,8 @@ impl Order {
         (self.fresh.count(), self.history.count() + self.lost.count())
     }
 
-    fn fresh_due(&self, rows_max: u64, flush: bool) -> Option<Duration> {
+    /// When fresh rows are due.
+    pub(crate) fn fresh_due(&self, rows_max: u64, flush: bool) -> Option<Duration> {
         if self.fresh.is_empty() {
             None
         } else if flush || rows_upto(&self.fresh, rows_max) == rows_max {
@@ -284,7 +308,9 @@ mod tests {
         kind: Kind,
         sent: SeqRange,
     ) {
-        let (found, mut asked) = order.pick(rows_max, flush, now).expect("something was due");
+        let (found, mut asked) = order
+            .pick(rows_max, flush, false, now)
+            .expect("something was due");
         assert_eq!(found, kind);
         assert_eq!(asked.first(), Some(sent.first()));
         assert!(asked.contains_range(sent));
@@ -297,12 +323,12 @@ mod tests {
     fn fresh_rows_linger_until_they_fill_a_batch_or_their_time_is_over() {
         let mut order = order(&[]);
         order.append(range(1, 9), true, MS(1_000));
-        assert_eq!(order.pick(10, false, MS(1_000)), None);
+        assert_eq!(order.pick(10, false, false, MS(1_000)), None);
         assert_eq!(order.due(10, false), Some(MS(1_500)));
         order.append(range(10, 10), true, MS(1_001));
         check(&mut order, 10, false, MS(1_001), Kind::Fresh, range(1, 10));
         order.append(range(11, 11), true, MS(2_000));
-        assert_eq!(order.pick(10, false, MS(2_499)), None);
+        assert_eq!(order.pick(10, false, false, MS(2_499)), None);
         check(&mut order, 10, false, MS(2_500), Kind::Fresh, range(11, 11));
         assert_eq!(order.due(10, false), None);
     }
@@ -313,7 +339,7 @@ mod tests {
         order.append(range(121, 170), true, MS(0));
         check(&mut order, 50, false, MS(0), Kind::Fresh, range(121, 170));
         check(&mut order, 50, false, MS(0), Kind::History, range(1, 50));
-        assert_eq!(order.pick(50, false, MS(0)), None);
+        assert_eq!(order.pick(50, false, false, MS(0)), None);
         // Fifty rows at a hundred a second.
         assert_eq!(order.due(50, false), Some(MS(500)));
         check(
@@ -342,10 +368,26 @@ mod tests {
         let mut kinds = Vec::new();
         for step in 0..5u64 {
             order.append(range(100 + 10 * step, 109 + 10 * step), true, MS(step));
-            kinds.push(order.pick(10, false, MS(step)).unwrap().0);
+            kinds.push(order.pick(10, false, false, MS(step)).unwrap().0);
         }
         use Kind::{Fresh, History};
         assert_eq!(kinds, [Fresh, Fresh, Fresh, History, Fresh]);
+    }
+
+    #[test]
+    fn what_timed_out_takes_turns_with_what_was_not_sent_yet() {
+        let mut order = order(&[]);
+        order.put_back(Kind::Lost, &[range(1, 9)].into_iter().collect());
+        let kind = |order: &mut Order, untried_first| {
+            let picked = order.pick(5, false, untried_first, MS(600));
+            picked.map(|(kind, _)| kind)
+        };
+        assert_eq!(kind(&mut order, true), Some(Kind::Lost), "nothing else");
+        order.put_back(Kind::Lost, &[range(1, 9)].into_iter().collect());
+        order.append(range(10, 12), true, MS(0));
+        assert_eq!(kind(&mut order, true), Some(Kind::Fresh));
+        order.append(range(13, 13), true, MS(0));
+        assert_eq!(kind(&mut order, false), Some(Kind::Lost));
     }
 
     #[test]
@@ -355,7 +397,7 @@ mod tests {
         order.put_back(Kind::Lost, &[range(3, 3)].into_iter().collect());
         order.outage();
         order.append(range(7, 7), false, MS(1));
-        let (kind, asked) = order.pick(50, false, MS(1)).unwrap();
+        let (kind, asked) = order.pick(50, false, false, MS(1)).unwrap();
         assert_eq!(kind, Kind::History);
         assert_eq!(asked.as_slice(), [range(1, 3), range(5, 7)]);
     }
@@ -390,7 +432,7 @@ mod tests {
     fn a_batch_has_few_enough_ranges_for_one_acknowledgement() {
         let scattered: Vec<SeqRange> = (0..1000).map(|n| range(2 * n + 1, 2 * n + 1)).collect();
         let mut order = order(&scattered);
-        let (_, taken) = order.pick(500, true, MS(0)).unwrap();
+        let (_, taken) = order.pick(500, true, false, MS(0)).unwrap();
         assert_eq!(taken.as_slice().len(), BATCH_RANGES_MAX);
     }
 }

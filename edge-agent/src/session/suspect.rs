@@ -1,15 +1,21 @@
-//! Payloads that the bridge could not read: split in halves until single rows are left, so that
-//! one bad row does not stop the good ones beside it.
+//! Payloads that do not get through: refused by the bridge, never answered, or ended the
+//! connection. They are sent apart from the others, in ever smaller parts, so that one bad row does
+//! not stop the good ones beside it.
 //!
-//! A bridge that reads nothing at all, because it is older than the agent, must not talk it into
-//! giving up its readings, nor may a refusal of its time that comes late:
+//! A bridge that reads nothing at all, because it is older than the agent, or that is down, must not
+//! talk an agent into setting good rows aside. So only a row that was sent alone counts, and only by
+//! what became of *others* around it:
 //!
 //! ```text
-//! first refusal ─► something sent since is committed: a proof ─► stale refusals die out
-//!                                        ─► the row is sent alone once more, and refused ─► rejected
+//! first failure ─► something sent since is read ─► stale refusals die out
+//!   ─► sent alone, the last of the others was read ─► failed ─► the next of the others is read: 1
+//!                                                           └─ others sent beside it were read: 2
+//!   ─► evidence is enough ─► quarantined
 //! ```
 //!
-//! Until then the row is kept and tried again, ever more rarely.
+//! Until then the row is kept and tried again, ever more rarely. A reader that fails for everybody
+//! for a while fails for the others too, and their failure undoes the evidence: it would have to do
+//! so just for the moment in which one and the same row is tried, again and again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,8 +24,12 @@ use schema::{RangeSet, SeqRange};
 
 use super::window::InFlight;
 
-/// Most pieces kept apart. A refused batch beyond them waits as a whole again.
+/// Most pieces kept apart. A batch beyond them waits as a whole again.
 const PIECES_MAX: usize = 64;
+
+/// Most pieces made of batches of which only silence is known: when the whole bridge is silent,
+/// more would turn a backlog into crumbs.
+const SILENT_PIECES_MAX: usize = 16;
 
 /// Refusals without a commit between them before the session slows down: a full window of bad
 /// batches and their halves stay below.
@@ -29,47 +39,92 @@ const STREAK_FREE: u32 = 16;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-/// Most proofs kept: the newest, and before it one for every eighth of the time that refusals are
-/// stale after, so that the oldest kept are always old enough to count.
-const PROOFS_MAX: usize = 16;
+/// Evidence that is enough to set a row aside: eight attempts that failed between others that were
+/// read, or four beside others that were.
+const EVIDENCE_ENOUGH: u32 = 8;
 
-/// Refused rows, and what is known about the reader.
+/// Evidence of an attempt that failed while others, sent after it, were read.
+const EVIDENCE_BESIDE: u32 = 2;
+
+/// Evidence of an attempt between others that were read shortly before and after.
+const EVIDENCE_BETWEEN: u32 = 1;
+
+/// Attempts after which a row that still fails rests ever longer: what ends the bridge or the
+/// connection each time must do so ever more rarely.
+const ATTEMPTS_SOON: u32 = 12;
+
+/// Rows that do not get through, and what is known about the reader.
 #[derive(Debug)]
 pub(crate) struct Suspects {
     pieces: VecDeque<Piece>,
     streak: u32,
-    /// Times at which the reader was heard to read, oldest first.
-    proofs: VecDeque<Proof>,
+    /// When the latest batch that was read had been sent, and when that was heard.
+    read_sent_at: Option<Duration>,
+    read_heard_at: Option<Duration>,
+    /// When a payload last failed that was not sent apart.
+    failed_at: Option<Duration>,
     stale: Duration,
 }
 
-/// A commit that was heard of: the reader reads us.
-#[derive(Debug, Clone, Copy)]
-struct Proof {
-    /// When the batch was sent.
-    sent_at: Duration,
-    heard_at: Duration,
+/// What is known about rows that are sent apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Suspicion {
+    /// When the payload that they come from first failed.
+    pub(crate) since: Duration,
+    /// When it was first heard that something sent since is read.
+    read_since: Option<Duration>,
+    /// For a single row: how sure it is that it will not get through.
+    evidence: u32,
+    /// How often it failed since it cannot be split any more.
+    failures: u32,
+    /// Whether others were read shortly before it was sent, none that is not sent apart failed since,
+    /// and it was long enough after `since` for stale refusals to have died out.
+    is_backed: bool,
+    /// Whether a connection ended while it was on its way: nothing else is sent beside it.
+    pub(crate) is_exclusive: bool,
 }
 
 /// Rows to be sent as one batch, apart from others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Piece {
     pub(crate) ranges: RangeSet,
-    /// When the payload that they come from was first refused.
-    pub(crate) since: Duration,
-    /// Not to be sent before: a single row gains nothing by being refused in haste.
-    pub(crate) rest_until: Duration,
+    pub(crate) suspicion: Suspicion,
+    /// When a single row failed last, until others are read after it.
+    failed_at: Option<Duration>,
+    /// Not to be sent before: a single row gains nothing by failing in haste.
+    rest_until: Duration,
 }
 
-/// What becomes of a refused batch.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Its parts wait to be sent alone.
-    Apart,
-    /// Its only row will never be read.
-    Reject(SeqRange),
-    /// There are too many suspects: its rows wait like others.
-    Whole(RangeSet),
+/// How a payload failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// The bridge could not read it.
+    Refused,
+    /// No answer came in time.
+    Unanswered,
+    /// The connection ended.
+    Cut,
+}
+
+impl Suspicion {
+    /// Of a payload that failed for the first time.
+    const fn new(since: Duration) -> Self {
+        Self {
+            since,
+            read_since: None,
+            evidence: 0,
+            failures: 0,
+            is_backed: false,
+            is_exclusive: false,
+        }
+    }
+
+    /// Takes note that something sent at `sent_at` was read.
+    pub(crate) fn others_read(&mut self, sent_at: Duration, now: Duration) {
+        if sent_at >= self.since {
+            self.read_since.get_or_insert(now);
+        }
+    }
 }
 
 impl Suspects {
@@ -78,66 +133,130 @@ impl Suspects {
         Self {
             pieces: VecDeque::new(),
             streak: 0,
-            proofs: VecDeque::new(),
+            read_sent_at: None,
+            read_heard_at: None,
+            failed_at: None,
             stale,
         }
     }
 
-    /// A payload was refused.
-    pub(crate) fn refuse(&mut self, batch: InFlight, now: Duration) -> Verdict {
-        self.streak = self.streak.saturating_add(1);
-        let since = batch.suspect_since.unwrap_or(now);
-        let only = match batch.ranges.as_slice() {
-            [range] if batch.rows == 1 => Some(*range),
-            _ => None,
-        };
-        let is_proved = self
-            .proofs
-            .iter()
-            .any(|proof| proof.sent_at >= since && proof.heard_at + self.stale <= batch.sent_at);
-        if let Some(row) = only
-            && is_proved
-        {
-            return Verdict::Reject(row);
-        }
-        if self.pieces.len() + 2 > PIECES_MAX {
-            return Verdict::Whole(batch.ranges);
-        }
-        let rest_until = match only {
-            Some(_) => now + self.stale / 4,
-            None => now,
-        };
-        for ranges in halves(batch.ranges) {
-            self.pieces.push_back(Piece {
-                ranges,
-                since,
-                rest_until,
-            });
-        }
-        Verdict::Apart
+    /// Whether something that was sent at or after `sent_at` was read.
+    pub(crate) fn was_read_since(&self, sent_at: Duration) -> bool {
+        self.read_sent_at.is_some_and(|read| read >= sent_at)
     }
 
-    /// A batch sent at `sent_at` was committed: the reader reads us.
+    /// A payload failed that is not sent apart: the reader may fail for everybody.
+    pub(crate) fn failed(&mut self, now: Duration) {
+        self.failed_at = Some(now);
+        self.undo();
+    }
+
+    /// What failed before, and waits for others to be read, is no evidence.
+    fn undo(&mut self) {
+        for piece in &mut self.pieces {
+            piece.failed_at = None;
+        }
+    }
+
+    /// A payload did not get through. Its parts wait to be sent alone; returned are the rows for
+    /// which there is no room, to wait like others.
+    #[must_use]
+    pub(crate) fn fail(&mut self, batch: InFlight, how: Failed, now: Duration) -> Option<RangeSet> {
+        let others_failed = self.failed_at >= Some(batch.sent_at);
+        let others_read = self.was_read_since(batch.sent_at);
+        match batch.suspect {
+            None => self.failed(now),
+            // Of rows that fail one after the other the last may be the one that stands out.
+            Some(_) => self.undo(),
+        }
+        if how == Failed::Refused {
+            self.streak = self.streak.saturating_add(1);
+        }
+        let mut suspicion = batch.suspect.unwrap_or(Suspicion::new(now));
+        suspicion.is_exclusive |= how == Failed::Cut;
+        let is_known = how == Failed::Refused || others_read;
+        if batch.ranges.count() > 1 {
+            let parts_max = if is_known {
+                PIECES_MAX
+            } else {
+                SILENT_PIECES_MAX
+            };
+            if self.pieces.len() + 2 <= parts_max {
+                for ranges in halves(batch.ranges) {
+                    self.pieces.push_back(Piece {
+                        ranges,
+                        suspicion,
+                        failed_at: None,
+                        rest_until: now,
+                    });
+                }
+                return None;
+            }
+            if batch.suspect.is_none() {
+                return Some(batch.ranges);
+            }
+        }
+        if self.pieces.len() >= PIECES_MAX {
+            return Some(batch.ranges);
+        }
+        let stands_out = batch.rows == 1 && !others_failed && suspicion.is_backed;
+        if stands_out && others_read {
+            suspicion.evidence += EVIDENCE_BESIDE;
+        }
+        let rest = self.rest(suspicion.failures, batch.ranges.first());
+        suspicion.failures = suspicion.failures.saturating_add(1);
+        self.pieces.push_back(Piece {
+            ranges: batch.ranges,
+            failed_at: (stands_out && !others_read).then_some(now),
+            suspicion,
+            rest_until: now + rest,
+        });
+        None
+    }
+
+    /// How long a row rests that failed so often before. Rows that fail together are tried apart: of
+    /// several that fail one after the other only the last is taken for the one that does not get
+    /// through.
+    fn rest(&self, failures: u32, row: Option<u64>) -> Duration {
+        let doublings = match failures.checked_sub(ATTEMPTS_SOON) {
+            None => failures.min(2),
+            Some(late) => (2 + late).min(6),
+        };
+        let apart = u32::try_from(row.unwrap_or(0).wrapping_mul(7) % 16).unwrap_or(0);
+        (self.stale / 4) * (1 << doublings) + (self.stale / 64) * apart
+    }
+
+    /// A batch was read, whenever it was sent.
+    pub(crate) const fn read(&mut self) {
+        self.streak = 0;
+    }
+
+    /// A batch was read that was sent once, at `sent_at`.
     pub(crate) fn readable(&mut self, sent_at: Duration, now: Duration) {
         self.streak = 0;
-        let proof = Proof {
-            sent_at,
-            heard_at: now,
-        };
-        let [.., before, last] = self.proofs.make_contiguous() else {
-            self.proofs.push_back(proof);
-            return;
-        };
-        if last.heard_at < before.heard_at + self.stale / 8 {
-            // The newest may prove more than the last kept: it was sent later.
-            last.sent_at = last.sent_at.max(sent_at);
-            last.heard_at = now;
-            return;
+        self.read_sent_at = self.read_sent_at.max(Some(sent_at));
+        self.read_heard_at = Some(now);
+        for piece in &mut self.pieces {
+            piece.suspicion.others_read(sent_at, now);
+            if let Some(failed_at) = piece.failed_at
+                && sent_at >= failed_at
+            {
+                piece.failed_at = None;
+                if sent_at <= failed_at + self.stale {
+                    piece.suspicion.evidence += EVIDENCE_BETWEEN;
+                }
+            }
         }
-        if self.proofs.len() == PROOFS_MAX {
-            self.proofs.pop_front();
-        }
-        self.proofs.push_back(proof);
+    }
+
+    /// Takes out a row of which it is sure enough that it will never get through.
+    pub(crate) fn condemned(&mut self) -> Option<SeqRange> {
+        let at = self
+            .pieces
+            .iter()
+            .position(|piece| piece.suspicion.evidence >= EVIDENCE_ENOUGH)?;
+        let piece = self.pieces.remove(at)?;
+        piece.ranges.iter().next()
     }
 
     /// How long to wait after the last refusal.
@@ -151,30 +270,67 @@ impl Suspects {
     }
 
     /// The next piece that does not rest, unless other rows should go first to find out whether
-    /// the reader reads.
-    pub(crate) fn pick(&mut self, others_wait: bool, now: Duration) -> Option<Piece> {
+    /// the reader reads. `is_clear`: nothing is in flight.
+    pub(crate) fn pick(
+        &mut self,
+        others_wait: bool,
+        is_clear: bool,
+        now: Duration,
+    ) -> Option<Piece> {
         if self.streak > STREAK_FREE && others_wait {
             return None;
         }
-        let at = self
-            .pieces
+        let is_clear = is_clear && (!others_wait || self.wants_clear(now));
+        let at = self.pieces.iter().position(|piece| {
+            let is_free = !piece.suspicion.is_exclusive || is_clear;
+            piece.rest_until <= now && is_free
+        })?;
+        let mut piece = self.pieces.remove(at)?;
+        let was_read_lately = self.read_heard_at > self.failed_at
+            && self
+                .read_sent_at
+                .is_some_and(|read| read + self.stale >= now);
+        let are_stale_ones_gone = piece
+            .suspicion
+            .read_since
+            .is_some_and(|heard| heard + self.stale <= now);
+        piece.suspicion.is_backed = was_read_lately && are_stale_ones_gone;
+        Some(piece)
+    }
+
+    /// When the next piece will have rested. `is_clear`: nothing is in flight.
+    pub(crate) fn due(&self, is_clear: bool) -> Option<Duration> {
+        self.pieces
             .iter()
-            .position(|piece| piece.rest_until <= now)?;
-        self.pieces.remove(at)
+            .filter(|piece| is_clear || !piece.suspicion.is_exclusive)
+            .map(|piece| piece.rest_until)
+            .min()
     }
 
-    /// When the next piece will have rested.
-    pub(crate) fn due(&self) -> Option<Duration> {
-        self.pieces.iter().map(|piece| piece.rest_until).min()
+    /// Whether a piece that nothing else may be sent beside has waited long for its turn.
+    pub(crate) fn wants_clear(&self, now: Duration) -> bool {
+        self.pieces
+            .iter()
+            .any(|piece| piece.suspicion.is_exclusive && piece.rest_until + self.stale <= now)
     }
 
-    /// A piece was not sent, or timed out: it stays apart. Returns its rows when there are too
+    /// A piece was not sent, or may have been: it stays apart. Returns its rows when there are too
     /// many.
-    pub(crate) fn put_back(&mut self, piece: Piece) -> Option<RangeSet> {
+    pub(crate) fn put_back(
+        &mut self,
+        ranges: RangeSet,
+        suspicion: Suspicion,
+        now: Duration,
+    ) -> Option<RangeSet> {
         if self.pieces.len() >= PIECES_MAX {
-            return Some(piece.ranges);
+            return Some(ranges);
         }
-        self.pieces.push_front(piece);
+        self.pieces.push_front(Piece {
+            ranges,
+            suspicion,
+            failed_at: None,
+            rest_until: now,
+        });
         None
     }
 
@@ -229,7 +385,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn batch(first: u64, last: u64, sent_at: u64, since: Option<u64>) -> InFlight {
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    const STALE: Duration = Duration::from_secs(10);
+
+    fn batch(first: u64, last: u64, sent_at: u64, suspect: Option<Suspicion>) -> InFlight {
         let range = SeqRange::new(first, last).unwrap();
         InFlight {
             id: BatchId(0),
@@ -237,70 +397,125 @@ mod tests {
             rows: range.count(),
             bytes: 1,
             digest: 0,
-            sent_at: Duration::from_secs(sent_at),
+            sent_at: S(sent_at),
             retransmission: false,
-            suspect_since: since.map(Duration::from_secs),
+            suspect,
         }
     }
 
-    const STALE: Duration = Duration::from_secs(10);
-
-    /// Whether the row sent at `sent_at`, first refused at 4 s, is given up, when a batch sent at
-    /// `proof.0` was heard of at `proof.1`.
-    fn is_given_up(sent_at: u64, proof: Option<(u64, u64)>) -> bool {
+    /// Row 1 fails at 4 s, another is read at 5 s, and then row 1 fails at each of these times, with
+    /// others read so many seconds before, beside and after it.
+    fn is_condemned(
+        how: Failed,
+        attempts: impl Iterator<Item = u64>,
+        before: Option<u64>,
+        beside: bool,
+        after: Option<u64>,
+    ) -> bool {
         let mut suspects = Suspects::new(STALE);
-        if let Some((sent, heard)) = proof {
-            suspects.readable(Duration::from_secs(sent), Duration::from_secs(heard));
-        }
-        let refused = batch(1, 1, sent_at, Some(4));
-        match suspects.refuse(refused, Duration::from_secs(sent_at + 1)) {
-            Verdict::Reject(row) => {
-                assert_eq!(row, SeqRange::one(1).unwrap());
-                true
+        assert_eq!(suspects.fail(batch(1, 1, 3, None), how, S(4)), None);
+        suspects.readable(S(5), S(5));
+        for at in attempts {
+            if let Some(before) = before {
+                suspects.readable(S(at - before), S(at));
             }
-            verdict => {
-                assert_eq!(verdict, Verdict::Apart);
-                false
+            let piece = suspects.pick(false, true, S(at)).unwrap();
+            if beside {
+                suspects.readable(S(at), S(at));
             }
+            let sent = batch(1, 1, at, Some(piece.suspicion));
+            assert_eq!(suspects.fail(sent, how, S(at + 1)), None);
+            if let Some(after) = after {
+                suspects.readable(S(at + 1 + after), S(at + 1 + after));
+            }
+            if suspects.condemned().is_some() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn times(from: u64, count: usize) -> impl Iterator<Item = u64> {
+        (from..).step_by(1_000).take(count)
+    }
+
+    #[test]
+    fn a_row_is_given_up_only_when_others_are_read_around_it_again_and_again() {
+        for how in [Failed::Refused, Failed::Unanswered, Failed::Cut] {
+            assert!(is_condemned(how, times(100, 8), Some(1), false, Some(1)));
+            assert!(!is_condemned(how, times(100, 7), Some(1), false, Some(1)));
+            assert!(is_condemned(how, times(100, 4), Some(1), true, None));
+            assert!(!is_condemned(how, times(100, 3), Some(1), true, None));
+            // Silence, or refusals of everything, on one side.
+            assert!(!is_condemned(how, times(100, 99), None, false, Some(1)));
+            assert!(!is_condemned(how, times(100, 99), Some(1), false, None));
+            assert!(!is_condemned(how, times(100, 99), Some(1), false, Some(11)));
+            assert!(!is_condemned(how, times(100, 99), Some(11), false, Some(1)));
         }
     }
 
     #[test]
-    fn a_row_is_given_up_only_when_the_reader_reads_what_came_after() {
-        assert!(!is_given_up(90, None));
-        assert!(!is_given_up(90, Some((3, 6))));
-        assert!(is_given_up(90, Some((4, 6))));
-        assert!(is_given_up(90, Some((5, 6))));
-    }
-
-    #[test]
-    fn a_row_is_given_up_only_when_sent_after_stale_refusals_have_died_out() {
-        assert!(!is_given_up(15, Some((5, 6))));
-        assert!(is_given_up(16, Some((5, 6))));
-        assert!(is_given_up(17, Some((5, 6))));
-    }
-
-    #[test]
-    fn a_proof_counts_however_many_come_after_it() {
+    fn others_that_fail_undo_the_evidence() {
         let mut suspects = Suspects::new(STALE);
-        for second in 5..200 {
-            suspects.readable(Duration::from_secs(second), Duration::from_secs(second));
+        let fail = |suspects: &mut Suspects, first, at, suspicion| {
+            let left = suspects.fail(batch(first, first, at, suspicion), Failed::Cut, S(at));
+            assert_eq!(left, None);
+        };
+        fail(&mut suspects, 1, 4, None);
+        suspects.readable(S(5), S(5));
+        for at in times(100, 99) {
+            suspects.readable(S(at - 2), S(at - 2));
+            let piece = suspects.pick(false, true, S(at)).unwrap();
+            fail(&mut suspects, 1, at, Some(piece.suspicion));
+            suspects.failed(S(at + 1));
+            suspects.readable(S(at + 2), S(at + 2));
         }
-        assert!(suspects.proofs.len() <= PROOFS_MAX);
-        let verdict = suspects.refuse(batch(1, 1, 200, Some(4)), Duration::from_secs(201));
-        assert!(matches!(verdict, Verdict::Reject(_)));
+        for at in times(200_000, 99) {
+            suspects.readable(S(at - 2), S(at - 2));
+            suspects.failed(S(at - 1));
+            let piece = suspects.pick(false, true, S(at)).unwrap();
+            fail(&mut suspects, 1, at, Some(piece.suspicion));
+            suspects.readable(S(at + 2), S(at + 2));
+        }
+        assert_eq!(suspects.condemned(), None);
+    }
+
+    #[test]
+    fn stale_refusals_are_no_evidence() {
+        // The reader was first heard to read at 5 s; ten seconds later old refusals have died out.
+        let refused = Failed::Refused;
+        let close = [14u64].into_iter().chain(times(100, 7));
+        assert!(!is_condemned(refused, close, Some(1), false, Some(1)));
+        let late = [15u64].into_iter().chain(times(100, 7));
+        assert!(is_condemned(refused, late, Some(1), false, Some(1)));
     }
 
     #[test]
     fn a_single_row_rests_and_halves_do_not() {
-        let now = Duration::from_secs(5);
+        let now = S(5);
         let mut suspects = Suspects::new(STALE);
-        suspects.refuse(batch(1, 1, 5, None), now);
-        assert!(suspects.pick(false, now).is_none());
-        let due = suspects.due().unwrap();
-        assert!(due > now && suspects.pick(false, due).is_some());
-        suspects.refuse(batch(1, 2, 5, None), now);
-        assert!(suspects.pick(false, now).is_some());
+        let fail = |suspects: &mut Suspects, last| {
+            let left = suspects.fail(batch(1, last, 5, None), Failed::Refused, now);
+            assert_eq!(left, None);
+        };
+        fail(&mut suspects, 1);
+        assert!(suspects.pick(false, true, now).is_none());
+        let due = suspects.due(true).unwrap();
+        assert!(due > now && suspects.pick(false, true, due).is_some());
+        fail(&mut suspects, 2);
+        assert!(suspects.pick(false, true, now).is_some());
+    }
+
+    #[test]
+    fn what_ended_a_connection_is_sent_when_nothing_else_is_on_its_way() {
+        let mut suspects = Suspects::new(STALE);
+        let left = suspects.fail(batch(1, 2, 5, None), Failed::Cut, S(5));
+        assert_eq!(left, None);
+        assert_eq!(suspects.due(false), None);
+        assert_eq!(suspects.due(true), Some(S(5)));
+        assert!(suspects.pick(false, false, S(6)).is_none());
+        assert!(suspects.pick(true, true, S(6)).is_none());
+        assert!(suspects.pick(false, true, S(6)).is_some());
     }
 
     #[test]
@@ -308,29 +523,33 @@ mod tests {
         let mut suspects = Suspects::new(STALE);
         let pauses: Vec<u64> = (0..STREAK_FREE + 8)
             .map(|_| {
-                suspects.refuse(batch(1, 1, 0, None), Duration::ZERO);
+                let left = suspects.fail(batch(1, 1, 0, None), Failed::Refused, S(0));
+                assert_eq!(left, None);
                 suspects.pieces.clear();
                 suspects.pause().as_secs()
             })
             .skip(STREAK_FREE as usize - 1)
             .collect();
         assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
-        suspects.readable(Duration::ZERO, Duration::ZERO);
+        suspects.readable(S(0), S(0));
         assert!(suspects.pause().is_zero());
     }
 
     #[test]
-    fn pieces_are_bounded() {
-        let mut suspects = Suspects::new(STALE);
-        for n in 0..PIECES_MAX as u64 / 2 {
-            let verdict = suspects.refuse(batch(10 * n + 1, 10 * n + 4, 0, None), Duration::ZERO);
-            assert_eq!(verdict, Verdict::Apart);
+    fn pieces_are_bounded_and_silence_makes_fewer() {
+        for (how, pieces_max) in [
+            (Failed::Refused, PIECES_MAX),
+            (Failed::Unanswered, SILENT_PIECES_MAX),
+        ] {
+            let mut suspects = Suspects::new(STALE);
+            for n in 0..pieces_max as u64 / 2 {
+                let sent = batch(10 * n + 1, 10 * n + 4, 1, None);
+                assert_eq!(suspects.fail(sent, how, S(2)), None);
+            }
+            let more = batch(9_001, 9_004, 1, None);
+            assert!(suspects.fail(more, how, S(2)).is_some());
+            assert_eq!(suspects.pieces.len(), pieces_max);
         }
-        assert!(matches!(
-            suspects.refuse(batch(9_001, 9_004, 0, None), Duration::ZERO),
-            Verdict::Whole(_)
-        ));
-        assert_eq!(suspects.pieces.len(), PIECES_MAX);
     }
 
     proptest! {

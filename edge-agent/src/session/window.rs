@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use schema::{RangeSet, SeqRange};
 
+use super::suspect::Suspicion;
 use super::{BatchId, SessionConfig};
 
 /// Unacknowledged batches, oldest first.
@@ -24,6 +25,8 @@ pub(crate) struct Window {
     batch_bytes_max: usize,
     allowed: usize,
     last_loss: Option<Duration>,
+    /// Whether an acknowledgement came since the last loss.
+    progressed: bool,
 }
 
 /// One unacknowledged batch.
@@ -39,8 +42,8 @@ pub(crate) struct InFlight {
     pub(crate) sent_at: Duration,
     /// A row of it was sent before: its acknowledgement time says nothing (Karn).
     pub(crate) retransmission: bool,
-    /// When the payload that its rows come from was first refused.
-    pub(crate) suspect_since: Option<Duration>,
+    /// When its rows are sent apart: what is known about them.
+    pub(crate) suspect: Option<Suspicion>,
 }
 
 impl Window {
@@ -52,14 +55,47 @@ impl Window {
             batch_bytes_max: config.batch_bytes_max,
             allowed: config.window_batches,
             last_loss: None,
+            progressed: true,
         }
     }
 
     /// Whether one more batch of any allowed size may be sent.
     pub(crate) fn has_room(&self) -> bool {
-        self.batches.len() < self.batches_max
-            && self.bytes() + self.batch_bytes_max <= self.bytes_max
-            && self.sent_since_loss() < self.allowed
+        self.has_place() && self.sent_since_loss() < self.allowed
+    }
+
+    /// Whether one more batch may be sent past a probe that waits for its answer: rows that were never
+    /// sent must not wait for some that may never get through.
+    pub(crate) fn has_room_past(&self) -> bool {
+        self.has_place()
+            && self
+                .since_loss()
+                .all(|batch| batch.retransmission || batch.suspect.is_some())
+    }
+
+    /// Whether batches are lost, and no acknowledgement came since.
+    pub(crate) const fn is_probing(&self) -> bool {
+        !self.progressed
+    }
+
+    /// Whether a batch is in flight that nothing else may be sent beside.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        let mut suspects = self.batches.iter().filter_map(|batch| batch.suspect);
+        suspects.any(|suspicion| suspicion.is_exclusive)
+    }
+
+    /// Whether rows are in flight that are sent apart.
+    pub(crate) fn has_suspect(&self) -> bool {
+        self.batches.iter().any(|batch| batch.suspect.is_some())
+    }
+
+    /// Takes note for the rows that are sent apart that something sent at `sent_at` was read.
+    pub(crate) fn others_read(&mut self, sent_at: Duration, now: Duration) {
+        for batch in &mut self.batches {
+            if let Some(suspicion) = &mut batch.suspect {
+                suspicion.others_read(sent_at, now);
+            }
+        }
     }
 
     /// A batch was sent.
@@ -85,22 +121,31 @@ impl Window {
 
     /// Acknowledgements came: that many more batches may be in flight after a loss.
     pub(crate) fn open(&mut self, batches: usize) {
+        self.progressed |= batches > 0;
         self.allowed = self.allowed.saturating_add(batches).min(self.batches_max);
     }
 
     /// Takes out the batches that waited `timeout`. The second value tells a new loss from
-    /// further batches of one that is known.
-    pub(crate) fn expired(&mut self, timeout: Duration, now: Duration) -> (Vec<InFlight>, bool) {
+    /// further batches of one that is known, and from rows sent apart that alone got no answer, as
+    /// `was_read_since` their sending tells.
+    pub(crate) fn expired(
+        &mut self,
+        timeout: Duration,
+        was_read_since: impl Fn(Duration) -> bool,
+        now: Duration,
+    ) -> (Vec<InFlight>, bool) {
         let expired: Vec<InFlight> = self
             .batches
             .extract_if(.., |batch| batch.sent_at + timeout <= now)
             .collect();
         let is_new = expired
             .iter()
+            .filter(|batch| batch.suspect.is_none() || !was_read_since(batch.sent_at))
             .any(|batch| self.last_loss.is_none_or(|loss| batch.sent_at >= loss));
         if is_new {
             self.last_loss = Some(now);
             self.allowed = 1;
+            self.progressed = false;
         }
         (expired, is_new)
     }
@@ -118,6 +163,7 @@ impl Window {
     pub(crate) fn clear(&mut self) -> Vec<InFlight> {
         self.allowed = self.batches_max;
         self.last_loss = None;
+        self.progressed = true;
         std::mem::take(&mut self.batches)
     }
 
@@ -142,15 +188,21 @@ impl Window {
         self.batches.iter().map(|batch| batch.bytes).sum()
     }
 
+    /// Room in count and bytes, whatever was lost.
+    fn has_place(&self) -> bool {
+        self.batches.len() < self.batches_max
+            && self.bytes() + self.batch_bytes_max <= self.bytes_max
+    }
+
     fn sent_since_loss(&self) -> usize {
-        match self.last_loss {
-            None => self.batches.len(),
-            Some(loss) => self
-                .batches
-                .iter()
-                .filter(|batch| batch.sent_at >= loss)
-                .count(),
-        }
+        self.since_loss().count()
+    }
+
+    fn since_loss(&self) -> impl Iterator<Item = &InFlight> {
+        let loss = self.last_loss.unwrap_or(Duration::ZERO);
+        self.batches
+            .iter()
+            .filter(move |batch| batch.sent_at >= loss)
     }
 }
 
@@ -178,7 +230,7 @@ mod tests {
             digest: id,
             sent_at,
             retransmission: false,
-            suspect_since: None,
+            suspect: None,
         }
     }
 
@@ -203,14 +255,14 @@ mod tests {
         let mut window = window(4, 1 << 20);
         window.push(batch(1, 10, MS(0)));
         window.push(batch(2, 10, MS(900)));
-        let (expired, is_new) = window.expired(MS(1_000), MS(1_000));
+        let (expired, is_new) = window.expired(MS(1_000), |_| false, MS(1_000));
         assert_eq!(expired.len(), 1);
         assert!(is_new);
         // The younger one neither blocks the probe nor counts as a second loss.
         assert!(window.has_room());
         window.push(batch(3, 10, MS(1_000)));
         assert!(!window.has_room());
-        let (expired, is_new) = window.expired(MS(1_000), MS(1_900));
+        let (expired, is_new) = window.expired(MS(1_000), |_| false, MS(1_900));
         assert_eq!(expired.len(), 1);
         assert!(!is_new);
         assert!(!window.has_room());

@@ -60,20 +60,32 @@ impl Home {
         self.folder.path().join(name).to_str().unwrap().to_owned()
     }
 
-    /// Starts the agent and waits for its socket.
-    pub(crate) async fn start(&self) -> Agent {
+    /// Has the buffer elsewhere.
+    pub(crate) fn set_buffer(&self, path: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let text = text.replace("\"buffer.db\"", &format!("{path:?}"));
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    /// Starts the agent.
+    pub(crate) fn spawn(&self) -> Agent {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let child = agent(&["run", "--config", &self.config()])
             .stdout(Stdio::null())
             .stderr(log)
-            .spawn()
-            .unwrap();
+            .spawn();
+        Agent(child.unwrap())
+    }
+
+    /// Starts the agent and waits for its socket.
+    pub(crate) async fn start(&self) -> Agent {
+        let child = self.spawn();
         let socket = self.path("agent.sock");
         eventually("the agent listens", || {
             std::os::unix::net::UnixStream::connect(&socket).is_ok()
         })
         .await;
-        Agent(child)
+        child
     }
 
     pub(crate) fn log(&self) -> String {
@@ -81,7 +93,7 @@ impl Home {
     }
 
     /// Hands over readings; returns how many were accepted before the agent went away.
-    async fn produce(&self, from: u64, count: u64) -> u64 {
+    pub(crate) async fn produce(&self, from: u64, count: u64) -> u64 {
         let stream = UnixStream::connect(self.path("agent.sock")).await.unwrap();
         let mut stream = BufReader::new(stream);
         let mut accepted = 0;

@@ -18,6 +18,8 @@ pub(super) struct Live {
     silent: bool,
     terminal: bool,
     last: Option<Instant>,
+    /// Whether the buffer failed when that was last said.
+    failed: bool,
 }
 
 impl Live {
@@ -54,12 +56,16 @@ impl Live {
             silent,
             terminal: std::io::stdout().is_terminal(),
             last: None,
+            failed: false,
         }
     }
 
     /// Says how things stand.
     pub(super) fn tell(&mut self, agent: &Status, bridge: &Counters) {
-        let due = self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        let fails = agent.storage.trouble.is_some();
+        // What changes for the worse, or back, is said at once.
+        let is_news = std::mem::replace(&mut self.failed, fails) != fails;
+        let due = is_news || self.last.is_none_or(|last| last.elapsed() >= LINE_EVERY);
         if self.silent || !(self.terminal || due) {
             return;
         }
@@ -68,7 +74,7 @@ impl Live {
             Some(seconds) => format!("{:.0} ms", 1000.0 * seconds),
             None => "-".to_owned(),
         };
-        let line = format!(
+        let mut line = format!(
             "accepted {}  committed {}  pending {}  quarantined {}  evicted {}  discarded {}  \
              last write {:.1} ms  source to database {latency}",
             agent.balance.accepted,
@@ -79,6 +85,9 @@ impl Live {
             agent.balance.discarded,
             bridge.last_write_micros as f64 / 1000.0,
         );
+        if let Some(trouble) = &agent.storage.trouble {
+            line = format!("BUFFER FAILS: {trouble}  {line}");
+        }
         if self.terminal {
             // Back to the start of the line, and away with what is left of the last one.
             print!("\r{line}\x1b[K");

@@ -159,7 +159,7 @@ impl AccessStore for Embedded {
     ) -> Result<Vec<(AuditCursor, AuditEntry)>, StoreError> {
         let (at, id) = after.map_or((i64::MAX, i64::MAX), |after| (after.at.micros(), after.id));
         let values = vec![Cell::Integer(at), Cell::Integer(id), limited(limit)];
-        self.read(move |file| file.query(AUDIT, values, entry))
+        self.read(move |file| file.query_sound(AUDIT, values, entry))
             .await
     }
 }

@@ -125,7 +125,7 @@ impl AlertStore for Embedded {
                 detail: read(row)?,
             })
         };
-        self.read(move |file| file.query(sql, values, finding))
+        self.read(move |file| file.query_sound(sql, values, finding))
             .await
     }
 
@@ -190,7 +190,7 @@ impl AlertStore for Embedded {
             text_cell(query.state.map_or("", |state| state.as_str())),
             limited(query.limit),
         ];
-        self.read(move |file| file.query(LATEST, values, alert))
+        self.read(move |file| file.query_sound(LATEST, values, alert))
             .await
     }
 

@@ -131,7 +131,7 @@ impl CommandStore for Embedded {
     ) -> Result<Vec<CommandRecord>, StoreError> {
         let limit = cell(limit.min(QUERY_ROWS_MAX) as u64);
         let values = vec![text_cell(device.as_str()), limit];
-        self.read(move |file| file.query(LATEST, values, record))
+        self.read(move |file| file.query_sound(LATEST, values, record))
             .await
     }
 }
@@ -186,7 +186,7 @@ fn claim(file: &mut File, now: ReceivedAt, limit: usize) -> Result<Vec<DueComman
         Cell::Integer(AGAIN_SECONDS_MAX),
         Cell::Integer(AGAIN_SECONDS),
     ];
-    file.query(CLAIM, values, |row| {
+    file.query_sound(CLAIM, values, |row| {
         Ok(DueCommand {
             is_known: int(row, 7)? != 0,
             ..due(row)?

@@ -103,7 +103,7 @@ impl ConfigStore for Embedded {
     ) -> Result<Vec<DeviceId>, StoreError> {
         let after = text_cell(after.map_or("", DeviceId::as_str));
         let values = vec![after, limited(limit), time_cell(self.cutoff())];
-        self.read(move |file| file.query(UNHEARD, values, |row| values::device(row, 0)))
+        self.read(move |file| file.query_sound(UNHEARD, values, |row| values::device(row, 0)))
             .await
     }
 
@@ -118,7 +118,7 @@ impl ConfigStore for Embedded {
                 if fleet::is_retired(file, &device)? {
                     continue;
                 }
-                let of = file.query(DESIRED, vec![text_cell(device.as_str())], entry)?;
+                let of = file.query_sound(DESIRED, vec![text_cell(device.as_str())], entry)?;
                 entries.extend(of.into_iter().map(|entry| (device.clone(), entry)));
             }
             Ok(documents(entries))
@@ -132,7 +132,7 @@ impl ConfigStore for Embedded {
         page: &HistoryPage,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         let values = history_values(device.as_str(), page);
-        self.read(move |file| file.query(HISTORY, values, history_entry))
+        self.read(move |file| file.query_sound(HISTORY, values, history_entry))
             .await
     }
 }
@@ -185,8 +185,8 @@ fn report(file: &mut File, report: &ConfigReport) -> Result<usize, StoreError> {
 fn config(file: &mut File, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
     let id = || vec![text_cell(device.as_str())];
     Ok(DeviceConfig {
-        desired: file.query(DESIRED, id(), read_change)?,
-        reported: file.query(REPORTED, id(), |row| {
+        desired: file.query_sound(DESIRED, id(), read_change)?,
+        reported: file.query_sound(REPORTED, id(), |row| {
             Ok(ReportedEntry {
                 entry: entry(row)?,
                 failure: row.get_str(3).ok().map(str::to_owned),

@@ -37,7 +37,7 @@ impl DeadLetterStore for Embedded {
             None => values.extend([Cell::Integer(i64::MAX), text_cell(""), Cell::Integer(0)]),
         }
         values.push(limited(query.limit));
-        self.read(move |file| file.query(PAGE, values, read_letter))
+        self.read(move |file| file.query_sound(PAGE, values, read_letter))
             .await
     }
 

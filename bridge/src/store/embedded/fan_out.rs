@@ -149,7 +149,7 @@ impl FanOutStore for Embedded {
     ) -> Result<Vec<CommandId>, StoreError> {
         let before = Cell::Integer(now.micros().saturating_sub(FAN_OUT_LEASE_MICROS));
         let values = vec![before, limited(limit)];
-        self.read(move |file| file.query(UNFINISHED, values, command_id))
+        self.read(move |file| file.query_sound(UNFINISHED, values, command_id))
             .await
     }
 
@@ -206,7 +206,7 @@ impl FanOutStore for Embedded {
             text_cell(after.map_or("", DeviceId::as_str)),
             limited(limit),
         ];
-        self.read(move |file| file.query(IN_STATE, values, record))
+        self.read(move |file| file.query_sound(IN_STATE, values, record))
             .await
     }
 }
@@ -257,7 +257,7 @@ fn withdraw(file: &mut File, id: CommandId, now: ReceivedAt) -> Result<bool, Sto
     let mut done = file.execute(WITHDRAW_QUEUED, values)?;
     if done == 0 {
         let values = vec![id_cell(id), limited(FAN_OUT_PAGE)];
-        let told = file.query(TO_TELL, values, |row| values::device(row, 0))?;
+        let told = file.query_sound(TO_TELL, values, |row| values::device(row, 0))?;
         done = told.len();
         for (device, due) in told.iter().zip(withdrawals(now)) {
             let values = vec![id_cell(id), text_cell(device.as_str()), time_cell(due)];

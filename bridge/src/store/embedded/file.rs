@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use libsql::params::Params;
 use libsql::{Connection, Row, Statement, Value};
+use tracing::error;
 
 use super::super::StoreError;
 use super::super::cache::Cache;
@@ -132,7 +134,7 @@ impl File {
             let mut rows = ready(statement.query(Params::Positional(values))).map_err(failed)?;
             let mut found = Vec::new();
             while let Some(row) = ready(rows.next()).map_err(failed)? {
-                found.push(read(&row)?);
+                found.push(read_row(&row, &mut read)?);
             }
             Ok(found)
         };
@@ -162,6 +164,32 @@ impl File {
             });
         }
         self.number("PRAGMA schema_version").map(|_| ())
+    }
+
+    /// As [`Self::query`], past rows that make no sense: somebody's hand, or damage, in one row of a
+    /// list must not keep the others from those who ask for it. Not for the ledger, where a row less
+    /// would be taken for a loss.
+    pub(super) fn query_sound<T>(
+        &mut self,
+        sql: &'static str,
+        values: Vec<Value>,
+        mut read: impl FnMut(&Row) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut odd = None;
+        let mut odd_rows = 0u64;
+        let found = self.query(sql, values, |row| match read_row(row, &mut read) {
+            Err(error @ StoreError::Unreadable { .. }) => {
+                odd_rows += 1;
+                odd = Some(error);
+                Ok(None)
+            }
+            outcome => outcome.map(Some),
+        })?;
+        if let Some(error) = odd {
+            let path = self.path.display();
+            error!(%path, rows = odd_rows, %error, query = sql, "rows make no sense and are left out");
+        }
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// A query for one number.
@@ -250,4 +278,14 @@ fn ready<T>(future: impl Future<Output = T>) -> T {
             Poll::Pending => std::thread::yield_now(),
         }
     }
+}
+
+/// Reads a row. libSQL panics on text that is not UTF-8; that is no more than a row that makes no
+/// sense.
+fn read_row<T>(
+    row: &Row,
+    read: &mut impl FnMut(&Row) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    catch_unwind(AssertUnwindSafe(|| read(row)))
+        .unwrap_or_else(|_| Err(super::values::bad("text", "it is not UTF-8")))
 }

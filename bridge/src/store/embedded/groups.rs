@@ -98,7 +98,7 @@ impl GroupStore for Embedded {
                 keys: number(row, 2)?,
             })
         };
-        self.read(move |file| file.query(GROUPS, values, read))
+        self.read(move |file| file.query_sound(GROUPS, values, read))
             .await
     }
 
@@ -125,7 +125,7 @@ impl GroupStore for Embedded {
         page: &HistoryPage,
     ) -> Result<Vec<HistoryEntry>, StoreError> {
         let values = history_values(group.as_str(), page);
-        self.read(move |file| file.query(HISTORY, values, history_entry))
+        self.read(move |file| file.query_sound(HISTORY, values, history_entry))
             .await
     }
 }
@@ -205,7 +205,7 @@ pub(super) fn change_over(
 }
 
 fn config(file: &mut File, group: &LabelValue) -> Result<Vec<ConfigChange>, StoreError> {
-    file.query(CONFIG, vec![text_cell(group.as_str())], read_change)
+    file.query_sound(CONFIG, vec![text_cell(group.as_str())], read_change)
 }
 
 /// The highest clock that is known, of what is desired and of what devices have set themselves.

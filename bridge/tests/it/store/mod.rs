@@ -21,6 +21,7 @@ mod history;
 mod ingest;
 mod ledger;
 mod lww;
+mod odd_rows;
 mod proxy;
 mod query;
 mod report;

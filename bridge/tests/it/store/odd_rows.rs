@@ -1,0 +1,80 @@
+//! One row that makes no sense, by damage or somebody's hand, in the embedded store: those who read
+//! the others read them, and nothing panics.
+
+use bridge::store::commands::{NewCommand, Queued};
+use schema::message::{Command, CommandId};
+
+use super::fixture::*;
+
+const START: i64 = 1_800_000_000;
+
+fn new(number: u64) -> NewCommand {
+    NewCommand {
+        device: device("d"),
+        command: Command {
+            id: CommandId::new(1_000 * START.unsigned_abs() + number, number.into()),
+            name: "ping".to_owned(),
+            arguments: "{}".to_owned(),
+            expires_at_ms: 1_000 * (START + 3600),
+            priority: 1,
+        },
+        created_at: at(START),
+        created_by: "test".to_owned(),
+        request: None,
+    }
+}
+
+/// Does something to the file beside the store.
+async fn sql(fixture: &Fixture, statement: &str) {
+    let database = libsql::Builder::new_local(fixture.file()).build().await;
+    let connection = database.unwrap().connect().unwrap();
+    connection.execute(statement, ()).await.unwrap();
+}
+
+#[test]
+fn one_odd_row_stops_no_reader_of_the_others() {
+    embedded(odd_rows);
+}
+
+async fn odd_rows(fixture: Fixture) {
+    let store = fixture.open().await;
+    for number in 1..=3 {
+        let queued = store.queue_command(&new(number)).await.unwrap();
+        assert!(matches!(queued, Queued::Kept), "{queued:?}");
+    }
+    for odd in [
+        "state = 'flying'",
+        "state = CAST(X'fffe' AS TEXT)",
+        "arguments = CAST(X'ff' AS TEXT)",
+        "priority = -1",
+        "priority = 'high'",
+        "created_by = X'ff'",
+    ] {
+        let (column, _) = odd.split_once(' ').unwrap();
+        let second = new(2).command.id;
+        let keep = format!("UPDATE commands SET sent_times = 0 WHERE id = '{second}'");
+        sql(&fixture, &keep).await;
+        sql(
+            &fixture,
+            &format!("UPDATE commands SET {odd} WHERE id = '{second}'"),
+        )
+        .await;
+        let listed = store.commands(&device("d"), 10).await.expect(odd);
+        let ids: Vec<CommandId> = listed.iter().map(|known| known.command.id).collect();
+        assert!(ids.contains(&new(1).command.id), "{odd}");
+        assert!(ids.contains(&new(3).command.id), "{odd}");
+        let back = format!(
+            "UPDATE commands SET {column} = (SELECT {column} FROM commands WHERE id <> \
+                 '{second}' LIMIT 1) WHERE id = '{second}'"
+        );
+        sql(&fixture, &back).await;
+        assert_eq!(store.commands(&device("d"), 10).await.unwrap().len(), 3);
+    }
+    let odd = format!(
+        "UPDATE commands SET arguments = CAST(X'ff' AS TEXT) WHERE id = '{}'",
+        new(2).command.id
+    );
+    sql(&fixture, &odd).await;
+    let due = store.claim_commands(at(START + 1), 10).await.unwrap();
+    assert_eq!(due.len(), 2, "{due:?}");
+}

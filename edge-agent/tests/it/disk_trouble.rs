@@ -1,0 +1,326 @@
+//! A disk that is full, takes nothing, or has lost the file: the real agent says so everywhere within
+//! a second, with what to do, and says when it is over, without a restart and without a reading.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use edge_agent::buffer::BufferSettings;
+use schema::{RangeSet, SeqRange};
+use serde_json::Value;
+
+use crate::buffer::{folder, open, read_all, readings, settings, try_open};
+use crate::process::{Home, output};
+use crate::{PATIENCE, eventually};
+
+/// How soon trouble must be said.
+const SOON: Duration = Duration::from_secs(1);
+
+/// A small disk of its own.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` when this user may not mount: then the test shows nothing.
+    fn mount(at: &Path, size: &str) -> Option<Self> {
+        std::fs::create_dir_all(at).unwrap();
+        let size = format!("size={size}");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tideline-test"])
+            .arg(at)
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at.to_owned()));
+        }
+        eprintln!("no right to mount: a full disk is not tried");
+        None
+    }
+
+    /// Fills what is left.
+    fn fill(&self) {
+        let mut block = vec![7u8; 64 * 1024];
+        let mut file = std::fs::File::create(self.0.join("ballast")).unwrap();
+        while !block.is_empty() {
+            if std::io::Write::write_all(&mut file, &block).is_err() {
+                block.truncate(block.len() / 2);
+            }
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// What the agent says about its buffer, at all places.
+struct Said {
+    status: Value,
+    for_people: String,
+    ready: String,
+    log: String,
+}
+
+async fn said(home: &Home) -> Said {
+    let config = home.config();
+    let status = output(&["status", "--config", &config, "--json"]);
+    let for_people = output(&["status", "--config", &config]);
+    let address = format!("http://127.0.0.1:{}/readyz", home.admin);
+    let ready = reqwest::get(address).await.unwrap().text().await.unwrap();
+    Said {
+        status: serde_json::from_slice(&status.stdout).unwrap(),
+        for_people: String::from_utf8(for_people.stdout).unwrap(),
+        ready,
+        log: home.log(),
+    }
+}
+
+impl Said {
+    fn trouble(&self) -> Option<&str> {
+        self.status["storage"]["trouble"]["what"].as_str()
+    }
+}
+
+/// Waits until trouble is said everywhere, with what to do; returns what.
+async fn is_said(home: &Home, since: Instant) -> String {
+    loop {
+        let said = said(home).await;
+        if let Some(what) = said.trouble() {
+            let help = said.status["storage"]["trouble"]["help"].as_str().unwrap();
+            for (place, text) in [
+                ("status", &said.for_people),
+                ("readyz", &said.ready),
+                ("log", &said.log),
+            ] {
+                assert!(text.contains(help), "{place} does not help:\n{text}");
+            }
+            assert!(said.for_people.contains("FAILS"), "{}", said.for_people);
+            return what.to_owned();
+        }
+        // Asking takes two processes; the machine may be busy.
+        assert!(since.elapsed() < 8 * SOON, "nothing is said:\n{}", said.log);
+    }
+}
+
+async fn is_over(home: &Home) {
+    let started = Instant::now();
+    loop {
+        let said = said(home).await;
+        if said.trouble().is_none() {
+            assert!(said.log.contains("the buffer works again"), "{}", said.log);
+            assert!(
+                said.ready
+                    .contains("\"agent-buffer\":{\"state\":\"ready\"}"),
+                "{}",
+                said.ready
+            );
+            return;
+        }
+        assert!(
+            started.elapsed() < PATIENCE,
+            "it is never over:\n{}",
+            said.log
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_everywhere_and_so_is_its_end() {
+    let home = Home::new(1);
+    let Some(disk) = SmallDisk::mount(Path::new(&home.path("data")), "3m") else {
+        return;
+    };
+    home.set_buffer("data/buffer.db");
+    let _agent = home.start().await;
+    assert_eq!(home.produce(1, 10).await, 10);
+    assert!(said(&home).await.trouble().is_none());
+    disk.fill();
+    // The log that SQLite has made has room for some more.
+    let mut accepted = 10;
+    loop {
+        let more = home.produce(accepted + 1, 100).await;
+        accepted += more;
+        if more < 100 {
+            break;
+        }
+    }
+    let what = is_said(&home, Instant::now()).await;
+    assert!(what.contains("no room on the disk"), "{what}");
+    disk.free();
+    is_over(&home).await;
+    assert_eq!(home.produce(accepted + 1, 10).await, 10);
+    let held = said(&home).await.status["balance"]["pending"].as_u64();
+    assert_eq!(held, Some(accepted + 10));
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_is_said_everywhere_and_so_is_its_end() {
+    let home = Home::new(1);
+    std::fs::create_dir(home.path("data")).unwrap();
+    home.set_buffer("data/buffer.db");
+    let _agent = home.start().await;
+    assert_eq!(home.produce(1, 10).await, 10);
+    let files = ["data/buffer.db", "data/buffer.db-wal"].map(|name| home.path(name));
+    let immutable = |flag: &str| {
+        let changed = Command::new("chattr").arg(flag).args(&files).status();
+        changed.is_ok_and(|status| status.success())
+    };
+    if !immutable("+i") {
+        eprintln!("no right to make files immutable: not tried");
+        return;
+    }
+    let accepted = home.produce(11, 1).await;
+    let since = Instant::now();
+    let looked = tokio::time::timeout(PATIENCE, is_said(&home, since)).await;
+    immutable("-i");
+    assert_eq!(accepted, 0);
+    looked.unwrap();
+    is_over(&home).await;
+    assert_eq!(home.produce(12, 5).await, 5);
+}
+
+#[tokio::test]
+async fn a_file_that_is_removed_while_in_use_is_put_back_with_everything_in_it() {
+    for what in ["data", "data/buffer.db"] {
+        let home = Home::new(1);
+        std::fs::create_dir(home.path("data")).unwrap();
+        home.set_buffer("data/buffer.db");
+        let mut agent = home.start().await;
+        assert_eq!(home.produce(1, 30).await, 30);
+        let gone = home.path(what);
+        match what {
+            "data" => std::fs::remove_dir_all(gone).unwrap(),
+            _ => std::fs::remove_file(gone).unwrap(),
+        }
+        let file = home.path("data/buffer.db");
+        eventually("the file is back", || Path::new(&file).exists()).await;
+        assert_eq!(home.produce(31, 30).await, 30);
+        assert!(home.log().contains("it is put back"), "{}", home.log());
+        agent.kill();
+        let _again = home.start().await;
+        let status = said(&home).await.status;
+        assert_eq!(status["balance"]["pending"].as_u64(), Some(60), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_replaced_while_in_use_is_left_alone_and_said() {
+    let home = Home::new(1);
+    std::fs::create_dir(home.path("data")).unwrap();
+    home.set_buffer("data/buffer.db");
+    let _agent = home.start().await;
+    assert_eq!(home.produce(1, 5).await, 5);
+    let file = home.path("data/buffer.db");
+    std::fs::rename(&file, home.path("data/moved.db")).unwrap();
+    std::fs::write(&file, "notes").unwrap();
+    let since = Instant::now();
+    let what = is_said(&home, since).await;
+    assert!(what.contains("removed or replaced"), "{what}");
+    assert_eq!(home.produce(6, 1).await, 0);
+    assert_eq!(std::fs::read(&file).unwrap(), b"notes");
+    // What was moved is moved back.
+    std::fs::rename(home.path("data/moved.db"), &file).unwrap();
+    is_over(&home).await;
+    assert_eq!(home.produce(6, 5).await, 5);
+}
+
+#[tokio::test]
+async fn a_recovery_without_room_keeps_the_original_and_goes_on_when_there_is_some() {
+    let home = Home::new(1);
+    let Some(disk) = SmallDisk::mount(Path::new(&home.path("data")), "6m") else {
+        return;
+    };
+    let buffer = settings(Path::new(&home.path("data")));
+    let opened = open(&buffer).await;
+    for _ in 0..24 {
+        opened.buffer.append(readings("cpu", 2000)).await.unwrap();
+    }
+    opened.buffer.close().await;
+    damage(&buffer);
+    let damaged = std::fs::read(&buffer.path).unwrap();
+    disk.fill();
+    home.set_buffer("data/buffer.db");
+    let agent = home.spawn();
+    let address = format!("http://127.0.0.1:{}/readyz", home.admin);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = match reqwest::get(&address).await {
+            Ok(answer) => answer.text().await.unwrap(),
+            Err(_) => String::new(),
+        };
+        if answer.contains("no room on the disk") && answer.contains("free some room") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answer}\n{}", home.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        std::fs::read(&buffer.path).unwrap(),
+        damaged,
+        "the original"
+    );
+    disk.free();
+    let config = home.config();
+    eventually("the agent has started", || {
+        output(&["status", "--config", &config]).status.success()
+    })
+    .await;
+    let status = said(&home).await.status;
+    let pending = status["balance"]["pending"].as_u64().unwrap();
+    assert!(pending > 47_000, "{pending}");
+    drop(agent);
+}
+
+/// Overwrites a leaf in the middle of the file.
+fn damage(buffer: &BufferSettings) {
+    use std::io::{Seek, SeekFrom, Write};
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&buffer.path)
+        .unwrap();
+    let pages = file.metadata().unwrap().len() / 2048;
+    file.seek(SeekFrom::Start(pages / 2 * 2048)).unwrap();
+    file.write_all(&[0xa5; 2048]).unwrap();
+}
+
+#[tokio::test]
+async fn readings_that_cannot_be_read_stop_none_of_the_others() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    // More than the pages that SQLite keeps in memory.
+    for _ in 0..40 {
+        opened.buffer.append(readings("cpu", 4000)).await.unwrap();
+    }
+    opened.buffer.close().await;
+    let opened = open(&settings).await;
+    damage(&settings);
+    let taken = read_all(&opened, opened.pending.clone()).await;
+    assert!(taken.len() < 200, "asked for ever");
+    let found: u64 = taken
+        .iter()
+        .map(|taken| taken.batch.rows.len() as u64)
+        .sum();
+    let unreadable = opened.buffer.storage().borrow().unreadable;
+    assert!((1..200).contains(&unreadable), "{unreadable}");
+    assert_eq!(found + unreadable, 160_000);
+    // Readings are still accepted and settled.
+    opened.buffer.append(readings("cpu", 10)).await.unwrap();
+    let committed: RangeSet = SeqRange::new(1, 1_000).into_iter().collect();
+    let epoch = taken[0].batch.epoch;
+    let settled = opened
+        .buffer
+        .settle(epoch, committed, vec![], RangeSet::new());
+    assert_eq!(settled.await.unwrap().committed, 1_000);
+    opened.buffer.append(readings("cpu", 10)).await.unwrap();
+    opened.buffer.close().await;
+    // The next start saves what can be read.
+    let again = try_open(&settings).await.unwrap();
+    let recovery = again.recovery.unwrap();
+    assert!(recovery.salvaged > 158_000, "{recovery:?}");
+}
