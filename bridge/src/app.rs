@@ -143,6 +143,7 @@ impl Bridge {
             health.component("bridge-broker"),
             leave.clone(),
         );
+        sides.answer_through(broker.clone(), clock.clone());
         let (direct, asked) = direct(config.bounds, clock.clone(), meters.clone());
         let ingest = Ingest {
             store: Arc::clone(&store),

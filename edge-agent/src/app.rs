@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use daemon::{Clock, Component, Failure, Health, Lifecycle, SystemClock};
+use daemon::{Clock, Component, Failure, Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use schema::Balance;
 use schema::message::CommandId;
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
+use crate::clock::{AgentClock, Machine};
 use crate::commands::Commands;
 use crate::commands::restart::Restart;
 use crate::commands::work::{Tools, Workshop};
@@ -25,7 +26,7 @@ use crate::driver::{Control, Driver};
 use crate::ingest::Ingest;
 use crate::link::Link;
 use crate::log_level::LogLevels;
-use crate::metrics::{IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
+use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
 use crate::session::Session;
 use crate::source::Source;
 use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
@@ -116,11 +117,12 @@ impl Agent {
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
         certs::tls::install_crypto_provider();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::with_offset_ms(config.clock_offset_ms));
+        let clock = AgentClock::begin(Machine::new(config.clock.clone()));
+        let stamps: Arc<dyn Clock> = Arc::new(clock.clone());
         let buffer_health = health.component("agent-buffer");
         // Another program that runs the agent inside itself is told at once.
         let may_wait = config.own_process.is_some();
-        let opened = open_patiently(&config.buffer, &clock, may_wait, &buffer_health);
+        let opened = open_patiently(&config.buffer, &stamps, may_wait, &buffer_health);
         let opened = opened.await.map_err(|error| {
             let what = format!("open the buffer {}", config.buffer.path.display());
             let help = error.help();
@@ -148,10 +150,12 @@ impl Agent {
         let intake = CancellationToken::new();
         let ingest = Ingest::new(
             buffer.clone(),
-            Arc::clone(&clock),
+            Arc::clone(&stamps),
             IngestMeters::register(registry),
             intake.clone(),
         );
+        let told = clock.clone();
+        registry.register_collector(Box::new(ClockCollector(move || told.report())));
         let counted = buffer.clone();
         registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
@@ -170,6 +174,7 @@ impl Agent {
             quarantine: BTreeMap::new(),
             in_flight: InFlight::default(),
             waiting: Waiting::default(),
+            clock: clock.report(),
             ack_latency_seconds: None,
             last_error: None,
             storage: buffer.storage().borrow().clone(),
@@ -198,7 +203,7 @@ impl Agent {
             .take()
             .map(|instructions| Commands {
                 buffer: buffer.clone(),
-                clock: Arc::clone(&clock),
+                clock: clock.clone(),
                 link: link_handle.state.clone(),
                 instructions,
                 workshop: Workshop {
@@ -212,7 +217,7 @@ impl Agent {
             });
         let twin = link_handle.documents.take().map(|documents| Twin {
             buffer: buffer.clone(),
-            clock: Arc::clone(&clock),
+            clock: Arc::clone(&stamps),
             link: link_handle.state.clone(),
             documents,
             requests,

@@ -4,11 +4,10 @@
 //! what is sent or settled, and the session never waits.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock, Component, Failure, Fault};
-use schema::message::{Ack, Downlink, EpochReport, Event, Report};
+use daemon::{Component, Failure, Fault};
+use schema::message::{Ack, Downlink, Event, LedgerReport};
 use schema::{Channel, RangeSet, SeqRange, envelope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -16,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::buffer::{Buffer, BufferError, Progress, Storage};
+use crate::clock::AgentClock;
+use crate::clock::core::Change;
 use crate::gather::{GatherError, Gathered, Gatherer};
 use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
 use crate::metrics::SessionMeters;
 use crate::repeat::Repeats;
 use crate::session::{Ask, Effect, Input, Prepared, Session, Settle, Tuning};
 use crate::status::{InFlight, Status, Waiting};
+use crate::timekeeping::Timekeeping;
 
 /// How long a stop may wait for the bridge to acknowledge what is left. What it does not, the
 /// next start sends.
@@ -61,6 +63,8 @@ enum Happening {
     Control(Control),
     Tuned(Tuning),
     Timer,
+    /// It is time to look at the clocks.
+    Clocks,
     Stop,
 }
 
@@ -68,7 +72,7 @@ enum Happening {
 pub(crate) struct Driver {
     pub(crate) session: Session,
     pub(crate) buffer: Buffer,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: AgentClock,
     pub(crate) link: LinkHandle,
     pub(crate) controls: mpsc::Receiver<Control>,
     /// The limits that may change.
@@ -88,6 +92,7 @@ impl Driver {
             storage: self.buffer.storage(),
             seen: self.session.last_seq(),
             discarded: self.buffer.balance().discarded,
+            time: Timekeeping::new(self.clock.clone()),
             parts: self,
             gatherer: Gatherer::default(),
             uplink: None,
@@ -124,6 +129,7 @@ impl Driver {
 struct Running {
     parts: Driver,
     gatherer: Gatherer,
+    time: Timekeeping,
     uplink: Option<Uplink>,
     /// Where the session's time starts.
     origin: Instant,
@@ -164,6 +170,7 @@ impl Running {
                 Ok(()) => Happening::Appended,
                 Err(_) => Happening::BufferEnded,
             },
+            () = sleep_until(self.time.wakeup()) => Happening::Clocks,
             () = sleep_until(wakeup.unwrap_or(self.origin)), if wakeup.is_some() => {
                 Happening::Timer
             }
@@ -173,12 +180,14 @@ impl Running {
     async fn apply(&mut self, happening: Happening) {
         match happening {
             Happening::Link(LinkState::Up(uplink)) => {
+                self.time.up(&uplink);
                 self.uplink = Some(uplink);
                 self.parts.link_health.ready();
                 self.last_error = None;
                 self.input(Input::Connected).await;
             }
             Happening::Link(LinkState::Down(error)) => {
+                self.time.down();
                 self.uplink = None;
                 let reason = error.map_or_else(|| "not connected".into(), |e| e.to_string());
                 self.parts.link_health.waiting(reason.clone());
@@ -198,7 +207,20 @@ impl Running {
             }
             // The link hands these to the commands.
             Happening::Downlink(Downlink::Noted(_)) => {}
-            Happening::Downlink(Downlink::Hello(hello)) => self.offer(Some(hello.protocol)).await,
+            Happening::Downlink(Downlink::Hello(hello)) => {
+                let was_new = self.time.protocol().is_some();
+                let changes = self.time.hello(&hello);
+                self.clock_changed(&changes).await;
+                if !was_new && self.time.protocol().is_some() {
+                    // It understands more than what it was told so far.
+                    self.offer(Some(hello.protocol)).await;
+                    self.report().await;
+                }
+            }
+            Happening::Clocks => {
+                let changes = self.time.tick(self.uplink.as_ref());
+                self.clock_changed(&changes).await;
+            }
             Happening::Appended => self.appended().await,
             Happening::Storage => self.storage_changed(),
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
@@ -237,6 +259,13 @@ impl Running {
         self.input(Input::Resync).await;
         // A command that was withdrawn needs no answer.
         let _ = reply.send(found);
+    }
+
+    /// What follows from what is known of the time.
+    async fn clock_changed(&mut self, changes: &[Change]) {
+        if !changes.is_empty() {
+            self.appended().await;
+        }
     }
 
     /// New rows, and perhaps older ones that had to go for them.
@@ -390,11 +419,16 @@ impl Running {
             Ok(epochs) => epochs,
             Err(error) => return self.storage_failed("report", &error),
         };
-        let report = Report {
-            device_time_ms: i64::try_from(self.parts.clock.now_ms()).unwrap_or(i64::MAX),
-            epochs: epochs.into_iter().map(EpochReport::from).collect(),
+        let report = LedgerReport {
+            device_time_ms: self.parts.clock.wall_ms(),
+            clock: self.parts.clock.report(),
+            epochs,
         };
-        match envelope::encode(&Event::Report(report)) {
+        let event = match self.time.protocol() {
+            Some(_) => Event::Ledger(report),
+            None => Event::Report(report.into()),
+        };
+        match envelope::encode(&event) {
             Ok(payload) => {
                 let taken = self
                     .uplink
@@ -423,6 +457,7 @@ impl Running {
                     history: waiting.history,
                     suspect: waiting.suspect,
                 },
+                clock: self.parts.clock.report(),
                 ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
                 last_error: self.last_error.clone(),
                 storage: self.parts.buffer.storage().borrow().clone(),

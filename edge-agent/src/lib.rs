@@ -19,6 +19,7 @@
 
 mod app;
 pub mod buffer;
+pub mod clock;
 pub mod commands;
 pub mod config;
 mod driver;
@@ -31,6 +32,7 @@ mod repeat;
 pub mod session;
 pub mod source;
 pub mod status;
+mod timekeeping;
 pub mod twin;
 
 pub use app::{Agent, Running};

@@ -58,6 +58,12 @@ enum Command {
         /// Put the wall clock off by so many milliseconds, to test faults
         #[arg(long, hide = true, allow_hyphen_values = true)]
         clock_offset_ms: Option<i64>,
+        /// A file with that offset, which may change meanwhile
+        #[arg(long, hide = true)]
+        clock_offset_file: Option<PathBuf>,
+        /// The boot to take this one for, to test faults
+        #[arg(long, hide = true)]
+        boot: Option<String>,
         /// The command for which this process was started again
         #[arg(long, hide = true)]
         restarted_for: Option<CommandId>,
@@ -152,8 +158,17 @@ fn main() -> ExitCode {
         Command::Run {
             config,
             clock_offset_ms,
+            clock_offset_file,
+            boot,
             restarted_for,
-        } => run_and_again(&config, clock_offset_ms, restarted_for),
+        } => {
+            let faults = ClockFaults {
+                offset_ms: clock_offset_ms,
+                offset_file: clock_offset_file,
+                boot,
+            };
+            run_and_again(&config, faults, restarted_for)
+        }
         Command::Check { config } => block_on(check(&config)),
         Command::Status { config, http, json } => block_on(status(&config, http, json)),
         Command::Config(command) => block_on(configure(command)),
@@ -169,15 +184,23 @@ fn block_on<T>(task: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     lifecycle::runtime(Some(2))?.block_on(task)
 }
 
+/// What a fault plan has wrong about the clocks.
+#[derive(Debug)]
+struct ClockFaults {
+    offset_ms: Option<i64>,
+    offset_file: Option<PathBuf>,
+    boot: Option<String>,
+}
+
 /// Runs the agent; when a command wanted that, the process then becomes a new one of itself.
 fn run_and_again(
     config: &Path,
-    clock_offset_ms: Option<i64>,
+    faults: ClockFaults,
     restarted_for: Option<CommandId>,
 ) -> Result<(), Failure> {
     // Found now: an update may put another file in its place, which is then the one to run.
     let program = std::env::current_exe();
-    let Some(command) = block_on(run(config, clock_offset_ms, restarted_for))? else {
+    let Some(command) = block_on(run(config, faults, restarted_for))? else {
         return Ok(());
     };
     let failed = |error| Failure::new(Class::Storage, "start the agent again").because(error);
@@ -209,13 +232,14 @@ fn arguments_for(
 /// Runs the agent until it is stopped; answers for which command it is to run again.
 async fn run(
     config: &Path,
-    clock_offset_ms: Option<i64>,
+    faults: ClockFaults,
     restarted_for: Option<CommandId>,
 ) -> Result<Option<CommandId>, Failure> {
     let mut settings = Settings::load(config)?;
-    if let Some(offset) = clock_offset_ms {
-        settings.agent.clock_offset_ms = offset;
-    }
+    let clock = &mut settings.agent.clock;
+    clock.offset_ms = faults.offset_ms.unwrap_or(clock.offset_ms);
+    clock.offset_file = faults.offset_file;
+    clock.boot = faults.boot;
     let levels = logs::start(settings.log.format, &settings.log.level)?;
     settings.agent.own_process = Some(OwnProcess {
         levels,

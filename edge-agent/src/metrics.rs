@@ -13,6 +13,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use schema::message::{ClockReport, ClockState};
+
 use crate::buffer::Progress;
 use crate::link::LinkError;
 
@@ -250,6 +252,38 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
             metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)?;
         }
         Ok(())
+    }
+}
+
+/// Tells of the device's clock when it is scraped.
+pub(crate) struct ClockCollector<F>(pub(crate) F);
+
+impl<F: Fn() -> ClockReport + Send + Sync + 'static> Collector for ClockCollector<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let ClockReport { state, offset_ms } = (self.0)();
+        let is_known = state != ClockState::Unverified;
+        let metric = ConstGauge::new(i64::from(is_known));
+        let (name, help) = (
+            "tideline_agent_clock_verified",
+            "Whether the device's clock was compared with the database's, or is synchronised",
+        );
+        metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
+        let Some(offset_ms) = offset_ms else {
+            return Ok(());
+        };
+        let metric = ConstGauge::new(offset_ms as f64 / 1000.0);
+        let (name, help) = (
+            "tideline_agent_clock_offset",
+            "The device's clock less the database's",
+        );
+        let unit = Some(&Unit::Seconds);
+        metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
+    }
+}
+
+impl<F> fmt::Debug for ClockCollector<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClockCollector")
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use schema::message::RejectReason;
+use schema::message::{ClockReport, ClockState, RejectReason};
 use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,9 @@ pub struct Status {
     pub in_flight: InFlight,
     /// Waits to be sent.
     pub waiting: Waiting,
+    /// What is known of the device's clock; older agents do not say.
+    #[serde(default = "unknown_clock")]
+    pub clock: ClockReport,
     /// Smoothed time from sending a batch to the bridge's acknowledgement, in seconds.
     pub ack_latency_seconds: Option<f64>,
     /// Why there is no connection, or what the buffer last failed to do.
@@ -61,6 +64,13 @@ pub struct Waiting {
     pub history: u64,
     /// From payloads that the bridge refused, sent in ever smaller parts.
     pub suspect: u64,
+}
+
+const fn unknown_clock() -> ClockReport {
+    ClockReport {
+        state: ClockState::Unverified,
+        offset_ms: None,
+    }
 }
 
 impl fmt::Display for Status {
@@ -100,6 +110,14 @@ impl fmt::Display for Status {
             "waiting",
             &format_args!("{fresh} fresh, {history} history, {suspect} suspect"),
         )?;
+        let state = self.clock.state.as_str();
+        match self.clock.offset_ms {
+            Some(offset) => line(
+                "clock",
+                &format_args!("{state}, {offset} ms ahead of the database's"),
+            )?,
+            None => line("clock", &state)?,
+        }
         if let Some(seconds) = self.ack_latency_seconds {
             line("ack latency", &format_args!("{:.1} ms", seconds * 1000.0))?;
         }

@@ -37,6 +37,7 @@ use crate::store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
 use crate::watch::DatabaseWatch;
 
 mod acks;
+mod hello;
 mod persist;
 mod side;
 

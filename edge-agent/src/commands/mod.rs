@@ -21,10 +21,9 @@ pub mod work;
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock, Failure};
+use daemon::Failure;
 use schema::message::{Command, CommandId, CommandProgress, CommandState, Event};
 use schema::{Channel, envelope};
 use tokio::sync::{mpsc, watch};
@@ -35,6 +34,7 @@ use tracing::{debug, info, warn};
 
 use self::core::{Answer, Core, Effect, Input, Moment, Write};
 use crate::buffer::{Buffer, BufferError, Kept};
+use crate::clock::AgentClock;
 use crate::link::LinkState;
 use work::{Outcome, Workshop};
 
@@ -49,7 +49,7 @@ const PERCENTS_QUEUE: usize = 16;
 /// What the task needs.
 pub(crate) struct Commands {
     pub(crate) buffer: Buffer,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) clock: AgentClock,
     pub(crate) link: watch::Receiver<LinkState>,
     pub(crate) instructions: mpsc::Receiver<Instruction>,
     pub(crate) workshop: Workshop,
@@ -85,7 +85,7 @@ impl Commands {
         let started = Instant::now();
         let parallel = *self.parallel.borrow_and_update();
         let restarted_for = self.workshop.tools.restarted_for;
-        let now = moment(started, &*self.clock);
+        let now = moment(started, &self.clock);
         let (core, effects) = Core::new(stored, parallel, restarted_for, now);
         let mut running = Running {
             parts: self,
@@ -192,14 +192,14 @@ impl Running {
     }
 
     fn moment(&self) -> Moment {
-        moment(self.started, &*self.parts.clock)
+        moment(self.started, &self.parts.clock)
     }
 }
 
-fn moment(started: Instant, clock: &dyn Clock) -> Moment {
+fn moment(started: Instant, clock: &AgentClock) -> Moment {
     Moment {
         at: started.elapsed(),
-        wall_ms: i64::try_from(clock.now_ms()).unwrap_or(i64::MAX),
+        time_ms: clock.commands_ms(),
         random: rand::random(),
     }
 }
@@ -287,8 +287,10 @@ mod tests {
     use std::fs::OpenOptions;
     use std::io::{Seek, SeekFrom, Write};
     use std::path::Path;
+    use std::sync::Arc;
 
-    use daemon::SystemClock;
+    use crate::clock::{ClockSettings, Machine};
+    use daemon::{Clock as _, SystemClock};
     use schema::limits;
     use schema::message::{Cancel, Noted, Order};
     use tempfile::TempDir;
@@ -355,7 +357,7 @@ mod tests {
             let (parallel, parallel_heard) = watch::channel(parallel);
             let commands = Commands {
                 buffer: buffer.clone(),
-                clock: Arc::new(SystemClock::default()),
+                clock: clock(),
                 link: link_heard,
                 instructions,
                 workshop: Workshop {
@@ -438,6 +440,14 @@ mod tests {
                 .map(str::to_owned)
                 .collect()
         }
+    }
+
+    /// One that a bridge has told the time.
+    fn clock() -> AgentClock {
+        let clock = AgentClock::begin(Machine::new(ClockSettings::default()));
+        let now = i64::try_from(now_ms()).unwrap();
+        let _ = clock.hello(clock.monotonic(), now);
+        clock
     }
 
     fn now_ms() -> u64 {

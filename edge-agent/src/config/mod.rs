@@ -16,6 +16,7 @@ use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
 use crate::buffer::BufferSettings;
+use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::link::LinkConfig;
 use crate::session::SessionConfig;
@@ -39,8 +40,8 @@ pub struct Config {
     pub sources: SourcesConfig,
     /// What commands may do.
     pub commands: CommandsConfig,
-    /// How far the wall clock is put off, for fault tests.
-    pub clock_offset_ms: i64,
+    /// How this machine's clocks are read.
+    pub clock: ClockSettings,
     /// What the agent may do to its process; `None` when it runs inside another program.
     pub own_process: Option<OwnProcess>,
 }
@@ -132,7 +133,7 @@ impl Config {
             session: SessionConfig::default(),
             sources: SourcesConfig::default(),
             commands: CommandsConfig::default(),
-            clock_offset_ms: 0,
+            clock: ClockSettings::default(),
             own_process: None,
         })
     }
@@ -183,7 +184,7 @@ impl Settings {
                 session,
                 sources,
                 commands,
-                clock_offset_ms: raw.clock.offset_ms,
+                clock: raw.clock.settings(origin),
                 own_process: None,
             },
             log: LogSettings {

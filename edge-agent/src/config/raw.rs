@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::{CommandsConfig, SourcesConfig};
 use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
+use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
@@ -151,6 +152,24 @@ pub(super) struct RawProgram {
 pub(super) struct RawClock {
     #[serde(default)]
     pub(super) offset_ms: i64,
+    pub(super) synchronised_file: Option<PathBuf>,
+}
+
+impl RawClock {
+    /// An empty path says that nobody synchronises this machine's clock.
+    pub(super) fn settings(self, origin: &Path) -> ClockSettings {
+        let default = ClockSettings::default();
+        let synchronised_file = match self.synchronised_file {
+            Some(path) if path.as_os_str().is_empty() => None,
+            Some(path) => Some(relative_to(origin, &path)),
+            None => default.synchronised_file,
+        };
+        ClockSettings {
+            synchronised_file,
+            offset_ms: self.offset_ms,
+            ..ClockSettings::default()
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

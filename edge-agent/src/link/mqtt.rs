@@ -57,9 +57,22 @@ pub struct Uplink {
     client: AsyncClient,
     device: DeviceId,
     session: u64,
+    born: Instant,
 }
 
 impl Uplink {
+    /// The number of this connection, as in its birth.
+    #[must_use]
+    pub const fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// When the birth was queued: its answer is at most as old as that.
+    #[must_use]
+    pub const fn born(&self) -> Instant {
+        self.born
+    }
+
     /// Hands a message to the client, which is not yet to send it.
     ///
     /// # Errors
@@ -141,6 +154,7 @@ impl Attempt<'_> {
                 };
             }
         };
+        let born = Instant::now();
         let (client, mut events) = AsyncClient::new(options, QUEUE);
         events
             .network_options
@@ -163,6 +177,7 @@ impl Attempt<'_> {
             client: client.clone(),
             device: self.link.config.device.clone(),
             session: self.session,
+            born,
         }));
         tokio::select! {
             error = self.listen(&mut events) => Ended::Failed {

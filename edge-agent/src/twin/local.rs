@@ -232,7 +232,7 @@ pub(super) fn texts(changes: &BTreeMap<String, Value>) -> BTreeMap<String, Strin
 }
 
 fn clock(settings: &Settings) -> std::sync::Arc<dyn Clock> {
-    std::sync::Arc::new(SystemClock::with_offset_ms(settings.agent.clock_offset_ms))
+    std::sync::Arc::new(SystemClock::with_offset_ms(settings.agent.clock.offset_ms))
 }
 
 fn in_file(error: BufferError) -> Failure {

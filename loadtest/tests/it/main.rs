@@ -7,6 +7,7 @@
 )]
 
 mod chaos;
+mod clocks;
 mod command_life;
 mod commands;
 mod convergence;

@@ -13,10 +13,11 @@
 mod path;
 mod queue;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::Clock as _;
 use prometheus_client::metrics::counter::Counter;
 use schema::message::Event;
 use schema::time::ReceivedAt;
@@ -25,11 +26,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
+use super::acks::publish;
+use super::hello;
 use crate::admit::{SideError, admit_event, admit_status};
+use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
 use crate::store::commands::CommandWord;
 use crate::store::config::ConfigReport;
-use crate::store::{DeadLetter, DeviceReport, Presence};
+use crate::store::{DeadLetter, DeviceReport, Presence, StoreClock};
 
 pub(super) use path::SidePath;
 pub(crate) use queue::Content;
@@ -53,6 +57,8 @@ struct Shared {
     /// Something was missed that the broker can tell again.
     missed: Notify,
     overflows: Counter,
+    /// What births and questions for the time are answered through, and with.
+    answers: OnceLock<(Broker, StoreClock)>,
 }
 
 #[derive(Debug)]
@@ -77,7 +83,22 @@ impl Sides {
                 filled: Notify::new(),
                 missed: Notify::new(),
                 overflows,
+                answers: OnceLock::new(),
             }),
+        }
+    }
+
+    /// Has births and questions for the time answered, at once and beside the queue.
+    pub(crate) fn answer_through(&self, broker: Broker, clock: StoreClock) {
+        // Later calls change nothing.
+        let _ = self.shared.answers.set((broker, clock));
+    }
+
+    fn greet(&self, device: &DeviceId, nonce: u64) {
+        if let Some((broker, clock)) = self.shared.answers.get()
+            && clock.is_known()
+        {
+            publish(broker, device, &hello::hello(nonce, clock.now_ms()));
         }
     }
 
@@ -90,7 +111,8 @@ impl Sides {
         receipt: Receipt,
     ) {
         // The database's time of it is known when it is written.
-        match content(topic, payload, ReceivedAt::default()) {
+        let greet = |device: &DeviceId, nonce| self.greet(device, nonce);
+        match content(topic, payload, ReceivedAt::default(), greet) {
             Some(content) => self.offer(content, payload.len(), received, receipt),
             None => receipt.acknowledge(),
         }
@@ -208,7 +230,13 @@ impl Sides {
 }
 
 /// Events and presence, parsed; or a letter that says why not; `None` where there is nothing to keep.
-fn content(topic: Topic, payload: &Bytes, received_at: ReceivedAt) -> Option<Content> {
+/// Who is to hear [`hello`] is told with the nonce to answer.
+fn content(
+    topic: Topic,
+    payload: &Bytes,
+    received_at: ReceivedAt,
+    greet: impl FnOnce(&DeviceId, u64),
+) -> Option<Content> {
     let device = topic.device.clone();
     let unreadable = |error: &dyn std::fmt::Display| {
         let letter = letter(
@@ -236,7 +264,10 @@ fn content(topic: Topic, payload: &Bytes, received_at: ReceivedAt) -> Option<Con
             Ok(Event::Ledger(report)) => {
                 Content::Report(DeviceReport::new(device, report, received_at))
             }
-            Ok(Event::TimeRequest(_)) => return None,
+            Ok(Event::TimeRequest(request)) => {
+                greet(&device, request.nonce);
+                return None;
+            }
             Ok(Event::Command(progress)) => Content::Word(CommandWord {
                 device,
                 progress,
@@ -250,11 +281,16 @@ fn content(topic: Topic, payload: &Bytes, received_at: ReceivedAt) -> Option<Con
             Err(error) => return refused(error),
         },
         Channel::Status => match admit_status(payload) {
-            Ok(status) => Content::Presence(Presence {
-                device,
-                status,
-                received_at,
-            }),
+            Ok(status) => {
+                if let Some(nonce) = hello::of_birth(&status) {
+                    greet(&device, nonce);
+                }
+                Content::Presence(Presence {
+                    device,
+                    status,
+                    received_at,
+                })
+            }
             Err(error) => return refused(error),
         },
         Channel::Telemetry | Channel::Ack | Channel::Command | Channel::Config => {

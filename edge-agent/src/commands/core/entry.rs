@@ -78,9 +78,10 @@ impl Entry {
         self.forget_body();
     }
 
-    /// Whether it has not begun, and must not any more.
-    pub(super) fn is_expired(&self, wall_ms: i64) -> bool {
-        self.command.expires_at_ms <= wall_ms
+    /// Whether it has not begun, and must not any more. Before the time is known nothing has expired,
+    /// and nothing begins.
+    pub(super) fn is_expired(&self, time_ms: Option<i64>) -> bool {
+        time_ms.is_some_and(|time_ms| self.command.expires_at_ms <= time_ms)
     }
 
     /// Whether it takes one of the places of those that run.

@@ -20,8 +20,9 @@ pub enum Instruction {
 pub struct Moment {
     /// Since a start that does not move.
     pub at: Duration,
-    /// The device's wall clock, milliseconds since the Unix epoch. It may be set at any time.
-    pub wall_ms: i64,
+    /// The bridge's time, milliseconds since the Unix epoch: at the latest, so that nothing begins that
+    /// has expired there. `None` until a bridge has told it.
+    pub time_ms: Option<i64>,
     /// Drawn for this moment, uniform in `0.0..1.0`.
     pub random: f64,
 }

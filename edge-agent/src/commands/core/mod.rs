@@ -3,7 +3,7 @@
 //!
 //! Invariants, which the simulation holds against every crash: work begins only when "running" is
 //! on the disk, and the disk was asked before whether the command is known (P7); what waits begins neither
-//! after its expiry nor after its withdrawal; each word is told until the bridge has noted it.
+//! after its expiry, by the bridge's time, nor after its withdrawal, nor before that time is known; each word is told until the bridge has noted it.
 //!
 //! One write is under way at a time. What follows from it is decided when it is answered, with
 //! what is true then: a command may expire or be withdrawn while the disk is busy.
@@ -51,8 +51,11 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Shortest time between two percentages of one command.
 const PERCENT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon and how late an expiry is looked at; late, because the wall clock may be set.
+/// How soon and how late an expiry is looked at, in milliseconds; late, because the time may be corrected.
 const EXPIRY_LOOK: (i64, i64) = (10, 60_000);
+
+/// How often what waits for the time looks whether it is known, in milliseconds.
+const TIME_LOOK: i64 = 500;
 
 const EXPIRED: &str = "it expired before it could start";
 const WITHDRAWN: &str = "withdrawn before it started";
@@ -172,7 +175,10 @@ impl Core {
                 due(entry.percent_at);
             }
             if *entry.stage() == Stage::Waiting {
-                let left = entry.command.expires_at_ms.saturating_sub(now.wall_ms);
+                let left = match now.time_ms {
+                    Some(time_ms) => entry.command.expires_at_ms.saturating_sub(time_ms),
+                    None => TIME_LOOK,
+                };
                 let left = left.clamp(EXPIRY_LOOK.0, EXPIRY_LOOK.1);
                 due(now.at + Duration::from_millis(left.unsigned_abs()));
             }
@@ -186,7 +192,7 @@ impl Core {
     /// What follows from where everything stands, whatever happened.
     fn proceed(&mut self, now: Moment, out: &mut Vec<Effect>) {
         for (id, entry) in &mut self.open {
-            if *entry.stage() == Stage::Waiting && entry.is_expired(now.wall_ms) {
+            if *entry.stage() == Stage::Waiting && entry.is_expired(now.time_ms) {
                 end(*id, entry, CommandState::Expired, EXPIRED);
             }
             if entry.percent_waits && entry.percent_at <= now.at {
@@ -221,7 +227,9 @@ impl Core {
                     self.under_way = Some(UnderWay::Note);
                     Some(Write::Note {
                         noted,
-                        forget_before_ms: now.wall_ms.saturating_sub(REMEMBER_MS),
+                        forget_before_ms: now
+                            .time_ms
+                            .map_or(i64::MIN, |time_ms| time_ms.saturating_sub(REMEMBER_MS)),
                     })
                 }
             };
@@ -234,7 +242,8 @@ impl Core {
             }
         }
         let running = self.open.values().filter(|entry| entry.is_active()).count();
-        if running >= self.parallel {
+        // Nothing begins before the time is known: it may have expired where it was asked for.
+        if running >= self.parallel || now.time_ms.is_none() {
             return None;
         }
         // Higher priority first, then the older command.
@@ -428,7 +437,7 @@ impl Core {
             Stage::Starting { withdrawn: true } => {
                 end(id, entry, CommandState::Cancelled, WITHDRAWN);
             }
-            Stage::Starting { .. } if entry.is_expired(now.wall_ms) => {
+            Stage::Starting { .. } if entry.is_expired(now.time_ms) => {
                 end(id, entry, CommandState::Expired, EXPIRED);
             }
             Stage::Starting { .. } if failed => entry.enter(Stage::Waiting),

@@ -20,7 +20,7 @@ impl Rig {
     fn new(stored: StoredCommands, parallel: usize) -> Self {
         let now = Moment {
             at: Duration::ZERO,
-            wall_ms: WALL_MS,
+            time_ms: Some(WALL_MS),
             random: 1.0,
         };
         let (core, effects) = Core::new(stored, parallel, None, now);
@@ -98,7 +98,8 @@ impl Rig {
 
     fn pass(&mut self, time: Duration) {
         self.now.at += time;
-        self.now.wall_ms += i64::try_from(time.as_millis()).unwrap();
+        let passed = i64::try_from(time.as_millis()).unwrap();
+        self.now.time_ms = self.now.time_ms.map(|now| now + passed);
         self.input(Input::Timer);
     }
 
@@ -183,6 +184,34 @@ fn what_the_disk_knows_does_not_start() {
 }
 
 #[test]
+fn before_the_time_is_known_nothing_begins_and_nothing_expires() {
+    let mut rig = Rig::empty();
+    rig.now.time_ms = None;
+    rig.order(command(1));
+    rig.answer(Answer::Kept(Kept::New));
+    rig.pass(Duration::from_secs(24 * 3600));
+    assert!(rig.write.is_none() && rig.started().is_empty());
+    let id = command(1).id;
+    assert_eq!(rig.core.open[&id].word.state, CommandState::Delivered);
+    // It wakes by itself to see whether the time is known.
+    assert!(rig.core.next_wakeup(rig.now).is_some());
+    rig.now.time_ms = Some(WALL_MS);
+    rig.input(Input::Timer);
+    rig.settle();
+    assert_eq!(rig.started().len(), 1);
+    // Another one, whose time has run out by the bridge's clock.
+    rig.now.time_ms = None;
+    let mut late = command(2);
+    late.expires_at_ms = WALL_MS;
+    rig.order(late);
+    rig.answer(Answer::Kept(Kept::New));
+    rig.now.time_ms = Some(WALL_MS);
+    rig.input(Input::Timer);
+    rig.settle();
+    assert_eq!(rig.started().len(), 1);
+}
+
+#[test]
 fn a_disk_that_refused_is_asked_again_and_what_expired_meanwhile_does_not_start() {
     let mut rig = Rig::empty();
     rig.order(command(1));
@@ -193,7 +222,7 @@ fn a_disk_that_refused_is_asked_again_and_what_expired_meanwhile_does_not_start(
         rig.pass(STORE_AGAIN);
         assert!(rig.write.is_some());
     }
-    rig.now.wall_ms = WALL_MS + 60_000;
+    rig.now.time_ms = Some(WALL_MS + 60_000);
     rig.answer(Answer::Done);
     rig.settle();
     assert!(rig.started().is_empty());
@@ -477,7 +506,7 @@ fn a_word_is_told_until_it_is_noted() {
     else {
         panic!("{:?}", rig.write);
     };
-    assert_eq!(forget_before_ms, rig.now.wall_ms - REMEMBER_MS);
+    assert_eq!(forget_before_ms, rig.now.time_ms.unwrap() - REMEMBER_MS);
     rig.settle();
     assert!(rig.core.is_idle());
     assert_eq!(rig.core.next_wakeup(rig.now), None);

@@ -26,10 +26,20 @@ pub(super) fn start(world: &mut World, device: usize, command: &Command) -> Resu
     if world.devices[device].disk.state(id) != Some(CommandState::Running) {
         return Err(broken(id, "started before its disk said so"));
     }
-    if command.expires_at_ms <= now.wall_ms {
-        return Err(broken(id, "started after its expiry"));
+    if now
+        .time_ms
+        .is_none_or(|now_ms| command.expires_at_ms <= now_ms)
+    {
+        return Err(broken(
+            id,
+            "started after its expiry, or before the time was known",
+        ));
     }
     let stored = world.store.commands.get(&id);
+    let expired = State::Told(CommandState::Expired);
+    if stored.is_some_and(|known| known.standing.state == expired) {
+        return Err(broken(id, "started after everybody saw it expired"));
+    }
     let cancelled = State::Told(CommandState::Cancelled);
     if truth.said_cancelled || stored.is_some_and(|known| known.standing.state == cancelled) {
         return Err(broken(id, "started after its cancellation was confirmed"));

@@ -26,6 +26,8 @@ pub(super) struct Device {
     pub(super) run: u64,
     pub(super) up: bool,
     pub(super) connected: bool,
+    /// A bridge has told it the time, since it started.
+    pub(super) knows_time: bool,
     pub(super) cut_until: Duration,
     pub(super) clock_offset_ms: i64,
     pub(super) timer: Option<Duration>,
@@ -51,6 +53,7 @@ impl Device {
             run: 0,
             up: true,
             connected: false,
+            knows_time: false,
             cut_until: Duration::ZERO,
             clock_offset_ms,
             timer: None,
@@ -90,6 +93,7 @@ impl Device {
         self.run += 1;
         self.up = false;
         self.connected = false;
+        self.knows_time = false;
         self.inbox.clear();
         self.working.clear();
         self.disk.under_way = None;

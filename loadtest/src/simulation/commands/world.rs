@@ -23,6 +23,9 @@ use crate::device::Breach;
 /// Wall time of the bridges at the start, in milliseconds.
 const START_MS: i64 = 1_800_000_000_000;
 
+/// How inexactly a device knows the time of its bridges, in milliseconds.
+const TIME_UNCERTAIN_MS: i64 = 20;
+
 /// How often a bridge looks for what is due when nobody tells it.
 const DISPATCH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -152,7 +155,7 @@ impl World {
             let id = format!("d{number}").parse().expect("a fixed name is one");
             let now = Moment {
                 at: Duration::ZERO,
-                wall_ms: START_MS + device.clock_offset_ms,
+                time_ms: None,
                 random: chance.rng.random(),
             };
             Device::new(id, device.parallel, device.clock_offset_ms, now)
@@ -400,7 +403,8 @@ impl World {
 
     /// A write under way is on the disk, or is not; what ran is broken off.
     fn crash(&mut self, device: usize, loses_memory: bool) {
-        let wall_ms = self.moment(device).wall_ms.unsigned_abs();
+        let wall_ms = self.wall_ms() + self.devices[device].clock_offset_ms;
+        let wall_ms = wall_ms.unsigned_abs();
         let written = self.chance.rng.random();
         let crashed = &mut self.devices[device];
         if !crashed.up {
@@ -437,6 +441,8 @@ impl World {
             return Ok(());
         }
         known.connected = true;
+        // The bridge's answer to the birth, before anything else.
+        known.knows_time = true;
         self.travel(|broker| Event::Birth { device, broker });
         self.input(device, Input::LinkUp)
     }
@@ -799,7 +805,10 @@ impl World {
     pub(super) fn moment(&mut self, device: usize) -> Moment {
         Moment {
             at: self.now,
-            wall_ms: self.wall_ms() + self.devices[device].clock_offset_ms,
+            // At the latest: a little ahead of what it is, as a measured time is.
+            time_ms: self.devices[device]
+                .knows_time
+                .then_some(self.wall_ms() + TIME_UNCERTAIN_MS),
             random: self.chance.rng.random(),
         }
     }

@@ -1,0 +1,423 @@
+//! The core of the device's clock: which time a reading is stamped with, whether it is known, and by
+//! how much stamps are mended. No IO, no clock, no chance: three readings of the machine's clocks come
+//! in as a [`Moment`].
+//!
+//! ```text
+//!                    ┌── Hello of a bridge (the database's time, with the round trip) ──► Verified
+//! start ─ Unverified ┼── the kernel says that its clock is synchronised ───────────────► Kernel
+//!                    └── a bridge that says no Hello: an old one ──────────────────────► Trusted
+//! ```
+//!
+//! **Axis.** All stamps of one start lie on its own axis: monotonic time plus what the wall clock said
+//! when the agent started. Whatever the wall clock does afterwards, the axis runs on evenly: order and
+//! distances are kept through any jump. Once the time is known, one number, the start's *shift*, takes
+//! every stamp of the axis to the right time. It is decided once, written before the first of the
+//! start's rows is offered, and never changes: a row that has been in a batch stays as it is. What is
+//! stamped later goes to the same axis, less the shift, so that a reading which was under way while
+//! the time became known is mended as well.
+//!
+//! **Monotonic time** is the time since boot, sleep included. Two starts of one boot share it: knowing
+//! the time in one of them mends the other. Nothing relates two boots: [`judge`] says what becomes of
+//! an earlier one.
+
+#[cfg(test)]
+mod tests;
+
+use schema::message::{ClockReport, ClockState, RejectReason};
+
+/// A wall clock that parts from the monotonic one by more than this, in microseconds, was set.
+pub const JUMP: i64 = 1_000_000;
+
+/// A step back of the stamps' axis beyond this, in microseconds, begins a new epoch: stamps would
+/// stand still for so long. Below it they wait.
+pub const BACK_MAX: i64 = 60_000_000;
+
+/// A clock may be ahead of the database's time by so much before that shows that it is wrong.
+pub const AHEAD_MAX: i64 = 60_000_000;
+
+/// How far two good clocks part at most: microseconds a second.
+const DRIFT_PPM: i64 = 200;
+
+/// What the three clocks of the machine say at one moment, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// Since the Unix epoch, as the wall clock has it.
+    pub wall: i64,
+    /// Since boot, sleep included; never back within one boot.
+    pub monotonic: i64,
+    /// The kernel says that the wall clock is synchronised.
+    pub is_synchronised: bool,
+}
+
+/// What is kept of one start of the agent, beside its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartClock {
+    /// Which boot.
+    pub boot: u64,
+    /// Monotonic time of the start.
+    pub began: i64,
+    /// A stamp of this start less the monotonic time at which it was made.
+    pub axis: i64,
+    /// The wall clock less the monotonic time, as last seen: another number than `axis` after the
+    /// clock was set.
+    pub wall: i64,
+    /// The right time less the monotonic time, once that was known in this boot.
+    pub known: Option<i64>,
+    /// What becomes of this start's rows.
+    pub release: Release,
+}
+
+/// What becomes of the rows of one start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The time is not known: they wait, and are not offered to the session.
+    Held,
+    /// They travel with their stamps moved by so many microseconds. For good.
+    Shifted(i64),
+    /// The same, and nobody knows how right the clock was: their quality is uncertain.
+    Uncertain(i64),
+    /// Their clock is shown wrong, and nothing tells by how much.
+    Quarantined(RejectReason),
+}
+
+/// An earlier start whose rows are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldStart {
+    /// What was kept.
+    pub clock: StartClock,
+    /// The last stamp on its axis.
+    pub last_stamp: i64,
+}
+
+/// What has changed, for the log and the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The time has become known: what is held can be judged and released.
+    Known(ClockState),
+    /// No bridge tells the time: what is held goes as it is, as it always did.
+    Trusted,
+    /// The wall clock was set, by so many microseconds.
+    WallSet(i64),
+    /// The axis would step back by so many microseconds: a new epoch is due.
+    Back(i64),
+}
+
+/// What a bridge said of the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    /// The database's time less the monotonic time.
+    offset: i64,
+    /// By how much it may be wrong.
+    uncertainty: i64,
+    /// When that was, monotonic.
+    at: i64,
+}
+
+/// The clock of one start.
+#[derive(Debug, Clone)]
+pub struct Core {
+    start: StartClock,
+    known: Option<Known>,
+    /// The wall clock less the monotonic time when the kernel last said that it is synchronised.
+    kernel: Option<i64>,
+    /// Whether the kernel says so now.
+    is_synchronised: bool,
+    /// The bridge does not tell the time.
+    is_trusted: bool,
+    /// The latest stamp.
+    last: i64,
+}
+
+impl Core {
+    /// A start of the agent in this boot.
+    #[must_use]
+    pub fn begin(boot: u64, now: Moment) -> Self {
+        let wall = now.wall - now.monotonic;
+        let kernel = now.is_synchronised.then_some(wall);
+        let mut core = Self {
+            start: StartClock {
+                boot,
+                began: now.monotonic,
+                axis: wall,
+                wall,
+                known: kernel,
+                release: Release::Held,
+            },
+            known: None,
+            kernel,
+            is_synchronised: now.is_synchronised,
+            is_trusted: false,
+            last: i64::MIN,
+        };
+        if now.is_synchronised {
+            core.start.release = Release::Shifted(0);
+        }
+        core
+    }
+
+    /// Takes over what an earlier start of the same boot knew. To be called before the first stamp:
+    /// what was known then still is, and this start's rows need no mending.
+    pub fn resume(&mut self, earlier: &StartClock) -> Option<Change> {
+        let offset = earlier.known.filter(|_| earlier.boot == self.start.boot)?;
+        if self.is_known() {
+            return None;
+        }
+        self.known = Some(Known {
+            offset,
+            uncertainty: self.start.began.saturating_sub(earlier.began).max(0) / 1_000_000
+                * DRIFT_PPM,
+            at: self.start.began,
+        });
+        self.start.known = Some(offset);
+        self.start.release = Release::Shifted(offset.saturating_sub(self.start.axis));
+        Some(Change::Known(ClockState::Verified))
+    }
+
+    /// What is to be kept of this start.
+    #[must_use]
+    pub const fn start(&self) -> StartClock {
+        self.start
+    }
+
+    /// A new epoch has begun in this run: its axis is the right time.
+    pub fn begin_again(&mut self, now: Moment) {
+        let offset = self.offset(now);
+        self.start.began = now.monotonic;
+        self.start.axis = offset;
+        self.start.release = match self.is_known() {
+            true => Release::Shifted(0),
+            false => Release::Held,
+        };
+        self.last = i64::MIN;
+    }
+
+    /// The stamp of something that happens now, on this start's axis: what is added to it when it
+    /// leaves is in [`StartClock::release`].
+    pub fn stamp(&mut self, now: Moment) -> i64 {
+        let stamp = match self.start.release {
+            Release::Shifted(shift) | Release::Uncertain(shift) => {
+                now.monotonic + self.offset(now) - shift
+            }
+            Release::Held | Release::Quarantined(_) => now.monotonic + self.start.axis,
+        };
+        self.last = self.last.max(stamp);
+        stamp
+    }
+
+    /// The best guess at the time now.
+    #[must_use]
+    pub fn time(&self, now: Moment) -> i64 {
+        now.monotonic + self.offset(now)
+    }
+
+    /// The database's time now, at the earliest and at the latest, once a bridge has told it.
+    #[must_use]
+    pub fn database_time(&self, now: Moment) -> Option<(i64, i64)> {
+        let known = self.known?;
+        let (at, off) = (now.monotonic + known.offset, known.aged(now));
+        Some((at - off, at + off))
+    }
+
+    /// By how much the database's time may be wrong, once it is known.
+    #[must_use]
+    pub fn uncertainty(&self, now: Moment) -> Option<i64> {
+        Some(self.known?.aged(now))
+    }
+
+    /// Whether stamps are right, or as right as they will get.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.known.is_some() || self.kernel.is_some() || self.is_trusted
+    }
+
+    /// Whether the wall clock is followed, because no bridge tells the time.
+    #[must_use]
+    pub const fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
+    /// How far the clock was compared.
+    #[must_use]
+    pub const fn state(&self) -> ClockState {
+        if self.is_synchronised {
+            ClockState::Kernel
+        } else if self.known.is_some() || self.kernel.is_some() {
+            ClockState::Verified
+        } else {
+            ClockState::Unverified
+        }
+    }
+
+    /// What is told of it.
+    #[must_use]
+    pub fn report(&self, now: Moment) -> ClockReport {
+        let offset = |known: Known| (now.wall - now.monotonic - known.offset) / 1000;
+        ClockReport {
+            state: self.state(),
+            offset_ms: self.known.map(offset),
+        }
+    }
+
+    /// Looks at the clocks: to be called every second or so.
+    pub fn look(&mut self, now: Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let wall = now.wall - now.monotonic;
+        let was_known = self.is_known();
+        let set_by = wall - self.start.wall;
+        if set_by.abs() > JUMP {
+            self.start.wall = wall;
+            changes.push(Change::WallSet(set_by));
+        }
+        self.is_synchronised = now.is_synchronised;
+        if now.is_synchronised {
+            self.kernel = Some(wall);
+            self.start.known = Some(wall);
+        }
+        self.settle(was_known, now, &mut changes);
+        changes
+    }
+
+    /// A bridge answered the question of the moment `asked` (monotonic): the database's time was
+    /// `bridge_time_ms` meanwhile.
+    pub fn hello(&mut self, asked: i64, now: Moment, bridge_time_ms: i64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let was_known = self.is_known();
+        let trip = now.monotonic.saturating_sub(asked).max(0);
+        // The answer is older than now by half the trip, and cut to whole milliseconds.
+        let answered = bridge_time_ms.saturating_mul(1000).saturating_add(500);
+        let fresh = Known {
+            offset: answered.saturating_add(trip / 2) - now.monotonic,
+            uncertainty: trip / 2 + 500,
+            at: now.monotonic,
+        };
+        let is_better = self.known.is_none_or(|known| {
+            let aged = known.aged(now);
+            let apart = (fresh.offset - known.offset).abs();
+            fresh.uncertainty <= aged || apart > aged + fresh.uncertainty
+        });
+        if is_better {
+            self.known = Some(fresh);
+            if !self.is_synchronised {
+                self.start.known = Some(fresh.offset);
+            }
+        }
+        self.settle(was_known, now, &mut changes);
+        changes
+    }
+
+    /// The bridge has not told the time: it is an old one. What is held goes as it is, and the wall
+    /// clock is followed, as it always was.
+    pub fn nobody_tells(&mut self, now: Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if !self.is_known() {
+            self.is_trusted = true;
+            self.start.release = Release::Shifted(self.offset(now) - self.start.axis);
+            changes.push(Change::Trusted);
+        }
+        changes
+    }
+
+    /// What follows from what is known now.
+    fn settle(&mut self, was_known: bool, now: Moment, changes: &mut Vec<Change>) {
+        let is_news = self.is_known() && (!was_known || self.is_trusted);
+        if is_news && (self.known.is_some() || self.kernel.is_some()) {
+            self.is_trusted = false;
+            if self.start.release == Release::Held {
+                self.start.release = Release::Shifted(self.offset(now) - self.start.axis);
+            }
+            changes.push(Change::Known(self.state()));
+        }
+        if let Release::Shifted(shift) | Release::Uncertain(shift) = self.start.release {
+            let back = self
+                .last
+                .saturating_sub(now.monotonic + self.offset(now) - shift);
+            if back > BACK_MAX {
+                changes.push(Change::Back(back));
+            }
+        }
+    }
+
+    /// The right time less the monotonic one, as far as anybody knows.
+    fn offset(&self, now: Moment) -> i64 {
+        let wall = now.wall - now.monotonic;
+        if self.is_synchronised {
+            return wall;
+        }
+        match (self.known, self.kernel) {
+            (Some(known), _) => known.offset,
+            (None, Some(kernel)) => kernel,
+            (None, None) if self.is_trusted => wall,
+            (None, None) => self.start.axis,
+        }
+    }
+}
+
+impl Known {
+    fn aged(&self, now: Moment) -> i64 {
+        let seconds = now.monotonic.saturating_sub(self.at).max(0) / 1_000_000;
+        self.uncertainty + seconds * DRIFT_PPM
+    }
+}
+
+/// What becomes of the rows of earlier starts, oldest first, now that the time is known. `before` is the
+/// boot before the first of them, and until when it lasted, in right time.
+///
+/// A start of a boot in which the time was known is mended. Of another one nobody knows how wrong its
+/// clock was: it is set aside when that is *shown*, and else travels as uncertain. Shown means: below
+/// `floor`, a time that had passed when this program was built; before the end of the boot before it; or
+/// ahead of `now`, the database's time.
+#[must_use]
+pub fn judge(
+    held: &[HeldStart],
+    before: Option<(u64, i64)>,
+    current: &StartClock,
+    floor: i64,
+    now: i64,
+) -> Vec<Release> {
+    let known_in = |boot: u64| {
+        let of_it = |clock: &&StartClock| clock.boot == boot;
+        let all = held.iter().map(|start| &start.clock);
+        all.chain([current])
+            .filter(of_it)
+            .find_map(|clock| clock.known)
+    };
+    let mut verdicts = Vec::with_capacity(held.len());
+    let mut before = before;
+    for HeldStart { clock, last_stamp } in held {
+        let ends_at = |relation: i64| {
+            last_stamp
+                .saturating_sub(clock.axis)
+                .saturating_add(relation)
+        };
+        let begins_at = |relation: i64| clock.began.saturating_add(relation);
+        let verdict = match known_in(clock.boot) {
+            Some(known) => Release::Shifted(known.saturating_sub(clock.axis)),
+            None => {
+                let earliest = match before {
+                    Some((boot, end)) if boot != clock.boot => floor.max(end),
+                    _ => floor,
+                };
+                // The clock as it was set last is more likely to be right than as it was found.
+                let (mut found, mut wrong) = (None, None);
+                for relation in [clock.wall, clock.axis] {
+                    if begins_at(relation) < earliest {
+                        wrong = wrong.or(Some(RejectReason::TooOld));
+                    } else if ends_at(relation) > now.saturating_add(AHEAD_MAX) {
+                        wrong = wrong.or(Some(RejectReason::TooNew));
+                    } else {
+                        found = found.or(Some(relation));
+                    }
+                }
+                match (found, wrong) {
+                    (Some(relation), _) => Release::Uncertain(relation.saturating_sub(clock.axis)),
+                    (None, wrong) => Release::Quarantined(wrong.unwrap_or(RejectReason::TooOld)),
+                }
+            }
+        };
+        if let Release::Shifted(shift) | Release::Uncertain(shift) = verdict {
+            before = Some((clock.boot, last_stamp.saturating_add(shift)));
+        }
+        verdicts.push(verdict);
+    }
+    verdicts
+}

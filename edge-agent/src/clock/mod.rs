@@ -1,0 +1,158 @@
+//! The device's clock: which time readings are stamped with, and what is known of it.
+//!
+//! [`core`] decides; [`exchange`] is when a bridge is asked; [`machine`] reads the clocks of this machine; [`AgentClock`] joins the two for
+//! everybody who asks what time it is.
+
+pub mod core;
+pub mod exchange;
+mod machine;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use daemon::Clock;
+use schema::message::ClockReport;
+
+use self::core::{Change, Core, StartClock};
+pub use machine::{ClockSettings, Machine};
+
+/// The agent's clock. Cheap to clone; all clones share it.
+#[derive(Clone)]
+pub struct AgentClock {
+    machine: Arc<Machine>,
+    core: Arc<Mutex<Core>>,
+}
+
+/// The same clock, for stamps: on the axis of this start, which is mended when its rows leave.
+#[derive(Debug, Clone)]
+pub struct Stamps(AgentClock);
+
+impl AgentClock {
+    /// A start of the agent on this machine.
+    #[must_use]
+    pub fn begin(machine: Machine) -> Self {
+        let core = Core::begin(machine.boot(), machine.moment());
+        Self {
+            machine: Arc::new(machine),
+            core: Arc::new(Mutex::new(core)),
+        }
+    }
+
+    /// For what is written to the buffer.
+    #[must_use]
+    pub fn stamps(&self) -> Arc<dyn Clock> {
+        Arc::new(Stamps(self.clone()))
+    }
+
+    /// What is kept of this start.
+    #[must_use]
+    pub fn start(&self) -> StartClock {
+        self.core().start()
+    }
+
+    /// Takes over what an earlier start of this boot knew.
+    pub fn resume(&self, earlier: &StartClock) -> Option<Change> {
+        self.core().resume(earlier)
+    }
+
+    /// Looks at the machine's clocks.
+    #[must_use]
+    pub fn look(&self) -> Vec<Change> {
+        self.machine.look();
+        let now = self.machine.moment();
+        self.core().look(now)
+    }
+
+    /// A bridge told the time, asked at `asked` as [`Self::monotonic`] had it.
+    #[must_use]
+    pub fn hello(&self, asked: i64, bridge_time_ms: i64) -> Vec<Change> {
+        let now = self.machine.moment();
+        self.core().hello(asked, now, bridge_time_ms)
+    }
+
+    /// No bridge tells the time.
+    #[must_use]
+    pub fn nobody_tells(&self) -> Vec<Change> {
+        let now = self.machine.moment();
+        self.core().nobody_tells(now)
+    }
+
+    /// A new epoch begins, whose axis is the right time.
+    pub fn begin_again(&self) -> StartClock {
+        let now = self.machine.moment();
+        let mut core = self.core();
+        core.begin_again(now);
+        core.start()
+    }
+
+    /// Microseconds since boot.
+    #[must_use]
+    pub fn monotonic(&self) -> i64 {
+        self.machine.moment().monotonic
+    }
+
+    /// The wall clock of this machine, as it is, milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn wall_ms(&self) -> i64 {
+        self.machine.moment().wall / 1000
+    }
+
+    /// By what commands expire, in milliseconds: the database's time, or with a bridge that does not tell
+    /// it this machine's, as it always was. `None` while it is not known.
+    #[must_use]
+    pub fn commands_ms(&self) -> Option<i64> {
+        let now = self.machine.moment();
+        let core = self.core();
+        match core.database_time(now) {
+            Some((_, latest)) => Some(latest / 1000),
+            None => core.is_trusted().then_some(now.wall / 1000),
+        }
+    }
+
+    /// By how much the database's time may be wrong, in microseconds.
+    #[must_use]
+    pub fn uncertainty(&self) -> Option<i64> {
+        let now = self.machine.moment();
+        self.core().uncertainty(now)
+    }
+
+    /// Whether stamps are right, or as right as they will get.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.core().is_known()
+    }
+
+    /// What is told of it.
+    #[must_use]
+    pub fn report(&self) -> ClockReport {
+        let now = self.machine.moment();
+        self.core().report(now)
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for AgentClock {
+    /// The best guess at the time.
+    fn now_micros(&self) -> i64 {
+        let now = self.machine.moment();
+        self.core().time(now).max(0)
+    }
+}
+
+impl Clock for Stamps {
+    fn now_micros(&self) -> i64 {
+        let now = self.0.machine.moment();
+        self.0.core().stamp(now).max(0)
+    }
+}
+
+impl fmt::Debug for AgentClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentClock")
+            .field("start", &self.start())
+            .finish_non_exhaustive()
+    }
+}
