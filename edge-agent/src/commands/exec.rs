@@ -21,10 +21,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::group::{GRACE, Group};
+use super::strays;
 use super::work::Outcome;
 
 /// Tells a program which command it was started for.
-const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
+pub(super) const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
 
 /// What a line that tells of progress begins with.
 const PROGRESS: &[u8] = b"progress:";
@@ -102,7 +103,8 @@ pub(super) async fn run(
         .spawn()
         .map_err(|error| format!("cannot start {program}: {error}"))?;
     let (from_out, from_err) = (child.stdout.take(), child.stderr.take());
-    let mut group = Group::of(child, endings);
+    let id = progress.id;
+    let mut group = Group::of(child, id, endings);
     let (mut out, mut err) = (Lines::default(), Lines::default());
     let is_late = {
         let mut reading = pin!(async {
@@ -139,6 +141,7 @@ pub(super) async fn run(
         (out, err) => format!("{out}\n{err}"),
     };
     if is_late {
+        strays::kill(id).await;
         let killed = format!("{program} was killed after {:?}", allowed.timeout);
         return Err(match said.is_empty() {
             true => killed,
@@ -273,7 +276,12 @@ mod tests {
     }
 
     async fn run(program: &Program) -> Outcome {
-        super::run(program, Progress::new(ID, None), &TaskTracker::new()).await
+        super::run(program, Progress::new(id(), None), &TaskTracker::new()).await
+    }
+
+    /// Of a command of its own: what belongs to it is looked for by it.
+    fn id() -> CommandId {
+        CommandId::from_bits(rand::random())
     }
 
     /// A time to sleep that no other process of this machine sleeps.
@@ -324,7 +332,9 @@ mod tests {
     #[tokio::test]
     async fn a_programs_output_and_end_are_told() {
         let run = async |script| run(&program(script, 10_000)).await;
-        assert_eq!(run("echo $TIDELINE_COMMAND_ID").await, Ok(ID.to_string()));
+        let named = program("echo $TIDELINE_COMMAND_ID", 10_000);
+        let named = super::run(&named, Progress::new(ID, None), &TaskTracker::new()).await;
+        assert_eq!(named, Ok(ID.to_string()));
         assert_eq!(run("echo done").await, Ok("done".to_owned()));
         assert_eq!(run("echo a; echo b >&2").await, Ok("a\nb".to_owned()));
         let failed = run("echo bad >&2; exit 3").await.unwrap_err();
@@ -371,6 +381,8 @@ mod tests {
             "echo begun; sleep S; true",
             "echo begun; (sleep S; true) & wait",
             "echo begun; trap '' TERM; sleep S & sleep S; true",
+            // One that leaves the group.
+            "echo begun; setsid sleep S & sleep S; true",
         ] {
             let seconds = unique();
             let outcome = run(&program(&script.replace('S', &seconds), 500)).await;
@@ -397,12 +409,13 @@ mod tests {
         for script in [
             format!("trap 'touch {}; exit' TERM; sleep S & wait", mark.display()),
             "trap '' TERM; sleep S & sleep S; true".to_owned(),
+            "setsid sleep S & sleep S; true".to_owned(),
         ] {
             let (seconds, endings) = (unique(), TaskTracker::new());
             let program = program(&script.replace('S', &seconds), 60_000);
             let of_work = endings.clone();
             let work = tokio::spawn(async move {
-                super::run(&program, Progress::new(ID, None), &of_work).await
+                super::run(&program, Progress::new(id(), None), &of_work).await
             });
             all_begun(&seconds, 2).await;
             work.abort();
@@ -430,7 +443,7 @@ mod tests {
             .build()
             .unwrap();
         runtime.spawn(async move {
-            super::run(&program, Progress::new(ID, None), &TaskTracker::new()).await
+            super::run(&program, Progress::new(id(), None), &TaskTracker::new()).await
         });
         runtime.block_on(all_begun(&seconds, 3));
         runtime.shutdown_timeout(Duration::from_secs(5));

@@ -12,21 +12,23 @@
 //! ```
 //!
 //! The group's number is that of its leader, which stays taken until the leader's status is: so the
-//! group is only ever signalled before that, and never a stranger's. What this cannot end is a
-//! program that makes a session of its own (`setsid`), and whatever runs when the agent itself is
-//! killed: to be told of that (`PR_SET_PDEATHSIG`) a program must ask between fork and exec, which
-//! takes `unsafe`. A service manager ends those with the agent's control group.
+//! group is only ever signalled before that, and never a stranger's. Who has left the group, or
+//! outlives an agent that is killed, is found by [`super::strays`]: to be told of the agent's end
+//! (`PR_SET_PDEATHSIG`) a program must ask between fork and exec, which takes `unsafe`.
 
 use std::io;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use schema::message::CommandId;
 use tokio::process::Child;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
+
+use super::strays;
 
 /// How long a program may take to end by itself when it is asked to.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -45,17 +47,19 @@ pub(super) struct Group {
     id: Option<Pid>,
     endings: TaskTracker,
     was_asked: bool,
+    command: CommandId,
 }
 
 impl Group {
     /// Of a program that was just started as the leader of a group.
-    pub(super) fn of(child: Child, endings: &TaskTracker) -> Self {
+    pub(super) fn of(child: Child, command: CommandId, endings: &TaskTracker) -> Self {
         let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         Self {
             child: Some(child),
             id,
             endings: endings.clone(),
             was_asked: false,
+            command,
         }
     }
 
@@ -122,6 +126,7 @@ impl Drop for Group {
             id: self.id,
             endings: self.endings.clone(),
             was_asked: true,
+            command: self.command,
         };
         if self.was_asked || Handle::try_current().is_err() {
             rest.signal(Signal::KILL);
@@ -134,7 +139,9 @@ impl Drop for Group {
             if timeout(GRACE, rest.ended()).await.is_ok() {
                 sleep(GRACE_OF_OTHERS).await;
             }
+            let command = rest.command;
             let _ = rest.kill().await;
+            strays::kill(command).await;
         });
     }
 }

@@ -17,6 +17,7 @@ pub mod core;
 mod exec;
 mod group;
 pub(crate) mod restart;
+mod strays;
 pub mod work;
 
 use std::collections::HashMap;
@@ -82,6 +83,14 @@ impl Commands {
         let stored = self.buffer.commands().await.map_err(|error| {
             Failure::new(error.class(), "read the commands of the buffer").because(error)
         })?;
+        for stored in &stored.commands {
+            if stored.progress.state == CommandState::Running {
+                let (id, left) = (stored.command.id, strays::kill(stored.command.id).await);
+                if left > 0 {
+                    warn!(command = %id, processes = left, "a program outlived the agent and was killed");
+                }
+            }
+        }
         let started = Instant::now();
         let parallel = *self.parallel.borrow_and_update();
         let restarted_for = self.workshop.tools.restarted_for;
@@ -530,6 +539,37 @@ mod tests {
         rig.exec(last, "mark").await;
         rig.awaits(last, CommandState::Succeeded).await;
         assert_eq!(rig.marks(), [waiting.to_string(), last.to_string()]);
+    }
+
+    /// As it is after the agent was killed: its program runs on, and nobody waits for it.
+    #[tokio::test]
+    async fn a_program_that_outlived_the_agent_ends_with_its_next_start() {
+        let rig = Rig::start(folder(), 1).await;
+        let left = CommandId::new(now_ms(), rand::random());
+        rig.exec(left, "mark").await;
+        rig.awaits(left, CommandState::Succeeded).await;
+        let folder = rig.stop().await;
+        let running = "UPDATE command_queue SET state = 1, ended_at = NULL";
+        raw(folder.path())
+            .await
+            .execute_batch(running)
+            .await
+            .unwrap();
+        let program = |id: CommandId| {
+            std::process::Command::new("sleep")
+                .arg("600")
+                .env("TIDELINE_COMMAND_ID", id.to_string())
+                .spawn()
+                .unwrap()
+        };
+        let other = CommandId::new(now_ms(), rand::random());
+        let (mut own, mut others) = (program(left), program(other));
+        let rig = Rig::start(folder, 1).await;
+        rig.awaits(left, CommandState::Unknown).await;
+        assert!(!own.wait().unwrap().success());
+        assert!(others.try_wait().unwrap().is_none(), "it is another's");
+        others.kill().unwrap();
+        others.wait().unwrap();
     }
 
     #[tokio::test]

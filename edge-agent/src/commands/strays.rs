@@ -1,0 +1,51 @@
+//! Processes that belong to a command and are in its process group no more: they made a session of
+//! their own, or the agent was killed while they ran. Each still has the name of its command in its
+//! environment, which it inherits from the program.
+//!
+//! They are looked for where nothing may survive: after a time-out, after a withdrawal, and at the
+//! start for commands that were running when the agent ended. A program that ends by itself may
+//! leave a service behind that it has started as one (`setsid`).
+
+use std::fs;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use schema::message::CommandId;
+use tokio::task::spawn_blocking;
+
+use super::exec::ID_VARIABLE;
+
+/// Kills the strays of a command, and tells how many there were.
+pub(super) async fn kill(id: CommandId) -> usize {
+    // What cannot be looked for any more is left to the next start.
+    spawn_blocking(move || kill_now(id)).await.unwrap_or(0)
+}
+
+fn kill_now(id: CommandId) -> usize {
+    let named = format!("{ID_VARIABLE}={id}");
+    let Ok(processes) = fs::read_dir("/proc") else {
+        return 0;
+    };
+    let mut killed = 0;
+    for process in processes.flatten() {
+        let number = process.file_name();
+        let number = number.to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = number.filter(|number| *number != std::process::id().cast_signed()) else {
+            continue;
+        };
+        // The handle first: whatever is read of the process then is of the one that is killed.
+        let Some(Ok(handle)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        else {
+            continue;
+        };
+        let Ok(environment) = fs::read(process.path().join("environ")) else {
+            continue;
+        };
+        let mut variables = environment.split(|byte| *byte == 0);
+        if variables.any(|variable| variable == named.as_bytes())
+            && pidfd_send_signal(handle, Signal::KILL).is_ok()
+        {
+            killed += 1;
+        }
+    }
+    killed
+}
