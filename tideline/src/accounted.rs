@@ -79,8 +79,8 @@ pub(crate) fn sentences(
         said.push(format!("{discarded} readings were discarded: {by}"));
         if exceptions.overflowed() > 0 {
             said.push(
-                "give the quarantine more room in the agent's settings, and see to what it holds: \
-                 docs/ledger.md"
+                "give the quarantine more room ([buffer] quarantine_rows_max in the agent's \
+                 settings), and see to what it holds: docs/ledger.md"
                     .to_owned(),
             );
         }
