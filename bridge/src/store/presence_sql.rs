@@ -13,10 +13,18 @@ macro_rules! last_seen {
     };
 }
 
-/// Whether it is there, on CockroachDB and PostgreSQL.
+/// Whether it is there, in both databases: its last sign of life is not before `$cutoff`. The books are looked at only where the device's own
+/// row does not tell.
 macro_rules! is_online {
     ($cutoff:literal) => {
-        concat!("(d.online AND ", last_seen!(), " >= ", $cutoff, ")")
+        concat!(
+            "(d.online AND (d.last_seen >= ",
+            $cutoff,
+            " OR EXISTS (SELECT 1 FROM sync_status AS s \
+                 WHERE s.device_id = d.device_id AND s.last_seen >= ",
+            $cutoff,
+            ")))"
+        )
     };
 }
 
@@ -25,12 +33,5 @@ macro_rules! last_seen_in_file {
     () => {
         "max(d.last_seen, coalesce((SELECT max(s.last_seen) FROM sync_status AS s \
              WHERE s.device_id = d.device_id), d.last_seen))"
-    };
-}
-
-/// Whether it is there, in the file.
-macro_rules! is_online_in_file {
-    ($cutoff:literal) => {
-        concat!("(d.online AND ", last_seen_in_file!(), " >= ", $cutoff, ")")
     };
 }

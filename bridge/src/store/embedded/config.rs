@@ -49,7 +49,7 @@ const UNHEARD: &str = concat!(
              AND (r.hlc IS NULL OR r.hlc < c.hlc \
                  OR (r.hlc = c.hlc AND r.value <> c.value) OR r.reported_at < b.first_seen)) \
          AND ",
-    is_online_in_file!("?3"),
+    is_online!("?3"),
     " ORDER BY d.device_id LIMIT ?2"
 );
 

@@ -20,7 +20,7 @@ macro_rules! device_columns {
             "SELECT d.device_id, d.first_seen, ",
             last_seen_in_file!(),
             ", ",
-            is_online_in_file!($cutoff),
+            is_online!($cutoff),
             ", d.agent_version, d.epoch, \
                  (SELECT json_group_object(l.key, l.value) FROM device_labels AS l \
                      WHERE l.device_id = d.device_id), d.retired_at ",
@@ -43,7 +43,7 @@ macro_rules! passes {
         concat!(
             "d.device_id > ?1 AND d.device_id >= ?2 AND d.device_id < ?3 \
              AND (?4 IS NULL OR ",
-            is_online_in_file!("?7"),
+            is_online!("?7"),
             " = ?4) \
              AND (?5 IS NULL OR (d.retired_at IS NOT NULL) = ?5) ",
             $rest
@@ -97,7 +97,7 @@ const TELL_NOTHING: &str = "UPDATE commands SET due_at = NULL \
 
 const SIZE: &str = concat!(
     "SELECT count(*), coalesce(sum(CASE WHEN ",
-    is_online_in_file!("?1"),
+    is_online!("?1"),
     " THEN 1 ELSE 0 END), 0), \
      coalesce(sum(CASE WHEN d.retired_at IS NULL THEN 0 ELSE 1 END), 0) FROM devices AS d"
 );

@@ -55,7 +55,7 @@ impl Served {
     /// With these settings; a key is made first.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Http, PathBuf, &TlsFiles)) -> Self {
         Self::start_all(None, |config, folder, server| {
-            change(&mut config.http, folder, server)
+            change(&mut config.http, folder, server);
         })
         .await
     }
