@@ -444,14 +444,21 @@ impl Writer {
 
     fn report(&self) -> Vec<EpochAccount> {
         let mut ranges_left = MESSAGE_RANGES_MAX;
-        self.state
+        let mut accounts: Vec<EpochAccount> = self
+            .state
             .epochs
             .to_report()
             // A start that took nothing yet has no name to be known by.
             .filter(|account| account.last_seq() > 0)
             .take(REPORT_EPOCHS_MAX)
             .map(|account| account.report(&mut ranges_left))
-            .collect()
+            .collect();
+        if accounts.is_empty() {
+            // But a report is a sign of life, and tells a bridge that this file is another one than it knew.
+            let current = self.state.epochs.to_report().next();
+            accounts.extend(current.map(|account| account.report(&mut ranges_left)));
+        }
+        accounts
     }
 
     async fn read(&mut self, asked: &RangeSet, rows_max: usize) -> Result<Taken, BufferError> {
