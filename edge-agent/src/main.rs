@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use daemon::health::State;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs};
 use edge_agent::twin::local::{self, LocalConfig};
 use edge_agent::{Agent, OwnProcess, Settings, Status};
@@ -28,6 +29,9 @@ const DATABASE: &[u8] = b"SQLite format 3\0";
 
 /// How long a stop may take: draining, the farewell, the last commit.
 const STOP_GRACE: Duration = Duration::from_millis(4_800);
+
+/// How often it is looked whether a start has to wait.
+const WAITING_LOOK: Duration = Duration::from_millis(100);
 
 /// How long a running agent may take to answer `status`.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -275,13 +279,23 @@ fn waiting_room(
     let router = admin::router(Arc::new(Registry::default()), health.clone());
     let lifecycle = lifecycle.clone();
     let shared = share(listener);
+    let parts = health.clone();
     let answering = tokio::spawn(async move {
+        // A start that need not wait answers for itself, and needs nobody to hand over from.
+        while !parts.states().values().any(has_reason) {
+            tokio::time::sleep(WAITING_LOOK).await;
+        }
         if let Ok(listener) = shared {
             // Its connections end with it; the agent's own answers take their place.
             let _ = http::serve(listener, router, None, lifecycle).await;
         }
     });
     answering.abort_handle()
+}
+
+/// Whether a part waits for more than its start.
+fn has_reason(state: &State) -> bool {
+    matches!(state, State::Waiting(reason) if reason != "starting")
 }
 
 /// A second listener on the same socket.
