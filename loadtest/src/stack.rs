@@ -211,6 +211,15 @@ impl Stack {
         Ok(format!("http://{address}"))
     }
 
+    /// The URL of the broker's metrics.
+    ///
+    /// # Errors
+    /// When its settings cannot be read back.
+    pub fn broker_metrics(&self) -> Result<String, StackError> {
+        let address = self.broker.setting("[admin]\nhttp = \"")?;
+        Ok(format!("http://{address}/metrics"))
+    }
+
     /// The URL of an agent's status.
     ///
     /// # Errors

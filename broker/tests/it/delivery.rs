@@ -48,8 +48,12 @@ async fn the_bridges_messages_reach_their_device_alone() {
     bridge.publish("tl/v1/two/down/command", "for two").await;
     assert_eq!(one.message().await.payload, "for one");
     assert_eq!(two.message().await.payload, "for two");
-    assert!(one.message_soon().await.is_none());
-    assert!(two.message_soon().await.is_none());
+    // Nothing else is on its way: what comes next was sent last.
+    for (name, device) in [("one", &mut one), ("two", &mut two)] {
+        let topic = format!("tl/v1/{name}/down/command");
+        bridge.publish(&topic, "last").await;
+        assert_eq!(device.message().await.payload, "last");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -72,7 +76,8 @@ async fn a_message_has_the_lower_of_both_qualities() {
     assert_eq!((zero.header, zero.publish().2), (0x30, &b"zero"[..]));
     assert_eq!((one.header, one.publish().2), (0x32, &b"one"[..]));
     // Two filters match, and it comes once.
-    assert_eq!(device.soon().await, None);
+    bridge.send(&raw::publish(topic, 0, false, b"last")).await;
+    assert_eq!(device.packet().await.unwrap().publish().2, b"last");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -97,7 +102,8 @@ async fn configuration_is_retained_replaced_and_cleared() {
             (&message.payload[..], message.retain),
             (&b"newest"[..], false)
         );
-        assert!(device.message_soon().await.is_none());
+        bridge.publish("tl/v1/press-7/down/ack", "last").await;
+        assert_eq!(device.message().await.payload, "last");
     }
     assert_eq!(rig.metric("tideline_broker_retained_messages", &[]), 1);
     // An empty payload clears only when it is to be retained itself.
@@ -107,7 +113,8 @@ async fn configuration_is_retained_replaced_and_cleared() {
     assert_eq!(rig.metric("tideline_broker_retained_messages", &[]), 0);
     let mut device = Client::connect(&rig, "press-7", Role::Device).await;
     device.subscribe("tl/v1/press-7/down/#").await;
-    assert!(device.message_soon().await.is_none());
+    bridge.publish("tl/v1/press-7/down/ack", "last").await;
+    assert_eq!(device.message().await.payload, "last");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +153,9 @@ async fn what_was_unsubscribed_comes_no_more() {
     b.publish("tl/v1/b/up/event", "b").await;
     let packet = observer.packet().await.unwrap();
     assert_eq!(packet.publish().0, "tl/v1/b/up/event");
-    assert_eq!(observer.soon().await, None);
+    a.publish("tl/v1/a/up/event", "a").await;
+    b.publish("tl/v1/b/up/event", "last").await;
+    assert_eq!(observer.packet().await.unwrap().publish().2, b"last");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,14 +2,12 @@
 //! agent killed in the middle, and a bridge that dies between its commit and its publish.
 
 use std::fs;
-use std::time::Duration;
 
 use loadtest::scratch::Scratch;
 use loadtest::stack::device;
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
-use crate::commands::{Fleet, get, until};
+use crate::commands::{Fleet, get, is_over, until};
 use crate::postgres;
 
 fn exec(program: &str) -> Value {
@@ -166,7 +164,7 @@ async fn a_command_that_expires_while_its_device_is_away_never_runs() {
     let mut brief = exec("mark");
     brief["ttl_seconds"] = json!(1);
     let expired = fleet.ask(0, &brief).await;
-    sleep(Duration::from_millis(1_100)).await;
+    is_over(&expired).await;
     fleet.stack.agents[0].start().unwrap();
     let expired = fleet.state(&expired, "expired").await;
     assert_eq!(expired["ended"], true);

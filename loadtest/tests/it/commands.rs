@@ -109,6 +109,17 @@ impl Fleet {
     }
 }
 
+/// Waits until a command's time to start has passed.
+pub(crate) async fn is_over(command: &str) {
+    let found = get(command).await.unwrap();
+    let expires_at = found["expires_at"].as_str().unwrap().to_owned();
+    let expires_at = humantime::parse_rfc3339(&expires_at).unwrap();
+    until("its time is over", async || {
+        std::time::SystemTime::now() > expires_at
+    })
+    .await;
+}
+
 pub(crate) async fn get(url: &str) -> Option<Value> {
     reqwest::get(url).await.ok()?.json().await.ok()
 }
@@ -171,7 +182,7 @@ async fn a_command_ends_in_every_way() {
     let short = json!({"name": "exec", "arguments": {"name": "mark"}, "ttl_seconds": 1});
     let expired = fleet.ask(0, &short).await;
     let waits = fleet.ask(0, &mark()).await;
-    sleep(Duration::from_millis(1_200)).await;
+    is_over(&expired).await;
     let before = fs::read_to_string(fleet.stack.marks(0)).unwrap();
     fleet.links[0].set(Mode::Pass);
     // The device has the last word: it got it too late, and says so.

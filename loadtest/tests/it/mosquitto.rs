@@ -1,6 +1,7 @@
 //! Agent and bridge with Mosquitto between them, set up as `broker-config/mosquitto.conf` says:
 //! nothing that Tideline promises may depend on its own broker.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,6 +17,7 @@ use schema::message::Downlink;
 use schema::message::ack::payload_digest;
 use tokio::time::sleep;
 
+use crate::commands::{get, until};
 use crate::{certificate, mosquitto, with_input};
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../broker-config");
@@ -43,15 +45,15 @@ async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
         1_700_000_000_000,
         Duration::from_millis(5),
     );
-    sleep(Duration::from_secs(2)).await;
+    more_is(&stack, "committed").await;
     broker.kill().unwrap();
-    sleep(Duration::from_secs(1)).await;
+    more_is(&stack, "pending").await;
     let broker = start(folder, &certs, port);
-    sleep(Duration::from_secs(2)).await;
+    more_is(&stack, "committed").await;
     stack.bridges[0].kill().unwrap();
-    sleep(Duration::from_secs(1)).await;
+    more_is(&stack, "pending").await;
     stack.bridges[0].start().unwrap();
-    sleep(Duration::from_secs(2)).await;
+    more_is(&stack, "committed").await;
     let accepted = producer.finish();
 
     let mut report = Report::default();
@@ -64,6 +66,29 @@ async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
 
     a_payload_that_nobody_can_read_is_refused_and_kept(&stack, &certs, port).await;
     drop(broker);
+}
+
+/// Waits until the agent counts many more readings under this fate than now.
+async fn more_is(stack: &Stack, fate: &str) {
+    let status = stack.agent_status(0).unwrap();
+    let count = async || {
+        let found = get(&status).await?;
+        found["balance"][fate].as_u64()
+    };
+    let before = Cell::new(None);
+    until(fate, async || {
+        let Some(count) = count().await else {
+            return false;
+        };
+        match before.get() {
+            None => {
+                before.set(Some(count));
+                false
+            }
+            Some(before) => count >= before + 50,
+        }
+    })
+    .await;
 }
 
 async fn a_payload_that_nobody_can_read_is_refused_and_kept(

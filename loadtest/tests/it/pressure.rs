@@ -9,6 +9,7 @@ use loadtest::stack::{Plan, Stack, free_port};
 use serde_json::Value;
 use tokio::time::sleep;
 
+use crate::commands::{get, until};
 use crate::{loadtest, postgres};
 
 /// What docs/architecture.md states for the default settings.
@@ -34,8 +35,16 @@ async fn a_bridge_without_its_database_stays_within_its_memory_and_loses_nothing
     let load = load.stdout(Stdio::piped()).stderr(Stdio::null());
     let load = load.spawn().unwrap();
 
-    sleep(Duration::from_secs(5)).await;
+    let api = stack.api(0).unwrap();
+    // The load has begun, whenever this machine came to it.
+    let ledger = format!("{api}/api/v1/ledger");
+    until("readings are committed", async || {
+        let found = get(&ledger).await.unwrap_or_default();
+        found["committed"].as_u64() > Some(20_000)
+    })
+    .await;
     link.set(Mode::Cut);
+    // As long as an outage lasts here; what is looked at is what the bridge holds by then.
     sleep(Duration::from_secs(10)).await;
     let without = stack.bridges[0].process().unwrap().memory_peak().unwrap();
     link.set(Mode::Pass);

@@ -110,6 +110,10 @@ async fn a_setting_arrives_whatever_was_down() {
     assert_eq!(foreign.send().await.unwrap().status(), 403);
 }
 
+async fn text(url: &str) -> Option<String> {
+    reqwest::get(url).await.ok()?.text().await.ok()
+}
+
 /// A shared subscription gets nothing that is retained, so a bridge looks for what it missed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_came_while_no_bridge_was_there_is_known_to_be_online() {
@@ -123,14 +127,27 @@ async fn a_device_that_came_while_no_bridge_was_there_is_known_to_be_online() {
         })
         .await;
     };
+    // The broker has noticed that they are gone, and said so in the agent's name.
+    let metrics = fleet.stack.broker_metrics().unwrap();
+    let connected = async |role: &str, count: u64| {
+        let line = format!("tideline_broker_connections{{role=\"{role}\"}} {count}\n");
+        until("the broker has noticed", async || {
+            text(&metrics)
+                .await
+                .is_some_and(|found| found.contains(&line))
+        })
+        .await;
+    };
     fleet.stack.bridges[0].kill().unwrap();
+    connected("bridge", 0).await;
     fleet.stack.agents[0].kill().unwrap();
-    sleep(Duration::from_millis(500)).await;
+    connected("device", 0).await;
     fleet.stack.bridges[0].start().unwrap();
     shows(&fleet, false).await;
     fleet.stack.bridges[0].kill().unwrap();
+    connected("bridge", 0).await;
     fleet.stack.agents[0].start().unwrap();
-    sleep(Duration::from_secs(2)).await;
+    connected("device", 1).await;
     fleet.stack.bridges[0].start().unwrap();
     shows(&fleet, true).await;
 }
