@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use daemon::{Class, Failure, lifecycle};
+use daemon::{Class, Clock, Failure, SystemClock, lifecycle};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -30,6 +30,9 @@ const PAUSE_MS: std::ops::Range<u64> = 200..3_000;
 
 /// How long a fault lasts, at least and at most, in milliseconds.
 const DOWN_MS: std::ops::Range<u64> = 100..8_000;
+
+/// A year, in milliseconds.
+const YEAR_MS: i64 = 365 * 86_400_000;
 
 /// Rows of one page of the API.
 const PAGE: usize = 10_000;
@@ -97,13 +100,17 @@ pub enum Fault {
     LinkStall,
     /// A link that takes long.
     LinkSlow,
-    /// An agent restarted with another wall clock.
+    /// An agent restarted with a wall clock up to an hour off.
     ClockOffset,
+    /// An agent restarted with a wall clock years off, or back in 1970.
+    ClockYears,
+    /// An agent whose buffer was replaced by an older copy, once what came since was committed.
+    BufferRestored,
     /// An agent whose files may not grow.
     DiskFull,
 }
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 13] = [
     Fault::AgentKill,
     Fault::AgentPause,
     Fault::BridgeKill,
@@ -114,6 +121,8 @@ const FAULTS: [Fault; 11] = [
     Fault::LinkStall,
     Fault::LinkSlow,
     Fault::ClockOffset,
+    Fault::ClockYears,
+    Fault::BufferRestored,
     Fault::DiskFull,
 ];
 
@@ -238,9 +247,16 @@ pub async fn disturb(
         sleep(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
         let fault = FAULTS[rng.random_range(0..FAULTS.len())];
         *report.faults.entry(fault).or_default() += 1;
-        break_and_mend(&mut stack, &links, fault, &mut rng)
-            .await
-            .map_err(broken)?;
+        match fault {
+            Fault::BufferRestored => {
+                let agent = rng.random_range(0..stack.agents.len());
+                let restored = restore_buffer(&mut stack, agent, &producers[agent]).await;
+                restored.map_err(broken)?;
+            }
+            _ => break_and_mend(&mut stack, &links, fault, &mut rng)
+                .await
+                .map_err(broken)?,
+        }
     }
     let book = operator.finish().await;
     let accepted: Vec<Vec<Accepted>> = producers.into_iter().map(Producer::finish).collect();
@@ -278,9 +294,12 @@ async fn break_and_mend(
     // What the buffer has now it keeps; each of its files may become as large, and no larger.
     let bytes = std::fs::metadata(stack.buffer(agent)).map_or(0, |file| file.len());
     let slot = match fault {
-        Fault::AgentKill | Fault::AgentPause | Fault::ClockOffset | Fault::DiskFull => {
-            &mut stack.agents[agent]
-        }
+        Fault::AgentKill
+        | Fault::AgentPause
+        | Fault::ClockOffset
+        | Fault::ClockYears
+        | Fault::BufferRestored
+        | Fault::DiskFull => &mut stack.agents[agent],
         Fault::BridgeKill | Fault::BridgePause => &mut stack.bridges[bridge],
         Fault::BrokerKill | Fault::BrokerPause => &mut stack.broker,
         Fault::LinkCut | Fault::LinkStall | Fault::LinkSlow => {
@@ -316,12 +335,69 @@ async fn break_and_mend(
             let offset = rng.random_range(-3_600_000..3_600_000i64);
             slot.start_with(&[format!("--clock-offset-ms={offset}")])
         }
+        Fault::ClockYears => {
+            slot.kill()?;
+            let offset = match rng.random() {
+                // A board without a battery.
+                true => -i64::try_from(SystemClock::default().now_ms()).unwrap_or(i64::MAX),
+                false => rng.random_range(-20 * YEAR_MS..20 * YEAR_MS),
+            };
+            slot.start_with(&[format!("--clock-offset-ms={offset}")])
+        }
         _ => {
             slot.kill()?;
             sleep(down).await;
             slot.start()
         }
     }
+}
+
+/// An agent's buffer is copied, used on, and replaced by the copy, as an SD card is by its image.
+/// What came since is committed by then, or it would be lost with the card; if that takes too long, the
+/// agent keeps what it has.
+async fn restore_buffer(
+    stack: &mut Stack,
+    agent: usize,
+    producer: &Producer,
+) -> Result<(), StackError> {
+    const FILES: [&str; 2] = ["", "-wal"];
+    let path = |ending: &str| format!("{}{ending}", stack.buffer(agent).display());
+    let files = FILES.map(path);
+    stack.agents[agent].kill()?;
+    for file in &files {
+        let copy = format!("{file}.copy");
+        if Path::new(file).exists() {
+            std::fs::copy(file, copy)?;
+        } else if Path::new(&copy).exists() {
+            std::fs::remove_file(copy)?;
+        }
+    }
+    stack.agents[agent].start()?;
+    sleep(Duration::from_secs(3)).await;
+    producer.pause(true);
+    let url = stack.agent_status(agent)?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut quiet = 0;
+    while quiet < 10 && Instant::now() < deadline {
+        sleep(Duration::from_millis(100)).await;
+        let status = fetch(&url).await.unwrap_or_default();
+        let is_quiet = status["balance"]["pending"] == 0 && status["balance"]["accepted"] != 0;
+        quiet = if is_quiet { quiet + 1 } else { 0 };
+    }
+    if quiet >= 10 {
+        stack.agents[agent].kill()?;
+        for file in &files {
+            let copy = format!("{file}.copy");
+            if Path::new(&copy).exists() {
+                std::fs::copy(copy, file)?;
+            } else if Path::new(file).exists() {
+                std::fs::remove_file(file)?;
+            }
+        }
+        stack.agents[agent].start()?;
+    }
+    producer.pause(false);
+    Ok(())
 }
 
 /// Waits until no agent has anything pending, and the ledger knows it.

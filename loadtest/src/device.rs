@@ -2,18 +2,25 @@
 //! it time and messages, and carries its payloads away: the simulation through a simulated
 //! network, the load generator through MQTT.
 //!
-//! What [`Device::restart`] takes, as a crash would: the session, the link, whatever travels. What
-//! it leaves: every row that was appended, as a committed transaction would.
+//! What [`Device::restart`] takes, as a crash would: the session, the link, whatever travels, and
+//! what was known of the time. What it leaves: every row that was appended, as a committed transaction
+//! would. The session counts in row numbers; batches and acknowledgements in epochs and sequences.
 
 use std::time::Duration;
 
 use edge_agent::session::{Ask, Effect, Input, Prepared, Session, SessionConfig};
 use schema::codec::Encoder;
 use schema::message::ack::payload_digest;
-use schema::message::{Downlink, Event, Report};
-use schema::{Balance, DeviceId, Epoch, RangeSet, Reading, SeqRange, envelope};
+use schema::message::{
+    Ack, ClockReport, ClockState, Downlink, Event, Hello, LedgerReport, RejectReason, Rejection,
+    TimeRequest,
+};
+use schema::{Balance, Batch, DeviceId, Epoch, RangeSet, Reading, SeqRange, envelope};
 
 use crate::memory::MemoryBuffer;
+
+/// The longest round trip of an answer that says what time it is: the time is known to half of it.
+const ROUND_TRIP_MAX: Duration = Duration::from_secs(4);
 
 /// A session and the memory that stands for its disk.
 #[derive(Debug)]
@@ -28,13 +35,29 @@ pub(crate) struct Device {
     pub(crate) clock_offset_ms: i64,
     /// Counts connections: what an older one sent or was sent is lost with it.
     pub(crate) connection: u64,
+    time: Time,
+}
+
+/// What a boot knows of the time.
+#[derive(Debug, Clone, Copy)]
+enum Time {
+    /// Its wall clock is right.
+    Wall,
+    /// It has no idea, and has asked under this number at this time, if it has.
+    Unknown { asked: Option<(u64, Duration)> },
+    /// It was told: so many milliseconds since the Unix epoch when time began.
+    Told { boot_ms: i64 },
 }
 
 /// What a device tells its surroundings.
 #[derive(Debug)]
 pub(crate) enum Output {
     /// To be published.
-    Telemetry(Vec<u8>),
+    Telemetry {
+        payload: Vec<u8>,
+        /// What is in it.
+        batch: Batch,
+    },
     /// To be published.
     Event(Vec<u8>),
     /// A batch is among those to be published.
@@ -59,6 +82,7 @@ pub(crate) enum Breach {
 }
 
 impl Device {
+    /// A device whose wall clock is right.
     pub(crate) fn new(id: DeviceId, epoch: Epoch, config: SessionConfig, rows_max: usize) -> Self {
         Self {
             id,
@@ -69,10 +93,29 @@ impl Device {
             connected: false,
             clock_offset_ms: 0,
             connection: 0,
+            time: Time::Wall,
         }
     }
 
-    /// Takes readings over, and returns their sequences.
+    /// From now on its wall clock is not to be trusted.
+    pub(crate) fn distrust_clock(&mut self) {
+        self.time = Time::Unknown { asked: None };
+    }
+
+    /// Whether it waits to be told what time it is.
+    pub(crate) const fn wants_time(&self) -> bool {
+        self.connected && matches!(self.time, Time::Unknown { .. })
+    }
+
+    /// What time it takes it to be, milliseconds since the Unix epoch.
+    pub(crate) fn time_ms(&self, now: Duration, wall_ms: u64) -> u64 {
+        match self.time {
+            Time::Wall | Time::Unknown { .. } => wall_ms,
+            Time::Told { boot_ms } => (boot_ms + millis(now)).max(0).unsigned_abs(),
+        }
+    }
+
+    /// Takes readings over, and returns their row numbers.
     pub(crate) fn append(
         &mut self,
         readings: Vec<Reading>,
@@ -80,8 +123,10 @@ impl Device {
         now: Duration,
         out: &mut Vec<Output>,
     ) -> Result<Option<SeqRange>, Breach> {
-        let (range, evicted) = self.buffer.append(readings, wall_ms);
-        if let Some(range) = range {
+        let time_ms = self.time_ms(now, wall_ms);
+        let untimed = matches!(self.time, Time::Unknown { .. }).then_some(now);
+        let (range, evicted) = self.buffer.append(readings, time_ms, untimed);
+        if let (Some(range), None) = (range, untimed) {
             self.input(Input::Appended(range), now, wall_ms, out)?;
         }
         if !evicted.is_empty() {
@@ -91,21 +136,98 @@ impl Device {
         Ok(range)
     }
 
-    /// A payload on `down/ack`.
+    /// A message on `down/ack`.
     pub(crate) fn hear(
         &mut self,
-        payload: &[u8],
+        message: &Downlink,
         now: Duration,
         wall_ms: u64,
         out: &mut Vec<Output>,
     ) -> Result<(), Breach> {
-        match envelope::decode(payload) {
-            Ok(Downlink::Ack(ack)) => self.input(Input::Acked(&ack), now, wall_ms, out),
-            Ok(Downlink::Refused(refusal)) => {
+        match message {
+            Downlink::Ack(ack) => {
+                let ack = self.in_rows(ack);
+                self.input(Input::Acked(&ack), now, wall_ms, out)
+            }
+            Downlink::Refused(refusal) => {
                 self.input(Input::Refused(refusal.payload_digest), now, wall_ms, out)
             }
-            Ok(Downlink::Noted(_) | Downlink::Hello(_)) | Err(_) => Ok(()),
+            Downlink::Hello(hello) => self.told_time(*hello, now, wall_ms, out),
+            Downlink::Noted(_) => Ok(()),
         }
+    }
+
+    /// Asks what time it is, if it does not know.
+    pub(crate) fn ask_time(
+        &mut self,
+        nonce: u64,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Breach> {
+        if let Time::Unknown { asked } = &mut self.time {
+            *asked = Some((nonce, now));
+            out.push(event(&Event::TimeRequest(TimeRequest { nonce }))?);
+        }
+        Ok(())
+    }
+
+    fn told_time(
+        &mut self,
+        hello: Hello,
+        now: Duration,
+        wall_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Breach> {
+        let Time::Unknown {
+            asked: Some((nonce, at)),
+        } = self.time
+        else {
+            return Ok(());
+        };
+        let round_trip = now.saturating_sub(at);
+        if nonce != hello.nonce || round_trip > ROUND_TRIP_MAX {
+            return Ok(());
+        }
+        let time_ms = hello.bridge_time_ms + millis(round_trip / 2);
+        let boot_ms = time_ms - millis(now);
+        self.time = Time::Told { boot_ms };
+        // What was refused for its time may be taken now, or will be refused again.
+        let mut offered = RangeSet::new();
+        for reason in [RejectReason::TooNew, RejectReason::TooOld] {
+            offered.merge(&self.buffer.requeue(Some(reason)));
+        }
+        offered.merge(&self.buffer.judge(BUILD_MS, time_ms));
+        if let Some(mended) = self.buffer.mend(boot_ms) {
+            self.input(Input::Appended(mended), now, wall_ms, out)?;
+        }
+        self.offer(&offered, now, wall_ms, out)
+    }
+
+    /// A person has what is in quarantine offered again.
+    pub(crate) fn requeue(
+        &mut self,
+        reason: Option<RejectReason>,
+        now: Duration,
+        wall_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<u64, Breach> {
+        let rows = self.buffer.requeue(reason);
+        self.offer(&rows, now, wall_ms, out)?;
+        Ok(rows.count())
+    }
+
+    /// Rows that the session has forgotten, or was never told of, are to be sent.
+    fn offer(
+        &mut self,
+        rows: &RangeSet,
+        now: Duration,
+        wall_ms: u64,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Breach> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.input(Input::Requeued(rows), now, wall_ms, out)
     }
 
     /// Feeds one input, and whatever follows from it, to the session.
@@ -138,15 +260,19 @@ impl Device {
         self.check(now)
     }
 
-    /// A crash and a restart: the session begins again over what the disk holds.
-    pub(crate) fn restart(&mut self) {
+    /// A crash and a restart: the session begins again over what the disk holds, in a new epoch.
+    pub(crate) fn restart(&mut self, epoch: Epoch) {
         self.connected = false;
         self.connection += 1;
         self.encoder = Encoder::default();
+        if !matches!(self.time, Time::Wall) {
+            self.distrust_clock();
+        }
+        self.buffer.start(epoch);
         self.session = Session::new(
             self.config.clone(),
             self.buffer.epoch(),
-            self.buffer.balance().accepted,
+            self.buffer.last_row(),
             self.buffer.pending(),
         );
     }
@@ -157,11 +283,34 @@ impl Device {
 
     /// Whether nothing is left to send or to be confirmed.
     pub(crate) fn is_settled(&self) -> bool {
-        let report = self.buffer.report();
         self.session.is_idle()
-            && self.buffer.balance().pending == 0
-            && report.evicted.is_empty()
-            && report.rejected.is_empty()
+            && self.buffer.is_timed()
+            && self.buffer.pending_rows() == 0
+            && self.buffer.is_told()
+    }
+
+    /// An acknowledgement of any epoch in row numbers, which the session counts in.
+    fn in_rows(&self, ack: &Ack) -> Ack {
+        let rows = |ranges: &[SeqRange]| -> Vec<SeqRange> {
+            let rows = ranges.iter();
+            rows.filter_map(|range| self.buffer.rows_of(ack.epoch, *range))
+                .collect()
+        };
+        Ack {
+            bridge_time_ms: ack.bridge_time_ms,
+            epoch: self.buffer.epoch(),
+            committed: rows(&ack.committed),
+            evicted: rows(&ack.evicted),
+            rejected: ack
+                .rejected
+                .iter()
+                .filter_map(|&Rejection { range, reason }| {
+                    let range = self.buffer.rows_of(ack.epoch, range)?;
+                    Some(Rejection { range, reason })
+                })
+                .collect(),
+            resync: rows(&ack.resync),
+        }
     }
 
     fn carry_out(
@@ -181,13 +330,19 @@ impl Device {
                 }
             }
             Effect::Report => {
-                let report = Report {
-                    device_time_ms: i64::try_from(wall_ms).unwrap_or(i64::MAX),
-                    epochs: vec![self.buffer.report()],
+                let state = match self.time {
+                    Time::Wall => ClockState::Kernel,
+                    Time::Unknown { .. } => ClockState::Unverified,
+                    Time::Told { .. } => ClockState::Verified,
                 };
-                let payload = envelope::encode(&Event::Report(report))
-                    .map_err(|error| Breach::Encode(error.to_string()))?;
-                out.push(Output::Event(payload));
+                out.push(event(&Event::Ledger(LedgerReport {
+                    device_time_ms: i64::try_from(wall_ms).unwrap_or(i64::MAX),
+                    clock: ClockReport {
+                        state,
+                        offset_ms: None,
+                    },
+                    epochs: self.buffer.report(),
+                }))?);
             }
             Effect::Sent {
                 bytes,
@@ -206,7 +361,7 @@ impl Device {
     fn prepare(&mut self, ask: &Ask, out: &mut Vec<Output>) -> Result<Prepared, Breach> {
         let mut sent = RangeSet::new();
         let mut gone = RangeSet::new();
-        let mut batch = schema::Batch {
+        let mut batch = Batch {
             epoch: self.buffer.epoch(),
             sensors: Vec::new(),
             rows: Vec::new(),
@@ -217,17 +372,25 @@ impl Device {
                 break;
             }
             let part = self.buffer.read(range, room);
-            // All that was looked at: the whole range, or up to where the room ended.
+            if !part.batch.rows.is_empty() {
+                if !batch.rows.is_empty() && part.batch.epoch != batch.epoch {
+                    break;
+                }
+                batch.epoch = part.batch.epoch;
+            }
+            // All that was looked at: the whole range, or up to where the room or the epoch ended.
             let looked_at = match part.rows.last() {
-                Some(row) if part.rows.len() == room => SeqRange::new(range.first(), row.seq),
+                Some(last) if part.is_cut => SeqRange::new(range.first(), last),
                 _ => Some(range),
             };
-            let found: RangeSet = part.ranges().collect();
             if let Some(looked_at) = looked_at {
-                gone.extend(found.gaps(looked_at).iter());
+                gone.extend(part.rows.gaps(looked_at).iter());
             }
-            sent.extend(found.iter());
-            append_rows(&mut batch, part);
+            sent.extend(part.rows.iter());
+            append_rows(&mut batch, part.batch);
+            if part.is_cut {
+                break;
+            }
         }
         let mut payload = Vec::new();
         if !batch.rows.is_empty() {
@@ -243,17 +406,24 @@ impl Device {
             bytes: payload.len(),
         };
         if !batch.rows.is_empty() {
-            out.push(Output::Telemetry(payload));
+            out.push(Output::Telemetry { payload, batch });
         }
         Ok(prepared)
     }
 
     fn check_given(&self, committed: &[SeqRange]) -> Result<(), Breach> {
         match committed.last() {
-            Some(&range) if range.last() > self.buffer.balance().accepted => {
-                Err(Breach::Settled(range))
-            }
+            Some(&range) if range.last() > self.buffer.last_row() => Err(Breach::Settled(range)),
             _ => Ok(()),
+        }
+    }
+
+    /// Whether its counts add up.
+    pub(crate) fn check_balance(&self) -> Result<(), Breach> {
+        let balance = self.buffer.balance();
+        match balance.is_balanced() {
+            true => Ok(()),
+            false => Err(Breach::Unbalanced(balance)),
         }
     }
 
@@ -263,10 +433,6 @@ impl Device {
         if in_flight > window {
             return Err(Breach::Window { in_flight, window });
         }
-        let balance = self.buffer.balance();
-        if !balance.is_balanced() {
-            return Err(Breach::Unbalanced(balance));
-        }
         match self.session.next_wakeup() {
             Some(wakeup) if wakeup <= now => Err(Breach::BusyTimer { wakeup, now }),
             _ => Ok(()),
@@ -274,8 +440,21 @@ impl Device {
     }
 }
 
+/// The date of the simulated build: no right clock is before it. Ten days before the simulation
+/// begins.
+const BUILD_MS: i64 = 1_800_000_000_000 - 10 * 86_400_000;
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn event(message: &Event) -> Result<Output, Breach> {
+    let payload = envelope::encode(message).map_err(|error| Breach::Encode(error.to_string()))?;
+    Ok(Output::Event(payload))
+}
+
 /// Appends the rows of `part`, whose sensors are numbered on their own.
-fn append_rows(batch: &mut schema::Batch, part: schema::Batch) {
+fn append_rows(batch: &mut Batch, part: Batch) {
     let numbers: Vec<u16> = part
         .sensors
         .into_iter()

@@ -21,6 +21,7 @@ pub type Accepted = (i64, i64);
 #[derive(Debug)]
 pub struct Producer {
     stop: Arc<AtomicBool>,
+    pause: Arc<AtomicBool>,
     thread: JoinHandle<Vec<Accepted>>,
 }
 
@@ -30,9 +31,21 @@ impl Producer {
     #[must_use]
     pub fn start(socket: &Path, first_ms: i64, interval: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, socket) = (Arc::clone(&stop), socket.to_owned());
-        let thread = std::thread::spawn(move || produce(&socket, first_ms, interval, &stopped));
-        Self { stop, thread }
+        let pause = Arc::new(AtomicBool::new(false));
+        let (stopped, paused) = (Arc::clone(&stop), Arc::clone(&pause));
+        let socket = socket.to_owned();
+        let thread =
+            std::thread::spawn(move || produce(&socket, first_ms, interval, &stopped, &paused));
+        Self {
+            stop,
+            pause,
+            thread,
+        }
+    }
+
+    /// Hands nothing over until it is let go on. What is being handed over may still be accepted.
+    pub fn pause(&self, is_paused: bool) {
+        self.pause.store(is_paused, Ordering::Relaxed);
     }
 
     /// Stops, and returns all that was accepted.
@@ -48,11 +61,16 @@ fn produce(
     first_ms: i64,
     interval: Duration,
     stop: &AtomicBool,
+    pause: &AtomicBool,
 ) -> Vec<Accepted> {
     let mut accepted = Vec::new();
     let mut connection = None;
     let mut value = 0;
     while !stop.load(Ordering::Relaxed) {
+        if pause.load(Ordering::Relaxed) {
+            std::thread::sleep(RETRY);
+            continue;
+        }
         let reading = (first_ms + value, value);
         match hand_over(socket, &mut connection, reading) {
             Ok(true) => {

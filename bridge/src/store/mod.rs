@@ -60,6 +60,8 @@ pub mod history;
 pub mod labels;
 mod ledger;
 pub mod location;
+#[doc(hidden)]
+pub mod memory;
 pub mod overrides;
 mod plan;
 mod presence;

@@ -133,11 +133,11 @@ impl Simulated {
     }
 
     fn heard(&mut self, downlink: &Downlink) -> Result<(), Breach> {
-        match downlink {
-            Downlink::Ack(ack) => self.input(Input::Acked(ack)),
-            Downlink::Refused(refusal) => self.input(Input::Refused(refusal.payload_digest)),
-            Downlink::Noted(_) | Downlink::Hello(_) => Ok(()),
-        }
+        let wall_ms = SystemClock::default().now_ms();
+        let now = self.origin.elapsed();
+        self.device.hear(downlink, now, wall_ms, &mut self.out)?;
+        self.carry_out();
+        Ok(())
     }
 
     fn scan(&mut self, sensors: &mut Sensors) -> Result<(), Breach> {
@@ -166,7 +166,7 @@ impl Simulated {
         };
         for output in self.out.drain(..) {
             match output {
-                Output::Telemetry(payload) => publish(Channel::Telemetry, payload),
+                Output::Telemetry { payload, .. } => publish(Channel::Telemetry, payload),
                 Output::Event(payload) => publish(Channel::Event, payload),
                 Output::Sent {
                     bytes,

@@ -1,18 +1,22 @@
 //! One simulated bridge: the real admission and pipeline over the simulated database. What a
-//! crash takes is everything; what it leaves is what was committed.
+//! crash takes is everything; what it leaves is what was committed. It judges by the database's
+//! time, which is the simulation's.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use bridge::admit::{Bounds, admit};
+use bridge::admit::{Bounds, admit, admit_event};
 use bridge::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use bridge::store::Delivery;
+use bridge::store::{Delivery, DeviceReport, Settled};
 use schema::message::ack::payload_digest;
-use schema::message::{Ack, Downlink, Event, Refusal, Report};
+use schema::message::{Ack, Downlink, Event, Hello, PROTOCOL, Refusal};
 use schema::time::ReceivedAt;
-use schema::{Batch, DeviceId, SeqRange, envelope};
+use schema::{Batch, DeviceId, Epoch, envelope};
 
 use super::store::Store;
+
+/// Readings that no bridge of these days can read.
+pub(super) type Poison = BTreeSet<(DeviceId, Epoch, u64)>;
 
 /// A bridge's memory.
 #[derive(Debug)]
@@ -46,14 +50,14 @@ impl Bridge {
         };
     }
 
-    /// A payload on `up/telemetry`. `poison` are readings that this bridge cannot read.
+    /// A payload on `up/telemetry`.
     pub(super) fn telemetry(
         &mut self,
         device: &DeviceId,
         payload: &[u8],
         wall_micros: i64,
         now: Duration,
-        poison: &BTreeSet<(DeviceId, u64)>,
+        poison: &Poison,
     ) -> Option<Answer> {
         if !self.pipeline.has_room() {
             return None;
@@ -63,7 +67,7 @@ impl Bridge {
             !batch
                 .rows
                 .iter()
-                .any(|row| poison.contains(&(device.clone(), row.seq)))
+                .any(|row| poison.contains(&(device.clone(), batch.epoch, row.seq)))
         };
         match admit(device.clone(), payload, received_at, &Bounds::default()) {
             Ok(delivery) if readable(&delivery.batch) => {
@@ -91,23 +95,28 @@ impl Bridge {
         store: &mut Store,
         wall_micros: i64,
     ) -> Vec<Answer> {
-        let Ok(Event::Report(Report { epochs, .. })) = envelope::decode(payload) else {
-            return Vec::new();
-        };
-        let mut answers = Vec::new();
-        for epoch in epochs {
-            store.report(device, &epoch);
-            let ack = Downlink::Ack(Ack {
-                bridge_time_ms: wall_micros / 1000,
-                epoch: epoch.epoch,
-                committed: Vec::new(),
-                evicted: epoch.evicted,
-                rejected: epoch.rejected,
-                resync: Vec::new(),
-            });
-            answers.extend(answer(device, &ack));
+        match admit_event(payload) {
+            Ok(Event::Ledger(report)) => {
+                let epochs: Vec<Epoch> = report.epochs.iter().map(|of| of.epoch).collect();
+                let received_at = ReceivedAt::from_micros(wall_micros);
+                let report = DeviceReport::new(device.clone(), report, received_at);
+                let settled = store.report(report);
+                epochs
+                    .into_iter()
+                    .zip(settled)
+                    .filter_map(|(epoch, of)| acknowledge(device, epoch, of, wall_micros))
+                    .collect()
+            }
+            Ok(Event::TimeRequest(request)) => {
+                let hello = Downlink::Hello(Hello {
+                    nonce: request.nonce,
+                    bridge_time_ms: wall_micros / 1000,
+                    protocol: PROTOCOL,
+                });
+                answer(device, &hello).into_iter().collect()
+            }
+            Ok(Event::Report(_) | Event::Command(_) | Event::Config(_)) | Err(_) => Vec::new(),
         }
-        answers
     }
 
     /// The next write, if one is due.
@@ -130,8 +139,23 @@ impl Bridge {
             .map(|write| &write.deliveries[..])
     }
 
-    /// A write is committed: acknowledgements for its devices.
-    pub(super) fn committed(&mut self, id: WriteId, wall_micros: i64) -> Vec<Answer> {
+    /// The database refuses a write: it is tried apart.
+    pub(super) fn refused(&mut self, id: WriteId, now: Duration) {
+        if let Some(at) = self.writes.iter().position(|write| write.id == id) {
+            let write = self.writes.swap_remove(at);
+            self.pipeline.refused(write, "simulated", now);
+            // The broker would keep what is let go; here its device sends it again.
+            self.pipeline.take_let_go();
+        }
+    }
+
+    /// A write is committed, with this result: acknowledgements for its devices.
+    pub(super) fn committed(
+        &mut self,
+        id: WriteId,
+        settled: Vec<Settled>,
+        wall_micros: i64,
+    ) -> Vec<Answer> {
         self.pipeline.complete(id);
         let Some(at) = self.writes.iter().position(|write| write.id == id) else {
             return Vec::new();
@@ -140,17 +164,9 @@ impl Bridge {
         write
             .deliveries
             .iter()
-            .filter_map(|delivery| {
-                let committed: Vec<SeqRange> = delivery.batch.ranges().collect();
-                let ack = Downlink::Ack(Ack {
-                    bridge_time_ms: wall_micros / 1000,
-                    epoch: delivery.batch.epoch,
-                    committed,
-                    evicted: Vec::new(),
-                    rejected: delivery.rejected.clone(),
-                    resync: Vec::new(),
-                });
-                answer(&delivery.device, &ack)
+            .zip(settled)
+            .filter_map(|(delivery, of)| {
+                acknowledge(&delivery.device, delivery.batch.epoch, of, wall_micros)
             })
             .collect()
     }
@@ -163,6 +179,23 @@ fn config() -> PipelineConfig {
         rows_max: 2_000,
         ..PipelineConfig::default()
     }
+}
+
+fn acknowledge(
+    device: &DeviceId,
+    epoch: Epoch,
+    settled: Settled,
+    wall_micros: i64,
+) -> Option<Answer> {
+    let ack = Downlink::Ack(Ack {
+        bridge_time_ms: wall_micros / 1000,
+        epoch,
+        committed: settled.committed,
+        evicted: settled.evicted,
+        rejected: settled.rejected,
+        resync: Vec::new(),
+    });
+    answer(device, &ack)
 }
 
 fn answer(device: &DeviceId, message: &Downlink) -> Option<Answer> {

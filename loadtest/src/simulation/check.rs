@@ -1,81 +1,85 @@
-//! The promises, held against what is left when everything has settled.
+//! The promises, held against what is left when everything has settled. That no reading is lost is
+//! checked while the simulation runs, too; see `oracle`.
 
 use std::collections::BTreeMap;
 
-use schema::{Value, Version};
+use bridge::admit::Bounds;
+use schema::Version;
+use schema::message::RejectReason;
 
 use super::Violation;
-use super::store::Key;
+use super::oracle::Key;
 use super::world::World;
 
 /// P1, P2, P3 and P8.
 pub(super) fn all(world: &World) -> Result<(), Violation> {
-    readings(world)?;
+    quarantine(world)?;
     rows(world)?;
     ledger(world)
 }
 
-/// P1: every accepted reading is committed, or was refused or evicted for a reason.
-fn readings(world: &World) -> Result<(), Violation> {
-    for reading in &world.accepted {
-        let lost = Violation::Lost {
-            device: reading.device.clone(),
-            seq: reading.seq,
+/// P1: a person had everything offered again, so only what is bad, or carries a time that nobody
+/// can believe, is still set aside.
+fn quarantine(world: &World) -> Result<(), Violation> {
+    let bounds = Bounds::default();
+    let now = world.bridge_wall_micros();
+    let past = i64::try_from(bounds.past_max.as_micros()).unwrap_or(i64::MAX);
+    let future = i64::try_from(bounds.future_max.as_micros()).unwrap_or(i64::MAX);
+    for agent in &world.agents {
+        let Some(of) = world.oracle.readings.get(&agent.id) else {
+            continue;
         };
-        let Some(ledger) = world
-            .store
-            .ledger
-            .get(&(reading.device.clone(), reading.epoch))
-        else {
-            return Err(lost);
-        };
-        let committed = ledger.committed.contains(reading.seq);
-        let set_aside =
-            ledger.discarded.contains(reading.seq) || ledger.evicted.contains(reading.seq);
-        if reading.is_bad && committed {
-            return Err(Violation::BadAdmitted {
-                device: reading.device.clone(),
-                seq: reading.seq,
-            });
-        }
-        let refused_good = ledger.discarded.contains(reading.seq) && !reading.is_bad;
-        if refused_good || !(committed || set_aside) {
-            return Err(lost);
+        for (&(epoch, seq), known) in of {
+            let Some((reason, times)) = agent.buffer.quarantined(epoch, seq) else {
+                continue;
+            };
+            let believable = times
+                .iter()
+                .all(|time| (now - past..=now + future).contains(&time.micros()));
+            let is_of_time = matches!(reason, RejectReason::TooOld | RejectReason::TooNew);
+            if !known.is_bad && !(is_of_time && !believable) {
+                return Err(Violation::Refused {
+                    device: agent.id.clone(),
+                    seq,
+                    reason: reason.as_str(),
+                });
+            }
         }
     }
     Ok(())
 }
 
 /// P2 and P3: the table holds, of each key, the highest committed version and nothing else. Said
-/// here in other words than the code under test has for it.
+/// here in other words than the code under test has for it. And P8 for the committed: each is a row,
+/// or superseded, or expired.
 fn rows(world: &World) -> Result<(), Violation> {
-    let mut expected: BTreeMap<&Key, (Version, &Value)> = BTreeMap::new();
-    for reading in &world.accepted {
-        let key = (reading.device.clone(), reading.epoch);
-        let ledger = world.store.ledger.get(&key);
-        if !ledger.is_some_and(|ledger| ledger.committed.contains(reading.seq)) {
+    let mut expected: BTreeMap<&Key, Version> = BTreeMap::new();
+    for known in world.oracle.readings.values().flat_map(BTreeMap::values) {
+        let Some((key, version)) = &known.stored else {
             continue;
-        }
+        };
         let rank = |version: &Version| (version.hlc.bits(), version.epoch.get(), version.seq);
-        let best = expected
-            .entry(&reading.key)
-            .or_insert((reading.version, &reading.value));
-        if rank(&reading.version) > rank(&best.0) {
-            *best = (reading.version, &reading.value);
+        let best = expected.entry(key).or_insert(*version);
+        if rank(version) > rank(best) {
+            *best = *version;
         }
     }
-    let same = expected.len() == world.store.rows.len()
-        && world
-            .store
-            .rows
-            .iter()
-            .all(|(key, (version, value))| expected.get(key) == Some(&(*version, value)));
+    if let Some(horizon) = world.oracle.horizon {
+        expected.retain(|key, _| key.2 >= horizon);
+    }
+    let found = world.store.memory().rows();
+    let is_young = |key: &Key| world.oracle.horizon.is_none_or(|horizon| key.2 >= horizon);
+    let young = found.iter().filter(|(key, _)| is_young(key));
+    let same = young.clone().count() == expected.len()
+        && young
+            .clone()
+            .all(|(key, row)| expected.get(key) == Some(&row.version));
     if same {
         Ok(())
     } else {
         Err(Violation::Rows {
             expected: expected.len(),
-            found: world.store.rows.len(),
+            found: found.len(),
         })
     }
 }
@@ -84,20 +88,28 @@ fn rows(world: &World) -> Result<(), Violation> {
 fn ledger(world: &World) -> Result<(), Violation> {
     for agent in &world.agents {
         let edge = agent.buffer.balance();
-        let key = (agent.id.clone(), agent.buffer.epoch());
-        let ledger = world.store.ledger.get(&key).cloned().unwrap_or_default();
-        let settlement = ledger.settle(edge.accepted, edge.held());
-        let agrees = settlement.balance.accepted == edge.accepted
-            && settlement.balance.pending == edge.pending
-            && settlement.balance.is_balanced()
-            && settlement.unaccounted == 0
-            && edge.is_balanced();
-        if !agrees {
-            return Err(Violation::Ledger {
-                device: agent.id.clone(),
-                edge,
-                central: settlement.balance,
-            });
+        let broken = |central| Violation::Ledger {
+            device: agent.id.clone(),
+            edge,
+            central,
+        };
+        if !edge.is_balanced() {
+            return Err(broken(edge));
+        }
+        for account in agent.buffer.report() {
+            let ledger = world.store.ledger(&agent.id, account.epoch);
+            let balance = account.balance;
+            let settlement = ledger.settle(balance.accepted, balance.held());
+            let central = settlement.balance;
+            let is_whole = central.is_balanced() && settlement.unaccounted == 0;
+            // Where a disk was put back, the ledger knows of more than this disk does.
+            let agrees = world.was_replaced(&agent.id)
+                || central.accepted == balance.accepted
+                    && central.pending == balance.pending
+                    && central.quarantined == balance.quarantined;
+            if !(is_whole && agrees) {
+                return Err(broken(central));
+            }
         }
     }
     Ok(())

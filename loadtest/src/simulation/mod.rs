@@ -7,7 +7,9 @@
 //! ```
 //!
 //! For a minute of simulated time messages are lost, doubled, overtaken and late, links are cut,
-//! and every part is killed; then the trouble ends, and everything must settle. A failing seed
+//! clocks leap by years, databases refuse rows, disks are copied and put back, and every part is killed;
+//! then the trouble ends, and everything must settle. After every event each reading must be where it may
+//! be (`oracle`). A failing seed
 //! fails again: `cargo xtask simulate --seed S`.
 
 mod bridge;
@@ -15,6 +17,7 @@ mod campaign;
 mod chance;
 mod check;
 mod commands;
+mod oracle;
 mod plan;
 mod store;
 mod world;
@@ -34,12 +37,58 @@ pub use plan::{Fault, Faults};
 #[derive(Debug, thiserror::Error)]
 pub enum Violation {
     /// P1.
-    #[error("reading {seq} of {device} was accepted, and is lost")]
+    #[error("reading {seq} of {device} was accepted, and is lost: {how}")]
     Lost {
         /// Whose.
         device: DeviceId,
         /// Which.
         seq: u64,
+        /// In which way.
+        how: &'static str,
+    },
+    /// P1: two readings under one name.
+    #[error("sequence {seq} of {device} was given before, in the same epoch")]
+    Reused {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        seq: u64,
+    },
+    /// P2: a batch holds a reading that is not the one that was sent, or accepted, before.
+    #[error("reading {seq} of {device} has changed since it was sent")]
+    Changed {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        seq: u64,
+    },
+    /// P8: committed is final.
+    #[error("readings of {device} were committed, and are not any more")]
+    Uncommitted {
+        /// Whose.
+        device: DeviceId,
+    },
+    /// P8: what is committed is a row, superseded or expired.
+    #[error(
+        "{committed} readings of {device} are committed, and {parts:?} are rows, superseded, expired"
+    )]
+    Rowless {
+        /// Whose.
+        device: DeviceId,
+        /// By the ledger.
+        committed: u64,
+        /// Of the rows.
+        parts: [u64; 3],
+    },
+    /// P1 and P10: what is in order is not taken, though nothing is in its way.
+    #[error("reading {seq} of {device} is in order, and is refused as {reason}")]
+    Refused {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        seq: u64,
+        /// Why.
+        reason: &'static str,
     },
     /// P6.
     #[error("reading {seq} of {device} is bad, and was taken")]
@@ -112,7 +161,7 @@ pub fn run(seed: u64) -> Result<Seen, Violation> {
     readings.run()?;
     let mut seen = Seen {
         faults: readings.faults().clone(),
-        accepted: readings.accepted.len() as u64,
+        accepted: readings.accepted,
         commands: BTreeMap::new(),
     };
     commands::run(seed, &mut seen)?;

@@ -38,8 +38,30 @@ pub enum Fault {
     StoreOutage,
     /// A commit succeeded, and its answer was lost.
     CommitUnknown,
-    /// An agent's wall clock jumped.
+    /// An agent's wall clock jumped by up to an hour.
     ClockJump,
+    /// An agent's wall clock jumped by years, or back to 1970.
+    ClockLeap,
+    /// An agent was killed before it had been told what time it is.
+    UntimedCrash,
+    /// The database refused everything, for reasons of its own, for a while.
+    StoreRefusal,
+    /// The database refused some rows for a while.
+    RowRefusal,
+    /// An older copy of a buffer was put back.
+    Restore,
+    /// The disk that was taken out was put back in place of its copy.
+    Swap,
+    /// A reading was refused, and set aside by its device.
+    Quarantine,
+    /// A person had readings in quarantine offered again.
+    Requeue,
+    /// A person gave up readings in quarantine.
+    Discard,
+    /// A quarantine was full, and its oldest readings were given up.
+    Overflow,
+    /// Old rows were removed, as retention does.
+    Expiry,
     /// A payload was overwritten on its way.
     Garbage,
     /// A reading that no reader can read, not even alone.
@@ -84,13 +106,60 @@ pub(super) struct Plan {
 /// Something that breaks at a moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Incident {
-    AgentCrash { agent: usize },
-    BridgeCrash { bridge: usize, down: Duration },
-    BrokerCrash { down: Duration },
-    Partition { agent: usize, down: Duration },
-    StoreOutage { down: Duration },
-    BlindBridges { down: Duration },
-    ClockJump { agent: usize, to_ms: i64 },
+    AgentCrash {
+        agent: usize,
+    },
+    BridgeCrash {
+        bridge: usize,
+        down: Duration,
+    },
+    BrokerCrash {
+        down: Duration,
+    },
+    Partition {
+        agent: usize,
+        down: Duration,
+    },
+    StoreOutage {
+        down: Duration,
+    },
+    BlindBridges {
+        down: Duration,
+    },
+    ClockJump {
+        agent: usize,
+        to_ms: i64,
+    },
+    ClockLeap {
+        agent: usize,
+        to_ms: i64,
+        reboot: bool,
+    },
+    StoreRefusal {
+        down: Duration,
+    },
+    RowRefusal {
+        down: Duration,
+        divisor: u64,
+    },
+    Copy {
+        agent: usize,
+    },
+    Restore {
+        agent: usize,
+    },
+    Swap {
+        agent: usize,
+    },
+    Requeue {
+        agent: usize,
+    },
+    Discard {
+        agent: usize,
+    },
+    Expiry {
+        age: Duration,
+    },
 }
 
 impl Plan {
@@ -106,12 +175,21 @@ impl Plan {
         let poison = chance(0.01);
         let rewrite = chance(0.3);
         let commit_unknown = chance(0.3);
-        let incidents = (0..rng.random_range(0..8))
+        let mut incidents: Vec<(Duration, Incident)> = (0..rng.random_range(0..10))
             .map(|_| {
                 let at = TROUBLE.mul_f64(rng.random());
                 (at, Incident::draw(&mut rng, agents, bridges))
             })
             .collect();
+        // A copy is made for its day: mostly it is put back, and sometimes exchanged again.
+        for agent in 0..agents {
+            if rng.random_bool(0.3) {
+                let copied = TROUBLE.mul_f64(rng.random_range(0.0..0.5));
+                let put_back = copied + TROUBLE.mul_f64(rng.random_range(0.0..0.4));
+                incidents.push((copied, Incident::Copy { agent }));
+                incidents.push((put_back, Incident::Restore { agent }));
+            }
+        }
         let plan = Self {
             agents,
             bridges,
@@ -138,7 +216,7 @@ impl Incident {
     fn draw(rng: &mut SmallRng, agents: usize, bridges: usize) -> Self {
         let agent = rng.random_range(0..agents);
         let down = Duration::from_millis(rng.random_range(100..20_000));
-        match rng.random_range(0..7) {
+        match rng.random_range(0..15) {
             0 => Self::AgentCrash { agent },
             1 => Self::BridgeCrash {
                 bridge: rng.random_range(0..bridges),
@@ -148,10 +226,37 @@ impl Incident {
             3 => Self::Partition { agent, down },
             4 => Self::StoreOutage { down },
             5 => Self::BlindBridges { down },
+            6 => Self::StoreRefusal { down },
+            7 => Self::RowRefusal {
+                down,
+                divisor: rng.random_range(2..6),
+            },
+            8 => Self::Swap { agent },
+            9 => Self::Requeue { agent },
+            10 => Self::Discard { agent },
+            11 => Self::Expiry {
+                age: Duration::from_secs(rng.random_range(1..60)),
+            },
+            12 | 13 => Self::ClockLeap {
+                agent,
+                to_ms: leap(rng),
+                reboot: rng.random_bool(0.7),
+            },
             _ => Self::ClockJump {
                 agent,
                 to_ms: rng.random_range(-3_600_000..3_600_000),
             },
         }
+    }
+}
+
+/// A wrong clock: to 1970, or years away in either direction; sometimes right again.
+fn leap(rng: &mut SmallRng) -> i64 {
+    const DAY_MS: i64 = 86_400_000;
+    match rng.random_range(0..4) {
+        0 => -1_800_000_000_000,
+        1 => 0,
+        2 => DAY_MS * rng.random_range(-30 * 365..0),
+        _ => DAY_MS * rng.random_range(0..30 * 365),
     }
 }

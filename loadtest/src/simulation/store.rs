@@ -1,67 +1,92 @@
-//! The simulated database: rows by last writer wins and the ledger, changed together or not at
-//! all, kept over every crash.
+//! The simulated database: the real rules of both stores over maps, changed together or not at
+//! all, kept over every crash. What it does beside that: it refuses rows for a while, as a trigger or
+//! a missing column does, and removes old ones, as retention does.
 
 use std::collections::BTreeMap;
 
-use schema::lww::{self, Outcome};
-use schema::message::{EpochReport, Rejection};
-use schema::{Batch, DeviceId, Epoch, EpochLedger, ObservedAt, SensorName, Value, Version};
+use bridge::store::memory::Memory;
+use bridge::store::{Delivery, DeviceReport, Ingested, Settled};
+use schema::{Batch, DeviceId, Epoch, EpochLedger, ObservedAt, RangeSet};
 
-/// What a row is found by.
-pub(super) type Key = (DeviceId, SensorName, ObservedAt);
+use super::Violation;
+use super::oracle::Oracle;
 
 /// The database of the simulated fleet.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    pub(super) rows: BTreeMap<Key, (Version, Value)>,
-    pub(super) ledger: BTreeMap<(DeviceId, Epoch), EpochLedger>,
-    pub(super) reports: BTreeMap<(DeviceId, Epoch), EpochReport>,
-    /// Rows written although the ledger had them: work that a known range should have saved.
-    pub(super) rewritten: u64,
+    memory: Memory,
+    /// For now, rows whose sequence leaves this rest when divided by this are refused.
+    pub(super) refused: Option<(u64, u64)>,
+    /// What was committed of each epoch, which never shrinks.
+    committed: BTreeMap<(DeviceId, Epoch), RangeSet>,
 }
 
 impl Store {
-    /// Writes the rows that the ledger does not have, and the ledger, as one transaction.
-    pub(super) fn ingest(&mut self, device: &DeviceId, batch: &Batch, rejected: &[Rejection]) {
-        let ledger = self
-            .ledger
-            .entry((device.clone(), batch.epoch))
-            .or_default();
-        for row in &batch.rows {
-            if ledger.committed.contains(row.seq) {
-                self.rewritten += 1;
-                continue;
-            }
-            let key = (device.clone(), batch.sensor(row).clone(), row.observed_at);
-            let arriving = batch.version(row);
-            let stored = self.rows.get(&key).map(|(version, _)| *version);
-            match lww::resolve(stored, arriving) {
-                Outcome::First | Outcome::Newer => {
-                    self.rows.insert(key, (arriving, row.value.clone()));
-                }
-                Outcome::Older | Outcome::Same => {}
-            }
-        }
-        ledger.committed.extend(batch.ranges());
-        ledger
-            .discarded
-            .extend(rejected.iter().map(|rejection| rejection.range));
+    /// Whether the database refuses one of the rows, and so all of the write.
+    pub(super) fn refuses(&self, deliveries: &[Delivery]) -> bool {
+        let mut rows = deliveries.iter().flat_map(|of| &of.batch.rows);
+        self.refused
+            .is_some_and(|(divisor, rest)| rows.any(|row| row.seq % divisor == rest))
     }
 
-    /// Keeps a device's side of the ledger. A report that was overtaken changes nothing.
-    pub(super) fn report(&mut self, device: &DeviceId, report: &EpochReport) {
-        let key = (device.clone(), report.epoch);
-        let ledger = self.ledger.entry(key.clone()).or_default();
-        ledger.evicted.extend(report.evicted.iter().copied());
-        ledger
-            .discarded
-            .extend(report.rejected.iter().map(|rejection| rejection.range));
-        let newest = self
-            .reports
-            .get(&key)
-            .is_none_or(|known| known.balance.accepted <= report.balance.accepted);
-        if newest {
-            self.reports.insert(key, report.clone());
+    /// Writes the rows that the ledger does not have, and the ledger, as one transaction.
+    pub(super) fn ingest(
+        &mut self,
+        deliveries: &[Delivery],
+        oracle: &mut Oracle,
+    ) -> Result<Ingested, Violation> {
+        let ingested = self.memory.ingest(deliveries);
+        for delivery in deliveries {
+            self.check(&delivery.device, &delivery.batch, oracle)?;
         }
+        for delivery in deliveries {
+            let (device, epoch) = (&delivery.device, delivery.batch.epoch);
+            let now = self.memory.committed(device, epoch);
+            self.committed.insert((device.clone(), epoch), now);
+        }
+        Ok(ingested)
+    }
+
+    /// Keeps a device's side of the ledger.
+    pub(super) fn report(&mut self, report: DeviceReport) -> Vec<Settled> {
+        let mut settled = self.memory.report(&[report]);
+        settled.pop().unwrap_or_default()
+    }
+
+    /// Removes rows that were observed before a time.
+    pub(super) fn expire(&mut self, before: ObservedAt) {
+        self.memory.expire(before);
+    }
+
+    /// What the ledger says of one epoch.
+    pub(super) fn ledger(&self, device: &DeviceId, epoch: Epoch) -> EpochLedger {
+        self.memory.ledger(device, epoch)
+    }
+
+    pub(super) const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Committed is final; and what is new in the ledger came in these batches.
+    fn check(
+        &self,
+        device: &DeviceId,
+        batch: &Batch,
+        oracle: &mut Oracle,
+    ) -> Result<(), Violation> {
+        let now = self.memory.committed(device, batch.epoch);
+        let before = self.committed.get(&(device.clone(), batch.epoch));
+        let before = before.cloned().unwrap_or_default();
+        if before.intersection(&now) != before {
+            return Err(Violation::Uncommitted {
+                device: device.clone(),
+            });
+        }
+        let mut new = now;
+        new.subtract(&before);
+        for row in batch.rows.iter().filter(|row| new.contains(row.seq)) {
+            oracle.stored(device, batch, row)?;
+        }
+        Ok(())
     }
 }

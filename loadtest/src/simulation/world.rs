@@ -2,29 +2,36 @@
 //!
 //! One queue of events in the order of their time; ties in the order of their making. Everything
 //! random comes from one seed, and nothing is iterated in the order of a hash: a seed replays
-//! exactly.
+//! exactly. After each event, whatever left a disk is held against what is in the table; now and then all
+//! readings are.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bridge::pipeline::WriteId;
+use bridge::store::Settled;
 use edge_agent::session::{Input, SessionConfig};
 use rand::RngExt;
-use schema::{DeviceId, Epoch, ObservedAt, Quality, Reading, Value, Version};
+use schema::envelope;
+use schema::message::{Downlink, RejectReason};
+use schema::{DeviceId, DiscardedBy, Epoch, ObservedAt, Quality, Reading, Value};
 
-use super::bridge::Bridge;
+use super::bridge::{Bridge, Poison};
 use super::chance::Chance;
+use super::oracle::Oracle;
 use super::plan::{Fault, Faults, Incident, Plan, TROUBLE};
-use super::store::{Key, Store};
+use super::store::Store;
 use super::{Violation, check};
 use crate::device::{Device, Output};
+use crate::memory::{FateKind, MemoryBuffer};
 
 /// Wall time at the start of every simulation, in milliseconds.
 const START_MS: i64 = 1_800_000_000_000;
 
-/// When everything must have settled. The longest time-outs are a minute each.
-const SETTLED_BY: Duration = Duration::from_secs(1_200);
+/// When everything must have settled. A reading that nobody can read is set aside on the evidence of
+/// what became of others sent beside it, and tried ever more rarely until then.
+const SETTLED_BY: Duration = Duration::from_secs(6 * 3_600);
 
 /// Time between two scans once the trouble is over.
 const CALM_INTERVAL: Duration = Duration::from_secs(10);
@@ -32,17 +39,26 @@ const CALM_INTERVAL: Duration = Duration::from_secs(10);
 /// Events in one simulation, far above what any plan needs.
 const EVENTS_MAX: u64 = 2_000_000;
 
-/// A reading that an agent accepted.
-#[derive(Debug, Clone)]
-pub(super) struct Accepted {
-    pub(super) device: DeviceId,
-    pub(super) epoch: Epoch,
-    pub(super) seq: u64,
-    pub(super) key: Key,
-    pub(super) version: Version,
-    pub(super) value: Value,
-    /// Whether a bridge must not take it.
-    pub(super) is_bad: bool,
+/// When a person puts things in order: copies of disks are thrown away, and what is in quarantine
+/// is offered again. The trouble, and what it left behind, is over by then.
+const ORDER: Duration = Duration::from_secs(90);
+
+/// When that is done once more: what was refused while the first time was under way, and what waited for
+/// a device to learn the time.
+const ORDER_AGAIN: Duration = Duration::from_secs(150);
+
+/// Time between two questions for the time.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Events between two looks at every reading.
+const LOOK_EVERY: u64 = 256;
+
+/// A disk that is not in use.
+#[derive(Debug)]
+struct Disk {
+    /// Told apart by this.
+    number: u64,
+    buffer: MemoryBuffer,
 }
 
 /// What happens at a moment.
@@ -61,6 +77,11 @@ enum Event {
     Connect {
         agent: usize,
     },
+    AskTime {
+        agent: usize,
+        connection: u64,
+    },
+    Order,
     Partitioned {
         agent: usize,
         until: Duration,
@@ -100,12 +121,25 @@ pub(super) struct World {
     pub(super) agents: Vec<Device>,
     bridges: Vec<Bridge>,
     pub(super) store: Store,
-    pub(super) accepted: Vec<Accepted>,
-    poison: BTreeSet<(DeviceId, u64)>,
+    pub(super) oracle: Oracle,
+    /// How many readings were accepted.
+    pub(super) accepted: u64,
+    poison: Poison,
+    /// The number of each agent's disk.
+    disks: Vec<u64>,
+    disks_made: u64,
+    /// Copies that were made of disks.
+    copies: Vec<Option<MemoryBuffer>>,
+    /// Disks that were taken out.
+    spares: Vec<Option<Disk>>,
+    replaced: BTreeSet<DeviceId>,
+    is_in_order: bool,
     /// Counts restarts of the broker: what was in it is gone.
     broker: u64,
     broker_down_until: Duration,
     store_down_until: Duration,
+    rows_refused_until: Duration,
+    store_refuses_until: Duration,
     blind_until: Duration,
     cut_until: Vec<Duration>,
     timers: Vec<Option<Duration>>,
@@ -126,7 +160,13 @@ impl World {
             .map(|number| {
                 let device = format!("d{number}").parse().expect("a fixed name is one");
                 let epoch = Epoch::from_random(rng.random());
-                Device::new(device, epoch, config.clone(), plan.buffer_rows)
+                let mut device = Device::new(device, epoch, config.clone(), plan.buffer_rows);
+                device.buffer.keep_fates();
+                // Some have a clock that is always right.
+                if rng.random_bool(0.8) {
+                    device.distrust_clock();
+                }
+                device
             })
             .collect();
         let count = agents.len();
@@ -141,11 +181,20 @@ impl World {
             handled: 0,
             agents,
             store: Store::default(),
-            accepted: Vec::new(),
-            poison: BTreeSet::new(),
+            oracle: Oracle::default(),
+            accepted: 0,
+            poison: Poison::new(),
+            disks: (0..count as u64).collect(),
+            disks_made: count as u64,
+            copies: (0..count).map(|_| None).collect(),
+            spares: (0..count).map(|_| None).collect(),
+            replaced: BTreeSet::new(),
+            is_in_order: false,
             broker: 0,
             broker_down_until: Duration::ZERO,
             store_down_until: Duration::ZERO,
+            rows_refused_until: Duration::ZERO,
+            store_refuses_until: Duration::ZERO,
             blind_until: Duration::ZERO,
             cut_until: vec![Duration::ZERO; count],
             timers: vec![None; count],
@@ -155,6 +204,8 @@ impl World {
             world.at(Duration::ZERO, Event::Connect { agent });
             world.at(Duration::from_millis(50), Event::Scan { agent });
         }
+        world.at(ORDER, Event::Order);
+        world.at(ORDER_AGAIN, Event::Order);
         for (at, incident) in std::mem::take(&mut world.plan.incidents) {
             world.at(at, Event::Incident(incident));
         }
@@ -175,7 +226,11 @@ impl World {
             if let Some(event) = self.events.remove(&number) {
                 self.handle(event)?;
             }
-            if at > TROUBLE
+            self.check_fates()?;
+            if self.handled.is_multiple_of(LOOK_EVERY) {
+                self.check_readings()?;
+            }
+            if self.is_in_order
                 && self
                     .agents
                     .iter()
@@ -187,7 +242,50 @@ impl World {
         if !self.agents.iter().all(Device::is_settled) {
             return Err(self.unsettled());
         }
+        self.check_readings()?;
         check::all(self)
+    }
+
+    /// What has left a disk since the last event.
+    fn check_fates(&mut self) -> Result<(), Violation> {
+        for agent in &mut self.agents {
+            let fates = agent.buffer.take_fates();
+            for fate in &fates {
+                match fate.kind {
+                    FateKind::Evicted => self.chance.count(Fault::Eviction),
+                    FateKind::Discarded(DiscardedBy::QuarantineBudget) => {
+                        self.chance.count(Fault::Overflow);
+                    }
+                    FateKind::Discarded(DiscardedBy::Person) => self.chance.count(Fault::Discard),
+                    FateKind::Committed => {}
+                }
+            }
+            self.oracle.left(&agent.id, &fates)?;
+        }
+        Ok(())
+    }
+
+    /// Every reading of every device.
+    fn check_readings(&self) -> Result<(), Violation> {
+        for (agent, spare) in self.agents.iter().zip(&self.spares) {
+            agent.check_balance().map_err(Violation::Breach)?;
+            let spare = spare.as_ref().map(|disk| &disk.buffer);
+            self.oracle.check(agent, spare, &self.store)?;
+            let (committed, parts) = self.store.memory().book(&agent.id);
+            if committed != parts.iter().sum::<u64>() {
+                return Err(Violation::Rowless {
+                    device: agent.id.clone(),
+                    committed,
+                    parts,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another disk than its first was in use.
+    pub(super) fn was_replaced(&self, device: &DeviceId) -> bool {
+        self.replaced.contains(device)
     }
 
     /// What was injected.
@@ -223,6 +321,8 @@ impl World {
             }
             Event::Incident(incident) => self.incident(incident),
             Event::Connect { agent } => self.connect(agent),
+            Event::AskTime { agent, connection } => self.ask_time(agent, connection),
+            Event::Order => self.put_in_order(),
             Event::Partitioned { agent, until } => {
                 self.cut_until[agent] = self.cut_until[agent].max(until);
                 self.disconnect(agent)
@@ -252,10 +352,7 @@ impl World {
                 broker,
                 payload,
             } => self.deliver(&device, broker, &payload),
-            Event::WriteEnds { bridge, run, write } => {
-                self.write_ends(bridge, run, write);
-                Ok(())
-            }
+            Event::WriteEnds { bridge, run, write } => self.write_ends(bridge, run, write),
         }
     }
 
@@ -275,7 +372,7 @@ impl World {
             .chance
             .trouble(self.now, self.plan.rewrite, Fault::Rewrite)
         {
-            self.observed_ms[agent] = wall_ms;
+            self.observed_ms[agent] = self.agents[agent].time_ms(self.now, wall_ms);
         }
         let observed_at = ObservedAt::from_millis(self.observed_ms[agent] as i64);
         let mut bad = Vec::new();
@@ -301,38 +398,30 @@ impl World {
             .collect();
         let mut out = Vec::new();
         let now = self.now;
-        let evicted = self.agents[agent].buffer.balance().evicted;
         let range = self.agents[agent]
             .append(readings.clone(), wall_ms, now, &mut out)
             .map_err(Violation::Breach)?;
-        let evictions = self.agents[agent].buffer.balance().evicted - evicted;
-        *self.chance.faults.entry(Fault::Eviction).or_default() += evictions;
         let Some(range) = range else {
             return Ok(());
         };
         let device = self.agents[agent].id.clone();
-        let epoch = self.agents[agent].buffer.epoch();
-        for ((seq, reading), is_bad) in (range.first()..=range.last()).zip(readings).zip(bad) {
-            let hlc = self.agents[agent].buffer.hlc_of(seq);
+        for ((row, reading), is_bad) in (range.first()..=range.last()).zip(readings).zip(bad) {
+            let Some((epoch, seq)) = self.agents[agent].buffer.name_of(row) else {
+                continue;
+            };
             let is_poison = !calm && self.chance.rng.random_bool(self.plan.poison);
             if is_poison {
                 self.chance.count(Fault::Poison);
-                self.poison.insert((device.clone(), seq));
+                self.poison.insert((device.clone(), epoch, seq));
             }
             if is_bad {
                 self.chance.count(Fault::BadValue);
             }
-            self.accepted.push(Accepted {
-                device: device.clone(),
-                epoch,
-                seq,
-                key: (device.clone(), reading.sensor, reading.observed_at),
-                version: Version { hlc, epoch, seq },
-                value: reading.value,
-                is_bad: is_bad || is_poison,
-            });
+            self.accepted += 1;
+            self.oracle
+                .accepted(&device, (epoch, seq), &reading, is_bad || is_poison)?;
         }
-        self.send(agent, out);
+        self.send(agent, out)?;
         self.set_timer(agent);
         Ok(())
     }
@@ -341,14 +430,12 @@ impl World {
         match incident {
             Incident::AgentCrash { agent } => {
                 self.chance.count(Fault::AgentCrash);
-                self.agents[agent].restart();
-                self.timers[agent] = None;
-                self.retry_connect(agent);
+                self.restart(agent);
             }
             Incident::BridgeCrash { bridge, down } => {
                 self.chance.count(Fault::BridgeCrash);
                 // A write in flight may be committed all the same: nobody will hear of it.
-                self.write_without_witness(bridge);
+                self.write_without_witness(bridge)?;
                 self.bridges[bridge].crash();
                 self.at(self.now + down, Event::BridgeUp { bridge });
             }
@@ -377,7 +464,127 @@ impl World {
                 self.chance.count(Fault::ClockJump);
                 self.agents[agent].clock_offset_ms = to_ms;
             }
+            Incident::ClockLeap {
+                agent,
+                to_ms,
+                reboot,
+            } => {
+                self.chance.count(Fault::ClockLeap);
+                self.agents[agent].clock_offset_ms = to_ms;
+                if reboot {
+                    self.restart(agent);
+                }
+            }
+            Incident::StoreRefusal { down } => {
+                self.chance.count(Fault::StoreRefusal);
+                self.store_refuses_until = self.store_refuses_until.max(self.now + down);
+            }
+            Incident::RowRefusal { down, divisor } => {
+                self.chance.count(Fault::RowRefusal);
+                self.rows_refused_until = self.rows_refused_until.max(self.now + down);
+                let rest = self.chance.rng.random_range(0..divisor);
+                self.store.refused = Some((divisor, rest));
+            }
+            Incident::Copy { agent } => {
+                self.copies[agent] = Some(self.agents[agent].buffer.clone());
+            }
+            Incident::Restore { agent } => self.restore(agent),
+            Incident::Swap { agent } => self.swap(agent),
+            Incident::Requeue { agent } => return self.requeue(agent),
+            Incident::Discard { agent } => self.agents[agent].buffer.discard(None),
+            Incident::Expiry { age } => {
+                self.chance.count(Fault::Expiry);
+                let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+                let before = ObservedAt::from_micros(self.bridge_wall_micros() - age);
+                self.oracle.horizon = self.oracle.horizon.max(Some(before));
+                self.store.expire(before);
+            }
         }
+        Ok(())
+    }
+
+    /// A crash of an agent, and its restart.
+    fn restart(&mut self, agent: usize) {
+        if !self.agents[agent].buffer.is_timed() {
+            self.chance.count(Fault::UntimedCrash);
+        }
+        let epoch = Epoch::from_random(self.chance.rng.random());
+        self.agents[agent].restart(epoch);
+        self.timers[agent] = None;
+        self.retry_connect(agent);
+    }
+
+    /// An older copy of the disk is put in its place.
+    fn restore(&mut self, agent: usize) {
+        let Some(copy) = self.copies[agent].clone() else {
+            return;
+        };
+        self.chance.count(Fault::Restore);
+        self.throw_away(agent);
+        let buffer = std::mem::replace(&mut self.agents[agent].buffer, copy);
+        let number = std::mem::replace(&mut self.disks[agent], self.disks_made);
+        self.disks_made += 1;
+        self.spares[agent] = Some(Disk { number, buffer });
+        self.replaced.insert(self.agents[agent].id.clone());
+        self.restart(agent);
+    }
+
+    /// The disk that was taken out is used again, and the other one is not.
+    fn swap(&mut self, agent: usize) {
+        let Some(disk) = &mut self.spares[agent] else {
+            return;
+        };
+        self.chance.count(Fault::Swap);
+        std::mem::swap(&mut disk.buffer, &mut self.agents[agent].buffer);
+        std::mem::swap(&mut disk.number, &mut self.disks[agent]);
+        self.restart(agent);
+    }
+
+    /// The disk that is not in use is thrown away.
+    fn throw_away(&mut self, agent: usize) {
+        if let Some(disk) = self.spares[agent].take() {
+            let device = &self.agents[agent];
+            let held = device.buffer.held().collect();
+            self.oracle.thrown_away(&device.id, &disk.buffer, &held);
+        }
+    }
+
+    fn requeue(&mut self, agent: usize) -> Result<(), Violation> {
+        let mut out = Vec::new();
+        let wall_ms = self.wall_ms(agent);
+        let rows = self.agents[agent]
+            .requeue(None, self.now, wall_ms, &mut out)
+            .map_err(Violation::Breach)?;
+        if rows > 0 {
+            self.chance.count(Fault::Requeue);
+        }
+        self.send(agent, out)?;
+        self.set_timer(agent);
+        Ok(())
+    }
+
+    fn put_in_order(&mut self) -> Result<(), Violation> {
+        self.is_in_order = self.now >= ORDER_AGAIN;
+        for agent in 0..self.agents.len() {
+            self.throw_away(agent);
+            self.copies[agent] = None;
+            self.requeue(agent)?;
+        }
+        Ok(())
+    }
+
+    fn ask_time(&mut self, agent: usize, connection: u64) -> Result<(), Violation> {
+        let device = &mut self.agents[agent];
+        if device.connection != connection || !device.wants_time() {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        let nonce = self.chance.rng.random();
+        device
+            .ask_time(nonce, self.now, &mut out)
+            .map_err(Violation::Breach)?;
+        self.send(agent, out)?;
+        self.at(self.now + ASK_AGAIN, Event::AskTime { agent, connection });
         Ok(())
     }
 
@@ -389,7 +596,9 @@ impl World {
             self.retry_connect(agent);
             return Ok(());
         }
-        self.input(agent, Input::Connected)
+        self.input(agent, Input::Connected)?;
+        let connection = self.agents[agent].connection;
+        self.ask_time(agent, connection)
     }
 
     fn disconnect(&mut self, agent: usize) -> Result<(), Violation> {
@@ -412,7 +621,7 @@ impl World {
         self.agents[agent]
             .input(input, self.now, wall_ms, &mut out)
             .map_err(Violation::Breach)?;
-        self.send(agent, out);
+        self.send(agent, out)?;
         self.set_timer(agent);
         Ok(())
     }
@@ -428,10 +637,14 @@ impl World {
     }
 
     /// From an agent to a bridge, through everything that can go wrong.
-    fn send(&mut self, agent: usize, out: Vec<Output>) {
+    fn send(&mut self, agent: usize, out: Vec<Output>) -> Result<(), Violation> {
         for output in out {
             let (is_event, mut payload) = match output {
-                Output::Telemetry(payload) => (false, payload),
+                Output::Telemetry { payload, batch } => {
+                    let device = &self.agents[agent].id;
+                    self.oracle.sent(device, self.disks[agent], &batch)?;
+                    (false, payload)
+                }
                 Output::Event(payload) => (true, payload),
                 Output::Sent { .. } | Output::Completed(_) => continue,
             };
@@ -455,6 +668,7 @@ impl World {
                 self.at(self.now + delay, event);
             }
         }
+        Ok(())
     }
 
     /// A message has reached the bridges' side of the broker.
@@ -500,36 +714,69 @@ impl World {
         }
     }
 
-    fn write_ends(&mut self, bridge: usize, run: u64, write: WriteId) {
+    fn write_ends(&mut self, bridge: usize, run: u64, write: WriteId) -> Result<(), Violation> {
         if self.bridges[bridge].run != run {
-            return;
+            return Ok(());
         }
         let again = Event::WriteEnds { bridge, run, write };
         if self.now < self.store_down_until {
             let pause = Duration::from_millis(self.chance.rng.random_range(50..1_000));
             self.at(self.now + pause, again);
-            return;
+            return Ok(());
         }
-        for delivery in self.bridges[bridge].deliveries(write).unwrap_or_default() {
-            self.store
-                .ingest(&delivery.device, &delivery.batch, &delivery.rejected);
+        if self.is_refused(bridge, write) {
+            self.bridges[bridge].refused(write, self.now);
+            self.drive(bridge);
+            return Ok(());
         }
+        let settled = self.ingest(bridge, write)?;
         if self
             .chance
             .trouble(self.now, self.plan.commit_unknown, Fault::CommitUnknown)
         {
             // Committed, and the bridge does not know: it writes again.
             self.at(self.now + Duration::from_millis(100), again);
-            return;
+            return Ok(());
         }
         let wall = self.bridge_wall_micros();
-        let answers = self.bridges[bridge].committed(write, wall);
+        let answers = self.bridges[bridge].committed(write, settled, wall);
         self.answer(answers);
         self.drive(bridge);
+        Ok(())
+    }
+
+    /// Whether the database refuses a write, for reasons of its own.
+    fn is_refused(&mut self, bridge: usize, write: WriteId) -> bool {
+        if self.now >= self.rows_refused_until {
+            self.store.refused = None;
+        }
+        let deliveries = self.bridges[bridge].deliveries(write).unwrap_or_default();
+        self.now < self.store_refuses_until || self.store.refuses(deliveries)
+    }
+
+    /// One transaction.
+    fn ingest(&mut self, bridge: usize, write: WriteId) -> Result<Vec<Settled>, Violation> {
+        let deliveries = self.bridges[bridge].deliveries(write).unwrap_or_default();
+        let ingested = self.store.ingest(deliveries, &mut self.oracle)?;
+        for (delivery, settled) in deliveries.iter().zip(&ingested.settled) {
+            for rejection in &settled.rejected {
+                // Only two copies of one disk can give a name two contents: the time of a reading
+                // that neither had sent yet was mended differently.
+                let reused = rejection.reason == RejectReason::EpochReuse;
+                if reused && !self.replaced.contains(&delivery.device) {
+                    return Err(Violation::Reused {
+                        device: delivery.device.clone(),
+                        seq: rejection.range.first(),
+                    });
+                }
+                self.chance.count(Fault::Quarantine);
+            }
+        }
+        Ok(ingested.settled)
     }
 
     /// A bridge dies between commit and acknowledgement: some of its writes are in the database.
-    fn write_without_witness(&mut self, bridge: usize) {
+    fn write_without_witness(&mut self, bridge: usize) -> Result<(), Violation> {
         let writes: Vec<WriteId> = self
             .events
             .values()
@@ -541,13 +788,12 @@ impl World {
             })
             .collect();
         for write in writes {
-            if self.chance.rng.random() && self.now >= self.store_down_until {
-                for delivery in self.bridges[bridge].deliveries(write).unwrap_or_default() {
-                    self.store
-                        .ingest(&delivery.device, &delivery.batch, &delivery.rejected);
-                }
+            let is_up = self.now >= self.store_down_until && !self.is_refused(bridge, write);
+            if self.chance.rng.random() && is_up {
+                self.ingest(bridge, write)?;
             }
         }
+        Ok(())
     }
 
     fn answer(&mut self, answers: Vec<(DeviceId, Vec<u8>)>) {
@@ -570,12 +816,15 @@ impl World {
         if broker != self.broker || !self.agents[agent].connected {
             return Ok(());
         }
+        let Ok(message) = envelope::decode::<Downlink>(payload) else {
+            return Ok(());
+        };
         let mut out = Vec::new();
         let wall_ms = self.wall_ms(agent);
         self.agents[agent]
-            .hear(payload, self.now, wall_ms, &mut out)
+            .hear(&message, self.now, wall_ms, &mut out)
             .map_err(Violation::Breach)?;
-        self.send(agent, out);
+        self.send(agent, out)?;
         self.set_timer(agent);
         Ok(())
     }
@@ -590,10 +839,10 @@ impl World {
         let millis = START_MS
             + i64::try_from(self.now.as_millis()).unwrap_or(i64::MAX)
             + self.agents[agent].clock_offset_ms;
-        millis.unsigned_abs()
+        millis.max(0).unsigned_abs()
     }
 
-    fn bridge_wall_micros(&self) -> i64 {
+    pub(super) fn bridge_wall_micros(&self) -> i64 {
         1_000 * (START_MS + i64::try_from(self.now.as_millis()).unwrap_or(i64::MAX))
     }
 }
