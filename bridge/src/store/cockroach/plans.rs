@@ -163,8 +163,8 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
                 "a page of devices",
                 DEVICES,
                 "'device-42', 100, 'epoch'".to_owned(),
-                // Each with its books and two labels.
-                400.0,
+                // Each with its books, its last sign of life and two labels.
+                500.0,
             ),
             (
                 "the books of a device",
@@ -177,22 +177,24 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
                 "a page of devices by prefix",
                 FILTERED,
                 "'', 'device-42', 'device-42~', NULL, false, 100, 'epoch'".to_owned(),
-                // Each device with its books and two labels, and some that are not wanted.
-                450.0,
+                // Each device with its books, its last sign of life and two labels, and some that
+                // are not wanted.
+                550.0,
             ),
             (
                 "devices of a group",
                 LABELLED,
                 "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{}', '{}', 0, 'epoch'".to_owned(),
-                // A hundred, each with its label, its row, its books and two labels.
-                500.0,
+                // A hundred, each with its label, its row, its books, its last sign of life and two
+                // labels.
+                600.0,
             ),
             (
                 "devices of a group and a site",
                 LABELLED,
                 "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{site}', '{site-1}', 1, 'epoch'"
                     .to_owned(),
-                700.0,
+                800.0,
             ),
             (
                 "who has not heard",

@@ -124,6 +124,10 @@ async fn a_row_that_is_gone_unbalances_a_ledger_that_is_verified() {
 
     let file = libsql::Builder::new_local(&path).build().await.unwrap();
     let connection = file.connect().unwrap();
+    // The bridge beside it writes too.
+    connection
+        .busy_timeout(std::time::Duration::from_secs(20))
+        .unwrap();
     let delete = "DELETE FROM telemetry_data WHERE seq = 5";
     connection.execute_batch(delete).await.unwrap();
     let broken = verified(&served).await;
