@@ -647,8 +647,8 @@ impl Session {
         // While nothing is answered, what failed before takes turns with what was not sent yet.
         let untried_first = self.window.is_probing() && self.was_repeat && untried_wait;
         let is_clear = self.window.len() == 0;
-        if !untried_first
-            && !(others_wait && self.window.has_suspect())
+        let others_first = untried_first || (others_wait && self.window.has_suspect());
+        if !others_first
             && let Some(Piece {
                 ranges, suspicion, ..
             }) = self.suspects.pick(others_wait, is_clear, self.now)

@@ -16,6 +16,7 @@ mod hostile;
 mod mosquitto;
 mod presence;
 mod pressure;
+mod quarantine;
 mod run;
 mod simulate;
 mod twin;
