@@ -37,7 +37,8 @@ fn quarantine(world: &World) -> Result<(), Violation> {
                 .iter()
                 .all(|time| (now - past..=now + future).contains(&time.micros()));
             let is_of_time = matches!(reason, RejectReason::TooOld | RejectReason::TooNew);
-            if !known.is_bad && !(is_of_time && !believable) {
+            let is_justified = known.is_bad || (is_of_time && !believable);
+            if !is_justified {
                 return Err(Violation::Refused {
                     device: agent.id.clone(),
                     seq,
