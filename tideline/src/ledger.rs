@@ -298,7 +298,7 @@ fn print_range(range: &Range) {
     match range.verdict.as_deref() {
         Some("expired") => println!("  {kind} {first}-{last}: removed by retention"),
         Some("not_comparable") => {
-            println!("  {kind} {first}-{last}: cannot be compared, retention removed a part of it")
+            println!("  {kind} {first}-{last}: cannot be compared, retention removed a part of it");
         }
         _ => {}
     }
