@@ -9,8 +9,8 @@ use axum::routing::get;
 use axum::{Json, Router};
 use daemon::{Clock, Component, Failure, Health, Lifecycle};
 use prometheus_client::registry::Registry;
-use schema::Balance;
 use schema::message::CommandId;
+use schema::{Balance, SeqRange};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -118,17 +118,36 @@ impl Agent {
     ) -> Result<Running, Failure> {
         certs::tls::install_crypto_provider();
         let clock = AgentClock::begin(Machine::new(config.clock.clone()));
-        let stamps: Arc<dyn Clock> = Arc::new(clock.clone());
+        let stamps = clock.stamps();
         let buffer_health = health.component("agent-buffer");
         // Another program that runs the agent inside itself is told at once.
         let may_wait = config.own_process.is_some();
-        let opened = open_patiently(&config.buffer, &stamps, may_wait, &buffer_health);
+        let opened = open_patiently(&config.buffer, &clock, may_wait, &buffer_health);
         let opened = opened.await.map_err(|error| {
             let what = format!("open the buffer {}", config.buffer.path.display());
             let help = error.help();
             Failure::new(error.class(), what).because(error).help(help)
         })?;
         let buffer = opened.buffer;
+        if let Some(earlier) = &opened.starts.newest {
+            let _ = clock.resume(earlier);
+        }
+        // What an earlier start took while it did not know the time goes when it is known; with it
+        // everything behind it.
+        let held_from = match opened.starts.held_from {
+            None if clock.is_known() => None,
+            None => Some(opened.last_row + 1),
+            from => from,
+        };
+        if held_from.is_none() {
+            let kept = buffer.release(Vec::new(), clock.start(), false).await;
+            kept.map_err(|error| {
+                Failure::new(error.class(), "keep what is known of the clock").because(error)
+            })?;
+        }
+        let offered_to = held_from.map_or(opened.last_row, |from| from - 1);
+        let offered = SeqRange::new(1, offered_to).into_iter().collect();
+        let pending = opened.pending.intersection(&offered);
         if let Some(recovery) = &opened.recovery {
             warn!(
                 damage = recovery.damage,
@@ -217,7 +236,7 @@ impl Agent {
             });
         let twin = link_handle.documents.take().map(|documents| Twin {
             buffer: buffer.clone(),
-            clock: Arc::clone(&stamps),
+            clock: Arc::new(clock.clone()),
             link: link_handle.state.clone(),
             documents,
             requests,
@@ -225,12 +244,9 @@ impl Agent {
             stop: lifecycle.token(),
         });
         let driver = Driver {
-            session: Session::new(
-                config.session.clone(),
-                opened.epoch,
-                opened.last_row,
-                opened.pending,
-            ),
+            session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
+            starts: opened.starts,
+            is_held: held_from.is_some(),
             buffer: buffer.clone(),
             clock,
             link: link_handle,
@@ -369,7 +385,7 @@ fn knobs(config: &Config) -> Knobs {
 /// what is wrong, and tries again, ever more rarely. Nothing of the file is given up meanwhile.
 async fn open_patiently(
     settings: &BufferSettings,
-    clock: &Arc<dyn Clock>,
+    clock: &AgentClock,
     may_wait: bool,
     health: &Component,
 ) -> Result<Opened, BufferError> {
@@ -393,10 +409,10 @@ async fn open_patiently(
 }
 
 /// Opens the buffer, and waits for whoever has it only for a moment.
-async fn open(settings: &BufferSettings, clock: &Arc<dyn Clock>) -> Result<Opened, BufferError> {
+async fn open(settings: &BufferSettings, clock: &AgentClock) -> Result<Opened, BufferError> {
     let deadline = Instant::now() + IN_USE_GRACE;
     loop {
-        match Buffer::open(settings.clone(), Arc::clone(clock)).await {
+        match Buffer::open_with(settings.clone(), clock.stamps(), Some(clock.start())).await {
             Err(BufferError::InUse { .. }) if Instant::now() < deadline => {
                 sleep(IN_USE_PAUSE).await;
             }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::buffer::{Buffer, BufferError, Progress, Storage};
+use crate::buffer::{Buffer, BufferError, Progress, Starts, Storage};
 use crate::clock::AgentClock;
 use crate::clock::core::Change;
 use crate::gather::{GatherError, Gathered, Gatherer};
@@ -71,6 +71,10 @@ enum Happening {
 /// Everything that the loop needs.
 pub(crate) struct Driver {
     pub(crate) session: Session,
+    /// What the clocks of earlier starts say.
+    pub(crate) starts: Starts,
+    /// Whether rows behind those that the session knows are held until the time is known.
+    pub(crate) is_held: bool,
     pub(crate) buffer: Buffer,
     pub(crate) clock: AgentClock,
     pub(crate) link: LinkHandle,
@@ -92,7 +96,9 @@ impl Driver {
             storage: self.buffer.storage(),
             seen: self.session.last_seq(),
             discarded: self.buffer.balance().discarded,
-            time: Timekeeping::new(self.clock.clone()),
+            time: Timekeeping::new(self.clock.clone(), self.starts.newest.is_some()),
+            clock_news: self.is_held,
+            clock_unkept: self.is_held,
             parts: self,
             gatherer: Gatherer::default(),
             uplink: None,
@@ -130,6 +136,10 @@ struct Running {
     parts: Driver,
     gatherer: Gatherer,
     time: Timekeeping,
+    /// The time has become known, and what was refused for its time was not offered since.
+    clock_news: bool,
+    /// What is known of the clock is not on disk.
+    clock_unkept: bool,
     uplink: Option<Uplink>,
     /// Where the session's time starts.
     origin: Instant,
@@ -263,14 +273,44 @@ impl Running {
 
     /// What follows from what is known of the time.
     async fn clock_changed(&mut self, changes: &[Change]) {
-        if !changes.is_empty() {
-            self.appended().await;
+        let is_news = |change: &Change| matches!(change, Change::Known(_) | Change::Trusted);
+        self.clock_news |= changes.iter().any(is_news);
+        self.clock_unkept |= !changes.is_empty();
+        if !self.clock_unkept {
+            return;
+        }
+        let clock = &self.parts.clock;
+        let is_known = clock.is_known();
+        let verdicts = match is_known {
+            true => clock.judge(&self.parts.starts),
+            false => Vec::new(),
+        };
+        let kept = self
+            .parts
+            .buffer
+            .release(verdicts, clock.start(), is_known && self.clock_news);
+        match kept.await {
+            Ok(()) => {
+                self.clock_unkept = false;
+                if is_known {
+                    self.clock_news = false;
+                    // It is on disk by how much each row is mended: they may leave.
+                    self.parts.is_held = false;
+                    self.parts.starts.held.clear();
+                    self.appended().await;
+                }
+            }
+            // Tried again with the next look at the clocks.
+            Err(error) => self.storage_failed("keep what is known of the clock", &error),
         }
     }
 
     /// New rows, and perhaps older ones that had to go for them.
     async fn appended(&mut self) {
         let last = self.appended.borrow_and_update().last_row;
+        if self.parts.is_held {
+            return;
+        }
         if let Some(range) = SeqRange::new(self.seen + 1, last) {
             self.seen = last;
             self.input(Input::Appended(range)).await;

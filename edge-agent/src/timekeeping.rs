@@ -22,12 +22,15 @@ pub(crate) struct Timekeeping {
     clock: AgentClock,
     exchange: Exchange,
     look_at: Instant,
+    /// A bridge has told this device the time before: bridges do not grow younger.
+    is_new: bool,
 }
 
 impl Timekeeping {
-    pub(crate) fn new(clock: AgentClock) -> Self {
+    pub(crate) fn new(clock: AgentClock, is_new: bool) -> Self {
         Self {
             clock,
+            is_new,
             exchange: Exchange::default(),
             look_at: Instant::now(),
         }
@@ -41,7 +44,8 @@ impl Timekeeping {
     pub(crate) fn up(&mut self, uplink: &Uplink) {
         let now = self.clock.monotonic();
         let queued = i64::try_from(uplink.born().elapsed().as_micros()).unwrap_or(0);
-        self.exchange.up(uplink.session(), now - queued, now);
+        self.exchange
+            .up(uplink.session(), now - queued, self.is_new, now);
     }
 
     pub(crate) fn down(&mut self) {
@@ -55,6 +59,7 @@ impl Timekeeping {
         let Some(asked) = self.exchange.hello(hello, now) else {
             return Vec::new();
         };
+        self.is_new = true;
         let trip_ms = (now - asked) / 1000;
         debug!(
             trip_ms,

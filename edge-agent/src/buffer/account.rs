@@ -379,6 +379,14 @@ impl Account {
         changed.quarantined.merge(&pending);
     }
 
+    /// Sets aside what is pending, on the device's own word. Returns it.
+    pub fn set_aside(&mut self, reason: RejectReason) -> RangeSet {
+        let pending = std::mem::take(&mut self.pending);
+        let is_own = true;
+        self.put_in_quarantine(Cause { is_own, reason }, &pending);
+        pending
+    }
+
     fn leave_quarantine(&mut self, set: &RangeSet) -> RangeSet {
         let rows = take_out(&mut self.sets.quarantined, set);
         self.quarantined -= rows.count();

@@ -183,6 +183,7 @@ impl<'a> Commit<'a> {
                 hlc: self.state.clock.tick(waiting.now_ms),
                 observed_at,
                 sensor,
+                is_given: *timing == Timing::Given,
             };
             if is_turned_away {
                 self.evicted.extend(SeqRange::one(key.seq));

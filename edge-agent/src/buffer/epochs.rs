@@ -20,6 +20,8 @@ use schema::{Balance, DiscardedBy, Epoch, RangeSet, SeqRange};
 
 use super::account::{Account, Counts};
 use super::log::{Book, Entry, Head, Ids, Kind, Ranges, Write};
+use super::starts::Starts;
+use crate::clock::core::{HeldStart, Release, StartClock};
 
 /// Most epochs that are kept. Beyond it a start goes on with the newest: a device that restarts
 /// without end and never reaches a bridge must not fill memory and file with their names.
@@ -79,6 +81,10 @@ pub(super) struct Ledger {
     is_ended: bool,
     /// Whether the file does not have all of it.
     is_dirty: bool,
+    /// What is known of the clock of its start; `None` of agents that did not keep it.
+    pub(super) clock: Option<StartClock>,
+    /// The latest stamp of its rows that a start found, microseconds on the axis of its start.
+    pub(super) last_stamp: i64,
 }
 
 /// The epochs of one file.
@@ -134,6 +140,8 @@ impl Ledger {
             base,
             is_ended,
             is_dirty: false,
+            clock: None,
+            last_stamp: 0,
         }
     }
 
@@ -145,6 +153,16 @@ impl Ledger {
             base: Some(base),
             is_ended: false,
             is_dirty: true,
+            clock: None,
+            last_stamp: 0,
+        }
+    }
+
+    /// Why its rows are set aside, if its clock is shown wrong.
+    fn is_shown_wrong(&self) -> Option<RejectReason> {
+        match self.clock?.release {
+            Release::Quarantined(reason) => Some(reason),
+            Release::Held | Release::Shifted(_) | Release::Uncertain(_) => None,
         }
     }
 
@@ -177,7 +195,7 @@ impl Ledger {
                 false => 0,
             },
             counts: account.counts(),
-            note: String::new(),
+            note: self.clock.map_or_else(String::new, |clock| clock.note()),
         };
         self.book.changes(account, &head, at_ms, ids)
     }
@@ -229,6 +247,100 @@ impl Ledgers {
             past: Past::restore(entries),
             kept: Ranges::restore(shared),
         }
+    }
+
+    /// This start's clock, before its first row. An epoch that goes on keeps the one that it has.
+    pub(super) fn begin_clock(&mut self, clock: StartClock) {
+        if self.current.account.last_seq() == 0 {
+            self.current.clock = Some(clock);
+        }
+    }
+
+    /// What the clocks of earlier starts say.
+    pub(super) fn starts(&self) -> Starts {
+        let mut starts = Starts::default();
+        for ledger in &self.ended {
+            let (Some(clock), Some(run)) = (ledger.clock, ledger.run()) else {
+                continue;
+            };
+            match clock.release {
+                Release::Held => {
+                    let last_stamp = ledger.last_stamp;
+                    let held = HeldStart { clock, last_stamp };
+                    starts.held.push((run.epoch, held));
+                    starts.held_from.get_or_insert(run.base + 1);
+                }
+                Release::Shifted(shift) | Release::Uncertain(shift) if starts.held.is_empty() => {
+                    let end = ledger.last_stamp.saturating_add(shift);
+                    starts.before = Some((clock.boot, end));
+                }
+                Release::Shifted(_) | Release::Uncertain(_) | Release::Quarantined(_) => {}
+            }
+            if clock.known.is_some() {
+                starts.newest = Some(clock);
+            }
+        }
+        starts
+    }
+
+    /// The clocks as they are, for [`Self::restore_clocks`].
+    pub(super) fn clocks(&self) -> Vec<Option<StartClock>> {
+        self.all().map(|ledger| ledger.clock).collect()
+    }
+
+    /// Takes back what was not committed.
+    pub(super) fn restore_clocks(&mut self, clocks: Vec<Option<StartClock>>) {
+        let all = self.ended.iter_mut().chain([&mut self.current]);
+        for (ledger, clock) in all.zip(clocks) {
+            ledger.clock = clock;
+        }
+    }
+
+    /// Decides what becomes of the rows of starts that are held; what was decided stays.
+    pub(super) fn set_clocks(&mut self, verdicts: &[(Epoch, Release)], current: StartClock) {
+        for (epoch, release) in verdicts {
+            let named = |ledger: &&mut Ledger| ledger.account.epoch() == *epoch;
+            let Some(ledger) = self.ended.iter_mut().find(named) else {
+                continue;
+            };
+            if let Some(clock) = &mut ledger.clock
+                && clock.release == Release::Held
+            {
+                clock.release = *release;
+                ledger.is_dirty = true;
+            }
+        }
+        if let Some(clock) = &mut self.current.clock {
+            let decided = clock.release;
+            *clock = current;
+            if decided != Release::Held {
+                clock.release = decided;
+            }
+            self.current.is_dirty = true;
+        }
+    }
+
+    /// The rows of starts whose clocks are shown wrong.
+    pub(super) fn shown_wrong(&self) -> RangeSet {
+        let wrong = self
+            .with_rows()
+            .filter(|(ledger, _)| ledger.is_shown_wrong().is_some());
+        wrong
+            .filter_map(|(_, run)| SeqRange::new(run.base + 1, run.last_row))
+            .collect()
+    }
+
+    /// Puts what is pending of them in quarantine. Returns the rows.
+    pub(super) fn set_aside_shown_wrong(&mut self) -> RangeSet {
+        let mut rows = RangeSet::new();
+        for ledger in &mut self.ended {
+            if let (Some(reason), Some(run)) = (ledger.is_shown_wrong(), ledger.run()) {
+                let set_aside = ledger.account.set_aside(reason);
+                ledger.is_dirty |= !set_aside.is_empty();
+                rows.merge(&run.rows_of(&set_aside));
+            }
+        }
+        rows
     }
 
     /// The epoch that takes new rows.

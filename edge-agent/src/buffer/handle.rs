@@ -20,7 +20,9 @@ use super::recovery::Recovery;
 use super::row::ReadingError;
 use super::settings::BufferSettings;
 use super::small_tables::{Origin, StoredSetting};
+use super::starts::Starts;
 use super::trouble::Storage;
+use crate::clock::core::{Release, StartClock};
 
 /// Requests that may wait for the thread; more make their callers wait.
 pub(super) const REQUESTS_MAX: usize = 256;
@@ -49,6 +51,8 @@ pub struct Opened {
     pub last_row: u64,
     /// The rows that wait for an acknowledgement, of this and of earlier epochs.
     pub pending: RangeSet,
+    /// What the clocks of earlier starts say.
+    pub starts: Starts,
     /// What was done about a damaged file, if it was.
     pub recovery: Option<Recovery>,
 }
@@ -177,6 +181,12 @@ pub(super) enum Request {
     Commands {
         reply: Reply<StoredCommands>,
     },
+    Release {
+        verdicts: Vec<(Epoch, Release)>,
+        current: StartClock,
+        is_news: bool,
+        reply: Reply<()>,
+    },
     LimitPages {
         pages_max: u32,
         reply: Reply<()>,
@@ -217,6 +227,19 @@ impl Buffer {
         settings: BufferSettings,
         clock: Arc<dyn Clock>,
     ) -> Result<Opened, BufferError> {
+        Self::open_with(settings, clock, None).await
+    }
+
+    /// As [`Self::open`]; `start` is kept beside the epoch of this start, whose stamps `clock` then
+    /// tells on its axis.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        settings: BufferSettings,
+        clock: Arc<dyn Clock>,
+        start: Option<StartClock>,
+    ) -> Result<Opened, BufferError> {
         settings.validate()?;
         let (requests, queue) = mpsc::channel(REQUESTS_MAX);
         let (ended_sender, ended) = watch::channel(false);
@@ -234,7 +257,7 @@ impl Buffer {
         std::thread::Builder::new()
             .name("buffer".into())
             .spawn(move || {
-                super::writer::run(settings, clock, queue, shows, opened_sender);
+                super::writer::run(settings, (clock, start), queue, shows, opened_sender);
                 let _ = ended_sender.send(true);
             })
             .map_err(|error| BufferError::file("starting a thread for", path, error))?;
@@ -252,6 +275,7 @@ impl Buffer {
             epoch: found.epoch,
             last_row: found.last_row,
             pending: found.pending,
+            starts: found.starts,
             recovery: found.recovery,
         })
     }
@@ -347,6 +371,27 @@ impl Buffer {
             committed,
             rejected,
             evicted: evicted_confirmed,
+            reply,
+        })
+        .await
+    }
+
+    /// Decides what becomes of the rows of starts that were held, in one commit that is on disk when
+    /// this returns, and keeps what is known of this start's clock. With news of the time, what was
+    /// refused because of its time is offered again.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then nothing has changed.
+    pub async fn release(
+        &self,
+        verdicts: Vec<(Epoch, Release)>,
+        current: StartClock,
+        is_news: bool,
+    ) -> Result<(), BufferError> {
+        self.ask(|reply| Request::Release {
+            verdicts,
+            current,
+            is_news,
             reply,
         })
         .await

@@ -3,6 +3,8 @@
 
 use schema::{Epoch, Hlc, HlcClock, RangeSet, SensorName, SeqRange};
 
+use crate::clock::core::StartClock;
+
 use super::account::{Account, Sets};
 use super::epochs::{Ledger, Ledgers, Run};
 use super::file::File;
@@ -140,6 +142,8 @@ struct Found {
     in_quarantine: RangeSet,
     /// Sequences of rows that were found, and wait.
     pending: RangeSet,
+    /// The latest of their stamps, milliseconds on the axis of its start.
+    stamp_max: u64,
 }
 
 impl Found {
@@ -152,6 +156,7 @@ impl Found {
             in_quarantine: sets.in_quarantine(),
             sets,
             pending: RangeSet::new(),
+            stamp_max: 0,
         })
     }
 
@@ -185,6 +190,10 @@ impl Found {
             self.head.counts,
         )?;
         let mut ledger = Ledger::restore(account, self.book, base, is_ended);
+        ledger.clock = StartClock::parse(&self.head.note);
+        ledger.last_stamp = i64::try_from(self.stamp_max)
+            .unwrap_or(0)
+            .saturating_mul(1000);
         ledger.end();
         Some(ledger)
     }
@@ -239,6 +248,7 @@ async fn load_rows(
             match run.filter(|(run, _)| key.seq <= run.last_row) {
                 Some((run, index)) => {
                     let (found, seq) = (&mut found[index], key.seq - run.base);
+                    found.stamp_max = found.stamp_max.max(key.hlc.millis());
                     if found.in_quarantine.contains(seq) {
                         rows.quarantined.extend(SeqRange::one(key.seq));
                         rows.quarantined_text_bytes += super::row::text_bytes(value);
@@ -311,6 +321,7 @@ mod tests {
                 hlc: state.clock.tick(1000),
                 observed_at: ObservedAt::from_millis(5),
                 sensor: 1,
+                is_given: false,
             };
             let value = Value::Text("abc".into());
             let mark = key.mark(Quality::Good, &value);

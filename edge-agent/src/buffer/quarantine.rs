@@ -171,10 +171,15 @@ impl Writer {
     /// how many rows that are.
     pub(super) async fn requeue(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
         let rows = self.state.epochs.in_quarantine(reasons);
+        self.requeue_rows(&rows).await
+    }
+
+    /// These rows are to be offered again. Returns how many there are.
+    pub(super) async fn requeue_rows(&mut self, rows: &RangeSet) -> u64 {
         let count = rows.count();
         if count > 0 {
             info!(count, "readings in quarantine are offered again");
-            self.quarantine.again.merge(&rows);
+            self.quarantine.again.merge(rows);
             self.offer_next().await;
             self.tell();
         }
@@ -190,7 +195,10 @@ impl Writer {
         if is_known || self.state.epochs.quarantined_rows() == 0 {
             return 0;
         }
-        let count = self.requeue(None).await;
+        // No peer mends a clock that is shown wrong.
+        let mut rows = self.state.epochs.in_quarantine(None);
+        rows.subtract(&self.state.epochs.shown_wrong());
+        let count = self.requeue_rows(&rows).await;
         self.keep_peers().await;
         count
     }

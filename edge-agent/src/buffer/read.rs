@@ -1,4 +1,4 @@
-//! Reads pending rows for a batch, and calls them by the sequences of their epoch.
+//! Reads pending rows for a batch, calls them by the sequences of their epoch, and mends their stamps.
 
 use schema::limits::BATCH_ROWS_MAX;
 use schema::{RangeSet, Row, SeqRange};
@@ -9,6 +9,8 @@ use super::file::{File, runs};
 use super::handle::Taken;
 use super::load::State;
 use super::row::Held;
+use super::starts::leaving;
+use crate::clock::core::StartClock;
 
 /// Reads what is pending of `asked`, ascending, as far as one batch goes. Returns beside it the
 /// rows that do not say any more what was written. What is `unreadable` is not looked at, and counts as
@@ -22,7 +24,7 @@ pub(super) async fn read(
 ) -> Result<(Taken, RangeSet), libsql::Error> {
     let mut asked_for = asked.clone();
     asked_for.subtract(unreadable);
-    let (of, wanted) = first_run(state, &asked_for);
+    let (of, wanted, clock) = first_run(state, &asked_for);
     let mut batch = BatchBuilder::new(of.epoch, rows_max.min(BATCH_ROWS_MAX));
     let mut damaged = RangeSet::new();
     let mut is_full = batch.is_full();
@@ -46,10 +48,11 @@ pub(super) async fn read(
                 damaged.extend(SeqRange::one(number));
                 return true;
             };
+            let (hlc, observed_at, quality) = leaving(clock, &key, quality);
             let row = Row {
                 sensor: 0,
-                observed_at: key.observed_at,
-                hlc: key.hlc,
+                observed_at,
+                hlc,
                 seq: number - of.base,
                 quality,
                 value,
@@ -77,11 +80,11 @@ pub(super) async fn read(
 
 /// The epoch of the lowest row that is pending of those asked for, and its rows among them. A
 /// batch is of one epoch.
-fn first_run(state: &State, asked: &RangeSet) -> (Run, RangeSet) {
+fn first_run<'s>(state: &'s State, asked: &RangeSet) -> (Run, RangeSet, Option<&'s StartClock>) {
     for (ledger, run) in state.epochs.with_rows() {
         let seqs = run.seqs_of(asked).intersection(ledger.account.pending());
         if !seqs.is_empty() {
-            return (run, run.rows_of(&seqs));
+            return (run, run.rows_of(&seqs), ledger.clock.as_ref());
         }
     }
     // Nothing is pending of what was asked for.
@@ -90,7 +93,7 @@ fn first_run(state: &State, asked: &RangeSet) -> (Run, RangeSet) {
         base: 0,
         last_row: u64::MAX,
     };
-    (run, RangeSet::new())
+    (run, RangeSet::new(), None)
 }
 
 /// Which of these rows cannot be read: halves what fails until single rows are left.

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! mark: check (16 bits, signed) │ code (8 bits)
-//! code: kind (2 bits) │ quality << 2 │ spent << 6
+//! code: kind (2 bits) │ quality << 2 │ given << 4 │ spent << 6
 //! ```
 //!
 //! SQLite has no checksums over its pages: a flipped bit in a value would travel as a reading. So
 //! each row carries sixteen bits of hash over everything that it says, for two bytes. A spent row
 //! is the one with the highest sequence after its reading was settled or evicted: it keeps the
-//! sequence and the clock for the next start, and holds no value.
+//! sequence and the clock for the next start, and holds no value. A given row has the time of its
+//! producer, which stays whatever is learned of the device's clock.
 
 use std::sync::Arc;
 
@@ -62,6 +63,9 @@ pub(super) struct Key {
     pub(super) hlc: Hlc,
     pub(super) observed_at: ObservedAt,
     pub(super) sensor: SensorId,
+    /// Whether the time of the reading is its producer's. A row of an agent from before this was
+    /// kept says no, and is never moved either.
+    pub(super) is_given: bool,
 }
 
 /// A row as it stands in a file: numbers that are not checked yet.
@@ -102,6 +106,8 @@ mod kind {
 }
 
 const QUALITY_SHIFT: u32 = 2;
+const QUALITY_MASK: u8 = 3;
+const GIVEN: u8 = 1 << 4;
 const SPENT: u8 = 1 << 6;
 
 impl Key {
@@ -113,7 +119,9 @@ impl Key {
             Value::Bool(_) => kind::BOOL,
             Value::Text(_) => kind::TEXT,
         };
-        self.seal(kind | u8::from(quality) << QUALITY_SHIFT, value_bits(value))
+        let given = if self.is_given { GIVEN } else { 0 };
+        let code = kind | u8::from(quality) << QUALITY_SHIFT | given;
+        self.seal(code, value_bits(value))
     }
 
     /// The mark of a spent row.
@@ -169,12 +177,13 @@ impl Columns<'_> {
             hlc: Hlc::from_bits(u64::try_from(self.hlc).ok()?),
             observed_at: ObservedAt::from_micros(self.observed_at),
             sensor: SensorId::try_from(self.sensor).ok()?,
+            is_given: self.mark.to_le_bytes()[0] & GIVEN != 0,
         };
         let [code, ..] = self.mark.to_le_bytes();
         if code & SPENT != 0 {
             return (self.mark == key.spent_mark()).then_some(Held::Spent(key));
         }
-        let quality = Quality::try_from(code >> QUALITY_SHIFT).ok()?;
+        let quality = Quality::try_from(code >> QUALITY_SHIFT & QUALITY_MASK).ok()?;
         let value = match (code & kind::MASK, self.value) {
             (kind::F64, Cell::Real(number)) => Value::F64(number),
             (kind::I64, Cell::Integer(number)) => Value::I64(number),
@@ -244,10 +253,11 @@ mod tests {
             millis in 0..Hlc::MILLIS_MAX,
             observed in any::<i64>(),
             sensor in 1..100u32,
+            is_given in any::<bool>(),
             grade in 0..3u8,
             value in value(),
         ) {
-            let key = Key { seq, hlc: Hlc::new(millis, 7), observed_at: ObservedAt::from_micros(observed), sensor };
+            let key = Key { seq, hlc: Hlc::new(millis, 7), observed_at: ObservedAt::from_micros(observed), sensor, is_given };
             let quality = Quality::try_from(grade).unwrap();
             let mark = key.mark(quality, &value);
             prop_assert!((-(1 << 23)..1 << 23).contains(&mark), "{mark} takes more than three bytes");
@@ -258,7 +268,7 @@ mod tests {
                 (Some(Held::Reading(_, _, Value::F64(a))), Value::F64(b)) => prop_assert_eq!(a.to_bits(), b.to_bits()),
                 _ => prop_assert_eq!(held, Some(Held::Reading(key, quality, value.clone()))),
             }
-            prop_assert_eq!(columns(key, key.spent_mark(), &libsql::Value::Null).check(), Some(Held::Spent(key)));
+            prop_assert_eq!(columns(key, key.spent_mark(), &libsql::Value::Null).check(), Some(Held::Spent(Key { is_given: false, ..key })));
         }
     }
 
@@ -269,6 +279,7 @@ mod tests {
             hlc: Hlc::new(1_790_000_000_000, 3),
             observed_at: ObservedAt::from_millis(1_790_000_000_000),
             sensor: 5,
+            is_given: true,
         };
         let value = Value::F64(21.5);
         let mark = key.mark(Quality::Good, &value);

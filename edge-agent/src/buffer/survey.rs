@@ -10,6 +10,8 @@ use std::path::Path;
 
 use schema::{Epoch, Quality, RangeSet, SensorName, SeqRange, Value};
 
+use crate::clock::core::{Release, StartClock};
+
 use super::account::{Account, Counts, Sets};
 use super::connect::PAGE_BYTES;
 use super::epochs::Ledger;
@@ -67,6 +69,8 @@ pub(super) struct KnownEpoch {
     ended_at: u64,
     counts: Counts,
     sets: Sets,
+    /// What is kept of its start's clock: what was decided last.
+    pub(super) clock: Option<StartClock>,
     /// Sequences whose rows were found, and are held: pending or in quarantine.
     pub(super) found: RangeSet,
 }
@@ -264,6 +268,7 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                     ended_at: 0,
                     counts: Counts::default(),
                     sets: Sets::default(),
+                    clock: None,
                     found: RangeSet::new(),
                 });
                 epochs.len() - 1
@@ -271,6 +276,15 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
         };
         let found = &mut epochs[place];
         found.ended_at = found.ended_at.max(entry.last_seq);
+        let clock = StartClock::parse(&entry.note);
+        // An older image of the same row does not hold what was released.
+        if let Some(clock) = clock
+            && found
+                .clock
+                .is_none_or(|known| known.release == Release::Held)
+        {
+            found.clock = Some(clock);
+        }
         if found.counts.sum() < entry.counts.sum() {
             found.counts = entry.counts;
         }
@@ -394,6 +408,8 @@ impl KnownEpoch {
         };
         let base = (!found.is_empty()).then_some(self.base);
         let account = Account::restore(self.epoch, last_seq, pending, sets, counts)?;
-        Some(Ledger::restore(account, Book::new(ids), base, true))
+        let mut ledger = Ledger::restore(account, Book::new(ids), base, true);
+        ledger.clock = self.clock;
+        Some(ledger)
     }
 }

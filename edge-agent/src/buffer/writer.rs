@@ -42,7 +42,9 @@ use super::recovery::Recovery;
 use super::reserve::{self, Reserve};
 use super::row::ROW_BYTES;
 use super::settings::BufferSettings;
+use super::starts::Starts;
 use super::trouble::Trouble;
+use crate::clock::core::StartClock;
 use crate::repeat::Repeats;
 
 /// Waiting readings at which a commit waits no longer.
@@ -70,6 +72,7 @@ pub(super) struct Found {
     pub(super) last_row: u64,
     pub(super) pending: RangeSet,
     pub(super) runs: Vec<Run>,
+    pub(super) starts: Starts,
     pub(super) recovery: Option<Recovery>,
 }
 
@@ -114,7 +117,7 @@ impl Word {
 /// Runs until it is told to close, or nobody is left to ask for anything.
 pub(super) fn run(
     settings: BufferSettings,
-    clock: Arc<dyn Clock>,
+    (clock, start): (Arc<dyn Clock>, Option<StartClock>),
     mut queue: mpsc::Receiver<Request>,
     shows: Shows,
     opened: oneshot::Sender<Result<Found, BufferError>>,
@@ -145,9 +148,13 @@ pub(super) fn run(
             last_row: epochs.last_row(),
             pending: epochs.pending(),
             runs: epochs.runs().collect(),
+            starts: epochs.starts(),
             recovery: found.recovery,
         };
         let mut state = found.state;
+        if let Some(start) = start {
+            state.epochs.begin_clock(start);
+        }
         if let Some(anchor) = state.anchor {
             let floor = latest_stamp(anchor);
             state.sensors.stamp_behind(floor, clock.now_micros());
@@ -176,6 +183,8 @@ pub(super) fn run(
             probe_at: None,
             unreadable: RangeSet::new(),
         };
+        // What a crash left undone.
+        writer.set_aside_shown_wrong().await;
         writer.tell();
         writer.note_odd(0, "set_aside").await;
         if opened.send(Ok(answer)).is_ok() {
@@ -306,6 +315,15 @@ impl Writer {
                 let count = self.discard(reasons.as_deref()).await;
                 let _ = reply.send(Ok(count));
             }
+            Request::Release {
+                verdicts,
+                current,
+                is_news,
+                reply,
+            } => {
+                let released = self.release(&verdicts, current, is_news).await;
+                let _ = reply.send(released);
+            }
             Request::Offer { protocol, reply } => {
                 let count = self.offer(protocol).await;
                 let _ = reply.send(Ok(count));
@@ -422,7 +440,12 @@ impl Writer {
 
     /// Carries out what a word has changed: pending rows that are free, quarantined ones that are,
     /// and pending ones that are in quarantine now.
-    async fn settled(&mut self, freed: RangeSet, released: RangeSet, quarantined: RangeSet) {
+    pub(super) async fn settled(
+        &mut self,
+        freed: RangeSet,
+        released: RangeSet,
+        quarantined: RangeSet,
+    ) {
         let texts = self.texts(&freed).await;
         self.state.text_bytes = self.state.text_bytes.saturating_sub(texts);
         let texts = self.texts(&released).await;
@@ -617,7 +640,7 @@ impl Writer {
         }
     }
 
-    async fn try_commit(
+    pub(super) async fn try_commit(
         &mut self,
         waiting: &[Waiting],
         settle: bool,

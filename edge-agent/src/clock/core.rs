@@ -124,6 +124,8 @@ pub struct Core {
     is_synchronised: bool,
     /// The bridge does not tell the time.
     is_trusted: bool,
+    /// What the shift leaves of the difference, below a millisecond: the axis has no step where it was decided.
+    trim: i64,
     /// The latest stamp.
     last: i64,
 }
@@ -147,6 +149,7 @@ impl Core {
             kernel,
             is_synchronised: now.is_synchronised,
             is_trusted: false,
+            trim: 0,
             last: i64::MIN,
         };
         if now.is_synchronised {
@@ -169,7 +172,7 @@ impl Core {
             at: self.start.began,
         });
         self.start.known = Some(offset);
-        self.start.release = Release::Shifted(offset.saturating_sub(self.start.axis));
+        self.decide(offset);
         Some(Change::Known(ClockState::Verified))
     }
 
@@ -188,6 +191,7 @@ impl Core {
             true => Release::Shifted(0),
             false => Release::Held,
         };
+        self.trim = 0;
         self.last = i64::MIN;
     }
 
@@ -196,7 +200,7 @@ impl Core {
     pub fn stamp(&mut self, now: Moment) -> i64 {
         let stamp = match self.start.release {
             Release::Shifted(shift) | Release::Uncertain(shift) => {
-                now.monotonic + self.offset(now) - shift
+                now.monotonic + self.offset(now) - shift - self.trim
             }
             Release::Held | Release::Quarantined(_) => now.monotonic + self.start.axis,
         };
@@ -307,11 +311,13 @@ impl Core {
 
     /// The bridge has not told the time: it is an old one. What is held goes as it is, and the wall
     /// clock is followed, as it always was.
-    pub fn nobody_tells(&mut self, now: Moment) -> Vec<Change> {
+    /// A clock before `floor` is shown wrong, and its rows wait all the same: an old bridge would refuse
+    /// them.
+    pub fn nobody_tells(&mut self, now: Moment, floor: i64) -> Vec<Change> {
         let mut changes = Vec::new();
-        if !self.is_known() {
+        if !self.is_known() && now.wall >= floor {
             self.is_trusted = true;
-            self.start.release = Release::Shifted(self.offset(now) - self.start.axis);
+            self.decide(self.offset(now));
             changes.push(Change::Trusted);
         }
         changes
@@ -323,18 +329,25 @@ impl Core {
         if is_news && (self.known.is_some() || self.kernel.is_some()) {
             self.is_trusted = false;
             if self.start.release == Release::Held {
-                self.start.release = Release::Shifted(self.offset(now) - self.start.axis);
+                self.decide(self.offset(now));
             }
             changes.push(Change::Known(self.state()));
         }
         if let Release::Shifted(shift) | Release::Uncertain(shift) = self.start.release {
             let back = self
                 .last
-                .saturating_sub(now.monotonic + self.offset(now) - shift);
+                .saturating_sub(now.monotonic + self.offset(now) - shift - self.trim);
             if back > BACK_MAX {
                 changes.push(Change::Back(back));
             }
         }
+    }
+
+    /// By how much this start's stamps move, for good.
+    fn decide(&mut self, right: i64) {
+        let by = shift(right, self.start.axis);
+        self.trim = right.saturating_sub(self.start.axis).saturating_sub(by);
+        self.start.release = Release::Shifted(by);
     }
 
     /// The right time less the monotonic one, as far as anybody knows.
@@ -350,6 +363,12 @@ impl Core {
             (None, None) => self.start.axis,
         }
     }
+}
+
+/// By how much stamps of an axis move: in whole milliseconds, so that stamps in milliseconds stay so.
+const fn shift(right: i64, axis: i64) -> i64 {
+    let by = right.saturating_sub(axis);
+    by - by % 1000
 }
 
 impl Known {
@@ -391,7 +410,7 @@ pub fn judge(
         };
         let begins_at = |relation: i64| clock.began.saturating_add(relation);
         let verdict = match known_in(clock.boot) {
-            Some(known) => Release::Shifted(known.saturating_sub(clock.axis)),
+            Some(known) => Release::Shifted(shift(known, clock.axis)),
             None => {
                 let earliest = match before {
                     Some((boot, end)) if boot != clock.boot => floor.max(end),
@@ -409,7 +428,7 @@ pub fn judge(
                     }
                 }
                 match (found, wrong) {
-                    (Some(relation), _) => Release::Uncertain(relation.saturating_sub(clock.axis)),
+                    (Some(relation), _) => Release::Uncertain(shift(relation, clock.axis)),
                     (None, wrong) => Release::Quarantined(wrong.unwrap_or(RejectReason::TooOld)),
                 }
             }

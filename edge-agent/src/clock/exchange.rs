@@ -51,10 +51,13 @@ pub enum Due {
 
 impl Exchange {
     /// A connection is up, whose birth was queued at `born`.
-    pub fn up(&mut self, session: u64, born: i64, now: i64) {
+    /// Of a bridge that `is_new` for sure, silence says only that it is away: it is asked.
+    pub fn up(&mut self, session: u64, born: i64, is_new: bool, now: i64) {
+        let by = Some(now + SILENCE);
         *self = Self {
             birth: Some((session, born)),
-            silent_at: Some(now + SILENCE),
+            silent_at: by.filter(|_| !is_new),
+            next_at: by.filter(|_| is_new),
             ..Self::default()
         };
     }
@@ -138,7 +141,7 @@ mod tests {
     #[test]
     fn a_slow_birth_is_followed_by_a_question_and_that_by_rest() {
         let mut exchange = Exchange::default();
-        exchange.up(7, 0, SECOND);
+        exchange.up(7, 0, false, SECOND);
         assert_eq!(exchange.hello(&hello(8), SECOND), None, "not ours");
         assert_eq!(exchange.protocol(), None);
         assert_eq!(exchange.hello(&hello(7), 2 * SECOND), Some(0));
@@ -155,7 +158,7 @@ mod tests {
     #[test]
     fn a_lost_or_slow_answer_is_asked_for_again_but_not_for_ever() {
         let mut exchange = Exchange::default();
-        exchange.up(7, 0, 0);
+        exchange.up(7, 0, false, 0);
         exchange.hello(&hello(7), SECOND);
         let (mut now, mut asked) = (SECOND, 0);
         while let Some(next) = exchange.next_at().filter(|next| next - now < INTERVAL) {
@@ -176,7 +179,7 @@ mod tests {
     #[test]
     fn a_bridge_that_says_nothing_is_an_old_one_and_is_asked_nothing() {
         let mut exchange = Exchange::default();
-        exchange.up(7, 0, 0);
+        exchange.up(7, 0, false, 0);
         assert_eq!(exchange.next_at(), Some(SILENCE));
         assert_eq!(exchange.due(1, SILENCE - 1), None);
         assert_eq!(exchange.due(1, SILENCE), Some(Due::Silent));
@@ -189,5 +192,9 @@ mod tests {
         assert_eq!(exchange.hello(&hello(7), INTERVAL), Some(0));
         exchange.down();
         assert_eq!((exchange.protocol(), exchange.next_at()), (None, None));
+        // One that was new before is away: it is asked until it answers.
+        exchange.up(8, 0, true, 0);
+        assert_eq!(exchange.due(1, SILENCE), Some(Due::Ask(1)));
+        assert_eq!(exchange.due(2, SILENCE + AGAIN), Some(Due::Ask(2)));
     }
 }

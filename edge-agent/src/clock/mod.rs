@@ -6,15 +6,22 @@
 pub mod core;
 pub mod exchange;
 mod machine;
+mod note;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use daemon::Clock;
+use schema::Epoch;
 use schema::message::ClockReport;
 
-use self::core::{Change, Core, StartClock};
+use self::core::{Change, Core, HeldStart, Release, StartClock};
+use crate::buffer::Starts;
 pub use machine::{ClockSettings, Machine};
+
+/// A time that had passed when this was built, in microseconds since the Unix epoch: 2026-01-01. To be
+/// raised with each release.
+pub const BUILT: i64 = 1_767_225_600_000_000;
 
 /// The agent's clock. Cheap to clone; all clones share it.
 #[derive(Clone)]
@@ -74,7 +81,22 @@ impl AgentClock {
     #[must_use]
     pub fn nobody_tells(&self) -> Vec<Change> {
         let now = self.machine.moment();
-        self.core().nobody_tells(now)
+        self.core().nobody_tells(now, BUILT)
+    }
+
+    /// What becomes of the rows of earlier starts that are held, now that the time is known.
+    #[must_use]
+    pub fn judge(&self, starts: &Starts) -> Vec<(Epoch, Release)> {
+        let now = self.machine.moment();
+        let core = self.core();
+        let held: Vec<HeldStart> = starts.held.iter().map(|(_, held)| *held).collect();
+        let verdicts = match core.is_trusted() {
+            // As it always was with a bridge that does not tell the time.
+            true => vec![Release::Shifted(0); held.len()],
+            false => core::judge(&held, starts.before, &core.start(), BUILT, core.time(now)),
+        };
+        let epochs = starts.held.iter().map(|(epoch, _)| *epoch);
+        epochs.zip(verdicts).collect()
     }
 
     /// A new epoch begins, whose axis is the right time.

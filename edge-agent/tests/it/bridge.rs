@@ -13,6 +13,8 @@ use schema::message::{
 use schema::{Channel, Epoch, Row, Topic, codec, envelope};
 use tokio::task::JoinHandle;
 
+use daemon::{Clock as _, SystemClock};
+
 use crate::broker::{Broker, DEVICE, certificates};
 
 /// What the bridge does with batches.
@@ -155,8 +157,13 @@ impl Peer {
         match channel {
             Channel::Telemetry => self.take_batch(&mut heard, payload),
             Channel::Status => {
-                heard.statuses.push(envelope::decode(payload).unwrap());
-                None
+                let status = envelope::decode(payload).unwrap();
+                let answer = match &status {
+                    Status::Online { session, .. } => Some(hello(*session)),
+                    Status::Offline { .. } => None,
+                };
+                heard.statuses.push(status);
+                answer
             }
             Channel::Event => {
                 let event = envelope::decode(payload).unwrap();
@@ -171,7 +178,8 @@ impl Peer {
                         heard.configs.push(config);
                         return None;
                     }
-                    message::Event::Ledger(_) | message::Event::TimeRequest(_) => return None,
+                    message::Event::Ledger(report) => report.into(),
+                    message::Event::TimeRequest(request) => return Some(hello(request.nonce)),
                 };
                 // A report's evictions and rejections enter the ledger, and are confirmed.
                 let confirmed = report.epochs.iter().map(|epoch| Ack {
@@ -236,4 +244,13 @@ impl Peer {
             resync: Vec::new(),
         }))
     }
+}
+
+/// The right time, told.
+fn hello(nonce: u64) -> Downlink {
+    Downlink::Hello(message::Hello {
+        nonce,
+        bridge_time_ms: i64::try_from(SystemClock::default().now_ms()).unwrap(),
+        protocol: message::PROTOCOL,
+    })
 }

@@ -11,6 +11,7 @@ mod appends;
 mod bridge;
 mod broker;
 mod buffer;
+mod buffer_clock;
 mod buffer_damage;
 mod buffer_epochs;
 mod buffer_kill;
