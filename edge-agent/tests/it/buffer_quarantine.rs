@@ -97,7 +97,7 @@ async fn what_was_refused_keeps_its_value_over_restarts_and_crashes() {
     // Nothing is left to be said of what came before; the present start has taken nothing yet.
     let report = last.buffer.report().await.unwrap();
     assert_eq!(report.len(), 1);
-    assert_eq!(report[0].balance, schema::Balance::default());
+    assert_eq!(report[0].balance, Balance::default());
 }
 
 #[tokio::test]
