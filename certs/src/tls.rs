@@ -10,6 +10,10 @@
 //! - a new revocation list means a new [`ServerConfig`], whose memory is empty: every device,
 //!   revoked or not, comes through a full handshake the next time;
 //! - [`peer_identity`] looks at the end of the certificate's time, whatever the handshake was.
+//!
+//! [`floor`] is for clients whose clock may be in 1970.
+
+pub mod floor;
 
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
@@ -18,17 +22,20 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use daemon::{Class, Failure, Fault};
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls::{
     ClientConfig, ConfigBuilder, InconsistentKeys, RootCertStore, ServerConfig, ServerConnection,
     WantsVerifier,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use self::floor::{FlooredClock, FlooredVerifier};
 use crate::identity::{Identity, IdentityError};
 use crate::pin::{Pin, PinnedVerifier};
 use crate::revocation;
@@ -202,9 +209,7 @@ pub fn client_config(files: &TlsFiles) -> Result<ClientConfig, TlsError> {
 /// [`TlsError`] that names the file.
 pub fn client_config_pinned(files: &TlsFiles, pins: &[Pin]) -> Result<ClientConfig, TlsError> {
     let verifier = server_verifier(&files.ca, None)?;
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has TLS 1.3 suites");
+    let builder = client_builder(Arc::new(DefaultTimeProvider));
     let builder = if pins.is_empty() {
         builder.with_webpki_verifier(verifier)
     } else {
@@ -218,14 +223,34 @@ pub fn client_config_pinned(files: &TlsFiles, pins: &[Pin]) -> Result<ClientConf
         .map_err(|error| refused(&files.cert, &files.key, &error))
 }
 
+/// As [`client_config`], for a machine whose clock may be far behind: servers are judged by
+/// `clock`, for which the time when the authority signed this client's own certificate has passed.
+///
+/// # Errors
+/// [`TlsError`] that names the file.
+pub fn client_config_floored(
+    files: &TlsFiles,
+    clock: &Arc<FlooredClock>,
+) -> Result<ClientConfig, TlsError> {
+    let own = read_certs(&files.cert)?;
+    if let Some(at) = floor::signed_at(&own, client_verifier(&files.ca, None)?.as_ref()) {
+        clock.prove(at);
+    }
+    let verifier: Arc<dyn ServerCertVerifier> = server_verifier(&files.ca, None)?;
+    let verifier = FlooredVerifier::new(verifier, Arc::clone(clock));
+    client_builder(Arc::clone(clock) as Arc<dyn TimeProvider>)
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(own, read_key(&files.key)?)
+        .map_err(|error| refused(&files.cert, &files.key, &error))
+}
+
 /// A client that shows no certificate, and trusts this authority alone: HTTPS with a token.
 ///
 /// # Errors
 /// [`TlsError`] that names the file.
 pub fn client_config_without_certificate(ca: &Path) -> Result<ClientConfig, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .expect("ring has TLS 1.3 suites")
+    let mut config = client_builder(Arc::new(DefaultTimeProvider))
         .with_webpki_verifier(server_verifier(ca, None)?)
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP.to_vec()];
@@ -357,6 +382,12 @@ fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 fn server_builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
     ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("ring has TLS 1.3 suites")
+}
+
+fn client_builder(clock: Arc<dyn TimeProvider>) -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    ClientConfig::builder_with_details(provider(), clock)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("ring has TLS 1.3 suites")
 }

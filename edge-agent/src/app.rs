@@ -181,6 +181,7 @@ impl Agent {
         let (link, mut link_handle) = Link::new(
             config.link.clone(),
             opened.epoch,
+            clock.servers(),
             LinkMeters::register(registry),
         );
         let (status, status_heard) = watch::channel(Status {

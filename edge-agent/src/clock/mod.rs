@@ -11,6 +11,7 @@ mod note;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use certs::tls::floor::FlooredClock;
 use daemon::Clock;
 use schema::Epoch;
 use schema::message::ClockReport;
@@ -28,21 +29,36 @@ pub const BUILT: i64 = 1_767_225_600_000_000;
 pub struct AgentClock {
     machine: Arc<Machine>,
     core: Arc<Mutex<Core>>,
+    servers: Arc<FlooredClock>,
 }
 
 /// The same clock, for stamps: on the axis of this start, which is mended when its rows leave.
 #[derive(Debug, Clone)]
 pub struct Stamps(AgentClock);
 
+/// The wall clock of this machine, right or wrong.
+#[derive(Debug)]
+struct Wall(Arc<Machine>);
+
 impl AgentClock {
     /// A start of the agent on this machine.
     #[must_use]
     pub fn begin(machine: Machine) -> Self {
         let core = Core::begin(machine.boot(), machine.moment());
+        let machine = Arc::new(machine);
+        let wall = Arc::new(Wall(Arc::clone(&machine)));
         Self {
-            machine: Arc::new(machine),
+            machine,
             core: Arc::new(Mutex::new(core)),
+            servers: Arc::new(FlooredClock::new(wall, BUILT / 1_000_000)),
         }
+    }
+
+    /// By what the certificates of servers are judged: the wall clock, but never before what has
+    /// certainly passed.
+    #[must_use]
+    pub fn servers(&self) -> Arc<FlooredClock> {
+        Arc::clone(&self.servers)
     }
 
     /// For what is written to the buffer.
@@ -57,8 +73,12 @@ impl AgentClock {
         self.core().start()
     }
 
-    /// Takes over what an earlier start of this boot knew.
+    /// Takes over what an earlier start of this boot knew; whichever boot it was, its time has passed.
     pub fn resume(&self, earlier: &StartClock) -> Option<Change> {
+        if let Some(known) = earlier.known {
+            let began = earlier.began.saturating_add(known);
+            self.servers.learn(began.div_euclid(1_000_000));
+        }
         self.core().resume(earlier)
     }
 
@@ -74,6 +94,7 @@ impl AgentClock {
     #[must_use]
     pub fn hello(&self, asked: i64, bridge_time_ms: i64) -> Vec<Change> {
         let now = self.machine.moment();
+        self.servers.learn(bridge_time_ms.div_euclid(1000));
         self.core().hello(asked, now, bridge_time_ms)
     }
 
@@ -161,6 +182,12 @@ impl Clock for AgentClock {
     fn now_micros(&self) -> i64 {
         let now = self.machine.moment();
         self.core().time(now).max(0)
+    }
+}
+
+impl Clock for Wall {
+    fn now_micros(&self) -> i64 {
+        self.0.moment().wall.max(0)
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::tls::TlsFiles;
+use certs::tls::floor::FlooredClock;
 use schema::message::{DesiredConfig, Downlink};
 use schema::{DeviceId, Epoch};
 use tokio::sync::{mpsc, watch};
@@ -65,6 +66,8 @@ pub enum LinkState {
 pub struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) epoch: Epoch,
+    /// By what the broker's certificate is judged.
+    pub(crate) clock: Arc<FlooredClock>,
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) downlinks: mpsc::Sender<Downlink>,
     pub(crate) instructions: mpsc::Sender<Instruction>,
@@ -92,7 +95,12 @@ pub struct LinkHandle {
 impl Link {
     /// A link that does nothing before [`Self::run`].
     #[must_use]
-    pub fn new(config: LinkConfig, epoch: Epoch, meters: LinkMeters) -> (Self, LinkHandle) {
+    pub fn new(
+        config: LinkConfig,
+        epoch: Epoch,
+        clock: Arc<FlooredClock>,
+        meters: LinkMeters,
+    ) -> (Self, LinkHandle) {
         let (state, state_heard) = watch::channel(LinkState::Down(None));
         let (downlinks, downlinks_heard) = mpsc::channel(DOWNLINK_QUEUE);
         let (instructions, instructions_heard) = mpsc::channel(INSTRUCTIONS_QUEUE);
@@ -108,6 +116,7 @@ impl Link {
         let link = Self {
             config,
             epoch,
+            clock,
             state,
             downlinks,
             instructions,

@@ -145,7 +145,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self) -> Ended {
-        let options = match options(&self.link.config, self.session) {
+        let options = match options(self.link, self.session) {
             Ok(options) => options,
             Err(error) => {
                 return Ended::Failed {
@@ -339,8 +339,9 @@ fn publish_status(client: &AsyncClient, device: &DeviceId, status: &Status) {
     }
 }
 
-fn options(config: &LinkConfig, session: u64) -> Result<MqttOptions, LinkError> {
-    let tls = certs::tls::client_config(&config.tls)?;
+fn options(link: &Link, session: u64) -> Result<MqttOptions, LinkError> {
+    let config = &link.config;
+    let tls = certs::tls::client_config_floored(&config.tls, &link.clock)?;
     let will = envelope::encode(&Status::Offline { session }).map_err(|error| LinkError::Lost {
         address: address(config),
         source: error.into(),

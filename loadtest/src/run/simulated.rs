@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use certs::tls::floor::FlooredClock;
 use daemon::{Clock, SystemClock};
 use edge_agent::link::{Link, LinkConfig, LinkHandle, LinkMeters, LinkState, Uplink};
 use edge_agent::session::{Input, SessionConfig};
@@ -69,7 +70,8 @@ async fn run(load: Load) -> Result<(), Breach> {
     let mut sensors = Sensors::new(load.sensors);
     let phase = load.scan_every.mul_f64(sensors.rng.random());
     let name = load.link.device.clone();
-    let (link, handle) = Link::new(load.link, epoch, LinkMeters::default());
+    let clock = Arc::new(FlooredClock::of_system());
+    let (link, handle) = Link::new(load.link, epoch, clock, LinkMeters::default());
     let linked = tokio::spawn(link.run());
     let mut simulated = Simulated {
         device: Device::new(name, epoch, SessionConfig::default(), load.buffer_rows),
