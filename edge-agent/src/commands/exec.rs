@@ -308,6 +308,18 @@ mod tests {
         found
     }
 
+    /// Waits until so many programs sleep that long. Before it is one, a child of the shell still has the
+    /// shell's name, and a signal that it gets then may be lost.
+    async fn all_sleep(seconds: &str, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let called = format!("sleep {seconds}");
+        let is_asleep = |line: &String| line.starts_with(&called);
+        while called_with(seconds).into_iter().filter(is_asleep).count() < count {
+            assert!(Instant::now() < deadline, "not {count} sleep");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until nobody who was called with this argument is left.
     async fn all_gone(argument: &str) {
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -406,19 +418,29 @@ mod tests {
     async fn nothing_survives_work_that_is_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("asked");
-        for script in [
-            // A shell that waits for a background child may miss a signal that comes just before.
-            format!("trap 'touch {}' TERM; sleep S; true", mark.display()),
-            "trap '' TERM; sleep S & sleep S; true".to_owned(),
-            "setsid sleep S & sleep S; true".to_owned(),
+        for (script, sleepers) in [
+            // A shell that waits for a background child may miss a signal that comes just before; and
+            // what it says of one that a signal ended, nobody reads any more.
+            (
+                format!(
+                    "exec 2>/dev/null; trap 'touch {}' TERM; sleep SECONDS; true",
+                    mark.display()
+                ),
+                1,
+            ),
+            (
+                "trap '' TERM; sleep SECONDS & sleep SECONDS; true".to_owned(),
+                2,
+            ),
+            ("setsid sleep SECONDS & sleep SECONDS; true".to_owned(), 2),
         ] {
             let (seconds, endings) = (unique(), TaskTracker::new());
-            let program = program(&script.replace('S', &seconds), 60_000);
+            let program = program(&script.replace("SECONDS", &seconds), 60_000);
             let of_work = endings.clone();
             let work = tokio::spawn(async move {
                 super::run(&program, Progress::new(id(), None), &of_work).await
             });
-            all_begun(&seconds, 2).await;
+            all_sleep(&seconds, sleepers).await;
             work.abort();
             assert!(work.await.unwrap_err().is_cancelled());
             endings.close();
