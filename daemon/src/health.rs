@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 
+/// What a part waits for until it says otherwise.
+pub const STARTING: &str = "starting";
+
 /// The state of all parts of a process. Cheap to clone; all clones share the state.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
@@ -38,7 +41,7 @@ impl Health {
             name,
             health: self.clone(),
         };
-        component.waiting("starting");
+        component.waiting(STARTING);
         component
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use daemon::health::State;
+use daemon::health::{STARTING, State};
 use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs};
 use edge_agent::twin::local::{self, LocalConfig};
 use edge_agent::{Agent, OwnProcess, Settings, Status};
@@ -295,7 +295,7 @@ fn waiting_room(
 
 /// Whether a part waits for more than its start.
 fn has_reason(state: &State) -> bool {
-    matches!(state, State::Waiting(reason) if reason != "starting")
+    matches!(state, State::Waiting(reason) if reason != STARTING)
 }
 
 /// A second listener on the same socket.

@@ -112,10 +112,14 @@ impl fmt::Display for Status {
         )?;
         let state = self.clock.state.as_str();
         match self.clock.offset_ms {
-            Some(offset) => line(
-                "clock",
-                &format_args!("{state}, {offset} ms ahead of the database's"),
-            )?,
+            Some(offset) => {
+                let side = if offset < 0 { "behind" } else { "ahead of" };
+                let by = offset.unsigned_abs();
+                line(
+                    "clock",
+                    &format_args!("{state}, {by} ms {side} the database's"),
+                )?;
+            }
             None => line("clock", &state)?,
         }
         if let Some(seconds) = self.ack_latency_seconds {

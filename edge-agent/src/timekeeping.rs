@@ -13,8 +13,13 @@ use crate::clock::core::Change;
 use crate::clock::exchange::{Due, Exchange};
 use crate::link::Uplink;
 
-/// How often the machine's clocks are looked at: for so long a clock that was set is not noticed.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the machine's clocks are looked at while readings wait for the time to be known: the kernel
+/// may say that it is.
+const LOOK_WAITING: Duration = Duration::from_secs(1);
+
+/// And once it is known: for so long a clock that was set is not noticed. It moves no stamp, and a device
+/// that does nothing is to sleep.
+const LOOK_KNOWN: Duration = Duration::from_secs(30);
 
 /// What is known of the time, and of the bridge of this connection.
 #[derive(Debug)]
@@ -94,8 +99,12 @@ impl Timekeeping {
     pub(crate) fn tick(&mut self, uplink: Option<&Uplink>) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.look_at <= Instant::now() {
-            self.look_at = Instant::now() + LOOK;
             changes = self.clock.look();
+            self.look_at = Instant::now()
+                + match self.clock.is_known() {
+                    true => LOOK_KNOWN,
+                    false => LOOK_WAITING,
+                };
         }
         if changes
             .iter()

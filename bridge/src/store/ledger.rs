@@ -382,7 +382,7 @@ impl Track {
 /// wrote keeps its sequences quarantined. A bridge of 0.1 that still runs beside this one writes
 /// 'rejected'.
 pub(crate) fn kind_of(kind: &str, reason: Option<&str>, by: Option<&str>) -> Option<Kind> {
-    let reason = REASONS.into_iter().find(|r| Some(r.as_str()) == reason);
+    let reason = reason.and_then(RejectReason::named);
     match kind {
         "committed" => Some(Kind::Committed),
         "evicted" => Some(Kind::Evicted),
@@ -398,17 +398,6 @@ pub(crate) fn kind_of(kind: &str, reason: Option<&str>, by: Option<&str>) -> Opt
         _ => None,
     }
 }
-
-const REASONS: [RejectReason; 8] = [
-    RejectReason::NotFinite,
-    RejectReason::BadText,
-    RejectReason::TooOld,
-    RejectReason::TooNew,
-    RejectReason::OutOfRange,
-    RejectReason::Undecodable,
-    RejectReason::EpochReuse,
-    RejectReason::Unstorable,
-];
 
 #[cfg(test)]
 mod tests {
@@ -560,7 +549,7 @@ mod tests {
             let by = kind.discarded_by().map(DiscardedBy::as_str);
             assert_eq!(kind_of(kind.as_str(), reason, by), Some(kind));
         };
-        for reason in REASONS {
+        for reason in RejectReason::ALL {
             check(Kind::Quarantined(reason));
             for by in [
                 None,

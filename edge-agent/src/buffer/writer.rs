@@ -58,9 +58,14 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// So far from its scan's time a stamp may be.
 const STAMP_LEAD_MICROS: u64 = schema::stamp::BACK_MAX.as_micros() as u64;
-/// How often the file is looked after: whether it is where it was, and, after a failure, whether it
-/// works again.
-const LOOK_EVERY: Duration = Duration::from_millis(700);
+
+/// How soon after a use the file is looked after, whether it is where it was; and how often, after a
+/// failure, whether it works again.
+const LOOK_SOON: Duration = Duration::from_millis(700);
+
+/// How often an unused file is looked after in which readings wait. One in which nothing waits is left
+/// alone: an idle device sleeps.
+const LOOK_IDLE: Duration = Duration::from_secs(5);
 
 /// A trouble that lasts is said this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -180,7 +185,8 @@ pub(super) fn run(
             place: found.place,
             trouble: None,
             warned_at: None,
-            probe_at: None,
+            // What was found in it may wait for long before the file is used.
+            probe_at: Some(Instant::now() + LOOK_IDLE),
             unreadable: RangeSet::new(),
         };
         // What a crash left undone.
@@ -243,10 +249,7 @@ pub(super) struct Writer {
 impl Writer {
     async fn serve(&mut self, queue: &mut mpsc::Receiver<Request>) {
         loop {
-            let look_at = self
-                .probe_at
-                .get_or_insert_with(|| Instant::now() + LOOK_EVERY);
-            let due = [self.append_by, self.settle_by, Some(*look_at)]
+            let due = [self.append_by, self.settle_by, self.probe_at]
                 .into_iter()
                 .flatten()
                 .min();
@@ -265,7 +268,10 @@ impl Writer {
             let is_drained = request.is_none();
             match request {
                 Some(Request::Close) => return,
-                Some(request) => self.handle(request).await,
+                Some(request) => {
+                    self.handle(request).await;
+                    self.look_within(LOOK_SOON);
+                }
                 None => {}
             }
             let is_due = |by: Option<Instant>| by.is_some_and(|by| by <= Instant::now());
@@ -711,7 +717,9 @@ impl Writer {
     /// Looks whether the file is where it was, and, after a failure, whether it is over, also while no
     /// reading comes in.
     async fn probe(&mut self) {
-        self.probe_at = None;
+        let epochs = &self.state.epochs;
+        let holds = epochs.pending_rows() + epochs.quarantined_rows() > 0;
+        self.probe_at = holds.then(|| Instant::now() + LOOK_IDLE);
         let outcome = match self.stay_in_place().await {
             Ok(()) if self.trouble.is_none() => return,
             Ok(()) => self.file.probe().await.map_err(|error| self.failed(error)),
@@ -731,10 +739,20 @@ impl Writer {
             Ok(()) => self.is_well(),
             Err(error) => self.has_trouble(&error),
         }
+        if self.trouble.is_some() {
+            self.look_within(LOOK_SOON);
+        }
+    }
+
+    /// Sees to it that the file is looked after within this time.
+    fn look_within(&mut self, time: Duration) {
+        let by = Instant::now() + time;
+        self.probe_at = Some(self.probe_at.map_or(by, |before| before.min(by)));
     }
 
     /// Says that something does not work, when it begins or changes, and now and then while it lasts.
     fn has_trouble(&mut self, error: &BufferError) {
+        self.look_within(LOOK_SOON);
         let lasting = self.shows.storage.borrow().trouble.clone();
         let since_ms = lasting.map_or_else(|| self.clock.now_ms(), |trouble| trouble.since_ms);
         let trouble = Trouble::of(error, since_ms);

@@ -47,10 +47,7 @@ impl StartClock {
             ("held", None) => Release::Held,
             ("shifted", Some(shift)) => Release::Shifted(shift.parse().ok()?),
             ("uncertain", Some(shift)) => Release::Uncertain(shift.parse().ok()?),
-            ("quarantined", Some(name)) => {
-                let mut reasons = RejectReason::ALL.into_iter();
-                Release::Quarantined(reasons.find(|reason| reason.as_str() == name)?)
-            }
+            ("quarantined", Some(name)) => Release::Quarantined(RejectReason::named(name)?),
             _ => return None,
         };
         words.next().is_none().then_some(Self {

@@ -93,7 +93,7 @@ pub(super) async fn run(
     endings: &TaskTracker,
 ) -> Outcome {
     let program = allowed.program.display();
-    let mut child = Command::new(&allowed.program)
+    let child = Command::new(&allowed.program)
         .args(&allowed.args)
         .env(ID_VARIABLE, progress.id.to_string())
         .stdin(Stdio::null())
@@ -102,9 +102,9 @@ pub(super) async fn run(
         .process_group(0)
         .spawn()
         .map_err(|error| format!("cannot start {program}: {error}"))?;
-    let (from_out, from_err) = (child.stdout.take(), child.stderr.take());
     let id = progress.id;
     let mut group = Group::of(child, id, endings);
+    let (from_out, from_err) = group.take_output();
     let (mut out, mut err) = (Lines::default(), Lines::default());
     let is_late = {
         let mut reading = pin!(async {
@@ -419,11 +419,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mark = folder.path().join("asked");
         for (script, sleepers) in [
-            // A shell that waits for a background child may miss a signal that comes just before; and
-            // what it says of one that a signal ended, nobody reads any more.
+            // A shell that waits for a background child may miss a signal that comes just before. What
+            // it says here on its way out is read by nobody, and does it no harm.
             (
                 format!(
-                    "exec 2>/dev/null; trap 'touch {}' TERM; sleep SECONDS; true",
+                    "trap 'echo bye; touch {}' TERM; sleep SECONDS; true",
                     mark.display()
                 ),
                 1,

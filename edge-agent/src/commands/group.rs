@@ -17,12 +17,13 @@
 //! (`PR_SET_PDEATHSIG`) a program must ask between fork and exec, which takes `unsafe`.
 
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use schema::message::CommandId;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
@@ -45,6 +46,9 @@ pub(super) struct Group {
     /// `None` once its status is taken.
     child: Option<Child>,
     id: Option<Pid>,
+    /// The ends of its pipes that are read, open as long as it may write: a program that says something
+    /// when it is asked to end must not be ended by that (`SIGPIPE`).
+    pipes: Vec<OwnedFd>,
     endings: TaskTracker,
     was_asked: bool,
     command: CommandId,
@@ -54,13 +58,28 @@ impl Group {
     /// Of a program that was just started as the leader of a group.
     pub(super) fn of(child: Child, command: CommandId, endings: &TaskTracker) -> Self {
         let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pipes = [
+            child.stdout.as_ref().map(AsFd::as_fd),
+            child.stderr.as_ref().map(AsFd::as_fd),
+        ];
+        let pipes = pipes.into_iter().flatten();
         Self {
+            // Without a descriptor to spare it is as if nobody read.
+            pipes: pipes.flat_map(|pipe| pipe.try_clone_to_owned()).collect(),
             child: Some(child),
             id,
             endings: endings.clone(),
             was_asked: false,
             command,
         }
+    }
+
+    /// What the program writes, once.
+    pub(super) fn take_output(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
+        let child = self.child.as_mut();
+        child.map_or((None, None), |child| {
+            (child.stdout.take(), child.stderr.take())
+        })
     }
 
     /// Waits for the end of the program itself, and leaves its status where it is.
@@ -124,6 +143,7 @@ impl Drop for Group {
         let mut rest = Self {
             child: Some(child),
             id: self.id,
+            pipes: std::mem::take(&mut self.pipes),
             endings: self.endings.clone(),
             was_asked: true,
             command: self.command,

@@ -28,7 +28,7 @@ pub(crate) struct Requirement {
 }
 
 /// Everything that tests need.
-pub(crate) const REQUIREMENTS: [Requirement; 6] = [
+pub(crate) const REQUIREMENTS: [Requirement; 8] = [
     Requirement {
         programs: &["initdb", "postgres", "pg_basebackup", "psql"],
         modules: &[],
@@ -52,6 +52,18 @@ pub(crate) const REQUIREMENTS: [Requirement; 6] = [
         modules: &[],
         package: "openssl",
         why: "certificates and handshakes are tested with a TLS library that is not ours",
+    },
+    Requirement {
+        programs: &["mount", "umount"],
+        modules: &[],
+        package: "mount",
+        why: "agents are tried on a small disk that fills up (as root, or through a sudo that asks nothing)",
+    },
+    Requirement {
+        programs: &["chattr"],
+        modules: &[],
+        package: "e2fsprogs",
+        why: "agents are tried on files that take nothing (as root, or through a sudo that asks nothing)",
     },
     Requirement {
         programs: &["python3"],

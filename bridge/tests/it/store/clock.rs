@@ -7,9 +7,9 @@ use daemon::{Clock as _, SystemClock};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
+use super::cluster::behind_proxy;
 use super::contract;
 use super::fixture::{Fixture, postgres};
-use super::proxy::Proxy;
 use crate::api::{Served, expect};
 
 contract!(a_store_tells_the_time);
@@ -90,13 +90,7 @@ fn a_bridge_with_a_wrong_clock_takes_readings_and_lets_commands_live() {
 fn without_the_databases_time_a_bridge_takes_nothing_and_says_so() {
     postgres(|fixture: Fixture| async move {
         fixture.open().await.close().await;
-        let url = fixture.url.clone().unwrap();
-        let (scheme, rest) = url.split_once("://").unwrap();
-        let (user, rest) = rest.split_once('@').unwrap();
-        let (host, name) = rest.split_once('/').unwrap();
-        let proxy = Proxy::start(host.to_owned()).await;
-        let through = format!("{scheme}://{user}@{}/{name}", proxy.address);
-        let database = Location::parse(&through).unwrap();
+        let (proxy, database) = behind_proxy(fixture.url.as_ref().unwrap()).await;
         let served = Served::start_on(database, |_| {}).await;
         expect(post(&served), StatusCode::OK).await;
         // The database goes away, and this machine sleeps for an hour.

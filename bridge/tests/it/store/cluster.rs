@@ -179,18 +179,21 @@ fn around_host(url: &str) -> (String, String, String) {
     )
 }
 
+/// A proxy before the server of this address, and where the database is then.
+pub(super) async fn behind_proxy(url: &str) -> (Proxy, Location) {
+    let (user, host, database) = around_host(url);
+    let proxy = Proxy::start(host).await;
+    let behind = Location::parse(&format!("{user}{}{database}", proxy.address)).unwrap();
+    (proxy, behind)
+}
+
 /// Whether a commit happened is not known when its answer is lost: nothing doubles, nothing is
 /// lost, and the caller does not notice.
 #[test]
 fn a_lost_answer_is_looked_up_in_the_ledger() {
     postgres(|fixture| async move {
-        let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
-        let proxy = Proxy::start(host).await;
-        let store = Location::parse(&format!("{user}{}{database}", proxy.address))
-            .unwrap()
-            .open()
-            .await
-            .unwrap();
+        let (proxy, behind) = behind_proxy(fixture.url.as_ref().unwrap()).await;
+        let store = behind.open().await.unwrap();
         store.migrate().await.unwrap();
         let mut found_committed = 0;
         for part in 0..60u64 {
@@ -215,13 +218,8 @@ fn a_lost_answer_is_looked_up_in_the_ledger() {
 #[test]
 fn a_lost_answer_makes_nothing_twice() {
     postgres(|fixture| async move {
-        let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
-        let proxy = Proxy::start(host).await;
-        let store = Location::parse(&format!("{user}{}{database}", proxy.address))
-            .unwrap()
-            .open()
-            .await
-            .unwrap();
+        let (proxy, behind) = behind_proxy(fixture.url.as_ref().unwrap()).await;
+        let store = behind.open().await.unwrap();
         store.migrate().await.unwrap();
         let d = device("d");
         for number in 1..=30u64 {
