@@ -301,7 +301,7 @@ mod tests {
     use crate::clock::{ClockSettings, Machine};
     use daemon::{Clock as _, SystemClock};
     use schema::limits;
-    use schema::message::{Cancel, Noted, Order};
+    use schema::message::{Ask, Cancel, Noted, Order};
     use tempfile::TempDir;
     use tokio::task::JoinHandle;
     use tokio::time::sleep;
@@ -532,7 +532,15 @@ mod tests {
         rig.awaits(waiting, CommandState::Delivered).await;
         let rig = rig.restart().await;
         rig.awaits(running, CommandState::Unknown).await;
-        // What had not begun runs now.
+        // What had not begun runs once the bridge asks about it.
+        rig.awaits(waiting, CommandState::Delivered).await;
+        assert!(rig.marks().is_empty());
+        let expires_at_ms = i64::MAX;
+        rig.order(Order::Ask(Ask {
+            id: waiting,
+            expires_at_ms,
+        }))
+        .await;
         rig.awaits(waiting, CommandState::Succeeded).await;
         rig.exec(running, "mark").await;
         let last = id(3);

@@ -3,12 +3,14 @@
 //! ```text
 //!             ┌──────────────────────────► Ending (expired | cancelled) ──────────► Ended
 //! Waiting ──► Starting ──► Running ──────► Ending (succeeded | failed | cancelled) ─┘
-//!    ▲           ├───────────────────────► Ending (expired | cancelled): it did not begin
-//!    └───────────┘ the disk refused
+//!  ▲ ▲           ├───────────────────────► Ending (expired | cancelled): it did not begin
+//!  │ └───────────┘ the disk refused
+//! Found ───────────────────────────────────► Ending (expired | cancelled)
 //! ```
 //!
 //! `Starting` and `Ending` last until the disk has what they say. What a start finds as running
-//! begins as `Ending`.
+//! begins as `Ending`, what it finds as waiting as `Found`: the file may be a copy whose original has
+//! run the command since, so the bridge has to send it, or ask about it, once more.
 
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use schema::message::{Command, CommandProgress, CommandState};
 /// Where an open command stands on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// An earlier start kept it. It waits for the bridge to speak of it, and is not told before.
+    Found,
     /// On the disk, and not its turn yet.
     Waiting,
     /// "Running" is being written; the work has not begun.
@@ -84,6 +88,11 @@ impl Entry {
         time_ms.is_some_and(|time_ms| self.command.expires_at_ms <= time_ms)
     }
 
+    /// Whether it has not begun.
+    pub(super) fn has_not_begun(&self) -> bool {
+        matches!(self.stage, Stage::Found | Stage::Waiting)
+    }
+
     /// Whether it takes one of the places of those that run.
     pub(super) fn is_active(&self) -> bool {
         matches!(self.stage, Stage::Starting { .. } | Stage::Running)
@@ -91,7 +100,7 @@ impl Entry {
 
     /// Whether its word is to be repeated. An end that is being written will be the next word.
     pub(super) fn is_untold(&self) -> bool {
-        !self.is_noted && !matches!(self.stage, Stage::Ending(_))
+        !self.is_noted && !matches!(self.stage, Stage::Ending(_) | Stage::Found)
     }
 }
 
@@ -110,8 +119,8 @@ impl Stage {
             matches!(end.state, CommandState::Expired | CommandState::Cancelled)
         };
         match (self, next) {
-            (Self::Waiting, Self::Starting { .. }) => true,
-            (Self::Waiting, Self::Ending(end)) => never_began(end),
+            (Self::Found, Self::Waiting) | (Self::Waiting, Self::Starting { .. }) => true,
+            (Self::Found | Self::Waiting, Self::Ending(end)) => never_began(end),
             (Self::Starting { .. }, Self::Starting { .. } | Self::Waiting | Self::Running) => true,
             (Self::Starting { .. }, Self::Ending(end)) => never_began(end),
             (Self::Running, Self::Ending(end)) => {
@@ -121,8 +130,10 @@ impl Stage {
                 )
             }
             (Self::Ending(_), Self::Ended) => true,
-            (Self::Waiting | Self::Running | Self::Ending(_) | Self::Ended, _) => false,
-            (Self::Starting { .. }, Self::Ended) => false,
+            (Self::Found | Self::Waiting | Self::Running | Self::Ending(_) | Self::Ended, _) => {
+                false
+            }
+            (Self::Starting { .. }, Self::Found | Self::Ended) => false,
         }
     }
 }

@@ -2,7 +2,8 @@
 //! or chance.
 //!
 //! Invariants, which the simulation holds against every crash: work begins only when "running" is
-//! on the disk, and the disk was asked before whether the command is known (P7); what waits begins neither
+//! on the disk, and the disk was asked before whether the command is known (P7); what an earlier start kept
+//! begins only after the bridge has spoken of it to this one; what waits begins neither
 //! after its expiry, by the bridge's time, nor after its withdrawal, nor before that time is known; each word is told until the bridge has noted it.
 //!
 //! One write is under way at a time. What follows from it is decided when it is answered, with
@@ -118,7 +119,7 @@ impl Core {
         {
             let stage = match progress.state {
                 CommandState::Running => Stage::Ending(found(command.id, restarted_for)),
-                CommandState::Delivered => Stage::Waiting,
+                CommandState::Delivered => Stage::Found,
                 _ if noted => continue,
                 _ => Stage::Ended,
             };
@@ -174,7 +175,7 @@ impl Core {
             if entry.percent_waits {
                 due(entry.percent_at);
             }
-            if *entry.stage() == Stage::Waiting {
+            if entry.has_not_begun() {
                 let left = match now.time_ms {
                     Some(time_ms) => entry.command.expires_at_ms.saturating_sub(time_ms),
                     None => TIME_LOOK,
@@ -192,7 +193,7 @@ impl Core {
     /// What follows from where everything stands, whatever happened.
     fn proceed(&mut self, now: Moment, out: &mut Vec<Effect>) {
         for (id, entry) in &mut self.open {
-            if *entry.stage() == Stage::Waiting && entry.is_expired(now.time_ms) {
+            if entry.has_not_begun() && entry.is_expired(now.time_ms) {
                 end(*id, entry, CommandState::Expired, EXPIRED);
             }
             if entry.percent_waits && entry.percent_at <= now.at {
@@ -458,7 +459,7 @@ impl Core {
                 entry.word = written;
                 self.say(id, now, out);
             }
-            Stage::Waiting | Stage::Running | Stage::Ended => {
+            Stage::Found | Stage::Waiting | Stage::Running | Stage::Ended => {
                 debug_assert!(false, "nothing was to be written of {id}");
             }
         }
@@ -469,7 +470,7 @@ impl Core {
             return;
         };
         match entry.stage() {
-            Stage::Waiting => end(id, entry, CommandState::Cancelled, WITHDRAWN),
+            Stage::Found | Stage::Waiting => end(id, entry, CommandState::Cancelled, WITHDRAWN),
             Stage::Starting { .. } => entry.enter(Stage::Starting { withdrawn: true }),
             Stage::Running => {
                 out.push(Effect::Abort(id));
@@ -528,10 +529,17 @@ impl Core {
         }
     }
 
-    /// An order came again: where the command stands may not have arrived.
+    /// The bridge speaks of what is open: where it stands may not have arrived. A command that has ended
+    /// there is not spoken of any more, so what an earlier start kept has not run in another copy of the
+    /// file, as far as the bridge knows.
     fn say_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
-        let open = self.open.get(&id);
-        if open.is_some_and(|entry| !matches!(entry.stage(), Stage::Ending(_))) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        if *entry.stage() == Stage::Found {
+            entry.enter(Stage::Waiting);
+        }
+        if !matches!(entry.stage(), Stage::Ending(_)) {
             self.say(id, now, out);
         }
     }

@@ -61,6 +61,14 @@ impl Rig {
         self.input(Input::Instruction(Instruction::Order(Order::Run(command))));
     }
 
+    fn ask(&mut self, number: u128) {
+        let ask = Ask {
+            id: id(number),
+            expires_at_ms: i64::MAX,
+        };
+        self.input(Input::Instruction(Instruction::Order(Order::Ask(ask))));
+    }
+
     fn cancel(&mut self, number: u128) {
         let cancel = Cancel {
             id: id(number),
@@ -361,7 +369,7 @@ fn so_many_run_at_a_time_as_may() {
 }
 
 #[test]
-fn a_start_ends_what_ran_and_begins_what_waited() {
+fn a_start_ends_what_ran_and_begins_what_waited_once_the_bridge_asks_after_it() {
     let stored = StoredCommands {
         commands: vec![
             stored(1, CommandState::Running, true),
@@ -373,12 +381,56 @@ fn a_start_ends_what_ran_and_begins_what_waited() {
     };
     let mut rig = Rig::new(stored, 1);
     rig.settle();
-    assert_eq!(rig.started(), [id(2)]);
+    rig.input(Input::LinkUp);
+    assert!(rig.started().is_empty());
     let told = rig.told();
+    // Nor is it told: the bridge goes on asking until it is.
+    assert!(!told.iter().any(|(told, _)| *told == id(2)));
+    rig.ask(2);
+    assert_eq!(rig.told().first(), Some(&(id(2), CommandState::Delivered)));
+    rig.settle();
+    assert_eq!(rig.started(), [id(2)]);
     assert!(told.contains(&(id(1), CommandState::Unknown)));
     assert!(told.contains(&(id(3), CommandState::Failed)));
     assert!(!told.iter().any(|(told, _)| *told == id(4)));
     assert!(!told.contains(&(id(1), CommandState::Running)));
+}
+
+/// The file may be a copy from before another one ran the command: the bridge, which has its end, neither
+/// sends it nor asks.
+#[test]
+fn what_an_earlier_start_kept_waits_for_the_bridge_and_ends_in_time() {
+    let found = || {
+        let commands = vec![stored(1, CommandState::Delivered, true)];
+        let stored = StoredCommands {
+            commands,
+            forgot_until_ms: 0,
+        };
+        Rig::new(stored, 1)
+    };
+    let mut rig = found();
+    rig.pass(Duration::from_millis(59_999));
+    rig.settle();
+    assert!(rig.started().is_empty() && rig.told().is_empty());
+    rig.pass(Duration::from_millis(1));
+    rig.settle();
+    assert_eq!(rig.told(), [(id(1), CommandState::Expired)]);
+    // Sent again, as a bridge does that never heard of it; and withdrawn.
+    let mut rig = found();
+    rig.order(command(1));
+    rig.settle();
+    assert_eq!(rig.started(), [id(1)]);
+    let mut rig = found();
+    rig.cancel(1);
+    rig.settle();
+    rig.ask(1);
+    assert!(rig.started().is_empty());
+    let told = rig.told();
+    assert!(
+        told.iter()
+            .all(|told| *told == (id(1), CommandState::Cancelled))
+    );
+    assert!(!told.is_empty());
 }
 
 #[test]
@@ -406,11 +458,7 @@ fn orders_from_before_a_loss_of_memory_do_not_run() {
 #[test]
 fn a_command_that_is_asked_after_is_answered_and_never_started() {
     let ask = |rig: &mut Rig| {
-        let ask = Ask {
-            id: id(1),
-            expires_at_ms: i64::MAX,
-        };
-        rig.input(Input::Instruction(Instruction::Order(Order::Ask(ask))));
+        rig.ask(1);
         rig.settle();
     };
     let mut rig = Rig::empty();
