@@ -17,6 +17,7 @@
 //! PATH          the buffer            PATH.lock           one process at a time
 //! PATH-wal      its log               PATH.damaged-TIME   a damaged file, moved aside
 //! PATH.new      a file in the making  PATH.reserve        room held for a full disk
+//! PATH.copy     a file that is being put back
 //! ….aside      what stood at one of these names and was not the buffer's
 //! ```
 //!

@@ -55,13 +55,14 @@ pub(super) async fn open(
     }
     let lock = lock(&paths)?;
     if !exists(&paths.main)? && exists(&paths.new)? {
-        // A recovery was interrupted after its last row. Its damaged file's log may still stand.
-        if exists(&paths.log)? {
+        // A recovery was interrupted after its last row, or the file was being put back. The log of the
+        // file before may still stand.
+        if exists(&paths.log)? || exists(&paths.copy)? {
             paths.move_aside(clock.now_ms())?;
         }
         paths.adopt_new()?;
     }
-    let is_missing = !exists(&paths.main)? && !exists(&paths.log)?;
+    let is_missing = !exists(paths.content())? && !exists(&paths.log)?;
     if is_missing {
         create(&paths).await?;
         paths.adopt_new()?;
@@ -124,7 +125,9 @@ fn lock(paths: &Paths) -> Result<Disk, BufferError> {
 
 async fn look(paths: &Paths, now_ms: u64) -> Result<Look, BufferError> {
     if !exists(&paths.main)? {
-        return Ok(Look::Damaged("the file is gone, its log is there".into()));
+        return Ok(Look::Damaged(
+            "the file is gone, its log or the beginning of a copy is there".into(),
+        ));
     }
     // What the system refuses is no damage.
     let opened = OpenOptions::new().read(true).write(true).open(&paths.main);

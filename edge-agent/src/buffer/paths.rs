@@ -25,6 +25,8 @@ pub(super) struct Paths {
     pub(super) main: PathBuf,
     pub(super) log: PathBuf,
     pub(super) new: PathBuf,
+    /// The file as it is being put back.
+    pub(super) copy: PathBuf,
     pub(super) lock: PathBuf,
     pub(super) reserve: PathBuf,
 }
@@ -35,6 +37,7 @@ impl Paths {
             main: main.to_owned(),
             log: with_suffix(main, "-wal"),
             new: with_suffix(main, ".new"),
+            copy: with_suffix(main, ".copy"),
             lock: with_suffix(main, ".lock"),
             reserve: with_suffix(main, ".reserve"),
         }
@@ -48,33 +51,43 @@ impl Paths {
             self.log,
             self.new,
             new_log,
+            self.copy,
             self.lock,
             self.reserve,
         ]
     }
 
+    /// The buffer's own file; the beginning of its copy where the file is gone.
+    pub(super) fn content(&self) -> &Path {
+        match stands(&self.main) {
+            true => &self.main,
+            false => &self.copy,
+        }
+    }
+
     /// Removes what an interrupted recovery or a first start left behind.
     pub(super) fn remove_new(&self) -> Result<(), BufferError> {
-        let log = with_suffix(&self.new, "-wal");
-        let is_ours = match start_of(&self.new, START_BYTES) {
-            Ok(Some(start)) => is_begun_buffer(&start),
-            Ok(None) => false,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => return Err(BufferError::file("reading", &self.new, error)),
-        };
-        for path in [&self.new, &log] {
-            let done = match is_ours {
-                true => std::fs::remove_file(path),
-                false => put_aside(path).map(drop),
-            };
-            match done {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(BufferError::file("removing", path, error));
-                }
-                _ => {}
+        remove_begun(&self.new)
+    }
+
+    /// Removes what an interrupted attempt to put the file back left behind.
+    pub(super) fn remove_copy(&self) -> Result<(), BufferError> {
+        remove_begun(&self.copy)
+    }
+
+    /// Makes the copy, which is whole and on the disk, the new file. From here on a start takes it for the
+    /// buffer's, so the log of the file that is gone may go, and must: it would be taken for this one's.
+    pub(super) fn adopt_copy(&self) -> Result<(), BufferError> {
+        self.remove_new()?;
+        rename(&self.copy, &self.new)?;
+        self.sync_folder()?;
+        match std::fs::remove_file(&self.log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(BufferError::file("removing", &self.log, error));
             }
+            _ => {}
         }
-        Ok(())
+        self.adopt_new()
     }
 
     /// Makes the finished new file the buffer's.
@@ -97,8 +110,9 @@ impl Paths {
                 BufferError::file("moving aside", &self.main, error)
             })?;
         // The file first: as long as it stands, its log must stand beside it.
-        if self.main.exists() {
-            rename(&self.main, &aside)?;
+        let content = self.content();
+        if content.exists() {
+            rename(content, &aside)?;
         }
         if self.log.exists() {
             rename(&self.log, &with_suffix(&aside, "-wal"))?;
@@ -108,14 +122,43 @@ impl Paths {
     }
 
     fn sync_folder(&self) -> Result<(), BufferError> {
-        let folder = match self.main.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        Disk::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|error| BufferError::file("syncing", folder, error))
+        sync_folder_of(&self.main)
     }
+}
+
+/// Makes sure that a name is found again after the power was cut.
+pub(super) fn sync_folder_of(path: &Path) -> Result<(), BufferError> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    Disk::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| BufferError::file("syncing", folder, error))
+}
+
+/// Removes a file that was to become a buffer, and its log; one of somebody else's is moved aside.
+fn remove_begun(begun: &Path) -> Result<(), BufferError> {
+    let log = with_suffix(begun, "-wal");
+    let is_ours = match start_of(begun, START_BYTES) {
+        Ok(Some(start)) => is_begun_buffer(&start),
+        Ok(None) => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+        Err(error) => return Err(BufferError::file("reading", begun, error)),
+    };
+    for path in [begun, &log] {
+        let done = match is_ours {
+            true => std::fs::remove_file(path),
+            false => put_aside(path).map(drop),
+        };
+        match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(BufferError::file("removing", path, error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Gives a file that is not the buffer's another name, `PATH.aside`; returns it.

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::connect::{SCHEMA_VERSION, Unchecked};
+use super::error::BufferError;
 use super::file::File;
+use super::paths::{Paths, sync_folder_of};
 
 /// The file that stood at a path when it was opened.
 #[derive(Debug)]
@@ -25,8 +27,8 @@ pub(super) enum NotPutBack {
     Folder(io::Error),
     #[error("it cannot be written: {0}")]
     Copy(libsql::Error),
-    #[error("it cannot be synced: {0}")]
-    Sync(io::Error),
+    #[error(transparent)]
+    Files(#[from] BufferError),
 }
 
 impl Place {
@@ -47,29 +49,28 @@ impl Place {
     }
 
     /// Puts the file back from the one that is still open, and opens that.
+    ///
+    /// ```text
+    /// NAME.copy filled and synced ─► NAME.copy to NAME.new ─► NAME-wal removed ─► NAME.new to NAME
+    /// ```
+    ///
+    /// A process that ends before the first rename leaves copy and log, of which the next start saves what
+    /// they hold; behind it NAME.new is whole, as after a recovery.
     pub(super) async fn put_back(&mut self, open: &File, path: &Path) -> Result<File, NotPutBack> {
         if path.exists() {
             return Err(NotPutBack::Taken);
         }
-        if let Some(folder) = path.parent() {
+        if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
             std::fs::create_dir_all(folder).map_err(NotPutBack::Folder)?;
+            sync_folder_of(folder)?;
         }
-        let paths = super::paths::Paths::of(path);
-        let new = paths.new;
-        // What an attempt left behind.
-        let _ = std::fs::remove_file(&new);
-        open.copy_to(&new).await.map_err(NotPutBack::Copy)?;
-        // The log of the file that is gone is none of this one's, and would be taken for it.
-        match std::fs::remove_file(&paths.log) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(NotPutBack::Sync(error));
-            }
-            _ => {}
-        }
-        let renamed = Disk::open(&new)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| std::fs::rename(&new, path));
-        renamed.map_err(NotPutBack::Sync)?;
+        let paths = Paths::of(path);
+        paths.remove_copy()?;
+        open.copy_to(&paths.copy).await.map_err(NotPutBack::Copy)?;
+        Disk::open(&paths.copy)
+            .and_then(|copy| copy.sync_all())
+            .map_err(|error| BufferError::file("syncing", &paths.copy, error))?;
+        paths.adopt_copy()?;
         let file = async { Unchecked::open(path).await?.migrate(SCHEMA_VERSION).await };
         let file = file.await.map_err(NotPutBack::Copy)?;
         *self = Self::of(path);

@@ -249,7 +249,7 @@ async fn save_small_tables(
     now_ms: u64,
 ) -> Result<(), libsql::Error> {
     // What cannot be read is lost, and was said to be damaged.
-    let Ok(damaged) = look_only(&paths.main).await else {
+    let Ok(damaged) = look_only(paths.content()).await else {
         return Ok(());
     };
     let commands = damaged.salvaged_commands().await.unwrap_or_default();

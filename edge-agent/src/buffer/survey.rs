@@ -119,7 +119,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn open(paths: &Paths) -> io::Result<Self> {
-        let mut main = open_existing(&paths.main)?;
+        let mut main = open_existing(paths.content())?;
         let wal = wal::read(&paths.log)?;
         let mut start = [0; 18];
         let told = main

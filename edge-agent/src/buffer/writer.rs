@@ -180,6 +180,7 @@ pub(super) fn run(
             quarantine,
             warnings: Repeats::new(WARN_EVERY),
             losses: Repeats::new(WARN_EVERY),
+            not_put_back: Repeats::new(WARN_EVERY),
             shows,
             reserve: found.reserve,
             place: found.place,
@@ -233,6 +234,7 @@ pub(super) struct Writer {
     pub(super) quarantine: Quarantine,
     pub(super) warnings: Repeats,
     pub(super) losses: Repeats,
+    not_put_back: Repeats,
     pub(super) shows: Shows,
     reserve: Reserve,
     place: Place,
@@ -344,13 +346,24 @@ impl Writer {
                 reply,
             } => {
                 let now_ms = self.clock.now_ms();
-                let kept = self.file.keep_command(&command, state, has_room, now_ms);
-                let kept = kept.await;
-                let _ = reply.send(kept.map_err(|error| self.failed(error)));
+                let kept = match self.stay_in_place().await {
+                    Ok(()) => {
+                        let kept = self.file.keep_command(&command, state, has_room, now_ms);
+                        kept.await.map_err(|error| self.failed(error))
+                    }
+                    Err(gone) => Err(gone),
+                };
+                let _ = reply.send(kept);
             }
             Request::MoveCommand { progress, reply } => {
-                let moved = self.file.move_command(&progress, self.clock.now_ms()).await;
-                let _ = reply.send(moved.map_err(|error| self.failed(error)));
+                let moved = match self.stay_in_place().await {
+                    Ok(()) => {
+                        let moved = self.file.move_command(&progress, self.clock.now_ms());
+                        moved.await.map_err(|error| self.failed(error))
+                    }
+                    Err(gone) => Err(gone),
+                };
+                let _ = reply.send(moved);
             }
             Request::NoteCommands {
                 noted,
@@ -704,7 +717,9 @@ impl Writer {
         }
         let put_back = self.place.put_back(&self.file, &self.settings.path).await;
         let file = put_back.map_err(|error| {
-            warn!(path = %self.settings.path.display(), %error, "the buffer's file is gone and was not put back");
+            if self.not_put_back.is_due(&error.to_string()) {
+                warn!(path = %self.settings.path.display(), %error, "the buffer's file is gone and was not put back");
+            }
             BufferError::Gone {
                 path: self.settings.path.clone(),
             }

@@ -387,6 +387,34 @@ async fn an_interrupted_recovery_is_taken_up_again() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_being_put_back_is_saved_from_copy_and_log() {
+    // Killed while the copy was written.
+    let specimen = specimen(false).await;
+    let held = specimen.held.len() as u64;
+    for bytes in [0, 5000] {
+        let saved = specimen
+            .check("killed while copying", |folder| {
+                let copy = folder.join("buffer.db.copy");
+                std::fs::rename(folder.join("buffer.db"), &copy).unwrap();
+                truncate(&copy, bytes);
+            })
+            .await;
+        assert_eq!(saved, Some(held));
+    }
+    let specimen = self::specimen(true).await;
+    let saved = specimen
+        .check(
+            "killed before the copy was renamed, without a log",
+            |folder| {
+                let copy = folder.join("buffer.db.copy");
+                std::fs::rename(folder.join("buffer.db"), copy).unwrap();
+            },
+        )
+        .await;
+    assert_eq!(saved, Some(specimen.held.len() as u64));
+}
+
+#[tokio::test]
 async fn the_operator_finds_the_recovery_in_the_file() {
     let specimen = specimen(true).await;
     let copy = folder();

@@ -216,6 +216,24 @@ async fn a_file_that_is_removed_while_in_use_is_put_back_with_everything_in_it()
 }
 
 #[tokio::test]
+async fn a_file_that_could_not_be_put_back_is_saved_from_its_log() {
+    let home = Home::new(1);
+    let disk = SmallDisk::mount(Path::new(&home.path("data")), "3m");
+    home.set_buffer("data/buffer.db");
+    let mut agent = home.start().await;
+    assert_eq!(home.produce(1, 30).await, 30);
+    // The copy has no room, and stays as far as it got.
+    disk.fill();
+    std::fs::remove_file(home.path("data/buffer.db")).unwrap();
+    eventually("it was tried", || home.log().contains("was not put back")).await;
+    agent.kill();
+    disk.free();
+    let _again = home.start().await;
+    let status = said(&home).await.status;
+    assert_eq!(status["balance"]["pending"].as_u64(), Some(30));
+}
+
+#[tokio::test]
 async fn a_file_that_is_replaced_while_in_use_is_left_alone_and_said() {
     let home = Home::new(1);
     std::fs::create_dir(home.path("data")).unwrap();
