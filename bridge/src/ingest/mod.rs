@@ -86,7 +86,7 @@ pub(crate) struct Ingest {
     pub(crate) meters: IngestMeters,
     pub(crate) watch: DatabaseWatch,
     pub(crate) counters: Arc<Mutex<Counters>>,
-    /// Writes that were committed.
+    /// Writes that put rows into the table.
     pub(crate) commits: Arc<AtomicU64>,
     /// Rung when a device came back, for which something may wait.
     pub(crate) bell: Bell,
@@ -130,6 +130,8 @@ impl Ingest {
         let mut shown = Instant::now();
         let mut draining = false;
         let mut is_in_doubt = false;
+        // What ends between two looks is looked at, too, and what is refused until it is not any more.
+        let mut is_to_be_shown = false;
         loop {
             let now = started.elapsed();
             while let Some(write) = pipeline.next_write(now, draining) {
@@ -161,18 +163,22 @@ impl Ingest {
                         }
                     }
                     self.let_go(&mut pipeline);
-                    if shown.elapsed() >= SHOW_EVERY || pipeline.is_in_doubt() != is_in_doubt {
-                        is_in_doubt = pipeline.is_in_doubt();
-                        shown = Instant::now();
-                        self.show(&pipeline, started.elapsed());
-                    }
+                    is_to_be_shown = true;
                 }
+                () = sleep_until(shown + SHOW_EVERY), if is_to_be_shown => {}
                 () = async { sleep_until(wakeup.unwrap_or(started)).await }, if wakeup.is_some() => {}
                 () = self.clock.known(), if !takes && pipeline.has_room() => {}
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
                     self.direct.close();
                 }
+            }
+            let is_due = is_to_be_shown && shown.elapsed() >= SHOW_EVERY;
+            if is_due || pipeline.is_in_doubt() != is_in_doubt {
+                is_in_doubt = pipeline.is_in_doubt();
+                shown = Instant::now();
+                self.show(&pipeline, started.elapsed());
+                is_to_be_shown = pipeline.is_any_refused();
             }
         }
         self.sides.close();
@@ -275,14 +281,18 @@ impl Ingest {
                 error.is_refusal() || is_stuck
             };
             let ingest = || store.ingest(&write.deliveries);
-            let ingested = match attempt(&meters, &watch, is_hopeless, ingest).await {
+            // What is known is answered without a word to the database.
+            let wrote = |ingested: &Ingested| !ingested.stored.is_empty();
+            let ingested = match attempt(&meters, &watch, is_hopeless, wrote, ingest).await {
                 Ok(ingested) => ingested,
                 Err(error) if error.fault() == Fault::Retry => {
                     return Ok(Written::Refused(write, error));
                 }
                 Err(error) => return Err(error),
             };
-            commits.fetch_add(1, Ordering::Relaxed);
+            if wrote(&ingested) {
+                commits.fetch_add(1, Ordering::Relaxed);
+            }
             let of = write.deliveries.iter();
             Ok(Written::Done(Done {
                 id: write.id,
@@ -354,10 +364,11 @@ impl Ingest {
             took,
             ingested,
         } = done;
-        if pipeline.is_in_doubt() {
+        let was_in_doubt = pipeline.is_in_doubt();
+        pipeline.complete(id, &ingested.stored);
+        if was_in_doubt && !pipeline.is_in_doubt() {
             info!("the database takes readings again");
         }
-        pipeline.complete(id);
         self.meters.committed(ingested.rows);
         self.meters.rows_left.inc_by(rows as u64);
         self.meters.write_seconds.observe(took.as_secs_f64());

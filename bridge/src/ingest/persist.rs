@@ -15,11 +15,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal, or that `is_hopeless` says is
-/// of no use to repeat.
+/// of no use to repeat. `wrote` says whether what it returned shows that the database writes: some calls are answered
+/// from memory.
 pub(crate) async fn attempt<T, F, Fut>(
     meters: &IngestMeters,
     watch: &DatabaseWatch,
     is_hopeless: impl Fn(&StoreError) -> bool,
+    wrote: impl Fn(&T) -> bool,
     mut call: F,
 ) -> Result<T, StoreError>
 where
@@ -30,7 +32,10 @@ where
     loop {
         let error = match call().await {
             Ok(value) => {
-                watch.wrote();
+                // What has failed before was asked for again.
+                if backoff.attempts() > 0 || wrote(&value) {
+                    watch.wrote();
+                }
                 return Ok(value);
             }
             Err(error) => error,
@@ -53,5 +58,53 @@ where
         }
         watch.does_not_write(error.explained());
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use daemon::Health;
+    use prometheus_client::registry::Registry;
+
+    #[tokio::test]
+    async fn an_answer_from_memory_says_nothing_of_the_database() {
+        let health = Health::default();
+        let watch = DatabaseWatch::new(health.component("database"));
+        let meters = IngestMeters::register(&mut Registry::default());
+        watch.does_not_write("gone".to_owned());
+        for (wrote, is_ready) in [(false, false), (true, true)] {
+            let answer = attempt(&meters, &watch, |_| false, |()| wrote, async || Ok(()));
+            answer.await.unwrap();
+            assert_eq!(health.is_ready(), is_ready);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_failed_and_then_succeeds_has_asked_the_database() {
+        let health = Health::default();
+        let watch = DatabaseWatch::new(health.component("database"));
+        let meters = IngestMeters::register(&mut Registry::default());
+        let mut calls = 0;
+        let answer = attempt(
+            &meters,
+            &watch,
+            |_| false,
+            |()| false,
+            || {
+                calls += 1;
+                let is_first = calls == 1;
+                async move {
+                    match is_first {
+                        true => Err(StoreError::Full {
+                            source: "no".into(),
+                        }),
+                        false => Ok(()),
+                    }
+                }
+            },
+        );
+        answer.await.unwrap();
+        assert!(health.is_ready());
     }
 }

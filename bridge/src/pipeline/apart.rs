@@ -12,7 +12,7 @@
 //!   their devices send them again;
 //! - a reading leaves only by its commit, by being let go, or by [`Evidence`].
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use schema::message::{RejectReason, Rejection};
@@ -509,11 +509,11 @@ impl<Token> Apart<Token> {
         gone
     }
 
-    /// Devices were committed by a write. Returns the readings that may be set aside now, as deliveries that say so.
+    /// Rows of devices were stored by a write. Returns the readings that may be set aside now, as deliveries that say so.
     pub(super) fn committed(
         &mut self,
         id: WriteId,
-        devices: &HashSet<DeviceId>,
+        devices: &BTreeSet<DeviceId>,
         now: Duration,
     ) -> Vec<Item<Token>> {
         let mut aside = Vec::new();

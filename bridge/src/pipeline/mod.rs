@@ -15,7 +15,7 @@
 //! again; one device is in at most one write at a time; rows and bytes held, waiting, apart and in flight together, pass
 //! their bounds by less than one delivery (promise P5): the shell takes nothing while there is no room.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Duration;
 
 use schema::DeviceId;
@@ -117,7 +117,7 @@ struct InFlight<Token> {
     apart: Option<Group<Token>>,
 }
 
-/// Nothing was committed since the database refused a write.
+/// The database refused a write, and has stored no row since.
 #[derive(Debug)]
 struct Doubt {
     refusals: u32,
@@ -283,6 +283,16 @@ impl<Token> Pipeline<Token> {
         self.in_flight.iter().any(|write| write.apart.is_some())
     }
 
+    fn is_any_apart(&self) -> bool {
+        !self.apart.is_empty() || self.is_apart_in_flight()
+    }
+
+    /// Whether there may be something to show of what is refused, now or after a while.
+    #[must_use]
+    pub fn is_any_refused(&self) -> bool {
+        self.is_in_doubt() || self.is_any_apart()
+    }
+
     /// When to ask for the next write again, if nothing else happens before.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Duration> {
@@ -308,15 +318,24 @@ impl<Token> Pipeline<Token> {
         )
     }
 
-    /// A write is committed: its room is free again.
+    /// A write is committed: its room is free again. `stored` names the devices of which it has put rows into the table:
+    /// only these say that the table takes any. What was known before, or is only rejected, is settled while the database
+    /// refuses every row, and would else convict readings that are in order.
     ///
     /// # Panics
     /// When there is no such write: each ends once.
-    pub fn complete(&mut self, id: WriteId) {
+    pub fn complete(&mut self, id: WriteId, stored: &BTreeSet<DeviceId>) {
         let write = self.land(id);
         self.held.remove(write.held);
+        if stored.is_empty() {
+            // Whatever was refused is known by now, as where another bridge has written it.
+            if !self.is_any_apart() {
+                self.doubt = None;
+            }
+            return;
+        }
         self.doubt = None;
-        for item in self.apart.committed(id, &write.devices, self.now) {
+        for item in self.apart.committed(id, stored, self.now) {
             self.wait(item);
         }
     }
@@ -364,7 +383,7 @@ impl<Token> Pipeline<Token> {
         self.apart.take_let_go()
     }
 
-    /// Whether nothing was committed since the database refused a write.
+    /// Whether the database refused a write, and has stored no row since.
     #[must_use]
     pub const fn is_in_doubt(&self) -> bool {
         self.doubt.is_some()
@@ -512,6 +531,12 @@ mod tests {
         }
     }
 
+    /// As if all of it were new.
+    fn stored<Token>(write: &Write<Token>) -> BTreeSet<DeviceId> {
+        let devices = write.deliveries.iter();
+        devices.map(|delivery| delivery.device.clone()).collect()
+    }
+
     fn config() -> PipelineConfig {
         PipelineConfig {
             write_rows: 10,
@@ -544,7 +569,7 @@ mod tests {
         pipeline.offer(delivery(1, 1), 10, 2, MS(9));
         assert!(pipeline.next_write(MS(99), true).is_none());
         assert_eq!(pipeline.next_wakeup(), None);
-        pipeline.complete(first.id);
+        pipeline.complete(first.id, &stored(&first));
         assert_eq!(pipeline.next_write(MS(99), true).unwrap().tokens, [Some(2)]);
     }
 
@@ -557,7 +582,7 @@ mod tests {
         assert!(!pipeline.has_room());
         let write = pipeline.next_write(MS(9), true).unwrap();
         assert!(!pipeline.has_room(), "what is in flight is still held");
-        pipeline.complete(write.id);
+        pipeline.complete(write.id, &stored(&write));
         assert!(pipeline.has_room());
         pipeline.offer(delivery(3, 1), 989, (), MS(9));
         assert!(pipeline.has_room());
@@ -576,7 +601,7 @@ mod tests {
             let mut writes: Vec<Write<(u8, u64)>> = Vec::new();
             let mut released: Vec<(u8, u64)> = Vec::new();
             let mut finish = |pipeline: &mut Pipeline<_>, write: Write<(u8, u64)>| {
-                pipeline.complete(write.id);
+                pipeline.complete(write.id, &stored(&write));
                 released.extend(write.tokens.into_iter().flatten());
             };
             for (what, device, rows) in steps {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use schema::message::{RejectReason, Rejection};
 use schema::time::ReceivedAt;
-use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value};
+use schema::{Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Row, SeqRange, Value};
 
 use super::{Delivery, Pipeline, PipelineConfig, Write};
 
@@ -17,7 +18,7 @@ type Reading = (u8, u64);
 
 fn delivery(device: u8, seqs: &[u64]) -> Delivery {
     Delivery {
-        device: format!("d{device:03}").parse().unwrap(),
+        device: name(device),
         batch: Batch {
             epoch: Epoch::from_random(1),
             sensors: vec!["a".parse().unwrap(), "b".parse().unwrap()],
@@ -55,6 +56,8 @@ struct World {
     now: Duration,
     /// What each device has not heard of.
     unsettled: BTreeMap<u8, BTreeSet<u64>>,
+    /// What some devices send again and again: what the ledger has, and what admission rejects.
+    beside: Vec<Delivery>,
     sent_at: BTreeMap<u8, Duration>,
     poison: BTreeSet<Reading>,
     refuses_all: bool,
@@ -73,6 +76,7 @@ impl World {
             unsettled: (0..devices)
                 .map(|device| (device, (1..=readings).collect()))
                 .collect(),
+            beside: Vec::new(),
             sent_at: BTreeMap::new(),
             poison,
             refuses_all: false,
@@ -104,6 +108,17 @@ impl World {
                 self.now,
             );
         }
+        // Without rows of their own they are never refused, and so are not due when others are.
+        for at in 0..self.beside.len() {
+            let delivery = self.beside[at].clone();
+            let device = 200 + at as u8;
+            let sent = self.sent_at.get(&device);
+            if sent.is_none_or(|at| *at + MS(700) <= self.now) && self.pipeline.has_room() {
+                self.sent_at.insert(device, self.now);
+                self.tokens += 1;
+                self.pipeline.offer(delivery, 10, self.tokens, self.now);
+            }
+        }
     }
 
     /// Time passes until the next thing to do, at most 100 ms.
@@ -127,18 +142,22 @@ impl World {
     }
 
     fn attempt(&mut self, write: Write<u64>) {
-        let readings: Vec<Reading> = write
+        // What the ledger has is not written again, whatever became of the table.
+        let new: Vec<Reading> = write
             .deliveries
             .iter()
             .flat_map(|of| of.batch.rows.iter().map(|row| (number(of), row.seq)))
+            .filter(|reading| !self.committed.contains(reading))
             .collect();
-        if self.refuses_all || readings.iter().any(|reading| self.poison.contains(reading)) {
+        let is_refused = |reading| self.refuses_all || self.poison.contains(reading);
+        if new.iter().any(is_refused) {
             self.pipeline.refused(write, "no", self.now);
             return;
         }
+        let stored = new.iter().map(|(device, _)| name(*device)).collect();
         for delivery in &write.deliveries {
             let device = number(delivery);
-            let unsettled = self.unsettled.get_mut(&device).unwrap();
+            let unsettled = self.unsettled.entry(device).or_default();
             for row in &delivery.batch.rows {
                 self.committed.insert((device, row.seq));
                 unsettled.remove(&row.seq);
@@ -153,7 +172,7 @@ impl World {
         for token in write.tokens.into_iter().flatten() {
             assert!(self.released.insert(token), "released twice");
         }
-        self.pipeline.complete(write.id);
+        self.pipeline.complete(write.id, &stored);
     }
 
     fn release_let_go(&mut self) {
@@ -178,6 +197,10 @@ impl World {
                 .all(|seq| self.poison.contains(&(*device, *seq)))
         })
     }
+}
+
+fn name(device: u8) -> DeviceId {
+    format!("d{device:03}").parse().unwrap()
 }
 
 fn number(delivery: &Delivery) -> u8 {
@@ -249,6 +272,55 @@ fn a_database_that_refuses_everything_is_asked_rarely_and_loses_nothing() {
         world.unsettled
     );
     assert!(world.aside.is_empty());
+}
+
+#[test]
+fn what_puts_no_row_into_the_table_convicts_nobody() {
+    let mut world = World::new(6, 30, BTreeSet::new());
+    world.unsettled.insert(100, BTreeSet::from([1]));
+    assert!(world.run_until(MS(5_000), World::good_are_committed));
+    // One with a wrong clock, and one that did not hear that its reading is known.
+    let mut rejected = delivery(101, &[]);
+    rejected.rejected.push(Rejection {
+        range: SeqRange::one(7).unwrap(),
+        reason: RejectReason::TooNew,
+    });
+    world.beside = vec![rejected, delivery(100, &[1])];
+    world.refuses_all = true;
+    for device in 0..6 {
+        let unsettled = world.unsettled.get_mut(&device).unwrap();
+        unsettled.extend(1_000..1_030);
+    }
+    let released = world.released.len();
+    let until = world.now + MS(1_800_000);
+    world.run_until(until, |_| false);
+    let aside: Vec<_> = world.aside.iter().filter(|(of, _)| *of < 6).collect();
+    assert!(aside.is_empty(), "{aside:?}");
+    assert!(world.released.len() > released + 1_000, "they are settled");
+    let refused = world.pipeline.refused_by_all(world.now, MS(1_000));
+    assert_eq!(refused, Some("no"));
+    world.refuses_all = false;
+    let soon = world.now + MS(80_000);
+    assert!(world.run_until(soon, World::good_are_committed));
+    assert!(!world.pipeline.is_in_doubt());
+}
+
+#[test]
+fn what_another_bridge_has_written_leaves_no_doubt() {
+    let mut world = World::new(2, 30, BTreeSet::new());
+    world.refuses_all = true;
+    world.run_until(MS(20_000), |_| false);
+    assert!(world.pipeline.is_in_doubt());
+    // It is mended, and the other bridge has all of it: nothing is left that this one could store.
+    world.refuses_all = false;
+    for (device, seqs) in &world.unsettled {
+        world
+            .committed
+            .extend(seqs.iter().map(|seq| (*device, *seq)));
+    }
+    let soon = world.now + MS(80_000);
+    assert!(world.run_until(soon, |world| !world.pipeline.is_any_refused()));
+    assert_eq!(world.pipeline.refused_by_all(world.now, MS(0)), None);
 }
 
 proptest! {

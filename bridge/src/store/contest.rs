@@ -174,6 +174,11 @@ impl Contest {
         by_device.into_iter().collect()
     }
 
+    /// The groups of which rows are to be written.
+    pub(crate) fn stored(&self) -> impl Iterator<Item = u32> + '_ {
+        self.writes.iter().map(|row| row.group)
+    }
+
     /// The groups in which versions met.
     pub(crate) fn contested(&self) -> impl Iterator<Item = u32> + '_ {
         self.losers.iter().map(|loser| loser.row.group)

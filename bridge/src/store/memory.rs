@@ -87,8 +87,13 @@ impl Memory {
             refused: intake.refusals(),
             ..contest.counts
         };
+        let stored = intake.devices(contest.stored());
         let settled = intake.settle(&known);
-        Ingested { settled, rows }
+        Ingested {
+            settled,
+            rows,
+            stored,
+        }
     }
 
     /// As [`super::Store::report`].

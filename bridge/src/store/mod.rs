@@ -18,7 +18,7 @@
 //! [`location`], [`error`], [`sqlstate`]. Beside readings: [`fleet`], [`commands`], [`fan_out`],
 //! [`config`], [`groups`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -273,6 +273,9 @@ pub struct Ingested {
     pub settled: Vec<Settled>,
     /// What happened to the readings, over all deliveries.
     pub rows: RowCounts,
+    /// Devices of which this call has put rows into the table. What was known before, lost to a stored version, or was
+    /// only rejected puts none there, and says nothing of whether the table takes any.
+    pub stored: BTreeSet<DeviceId>,
 }
 
 /// What is in the database, for an acknowledgement. Ranges ascend.

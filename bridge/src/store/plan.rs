@@ -12,7 +12,7 @@
 //! Only what is committed is known: what was quarantined, evicted or discarded and comes again is
 //! judged anew, and when it is admitted it is written. What is refused again enters nothing new.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use schema::digest::Digester;
@@ -285,6 +285,13 @@ impl<'a> Intake<'a> {
             digest,
             extent,
         })
+    }
+
+    /// The devices of some groups.
+    pub(crate) fn devices(&self, groups: impl IntoIterator<Item = u32>) -> BTreeSet<DeviceId> {
+        let groups: BTreeSet<u32> = groups.into_iter().collect();
+        let device = |group: u32| self.groups[group as usize].device.clone();
+        groups.into_iter().map(device).collect()
     }
 
     /// How many readings the deliveries hold.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bridge::admit::{Bounds, admit, admit_event};
 use bridge::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use bridge::store::{Delivery, DeviceReport, Settled};
+use bridge::store::{Delivery, DeviceReport, Ingested, Settled};
 use schema::message::ack::payload_digest;
 use schema::message::{Ack, Downlink, Event, Hello, PROTOCOL, Refusal};
 use schema::time::ReceivedAt;
@@ -153,10 +153,10 @@ impl Bridge {
     pub(super) fn committed(
         &mut self,
         id: WriteId,
-        settled: Vec<Settled>,
+        ingested: Ingested,
         wall_micros: i64,
     ) -> Vec<Answer> {
-        self.pipeline.complete(id);
+        self.pipeline.complete(id, &ingested.stored);
         let Some(at) = self.writes.iter().position(|write| write.id == id) else {
             return Vec::new();
         };
@@ -164,7 +164,7 @@ impl Bridge {
         write
             .deliveries
             .iter()
-            .zip(settled)
+            .zip(ingested.settled)
             .filter_map(|(delivery, of)| {
                 acknowledge(&delivery.device, delivery.batch.epoch, of, wall_micros)
             })

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bridge::pipeline::WriteId;
-use bridge::store::Settled;
+use bridge::store::Ingested;
 use edge_agent::session::{Input, SessionConfig};
 use rand::RngExt;
 use schema::envelope;
@@ -729,7 +729,7 @@ impl World {
             self.drive(bridge);
             return Ok(());
         }
-        let settled = self.ingest(bridge, write)?;
+        let ingested = self.ingest(bridge, write)?;
         if self
             .chance
             .trouble(self.now, self.plan.commit_unknown, Fault::CommitUnknown)
@@ -739,7 +739,7 @@ impl World {
             return Ok(());
         }
         let wall = self.bridge_wall_micros();
-        let answers = self.bridges[bridge].committed(write, settled, wall);
+        let answers = self.bridges[bridge].committed(write, ingested, wall);
         self.answer(answers);
         self.drive(bridge);
         Ok(())
@@ -755,7 +755,7 @@ impl World {
     }
 
     /// One transaction.
-    fn ingest(&mut self, bridge: usize, write: WriteId) -> Result<Vec<Settled>, Violation> {
+    fn ingest(&mut self, bridge: usize, write: WriteId) -> Result<Ingested, Violation> {
         let deliveries = self.bridges[bridge].deliveries(write).unwrap_or_default();
         let ingested = self.store.ingest(deliveries, &mut self.oracle)?;
         for (delivery, settled) in deliveries.iter().zip(&ingested.settled) {
@@ -772,7 +772,7 @@ impl World {
                 self.chance.count(Fault::Quarantine);
             }
         }
-        Ok(ingested.settled)
+        Ok(ingested)
     }
 
     /// A bridge dies between commit and acknowledgement: some of its writes are in the database.

@@ -20,7 +20,7 @@ use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
 use crate::metrics::IngestMeters;
 use crate::store::commands::CommandWord;
-use crate::store::{DeadLetter, Presence, Store, StoreClock, StoreError};
+use crate::store::{DeadLetter, DeviceReport, Presence, Settled, Store, StoreClock, StoreError};
 use crate::watch::DatabaseWatch;
 
 /// Entries that are written together.
@@ -151,7 +151,12 @@ impl SidePath {
                         _ => None,
                     })
                     .collect();
-                let settled = self.persist(|| self.store.report(&reports)).await?;
+                // One that speaks of nothing asks nothing of the database.
+                let says = |report: &DeviceReport| !report.report.epochs.is_empty();
+                let wrote = |_: &Vec<Vec<Settled>>| reports.iter().any(says);
+                let settled = self
+                    .persist_if(wrote, || self.store.report(&reports))
+                    .await?;
                 let mut acks = Acks::default();
                 for (report, settled) in reports.iter().zip(settled) {
                     for (epoch, settled) in report.report.epochs.iter().zip(settled) {
@@ -184,8 +189,21 @@ impl SidePath {
         Ok(())
     }
 
-    /// Repeats a call while the database is away.
+    /// Repeats a call that writes while the database is away.
     async fn persist<T, F, Fut>(&self, call: F) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreError>>,
+    {
+        self.persist_if(|_| true, call).await
+    }
+
+    /// The same of one that may not have written.
+    async fn persist_if<T, F, Fut>(
+        &self,
+        wrote: impl Fn(&T) -> bool,
+        call: F,
+    ) -> Result<T, StoreError>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StoreError>>,
@@ -195,7 +213,7 @@ impl SidePath {
             let commits = self.commits.load(Ordering::Relaxed);
             error.is_refusal() || (started.elapsed() >= STUCK_AFTER && commits != others)
         };
-        attempt(&self.meters, &self.watch, is_hopeless, call).await
+        attempt(&self.meters, &self.watch, is_hopeless, wrote, call).await
     }
 
     /// What waits for a device that came back is sent at once; it is sent a little later in any case.

@@ -59,6 +59,8 @@ enum Written {
 #[derive(Debug, Default)]
 struct Part {
     counts: RowCounts,
+    /// Groups of which rows are in the table now.
+    stored: Vec<u32>,
     /// Groups in which versions met.
     contested: Vec<u32>,
 }
@@ -75,7 +77,7 @@ impl Cockroach {
     pub(super) async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let mut intake = Intake::new(deliveries);
         let mut states: Vec<Option<EpochState>> = vec![None; intake.groups.len()];
-        let mut counts = RowCounts::default();
+        let mut written = Part::default();
         let mut budget = self.budget();
         let mut digester = Digester::default();
         let mut new_rows = Vec::new();
@@ -89,7 +91,7 @@ impl Cockroach {
                     &mut states,
                     &new_rows,
                     quiet,
-                    &mut counts,
+                    &mut written,
                     &mut budget,
                 )
                 .await?;
@@ -98,6 +100,7 @@ impl Cockroach {
             }
         }
         let states: Vec<EpochState> = states.into_iter().map(Option::unwrap_or_default).collect();
+        let mut counts = written.counts;
         counts.refused += intake.refusals();
         counts.known = intake.readings().saturating_sub(
             counts.inserted + counts.replaced + counts.older + counts.same + counts.refused,
@@ -112,6 +115,7 @@ impl Cockroach {
             .iter()
             .map(|group| (group.device.clone(), group.epoch))
             .collect();
+        let stored = intake.devices(written.stored);
         let settled = intake.settle(&states);
         for ((device, epoch), state) in files.iter().zip(states) {
             if state.floor != u64::MAX {
@@ -121,6 +125,7 @@ impl Cockroach {
         Ok(Ingested {
             settled,
             rows: counts,
+            stored,
         })
     }
 
@@ -180,7 +185,7 @@ impl Cockroach {
         states: &mut [Option<EpochState>],
         new_rows: &[NewRow],
         quiet: usize,
-        counts: &mut RowCounts,
+        all: &mut Part,
         budget: &mut Budget,
     ) -> Result<Progress, StoreError> {
         let rows_max = self.pace.rows_max();
@@ -202,7 +207,8 @@ impl Cockroach {
                     self.pace.took(part.len(), started.elapsed());
                     self.meters.commits.fetch_add(1, Ordering::Relaxed);
                     budget.progressed();
-                    *counts += done.counts;
+                    all.counts += done.counts;
+                    all.stored.extend(done.stored);
                     for head in heads {
                         let state = &mut states[head.group];
                         advance(state, head.spans, &done.contested, head.group);
@@ -466,6 +472,7 @@ async fn write_plain(
             inserted: part.len() as u64,
             ..RowCounts::default()
         },
+        stored: heads.iter().map(|head| head.group as u32).collect(),
         contested: Vec::new(),
     }))
 }
@@ -518,6 +525,7 @@ async fn write_compared(
     transaction.commit().await?;
     Ok(Written::Done(Part {
         counts: contest.counts,
+        stored: contest.stored().collect(),
         contested: contest.contested().collect(),
     }))
 }

@@ -131,9 +131,9 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
     let mut new_rows = Vec::new();
     let quiet = intake.select_all(&states, &mut Digester::default(), &mut new_rows);
     let (plain, contested) = new_rows.split_at(quiet);
-    let mut counts = RowCounts::default();
-    let mut met = write_plain(file, &intake, plain, &mut counts)?;
-    met.extend(write_compared(file, &intake, contested, &mut counts)?);
+    let mut written = Written::default();
+    write_plain(file, &intake, plain, &mut written)?;
+    write_compared(file, &intake, contested, &mut written)?;
 
     let mut runs: HashMap<usize, Vec<Run>> = HashMap::new();
     for (group, of_group) in intake.runs(&new_rows) {
@@ -146,9 +146,10 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
         let mut runs = runs.remove(&at).unwrap_or_default();
         runs.extend(group.claimed(state));
         record(file, group, state, &runs)?;
-        state.contested = met.contains(&(at as u32));
+        state.contested = written.contested.contains(&(at as u32));
     }
 
+    let mut counts = written.counts;
     counts.refused = intake.refusals();
     counts.known = intake.readings().saturating_sub(
         counts.inserted + counts.replaced + counts.older + counts.same + counts.refused,
@@ -162,6 +163,7 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
         .map(|group| (group.device.clone(), group.epoch))
         .collect();
     let known: Vec<EpochState> = states.into_iter().map(Option::unwrap_or_default).collect();
+    let stored = intake.devices(written.stored);
     let settled = intake.settle(&known);
     for ((device, epoch), state) in files.into_iter().zip(known) {
         file.cache.put(&device, epoch, state);
@@ -169,7 +171,18 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
     Ok(Ingested {
         settled,
         rows: counts,
+        stored,
     })
+}
+
+/// What came of writing rows.
+#[derive(Debug, Default)]
+struct Written {
+    counts: RowCounts,
+    /// Groups of which rows are in the table now.
+    stored: Vec<u32>,
+    /// Groups in which versions met.
+    contested: Vec<u32>,
 }
 
 /// What is known of each buffer file; `None` where nothing is to be read or written.
@@ -264,23 +277,23 @@ fn put_range(file: &mut File, group: &Group, span: &Span) -> Result<(), Failed> 
 }
 
 /// Inserts rows that are expected to be the first of their keys. When one is not, all are compared.
-/// Returns the groups in which versions met.
 fn write_plain(
     file: &mut File,
     intake: &Intake<'_>,
     rows: &[NewRow],
-    counts: &mut RowCounts,
-) -> Result<Vec<u32>, StoreError> {
+    written: &mut Written,
+) -> Result<(), StoreError> {
     file.batch("SAVEPOINT plain")?;
     match insert(file, intake, rows) {
         Ok(()) => {
             file.batch("RELEASE plain")?;
-            counts.inserted += rows.len() as u64;
-            Ok(Vec::new())
+            written.counts.inserted += rows.len() as u64;
+            written.stored.extend(rows.iter().map(|row| row.group));
+            Ok(())
         }
         Err(failed) if failed.is_taken() => {
             file.batch("ROLLBACK TO plain; RELEASE plain")?;
-            write_compared(file, intake, rows, counts)
+            write_compared(file, intake, rows, written)
         }
         Err(failed) => Err(failed.into()),
     }
@@ -320,8 +333,8 @@ fn write_compared(
     file: &mut File,
     intake: &Intake<'_>,
     rows: &[NewRow],
-    counts: &mut RowCounts,
-) -> Result<Vec<u32>, StoreError> {
+    written: &mut Written,
+) -> Result<(), StoreError> {
     let mut stored = HashMap::new();
     for row in rows {
         let (delivery, name, reading) = intake.row(row);
@@ -343,8 +356,10 @@ fn write_compared(
         file.execute(PUT_ROW, values)?;
     }
     put_conflicts(file, intake, &contest)?;
-    *counts += contest.counts;
-    Ok(contest.contested().collect())
+    written.counts += contest.counts;
+    written.stored.extend(contest.stored());
+    written.contested.extend(contest.contested());
+    Ok(())
 }
 
 fn put_conflicts(

@@ -89,6 +89,30 @@ impl Sender {
     }
 }
 
+/// Devices that put no row into the table: one hands in again what is known, one what is from the future.
+fn bystanders(served: &Arc<Served>, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<u32>> {
+    let now = SystemClock::default().now_micros();
+    let start = |device: &'static str, observed_at: i64| {
+        let (served, stop) = (Arc::clone(served), Arc::clone(stop));
+        tokio::spawn(async move {
+            let path = format!("/api/v1/devices/{device}/readings");
+            let reading = json!({"sensor": "s", "observed_at": observed_at, "value": 1});
+            let body = json!({"epoch": "00c0ffee0001", "first_seq": 1, "readings": [reading]});
+            let mut settled = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let asked = served.request(Method::POST, &path).json(&body);
+                settled += u32::from(asked.send().await.unwrap().status() == StatusCode::OK);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            settled
+        })
+    };
+    vec![
+        start("knows", now - 3_600_000_000),
+        start("ahead", now + 30 * 86_400_000_000),
+    ]
+}
+
 fn span(range: &Value) -> std::ops::RangeInclusive<u64> {
     range["first"].as_u64().unwrap()..=range["last"].as_u64().unwrap()
 }
@@ -223,6 +247,7 @@ fn what_refuses_everything_settles_nothing_and_flows_again_when_it_is_mended() {
         let senders: Vec<Sender> = (0..6)
             .map(|at| Sender::start(&served, format!("press-{at}"), &stop))
             .collect();
+        let bystanders = bystanders(&served, &stop);
         until_settled(&senders, "readings are committed", &[2 * BATCH; 6]).await;
         for (at, (fault, mend)) in FAULTS.into_iter().enumerate() {
             fixture.sql(fault).await;
@@ -251,6 +276,9 @@ fn what_refuses_everything_settles_nothing_and_flows_again_when_it_is_mended() {
                 sender.done.await.unwrap().is_empty(),
                 "a reading was rejected"
             );
+        }
+        for bystander in bystanders {
+            assert!(bystander.await.unwrap() > 100);
         }
         let fleet = served.store.fleet_ledger().await.unwrap();
         assert_eq!(fleet.unaccounted, 0, "{fleet:?}");
