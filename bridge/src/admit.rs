@@ -21,10 +21,12 @@ use std::time::Duration;
 use schema::codec::{self, DecodeError};
 use schema::envelope::{self, EnvelopeError};
 use schema::limits::{
-    COMMAND_BODY_BYTES_MAX, CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX, SQL_INTEGER_MAX,
+    COMMAND_BODY_BYTES_MAX, CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX,
+    REPORT_EPOCHS_MAX, SQL_INTEGER_MAX,
 };
 use schema::message::{
-    CommandProgress, ConfigEntry, Event, FailedKey, RejectReason, Rejection, ReportedConfig, Status,
+    CommandProgress, ConfigEntry, Event, FailedKey, LedgerReport, RejectReason, Rejection, Report,
+    ReportedConfig, Status,
 };
 use schema::reading::ValueError;
 use schema::time::ReceivedAt;
@@ -96,10 +98,14 @@ pub fn admit_status(payload: &[u8]) -> Result<Status, SideError> {
 /// # Errors
 /// [`SideError`]: a dead letter.
 pub fn admit_event(payload: &[u8]) -> Result<Event, SideError> {
-    let event = envelope::decode_kind(payload)?;
-    match &event {
-        // Its numbers and ranges are cut to what the ledger can hold.
-        Event::Report(_) | Event::Ledger(_) | Event::TimeRequest(_) => {}
+    let mut event = envelope::decode_kind(payload)?;
+    match &mut event {
+        // An agent tells of no more epochs at once, the current one first. What is beyond is not heard: a report is a sign
+        // of life, and thousands of epochs are work for everybody's bridge. Numbers and ranges are cut to what the ledger
+        // can hold.
+        Event::Report(Report { epochs, .. }) => epochs.truncate(REPORT_EPOCHS_MAX),
+        Event::Ledger(LedgerReport { epochs, .. }) => epochs.truncate(REPORT_EPOCHS_MAX),
+        Event::TimeRequest(_) => {}
         Event::Command(CommandProgress {
             percent, output, ..
         }) => {
@@ -423,6 +429,52 @@ mod tests {
             }))
         };
         assert!(reason(CONFIG_VALUE_BYTES_MAX) && !reason(CONFIG_VALUE_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn a_report_is_heard_of_as_many_epochs_as_an_agent_tells_of() {
+        use schema::message::{ClockReport, ClockState, EpochAccount, EpochReport};
+        let heard = |event: &Event| match admit_event(&envelope::encode(event).unwrap()).unwrap() {
+            Event::Report(report) => report.epochs.iter().map(|of| of.epoch).collect::<Vec<_>>(),
+            Event::Ledger(report) => report.epochs.iter().map(|of| of.epoch).collect(),
+            other => panic!("{other:?}"),
+        };
+        let epochs = |count| (1..=count as u64).map(Epoch::from_random);
+        let legacy = |count| {
+            let report = |epoch| EpochReport {
+                epoch,
+                balance: Default::default(),
+                evicted: Vec::new(),
+                rejected: Vec::new(),
+            };
+            Event::Report(Report {
+                device_time_ms: 0,
+                epochs: epochs(count).map(report).collect(),
+            })
+        };
+        let ledger = |count| {
+            let account = |epoch| EpochAccount {
+                epoch,
+                balance: Default::default(),
+                evicted: Vec::new(),
+                quarantined: Vec::new(),
+                discarded: Vec::new(),
+            };
+            Event::Ledger(LedgerReport {
+                device_time_ms: 0,
+                clock: ClockReport {
+                    state: ClockState::Verified,
+                    offset_ms: None,
+                },
+                epochs: epochs(count).map(account).collect(),
+            })
+        };
+        let most = REPORT_EPOCHS_MAX;
+        for count in [0, 1, most - 1, most, most + 1, 4 * most] {
+            let expected: Vec<Epoch> = epochs(count.min(most)).collect();
+            assert_eq!(heard(&legacy(count)), expected);
+            assert_eq!(heard(&ledger(count)), expected);
+        }
     }
 
     proptest! {

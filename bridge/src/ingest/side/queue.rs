@@ -10,13 +10,18 @@
 //!
 //! A later word of a device replaces an earlier one of the same kind, because it says all that the earlier one said: a
 //! birth of a later connection, a report with the same epochs, a whole configuration, a further state of a command. What
-//! is replaced is acknowledged; what it stood for waits on.
+//! is replaced is acknowledged; what it stood for waits on. Of births, wills, reports and configurations a device has so
+//! one each; its share bounds what there may be many of, words and letters, and can cost it nothing else.
+//!
+//! Invariant: entries and bytes are within their bounds, or beyond them by what was taken out at once and put back: that
+//! was acknowledged, and is not dropped.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use schema::DeviceId;
-use schema::message::{CommandId, Status};
+use schema::limits::{PAYLOAD_BYTES_MAX, REPORT_EPOCHS_MAX};
+use schema::message::{CommandId, EpochAccount, Status};
 use schema::time::ReceivedAt;
 
 use crate::store::commands::{CommandWord, step};
@@ -40,7 +45,7 @@ pub(super) struct Bounds {
     pub(super) entries: usize,
     /// Bytes of their payloads.
     pub(super) bytes: usize,
-    /// Entries and bytes of one device, or of those without one: it loses its own words, and nobody else's.
+    /// Words and letters of one device, or of those without one, and their bytes: it loses its own, and nobody else's.
     pub(super) device_entries: usize,
     pub(super) device_bytes: usize,
 }
@@ -120,7 +125,7 @@ pub(super) enum Offered<Receipt> {
     Kept(Option<Receipt>),
     /// There is no room for anybody.
     Full(Receipt),
-    /// Its device has too much waiting.
+    /// Its device has too many words and letters waiting.
     OverShare(Receipt),
 }
 
@@ -136,10 +141,28 @@ pub(super) struct Queue<Receipt> {
     refused: usize,
 }
 
+/// What waits of one device's words and letters.
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     entries: usize,
     bytes: usize,
+}
+
+/// What an earlier report tells of epochs that a later one leaves out.
+#[derive(Debug, Default)]
+struct Rest {
+    epochs: Vec<EpochAccount>,
+    bytes: usize,
+}
+
+impl Slot {
+    /// Whether a device may have many of its kind.
+    const fn is_shared(&self) -> bool {
+        match self {
+            Self::Word(_) | Self::Letter(_) => true,
+            Self::Birth | Self::Will | Self::Report | Self::Config => false,
+        }
+    }
 }
 
 impl Content {
@@ -244,11 +267,14 @@ impl<Receipt> Queue<Receipt> {
             return Offered::Kept(entry.receipt);
         }
         let before = self.remove(&entry.key.clone());
-        let fits_all =
-            self.entries.len() < self.bounds.entries && self.bytes + bytes <= self.bounds.bytes;
+        let rest = before.as_ref().map(|before| entry.rest_of(before));
+        let rest = rest.unwrap_or_default();
+        let fits_all = self.entries.len() < self.bounds.entries
+            && self.bytes + bytes + rest.bytes <= self.bounds.bytes;
         let share = self.shares.get(&entry.key.0).copied().unwrap_or_default();
-        let fits_share = share.entries < self.bounds.device_entries
-            && share.bytes + bytes <= self.bounds.device_bytes;
+        let fits_share = !entry.key.1.is_shared()
+            || share.entries < self.bounds.device_entries
+                && share.bytes + bytes <= self.bounds.device_bytes;
         if !(fits_all && fits_share) {
             // What waited before it waits on.
             if let Some(before) = before {
@@ -260,7 +286,7 @@ impl<Receipt> Queue<Receipt> {
                 None => Offered::Kept(None),
             };
         }
-        let replaced = before.and_then(|before| entry.replace(before));
+        let replaced = before.and_then(|before| entry.replace(before, rest));
         self.insert(entry);
         Offered::Kept(replaced)
     }
@@ -328,9 +354,11 @@ impl<Receipt> Queue<Receipt> {
             newer.tries = entry.tries;
             newer.due = entry.due;
             newer.reason.clone_from(&entry.reason);
-            newer.replace(entry);
+            let rest = newer.rest_of(&entry);
+            newer.replace(entry, rest);
             self.insert(newer);
-        } else if self.entries.len() < self.bounds.entries {
+        } else {
+            // With or without room: with its receipt nobody else has it any more.
             self.insert(entry);
         }
         receipt
@@ -353,9 +381,11 @@ impl<Receipt> Queue<Receipt> {
     }
 
     fn insert(&mut self, entry: Entry<Receipt>) {
-        let share = self.shares.entry(entry.key.0.clone()).or_default();
-        share.entries += 1;
-        share.bytes += entry.bytes;
+        if entry.key.1.is_shared() {
+            let share = self.shares.entry(entry.key.0.clone()).or_default();
+            share.entries += 1;
+            share.bytes += entry.bytes;
+        }
         self.bytes += entry.bytes;
         self.refused += usize::from(entry.tries > 0);
         self.due.insert((entry.due, entry.order), entry.key.clone());
@@ -367,7 +397,9 @@ impl<Receipt> Queue<Receipt> {
         self.due.remove(&(entry.due, entry.order));
         self.bytes -= entry.bytes;
         self.refused -= usize::from(entry.tries > 0);
-        if let Some(share) = self.shares.get_mut(&key.0) {
+        if key.1.is_shared()
+            && let Some(share) = self.shares.get_mut(&key.0)
+        {
             share.entries -= 1;
             share.bytes -= entry.bytes;
             if share.entries == 0 {
@@ -379,33 +411,59 @@ impl<Receipt> Queue<Receipt> {
 }
 
 impl<Receipt> Entry<Receipt> {
-    /// Takes the place of an earlier one. Returns its receipt.
-    fn replace(&mut self, before: Self) -> Option<Receipt> {
+    /// What stays of an earlier report, as far as one message has room for it: a device tells all of it again, and no
+    /// more epochs at once.
+    fn rest_of(&self, before: &Self) -> Rest {
+        let (Content::Report(report), Content::Report(earlier)) = (&self.content, &before.content)
+        else {
+            return Rest::default();
+        };
+        // What was told in the words of another version is told again.
+        if report.is_legacy != earlier.is_legacy {
+            return Rest::default();
+        }
+        let told = &report.report.epochs;
+        let room = REPORT_EPOCHS_MAX.saturating_sub(told.len());
+        let rest = earlier.report.epochs.iter();
+        let rest = rest.filter(|of| !told.iter().any(|new| new.epoch == of.epoch));
+        let epochs: Vec<EpochAccount> = rest.take(room).cloned().collect();
+        let all = weight(&earlier.report.epochs).max(1);
+        let bytes = (before.bytes * weight(&epochs)).div_ceil(all);
+        if self.bytes + bytes > PAYLOAD_BYTES_MAX {
+            return Rest::default();
+        }
+        Rest { epochs, bytes }
+    }
+
+    /// Takes the place of an earlier one, and keeps the rest of it. Returns its receipt.
+    fn replace(&mut self, before: Self, rest: Rest) -> Option<Receipt> {
         match (&mut self.content, before.content) {
-            (Content::Presence(_), Content::Presence(earlier)) => {
-                if let Status::Online { session, .. } = earlier.status {
+            (Content::Presence(now), Content::Presence(earlier)) => {
+                if let (Status::Online { session, .. }, Status::Online { session: last, .. }) =
+                    (&now.status, &earlier.status)
+                {
+                    // Also a birth that is told again: its will is still to come.
                     self.replaced = before.replaced;
-                    self.replaced.push(session);
+                    self.replaced.push(*last);
+                    self.replaced.retain(|replaced| replaced != session);
                     let surplus = self.replaced.len().saturating_sub(REPLACED_MAX);
                     self.replaced.drain(..surplus);
                 }
             }
-            (Content::Report(report), Content::Report(earlier)) => {
-                // A report may leave out what an earlier one told of other epochs. What was told in the words of
-                // another version is told again.
-                let epochs = &mut report.report.epochs;
-                let is_alike = report.is_legacy == earlier.is_legacy;
-                let mut rest = earlier.report.epochs;
-                rest.retain(|of| is_alike && !epochs.iter().any(|new| new.epoch == of.epoch));
-                if !rest.is_empty() {
-                    epochs.extend(rest);
-                    self.bytes += before.bytes;
-                }
+            (Content::Report(report), Content::Report(_)) => {
+                report.report.epochs.extend(rest.epochs);
+                self.bytes += rest.bytes;
             }
             _ => {}
         }
         before.receipt
     }
+}
+
+/// How much of a message some accounts take, of all of it.
+fn weight(epochs: &[EpochAccount]) -> usize {
+    let ranges = |of: &EpochAccount| of.evicted.len() + of.quarantined.len() + of.discarded.len();
+    epochs.iter().map(|of| 4 + ranges(of)).sum()
 }
 
 #[cfg(test)]
@@ -523,7 +581,7 @@ mod tests {
             Offered::OverShare(9)
         );
         assert_eq!(
-            offer(&mut queue, presence("b", 1, true), 401, 2),
+            offer(&mut queue, word("b", 1, CommandState::Running), 401, 2),
             Offered::OverShare(2)
         );
         let _ = offer(&mut queue, presence("b", 1, true), 10, 2);
@@ -540,6 +598,162 @@ mod tests {
         assert!(!queue.is_roomy());
         assert_eq!(queue.take(NOW, 10).len(), 6);
         assert!(queue.is_roomy() && queue.bytes == 0 && queue.shares.is_empty());
+    }
+
+    #[test]
+    fn words_that_wait_cost_a_device_no_birth() {
+        let mut queue = Queue::new(Bounds::default());
+        for id in 0..16 {
+            let kept = offer(
+                &mut queue,
+                word("a", id, CommandState::Running),
+                64 * 1024,
+                1,
+            );
+            assert_eq!(kept, Offered::Kept(None));
+        }
+        assert_eq!(
+            offer(&mut queue, word("a", 16, CommandState::Running), 1, 2),
+            Offered::OverShare(2)
+        );
+        for content in [
+            presence("a", 1, true),
+            presence("a", 1, false),
+            report("a", 0..1),
+        ] {
+            assert_eq!(offer(&mut queue, content, 100, 3), Offered::Kept(None));
+        }
+        assert_eq!(queue.take(NOW, 100).len(), 19);
+        assert!(queue.bytes == 0 && queue.shares.is_empty());
+    }
+
+    #[test]
+    fn a_birth_that_is_heard_twice_waits_for_its_will() {
+        let mut queue = queue();
+        for receipt in 1..=2 {
+            let _ = offer(&mut queue, presence("a", 1, true), 10, receipt);
+        }
+        assert_eq!(
+            offer(&mut queue, presence("a", 1, false), 10, 3),
+            Offered::Kept(None)
+        );
+        assert_eq!(sessions(&queue.take(NOW, 10)), [(1, true), (1, false)]);
+    }
+
+    #[test]
+    fn a_will_is_dropped_of_a_session_that_was_replaced_and_of_no_other() {
+        let mut queue = queue();
+        for session in [1, 2, 1] {
+            let _ = offer(&mut queue, presence("a", session, true), 10, 1);
+        }
+        // The birth of 1 was told last: it is that session whose will counts.
+        for (session, kept) in [(2, Offered::Kept(Some(9))), (1, Offered::Kept(None))] {
+            let offered = offer(&mut queue, presence("a", session, false), 10, 9);
+            assert_eq!(offered, kept, "{session}");
+        }
+    }
+
+    fn report(device: &str, epochs: std::ops::Range<u64>) -> Content {
+        let account = |number: u64| EpochAccount {
+            epoch: schema::Epoch::from_random(number + 1),
+            balance: schema::Balance::default(),
+            evicted: Vec::new(),
+            quarantined: Vec::new(),
+            discarded: Vec::new(),
+        };
+        let report = schema::message::LedgerReport {
+            device_time_ms: 0,
+            clock: schema::message::ClockReport {
+                state: schema::message::ClockState::Unverified,
+                offset_ms: None,
+            },
+            epochs: epochs.map(account).collect(),
+        };
+        let received_at = ReceivedAt::from_micros(1);
+        Content::Report(DeviceReport::new(
+            device.parse().unwrap(),
+            report,
+            received_at,
+        ))
+    }
+
+    /// Epochs of the one report that waits, and the bytes that it counts for.
+    fn waiting(queue: &Queue<u32>) -> (usize, usize) {
+        let entry = queue.entries.values().next().unwrap();
+        assert_eq!((queue.entries.len(), queue.bytes), (1, entry.bytes));
+        match &entry.content {
+            Content::Report(report) => (report.report.epochs.len(), entry.bytes),
+            _ => panic!("no report"),
+        }
+    }
+
+    #[test]
+    fn joined_reports_have_no_more_epochs_than_one_message() {
+        let most = REPORT_EPOCHS_MAX as u64;
+        for (second, epochs) in [(most - 2, 15), (most - 1, 16), (most, 16), (most + 1, 16)] {
+            let mut queue = Queue::new(Bounds::default());
+            let _ = offer(&mut queue, report("a", 0..most), 1_600, 1);
+            let kept = offer(&mut queue, report("a", 100..101), 100, 2);
+            assert_eq!(kept, Offered::Kept(Some(1)));
+            assert_eq!(waiting(&queue), (16, 1_600));
+            let mut queue = Queue::new(Bounds::default());
+            let _ = offer(&mut queue, report("a", 0..1), 100, 1);
+            let _ = offer(&mut queue, report("a", 1..1 + second), 100, 2);
+            assert_eq!(waiting(&queue).0, epochs.max(second as usize));
+        }
+    }
+
+    #[test]
+    fn a_report_that_is_told_again_and_again_does_not_grow() {
+        let mut queue = queue();
+        for round in 0..100 {
+            let kept = offer(&mut queue, report("a", round * 20..round * 20 + 8), 300, 1);
+            assert!(matches!(kept, Offered::Kept(_)), "{round}: {kept:?}");
+            assert!(waiting(&queue).0 <= 16 && waiting(&queue).1 <= 600);
+        }
+    }
+
+    #[test]
+    fn joined_reports_keep_to_the_bytes_of_all_and_of_one_message() {
+        // Of three epochs, two are left over: 200 bytes.
+        for (bytes, fits) in [(799, true), (800, true), (801, false)] {
+            let mut queue = queue();
+            let _ = offer(&mut queue, report("a", 0..3), 300, 1);
+            let offered = offer(&mut queue, report("a", 0..1), bytes, 2);
+            match fits {
+                true => {
+                    assert_eq!(offered, Offered::Kept(Some(1)));
+                    assert_eq!(waiting(&queue), (3, bytes + 200));
+                }
+                false => {
+                    assert_eq!(offered, Offered::Full(2));
+                    assert_eq!(waiting(&queue), (3, 300));
+                }
+            }
+        }
+        for (bytes, epochs) in [(201, 3), (200, 3), (199, 1)] {
+            let mut queue = Queue::new(Bounds::default());
+            let _ = offer(&mut queue, report("a", 0..3), 300, 1);
+            let _ = offer(&mut queue, report("a", 0..1), PAYLOAD_BYTES_MAX - bytes, 2);
+            assert_eq!(waiting(&queue).0, epochs, "{bytes}");
+            assert!(waiting(&queue).1 <= PAYLOAD_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_put_back_with_or_without_room() {
+        let mut queue = queue();
+        let _ = offer(&mut queue, presence("a", 1, true), 10, 1);
+        let taken = queue.take(NOW, 10).pop().unwrap();
+        for device in ["b", "c", "d", "e", "f", "g"] {
+            let _ = offer(&mut queue, presence(device, 1, true), 10, 2);
+        }
+        assert_eq!(
+            offer(&mut queue, presence("h", 1, true), 10, 3),
+            Offered::Full(3)
+        );
+        assert_eq!(queue.put_back(taken, "no", NOW), Some(1));
+        assert_eq!(queue.take(NOW + AGAIN_MAX, 10).len(), 7);
     }
 
     #[test]
