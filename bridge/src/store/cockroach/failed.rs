@@ -73,9 +73,7 @@ impl Failed {
 
     /// Whether the statement ran into its time-out.
     pub(super) fn is_too_slow(&self) -> bool {
-        self.error
-            .as_database_error()
-            .is_some_and(|error| error.code().as_deref() == Some("57014"))
+        is_too_slow(&self.error)
     }
 
     /// What the database said, when it cannot do that at all (0A000): to a view's columns, say.
@@ -105,9 +103,13 @@ impl Failed {
             | Verdict::Unknown
             | Verdict::Elsewhere
             | Verdict::Overload
-            | Verdict::TooLarge
             | Verdict::Unforeseen => true,
-            Verdict::Taken | Verdict::Refusal | Verdict::Refused | Verdict::Schema => false,
+            // Who can halve it has done so.
+            Verdict::TooLarge
+            | Verdict::Taken
+            | Verdict::Refusal
+            | Verdict::Refused
+            | Verdict::Schema => false,
         }
     }
 
@@ -119,6 +121,11 @@ impl Failed {
             error,
         } = self;
         match verdict {
+            // It answers, and ran out of time each time: one row may do that, as where a trigger waits for something.
+            Verdict::Elsewhere if is_too_slow(&error) => StoreError::Statement {
+                sqlstate: code(&error).unwrap_or_default(),
+                source: error.into(),
+            },
             Verdict::Elsewhere => match error {
                 sqlx::Error::PoolClosed => StoreError::Closed,
                 error if code(&error).as_deref() == Some("25006") => StoreError::ReadOnly {
@@ -130,7 +137,7 @@ impl Failed {
                     source: error.into(),
                 },
             },
-            Verdict::Conflict | Verdict::Unknown | Verdict::TooLarge => StoreError::Exhausted {
+            Verdict::Conflict | Verdict::Unknown => StoreError::Exhausted {
                 attempts,
                 seconds: spent.as_secs(),
                 source: error.into(),
@@ -147,13 +154,16 @@ impl Failed {
                     source: error.into(),
                 },
             },
-            // A table or column is gone under a running bridge: it comes back, or somebody restores it.
-            Verdict::Schema | Verdict::Taken | Verdict::Refusal | Verdict::Unforeseen => {
-                StoreError::Statement {
-                    sqlstate: code(&error).unwrap_or_default(),
-                    source: error.into(),
-                }
-            }
+            // A table or column is gone under a running bridge: it comes back, or somebody restores it. What is too large
+            // with one row left is refused for what that row holds, or does.
+            Verdict::Schema
+            | Verdict::Taken
+            | Verdict::TooLarge
+            | Verdict::Refusal
+            | Verdict::Unforeseen => StoreError::Statement {
+                sqlstate: code(&error).unwrap_or_default(),
+                source: error.into(),
+            },
         }
     }
 }
@@ -172,6 +182,10 @@ fn judge(error: &sqlx::Error) -> Verdict {
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => Verdict::Refused,
         _ => Verdict::Unforeseen,
     }
+}
+
+fn is_too_slow(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("57014")
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {

@@ -226,7 +226,9 @@ impl Cockroach {
                 Err(failed) => failed,
             };
             let groups: Vec<usize> = heads.iter().map(|head| head.group).collect();
-            if failed.is_too_slow() || failed.verdict == Verdict::TooLarge {
+            // One row says nothing about how many are too many.
+            let is_too_much = failed.is_too_slow() || failed.verdict == Verdict::TooLarge;
+            if is_too_much && part.len() > 1 {
                 self.pace.shrink();
             }
             match failed.verdict {
