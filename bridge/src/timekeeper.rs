@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::store::clock::Sample;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreClock, StoreError};
 
 /// Pause between two questions. Clocks part by a millisecond in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -35,8 +35,7 @@ impl Timekeeper {
         loop {
             let pause = self.ask().await;
             tokio::select! {
-                () = sleep(pause) => {}
-                () = self.store.clock().doubted() => {}
+                () = until_next(self.store.clock(), pause) => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
         }
@@ -63,15 +62,26 @@ impl Timekeeper {
         } else {
             let why = match asked {
                 Ok(Err(error)) => error.to_string(),
+                Ok(Ok(Sample::Doubtful)) => {
+                    "its answers contradict each other; it is asked again".to_owned()
+                }
                 _ => "it has not answered yet".to_owned(),
             };
             self.health.waiting(format!(
                 "the database's time is not known, and nothing is taken without it: {why}"
             ));
-            // What doubted is asked for once a pause, not in a loop.
-            sleep(HURRY / 10).await;
         }
         pause
+    }
+}
+
+/// Waits for the next question: after `pause`, or once a time that was known is in doubt. One that is not known is asked
+/// for soon in any case, however many wait for it.
+async fn until_next(clock: &StoreClock, pause: Duration) {
+    let is_known = clock.is_known();
+    tokio::select! {
+        () = sleep(pause) => {}
+        () = clock.doubted(), if is_known => {}
     }
 }
 
@@ -81,7 +91,59 @@ impl Timekeeper {
 /// # Errors
 /// [`StoreError`] when the database cannot be asked at all.
 pub(crate) async fn first(store: &dyn Store) -> Result<(), StoreError> {
-    let sample = store.sample_clock().await?;
-    info!(?sample, "the bridge judges by the database's time");
+    match timeout(PATIENCE, store.sample_clock()).await {
+        Ok(sample) => info!(sample = ?sample?, "the bridge judges by the database's time"),
+        Err(_) => warn!("the database has not told its time yet; nothing is taken until it does"),
+    }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::Instant;
+
+    const PAUSE: Duration = Duration::from_millis(50);
+
+    async fn waited(clock: &StoreClock, pause: Duration) -> Duration {
+        let started = Instant::now();
+        until_next(clock, pause).await;
+        started.elapsed()
+    }
+
+    #[tokio::test]
+    async fn a_time_that_is_not_known_is_asked_for_once_a_pause() {
+        let clock = StoreClock::of_a_database();
+        assert!(waited(&clock, PAUSE).await >= PAUSE);
+        assert_eq!(clock.sampled(clock.ask(), 1), Sample::First);
+        // Nobody knows how long this machine slept, and many ask.
+        clock.set_machine_offset_ms(86_400_000);
+        for _ in 0..3 {
+            assert!(!clock.is_known());
+            assert!(waited(&clock, PAUSE).await >= PAUSE);
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_contradict_each_other_are_asked_for_again_after_a_pause() {
+        let clock = StoreClock::of_a_database();
+        let _ = clock.sampled(clock.ask(), 0);
+        let far = clock.sampled(clock.ask(), 86_400_000_000);
+        assert_eq!(far, Sample::Doubtful);
+        assert!(!clock.is_known());
+        assert!(waited(&clock, PAUSE).await >= PAUSE);
+    }
+
+    #[tokio::test]
+    async fn a_known_time_is_asked_for_at_once_when_it_comes_into_doubt() {
+        let clock = StoreClock::of_a_database();
+        let _ = clock.sampled(clock.ask(), 1);
+        let hour = Duration::from_secs(3600);
+        let doubt = async {
+            clock.set_machine_offset_ms(86_400_000);
+            assert!(!clock.is_known());
+        };
+        let both = async { tokio::join!(until_next(&clock, hour), doubt) };
+        timeout(Duration::from_secs(10), both).await.unwrap();
+    }
 }

@@ -4,7 +4,9 @@
 //! ```text
 //! unknown ──first sample──► known ──sample every few seconds──► known
 //!                             │ this machine's clock jumped, or it slept: what passed is not known
-//!                             └──────────► in doubt ──next sample──► known
+//!                             ├──────────► in doubt ──next sample──► known
+//!                             │ a sample is far from what was expected: one of the two is wrong
+//!                             └──────────► in doubt ──a second that agrees with either──► known
 //! ```
 //!
 //! Between samples the monotonic clock counts. The time never runs back by less than [`STEP`]: it
@@ -47,7 +49,7 @@ struct Inner {
     reckoning: Option<Mutex<Reckoning>>,
     /// A sample came in.
     sampled: Notify,
-    /// Somebody found the time in doubt.
+    /// Somebody found that this machine's clocks have parted.
     doubted: Notify,
 }
 
@@ -116,7 +118,7 @@ impl StoreClock {
         }
     }
 
-    /// Waits until somebody finds the time in doubt.
+    /// Waits until somebody finds that this machine's clocks have parted. Whoever samples knows the other doubts.
     pub async fn doubted(&self) {
         self.inner.doubted.notified().await;
     }
@@ -155,9 +157,10 @@ impl StoreClock {
         let Some(mut reckoning) = self.reckoning() else {
             return Some(self.machine());
         };
-        let known = reckoning.now(self.moment());
+        let moment = self.moment();
+        let (known, has_parted) = (reckoning.now(moment), reckoning.has_parted(moment));
         drop(reckoning);
-        if known.is_none() {
+        if has_parted {
             self.inner.doubted.notify_one();
         }
         known
@@ -231,8 +234,14 @@ struct Anchor {
 
 impl Reckoning {
     fn now(&mut self, moment: Moment) -> Option<i64> {
-        let anchor = self.anchor?;
-        (!anchor.is_doubtful_at(moment)).then(|| self.guess(moment))
+        let is_known = self.anchor.is_some() && self.far.is_none() && !self.has_parted(moment);
+        is_known.then(|| self.guess(moment))
+    }
+
+    /// Whether this machine's two clocks have parted since the last sample that is believed.
+    fn has_parted(&self, moment: Moment) -> bool {
+        self.anchor
+            .is_some_and(|anchor| anchor.is_doubtful_at(moment))
     }
 
     fn guess(&mut self, moment: Moment) -> i64 {
@@ -357,7 +366,8 @@ mod tests {
         let hour = NOON - 3600 * SECOND;
         let once = clock.sampled(asked(12_000), moment(12_000), hour);
         assert_eq!(once, Sample::Doubtful);
-        assert_eq!(clock.now(moment(12_000)), Some(NOON + 11 * SECOND));
+        assert_eq!(clock.now(moment(12_000)), None);
+        assert_eq!(clock.guess(moment(12_000)), NOON + 11 * SECOND);
         let twice = clock.sampled(asked(13_000), moment(13_000), hour + SECOND);
         assert_eq!(twice, Sample::Stepped(-3_611_000));
         assert_eq!(clock.now(moment(13_000)), Some(hour + SECOND));
@@ -369,11 +379,34 @@ mod tests {
         clock.sampled(asked(0), moment(0), NOON);
         let strange = clock.sampled(asked(1_000), moment(1_000), 0);
         assert_eq!(strange, Sample::Doubtful);
+        assert_eq!(
+            clock.now(moment(1_500)),
+            None,
+            "nobody knows which is right"
+        );
         let right = clock.sampled(asked(2_000), moment(2_000), NOON + 2 * SECOND);
         assert_eq!(right, Sample::Kept);
+        assert_eq!(clock.now(moment(2_500)), Some(NOON + 2_500_000));
         let strange = clock.sampled(asked(3_000), moment(3_000), 0);
         assert_eq!(strange, Sample::Doubtful);
-        assert_eq!(clock.now(moment(4_000)), Some(NOON + 4 * SECOND));
+        assert_eq!(clock.guess(moment(4_000)), NOON + 4 * SECOND);
+        assert_eq!(clock.now(moment(4_000)), None);
+    }
+
+    #[test]
+    fn while_answers_contradict_each_other_nothing_is_known() {
+        let mut clock = Reckoning::default();
+        clock.sampled(asked(0), moment(0), NOON);
+        for (at, hours) in [(1, 2), (2, -3), (3, 7)] {
+            let micros = NOON + hours * 3600 * SECOND;
+            let sample = clock.sampled(asked(at * 1000), moment(at as i64 * 1000), micros);
+            assert_eq!(sample, Sample::Doubtful);
+            assert_eq!(clock.now(moment(at as i64 * 1000)), None);
+        }
+        let again = clock.sampled(asked(4_000), moment(4_000), NOON + (7 * 3600 + 1) * SECOND);
+        assert!(matches!(again, Sample::Stepped(_)));
+        let now = Some(NOON + (7 * 3600 + 1) * SECOND);
+        assert_eq!(clock.now(moment(4_000)), now);
     }
 
     #[test]
