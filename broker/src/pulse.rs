@@ -1,8 +1,10 @@
 //! Whether the routers and the listener work, asked every few seconds: a broker that nobody uses would else never notice
 //! that it could not be used.
 //!
-//! Each router is asked on a link of its own, which sends nothing and hears its barrier come back. A router that does not
-//! answer in time may be busy or hang; one that is gone ends the process (see [`crate::shard`]).
+//! Each router is asked on a link of its own: a barrier goes in, and its answer comes back. One barrier at a time is on its
+//! way: an answer that came late, to a question that was given up, would else be taken for that of the next question,
+//! which nobody may have heard. A router that does not answer in time may be busy or hang; one that is gone ends the
+//! process (see [`crate::shard`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,16 +23,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One link to each router, by its number.
 pub(crate) struct Pulse {
-    links: Vec<Link>,
+    asked: Vec<Asked>,
     health: Component,
+}
+
+/// A router that is asked.
+struct Asked {
+    link: Link,
+    /// A barrier is on its way.
+    is_open: bool,
 }
 
 impl Pulse {
     /// Blocks until the routers have answered: not for async workers.
     pub(crate) fn open(routers: &[Arc<Router>], health: Component) -> Result<Self, Gone> {
-        let links = routers.iter().map(Link::open);
+        let asked = routers.iter().map(|router| {
+            let link = Link::open(router)?;
+            Ok(Asked {
+                link,
+                is_open: false,
+            })
+        });
         Ok(Self {
-            links: links.collect::<Result<_, _>>()?,
+            asked: asked.collect::<Result<_, _>>()?,
             health,
         })
     }
@@ -66,8 +81,8 @@ impl Pulse {
 
     /// The first router that does not answer.
     async fn silent(&mut self) -> Option<usize> {
-        for (number, link) in self.links.iter_mut().enumerate() {
-            if !matches!(timeout(PATIENCE, answer(link)).await, Ok(Ok(()))) {
+        for (number, asked) in self.asked.iter_mut().enumerate() {
+            if !matches!(timeout(PATIENCE, asked.answer()).await, Ok(Ok(()))) {
                 return Some(number);
             }
         }
@@ -75,11 +90,17 @@ impl Pulse {
     }
 }
 
-async fn answer(link: &mut Link) -> Result<(), Gone> {
-    link.barrier()?;
-    // An answer to an earlier question, which came late, is as good.
-    while !matches!(link.next().await?, Heard::Taken) {}
-    Ok(())
+impl Asked {
+    /// Waits for the answer to the barrier that is on its way, or to a new one.
+    async fn answer(&mut self) -> Result<(), Gone> {
+        if !self.is_open {
+            self.link.barrier()?;
+            self.is_open = true;
+        }
+        while !matches!(self.link.next().await?, Heard::Taken) {}
+        self.is_open = false;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -88,14 +109,15 @@ mod tests {
     use crate::router::RouterLimits;
     use daemon::Health;
 
+    const LIMITS: RouterLimits = RouterLimits {
+        links_max: 3,
+        backlog_bytes: 1024 * 1024,
+    };
+
     #[tokio::test]
     async fn routers_that_nobody_uses_are_well() {
-        let limits = RouterLimits {
-            links_max: 3,
-            backlog_bytes: 1024 * 1024,
-        };
         let routers: Vec<Arc<Router>> =
-            (0..2).map(|number| Router::spawn(number, limits)).collect();
+            (0..2).map(|number| Router::spawn(number, LIMITS)).collect();
         let health = Health::default();
         let mut pulse = Pulse::open(&routers, health.component("broker-routers")).unwrap();
         for _ in 0..3 {
@@ -108,5 +130,28 @@ mod tests {
         }
         stopping.cancel();
         running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_router_that_hangs_is_found_out_each_time() {
+        let router = Router::spawn(0, LIMITS);
+        let mut blocker = Link::open(&router).unwrap();
+        let health = Health::default();
+        let mut pulse = Pulse::open(&[router], health.component("broker-routers")).unwrap();
+        for _ in 0..2 {
+            assert_eq!(pulse.silent().await, None);
+            // The router wants what this link sent, and waits for it.
+            let hang = loop {
+                blocker.barrier().unwrap();
+                let untaken = blocker.untaken();
+                if !untaken.is_empty() {
+                    break untaken;
+                }
+            };
+            assert_eq!(pulse.silent().await, Some(0));
+            drop(hang);
+            let again = timeout(Duration::from_secs(10), pulse.asked[0].answer());
+            assert_eq!(again.await, Ok(Ok(())));
+        }
     }
 }

@@ -262,6 +262,12 @@ impl Link {
         }
     }
 
+    /// What the router has not taken yet. Held back from it, it has the router wait.
+    #[cfg(test)]
+    pub(crate) fn untaken(&self) -> impl std::ops::Deref<Target = VecDeque<Packet>> + '_ {
+        self.tx.buffer()
+    }
+
     /// Sends one packet. It would block while a thousand events wait for the router; each link
     /// has at most three on their way, and links are bounded accordingly.
     fn push(&mut self, packet: Packet) -> Result<(), Gone> {
