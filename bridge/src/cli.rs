@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::{Failure, Health, Lifecycle, lifecycle, logs};
+use daemon::{Failure, Health, Lifecycle, lifecycle, logs, say};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 
@@ -114,7 +114,7 @@ async fn check(report: &Report) -> Result<ExitCode, Failure> {
         .map_err(|error| error.into_failure(failed))?;
     store.close().await;
     if report.json {
-        println!(
+        say!(
             "{}",
             json!({
                 "broker": format!("{}:{}", broker.host, broker.port),
@@ -123,12 +123,12 @@ async fn check(report: &Report) -> Result<ExitCode, Failure> {
             })
         );
     } else {
-        println!("settings   {}", report.file.config.display());
-        println!("broker     {}:{} (not contacted)", broker.host, broker.port);
-        println!("database   {database} answers");
+        say!("settings   {}", report.file.config.display());
+        say!("broker     {}:{} (not contacted)", broker.host, broker.port);
+        say!("database   {database} answers");
         match pending.len() {
-            0 => println!("schema     up to date"),
-            count => println!("schema     {count} migrations to apply; `bridge migrate` does"),
+            0 => say!("schema     up to date"),
+            count => say!("schema     {count} migrations to apply; `bridge migrate` does"),
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -150,11 +150,11 @@ async fn migrate(report: &Report, dry_run: bool) -> Result<ExitCode, Failure> {
     store.close().await;
     if report.json {
         let key = if dry_run { "pending" } else { "applied" };
-        println!("{}", json!({ key: versions(&migrations) }));
+        say!("{}", json!({ key: versions(&migrations) }));
         return Ok(ExitCode::SUCCESS);
     }
     if migrations.is_empty() {
-        println!("the schema is up to date");
+        say!("the schema is up to date");
     }
     let verb = if dry_run { "would apply" } else { "applied" };
     for Migration {
@@ -162,7 +162,7 @@ async fn migrate(report: &Report, dry_run: bool) -> Result<ExitCode, Failure> {
         description,
     } in &migrations
     {
-        println!("{verb} {version} {description}");
+        say!("{verb} {version} {description}");
     }
     Ok(ExitCode::SUCCESS)
 }

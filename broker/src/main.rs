@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use broker::{Broker, Settings};
 use clap::{Parser, Subcommand};
-use daemon::{Failure, Health, Lifecycle, admin, http, lifecycle, logs};
+use daemon::{Failure, Health, Lifecycle, admin, http, lifecycle, logs, say};
 use prometheus_client::registry::Registry;
 use tracing::info;
 
@@ -107,9 +107,9 @@ fn check(config: &Path, json: bool) -> Result<(), Failure> {
             "timeouts": broker.timeouts,
             "log": settings.log,
         });
-        println!("{effective}");
+        say!("{effective}");
     } else {
-        println!(
+        say!(
             "{}: settings and certificates can be used",
             config.display()
         );

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 /// What an error is about, for the operator: metrics and logs carry it as `class`.
@@ -103,9 +104,10 @@ impl Failure {
     /// Prints the failure on standard error and returns its exit code: the last line of a `main`.
     #[must_use]
     pub fn report(&self) -> ExitCode {
-        eprintln!("error: {self}");
+        // Where standard error cannot be written either, the exit code says it alone.
+        let _ = writeln!(io::stderr(), "error: {self}");
         if let Some(help) = &self.help {
-            eprintln!(" help: {help}");
+            let _ = writeln!(io::stderr(), " help: {help}");
         }
         ExitCode::from(self.exit_code())
     }
@@ -150,7 +152,7 @@ mod tests {
     #[test]
     fn a_failure_reads_as_one_sentence_and_decides_the_exit_code() {
         let failure = Failure::new(Class::Configuration, "read agent.toml")
-            .because(std::io::Error::other("permission denied"));
+            .because(io::Error::other("permission denied"));
         assert_eq!(
             failure.to_string(),
             "failed to read agent.toml: permission denied"

@@ -1,10 +1,10 @@
 //! What every long-running process of Tideline shares: settings from a file, logs, metrics and
-//! health over HTTP, start and stop, wall clock, backoff, and how an error ends a process.
+//! health over HTTP, start and stop, wall clock, backoff, standard output, and how an error ends a process.
 //!
 //! Knows nothing of MQTT, SQL or readings.
 //!
 //! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`], [`admin`] and [`http`] →
-//! [`clock`], [`backoff`], [`logs`].
+//! [`clock`], [`backoff`], [`logs`], [`stdout`].
 
 pub mod admin;
 pub mod backoff;
@@ -15,6 +15,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod logs;
 pub mod settings;
+pub mod stdout;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, SystemClock};

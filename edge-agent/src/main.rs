@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use daemon::health::{STARTING, State};
-use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs};
+use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs, say, stdout};
 use edge_agent::twin::local::{self, LocalConfig};
 use edge_agent::{Agent, OwnProcess, Settings, Status};
 use prometheus_client::registry::Registry;
@@ -311,7 +311,7 @@ async fn configure(command: ConfigCommand) -> Result<(), Failure> {
         ConfigCommand::Show { common } => (common, None),
         ConfigCommand::Keys => {
             for known in Setting::ALL {
-                println!("{}\n    {}\n    {}", known.key, known.what, known.bounds);
+                say!("{}\n    {}\n    {}", known.key, known.what, known.bounds);
             }
             return Ok(());
         }
@@ -324,9 +324,9 @@ async fn configure(command: ConfigCommand) -> Result<(), Failure> {
     if common.json {
         let text = serde_json::to_string(&shown)
             .map_err(|error| Failure::new(Class::Data, "print the settings").because(error))?;
-        println!("{text}");
+        say!("{text}");
     } else {
-        print!("{shown}");
+        stdout::print_bytes(shown.to_string().as_bytes());
     }
     Ok(())
 }
@@ -339,20 +339,20 @@ async fn check(config: &Path) -> Result<(), Failure> {
         Some(socket) => Some(socket.check().await?),
         None => None,
     };
-    println!("{}: settings are good", config.display());
-    println!("device           {}", agent.link.device);
-    println!("broker           {}:{}", agent.link.host, agent.link.port);
-    println!("certificate      {}", agent.link.tls.cert.display());
-    println!("buffer           {buffer}");
+    say!("{}: settings are good", config.display());
+    say!("device           {}", agent.link.device);
+    say!("broker           {}:{}", agent.link.host, agent.link.port);
+    say!("certificate      {}", agent.link.tls.cert.display());
+    say!("buffer           {buffer}");
     let sources = &agent.sources;
     if sources.host.is_none() && sources.socket.is_none() {
-        println!("sources          none: add [source.host] or [source.socket]");
+        say!("sources          none: add [source.host] or [source.socket]");
     }
     if let Some(host) = &sources.host {
-        println!("source host      every {:?}", host.interval);
+        say!("source host      every {:?}", host.interval);
     }
     if let Some(socket) = socket {
-        println!("source socket    {socket}");
+        say!("source socket    {socket}");
     }
     Ok(())
 }
@@ -425,9 +425,9 @@ async fn status(
     if json {
         let text = serde_json::to_string(&status)
             .map_err(|error| Failure::new(Class::Data, "print the status").because(error))?;
-        println!("{text}");
+        say!("{text}");
     } else {
-        print!("{status}");
+        stdout::print_bytes(status.to_string().as_bytes());
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use daemon::{Class, Clock, Failure, SystemClock, lifecycle};
+use daemon::{Class, Clock, Failure, SystemClock, lifecycle, say};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
@@ -144,7 +144,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let report = lifecycle::runtime(None)?.block_on(prove(folder.path(), options))?;
     if options.json {
         let text = serde_json::to_string(&report).expect("a report is JSON");
-        println!("{text}");
+        say!("{text}");
     } else {
         let Report {
             accepted,
@@ -155,16 +155,16 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
             outcomes,
             faults,
         } = &report;
-        println!(
+        say!(
             "seed {}: {accepted} accepted, {committed} committed",
             options.seed
         );
         for (fault, count) in faults {
-            println!("  {:<14} {count:>6}", format!("{fault:?}"));
+            say!("  {:<14} {count:>6}", format!("{fault:?}"));
         }
-        println!("{lost} lost, {duplicated} duplicated, ledger balanced: {balanced}");
-        println!("commands: {:?}", outcomes.commands);
-        println!(
+        say!("{lost} lost, {duplicated} duplicated, ledger balanced: {balanced}");
+        say!("commands: {:?}", outcomes.commands);
+        say!(
             "{} ran twice, {} without an outcome, {} disagreeing; {} settings astray",
             outcomes.ran_twice,
             outcomes.without_outcome,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{RangeSet, SeqRange};
 
-/// Counts of readings, of one epoch, device or fleet.
+/// Counts of readings, of one epoch, device or fleet. Bridges of 0.1 know no quarantine: what they
+/// rejected had been given up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
     /// Taken over from a source and on the edge's disk once.
@@ -17,10 +18,12 @@ pub struct Balance {
     /// On the edge's disk and not yet acknowledged.
     pub pending: u64,
     /// Refused for now, with a reason; on the edge's disk, and offered again.
+    #[serde(default)]
     pub quarantined: u64,
     /// Dropped from a full buffer by its policy, and reported.
     pub evicted: u64,
     /// Given up by a person or by the quarantine's budget, and reported.
+    #[serde(default, alias = "rejected")]
     pub discarded: u64,
 }
 
@@ -243,6 +246,14 @@ mod tests {
         };
         assert_eq!(fleet.accepted, u64::MAX);
         assert!(!fleet.is_balanced());
+    }
+
+    #[test]
+    fn what_a_bridge_of_0_1_rejected_is_discarded() {
+        let said = r#"{"accepted":9,"committed":4,"pending":2,"evicted":1,"rejected":2}"#;
+        let balance: Balance = serde_json::from_str(said).unwrap();
+        assert_eq!((balance.quarantined, balance.discarded), (0, 2));
+        assert!(balance.is_balanced());
     }
 
     fn set(ranges: &[(u64, u64)]) -> RangeSet {

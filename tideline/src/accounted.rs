@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use schema::Balance;
 use serde::{Deserialize, Serialize};
+
+use crate::output::{form, many};
 
 /// What is not plainly well.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +34,14 @@ impl Exceptions {
         *self.discarded_by.entry(by.to_owned()).or_default() += readings;
     }
 
+    /// A bridge of 0.1 does not say who discarded: what it rejected, its agents had freed.
+    pub(crate) fn completed(mut self, balance: &Balance) -> Self {
+        if self.discarded_by.is_empty() && balance.discarded > 0 {
+            self.discard("older_agent", balance.discarded);
+        }
+        self
+    }
+
     /// What the quarantine's budget discarded: counted, and lost all the same.
     pub(crate) fn overflowed(&self) -> u64 {
         let by_budget = self.discarded_by.get("quarantine_budget");
@@ -53,10 +64,16 @@ pub(crate) fn sentences(
             said.push("every reading is accounted for".to_owned());
         }
         (true, _) => said.push("no reading is missing".to_owned()),
-        (false, 0) => said.push("NOT in balance".to_owned()),
+        (false, 0) => said.push(
+            "NOT in balance: rows are missing, altered or too many. `tideline audit` and whoever else writes \
+             to the database say why; a backup has what is gone: docs/ledger.md"
+                .to_owned(),
+        ),
         (false, lost) => said.push(format!(
-            "NOT in balance: {lost} readings are not accounted for; if the database was restored \
-             from a backup, `tideline ledger accept-loss {device}` closes the books"
+            "NOT in balance: {} {} not accounted for; if the database was restored \
+             from a backup, `tideline ledger accept-loss {device}` closes the books",
+            many(lost, "reading"),
+            form(lost, "is", "are")
         )),
     }
     if held > 0 {
@@ -64,9 +81,11 @@ pub(crate) fn sentences(
             reason.to_owned()
         });
         said.push(format!(
-            "{held} readings are in quarantine ({reasons}): refused for now, kept on the device; \
+            "{} {} in quarantine ({reasons}): refused for now, kept on the device; \
              mend the cause and `tideline device requeue {device}`, or give them up with \
-             `tideline device discard {device}`"
+             `tideline device discard {device}`",
+            many(held, "reading"),
+            form(held, "is", "are")
         ));
     }
     if discarded > 0 {
@@ -76,7 +95,11 @@ pub(crate) fn sentences(
             "older_agent" => "by an agent of 0.1, which has no quarantine".to_owned(),
             other => format!("by {other}"),
         });
-        said.push(format!("{discarded} readings were discarded: {by}"));
+        let were = form(discarded, "was", "were");
+        said.push(format!(
+            "{} {were} discarded: {by}",
+            many(discarded, "reading")
+        ));
         if exceptions.overflowed() > 0 {
             said.push(
                 "give the quarantine more room ([buffer] quarantine_rows_max in the agent's \
@@ -107,7 +130,11 @@ mod tests {
         };
         let none = Exceptions::default();
         assert_eq!(said(true, 0, &none), "every reading is accounted for");
-        assert_eq!(said(false, 0, &none), "NOT in balance");
+        let text = said(false, 0, &none);
+        assert!(
+            text.starts_with("NOT in balance") && text.contains("backup"),
+            "{text}"
+        );
         assert!(said(false, 3, &none).contains("accept-loss press-7"));
 
         let mut some = Exceptions::default();

@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use daemon::{Failure, lifecycle};
+use daemon::{Failure, lifecycle, say};
 use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
 
 use crate::accounted::{Exceptions, sentences};
 use crate::api::{self, Api, Reach, unreadable};
-use crate::output;
+use crate::output::{self, form, many};
 
 /// Shows what became of every reading.
 #[derive(Debug, Args)]
@@ -171,7 +171,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     let mut api = Api::of(&options.reach)?;
     let answer = lifecycle::runtime(Some(1))?.block_on(api.get(&path))?;
     if options.reach.json {
-        println!("{answer}");
+        say!("{answer}");
     }
     let is_shown = !options.reach.json;
     let is_well = if options.device.is_some() {
@@ -183,19 +183,19 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         device.balanced && exceptions.overflowed() == 0
     } else {
         let fleet: Fleet = serde_json::from_value(answer).map_err(unreadable)?;
+        let exceptions = fleet.exceptions.completed(&fleet.balance);
         if is_shown {
-            println!("{} devices, {} epochs", fleet.devices, fleet.epochs);
-            println!("{}", fleet.balance);
-            print_rows(&fleet.balance, &fleet.rows);
-            let said = sentences(
-                fleet.balanced,
-                fleet.unaccounted,
-                &fleet.exceptions,
-                "DEVICE",
+            say!(
+                "{}, {}",
+                many(fleet.devices, "device"),
+                many(fleet.epochs, "epoch")
             );
+            say!("{}", fleet.balance);
+            print_rows(&fleet.balance, &fleet.rows);
+            let said = sentences(fleet.balanced, fleet.unaccounted, &exceptions, "DEVICE");
             print_all("", &said);
         }
-        fleet.balanced && fleet.exceptions.overflowed() == 0
+        fleet.balanced && exceptions.overflowed() == 0
     };
     Ok(if is_well {
         ExitCode::SUCCESS
@@ -217,9 +217,13 @@ fn accept_loss(device: &DeviceId, yes: bool, reach: &Reach) -> Result<ExitCode, 
     let done: AcceptedLoss = serde_json::from_value(answer).map_err(unreadable)?;
     let device = output::clean(&done.device);
     match done.discarded {
-        0 => output::print(&format!("{device}: no reading is missing")),
+        0 => say!(
+            "{device}: the ledger lacks no reading; `tideline ledger {device} --verify` compares the rows with it"
+        ),
         discarded => output::print(&format!(
-            "{device}: {discarded} readings are discarded; the audit says which"
+            "{device}: {} {} discarded; the audit says which",
+            many(discarded, "reading"),
+            form(discarded, "is", "are")
         )),
     }
     for Lost { epoch, ranges } in &done.epochs {
@@ -238,13 +242,13 @@ impl Device {
         for gone in &self.discarded {
             exceptions.discard(&gone.by, gone.last - gone.first + 1);
         }
-        exceptions
+        exceptions.completed(&self.balance)
     }
 }
 
 fn print_device(device: &Device, exceptions: &Exceptions) {
-    println!("device {}", device.device);
-    println!("{}", device.balance);
+    say!("device {}", device.device);
+    say!("{}", device.balance);
     print_rows(&device.balance, &device.rows);
     if let Some(counted) = &device.counted {
         let Counted {
@@ -253,11 +257,21 @@ fn print_device(device: &Device, exceptions: &Exceptions) {
             expected,
         } = counted;
         match verdict.as_str() {
-            "sound" => println!("{rows} rows are there, as there should be"),
-            "not_comparable" => println!(
-                "{rows} rows are there; retention removed others, and not all of them were counted"
+            "sound" => say!(
+                "{} {} there, as there should be",
+                many(*rows, "row"),
+                form(*rows, "is", "are")
             ),
-            _ => println!("{rows} rows are there, {expected} SHOULD be"),
+            "not_comparable" => say!(
+                "{} {} there; retention removed others, and not all of them were counted",
+                many(*rows, "row"),
+                form(*rows, "is", "are")
+            ),
+            _ => say!(
+                "{} {} there, {expected} SHOULD be",
+                many(*rows, "row"),
+                form(*rows, "is", "are")
+            ),
         }
     }
     let said = sentences(
@@ -274,18 +288,18 @@ fn print_device(device: &Device, exceptions: &Exceptions) {
             last,
             reason,
         } = held;
-        println!("  in quarantine: epoch {epoch} {first}-{last}: {reason}");
+        say!("  in quarantine: epoch {epoch} {first}-{last}: {reason}");
     }
     for epoch in &device.epochs {
-        println!("epoch {}", epoch.epoch);
-        println!("  {}", epoch.balance);
+        say!("epoch {}", epoch.epoch);
+        say!("  {}", epoch.balance);
         if !epoch.balanced {
             let nothing = Exceptions::default();
             let said = sentences(false, epoch.unaccounted, &nothing, &device.device);
             print_all("  ", &said);
         }
         if !epoch.gaps.is_empty() {
-            println!("  not in the database: {}", join(&epoch.gaps));
+            say!("  not in the database: {}", join(&epoch.gaps));
         }
         for range in &epoch.ranges {
             print_range(range);
@@ -296,9 +310,9 @@ fn print_device(device: &Device, exceptions: &Exceptions) {
 fn print_range(range: &Range) {
     let (kind, first, last) = (&range.kind, range.first, range.last);
     match range.verdict.as_deref() {
-        Some("expired") => println!("  {kind} {first}-{last}: removed by retention"),
+        Some("expired") => say!("  {kind} {first}-{last}: removed by retention"),
         Some("not_comparable") => {
-            println!("  {kind} {first}-{last}: cannot be compared, retention removed a part of it");
+            say!("  {kind} {first}-{last}: cannot be compared, retention removed a part of it");
         }
         _ => {}
     }
@@ -306,19 +320,20 @@ fn print_range(range: &Range) {
         return;
     };
     if verified.matches {
-        println!("  {kind} {first}-{last}: {} rows as sent", verified.rows);
+        let rows = many(verified.rows, "row");
+        say!("  {kind} {first}-{last}: {rows} as sent");
         return;
     }
     if !verified.missing.is_empty() {
         let missing = join(&verified.missing);
-        println!("  {kind} {first}-{last}: rows are MISSING: {missing}");
+        say!("  {kind} {first}-{last}: rows are MISSING: {missing}");
     }
     if !verified.unreadable.is_empty() {
         let altered = join(&verified.unreadable);
-        println!("  {kind} {first}-{last}: rows are no readings any more: {altered}");
+        say!("  {kind} {first}-{last}: rows are no readings any more: {altered}");
     }
     if verified.missing.is_empty() && verified.unreadable.is_empty() {
-        println!("  {kind} {first}-{last}: rows DIFFER from what was sent");
+        say!("  {kind} {first}-{last}: rows DIFFER from what was sent");
     }
 }
 
@@ -328,18 +343,18 @@ fn print_rows(balance: &Balance, rows: &Rows) {
     };
     let committed = balance.committed;
     match rows.expired {
-        Some(expired) => println!(
+        Some(expired) => say!(
             "{committed} committed = {there} rows + {superseded} superseded + {expired} expired"
         ),
-        None => println!(
-            "{committed} committed = {there} rows and expired ones + {superseded} superseded"
-        ),
+        None => {
+            say!("{committed} committed = {there} rows and expired ones + {superseded} superseded");
+        }
     }
 }
 
 fn print_all(indent: &str, sentences: &[String]) {
     for sentence in sentences {
-        println!("{indent}{sentence}");
+        say!("{indent}{sentence}");
     }
 }
 

@@ -29,6 +29,10 @@ const TTL_SECONDS_MAX: u64 = 30 * 86_400;
 /// The header that names a request.
 pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// What is said of readings that a device has: one that nobody knows has none. Other commands may wait
+/// for a device that is yet to come.
+const QUARANTINE_COMMANDS: [&str; 2] = ["requeue", "discard"];
+
 /// Commands of one answer, unless told otherwise.
 const LIMIT: usize = 100;
 
@@ -118,6 +122,9 @@ pub(crate) async fn create(
             new.priority,
         ),
     )?;
+    if QUARANTINE_COMMANDS.contains(&new.name.as_str()) && store.device(&device).await?.is_none() {
+        return Err(super::fleet::unknown(&device));
+    }
     let clock = store.clock();
     let ttl_ms = 1000 * new.ttl_seconds.unwrap_or(TTL_SECONDS);
     let id = CommandId::new(clock.now_ms(), rand::random());

@@ -107,7 +107,7 @@ pub(crate) async fn one(
     let device = super::device(&device)?;
     match store.device(&device).await? {
         Some(found) => Ok(Json(found.into())),
-        None => Err(Problem::not_found(format!("no device {device} is known"))),
+        None => Err(unknown(&device)),
     }
 }
 
@@ -205,7 +205,8 @@ pub(crate) async fn reinstate(
     Ok(Json(found.into()))
 }
 
-fn unknown(device: &schema::DeviceId) -> Problem {
+/// Nobody has heard of a device.
+pub(super) fn unknown(device: &schema::DeviceId) -> Problem {
     Problem::not_found(format!("no device {device} is known"))
 }
 

@@ -27,6 +27,7 @@ mod shapes;
 mod status;
 mod telemetry;
 mod tokens;
+mod undescribed;
 
 use std::sync::Arc;
 use std::time::Duration;

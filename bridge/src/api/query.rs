@@ -30,9 +30,12 @@ impl Query {
             .map_err(|error| Problem::bad_request(format!("query string: {error}")))?;
         for (at, (name, _)) in pairs.iter().enumerate() {
             if !known.contains(&name.as_str()) {
+                let allowed = match known {
+                    [] => "none is allowed here".to_owned(),
+                    known => format!("allowed are {}", known.join(", ")),
+                };
                 return Err(Problem::bad_request(format!(
-                    "parameter {name:?} is unknown, allowed are {}",
-                    known.join(", ")
+                    "parameter {name:?} is unknown, {allowed}"
                 )));
             }
             let stood = || pairs[..at].iter().any(|(before, _)| before == name);

@@ -199,6 +199,9 @@ pub(crate) async fn revoke_subject(
     for (name, text) in [("subject", &subject), ("reason", &body.reason)] {
         plain(text).map_err(|error| Problem::bad_request(format!("{name}: {error}")))?;
     }
+    if subject.is_empty() {
+        return Err(Problem::bad_request("subject: is empty"));
+    }
     let now = store.clock().now();
     let revocation = SubjectRevocation {
         subject,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use daemon::Failure;
+use daemon::{Failure, say};
 use schema::DeviceId;
 use time::OffsetDateTime;
 
@@ -268,7 +268,7 @@ fn list(json: bool, folder: &Folder) -> Result<ExitCode, Failure> {
     if json {
         entries.iter().for_each(output::json);
     } else if entries.is_empty() && unreadable.is_empty() {
-        println!("nothing was issued from {} yet", folder.root().display());
+        say!("nothing was issued from {} yet", folder.root().display());
     } else {
         output::table(&entries);
     }

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use daemon::{Failure, say, stdout};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::error::CertsError;
 use crate::folder::Folder;
 use crate::identity::Identity;
 use crate::inventory::Entry;
@@ -30,48 +30,45 @@ pub(super) struct Revoked<'a> {
 
 /// One JSON object.
 pub(super) fn json(value: &impl Serialize) {
-    let text = serde_json::to_string(value).expect("our own structs are JSON");
-    println!("{text}");
+    stdout::print(&json_text(value));
 }
 
-/// A certificate and its key, just written or found good.
-pub(super) fn made(
-    as_json: bool,
-    folder: &Folder,
-    cert: &Path,
-    key: &Path,
-) -> Result<(), CertsError> {
+fn json_text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("our own structs are JSON")
+}
+
+/// A certificate and its key, just written or found good. Others may be to be made: one that nobody reads about
+/// any more stops none of them.
+pub(super) fn made(as_json: bool, folder: &Folder, cert: &Path, key: &Path) -> Result<(), Failure> {
     let entry = &Entry::read(folder, cert, OffsetDateTime::now_utc())?;
     if as_json {
         let ca = &folder.ca_files().cert;
-        json(&Made {
+        return stdout::try_print(&json_text(&Made {
             cert,
             key,
             ca,
             entry,
-        });
-        return Ok(());
+        }));
     }
     let what = entry.identity.as_ref().map_or_else(
         || "the authority of the fleet".to_owned(),
         ToString::to_string,
     );
-    println!("{what}, until {}", entry.not_after);
-    println!("  {}", cert.display());
+    let mut text = format!("{what}, until {}\n  {}", entry.not_after, cert.display());
     if key.exists() {
-        println!("  {} (secret)", key.display());
+        text += &format!("\n  {} (secret)", key.display());
     }
-    Ok(())
+    stdout::try_print(&text)
 }
 
 /// What was revoked, and what a thief could still use.
 pub(super) fn revoked(crl: &Path, serials: &[Serial], still_hold: &[Entry]) {
     for serial in serials {
-        println!("revoked {serial}");
+        say!("revoked {serial}");
     }
-    println!("wrote {}: give it to the broker", crl.display());
+    say!("wrote {}: give it to the broker", crl.display());
     for entry in still_hold {
-        println!(
+        say!(
             "note: {} of the same name holds still; `certs revoke --name NAME` revokes all",
             entry.path.display()
         );
@@ -80,16 +77,20 @@ pub(super) fn revoked(crl: &Path, serials: &[Serial], still_hold: &[Entry]) {
 
 /// A line for each certificate.
 pub(super) fn table(entries: &[Entry]) {
-    println!(
+    say!(
         "{:<9} {:<24} {:<9} {:>5}  {:<32}  FILE",
-        "ROLE", "NAME", "STATE", "DAYS", "SERIAL"
+        "ROLE",
+        "NAME",
+        "STATE",
+        "DAYS",
+        "SERIAL"
     );
     for entry in entries {
         let (role, name) = match &entry.identity {
             Some(Identity { name, role }) => (role.as_str(), name.as_str()),
             None => ("-", "-"),
         };
-        println!(
+        say!(
             "{role:<9} {name:<24} {:<9} {:>5}  {:<32}  {}",
             entry.state.as_str(),
             entry.days_left,
@@ -102,19 +103,19 @@ pub(super) fn table(entries: &[Entry]) {
 /// All that is known of one certificate.
 pub(super) fn entry(entry: &Entry) {
     if let Some(identity) = &entry.identity {
-        println!("identity  {identity}");
+        say!("identity  {identity}");
     }
     if !entry.hosts.is_empty() {
-        println!("hosts     {}", entry.hosts.join(", "));
+        say!("hosts     {}", entry.hosts.join(", "));
     }
-    println!("serial    {}", entry.serial);
-    println!("pin       {}", entry.pin);
-    println!("valid     {} to {}", entry.not_before, entry.not_after);
-    println!("state     {}", entry.state.as_str());
+    say!("serial    {}", entry.serial);
+    say!("pin       {}", entry.pin);
+    say!("valid     {} to {}", entry.not_before, entry.not_after);
+    say!("state     {}", entry.state.as_str());
     for problem in &entry.problems {
-        println!("problem   {problem}");
+        say!("problem   {problem}");
     }
     for warning in &entry.warnings {
-        println!("warning   {warning}");
+        say!("warning   {warning}");
     }
 }

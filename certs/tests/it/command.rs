@@ -693,3 +693,29 @@ fn a_disk_that_is_full_leaves_what_was_there() {
     assert!(!desk.dir().join("device/press-7.pem").exists());
     desk.ok(&["device", "press-7"]);
 }
+
+/// `certs device a b | head -1` makes both.
+#[test]
+fn whoever_reads_no_more_stops_nothing() {
+    let desk = Desk::with_authority();
+    let certs = |arguments: &[&str], out: std::process::Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_certs"))
+            .args(arguments)
+            .current_dir(desk.temporary.path())
+            .env_remove("TIDELINE_CERTS_DIR")
+            .stdout(out)
+            .output()
+            .unwrap()
+    };
+    let closed = || std::io::pipe().unwrap().1.into();
+    let made = certs(&["device", "press-1", "press-2"], closed());
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    assert_eq!(desk.list().len(), 2);
+    let listed = certs(&["list"], closed());
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let listed = certs(&["list"], full.into());
+    let text = String::from_utf8_lossy(&listed.stderr);
+    assert_eq!(listed.status.code(), Some(1), "{text}");
+    assert!(text.contains("standard output"), "{text}");
+}

@@ -343,3 +343,27 @@ async fn a_kill_loses_no_accepted_reading_and_fires_the_will() {
     };
     assert_eq!(heard.statuses.iter().filter(offline).count(), 3);
 }
+
+/// Standard output that nobody reads any more (`… | head -1`) is no error, and one without room is.
+#[test]
+fn what_cannot_be_printed_ends_in_words() {
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let closed = || std::io::pipe().unwrap().1;
+    let keys = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));
+        command.args(["config", "keys"]);
+        command
+    };
+    let output = keys().stdout(closed()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let output = keys().stdout(full()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("standard output"), "{text}");
+}

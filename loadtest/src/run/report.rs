@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use daemon::say;
 use schema::Balance;
 use serde::Serialize;
 
@@ -94,14 +95,16 @@ impl Report {
 
     pub(super) fn print(&self, json: bool) {
         if json {
-            println!("{}", serde_json::to_string(self).expect("a report is JSON"));
+            say!("{}", serde_json::to_string(self).expect("a report is JSON"));
             return;
         }
-        println!(
+        say!(
             "devices      {} of {} connected, {} connections lost",
-            self.connected, self.devices, self.connections_lost
+            self.connected,
+            self.devices,
+            self.connections_lost
         );
-        println!(
+        say!(
             "readings     {} accepted = {} committed + {} pending + {} quarantined + {} evicted + {} discarded",
             self.accepted,
             self.committed,
@@ -110,13 +113,13 @@ impl Report {
             self.evicted,
             self.discarded
         );
-        println!(
+        say!(
             "rate         {:.0} committed a second, over {:.1} s of scans and {:.1} s of drain",
             self.committed_per_second,
             self.scan_seconds,
             self.seconds - self.scan_seconds
         );
-        println!(
+        say!(
             "batches      {}, of them {} sent again, {:.2} bytes of payload a reading",
             self.batches,
             self.retransmissions,
@@ -124,15 +127,15 @@ impl Report {
         );
         if let Some(Latency { p50, p90, p99, max }) = &self.ack_latency_seconds {
             let [p50, p90, p99, max] = [p50, p90, p99, max].map(|seconds| 1000.0 * seconds);
-            println!(
+            say!(
                 "acknowledged {p50:.0} ms (median), {p90:.0} ms (p90), {p99:.0} ms (p99), {max:.0} ms (worst)"
             );
         }
         if let Some(error) = &self.last_error {
-            println!("last error   {error}");
+            say!("last error   {error}");
         }
         if !self.is_good() {
-            println!("Not everything arrived.");
+            say!("Not everything arrived.");
         }
     }
 }

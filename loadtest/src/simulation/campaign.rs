@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Args;
-use daemon::Failure;
+use daemon::{Failure, say};
 use serde::Serialize;
 
 use super::{Faults, Seen, run};
@@ -73,7 +73,7 @@ pub fn campaign(options: &Options) -> Result<ExitCode, Failure> {
     let report = simulate(seeds, options.json);
     if options.json {
         let text = serde_json::to_string(&report).expect("a report is JSON");
-        println!("{text}");
+        say!("{text}");
     } else {
         print(&report, started.elapsed().as_secs_f64());
     }
@@ -133,7 +133,7 @@ fn print(report: &Report, seconds: f64) {
     if std::io::stderr().is_terminal() {
         eprintln!();
     }
-    println!(
+    say!(
         "{} seeds, {} readings accepted, {} commands, {:.1} s",
         report.seeds,
         report.accepted,
@@ -141,16 +141,16 @@ fn print(report: &Report, seconds: f64) {
         seconds
     );
     for (state, count) in &report.commands {
-        println!("  {state:<16} {count:>10}");
+        say!("  {state:<16} {count:>10}");
     }
     for (fault, count) in &report.faults {
-        println!("  {:<16} {count:>10}", format!("{fault:?}"));
+        say!("  {:<16} {count:>10}", format!("{fault:?}"));
     }
     for Failed { seed, violation } in &report.failed {
-        println!("FAILED seed {seed}: {violation}");
-        println!("  again: cargo xtask simulate --seed {seed}");
+        say!("FAILED seed {seed}: {violation}");
+        say!("  again: cargo xtask simulate --seed {seed}");
     }
-    println!(
+    say!(
         "{} passed, {} failed",
         report.seeds - report.failures,
         report.failures

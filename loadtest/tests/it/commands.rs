@@ -282,7 +282,7 @@ async fn nothing_runs_twice_whatever_is_killed() {
         }
         *outcomes.entry(state).or_default() += 1;
     }
-    println!("{outcomes:?}");
+    eprintln!("{outcomes:?}");
     let mut ran: BTreeMap<String, usize> = BTreeMap::new();
     for agent in 0..2 {
         let marks = fs::read_to_string(fleet.stack.marks(agent)).unwrap_or_default();

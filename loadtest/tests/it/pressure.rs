@@ -55,7 +55,7 @@ async fn a_bridge_without_its_database_stays_within_its_memory_and_loses_nothing
     assert!(output.status.success(), "{report}");
     assert!(report["accepted"].as_u64() > Some(100_000), "{report}");
     assert_eq!(report["accepted"], report["committed"], "{report}");
-    println!("bridge at its peak: {without} bytes without its database, {peak} in all; {report}");
+    eprintln!("bridge at its peak: {without} bytes without its database, {peak} in all; {report}");
     assert!(peak < BRIDGE_BYTES_MAX, "{peak} bytes");
     drop(stack);
     database.drop_it().await.unwrap();

@@ -35,6 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Names a request, so that the same one again is not a second one.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// Where a bridge describes its API, and a path there that takes such a name.
+const DESCRIPTION: &str = "/openapi.json";
+const COMMANDS: &str = "/api/v1/devices/{device}/commands";
+
 /// The pause before such a bridge is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -161,12 +165,15 @@ impl Api {
     }
 
     /// Posts what makes something, once: the request has a name of its own. When its answer is lost,
-    /// or says that it may have been done (5xx), the same one is sent again for a while.
+    /// or says that it may have been done (5xx), the same one is sent again for a while, if the bridge
+    /// knows such names: one of 0.1 would do it twice.
     pub(crate) async fn post_once(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
         let key = format!("{:032x}", rand::random::<u128>());
         let key = HeaderValue::from_str(&key)
             .map_err(|error| Failure::new(Class::Data, "name the request").because(error))?;
         let headers = [(IDEMPOTENCY_KEY, key)];
+        // Asked before: who takes the request may be gone, and a newer one in its place, when it is repeated.
+        let is_repeatable = self.knows_keys().await;
         let deadline = Instant::now() + PATIENCE;
         let mut was_taken = false;
         loop {
@@ -181,8 +188,14 @@ impl Api {
                 End::Unreachable => was_taken,
                 End::Unknown => true,
             };
-            if !is_open || Instant::now() >= deadline {
+            if !is_open {
                 return Err(failure);
+            }
+            if !is_repeatable || Instant::now() >= deadline {
+                return Err(failure.help(
+                    "it may have been done all the same: see what is there (`tideline command list`) \
+                     before it is sent again",
+                ));
             }
             if !was_taken {
                 eprintln!("warning: {failure}: the same request is sent again");
@@ -190,6 +203,19 @@ impl Api {
             was_taken = true;
             sleep(AGAIN).await;
         }
+    }
+
+    /// Whether the bridge does not do a request twice that comes again under its name: its own
+    /// description says so, and one that cannot be had says nothing.
+    async fn knows_keys(&mut self) -> bool {
+        let Ok(description) = self.get(DESCRIPTION).await else {
+            return false;
+        };
+        description["paths"][COMMANDS]["post"]["parameters"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|parameter| parameter["name"] == IDEMPOTENCY_KEY.as_str())
     }
 
     /// Takes away what is at a path.

@@ -260,8 +260,7 @@ impl Sink {
     }
 
     fn line(&mut self, line: &str) -> Result<(), Failure> {
-        self.bytes(line.as_bytes())?;
-        self.bytes(b"\n")
+        self.bytes(format!("{line}\n").as_bytes())
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {

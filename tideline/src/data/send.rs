@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 use daemon::{Class, Failure};
 use schema::{DeviceId, Epoch};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::{self, Api, Reach};
@@ -37,9 +38,9 @@ pub(super) struct Send {
     /// Identity of the device's buffer, for readings alone; a new one when left out
     #[arg(long, value_name = "EPOCH")]
     epoch: Option<String>,
-    /// Number of the first reading, for readings alone
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    first_seq: u64,
+    /// Number of the first reading, for readings alone; 1 when left out
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    first_seq: Option<u64>,
     /// In what numbers for observed_at count, when the file does not say; microseconds when nothing does
     #[arg(long, value_name = "UNIT", value_parser = ["s", "ms", "us", "ns"])]
     timestamp_unit: Option<String>,
@@ -52,6 +53,15 @@ struct Understood {
     first_seq: u64,
     timestamp_unit: Option<String>,
     readings: Vec<Value>,
+}
+
+/// What became of one request's readings.
+#[derive(Debug, Deserialize)]
+struct Taken {
+    committed: Vec<Value>,
+    refused: Option<Vec<Value>>,
+    /// What a bridge of 0.1 calls it; every one says it.
+    rejected: Vec<Value>,
 }
 
 pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure> {
@@ -72,16 +82,23 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
         if let Some(unit) = &timestamp_unit {
             body["timestamp_unit"] = json!(unit);
         }
-        let mut answer = api.post(&path, Some(&body)).await.inspect_err(|_| {
+        let posted = api.post(&path, Some(&body)).await.inspect_err(|_| {
             if seq > first {
                 eprintln!("readings before {seq} were taken: nothing is lost by sending all again with --epoch {epoch}");
             }
-        })?;
-        for (key, all) in [("committed", &mut committed), ("refused", &mut refused)] {
-            if let Value::Array(part) = answer[key].take() {
-                all.extend(part);
-            }
-        }
+        });
+        let answer: Taken =
+            serde_json::from_value(posted.map_err(|failure| {
+                match hinted_unit(&failure.to_string()) {
+                    Some(unit) if timestamp_unit.is_none() => {
+                        failure.help(format!("--timestamp-unit {unit} says so"))
+                    }
+                    _ => failure,
+                }
+            })?)
+            .map_err(api::unreadable)?;
+        committed.extend(answer.committed);
+        refused.extend(answer.refused.unwrap_or(answer.rejected));
         seq += chunk.len() as u64;
     }
     let is_whole = refused.is_empty();
@@ -91,8 +108,8 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
     } else {
         let taken = readings.len() - refused.len().min(readings.len());
         output::print(&format!(
-            "{taken} of {} readings are in the database (epoch {epoch})",
-            readings.len()
+            "in the database: {taken} of {} (epoch {epoch})",
+            output::many(readings.len() as u64, "reading")
         ));
         for reading in &refused {
             let (seq, reason) = (&reading["seq"], &reading["reason"]);
@@ -125,6 +142,12 @@ impl Send {
                 let Some(Value::Array(readings)) = whole.remove("readings") else {
                     return Err(wrong("its readings are no array".to_owned()));
                 };
+                if self.epoch.is_some() || self.first_seq.is_some() {
+                    return Err(wrong(
+                        "it has an epoch and sequences of its own: --epoch and --first-seq are for readings alone"
+                            .to_owned(),
+                    ));
+                }
                 let epoch = whole.get("epoch").and_then(Value::as_str);
                 let first = whole.get("first_seq").and_then(Value::as_u64);
                 let (Some(epoch), Some(first)) = (epoch, first) else {
@@ -154,7 +177,7 @@ impl Send {
         };
         let understood = Understood {
             epoch,
-            first_seq: self.first_seq,
+            first_seq: self.first_seq.unwrap_or(1),
             timestamp_unit: self.timestamp_unit.clone(),
             readings,
         };
@@ -198,6 +221,12 @@ fn read(file: &FilePath) -> Result<String, Failure> {
     Ok(text)
 }
 
+/// The unit that a bridge names, in the words of its body.
+fn hinted_unit(said: &str) -> Option<&str> {
+    let (_, rest) = said.split_once("timestamp_unit = \"")?;
+    rest.split_once('"').map(|(unit, _)| unit)
+}
+
 fn new_epoch() -> String {
     Epoch::from_random(rand::random()).to_string()
 }
@@ -211,25 +240,39 @@ mod tests {
             device: "press-7".parse().unwrap(),
             file: "readings.json".into(),
             epoch: Some("00000000000a".to_owned()),
-            first_seq: 5,
+            first_seq: Some(5),
             timestamp_unit: Some("ms".to_owned()),
+        }
+    }
+
+    /// For a file that says itself which readings it holds.
+    fn plain_send() -> Send {
+        Send {
+            epoch: None,
+            first_seq: None,
+            ..send()
         }
     }
 
     #[test]
     fn each_form_of_a_file_is_understood() {
         let whole = r#"{"epoch":"00000000000b","first_seq":2,"readings":[{"sensor":"a"}]}"#;
-        let understand = |text: &str| {
-            let found = send().understand(text).unwrap();
+        let understand_by = |send: Send, text: &str| {
+            let found = send.understand(text).unwrap();
             let unit = found.timestamp_unit.unwrap();
             (found.epoch, found.first_seq, found.readings.len(), unit)
         };
         let with = |epoch: &str, first, count, unit: &str| {
             (epoch.to_owned(), first, count, unit.to_owned())
         };
-        assert_eq!(understand(whole), with("00000000000b", 2, 1, "ms"));
+        let understand = |text: &str| understand_by(send(), text);
+        let understand_whole = |text: &str| understand_by(plain_send(), text);
+        assert_eq!(understand_whole(whole), with("00000000000b", 2, 1, "ms"));
         let in_seconds = whole.replace("\"readings\"", "\"timestamp_unit\":\"s\",\"readings\"");
-        assert_eq!(understand(&in_seconds), with("00000000000b", 2, 1, "s"));
+        assert_eq!(
+            understand_whole(&in_seconds),
+            with("00000000000b", 2, 1, "s")
+        );
         for text in ["[{\"sensor\":\"a\"},{}]", "{\"sensor\":\"a\"}\n\n{}\n"] {
             assert_eq!(understand(text), with("00000000000a", 5, 2, "ms"));
         }
@@ -249,8 +292,27 @@ mod tests {
             "{\"readings\": [{}]}",
             "{\"epoch\":\"1\",\"first_seq\":18446744073709551615,\"readings\":[{}]}",
         ] {
-            assert!(send().understand(text).is_err(), "{text}");
+            assert!(plain_send().understand(text).is_err(), "{text}");
         }
+        // Two epochs of one file: which is meant is nobody's to guess.
+        let whole = r#"{"epoch":"00000000000b","first_seq":2,"readings":[{"sensor":"a"}]}"#;
+        for (epoch, first_seq) in [(Some("00000000000a".to_owned()), None), (None, Some(5))] {
+            let send = Send {
+                epoch,
+                first_seq,
+                ..send()
+            };
+            let failure = send.understand(whole).unwrap_err();
+            assert_eq!(failure.exit_code(), 2);
+            assert!(failure.to_string().contains("--first-seq"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_a_bridge_names_is_found() {
+        let said = "400: body: 1782907200 looks like seconds; timestamp_unit = \"s\" says so";
+        assert_eq!(hinted_unit(said), Some("s"));
+        assert_eq!(hinted_unit("400: no"), None);
     }
 
     #[test]

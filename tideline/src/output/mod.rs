@@ -5,40 +5,14 @@ mod ask;
 mod progress;
 mod table;
 
-use std::io::{self, ErrorKind, Write};
-
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 pub(crate) use ask::confirm;
+pub(crate) use daemon::stdout::{print, print_bytes};
 pub(crate) use progress::{Progress, bar};
 pub(crate) use table::{Column, Table};
-
-/// Prints one line on standard output. Where nobody reads any more (`… | head`), this process is
-/// done.
-pub(crate) fn print(line: &str) {
-    print_bytes(line.as_bytes());
-    print_bytes(b"\n");
-}
-
-/// Prints bytes as they are.
-pub(crate) fn print_bytes(bytes: &[u8]) {
-    if let Err(error) = io::stdout().write_all(bytes) {
-        give_up(&error);
-    }
-}
-
-fn give_up(error: &io::Error) -> ! {
-    let code = match error.kind() {
-        ErrorKind::BrokenPipe => 0,
-        _ => {
-            eprintln!("error: failed to write to standard output: {error}");
-            1
-        }
-    };
-    std::process::exit(code)
-}
 
 /// Text of a device or a bridge in one line: control characters are shown, not obeyed.
 pub(crate) fn clean(text: &str) -> String {
@@ -58,6 +32,22 @@ pub(crate) fn clean(text: &str) -> String {
 pub(crate) fn clean_lines(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(clean).collect();
     lines.join("\n")
+}
+
+/// So many of something: `1 reading`, `2 readings`.
+pub(crate) fn many(count: u64, word: &str) -> String {
+    match count {
+        1 => format!("1 {word}"),
+        count => format!("{count} {word}s"),
+    }
+}
+
+/// One of two forms of a verb, for so many.
+pub(crate) const fn form(count: u64, of_one: &'static str, of_many: &'static str) -> &'static str {
+    match count {
+        1 => of_one,
+        _ => of_many,
+    }
 }
 
 /// A value for people: texts without quotes, nothing as a hyphen.

@@ -1,6 +1,6 @@
 //! How something goes on: one line that moves on a terminal, and elsewhere a line a step.
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, stdout};
 
 use super::table::terminal_width;
 
@@ -38,7 +38,6 @@ impl Progress {
             let line: String = line.chars().take(width.saturating_sub(1)).collect();
             // Back to the start of the line, and away with what is left of the last one.
             super::print_bytes(format!("\r{line}\x1b[K").as_bytes());
-            let _ = stdout().flush();
         } else {
             super::print(&line);
         }

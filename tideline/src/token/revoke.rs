@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use daemon::{Class, Failure, lifecycle};
 use serde_json::{Value, json};
 
@@ -47,13 +48,13 @@ pub(super) struct Revoke {
     )]
     token: Option<String>,
     /// The token's own name, when it is not at hand
-    #[arg(long, value_name = "JTI")]
+    #[arg(long, value_name = "JTI", value_parser = NonEmptyStringValueParser::new())]
     jti: Option<String>,
     /// All tokens of this person, program or device that were issued until now
-    #[arg(long, value_name = "NAME", conflicts_with = "jti")]
+    #[arg(long, value_name = "NAME", conflicts_with = "jti", value_parser = NonEmptyStringValueParser::new())]
     subject: Option<String>,
     /// When it ends, if that is known; it is remembered for as long as any token is good at least
-    #[arg(long, value_name = "TIME", requires = "jti", allow_hyphen_values = true, value_parser = moment)]
+    #[arg(long, value_name = "TIME", requires = "jti", conflicts_with_all = ["subject", "token"], allow_hyphen_values = true, value_parser = moment)]
     expires_at: Option<Moment>,
     /// Why, for those who ask later
     #[arg(long, value_name = "TEXT")]

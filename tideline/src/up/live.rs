@@ -1,9 +1,10 @@
 //! What `up` prints while it runs: where everything is, and one line that stays current.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use bridge::ingest::Counters;
+use daemon::stdout;
 use edge_agent::status::Status;
 use schema::DeviceId;
 
@@ -47,17 +48,18 @@ impl Live {
                 "\n  token     tideline token issue --keys {keys} --subject NAME --role admin"
             );
         }
-        if silent {
-            eprintln!("{text}");
-        } else {
-            println!("{text}");
-        }
-        Self {
+        let mut live = Self {
             silent,
             terminal: std::io::stdout().is_terminal(),
             last: None,
             failed: false,
+        };
+        if silent {
+            eprintln!("{text}");
+        } else {
+            live.print(&format!("{text}\n"));
         }
+        live
     }
 
     /// Says how things stand.
@@ -90,18 +92,24 @@ impl Live {
         }
         if self.terminal {
             // Back to the start of the line, and away with what is left of the last one.
-            print!("\r{line}\x1b[K");
-            // A terminal that is gone ends us by a signal.
-            let _ = std::io::stdout().flush();
+            self.print(&format!("\r{line}\x1b[K"));
         } else {
-            println!("{line}");
+            self.print(&format!("{line}\n"));
         }
     }
 
     /// Leaves the line as it is.
-    pub(super) fn end(&self) {
+    pub(super) fn end(&mut self) {
         if !self.silent && self.terminal {
-            println!();
+            self.print("\n");
+        }
+    }
+
+    /// What cannot be shown stops nothing: it is said once, and no more is shown.
+    fn print(&mut self, text: &str) {
+        if let Err(failure) = stdout::try_print_bytes(text.as_bytes()) {
+            let _ = failure.report();
+            self.silent = true;
         }
     }
 }

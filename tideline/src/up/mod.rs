@@ -19,7 +19,7 @@ use bridge::store::{EpochRecord, Store, StoreError};
 use certs::Folder;
 use certs::set::MachineSet;
 use clap::Args;
-use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs};
+use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs, stdout};
 use edge_agent::Status;
 use edge_agent::source::host::HostConfig;
 use prometheus_client::registry::Registry;
@@ -86,9 +86,9 @@ pub fn run(options: Options) -> Result<ExitCode, Failure> {
     if options.json {
         let text = serde_json::to_string(&summary)
             .map_err(|error| Failure::new(Class::Data, "print the summary").because(error))?;
-        println!("{text}");
+        stdout::try_print(&text)?;
     } else {
-        println!("{summary}");
+        stdout::try_print(&summary.to_string())?;
     }
     Ok(if summary.is_well() {
         ExitCode::SUCCESS

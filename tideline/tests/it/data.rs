@@ -134,6 +134,13 @@ fn readings_alone_come_from_standard_input() {
     let wrong = send(&[], "[{}]");
     assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
     assert_eq!(send(&[], "no").status.code(), Some(2));
+
+    // A time in seconds: what to type is said, not what a file would have to hold.
+    let line = r#"{"sensor": "a", "observed_at": 1769846400, "value": true}"#;
+    let wrong = send(&[], line);
+    let text = String::from_utf8(wrong.stderr).unwrap();
+    assert!(text.contains("--timestamp-unit s"), "{text}");
+    assert!(send(&["--timestamp-unit", "s"], line).status.success());
 }
 
 #[test]

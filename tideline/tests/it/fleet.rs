@@ -148,7 +148,7 @@ fn a_bridge_is_looked_at_and_has_no_alerts() {
 }
 
 #[test]
-fn what_is_in_quarantine_is_offered_again_or_given_up() {
+fn a_device_is_told_to_offer_its_quarantine_again_or_to_give_it_up() {
     let running = Running::start();
     let device = running.device.as_str();
     running.until(&["ledger"], |fleet| {
@@ -163,12 +163,17 @@ fn what_is_in_quarantine_is_offered_again_or_given_up() {
     let told = running.text(&["device", "requeue", device]);
     assert!(told.contains("command show"), "{told}");
     running.refused(&["device", "discard", device], 2, &["--yes"]);
+    // Nobody has a quarantine who is not known.
+    running.refused(&["device", "requeue", "no-such"], 1, &["404", "no-such"]);
+    running.refused(&["device", "discard", "no-such", "--yes"], 1, &["404"]);
     let wrong = ["device", "requeue", device, "--reason", "late"];
     running.refused(&wrong, 2, &["too_old"]);
 
     // Both ends agree, so that there is nothing to accept.
     let nothing = running.json(&["ledger", "accept-loss", device, "--yes"]);
     assert_eq!(nothing["discarded"], 0, "{nothing}");
+    let text = running.text(&["ledger", "accept-loss", device, "--yes"]);
+    assert!(text.contains("--verify"), "{text}");
     let verified = running.until(&["ledger", device, "--verify"], |ledger| {
         ledger[0]["counted"]["verdict"] == "sound"
     });

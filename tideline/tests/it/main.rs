@@ -9,6 +9,7 @@
 mod access;
 mod data;
 mod fleet;
+mod pipes;
 mod repeated;
 mod words;
 

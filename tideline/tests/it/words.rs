@@ -102,6 +102,27 @@ fn wrong_arguments_end_with_2() {
             &["either"],
         ),
         (&["command", "show", "press-7", "1"], &["command id"]),
+        (
+            &["token", "revoke", "--subject", "", "--reason", "lost"],
+            &["--subject"],
+        ),
+        (
+            &["token", "revoke", "--jti", "", "--reason", "lost"],
+            &["--jti"],
+        ),
+        (
+            &[
+                "token",
+                "revoke",
+                "--subject",
+                "alice",
+                "--expires-at",
+                "+1h",
+                "--reason",
+                "lost",
+            ],
+            &["--expires-at"],
+        ),
         (&["config", "show"], &["--group"]),
         (&["config", "set", "press-7", "key"], &["value"]),
         (

@@ -31,6 +31,46 @@ async fn every_refusal_is_a_problem_with_the_requests_name() {
             413,
         ),
         (served.bare(Method::GET, "/api/v1/devices"), 401),
+        // Nothing is passed over.
+        (
+            served.request(Method::GET, "/api/v1/ledger?verify=true"),
+            400,
+        ),
+        (served.request(Method::GET, "/api/v1/status?x=1"), 400),
+        (
+            served
+                .request(Method::POST, "/api/v1/devices/d/ledger/accept-loss")
+                .body(r#"{"epoch":"00000000002a"}"#),
+            400,
+        ),
+        (
+            served.request(
+                Method::POST,
+                "/api/v1/devices/d/ledger/accept-loss?dry_run=1",
+            ),
+            400,
+        ),
+        // An empty object says nothing, and d is not known.
+        (
+            served
+                .request(Method::POST, "/api/v1/devices/d/ledger/accept-loss")
+                .body("{}"),
+            404,
+        ),
+        (
+            served
+                .request(Method::POST, "/api/v1/tokens/subjects//revoke")
+                .header("content-type", "application/json")
+                .body(r#"{"reason":"lost"}"#),
+            400,
+        ),
+        (
+            served
+                .request(Method::POST, commands)
+                .header("content-type", "application/json")
+                .body(r#"{"name":"requeue"}"#),
+            404,
+        ),
     ] {
         let answer = request
             .header("x-request-id", "mine-1")
