@@ -262,23 +262,31 @@ impl<Token> Apart<Token> {
         self.suspects.contains_key(device)
     }
 
-    /// Devices whose refusals are some time ago, and of which nothing is left, are like others again.
-    pub(super) fn forgive(&mut self, now: Duration) {
+    /// Devices whose refusals are some time ago, and of which nothing is left, are like others again. One that is `trying`
+    /// is not.
+    pub(super) fn forgive(&mut self, trying: Option<&DeviceId>, now: Duration) {
         if self.suspects.values().all(|suspect| now < suspect.until) {
             return;
         }
         let held: HashSet<DeviceId> = self
             .suspected
             .iter()
-            .map(|group| group.device().clone())
+            .map(Group::device)
+            .chain(trying)
+            .cloned()
             .collect();
         self.suspects
             .retain(|device, suspect| now < suspect.until || held.contains(device));
     }
 
-    /// Those of which something is held, and why.
-    pub(super) fn refused(&self, now: Duration, age: Duration) -> Vec<Refused> {
-        let mut rows: BTreeMap<&DeviceId, usize> = BTreeMap::new();
+    /// Those of which something is held, or is `trying` with so many rows, and why.
+    pub(super) fn refused(
+        &self,
+        trying: Option<(&DeviceId, usize)>,
+        now: Duration,
+        age: Duration,
+    ) -> Vec<Refused> {
+        let mut rows: BTreeMap<&DeviceId, usize> = trying.into_iter().collect();
         for group in &self.suspected {
             *rows.entry(group.device()).or_default() += group.rows;
         }

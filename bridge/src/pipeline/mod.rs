@@ -181,7 +181,8 @@ impl<Token> Pipeline<Token> {
     /// Takes a delivery, made of `bytes` of payload. There must be room.
     pub fn offer(&mut self, delivery: Delivery, bytes: usize, token: Token, now: Duration) {
         debug_assert!(self.has_room());
-        self.apart.forgive(now);
+        let trying = trying(&self.in_flight).map(|(device, _)| device);
+        self.apart.forgive(trying, now);
         let item = Item {
             delivery,
             token: Some(token),
@@ -399,7 +400,7 @@ impl<Token> Pipeline<Token> {
     /// Devices of which readings are refused, for at least `age`, while those of others are committed.
     #[must_use]
     pub fn refused_devices(&self, now: Duration, age: Duration) -> Vec<Refused> {
-        self.apart.refused(now, age)
+        self.apart.refused(trying(&self.in_flight), now, age)
     }
 
     fn land(&mut self, id: WriteId) -> InFlight<Token> {
@@ -485,6 +486,13 @@ impl Doubt {
             self.until = now + PAUSE_FIRST.saturating_mul(1 << doublings).min(PAUSE_MAX);
         }
     }
+}
+
+/// The one device of what is apart and in flight, and its rows there.
+fn trying<Token>(in_flight: &[InFlight<Token>]) -> Option<(&DeviceId, usize)> {
+    let apart = in_flight.iter().find(|write| write.apart.is_some())?;
+    let device = apart.devices.iter().next()?;
+    (apart.devices.len() == 1).then_some((device, apart.held.rows))
 }
 
 fn is_busy<Token>(in_flight: &[InFlight<Token>], device: &DeviceId) -> bool {

@@ -306,6 +306,31 @@ fn what_puts_no_row_into_the_table_convicts_nobody() {
 }
 
 #[test]
+fn a_device_that_is_refused_is_so_while_its_reading_is_tried() {
+    let mut world = World::new(2, 20, BTreeSet::from([(1, 7)]));
+    world.run_until(MS(3_000), |_| false);
+    let shown = |world: &World| {
+        let refused = world.pipeline.refused_devices(world.now, MS(1_000));
+        refused.into_iter().map(|of| of.rows).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(&world), [1]);
+    // Long enough that it is tried rarely, and would be forgiven.
+    world.run_until(MS(120_000), |_| false);
+    let write = loop {
+        match world.pipeline.next_write(world.now, false) {
+            Some(write) => break write,
+            None => world.now += MS(100),
+        }
+    };
+    assert_eq!(shown(&world), [1]);
+    world
+        .pipeline
+        .offer(delivery(1, &[1_000]), 10, u64::MAX, world.now);
+    world.pipeline.refused(write, "no", world.now);
+    assert_eq!(shown(&world), [2]);
+}
+
+#[test]
 fn what_another_bridge_has_written_leaves_no_doubt() {
     let mut world = World::new(2, 30, BTreeSet::new());
     world.refuses_all = true;
