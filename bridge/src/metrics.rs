@@ -210,7 +210,7 @@ impl LedgerMeters {
         ];
         for by in by {
             let readings = fleet.discarded.get(&by).copied().unwrap_or(0);
-            let by = by.map_or("older_agent", DiscardedBy::as_str);
+            let by = crate::store::discarder(by);
             set(&self.discarded, &ByLabel { by }, readings);
         }
     }

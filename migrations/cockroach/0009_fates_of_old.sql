@@ -1,9 +1,7 @@
--- What the ledger said before there was a quarantine: who was refused has freed its reading.
+-- What the ledger said before there was a quarantine: who was refused has freed its reading. Nothing
+-- here changes a row that running bridges write with each batch.
 
-UPDATE ledger SET kind = 'discarded' WHERE kind = 'rejected';
-
-UPDATE sync_status SET reported_quarantined = 0, reported_discarded = reported_rejected
-    WHERE reported_at IS NOT NULL;
+UPDATE ledger SET discarded_by = 'older_agent' WHERE kind = 'rejected' AND discarded_by IS NULL;
 
 UPDATE devices SET superseded = c.lost
     FROM (SELECT device_id, count(*) AS lost FROM conflicts GROUP BY device_id) AS c

@@ -16,7 +16,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
 use schema::message::Rejection;
 use schema::time::ReceivedAt;
-use schema::{Balance, DeviceId, DiscardedBy, Epoch, ObservedAt, RangeSet, SeqRange};
+use schema::{Balance, DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,10 +27,7 @@ use super::shapes::{BalanceShape, RangeShape};
 use super::{Retention, Shared};
 use crate::store::access::AuditEntry;
 use crate::store::books::{RowBook, Verdict};
-use crate::store::{EpochRecord, FleetLedger, LedgerRange, Store};
-
-/// Who discarded, where an agent of 0.1 freed what had been refused.
-const OLDER_AGENT: &str = "older_agent";
+use crate::store::{EpochRecord, FleetLedger, LedgerRange, Store, discarder};
 
 /// Most characters of what is missing that the audit keeps.
 const AUDIT_CHARS_MAX: usize = 4_000;
@@ -214,7 +211,7 @@ pub(crate) async fn fleet(State(store): Shared) -> Result<Json<FleetBody>, Probl
         superseded,
         expired,
         quarantined_by_reason: quarantined.map(|(why, n)| (why.as_str(), n)).collect(),
-        discarded_by: discarded.map(|(by, n)| (name_of(by), n)).collect(),
+        discarded_by: discarded.map(|(by, n)| (discarder(by), n)).collect(),
     }))
 }
 
@@ -357,7 +354,7 @@ impl DeviceLedgerBody {
                     epoch: name(),
                     first: range.first(),
                     last: range.last(),
-                    by: name_of(by),
+                    by: discarder(by),
                 });
             }
             let epoch = EpochBody::from(record);
@@ -492,17 +489,13 @@ impl From<&EpochRecord> for EpochBody {
 
 impl From<&LedgerRange> for RangeBody {
     fn from(range: &LedgerRange) -> Self {
-        let by = match range.kind {
-            crate::store::Kind::Discarded { by, .. } => Some(name_of(by)),
-            _ => None,
-        };
         Self {
             kind: range.kind.as_str(),
             reason: range
                 .kind
                 .reason()
                 .map(schema::message::RejectReason::as_str),
-            by,
+            by: range.kind.discarder(),
             first: range.range.first(),
             last: range.range.last(),
             digest: format!("{:016x}", range.digest),
@@ -511,8 +504,4 @@ impl From<&LedgerRange> for RangeBody {
             verified: None,
         }
     }
-}
-
-fn name_of(by: Option<DiscardedBy>) -> &'static str {
-    by.map_or(OLDER_AGENT, DiscardedBy::as_str)
 }

@@ -5,7 +5,9 @@
 //! therefore makes discarded of all that the ledger has in quarantine of an epoch. Newer agents use
 //! those words too, before they know their bridge; then what they count as rejected may be in
 //! quarantine, and nothing follows from it. The version in the device's birth tells who speaks; it is
-//! looked for only when a report counts something as rejected.
+//! looked for only when a report counts something as rejected. A birth may come late, or to another
+//! bridge: a newer agent's own words, that it has something in quarantine, count more than what was
+//! concluded.
 
 use std::collections::HashMap;
 
@@ -81,7 +83,7 @@ pub(crate) fn group(reports: &[DeviceReport], words: &[Words]) -> (Vec<Group>, V
                 });
             let group = &mut groups[at];
             group.received_at = group.received_at.max(report.received_at);
-            claim(group, of, *words);
+            claim(group, of, *words, report.is_legacy);
             // A report without ranges still makes its file known.
             group.floor = group.floor.min(SQL_INTEGER_MAX);
             places.push(at);
@@ -90,19 +92,19 @@ pub(crate) fn group(reports: &[DeviceReport], words: &[Words]) -> (Vec<Group>, V
     (groups, places)
 }
 
-fn claim(group: &mut Group, of: &EpochAccount, words: Words) {
+fn claim(group: &mut Group, of: &EpochAccount, words: Words, is_legacy: bool) {
     for range in &of.evicted {
         group.claim(Kind::Evicted, *range);
     }
     for &Rejection { range, reason } in &of.quarantined {
-        let kind = match words {
-            Words::Plain | Words::Guarded => Kind::Quarantined(reason),
-            Words::Freed => Kind::Discarded {
-                by: None,
-                reason: Some(reason),
-            },
-        };
-        group.claim(kind, range);
+        match words {
+            Words::Plain if !is_legacy => group.claim_held(reason, range),
+            Words::Plain | Words::Guarded => group.claim(Kind::Quarantined(reason), range),
+            Words::Freed => {
+                let reason = Some(reason);
+                group.claim(Kind::Discarded { by: None, reason }, range);
+            }
+        }
     }
     for discard in &of.discarded {
         let kind = Kind::Discarded {

@@ -12,6 +12,8 @@
 //! Spans of different kinds may overlap: a sequence counts as the strongest that holds it, committed
 //! before discarded before evicted before quarantined. So whatever is said late adds a span and
 //! undoes none; a quarantined span that stronger ones cover goes when the file's ledger is merged.
+//! Quarantined and discarded ones do not overlap: a table holds both under one word, which bridges of
+//! 0.1 read as well, and so the later takes the place of the earlier ([`EpochState::turned`]).
 //!
 //! Invariant: the spans of one kind ascend and are disjoint. A run of sequences that continues a
 //! span grows it in place instead of adding a row, up to [`SPAN_SEQS_MAX`], so that in the steady
@@ -126,6 +128,22 @@ impl EpochState {
         self.track(track).iter().map(|span| span.range).collect()
     }
 
+    /// The ranges of one kind and reason as a set.
+    pub(crate) fn set_of(&self, kind: Kind) -> RangeSet {
+        let spans = self.track(kind.track()).iter();
+        let same = spans.filter(|span| span.kind == kind);
+        same.map(|span| span.range).collect()
+    }
+
+    /// What an agent of 0.1 was taken to have freed, and was not committed.
+    pub(crate) fn freed(&self) -> RangeSet {
+        let spans = self.discarded.iter();
+        let freed = spans.filter(|span| matches!(span.kind, Kind::Discarded { by: None, .. }));
+        let mut freed: RangeSet = freed.map(|span| span.range).collect();
+        freed.subtract(&self.set(Track::Committed));
+        freed
+    }
+
     /// The row of the ledger that `run` makes: its predecessor grown by it, or a new one. Nothing
     /// changes here until the row is committed and [`Self::put`].
     pub(crate) fn grown(&self, run: &Run, now: ReceivedAt) -> Span {
@@ -135,6 +153,56 @@ impl EpochState {
         before
             .and_then(|before| before.joined(&run.span(now)))
             .unwrap_or_else(|| run.span(now))
+    }
+
+    /// Whether `run` takes the place of what was refused under another word.
+    pub(crate) fn is_turned(&self, run: &Run) -> bool {
+        !self.others(run).is_empty()
+    }
+
+    /// The rows of the ledger that `run` makes where it takes the place of others, ascending. No row
+    /// goes: where one began, one begins still, and what sticks out of the run stays what it was.
+    pub(crate) fn turned(&self, run: &Run, now: ReceivedAt) -> Vec<Span> {
+        let others = self.others(run);
+        let (first, last) = (run.range.first(), run.range.last());
+        let mut rows = Vec::with_capacity(others.len() + 2);
+        let mut piece = |run: &Run, first: u64, last: u64, grows: bool| {
+            if let Some(range) = SeqRange::new(first, last) {
+                let part = Run { range, ..*run };
+                rows.push(match grows {
+                    true => self.grown(&part, now),
+                    false => part.span(now),
+                });
+            }
+        };
+        let mut from = first;
+        for (at, other) in others.iter().enumerate() {
+            if other.range.first() < first {
+                piece(&other.run(), other.range.first(), first - 1, false);
+            }
+            if other.range.first() > from {
+                piece(run, from, other.range.first() - 1, at == 0);
+            }
+            from = other.range.first().max(first);
+        }
+        piece(run, from, last, others.is_empty());
+        if let Some(other) = others.last().filter(|other| other.range.last() > last) {
+            piece(&other.run(), last + 1, other.range.last(), false);
+        }
+        rows
+    }
+
+    /// What is refused under another word than `run`, where that is about what was refused.
+    fn others(&self, run: &Run) -> Vec<Span> {
+        if !run.kind.track().is_refused() {
+            return Vec::new();
+        }
+        let two = self.quarantined.iter().chain(&self.discarded);
+        let met =
+            |span: &&Span| span.kind != run.kind && span.range.intersection(run.range).is_some();
+        let mut others: Vec<Span> = two.filter(met).copied().collect();
+        others.sort_unstable_by_key(|span| span.range);
+        others
     }
 
     /// What of some ranges is committed.
@@ -193,12 +261,15 @@ impl EpochState {
     /// Takes over a committed row of the ledger: the one that begins at the same sequence is
     /// replaced.
     pub(crate) fn put(&mut self, span: Span) {
-        let spans = match span.kind.track() {
-            Track::Committed => &mut self.committed,
-            Track::Quarantined => &mut self.quarantined,
-            Track::Evicted => &mut self.evicted,
-            Track::Discarded => &mut self.discarded,
+        let (spans, other) = match span.kind.track() {
+            Track::Committed => (&mut self.committed, None),
+            Track::Quarantined => (&mut self.quarantined, Some(&mut self.discarded)),
+            Track::Evicted => (&mut self.evicted, None),
+            Track::Discarded => (&mut self.discarded, Some(&mut self.quarantined)),
         };
+        if let Some(other) = other.filter(|other| !other.is_empty()) {
+            other.retain(|other| other.range.first() != span.range.first());
+        }
         // Rows arrive in ascending order: nearly always at the end.
         let at = spans.partition_point(|other| other.range.first() < span.range.first());
         match spans.get_mut(at) {
@@ -266,6 +337,15 @@ impl Run {
 }
 
 impl Span {
+    fn run(&self) -> Run {
+        Run {
+            kind: self.kind,
+            range: self.range,
+            digest: self.digest,
+            extent: self.extent,
+        }
+    }
+
     /// Whether it says nothing any more once stronger spans cover it. That a sequence came again
     /// with other content stays on record.
     fn is_coverable(&self) -> bool {
@@ -352,10 +432,33 @@ impl Kind {
         }
     }
 
-    /// The kind without its reason, as it stands in tables and JSON.
+    /// Of discarded ranges: who gave them up, as it stands in the ledger's `discarded_by` and in JSON.
+    #[must_use]
+    pub const fn discarder(self) -> Option<&'static str> {
+        match self {
+            Self::Discarded { by, .. } => Some(discarder(by)),
+            Self::Committed | Self::Quarantined(_) | Self::Evicted => None,
+        }
+    }
+
+    /// The kind without its reason, as it stands in JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
-        self.track().as_str()
+        match self {
+            Self::Committed => "committed",
+            Self::Quarantined(_) => "quarantined",
+            Self::Evicted => "evicted",
+            Self::Discarded { .. } => "discarded",
+        }
+    }
+}
+
+/// Who gave up readings; nobody but an agent of 0.1, which freed what had been refused.
+#[must_use]
+pub const fn discarder(by: Option<DiscardedBy>) -> &'static str {
+    match by {
+        Some(by) => by.as_str(),
+        None => "older_agent",
     }
 }
 
@@ -367,32 +470,34 @@ impl Track {
         Self::Discarded,
     ];
 
-    /// As it stands in the ledger's `kind`.
+    /// As it stands in the ledger's `kind`: the words that bridges of 0.1 know.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Committed => "committed",
-            Self::Quarantined => "quarantined",
             Self::Evicted => "evicted",
-            Self::Discarded => "discarded",
+            Self::Quarantined | Self::Discarded => "rejected",
         }
+    }
+
+    const fn is_refused(self) -> bool {
+        matches!(self, Self::Quarantined | Self::Discarded)
     }
 }
 
 /// Reads `kind`, `reason` and `discarded_by` of a row of the ledger. A reason that a newer build
-/// wrote keeps its sequences quarantined. A bridge of 0.1 that still runs beside this one writes
-/// 'rejected'.
+/// wrote keeps its sequences quarantined.
 pub(crate) fn kind_of(kind: &str, reason: Option<&str>, by: Option<&str>) -> Option<Kind> {
     let reason = reason.and_then(RejectReason::named);
-    match kind {
-        "committed" => Some(Kind::Committed),
-        "evicted" => Some(Kind::Evicted),
-        "quarantined" | "rejected" => Some(Kind::Quarantined(
+    match (kind, by) {
+        ("committed", _) => Some(Kind::Committed),
+        ("evicted", _) => Some(Kind::Evicted),
+        ("rejected", None) => Some(Kind::Quarantined(
             reason.unwrap_or(RejectReason::Unstorable),
         )),
-        "discarded" => Some(Kind::Discarded {
+        ("rejected", Some(by)) => Some(Kind::Discarded {
             by: DiscardedBy::ALL
                 .into_iter()
-                .find(|known| Some(known.as_str()) == by),
+                .find(|known| known.as_str() == by),
             reason,
         }),
         _ => None,
@@ -533,21 +638,74 @@ mod tests {
         state.put(grown);
         assert_eq!(state.merge(), Merge::default());
         assert_eq!(held(&state)[0].1, range(12, 12));
-        let discarded = Kind::Discarded {
-            by: Some(DiscardedBy::Person),
-            reason: Some(RejectReason::TooNew),
-        };
-        state.put(other(discarded, 12, 12));
+        state.put(other(Kind::Evicted, 12, 12));
         assert_eq!(state.merge().gone, [(Track::Quarantined, 11)]);
         assert_eq!(held(&state), two[1..]);
+    }
+
+    /// Both are one kind in the table: no two of its rows begin at one sequence.
+    #[test]
+    fn what_is_discarded_takes_the_place_of_what_was_quarantined() {
+        let too_new = Kind::Quarantined(RejectReason::TooNew);
+        let too_old = Kind::Quarantined(RejectReason::TooOld);
+        let by = |by| Kind::Discarded {
+            by,
+            reason: Some(RejectReason::TooNew),
+        };
+        let budget = by(Some(DiscardedBy::QuarantineBudget));
+        let mut state = EpochState::empty(0, 1);
+        let turn = |state: &mut EpochState, kind, first, last| {
+            let run = other(kind, first, last).run();
+            assert!(state.is_turned(&run));
+            let rows = state.turned(&run, ReceivedAt::default());
+            for row in &rows {
+                state.put(*row);
+            }
+            rows
+        };
+        for span in [
+            other(budget, 5, 8),
+            other(too_new, 11, 20),
+            other(too_old, 22, 25),
+        ] {
+            state.put(span);
+        }
+        // From before the first to within the second: the one in front grows.
+        let rows = turn(&mut state, budget, 9, 23);
+        let expected = [
+            other(budget, 5, 10),
+            other(budget, 11, 21),
+            other(budget, 22, 23),
+            other(too_old, 24, 25),
+        ];
+        assert_eq!(rows, expected);
+        assert_eq!(state.set(Track::Discarded).as_slice(), [range(5, 23)]);
+        assert_eq!(state.set(Track::Quarantined).as_slice(), [range(24, 25)]);
+        // In the middle, and back.
+        let rows = turn(&mut state, too_new, 13, 14);
+        let expected = [
+            other(budget, 11, 12),
+            other(too_new, 13, 14),
+            other(budget, 15, 21),
+        ];
+        assert_eq!(rows, expected);
+        turn(&mut state, by(None), 13, 14);
+        assert_eq!(state.set(Track::Discarded).as_slice(), [range(5, 23)]);
+        // The last reason counts.
+        turn(&mut state, too_new, 24, 25);
+        assert_eq!(
+            state.in_quarantine(),
+            [(RejectReason::TooNew, range(24, 25))]
+        );
     }
 
     #[test]
     fn every_kind_is_read_as_it_is_written() {
         let check = |kind: Kind| {
             let reason = kind.reason().map(RejectReason::as_str);
-            let by = kind.discarded_by().map(DiscardedBy::as_str);
-            assert_eq!(kind_of(kind.as_str(), reason, by), Some(kind));
+            let word = kind.track().as_str();
+            assert!(["committed", "rejected", "evicted"].contains(&word));
+            assert_eq!(kind_of(word, reason, kind.discarder()), Some(kind));
         };
         for reason in RejectReason::ALL {
             check(Kind::Quarantined(reason));
@@ -569,8 +727,9 @@ mod tests {
         for kind in [Kind::Committed, Kind::Evicted, freed] {
             check(kind);
         }
-        let of_old = kind_of("rejected", Some("too_old"), None);
-        assert_eq!(of_old, Some(Kind::Quarantined(RejectReason::TooOld)));
+        // Of a newer build.
+        let by_other = kind_of("rejected", Some("too_wet"), Some("frost"));
+        assert_eq!(by_other, Some(freed));
         assert_eq!(kind_of("lost", None, None), None);
     }
 }

@@ -81,6 +81,7 @@ use fleet::FleetStore;
 use groups::GroupStore;
 use history::HistoryStore;
 use labels::Labels;
+pub use ledger::discarder;
 pub use location::Location;
 pub use plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 

@@ -56,6 +56,8 @@ pub(crate) struct Group {
 pub(crate) struct Claim {
     pub(crate) kind: Kind,
     pub(crate) range: SeqRange,
+    /// The device says itself that it holds these, whatever an agent of 0.1 was taken to have freed.
+    pub(crate) is_held: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -399,10 +401,23 @@ impl Group {
 
     /// Adds a range for one of the ledger's other tracks. What SQL cannot hold is left out.
     pub(crate) fn claim(&mut self, kind: Kind, range: SeqRange) {
+        self.push_claim(kind, range, false);
+    }
+
+    /// As [`Self::claim`], of what the device says it has in quarantine.
+    pub(crate) fn claim_held(&mut self, reason: RejectReason, range: SeqRange) {
+        self.push_claim(Kind::Quarantined(reason), range, true);
+    }
+
+    fn push_claim(&mut self, kind: Kind, range: SeqRange, is_held: bool) {
         let last = range.last().min(SQL_INTEGER_MAX);
         if let Some(range) = SeqRange::new(range.first(), last) {
             self.floor = self.floor.min(range.first());
-            self.claims.push(Claim { kind, range });
+            self.claims.push(Claim {
+                kind,
+                range,
+                is_held,
+            });
         }
     }
 
@@ -425,7 +440,8 @@ impl Group {
     }
 
     /// What of the claims the ledger does not have. Nothing undoes a commit; what is refused is not
-    /// quarantined when it is more than that already, unless it is refused because of that.
+    /// quarantined when it is more than that already, unless it is refused because of that. Of several
+    /// reasons the last counts.
     pub(crate) fn claimed(&self, state: &EpochState) -> Vec<Run> {
         let mut claims = self.claims.clone();
         if self.is_freed {
@@ -436,35 +452,70 @@ impl Group {
                     reason: Some(reason),
                 },
                 range,
+                is_held: false,
             }));
         }
         if claims.is_empty() {
             return Vec::new();
         }
-        let mut quarantined = state.set(Track::Quarantined);
+        let is_quarantined = |claim: &Claim| matches!(claim.kind, Kind::Quarantined(_));
+        let (held, mut given_up): (Vec<Claim>, Vec<Claim>) =
+            claims.into_iter().partition(is_quarantined);
+        let committed = state.set(Track::Committed);
         let mut evicted = state.set(Track::Evicted);
         let mut discarded = state.set(Track::Discarded);
-        let committed = state.set(Track::Committed);
-        let ended = state.ended();
-        let nothing = RangeSet::new();
+        let mut ended = state.ended();
         let mut runs: Vec<Run> = Vec::new();
-        claims.sort_by_key(|claim| claim.range);
-        for Claim { kind, range } in claims {
-            let (known, stronger) = match kind {
-                Kind::Quarantined(RejectReason::EpochReuse) => (&mut quarantined, &nothing),
-                Kind::Quarantined(_) | Kind::Committed => (&mut quarantined, &ended),
-                Kind::Evicted => (&mut evicted, &nothing),
-                Kind::Discarded { .. } => (&mut discarded, &committed),
+        given_up.sort_by_key(|claim| claim.range);
+        for Claim { kind, range, .. } in given_up {
+            let known = match kind {
+                Kind::Evicted => &mut evicted,
+                _ => &mut discarded,
             };
             let new = known.gaps(range);
             known.insert(range);
+            ended.insert(range);
             for range in new.iter() {
-                for range in stronger.gaps(range).iter() {
-                    push_run(&mut runs, kind, range);
+                match kind {
+                    Kind::Evicted => push_run(&mut runs, kind, range),
+                    _ => push_all(&mut runs, kind, &committed.gaps(range)),
                 }
             }
         }
+        // Each sequence under one word only: the ledger has one row for it.
+        let mut said = RangeSet::new();
+        let mut words: Vec<(Kind, bool, RangeSet)> = Vec::new();
+        for claim in held.iter().rev() {
+            let new = said.gaps(claim.range);
+            said.insert(claim.range);
+            let same = |(kind, is_held, _): &&mut (Kind, bool, RangeSet)| {
+                (*kind, *is_held) == (claim.kind, claim.is_held)
+            };
+            match words.iter_mut().find(same) {
+                Some((_, _, ranges)) => ranges.merge(&new),
+                None => words.push((claim.kind, claim.is_held, new)),
+            }
+        }
+        for (kind, is_held, mut new) in words {
+            let freed = match is_held {
+                true => state.freed().intersection(&new),
+                false => RangeSet::new(),
+            };
+            new.subtract(match kind {
+                Kind::Quarantined(RejectReason::EpochReuse) => &discarded,
+                _ => &ended,
+            });
+            new.merge(&freed);
+            new.subtract(&state.set_of(kind));
+            push_all(&mut runs, kind, &new);
+        }
         runs
+    }
+}
+
+fn push_all(runs: &mut Vec<Run>, kind: Kind, ranges: &RangeSet) {
+    for range in ranges.iter() {
+        push_run(runs, kind, range);
     }
 }
 
@@ -486,9 +537,27 @@ fn push_run(runs: &mut Vec<Run>, kind: Kind, range: SeqRange) {
     }
 }
 
-/// The ledger rows that `runs` make of `state`, ascending, and whether merging would help.
+/// The ledger rows that `runs` make of `state`, each once, and whether merging would help.
 pub(crate) fn grow(state: &EpochState, runs: &[Run], now: ReceivedAt) -> (Vec<Span>, bool) {
-    let spans: Vec<Span> = runs.iter().map(|run| state.grown(run, now)).collect();
+    let mut spans: Vec<Span> = Vec::with_capacity(runs.len());
+    let turns = |run: &Run| state.is_turned(run);
+    if runs.iter().any(turns) {
+        // Two may take the place of parts of one.
+        let mut after = state.clone();
+        for run in runs {
+            for row in after.turned(run, now) {
+                after.put(row);
+                let is_same = |other: &Span| {
+                    let word = |span: &Span| span.kind.track().as_str();
+                    (word(other), other.range.first()) == (word(&row), row.range.first())
+                };
+                spans.retain(|other| !is_same(other));
+                spans.push(row);
+            }
+        }
+    } else {
+        spans.extend(runs.iter().map(|run| state.grown(run, now)));
+    }
     let mergeable = spans.iter().any(|span| state.is_mergeable(span));
     (spans, mergeable)
 }

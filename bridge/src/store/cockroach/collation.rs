@@ -14,7 +14,6 @@
 //! their index.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _};
@@ -23,15 +22,10 @@ use super::super::StoreError;
 use super::Cockroach;
 use super::dialect::{self, Dialect, Purpose};
 use super::failed::{Budget, Failed};
+use super::migrate::PATIENCE;
 
 /// The encoding that holds every text that a device may send.
 const ENCODING: &str = "UTF8";
-
-/// How long a table is waited for; everybody who wants it queues behind that.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '1s'";
-
-/// How long it is tried again when somebody else keeps the table.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Tables that may hold too much to be changed while a bridge starts, and how many bytes of rows
 /// and indexes are not too much: some seconds' work.
@@ -183,7 +177,6 @@ impl Cockroach {
         let mut lease = self.cluster.lease(Purpose::Migrate).await?;
         let changed = async {
             let mut transaction = lease.connection.begin().await?;
-            transaction.execute(LOCK_TIMEOUT).await?;
             transaction.execute(AssertSqlSafe(table.change())).await?;
             // A column that was changed has lost what the planner knew of it.
             let analyze = format!("ANALYZE {}", table.name);

@@ -43,6 +43,13 @@ pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
      SET plan_cache_mode = force_generic_plan";
 
+/// A PostgreSQL connection that migrates beside bridges that go on writing. A table is waited for only
+/// so long, because everybody who wants it queues behind that; and a step that reads what others write
+/// must not fail because of it. CockroachDB waits for nobody, and changes a schema only when it is
+/// serializable.
+const MIGRATE_SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'; \
+     SET default_transaction_isolation = 'read committed'";
+
 /// Options that every connection starts with; both databases know them.
 pub(super) fn options(
     options: PgConnectOptions,
@@ -85,7 +92,8 @@ pub(super) async fn set_up(
     let settings = match purpose {
         Purpose::Write => WRITE_SETTINGS,
         Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
-        Purpose::Migrate | Purpose::Probe => "SET jit = off",
+        Purpose::Migrate => MIGRATE_SETTINGS,
+        Purpose::Probe => "SET jit = off",
     };
     connection.execute(settings).await?;
     Ok(Dialect::PostgreSql)

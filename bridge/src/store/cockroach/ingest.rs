@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use schema::digest::Digester;
 use schema::time::ReceivedAt;
-use schema::{DiscardedBy, Quality, Value};
+use schema::{Quality, Value};
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Connection as _, Executor as _};
 
@@ -605,9 +605,7 @@ pub(super) fn span_arguments(
         })?
         .array_of_options(spans, |(_, span)| rows::reason_text(span.kind.reason()))?
         .array(spans, |(_, span)| micros(span.recorded_at))?
-        .array_of_options(spans, |(_, span)| {
-            span.kind.discarded_by().map(DiscardedBy::as_str)
-        })
+        .array_of_options(spans, |(_, span)| span.kind.discarder())
 }
 
 /// Which columns the rows need.

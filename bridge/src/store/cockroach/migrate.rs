@@ -7,7 +7,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
@@ -18,7 +18,7 @@ use super::Cockroach;
 use super::arguments::Micros;
 use super::collation::{self, Table};
 use super::dialect::Purpose;
-use super::failed::Budget;
+use super::failed::{Budget, Failed};
 
 /// How long a lock lives without being renewed, and how often it is.
 const LEASE_SECONDS: i64 = 30;
@@ -27,6 +27,9 @@ const RENEW: Duration = Duration::from_secs(10);
 /// How long to wait for another bridge that migrates, and how often to look.
 const WAIT_MAX: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a step is tried again while somebody else keeps a table or its rows.
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A look at the database is for somebody who waits for the answer, bad or good.
 const LOOK_BUDGET: Duration = Duration::from_secs(2);
@@ -179,21 +182,31 @@ impl Cockroach {
     }
 
     async fn apply(&self) -> Result<(), StoreError> {
-        let failed = |source: sqlx::migrate::MigrateError| StoreError::Migration {
+        let failed = |source: MigrateError| StoreError::Migration {
             source: source.into(),
         };
-        let mut budget = self.budget();
-        let mut lease = loop {
-            match self.cluster.lease(Purpose::Migrate).await {
-                Ok(lease) => break lease,
-                Err(error) => self.again(&mut budget, error).await?,
+        let mut budget = Budget::new(PATIENCE);
+        loop {
+            let mut lease = match self.cluster.lease(Purpose::Migrate).await {
+                Ok(lease) => lease,
+                Err(error) => {
+                    self.again(&mut budget, error).await?;
+                    continue;
+                }
+            };
+            let done = MIGRATOR.run_direct(None, &mut lease.connection, false);
+            match done.await {
+                Ok(()) => return Ok(()),
+                // Bridges that run write what a step changes. Each step is a transaction.
+                Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+                    if is(&error, Verdict::Conflict) =>
+                {
+                    let failed = Failed::new(&self.cluster.address(), error);
+                    self.again(&mut budget, failed).await?;
+                }
+                Err(error) => return Err(failed(error)),
             }
-        };
-        let connection = &mut lease.connection;
-        MIGRATOR
-            .run_direct(None, connection, false)
-            .await
-            .map_err(failed)
+        }
     }
 }
 

@@ -49,7 +49,8 @@ macro_rules! ledger_grows {
         "ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET \
              last_seq = excluded.last_seq, digest = excluded.digest, \
              hlc_max = excluded.hlc_max, observed_min = excluded.observed_min, \
-             observed_max = excluded.observed_max"
+             observed_max = excluded.observed_max, reason = excluded.reason, \
+             recorded_at = excluded.recorded_at, discarded_by = excluded.discarded_by"
     };
 }
 

@@ -115,7 +115,8 @@ const PUT_RANGE: &str = "INSERT INTO ledger (device_id, epoch, first_seq, kind, 
      VALUES (?,?,?,?,?,?,?,?,?,?,?,?) \
      ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET last_seq = excluded.last_seq, \
      digest = excluded.digest, hlc_max = excluded.hlc_max, observed_min = excluded.observed_min, \
-     observed_max = excluded.observed_max";
+     observed_max = excluded.observed_max, reason = excluded.reason, \
+     recorded_at = excluded.recorded_at, discarded_by = excluded.discarded_by";
 
 const MERGE_DUE: &str = "SELECT device_id, epoch FROM sync_status WHERE merge_due LIMIT ?";
 
@@ -271,7 +272,7 @@ fn put_range(file: &mut File, group: &Group, span: &Span) -> Result<(), Failed> 
         maybe(extent.map(|extent| Cell::Integer(extent.observed_max.micros()))),
         maybe(span.kind.reason().map(|reason| text_cell(reason.as_str()))),
         time_cell(span.recorded_at),
-        maybe(span.kind.discarded_by().map(|by| text_cell(by.as_str()))),
+        maybe(span.kind.discarder().map(text_cell)),
     ];
     file.execute(PUT_RANGE, values).map(|_| ())
 }

@@ -15,6 +15,8 @@ use super::report::report;
 contract!(
     a_quarantined_reading_that_comes_again_is_judged_anew,
     what_is_discarded_is_entered_and_a_later_commit_counts_more,
+    what_is_discarded_piece_by_piece_leaves_the_rest_in_quarantine,
+    what_a_newer_agent_says_it_holds_was_not_freed,
     what_is_offered_again_is_held_all_the_same,
     what_an_agent_of_0_1_freed_is_discarded,
     a_newer_agent_that_does_not_know_its_bridge_frees_nothing,
@@ -48,13 +50,14 @@ async fn a_quarantined_reading_that_comes_again_is_judged_anew(fixture: Fixture)
     assert_eq!(before.quarantined(), refused(5, 6, TOO_NEW));
     assert_eq!(before.settle().balance.quarantined, 2);
 
-    // One of them is admitted now, and the other refused for another reason.
+    // One of them is admitted now, and the other refused for another reason: that is what its device
+    // shows, and is asked for by.
     let mut again = delivery("d", rows(5, 5));
     again.rejected = refused(6, 6, RejectReason::TooOld);
     let ingested = store.ingest(&[again]).await.unwrap();
     assert_eq!(ingested.settled[0].committed, ranges(&[(5, 5)]));
     let partly = record().await;
-    assert_eq!(partly.quarantined(), refused(6, 6, TOO_NEW));
+    assert_eq!(partly.quarantined(), refused(6, 6, RejectReason::TooOld));
     store.ingest(&[delivery("d", rows(6, 6))]).await.unwrap();
 
     // Whoever refuses late undoes nothing.
@@ -119,6 +122,77 @@ async fn what_is_discarded_is_entered_and_a_later_commit_counts_more(fixture: Fi
     let settled = store.report(&[said]).await.unwrap();
     assert_eq!(settled[0][0].committed, ranges(&[(6, 7)]));
     check_ledger(&*store, "d").await;
+}
+
+/// Both are one kind in the table, and begin at one sequence.
+async fn what_is_discarded_piece_by_piece_leaves_the_rest_in_quarantine(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut one = delivery("d", rows(1, 4));
+    one.rejected = refused(5, 20, TOO_NEW);
+    store.ingest(&[one]).await.unwrap();
+    let (budget, person) = (DiscardedBy::QuarantineBudget, DiscardedBy::Person);
+    for (step, (first, last, by)) in [(5, 7, budget), (12, 13, person), (8, 9, budget)]
+        .into_iter()
+        .enumerate()
+    {
+        let mut said = report("d", &[], 20, 0);
+        said.report.epochs[0].discarded = vec![Discard {
+            range: range(first, last),
+            by,
+            reason: Some(TOO_NEW),
+        }];
+        store.report(&[said]).await.unwrap();
+        if step == 1 {
+            store.merge_ranges(10).await.unwrap();
+        }
+    }
+    for _ in 0..2 {
+        let other = fixture.open().await;
+        let record = other.ledger(&device("d")).await.unwrap().epochs.remove(0);
+        let held: Vec<_> = record.quarantined().iter().map(|of| of.range).collect();
+        assert_eq!(held, ranges(&[(10, 11), (14, 20)]));
+        let balance = record.settle().balance;
+        assert_eq!((balance.quarantined, balance.discarded), (9, 7));
+        let fleet = other.fleet_ledger().await.unwrap();
+        assert_eq!(
+            (
+                fleet.discarded[&Some(budget)],
+                fleet.discarded[&Some(person)]
+            ),
+            (5, 2)
+        );
+        check_ledger(&*other, "d").await;
+        store.merge_ranges(10).await.unwrap();
+    }
+    // It was there all the time.
+    store.ingest(&[delivery("d", rows(5, 20))]).await.unwrap();
+    store.merge_ranges(10).await.unwrap();
+    let record = store.ledger(&device("d")).await.unwrap().epochs.remove(0);
+    assert_eq!(record.settle().balance.committed, 20);
+    assert_eq!((record.quarantined(), record.discarded()), (vec![], vec![]));
+}
+
+/// Its birth reached another bridge late, and a report in the words of 0.1 came first.
+async fn what_a_newer_agent_says_it_holds_was_not_freed(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.presence(&[born("d", "0.1.0")]).await.unwrap();
+    let mut one = delivery("d", rows(1, 4));
+    one.rejected = refused(5, 9, TOO_NEW);
+    store.ingest(&[one]).await.unwrap();
+    store.report(&[legacy("d", 9, 0, 5)]).await.unwrap();
+    let record = async || store.ledger(&device("d")).await.unwrap().epochs.remove(0);
+    assert_eq!(record().await.discarded(), [(None, range(5, 9))]);
+    let mut said = report("d", &[], 9, 0);
+    said.report.epochs[0].balance.quarantined = 3;
+    said.report.epochs[0].quarantined = refused(6, 8, TOO_NEW);
+    for _ in 0..2 {
+        store.report(std::slice::from_ref(&said)).await.unwrap();
+        let now = record().await;
+        assert_eq!(now.quarantined(), refused(6, 8, TOO_NEW));
+        let freed = [(None, range(5, 5)), (None, range(9, 9))];
+        assert_eq!(now.discarded(), freed);
+        store.merge_ranges(10).await.unwrap();
+    }
 }
 
 async fn what_is_offered_again_is_held_all_the_same(fixture: Fixture) {

@@ -10,7 +10,7 @@ use bridge::store::location::Location;
 use bridge::store::{Delivery, Order, Origin, Store, StoredReading, TelemetryQuery};
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, SeqRange, Value};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 use tempfile::TempDir;
 
 /// A fresh database.
@@ -53,6 +53,28 @@ impl Fixture {
         }
     }
 
+    /// A connection to the server, beside the store.
+    pub(crate) async fn connection(&self) -> PgConnection {
+        let url = self.url.as_ref().unwrap();
+        PgConnection::connect(url).await.unwrap()
+    }
+
+    /// What a query finds in its first column, beside the store.
+    pub(crate) async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        if let Location::Embedded(path) = &self.location {
+            let file = libsql::Builder::new_local(path).build().await.unwrap();
+            let mut rows = file.connect().unwrap().query(sql, ()).await.unwrap();
+            while let Some(row) = rows.next().await.unwrap() {
+                found.push(row.get(0).unwrap());
+            }
+            return found;
+        }
+        let query = AssertSqlSafe(sql.to_owned());
+        let rows = self.connection().await.fetch_all(query).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
     /// Runs SQL beside the store.
     pub(crate) async fn sql(&self, sql: &str) {
         if let Location::Embedded(path) = &self.location {
@@ -60,10 +82,8 @@ impl Fixture {
             file.connect().unwrap().execute_batch(sql).await.unwrap();
             return;
         }
-        let mut connection = PgConnection::connect(self.url.as_ref().unwrap())
+        self.connection()
             .await
-            .unwrap();
-        connection
             .execute(AssertSqlSafe(sql.to_owned()))
             .await
             .unwrap();

@@ -9,10 +9,14 @@ use bridge::store::books::Verdict;
 use bridge::store::config::HistoryPage;
 use bridge::store::dead_letters::LetterQuery;
 use bridge::store::{Delivery, Store};
-use schema::message::{CommandId, CommandState};
-use schema::{Batch, Hlc, ObservedAt, Quality, Row, Value};
+use schema::message::{CommandId, CommandState, Discard, RejectReason, Rejection};
+use schema::{Batch, DiscardedBy, Hlc, ObservedAt, Quality, Row, Value};
+use sqlx::Executor as _;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::fixture::*;
+use super::report::report;
 
 /// When everything in the fixtures happened, in seconds.
 const START: i64 = 1_790_000_000;
@@ -37,6 +41,121 @@ fn a_postgresql_of_version_0_1_is_migrated_with_all_that_it_holds() {
         fixture.sql(&dump).await;
         check(&fixture).await;
     });
+}
+
+/// As a bridge of 0.1 writes a batch: head first, then the ledger, SERIALIZABLE.
+const COMMIT_OF_0_1: &str = "BEGIN; \
+     UPDATE sync_status SET ledger_version = ledger_version + 1, last_seen = now() \
+         WHERE device_id = 'press-7' AND epoch = 7; \
+     INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, hlc_max, \
+             observed_min, observed_max, reason, recorded_at) \
+         VALUES ('press-7', 7, 41, 'rejected', 42, 0, NULL, NULL, NULL, 'too_new', now()) \
+         ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET \
+             last_seq = excluded.last_seq; \
+     UPDATE devices SET last_seen = now() WHERE device_id = 'press-7'; \
+     COMMIT";
+
+#[test]
+fn a_database_is_migrated_while_bridges_of_0_1_write() {
+    postgres(|fixture| async move {
+        let dump = std::fs::read_to_string(file("v0.1", "postgres.sql")).unwrap();
+        fixture.sql(&dump).await;
+        let (stop, stopped) = watch::channel(false);
+        let mut writers = JoinSet::new();
+        for _ in 0..4 {
+            let (fixture, stopped) = (fixture.clone(), stopped.clone());
+            writers.spawn(async move {
+                let mut written = 0;
+                let mut connection = fixture.connection().await;
+                while !*stopped.borrow() {
+                    // One of two that meet tries again, as a bridge does.
+                    match connection.execute(COMMIT_OF_0_1).await {
+                        Ok(_) => written += 1,
+                        Err(_) => drop(connection.execute("ROLLBACK").await),
+                    }
+                }
+                written
+            });
+        }
+        let store = fixture.open_unmigrated().await;
+        let migrated = store.migrate().await;
+        stop.send_replace(true);
+        let written: Vec<u64> = writers.join_all().await;
+        assert!(written.iter().sum::<u64>() > 0, "{written:?}");
+        assert!(!migrated.unwrap().is_empty());
+        store.check().await.unwrap();
+        let store = fixture.open_unmigrated().await;
+        assert_eq!(store.pending_migrations().await.unwrap(), []);
+    });
+}
+
+#[test]
+fn a_bridge_of_0_1_reads_and_writes_a_migrated_embedded_ledger() {
+    embedded(|fixture| async move {
+        std::fs::copy(file("v0.1", "bridge.db"), fixture.file()).unwrap();
+        beside_0_1(&fixture).await;
+    });
+}
+
+#[test]
+fn a_bridge_of_0_1_reads_and_writes_a_migrated_postgresql() {
+    postgres(|fixture| async move {
+        let dump = std::fs::read_to_string(file("v0.1", "postgres.sql")).unwrap();
+        fixture.sql(&dump).await;
+        beside_0_1(&fixture).await;
+    });
+}
+
+/// Every kind is written, in words that 0.1 reads; and what 0.1 writes is read.
+async fn beside_0_1(fixture: &Fixture) {
+    let store = fixture.open().await;
+    let too_new = |first, last| Rejection {
+        range: range(first, last),
+        reason: RejectReason::TooNew,
+    };
+    let mut one = delivered("press-7", 61..=62);
+    one.rejected = vec![too_new(63, 70)];
+    store.ingest(&[one]).await.unwrap();
+    let discard = |first, last, by| Discard {
+        range: range(first, last),
+        by,
+        reason: Some(RejectReason::TooNew),
+    };
+    let mut said = report("press-7", &[(71, 72)], 72, 0);
+    said.report.epochs[0].discarded = vec![
+        discard(63, 64, DiscardedBy::QuarantineBudget),
+        discard(70, 70, DiscardedBy::Person),
+    ];
+    store.report(&[said]).await.unwrap();
+    // What 0.1 has no word for would be no row to it, and end all that it does for the device.
+    let words = "SELECT DISTINCT kind FROM ledger ORDER BY kind";
+    let words = fixture.texts(words).await;
+    assert_eq!(words, ["committed", "evicted", "rejected"]);
+    // It refuses one, in the columns that it knows.
+    let refuse = "INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, reason, \
+         recorded_at) SELECT device_id, epoch, 73, 'rejected', 74, 0, 'too_old', recorded_at \
+         FROM ledger WHERE device_id = 'press-7' AND epoch = 7 AND first_seq = 1 \
+         ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET last_seq = 74";
+    fixture.sql(refuse).await;
+    let store = fixture.open().await;
+    let ledger = store.ledger(&device("press-7")).await.unwrap();
+    let record = &ledger.epochs[0];
+    let too_old = Rejection {
+        range: range(73, 74),
+        reason: RejectReason::TooOld,
+    };
+    assert_eq!(record.quarantined(), [too_new(65, 69), too_old]);
+    let given_up: Vec<_> = record.discarded().into_iter().rev().take(2).collect();
+    let by = |by, first, last| (Some(by), range(first, last));
+    assert_eq!(
+        given_up,
+        [
+            by(DiscardedBy::Person, 70, 70),
+            by(DiscardedBy::QuarantineBudget, 63, 64)
+        ]
+    );
+    assert_eq!(record.settle().balance.evicted, 9);
+    check_ledger(&*store, "press-7").await;
 }
 
 fn value(seq: u64) -> (u16, Value) {
