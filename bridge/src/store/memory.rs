@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use schema::digest::Digester;
-use schema::{DeviceId, Epoch, EpochLedger, ObservedAt, RangeSet, SensorName, Version};
+use schema::{DeviceId, Epoch, EpochLedger, ObservedAt, RangeSet, SensorName};
 
 use super::contest;
 use super::ledger::{EpochState, Run, Track};
@@ -21,8 +21,6 @@ pub type Key = (DeviceId, SensorName, ObservedAt);
 #[derive(Debug, Default)]
 pub struct Memory {
     rows: BTreeMap<Key, StoredReading>,
-    /// Versions that lost, with what they lost to.
-    lost: BTreeMap<(DeviceId, Version), Version>,
     files: BTreeMap<(DeviceId, Epoch), EpochState>,
     superseded: BTreeMap<DeviceId, u64>,
     expired: BTreeMap<DeviceId, u64>,
@@ -59,12 +57,6 @@ impl Memory {
             let key = (delivery.device.clone(), sensor, reading.observed_at);
             self.rows.insert(key, held);
         }
-        for loser in &contest.losers {
-            let (delivery, _, _) = intake.row(&loser.row);
-            let lost = loser.reading(&intake);
-            let key = (delivery.device.clone(), lost.version);
-            self.lost.insert(key, lost.winner);
-        }
         for (device, count) in contest.superseded(&intake) {
             let delivery = deliveries.iter().find(|of| of.device.as_str() == device);
             if let Some(delivery) = delivery {
@@ -77,7 +69,11 @@ impl Memory {
         }
         let mut known = Vec::with_capacity(states.len());
         for (at, (group, state)) in intake.groups.iter().zip(states).enumerate() {
-            let mut state = state.unwrap_or_default();
+            // Nothing of this file is to be read or written.
+            let Some(mut state) = state else {
+                known.push(EpochState::default());
+                continue;
+            };
             let mut runs = runs.remove(&at).unwrap_or_default();
             runs.extend(group.claimed(&state));
             self.record(group, &mut state, &runs);
@@ -165,12 +161,6 @@ impl Memory {
         (committed.sum(), parts)
     }
 
-    /// What a version lost to, if it did.
-    #[must_use]
-    pub fn winner(&self, device: &DeviceId, version: Version) -> Option<Version> {
-        self.lost.get(&(device.clone(), version)).copied()
-    }
-
     fn states(&self, groups: &[Group]) -> Vec<Option<EpochState>> {
         let state = |group: &Group| {
             let key = (group.device.clone(), group.epoch);
@@ -188,5 +178,42 @@ impl Memory {
         state.version += i64::from(!runs.is_empty());
         let key = (group.device.clone(), group.epoch);
         self.files.insert(key, state.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Origin;
+    use schema::time::ReceivedAt;
+    use schema::{Batch, Hlc, Quality, Row, Value};
+
+    #[test]
+    fn a_batch_without_readings_changes_nothing() {
+        let delivery = |rows: u64| Delivery {
+            device: "d".parse().unwrap(),
+            batch: Batch {
+                epoch: Epoch::from_random(1),
+                sensors: vec!["s".parse().unwrap()],
+                rows: (1..=rows)
+                    .map(|seq| Row {
+                        sensor: 0,
+                        observed_at: ObservedAt::from_micros(seq as i64),
+                        hlc: Hlc::from_bits(seq),
+                        seq,
+                        quality: Quality::Good,
+                        value: Value::Bool(true),
+                    })
+                    .collect(),
+            },
+            rejected: Vec::new(),
+            received_at: ReceivedAt::default(),
+            origin: Origin::Device,
+        };
+        let mut store = Memory::default();
+        for rows in [3, 0] {
+            store.ingest(&[delivery(rows)]);
+            assert_eq!(store.book(&"d".parse().unwrap()), (3, [3, 0, 0]));
+        }
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use schema::{DeviceId, ObservedAt};
 use sqlx::Executor as _;
 
-use super::super::fleet::FleetStore as _;
 use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::arguments::Micros;
@@ -17,6 +16,9 @@ use super::{Cockroach, rows};
 
 /// Rows of one statement, of each sensor: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
+
+const DEVICES: &str =
+    "SELECT device_id FROM devices WHERE device_id > $1 ORDER BY device_id LIMIT $2";
 
 const READINGS: &str = "WITH gone AS ( \
      DELETE FROM telemetry_data WHERE (device_id, sensor, observed_at) IN ( \
@@ -84,12 +86,20 @@ impl Cockroach {
             expired.rows += delete_all!(self, sqlx::query(DEAD_LETTERS).bind(before).bind(ROWS));
             expired.rows += delete_all!(self, sqlx::query(FAN_OUTS).bind(before).bind(ROWS));
         }
-        let devices = self.devices(after, EXPIRE_DEVICES).await?;
+        let devices = run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let after = after.map_or("", DeviceId::as_str);
+            let query = sqlx::query(DEVICES).bind(after);
+            let found = connection
+                .fetch_all(query.bind(EXPIRE_DEVICES as i64))
+                .await?;
+            found.iter().map(|row| rows::device(row, 0)).collect()
+        })?;
+        let devices: Vec<DeviceId> = devices;
         for device in &devices {
-            expired.rows += self.expire_device(&device.device, before).await?;
+            expired.rows += self.expire_device(device, before).await?;
         }
         if devices.len() == EXPIRE_DEVICES {
-            expired.next = devices.into_iter().next_back().map(|device| device.device);
+            expired.next = devices.into_iter().next_back();
         }
         Ok(expired)
     }

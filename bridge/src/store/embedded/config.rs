@@ -5,6 +5,7 @@ use libsql::{Row, Value as Cell};
 use schema::DeviceId;
 use schema::Hlc;
 use schema::message::{ConfigEntry, DesiredConfig};
+use tracing::error;
 
 use super::super::StoreError;
 use super::super::config::{
@@ -118,8 +119,15 @@ impl ConfigStore for Embedded {
                 if fleet::is_retired(file, &device)? {
                     continue;
                 }
-                let of = file.query_sound(DESIRED, vec![text_cell(device.as_str())], entry)?;
-                entries.extend(of.into_iter().map(|entry| (device.clone(), entry)));
+                let of = file.query(DESIRED, vec![text_cell(device.as_str())], entry);
+                match of {
+                    Ok(of) => entries.extend(of.into_iter().map(|entry| (device.clone(), entry))),
+                    // What lacks an entry would take it back: the device keeps what it has.
+                    Err(error @ StoreError::Unreadable { .. }) => {
+                        error!(%device, %error, "its configuration is not sent");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             Ok(documents(entries))
         })

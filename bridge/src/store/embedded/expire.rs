@@ -5,8 +5,12 @@ use schema::{DeviceId, ObservedAt};
 
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::file::File;
-use super::values::{cell, text_cell};
-use super::{fleet, query};
+
+use super::query::{self, limited};
+use super::values::{self, cell, text_cell};
+
+const DEVICES: &str =
+    "SELECT device_id FROM devices WHERE device_id > ?1 ORDER BY device_id LIMIT ?2";
 
 const READINGS: &str =
     "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3";
@@ -35,16 +39,13 @@ pub(super) fn expire(
         rows += file.execute(DEAD_LETTERS, vec![before()])?;
         rows += file.execute(FAN_OUTS, vec![before()])?;
     }
-    let devices = fleet::devices(
-        file,
-        after,
-        EXPIRE_DEVICES,
-        schema::time::ReceivedAt::default(),
-    )?;
+    let after = text_cell(after.map_or("", DeviceId::as_str));
+    let values = vec![after, limited(EXPIRE_DEVICES)];
+    let devices = file.query(DEVICES, values, |row| values::device(row, 0))?;
     for device in &devices {
-        let id = || text_cell(device.device.as_str());
+        let id = || text_cell(device.as_str());
         let mut readings = 0;
-        for name in query::sensor_names(file, &device.device)? {
+        for name in query::sensor_names(file, device)? {
             readings += file.execute(READINGS, vec![id(), Cell::Text(name), before()])?;
         }
         if readings > 0 {
@@ -55,7 +56,7 @@ pub(super) fn expire(
         rows += file.execute(COMMANDS, vec![id(), before()])?;
     }
     let is_full = devices.len() == EXPIRE_DEVICES;
-    let last = devices.into_iter().next_back().map(|device| device.device);
+    let last = devices.into_iter().next_back();
     Ok(Expired {
         rows: rows as u64,
         next: last.filter(|_| is_full),

@@ -2,7 +2,9 @@
 //! the others read them, and nothing panics.
 
 use bridge::store::commands::{NewCommand, Queued};
-use schema::message::{Command, CommandId};
+use bridge::store::config::ConfigChange;
+use schema::Hlc;
+use schema::message::{Command, CommandId, ConfigEntry};
 
 use super::fixture::*;
 
@@ -76,4 +78,36 @@ async fn odd_rows(fixture: Fixture) {
     assert!(sql(&fixture, &odd).await);
     let due = store.claim_commands(at(START + 1), 10).await.unwrap();
     assert_eq!(due.len(), 2, "{due:?}");
+}
+
+/// A configuration that lacks an entry would take that setting back.
+#[test]
+fn a_configuration_with_an_odd_entry_is_not_sent_in_part() {
+    embedded(|fixture| async move {
+        let store = fixture.open().await;
+        let devices = [device("d"), device("e")];
+        let change = |key: &str| ConfigChange {
+            entry: ConfigEntry {
+                key: key.to_owned(),
+                value: "1".to_owned(),
+                hlc: Hlc::new(1, 0),
+            },
+            changed_at: at(START),
+            changed_by: "test".to_owned(),
+        };
+        for device in &devices {
+            let changes = [change("a"), change("b")];
+            store.change_config(device, &changes, None).await.unwrap();
+        }
+        assert_eq!(store.documents(&devices).await.unwrap().len(), 2);
+        let odd = "UPDATE device_config SET value = CAST(X'ff' AS TEXT) \
+             WHERE device_id = 'd' AND key = 'a'";
+        assert!(sql(&fixture, odd).await);
+        let sent = store.documents(&devices).await.unwrap();
+        let sent: Vec<_> = sent
+            .iter()
+            .map(|(device, document)| (device.as_str(), document.entries.len()))
+            .collect();
+        assert_eq!(sent, [("e", 2)]);
+    });
 }
