@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use schema::message::Rejection;
 use schema::time::ReceivedAt;
@@ -264,7 +265,8 @@ pub(crate) async fn device(
 ///
 /// After the database was restored from a backup, devices do not hold any more what was committed since.
 /// Readings that neither end accounts for are entered as discarded by a person, and the audit says which. One that
-/// comes after all is committed nevertheless.
+/// comes after all is committed nevertheless. Refused while the device holds readings that the database does not know: which of
+/// them are lost cannot be told before it has sent them.
 #[utoipa::path(
     post,
     path = "/api/v1/devices/{device}/ledger/accept-loss",
@@ -272,7 +274,7 @@ pub(crate) async fn device(
     params(
         ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
     ),
-    responses((status = 200, body = AcceptedLossBody))
+    responses((status = 200, body = AcceptedLossBody), (status = 409, description = "The device holds some of what is open.", body = Problem, content_type = "application/problem+json"))
 )]
 pub(crate) async fn accept_loss(
     State(store): Shared,
@@ -286,11 +288,14 @@ pub(crate) async fn accept_loss(
             "no reading of a device {device} is known"
         )));
     }
-    let records = ledger.epochs.iter();
-    let lost: Vec<(Epoch, RangeSet)> = records
-        .map(|record| (record.epoch, record.lost()))
-        .filter(|(_, lost)| !lost.is_empty())
-        .collect();
+    let mut lost: Vec<(Epoch, RangeSet)> = Vec::new();
+    for record in &ledger.epochs {
+        match record.lost() {
+            Some(lost_of) if lost_of.is_empty() => {}
+            Some(lost_of) => lost.push((record.epoch, lost_of)),
+            None => return Err(unclear(&device, record)),
+        }
+    }
     let now = store.clock().now();
     let discarded = lost.iter().map(|(_, lost)| lost.count()).sum();
     if !lost.is_empty() {
@@ -316,6 +321,19 @@ pub(crate) async fn accept_loss(
         discarded,
         epochs: epochs.collect(),
     }))
+}
+
+/// To guess which of them are lost would take some for lost that the device still sends, and leave
+/// others open for ever.
+fn unclear(device: &DeviceId, record: &EpochRecord) -> Problem {
+    let settlement = record.settle();
+    let open = settlement.balance.held();
+    let detail = format!(
+        "{} of {open} readings of epoch {} are lost, and which cannot be told while {device} holds the \
+         others: let it send them first (or give up what is in its quarantine), and ask again",
+        settlement.unaccounted, record.epoch
+    );
+    Problem::new(StatusCode::CONFLICT, detail)
 }
 
 /// What is missing, for the audit: as much of it as fits.

@@ -172,30 +172,26 @@ impl EpochRecord {
         given_up
     }
 
-    /// Which sequences neither end accounts for, as many as are unaccounted: the lowest of those
-    /// that the device does not hold for certain, because what it holds is mostly the newest. One
-    /// that it holds after all is committed nevertheless when it comes.
+    /// Which sequences neither end accounts for; `None` while that cannot be told, because the device
+    /// still holds some of those that the ledger does not know of.
     #[must_use]
-    pub fn lost(&self) -> RangeSet {
+    pub fn lost(&self) -> Option<RangeSet> {
         let Settlement {
             gaps, unaccounted, ..
         } = self.settle();
+        if unaccounted == 0 {
+            return Some(RangeSet::new());
+        }
+        let sent_all = (self.report.as_ref()).is_some_and(|said| said.balance.pending == 0);
+        if sent_all && gaps.count() == unaccounted {
+            // It holds what is in quarantine, and nothing else.
+            return Some(gaps);
+        }
         let mut candidates = gaps;
         for held in self.quarantined() {
             candidates.insert(held.range);
         }
-        let mut lost = RangeSet::new();
-        let mut left = unaccounted;
-        for range in candidates.iter() {
-            let last = range
-                .last()
-                .min(range.first().saturating_add(left).saturating_sub(1));
-            if let Some(part) = SeqRange::new(range.first(), last).filter(|_| left > 0) {
-                left -= part.count();
-                lost.insert(part);
-            }
-        }
-        lost
+        (candidates.count() <= unaccounted).then_some(candidates)
     }
 }
 
@@ -433,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_named_from_the_lowest_on() {
+    fn what_is_lost_is_named_only_when_the_device_holds_nothing_of_it() {
         let held = |pending, quarantined| {
             let balance = Balance {
                 accepted: 20,
@@ -445,13 +441,16 @@ mod tests {
                 &[(Kind::Committed, 4, 10), (TOO_NEW, 13, 14)],
                 Some(balance),
             );
-            record.lost().as_slice().to_vec()
+            record.lost().map(|lost| lost.as_slice().to_vec())
         };
         // Not committed: 1-3 and 11-20, which are thirteen.
-        assert_eq!(held(13, 0), []);
-        assert_eq!(held(10, 2), [range(1, 1)]);
-        assert_eq!(held(5, 2), [range(1, 3), range(11, 13)]);
-        assert_eq!(held(0, 0), [range(1, 3), range(11, 20)]);
+        assert_eq!(held(13, 0), Some(vec![]));
+        assert_eq!(held(10, 2), None);
+        assert_eq!(held(0, 1), None);
+        let pending = vec![range(1, 3), range(11, 12), range(15, 20)];
+        assert_eq!(held(0, 2), Some(pending));
+        assert_eq!(held(2, 0), None);
+        assert_eq!(held(0, 0), Some(vec![range(1, 3), range(11, 20)]));
     }
 
     #[test]

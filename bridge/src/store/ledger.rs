@@ -77,6 +77,8 @@ pub(crate) struct EpochState {
     pub(crate) floor: u64,
     /// Versions met here in the last commit: the next rows are compared at once.
     pub(crate) contested: bool,
+    /// Not read from the database, nor confirmed by a commit, in this call.
+    pub(crate) is_remembered: bool,
     committed: Vec<Span>,
     quarantined: Vec<Span>,
     evicted: Vec<Span>,

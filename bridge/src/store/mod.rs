@@ -33,6 +33,7 @@ use schema::{
     SensorName, SeqRange, Value, Version,
 };
 
+mod absent;
 pub mod books;
 mod cache;
 mod claims;

@@ -47,6 +47,8 @@ pub(crate) struct Group {
     pub(crate) is_freed: bool,
     /// By sequence.
     items: Vec<Item>,
+    /// Some of its rows are known, as far as is known: the ledger itself must say so.
+    has_known: bool,
     /// Ranges for the ledger's other tracks, as given.
     pub(crate) claims: Vec<Claim>,
 }
@@ -149,6 +151,8 @@ impl<'a> Intake<'a> {
         }
         for rejection in &delivery.rejected {
             group.claim_refused(delivery, Some(rejection.range), rejection.reason);
+            // Unless it is committed already.
+            group.has_known = true;
         }
     }
 
@@ -176,6 +180,19 @@ impl<'a> Intake<'a> {
         quiet
     }
 
+    /// Drops the states that were remembered where an answer would rest on them. Returns whether there
+    /// are such.
+    pub(crate) fn doubt(&self, states: &mut [Option<EpochState>]) -> bool {
+        let mut doubted = false;
+        for (group, state) in self.groups.iter().zip(states) {
+            if group.rests_on_ledger() && state.as_ref().is_some_and(|state| state.is_remembered) {
+                *state = None;
+                doubted = true;
+            }
+        }
+        doubted
+    }
+
     /// Appends to `rows` those of one group that the ledger does not have, by sequence. A row
     /// whose sequence is committed with other content is refused for good.
     fn select(
@@ -185,6 +202,7 @@ impl<'a> Intake<'a> {
         digester: &mut Digester,
         rows: &mut Vec<NewRow>,
     ) {
+        let before = rows.len();
         let Group { epoch, items, .. } = &self.groups[group];
         let committed = state.track(Track::Committed);
         let mut reused = Vec::new();
@@ -221,6 +239,8 @@ impl<'a> Intake<'a> {
                 }),
             }
         }
+        let has_known = rows.len() - before < items.len();
+        self.groups[group].has_known |= has_known;
         for item in reused {
             self.refuse_item(group, item, RejectReason::EpochReuse);
         }
@@ -395,8 +415,15 @@ impl Group {
             is_direct: false,
             is_freed: false,
             items: Vec::new(),
+            has_known: false,
             claims: Vec::new(),
         }
+    }
+
+    /// Whether what is answered, or left out of the ledger, follows from what the ledger has already.
+    /// That is then read, and not remembered.
+    pub(crate) fn rests_on_ledger(&self) -> bool {
+        self.has_known || self.is_freed || !self.claims.is_empty()
     }
 
     /// Adds a range for one of the ledger's other tracks. What SQL cannot hold is left out.

@@ -115,6 +115,7 @@ pub(super) struct Cluster {
     staleness: Option<Staleness>,
     replica_reads: AtomicU64,
     next: AtomicUsize,
+    eras: AtomicU64,
     opened: Instant,
     connect_timeout: Duration,
     statement_timeout: Duration,
@@ -173,6 +174,7 @@ impl Cluster {
             // Several bridges started together do not all begin at the first node.
             next: AtomicUsize::new(rand::random_range(0..nodes.len().max(1))),
             nodes,
+            eras: AtomicU64::new(0),
             opened: Instant::now(),
             connect_timeout: database.connect_timeout,
             statement_timeout: database.statement_timeout,
@@ -203,6 +205,12 @@ impl Cluster {
             return Ok(lease);
         }
         self.lease_at(self.pick(&self.nodes), Purpose::Read).await
+    }
+
+    /// Counts the connections that were made to write, and those that failed: behind another one there
+    /// may be another database.
+    pub(super) fn era(&self) -> u64 {
+        self.eras.load(Ordering::Acquire)
     }
 
     /// How many leases went to replicas.
@@ -283,10 +291,15 @@ impl Cluster {
             .await
             .unwrap_or_else(|_| Err(timed_out("no answer within the connect time-out")));
         match connected {
-            Ok(connection) => Ok(Idle {
-                connection,
-                born: Instant::now(),
-            }),
+            Ok(connection) => {
+                if matches!(purpose, Purpose::Write) {
+                    self.eras.fetch_add(1, Ordering::AcqRel);
+                }
+                Ok(Idle {
+                    connection,
+                    born: Instant::now(),
+                })
+            }
             Err(error) => Err(self.failed(node, error)),
         }
     }
@@ -307,6 +320,9 @@ impl Cluster {
 
     fn failed(&self, node: &Node, error: sqlx::Error) -> Failed {
         let failed = Failed::new(&node.address, error);
+        if failed.is_connection_suspect() {
+            self.eras.fetch_add(1, Ordering::AcqRel);
+        }
         if failed.is_about_the_node() {
             let failures = node.failures.fetch_add(1, Ordering::Relaxed);
             let doubled = NODE_PAUSE_FIRST.saturating_mul(1 << failures.min(16));

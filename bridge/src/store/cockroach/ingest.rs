@@ -81,10 +81,15 @@ impl Cockroach {
         let mut budget = self.budget();
         let mut digester = Digester::default();
         let mut new_rows = Vec::new();
+        // What is learnt while the database changes is not kept.
+        let era = self.cluster.era();
         loop {
             self.load(&intake.groups, &mut states, &mut budget).await?;
             new_rows.clear();
             let quiet = intake.select_all(&states, &mut digester, &mut new_rows);
+            if intake.doubt(&mut states) {
+                continue;
+            }
             let progress = self
                 .write_all(
                     &mut intake,
@@ -119,7 +124,7 @@ impl Cockroach {
         let settled = intake.settle(&states);
         for ((device, epoch), state) in files.iter().zip(states) {
             if state.floor != u64::MAX {
-                self.cache.put(device, *epoch, state);
+                self.cache.put(era, device, *epoch, state);
             }
         }
         Ok(Ingested {
@@ -137,6 +142,7 @@ impl Cockroach {
         states: &mut [Option<EpochState>],
         budget: &mut Budget,
     ) -> Result<(), StoreError> {
+        let era = self.cluster.era();
         let mut missing = Vec::new();
         for (at, group) in groups.iter().enumerate() {
             if states[at].is_some() {
@@ -147,7 +153,11 @@ impl Cockroach {
                 states[at] = Some(EpochState::empty(0, u64::MAX));
                 continue;
             }
-            states[at] = self.cache.take(&group.device, group.epoch, group.floor);
+            if !group.rests_on_ledger() {
+                states[at] = self
+                    .cache
+                    .take(era, &group.device, group.epoch, group.floor);
+            }
             if states[at].is_none() {
                 missing.push(at);
             }
@@ -225,7 +235,6 @@ impl Cockroach {
                 }
                 Err(failed) => failed,
             };
-            let groups: Vec<usize> = heads.iter().map(|head| head.group).collect();
             // One row says nothing about how many are too many.
             let is_too_much = failed.is_too_slow() || failed.verdict == Verdict::TooLarge;
             if is_too_much && part.len() > 1 {
@@ -252,7 +261,8 @@ impl Cockroach {
                 | Verdict::Schema
                 | Verdict::Unforeseen => {
                     self.again(budget, failed).await?;
-                    drop_states(states, &groups);
+                    // The next connection may be to a database that lacks what this one had.
+                    states.fill(None);
                     return Ok(Progress::Again);
                 }
             }
@@ -398,6 +408,7 @@ pub(super) fn advance(
 ) {
     if let Some(state) = state {
         state.version += 1;
+        state.is_remembered = false;
         state.contested = contested.iter().any(|other| *other as usize == group);
         for span in spans {
             state.put(span);

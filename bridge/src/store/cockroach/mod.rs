@@ -50,6 +50,7 @@ use async_trait::async_trait;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
+use super::absent::Absent;
 use super::cache::Cache;
 use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
@@ -72,6 +73,7 @@ pub struct Cockroach {
     cluster: Arc<Cluster>,
     clock: StoreClock,
     cache: Cache,
+    absent: Absent,
     pace: Pace,
     /// How long a device may be silent.
     silence: Silence,
@@ -97,6 +99,7 @@ impl Cockroach {
             cluster: Arc::new(Cluster::new(database)),
             clock: StoreClock::of_a_database(),
             cache: Cache::default(),
+            absent: Absent::default(),
             pace: Pace::default(),
             silence: Silence::default(),
             meters: Meters::default(),

@@ -9,6 +9,7 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet};
 use sqlx::{Executor as _, Row as _};
 
+use super::super::absent::named;
 use super::super::claims::{
     Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
@@ -34,6 +35,7 @@ impl Cockroach {
         let newer = self.newer_agents(&of_doubt(reports), &mut budget).await?;
         let words = words(reports, &newer);
         let (groups, places) = group(reports, &words);
+        let era = self.cluster.era();
         let states = self.enter(&groups, &mut budget).await?;
         // Of one that does not know its bridge yet, the next report tells more.
         let said = reports.iter().zip(&words);
@@ -47,13 +49,46 @@ impl Cockroach {
                     .await
             })?;
         }
+        self.forget_absent(reports, &mut budget).await?;
         let settled = settled_by_report(reports, &places, &states);
         for (group, state) in groups.iter().zip(states) {
             if let Some(state) = state {
-                self.cache.put(&group.device, group.epoch, state);
+                self.cache.put(era, &group.device, group.epoch, state);
             }
         }
         Ok(settled)
+    }
+
+    /// What devices said of epochs that they do not name any more.
+    async fn forget_absent(
+        &self,
+        reports: &[DeviceReport],
+        budget: &mut Budget,
+    ) -> Result<(), StoreError> {
+        let due = self.absent.due(reports);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<(&DeviceId, Epoch)> = due
+            .iter()
+            .flat_map(|report| {
+                named(report)
+                    .into_iter()
+                    .map(|epoch| (&report.device, epoch))
+            })
+            .collect();
+        run!(self, budget, Purpose::Write, |connection| {
+            let arguments = Columns::default()
+                .array(&due, |report| report.device.as_str())?
+                .array(&due, |report| micros(report.received_at))?
+                .array(&named, |(device, _)| device.as_str())?
+                .array(&named, |(_, epoch)| sql_int(epoch.get()))?;
+            connection
+                .execute(sqlx::query_with(sql::FORGET_ABSENT, arguments.done()))
+                .await
+        })?;
+        self.absent.looked(&due);
+        Ok(())
     }
 
     /// Which of some devices run an agent that has a quarantine.
@@ -102,10 +137,11 @@ impl Cockroach {
         now: ReceivedAt,
     ) -> Result<(), StoreError> {
         let groups = given_up(device, lost, now);
+        let era = self.cluster.era();
         let states = self.enter(&groups, &mut self.budget()).await?;
         for (group, state) in groups.iter().zip(states) {
             if let Some(state) = state {
-                self.cache.put(&group.device, group.epoch, state);
+                self.cache.put(era, &group.device, group.epoch, state);
             }
         }
         Ok(())

@@ -243,11 +243,13 @@ pub(super) const KNOWN: &str = "SELECT w.place, s.ledger_version, l.kind, l.reas
 
 /// The devices' own side of the ledger. A report is newer when the device had taken over more
 /// readings, or holds fewer of them: what it offers again moves from its quarantine to what is
-/// pending, and is held all the same.
+/// pending, and is held all the same. One that comes a minute later is newer whatever it says: its
+/// file was restored from an older copy. What was accepted once was accepted nevertheless.
 pub(super) const PUT_REPORTS: &str = "UPDATE sync_status SET \
          last_seen = greatest(sync_status.last_seen, r.reported_at), \
          reported_at = r.reported_at, device_time_ms = r.device_time_ms, \
-         reported_accepted = r.accepted, reported_committed = r.committed, \
+         reported_accepted = greatest(sync_status.reported_accepted, r.accepted), \
+         reported_committed = r.committed, \
          reported_pending = r.pending, reported_evicted = r.evicted, \
          reported_rejected = r.discarded, \
          reported_quarantined = r.quarantined, reported_discarded = r.discarded \
@@ -261,7 +263,17 @@ pub(super) const PUT_REPORTS: &str = "UPDATE sync_status SET \
              OR (sync_status.reported_accepted = r.accepted \
                  AND sync_status.reported_pending::FLOAT8 \
                      + coalesce(sync_status.reported_quarantined, 0)::FLOAT8 \
-                     >= r.pending::FLOAT8 + r.quarantined::FLOAT8))";
+                     >= r.pending::FLOAT8 + r.quarantined::FLOAT8) \
+             OR sync_status.reported_at < r.reported_at - interval '1 minute')";
+
+/// What devices said they hold of epochs that they do not name any more.
+pub(super) const FORGET_ABSENT: &str = "UPDATE sync_status SET \
+         reported_pending = 0, reported_quarantined = 0 \
+     FROM unnest($1::TEXT[], $2::TIMESTAMPTZ[]) AS r (device_id, reported_at) \
+     WHERE sync_status.device_id = r.device_id AND sync_status.reported_at <= r.reported_at \
+         AND (sync_status.reported_pending > 0 OR sync_status.reported_quarantined > 0) \
+         AND NOT EXISTS (SELECT 1 FROM unnest($3::TEXT[], $4::INT8[]) AS n (device_id, epoch) \
+             WHERE n.device_id = sync_status.device_id AND n.epoch = sync_status.epoch)";
 
 /// Which agents devices run.
 pub(super) const AGENTS: &str = "SELECT device_id, agent_version FROM devices \

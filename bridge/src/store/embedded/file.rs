@@ -44,6 +44,9 @@ const FULL: i32 = 13;
 const CONSTRAINT_PRIMARY_KEY: i32 = 1555;
 const CONSTRAINT_UNIQUE: i32 = 2067;
 
+/// What is remembered of a file is compared with its version before each use, and so of one era.
+pub(super) const ERA: u64 = 0;
+
 /// An open file.
 pub(super) struct File {
     path: PathBuf,

@@ -11,7 +11,7 @@ use super::super::contest::{self, Contest};
 use super::super::ledger::{EpochState, Run, Span, Track};
 use super::super::plan::{Group, Intake, NewRow, grow};
 use super::super::{Delivery, Ingested, RowCounts, StoreError};
-use super::file::{Failed, File};
+use super::file::{ERA, Failed, File};
 use super::values;
 use super::values::{cell, cells, maybe, text_cell, time_cell};
 
@@ -167,7 +167,7 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
     let stored = intake.devices(written.stored);
     let settled = intake.settle(&known);
     for ((device, epoch), state) in files.into_iter().zip(known) {
-        file.cache.put(&device, epoch, state);
+        file.cache.put(ERA, &device, epoch, state);
     }
     Ok(Ingested {
         settled,
@@ -215,7 +215,9 @@ fn load_one(file: &mut File, group: &Group) -> Result<EpochState, StoreError> {
         return Ok(EpochState::empty(0, 1));
     };
     // Another process may have written since.
-    let cached = file.cache.take(&group.device, group.epoch, group.floor);
+    let cached = file
+        .cache
+        .take(ERA, &group.device, group.epoch, group.floor);
     if let Some(state) = cached.filter(|state| state.version == version) {
         return Ok(state);
     }

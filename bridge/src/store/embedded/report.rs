@@ -6,6 +6,7 @@ use schema::message::ack::payload_digest;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet};
 
+use super::super::absent::{named, whole};
 use super::super::claims::{
     Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
@@ -14,17 +15,24 @@ use super::super::plan::Group;
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
 };
-use super::file::File;
+use super::file::{ERA, File};
 use super::ingest::{load, record};
 use super::values::{self, cell, maybe, text_cell, time_cell};
 
 const PUT_REPORT: &str = "UPDATE sync_status SET last_seen = max(last_seen, ?3), \
-     reported_at = ?3, device_time_ms = ?4, reported_accepted = ?5, reported_committed = ?6, \
+     reported_at = ?3, device_time_ms = ?4, reported_accepted = max(coalesce(reported_accepted, 0), ?5), reported_committed = ?6, \
      reported_pending = ?7, reported_evicted = ?8, reported_rejected = ?10, \
      reported_quarantined = ?9, reported_discarded = ?10 \
      WHERE device_id = ?1 AND epoch = ?2 AND (reported_accepted IS NULL \
          OR reported_accepted < ?5 OR (reported_accepted = ?5 \
-             AND reported_pending + coalesce(reported_quarantined, 0) >= ?7 + ?9))";
+             AND reported_pending + coalesce(reported_quarantined, 0) >= ?7 + ?9) \
+         OR reported_at < ?3 - 60000000)";
+
+const HELD: &str = "SELECT epoch FROM sync_status WHERE device_id = ?1 AND reported_at <= ?2 \
+     AND (reported_pending > 0 OR reported_quarantined > 0)";
+
+const FORGET_ABSENT: &str = "UPDATE sync_status SET reported_pending = 0, reported_quarantined = 0 \
+     WHERE device_id = ?1 AND epoch = ?2";
 
 /// Which agent a device runs.
 const AGENT: &str = "SELECT agent_version FROM devices \
@@ -90,13 +98,28 @@ pub(super) fn report(
             file.execute(PUT_REPORT, values)?;
         }
     }
+    forget_absent(file, reports)?;
     let settled = settled_by_report(reports, &places, &states);
     for (group, state) in groups.iter().zip(states) {
         if let Some(state) = state {
-            file.cache.put(&group.device, group.epoch, state);
+            file.cache.put(ERA, &group.device, group.epoch, state);
         }
     }
     Ok(settled)
+}
+
+/// What devices said of epochs that they do not name any more.
+fn forget_absent(file: &mut File, reports: &[DeviceReport]) -> Result<(), StoreError> {
+    for report in whole(reports) {
+        let device = || text_cell(report.device.as_str());
+        let values = vec![device(), time_cell(report.received_at)];
+        let held = file.query(HELD, values, |row| values::epoch(row, 0))?;
+        let named = named(report);
+        for epoch in held.into_iter().filter(|epoch| !named.contains(epoch)) {
+            file.execute(FORGET_ABSENT, vec![device(), cell(epoch.get())])?;
+        }
+    }
+    Ok(())
 }
 
 /// Enters what groups claim. Returns what is known of them then.
@@ -121,7 +144,7 @@ pub(super) fn discard(
     let states = enter(file, &groups)?;
     for (group, state) in groups.iter().zip(states) {
         if let Some(state) = state {
-            file.cache.put(&group.device, group.epoch, state);
+            file.cache.put(ERA, &group.device, group.epoch, state);
         }
     }
     Ok(())

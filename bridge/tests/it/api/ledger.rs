@@ -161,6 +161,18 @@ async fn what_a_restored_database_lacks_is_accepted_as_lost_and_audited() {
     served.store.ingest(&[delivery(1..=8, None)]).await.unwrap();
     served.store.report(&[report(20, 3, 0)]).await.unwrap();
     assert_eq!(served.get(PATH).await["unaccounted"], 9);
+    // It holds three of the twelve that are open: which, it shows by sending them.
+    let unclear = served.request(Method::POST, &path);
+    let unclear = expect(unclear, StatusCode::CONFLICT).await;
+    let detail = unclear["detail"].as_str().unwrap();
+    assert!(detail.starts_with("9 of 12 readings"), "{detail}");
+    assert_eq!(served.get(PATH).await["unaccounted"], 9);
+    served
+        .store
+        .ingest(&[delivery(18..=20, None)])
+        .await
+        .unwrap();
+    served.store.report(&[report(20, 0, 0)]).await.unwrap();
     let done = accept().await;
     let lost = json!([{"epoch": epoch().to_string(), "ranges": [{"first": 9, "last": 17}]}]);
     assert_eq!((&done["discarded"], &done["epochs"]), (&json!(9), &lost));

@@ -17,6 +17,7 @@ contract!(
     what_is_discarded_is_entered_and_a_later_commit_counts_more,
     what_is_discarded_piece_by_piece_leaves_the_rest_in_quarantine,
     what_a_newer_agent_says_it_holds_was_not_freed,
+    of_two_reasons_in_one_call_the_last_counts,
     what_is_offered_again_is_held_all_the_same,
     what_an_agent_of_0_1_freed_is_discarded,
     a_newer_agent_that_does_not_know_its_bridge_frees_nothing,
@@ -192,6 +193,28 @@ async fn what_a_newer_agent_says_it_holds_was_not_freed(fixture: Fixture) {
         let freed = [(None, range(5, 5)), (None, range(9, 9))];
         assert_eq!(now.discarded(), freed);
         store.merge_ranges(10).await.unwrap();
+    }
+}
+
+/// Of two bridges' settings, or a clock that became known between them. They are one row of the ledger.
+async fn of_two_reasons_in_one_call_the_last_counts(fixture: Fixture) {
+    let store = fixture.open().await;
+    let refusing = |first, last, reason| {
+        let mut one = delivery("d", rows(1, 4));
+        one.rejected = refused(first, last, reason);
+        one
+    };
+    let both = [
+        refusing(5, 9, TOO_NEW),
+        refusing(5, 7, RejectReason::TooOld),
+    ];
+    for _ in 0..2 {
+        store.ingest(&both).await.unwrap();
+        let record = store.ledger(&device("d")).await.unwrap().epochs.remove(0);
+        let mut expected = refused(5, 7, RejectReason::TooOld);
+        expected.extend(refused(8, 9, TOO_NEW));
+        assert_eq!(record.quarantined(), expected);
+        check_ledger(&*store, "d").await;
     }
 }
 
@@ -500,7 +523,11 @@ async fn what_neither_end_has_is_given_up_by_a_person(fixture: Fixture) {
     store.report(&[report("d", &[], 20, 4)]).await.unwrap();
     let record = async || store.ledger(&device("d")).await.unwrap().epochs.remove(0);
     assert_eq!(record().await.settle().unaccounted, 8);
-    let lost = record().await.lost();
+    // Which they are is seen once it holds none of the others.
+    assert_eq!(record().await.lost(), None);
+    store.ingest(&[delivery("d", rows(17, 20))]).await.unwrap();
+    store.report(&[report("d", &[], 20, 0)]).await.unwrap();
+    let lost = record().await.lost().unwrap();
     assert_eq!(lost.as_slice(), ranges(&[(1, 2), (11, 16)]));
     for _ in 0..2 {
         let lost = [(epoch(7), lost.clone())];
@@ -515,7 +542,7 @@ async fn what_neither_end_has_is_given_up_by_a_person(fixture: Fixture) {
         (0, 8)
     );
     assert!(settlement.balance.is_balanced());
-    assert!(record().await.lost().is_empty());
+    assert!(record().await.lost().unwrap().is_empty());
     assert_eq!(record().await.discarded()[0].0, Some(DiscardedBy::Person));
     // One of them was on its way.
     let late = store.ingest(&[delivery("d", rows(12, 12))]).await.unwrap();
@@ -523,7 +550,7 @@ async fn what_neither_end_has_is_given_up_by_a_person(fixture: Fixture) {
     let settlement = record().await.settle();
     assert_eq!(
         (settlement.balance.committed, settlement.balance.discarded),
-        (9, 7)
+        (13, 7)
     );
 }
 

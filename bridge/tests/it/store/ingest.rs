@@ -6,6 +6,7 @@ use schema::{Hlc, ObservedAt, Quality, Value};
 
 use super::contract;
 use super::fixture::*;
+use super::report::report;
 
 contract!(
     rows_and_ledger_are_there_after_one_call,
@@ -14,6 +15,7 @@ contract!(
     deliveries_of_one_call_may_overlap,
     rows_arrive_in_any_order,
     a_restart_knows_what_was_committed,
+    a_database_that_was_restored_under_a_bridge_acknowledges_only_what_it_has,
     many_devices_and_epochs_in_one_call,
     no_deliveries_and_empty_batches_are_fine,
     every_value_comes_back_as_it_was,
@@ -145,6 +147,40 @@ async fn a_restart_knows_what_was_committed(fixture: Fixture) {
     assert_eq!((ingested.rows.known, ingested.rows.inserted), (3, 3));
     let ledger = store.ledger(&device("d")).await.unwrap();
     assert_eq!(ledger.epochs[0].ranges.len(), 1, "the range was continued");
+    check_ledger(&*store, "d").await;
+}
+
+/// A bridge remembers what it committed; the database may have lost it since.
+async fn a_database_that_was_restored_under_a_bridge_acknowledges_only_what_it_has(
+    fixture: Fixture,
+) {
+    let store = fixture.open().await;
+    let mut one = delivery("d", rows(1, 5));
+    one.rejected = vec![Rejection {
+        range: range(6, 7),
+        reason: RejectReason::TooNew,
+    }];
+    let said = report("d", &[(8, 9)], 9, 0);
+    store.ingest(std::slice::from_ref(&one)).await.unwrap();
+    store.report(std::slice::from_ref(&said)).await.unwrap();
+    let again = store.ingest(std::slice::from_ref(&one)).await.unwrap();
+    assert_eq!((again.rows.inserted, again.rows.known), (0, 5));
+    fixture
+        .sql(
+            "DELETE FROM telemetry_data; DELETE FROM ledger; \
+             UPDATE sync_status SET ledger_version = 0",
+        )
+        .await;
+    let again = store.ingest(std::slice::from_ref(&one)).await.unwrap();
+    assert_eq!(again.rows.inserted, 5);
+    assert_eq!(again.settled[0].committed, ranges(&[(1, 5)]));
+    store.report(&[said]).await.unwrap();
+    let ledger = store.ledger(&device("d")).await.unwrap();
+    let balance = ledger.epochs[0].settle().balance;
+    assert_eq!(
+        (balance.committed, balance.quarantined, balance.evicted),
+        (5, 2, 2)
+    );
     check_ledger(&*store, "d").await;
 }
 

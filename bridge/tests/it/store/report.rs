@@ -13,6 +13,8 @@ use super::fixture::*;
 contract!(
     a_report_is_kept_and_its_ranges_enter_the_ledger,
     an_older_report_does_not_replace_a_newer_one,
+    what_is_said_a_minute_later_counts_whatever_it_says,
+    what_a_device_does_not_name_any_more_it_does_not_hold,
     many_reports_at_once,
     an_evicted_range_that_was_committed_is_named,
     presence_follows_births_and_wills,
@@ -92,6 +94,75 @@ async fn an_older_report_does_not_replace_a_newer_one(fixture: Fixture) {
     let ledger = store.ledger(&device("d")).await.unwrap();
     let balance = ledger.epochs[0].report.unwrap().balance;
     assert_eq!((balance.accepted, balance.pending), (10, 2));
+}
+
+/// Its buffer file was restored from an older copy: it accepted less, and holds less.
+async fn what_is_said_a_minute_later_counts_whatever_it_says(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.ingest(&[delivery("d", rows(1, 19))]).await.unwrap();
+    let mut first = report("d", &[], 100, 81);
+    let restored = |seconds: i64| {
+        let mut restored = report("d", &[], 19, 0);
+        restored.received_at = at(1_700_100_000 + seconds);
+        restored
+    };
+    store.report(&[first.clone()]).await.unwrap();
+    let unaccounted = async || {
+        let ledger = store.ledger(&device("d")).await.unwrap();
+        let settlement = ledger.epochs[0].settle();
+        (settlement.balance.accepted, settlement.unaccounted)
+    };
+    // It may have been overtaken.
+    store.report(&[restored(5)]).await.unwrap();
+    assert_eq!(unaccounted().await, (100, 0));
+    store.report(&[restored(70)]).await.unwrap();
+    assert_eq!(unaccounted().await, (100, 81));
+    // More than it seemed to hold, too.
+    first.received_at = at(1_700_100_140);
+    store.report(&[first]).await.unwrap();
+    assert_eq!(unaccounted().await, (100, 0));
+}
+
+async fn what_a_device_does_not_name_any_more_it_does_not_hold(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.ingest(&[delivery("d", rows(1, 6))]).await.unwrap();
+    let other = |number: u64| {
+        let mut account = report("d", &[], 3, 3).report.epochs.remove(0);
+        account.epoch = epoch(number);
+        account
+    };
+    let said = |seconds: i64, epochs: Vec<EpochAccount>| {
+        let mut said = report("d", &[], 10, 4);
+        said.received_at = at(1_700_100_000 + seconds);
+        if !epochs.is_empty() {
+            said.report.epochs = epochs;
+        }
+        said
+    };
+    let unaccounted = async || {
+        let ledger = store.ledger(&device("d")).await.unwrap();
+        let of = ledger.epochs.iter().find(|of| of.epoch == epoch(7));
+        of.unwrap().settle().unaccounted
+    };
+    store.report(&[said(0, vec![])]).await.unwrap();
+    // Too many to be all of them; in words that know one only; and of another device.
+    let many = said(5, (100..116).map(other).collect());
+    let mut of_old = said(6, vec![other(100)]);
+    of_old.is_legacy = true;
+    let mut elsewhere = said(7, vec![other(100)]);
+    elsewhere.device = device("e");
+    store.report(&[many, of_old, elsewhere]).await.unwrap();
+    assert_eq!(unaccounted().await, 0);
+    store.report(&[said(10, vec![other(100)])]).await.unwrap();
+    assert_eq!(unaccounted().await, 4);
+    // What was on its way is late.
+    store.report(&[said(8, vec![])]).await.unwrap();
+    assert_eq!(unaccounted().await, 4);
+    // It was away, in another copy of the file.
+    store.report(&[said(80, vec![])]).await.unwrap();
+    assert_eq!(unaccounted().await, 0);
+    store.report(&[said(90, vec![other(100)])]).await.unwrap();
+    assert_eq!(unaccounted().await, 4);
 }
 
 async fn many_reports_at_once(fixture: Fixture) {
