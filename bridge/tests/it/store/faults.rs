@@ -410,6 +410,15 @@ fn a_silent_fleet_does_not_hide_whether_the_database_is_there() {
         let served = Served::start_on(location, |_| {}).await;
         // Nobody has written anything.
         until_database(&served, "it is ready", is_ready).await;
+        let base = SystemClock::default().now_micros() - 3_600_000_000;
+        let reading = json!({"sensor": "s", "observed_at": base, "value": 1});
+        let known = json!({"epoch": "00c0ffee0001", "first_seq": 1, "readings": [reading]});
+        let hand_in = async || {
+            let asked = served.request(Method::POST, "/api/v1/devices/knows/readings");
+            let answer = asked.json(&known).send().await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+        };
+        hand_in().await;
         server.stop();
         let stopped = Instant::now();
         until_database(&served, "its end is told", is_waiting).await;
@@ -418,6 +427,12 @@ fn a_silent_fleet_does_not_hide_whether_the_database_is_there() {
             "{:?}",
             stopped.elapsed()
         );
+        // What is known is answered without it, and says nothing of it.
+        for _ in 0..20 {
+            hand_in().await;
+            let (state, reason) = database_state(&served).await;
+            assert!(is_waiting(&state, &reason), "{state} {reason}");
+        }
         server.run();
         until_database(&served, "it is ready again", is_ready).await;
         // A server that takes no writes is no better.
