@@ -9,13 +9,16 @@
 --   kind 2  settled sequences of an epoch
 --   kind 3  sequences whose rows an agent 0.1 gave up, not confirmed by an acknowledgement
 --   kind 4  a recovery: the note says what was found and saved
---   kind 5  row numbers of epochs that hold no row any more
+--   kind 5  row numbers of epochs that hold no row any more; the note is `forgotten` once nothing else of
+--           the epoch is there either
 --   kind 6  the counters of epochs that are settled and forgotten, all together
 --   kind 7  sequences in quarantine: the note is the reason, after `own ` where the device itself put
 --           them there and no acknowledgement has confirmed it; their rows stand in telemetry_data
 --   kind 8  sequences given up out of the quarantine and not confirmed: the note is who, and the reason
 --   kind 9  for which agent and bridge the quarantine was offered last
+--   kind 10 row numbers in quarantine that are to be offered again
 -- `rejected` counts the discarded.
 --
--- An agent of version 1 must not open such a file: it would take all rows for those of one epoch.
-DELETE FROM sync_log WHERE kind > 9;
+-- An agent of version 1 must not open such a file: it would take all rows for those of one epoch. It never
+-- wrote rows of these kinds, so this deletes none; a migration is at least one statement.
+DELETE FROM sync_log WHERE kind > 10;

@@ -35,6 +35,8 @@ pub(super) struct Commit<'a> {
     text_bytes: u64,
     /// Rows that this commit evicts.
     evicted: RangeSet,
+    /// The sweep before it.
+    sweep_before: Option<Sweep>,
     /// Settled rows that it deletes, when it does and so writes the accounts.
     deleted: Option<RangeSet>,
 }
@@ -53,6 +55,7 @@ impl<'a> Commit<'a> {
             rows_count: state.epochs.pending_rows(),
             text_bytes: state.text_bytes,
             evicted: RangeSet::new(),
+            sweep_before: None,
             deleted: None,
             file,
             state,
@@ -70,14 +73,15 @@ impl<'a> Commit<'a> {
         sweep: &mut Sweep,
         now_ms: u64,
     ) -> Result<(Vec<Appended>, RangeSet), libsql::Error> {
-        let swept_to = sweep.next();
         let clock = self.state.clock.clone();
         let done = self.write(waiting, settle, settings, sweep, now_ms).await;
         match done {
             Ok(appended) => Ok((appended, self.evicted)),
             Err(error) => {
                 self.file.rollback().await;
-                sweep.resume_at(swept_to);
+                if let Some(before) = self.sweep_before {
+                    *sweep = before;
+                }
                 self.state.clock = clock;
                 for id in self.new_sensors {
                     self.state.sensors.remove(id);
@@ -283,6 +287,7 @@ impl<'a> Commit<'a> {
         settings: &BufferSettings,
         sweep: &mut Sweep,
     ) -> Result<(), libsql::Error> {
+        self.sweep_before = Some(sweep.clone());
         let mut need = self.need(settings);
         let uniform = settings.policies.uniform();
         let mut candidates = Vec::new();

@@ -21,11 +21,19 @@ use schema::{Balance, DiscardedBy, Epoch, RangeSet, SeqRange};
 use super::account::{Account, Counts};
 use super::log::{Book, Entry, Head, Ids, Kind, Ranges, Write};
 use super::starts::Starts;
-use crate::clock::core::{HeldStart, Release, StartClock};
+use crate::clock::core::{HeldStart, JUMP, Release, StartClock};
 
-/// Most epochs that are kept. Beyond it a start goes on with the newest: a device that restarts
-/// without end and never reaches a bridge must not fill memory and file with their names.
+/// Most epochs that are kept. Beyond it a start goes on with the newest if their stamps lie on one axis: a
+/// device that restarts without end and never reaches a bridge must not fill memory and file with their names.
 pub(super) const EPOCHS_MAX: usize = 1024;
+
+/// Beyond so many a start goes on with the newest whatever its clock was: so many boots without a bridge
+/// cost the readings of later ones their right times, and none is lost.
+const EPOCHS_MAX_OF_BOOTS: usize = 16 * EPOCHS_MAX;
+
+/// The note of row numbers whose epochs are forgotten: a recovery must not bring those back, their counts
+/// are among those of the past.
+pub(super) const FORGOTTEN: &str = "forgotten";
 
 /// The rows of one epoch, and how they are called on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +84,10 @@ impl Run {
 pub(super) struct Ledger {
     pub(super) account: Account,
     pub(super) book: Book,
-    /// The row number before its first. `None`: it holds no row since before this start.
-    base: Option<u64>,
+    /// The row number before its first.
+    base: u64,
+    /// Whether any row of it may be in the file: there was one when this start began.
+    has_rows: bool,
     is_ended: bool,
     /// Whether the file does not have all of it.
     is_dirty: bool,
@@ -95,8 +105,12 @@ pub(super) struct Ledgers {
     current: Ledger,
     /// Row numbers of epochs that hold none any more.
     gone: RangeSet,
+    /// Those of them whose epochs are forgotten.
+    forgotten: RangeSet,
     /// The counts of epochs that are forgotten.
     past: Past,
+    /// Rows that are to be offered again, and are in quarantine still.
+    pub(super) again: RangeSet,
     kept: Ranges,
 }
 
@@ -112,6 +126,7 @@ pub(super) struct Past {
 pub(super) struct Plan {
     changed: Vec<Changed>,
     gone: RangeSet,
+    forgotten: RangeSet,
     past: Past,
     /// Of what is of no one epoch.
     shared: Vec<Write>,
@@ -131,13 +146,14 @@ impl Ledger {
     pub(super) const fn restore(
         account: Account,
         book: Book,
-        base: Option<u64>,
+        (base, has_rows): (u64, bool),
         is_ended: bool,
     ) -> Self {
         Self {
             account,
             book,
             base,
+            has_rows,
             is_ended,
             is_dirty: false,
             clock: None,
@@ -150,7 +166,8 @@ impl Ledger {
         Self {
             account: Account::new(epoch),
             book: Book::new(ids),
-            base: Some(base),
+            base,
+            has_rows: true,
             is_ended: false,
             is_dirty: true,
             clock: None,
@@ -174,22 +191,31 @@ impl Ledger {
 
     /// Its rows, if any may be in the file.
     pub(super) fn run(&self) -> Option<Run> {
-        let base = self.base?;
         let last_row = match self.is_ended {
-            true => base + self.account.last_seq(),
+            true => self.base + self.account.last_seq(),
             false => u64::MAX,
         };
-        Some(Run {
+        self.has_rows.then_some(Run {
             epoch: self.account.epoch(),
-            base,
+            base: self.base,
             last_row,
         })
+    }
+
+    /// Puts what is pending in quarantine, if its clock is shown wrong. Returns the sequences.
+    pub(super) fn set_aside_shown_wrong(&mut self) -> RangeSet {
+        let Some(reason) = self.is_shown_wrong() else {
+            return RangeSet::new();
+        };
+        let set_aside = self.account.set_aside(reason);
+        self.is_dirty |= !set_aside.is_empty();
+        set_aside
     }
 
     /// What the file does not have yet of it.
     pub(super) fn changes(&self, account: &Account, at_ms: u64, ids: &mut Ids) -> Vec<Write> {
         let head = Head {
-            base: self.base.unwrap_or(0),
+            base: self.base,
             ended_at: match self.is_ended {
                 true => account.last_seq(),
                 false => 0,
@@ -217,21 +243,24 @@ impl Past {
 }
 
 impl Ledgers {
-    /// The epochs of a file in which all have ended, oldest first; begins the one named `epoch`
-    /// after `last_row`.
+    /// The epochs of a file in which all have ended, oldest first; begins the one named `epoch`, of a
+    /// start with this clock, after `last_row`.
     pub(super) fn begin(
         mut ended: Vec<Ledger>,
         gone: RangeSet,
         entries: &[Entry],
-        epoch: Epoch,
+        (epoch, start): (Epoch, Option<StartClock>),
         last_row: u64,
         ids: &mut Ids,
     ) -> Self {
-        ended.sort_by_key(|ledger| ledger.base.map_or(0, |base| base + 1));
-        let is_full = ended.len() >= EPOCHS_MAX;
-        let current = match ended
-            .pop_if(|newest| is_full && newest.run().is_some_and(|run| run.last_row == last_row))
-        {
+        ended.sort_by_key(|ledger| (ledger.base, ledger.has_rows));
+        let count = ended.len();
+        let goes_on = |newest: &mut Ledger| {
+            let is_last = newest.run().is_some_and(|run| run.last_row == last_row);
+            let is_full = count >= EPOCHS_MAX && is_one_axis(newest.clock, start);
+            is_last && (is_full || count >= EPOCHS_MAX_OF_BOOTS)
+        };
+        let current = match ended.pop_if(goes_on) {
             Some(newest) => Ledger {
                 is_ended: false,
                 is_dirty: true,
@@ -239,14 +268,24 @@ impl Ledgers {
             },
             None => Ledger::begin(epoch, last_row, ids),
         };
-        let shared = entries.iter().filter(|entry| entry.kind == Kind::Gone);
-        Self {
+        let of_kind = |kind| {
+            entries
+                .iter()
+                .filter(move |entry: &&Entry| entry.kind == kind)
+        };
+        let forgotten = of_kind(Kind::Gone).filter(|entry| entry.note == FORGOTTEN);
+        let mut begun = Self {
             ended,
             current,
             gone,
+            forgotten: forgotten.filter_map(Entry::range).collect(),
             past: Past::restore(entries),
-            kept: Ranges::restore(shared),
-        }
+            again: RangeSet::new(),
+            kept: Ranges::restore(of_kind(Kind::Gone).chain(of_kind(Kind::Again))),
+        };
+        let again: RangeSet = of_kind(Kind::Again).filter_map(Entry::range).collect();
+        begun.again = again.intersection(&begun.in_quarantine(None));
+        begun
     }
 
     /// This start's clock, before its first row. An epoch that goes on keeps the one that it has.
@@ -254,6 +293,11 @@ impl Ledgers {
         if self.current.account.last_seq() == 0 {
             self.current.clock = Some(clock);
         }
+    }
+
+    /// The clock of the newest start before this one.
+    pub(super) fn clock_before(&self) -> Option<StartClock> {
+        self.ended.last()?.clock
     }
 
     /// What the clocks of earlier starts say.
@@ -280,6 +324,13 @@ impl Ledgers {
                 starts.newest = Some(clock);
             }
         }
+        // One that goes on may have rows of an earlier start.
+        if let (Some(clock), Some(run)) = (self.current.clock, self.current.run())
+            && clock.release == Release::Held
+            && self.current.account.last_seq() > 0
+        {
+            starts.held_from.get_or_insert(run.base + 1);
+        }
         starts
     }
 
@@ -296,8 +347,15 @@ impl Ledgers {
         }
     }
 
-    /// Decides what becomes of the rows of starts that are held; what was decided stays.
-    pub(super) fn set_clocks(&mut self, verdicts: &[(Epoch, Release)], current: StartClock) {
+    /// Decides what becomes of the rows of starts that are held; what was decided stays. Those whose clock
+    /// is shown wrong go into quarantine now, and once: what a person offers again is not taken back.
+    /// Returns them.
+    pub(super) fn set_clocks(
+        &mut self,
+        verdicts: &[(Epoch, Release)],
+        current: StartClock,
+    ) -> RangeSet {
+        let mut set_aside = RangeSet::new();
         for (epoch, release) in verdicts {
             let named = |ledger: &&mut Ledger| ledger.account.epoch() == *epoch;
             let Some(ledger) = self.ended.iter_mut().find(named) else {
@@ -308,6 +366,10 @@ impl Ledgers {
             {
                 clock.release = *release;
                 ledger.is_dirty = true;
+                let seqs = ledger.set_aside_shown_wrong();
+                if let Some(run) = ledger.run() {
+                    set_aside.merge(&run.rows_of(&seqs));
+                }
             }
         }
         if let Some(clock) = &mut self.current.clock {
@@ -318,6 +380,7 @@ impl Ledgers {
             }
             self.current.is_dirty = true;
         }
+        set_aside
     }
 
     /// The rows of starts whose clocks are shown wrong.
@@ -330,19 +393,6 @@ impl Ledgers {
             .collect()
     }
 
-    /// Puts what is pending of them in quarantine. Returns the rows.
-    pub(super) fn set_aside_shown_wrong(&mut self) -> RangeSet {
-        let mut rows = RangeSet::new();
-        for ledger in &mut self.ended {
-            if let (Some(reason), Some(run)) = (ledger.is_shown_wrong(), ledger.run()) {
-                let set_aside = ledger.account.set_aside(reason);
-                ledger.is_dirty |= !set_aside.is_empty();
-                rows.merge(&run.rows_of(&set_aside));
-            }
-        }
-        rows
-    }
-
     /// The epoch that takes new rows.
     pub(super) const fn current(&self) -> &Ledger {
         &self.current
@@ -350,7 +400,7 @@ impl Ledgers {
 
     /// The highest row number that was given.
     pub(super) fn last_row(&self) -> u64 {
-        self.current.base.unwrap_or(0) + self.current.account.last_seq()
+        self.current.base + self.current.account.last_seq()
     }
 
     /// Those that may have rows in the file, by row.
@@ -366,7 +416,7 @@ impl Ledgers {
 
     /// The epoch of a row.
     pub(super) fn of_row(&self, row: u64) -> Option<(&Ledger, Run)> {
-        let begins_before = |ledger: &Ledger| ledger.base.is_none_or(|base| base < row);
+        let begins_before = |ledger: &Ledger| ledger.base < row;
         let ledger = match begins_before(&self.current) {
             true => &self.current,
             false => {
@@ -508,8 +558,7 @@ impl Ledgers {
 
     /// New rows up to `last_row`, of which the file's accounts need not know.
     pub(super) fn accept(&mut self, last_row: u64) {
-        let base = self.current.base.unwrap_or(0);
-        self.current.account.accept(last_row - base);
+        self.current.account.accept(last_row - self.current.base);
     }
 
     /// What a commit writes that adds the rows up to `last_row` and evicts these.
@@ -523,6 +572,7 @@ impl Ledgers {
         let mut plan = Plan {
             changed: Vec::new(),
             gone: self.gone.clone(),
+            forgotten: self.forgotten.clone(),
             past: self.past,
             shared: Vec::new(),
         };
@@ -538,7 +588,7 @@ impl Ledgers {
             }
             let mut account = ledger.account.clone();
             if is_current {
-                account.accept(last_row - ledger.base.unwrap_or(0));
+                account.accept(last_row - ledger.base);
                 if account.last_seq() == 0 {
                     // An epoch without rows leaves no trace.
                     continue;
@@ -552,6 +602,10 @@ impl Ledgers {
             let writes = match is_finished {
                 true => {
                     plan.past.counts += account.counts();
+                    let rows = SeqRange::new(ledger.base + 1, ledger.base + account.last_seq());
+                    // An agent 0.1 kept no base of an epoch without rows: it would be another's.
+                    let rows = rows.filter(|rows| plan.gone.contains_range(*rows));
+                    plan.forgotten.extend(rows);
                     ledger.book.removal()
                 }
                 false => ledger.changes(&account, at_ms, ids),
@@ -564,9 +618,16 @@ impl Ledgers {
             });
         }
         let of = (self.current.account.epoch(), at_ms);
+        let mut named = plan.gone.clone();
+        named.subtract(&plan.forgotten);
         let shared = &mut plan.shared;
-        self.kept
-            .changes(Kind::Gone, "", &plan.gone, of, ids, shared);
+        for (kind, note, rows) in [
+            (Kind::Gone, "", &named),
+            (Kind::Gone, FORGOTTEN, &plan.forgotten),
+            (Kind::Again, "", &self.again),
+        ] {
+            self.kept.changes(kind, note, rows, of, ids, shared);
+        }
         if plan.past.counts != self.past.counts {
             let id = *plan.past.id.get_or_insert_with(|| ids.next());
             shared.push(Write::Put(Entry {
@@ -603,6 +664,7 @@ impl Ledgers {
             self.ended.remove(index);
         }
         self.gone = plan.gone;
+        self.forgotten = plan.forgotten;
         self.past = plan.past;
         self.kept.committed(&plan.shared);
     }
@@ -619,6 +681,18 @@ impl Plan {
             .iter()
             .flat_map(|changed| &changed.writes)
             .chain(&self.shared)
+    }
+}
+
+/// Whether the stamps of two starts lie on one axis: of one boot, between which the clock was not set.
+fn is_one_axis(kept: Option<StartClock>, start: Option<StartClock>) -> bool {
+    match (kept, start) {
+        (Some(kept), Some(start)) => {
+            let apart = kept.axis.abs_diff(start.axis);
+            kept.boot == start.boot && apart <= JUMP.unsigned_abs()
+        }
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
@@ -648,7 +722,8 @@ mod tests {
     fn three() -> (Ledgers, Ids) {
         let mut ids = Ids::above(&[]);
         let ended = vec![ended(1, 0, 10, &mut ids), ended(2, 10, 5, &mut ids)];
-        let mut all = Ledgers::begin(ended, RangeSet::new(), &[], epoch(3), 15, &mut ids);
+        let start = (epoch(3), None);
+        let mut all = Ledgers::begin(ended, RangeSet::new(), &[], start, 15, &mut ids);
         all.accept(18);
         (all, ids)
     }
@@ -723,14 +798,47 @@ mod tests {
     #[test]
     fn beyond_its_bound_a_start_goes_on_with_the_newest_epoch() {
         let mut ids = Ids::above(&[]);
-        let many: Vec<Ledger> = (0..EPOCHS_MAX as u64)
-            .map(|n| ended(n + 1, 2 * n, 2, &mut ids))
-            .collect();
+        let mut begin = |clock: Option<StartClock>, start| {
+            let many = (0..EPOCHS_MAX as u64).map(|n| Ledger {
+                clock,
+                ..ended(n + 1, 2 * n, 2, &mut ids)
+            });
+            let many = many.collect();
+            let start = (epoch(9999), start);
+            let last_row = 2 * EPOCHS_MAX as u64;
+            Ledgers::begin(many, RangeSet::new(), &[], start, last_row, &mut ids)
+        };
+        let clock = StartClock {
+            boot: 1,
+            began: 0,
+            axis: 7 * JUMP,
+            wall: 0,
+            known: None,
+            release: Release::Held,
+        };
+        // Two readings of one clock are never quite the same.
+        let near = StartClock {
+            axis: clock.axis + 3,
+            ..clock
+        };
         let last_row = 2 * EPOCHS_MAX as u64;
-        let mut all = Ledgers::begin(many, RangeSet::new(), &[], epoch(9999), last_row, &mut ids);
-        assert_eq!(all.current().account.epoch(), epoch(EPOCHS_MAX as u64));
-        assert_eq!(all.last_row(), last_row);
-        all.accept(last_row + 1);
-        assert_eq!(all.current().account.last_seq(), 3);
+        for (kept, start) in [(None, None), (Some(clock), Some(near))] {
+            let mut all = begin(kept, start);
+            assert_eq!(all.current().account.epoch(), epoch(EPOCHS_MAX as u64));
+            assert_eq!(all.last_row(), last_row);
+            all.accept(last_row + 1);
+            assert_eq!(all.current().account.last_seq(), 3);
+        }
+        // Stamps of another axis would be moved by what moves those that are there.
+        let rebooted = StartClock { boot: 2, ..clock };
+        let set_back = StartClock {
+            axis: -JUMP,
+            ..clock
+        };
+        for start in [Some(rebooted), Some(set_back), None] {
+            let all = begin(Some(clock), start);
+            assert_eq!(all.current().account.epoch(), epoch(9999));
+            assert_eq!(all.last_row(), last_row);
+        }
     }
 }

@@ -42,7 +42,7 @@ pub enum BufferError {
         known: i64,
     },
     /// The file holds something, but not a buffer.
-    #[error("{} is a database of another application; give the agent a file of its own", path.display())]
+    #[error("{} holds something that is not a buffer's; give the agent a file of its own", path.display())]
     Foreign {
         /// The buffer's file.
         path: PathBuf,

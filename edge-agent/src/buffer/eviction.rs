@@ -191,9 +191,11 @@ impl Sweep {
         (self.seen, self.gone) = (0, 0);
     }
 
-    /// Goes back to where it stood, after an eviction that did not come about.
-    pub(super) const fn resume_at(&mut self, next: u64) {
-        self.next = next;
+    /// There is room again: the next outage begins at the first level. What an earlier one has left stays as
+    /// it is at that level.
+    pub(super) const fn rest(&mut self) {
+        self.level = 1;
+        (self.seen, self.gone, self.in_vain) = (0, 0, 0);
     }
 
     /// Looks at rows in ascending order until enough gives way, and adds those that do to

@@ -213,6 +213,11 @@ impl Evictions {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.is_empty()
+    }
+
     fn take(&self) -> RangeSet {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -512,7 +517,7 @@ impl Buffer {
         .await
     }
 
-    /// All commands that are known.
+    /// The commands that are open: those that have not ended, or whose end the bridge has not noted.
     ///
     /// # Errors
     /// [`BufferError`].

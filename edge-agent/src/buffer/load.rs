@@ -62,8 +62,11 @@ fn damaged(what: impl Into<String>) -> LoadError {
     LoadError::Damaged(what.into())
 }
 
-/// Reads everything, and begins the epoch of this start.
-pub(super) async fn load(file: &File, epoch: Epoch) -> Result<State, LoadError> {
+/// Reads everything, and begins the epoch of this start, which has this name and clock.
+pub(super) async fn load(
+    file: &File,
+    start: (Epoch, Option<StartClock>),
+) -> Result<State, LoadError> {
     let sensors = load_sensors(file).await?;
     let entries: Vec<Entry> = file
         .log()
@@ -112,7 +115,7 @@ pub(super) async fn load(file: &File, epoch: Epoch) -> Result<State, LoadError> 
         );
     }
     let mut ids = Ids::above(&entries);
-    let epochs = Ledgers::begin(ended, gone, &entries, epoch, last_row, &mut ids);
+    let epochs = Ledgers::begin(ended, gone, &entries, start, last_row, &mut ids);
     let clock = match epochs.current().account.last_seq() {
         0 => HlcClock::default(),
         _ => HlcClock::resume(rows.hlc_max),
@@ -176,7 +179,7 @@ impl Found {
 
     /// The epoch, ended at the last row if it has not been before.
     fn ended(self, last_row: u64) -> Option<Ledger> {
-        let base = self.run().map(|run| run.base);
+        let base = (self.head.base, self.run().is_some());
         let is_ended = self.head.ended_at > 0;
         let last_seq = match is_ended {
             true => self.head.ended_at,
@@ -312,7 +315,7 @@ mod tests {
             unchecked.unwrap().migrate(SCHEMA_VERSION).await.unwrap()
         };
         let mut file = open().await;
-        let mut state = load(&file, Epoch::from_random(1)).await.unwrap();
+        let mut state = load(&file, (Epoch::from_random(1), None)).await.unwrap();
         file.begin().await.unwrap();
         file.add_sensor(1, "cpu").await.unwrap();
         for seq in 1..=10 {
@@ -336,7 +339,7 @@ mod tests {
         file.write_log(plan.writes()).await.unwrap();
         file.commit().await.unwrap();
         drop(file);
-        load(&open().await, Epoch::from_random(2)).await
+        load(&open().await, (Epoch::from_random(2), None)).await
     }
 
     #[tokio::test]

@@ -24,6 +24,7 @@ pub(super) enum Kind {
     Quarantined = 7,
     Discarded = 8,
     Offered = 9,
+    Again = 10,
 }
 
 /// One row.
@@ -191,6 +192,7 @@ impl Kind {
             Self::Quarantined,
             Self::Discarded,
             Self::Offered,
+            Self::Again,
         ]
         .into_iter()
         .find(|kind| *kind as i64 == number)
@@ -412,7 +414,7 @@ impl Head {
 impl Kind {
     /// Whether its rows hold ranges.
     const fn is_range(self) -> bool {
-        matches!(self, Self::Gone) || self.is_of_an_account()
+        matches!(self, Self::Gone | Self::Again) || self.is_of_an_account()
     }
 
     /// Whether its rows hold ranges of one epoch.

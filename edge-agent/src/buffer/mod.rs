@@ -7,7 +7,8 @@
 //! - An append returns after the commit that holds its readings; before that they are not accepted.
 //! - Rows have ascending numbers over the file's whole life. Every start begins an epoch; within it
 //!   sequences count from 1 without holes, and clocks increase strictly.
-//! - A reading that comes without a time is stamped in the commit, and falls on no other of its sensor.
+//! - A reading that comes without a time falls on no other of its sensor: the commit moves its stamp if it
+//!   would.
 //! - A row leaves the file for one of four reasons: the bridge's word that it is committed, a policy
 //!   of a full buffer, damage, or because it was given up out of the quarantine. Each is counted; the
 //!   counts of an epoch always add up to the last sequence given.
@@ -25,8 +26,9 @@
 //! read a clock of its own.
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
-//! `handle`; `connect`, `file` and `small_tables` for the SQL, `log` for the accounts' rows; `open`,
-//! `load`, `wal`, `survey` and `recovery` for what a start may find.
+//! `handle`; `quarantine` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
+//! for the accounts' rows; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
+//! `reserve` for the disk.
 
 #[doc(hidden)]
 pub mod account;

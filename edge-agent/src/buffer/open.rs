@@ -19,8 +19,9 @@ use super::recovery::{Recovery, create, recover};
 use super::reserve::Reserve;
 use super::row::to_sql;
 use super::settings::BufferSettings;
-use super::survey::Tail;
+use super::survey::{Source, Tail};
 use super::wal;
+use crate::clock::core::StartClock;
 
 /// As much of the file's header as is looked at: up to the format's two version bytes.
 const HEADER_BYTES: u64 = 20;
@@ -47,11 +48,15 @@ enum Look {
 pub(super) async fn open(
     settings: &BufferSettings,
     clock: &dyn Clock,
+    start: Option<StartClock>,
 ) -> Result<Ready, BufferError> {
     let paths = Paths::of(&settings.path);
     if let Some(folder) = settings.path.parent() {
         std::fs::create_dir_all(folder)
             .map_err(|error| BufferError::file("making the folder", folder, error))?;
+    }
+    if !exists(&paths.lock)? {
+        refuse_foreign(&paths)?;
     }
     let lock = lock(&paths)?;
     if !exists(&paths.main)? && exists(&paths.new)? {
@@ -68,8 +73,17 @@ pub(super) async fn open(
         paths.adopt_new()?;
     }
     let mut recovery = None;
+    let mut has_reserve = true;
     loop {
-        match look(&paths, clock.now_ms()).await? {
+        let looked = match look(&paths, clock.now_ms(), start).await {
+            // A file of an older schema is written to before it can be used.
+            Err(BufferError::DiskFull { .. }) if std::mem::take(&mut has_reserve) => {
+                Reserve::at(paths.reserve.clone()).release();
+                continue;
+            }
+            looked => looked?,
+        };
+        match looked {
             Look::Sound(sound) => {
                 let (file, state) = *sound;
                 if is_missing {
@@ -106,6 +120,24 @@ pub(super) async fn open(
     }
 }
 
+/// Where no agent has run before, a file that holds nothing of a buffer is somebody's own: it is left alone.
+fn refuse_foreign(paths: &Paths) -> Result<(), BufferError> {
+    let unreadable = |error| BufferError::file("reading", &paths.main, error);
+    if paths.may_be_buffer().map_err(unreadable)? {
+        return Ok(());
+    }
+    let mut source = Source::open(paths).map_err(unreadable)?;
+    let survey = source.survey().map_err(unreadable)?;
+    let holds_nothing =
+        survey.images.is_empty() && survey.names.is_empty() && survey.entries.is_empty();
+    if holds_nothing {
+        return Err(BufferError::Foreign {
+            path: paths.main.clone(),
+        });
+    }
+    Ok(())
+}
+
 /// Holds the lock file, so that one process at a time opens, and above all recovers, the buffer.
 fn lock(paths: &Paths) -> Result<Disk, BufferError> {
     let lock = OpenOptions::new()
@@ -123,7 +155,7 @@ fn lock(paths: &Paths) -> Result<Disk, BufferError> {
     }
 }
 
-async fn look(paths: &Paths, now_ms: u64) -> Result<Look, BufferError> {
+async fn look(paths: &Paths, now_ms: u64, start: Option<StartClock>) -> Result<Look, BufferError> {
     if !exists(&paths.main)? {
         return Ok(Look::Damaged(
             "the file is gone, its log or the beginning of a copy is there".into(),
@@ -132,16 +164,16 @@ async fn look(paths: &Paths, now_ms: u64) -> Result<Look, BufferError> {
     // What the system refuses is no damage.
     let opened = OpenOptions::new().read(true).write(true).open(&paths.main);
     let disk = opened.map_err(|error| BufferError::file("opening", &paths.main, error))?;
-    let mut start = Vec::with_capacity(HEADER_BYTES as usize);
+    let mut header = Vec::with_capacity(HEADER_BYTES as usize);
     disk.take(HEADER_BYTES)
-        .read_to_end(&mut start)
+        .read_to_end(&mut header)
         .map_err(|error| BufferError::file("reading", &paths.main, error))?;
     // The file is closed again before SQLite opens it: closing drops the process's locks.
-    if start.is_empty() {
+    if header.is_empty() {
         return Ok(Look::Damaged("the file is empty".into()));
     }
     // With a format that it does not know, SQLite would only read.
-    if let [.., write_format, read_format] = *start
+    if let [.., write_format, read_format] = *header
         && !([1, 2].contains(&write_format) && [1, 2].contains(&read_format))
     {
         return Ok(Look::Damaged("the file's header is damaged".into()));
@@ -153,7 +185,7 @@ async fn look(paths: &Paths, now_ms: u64) -> Result<Look, BufferError> {
     }
     let tail =
         Tail::read(paths, &wal).map_err(|error| BufferError::file("reading", &paths.log, error))?;
-    match look_inside(paths, &tail, now_ms).await {
+    match look_inside(paths, &tail, now_ms, start).await {
         Ok(sound) => Ok(Look::Sound(Box::new(sound))),
         Err(Trouble::Load(LoadError::Damaged(damage))) => Ok(Look::Damaged(damage)),
         Err(Trouble::Load(LoadError::Database(error)))
@@ -180,7 +212,12 @@ impl<E: Into<LoadError>> From<E> for Trouble {
     }
 }
 
-async fn look_inside(paths: &Paths, tail: &Tail, now_ms: u64) -> Result<(File, State), Trouble> {
+async fn look_inside(
+    paths: &Paths,
+    tail: &Tail,
+    now_ms: u64,
+    start: Option<StartClock>,
+) -> Result<(File, State), Trouble> {
     let path = &paths.main;
     let unchecked = Unchecked::open(path).await?;
     let version = match unchecked.content().await? {
@@ -207,26 +244,26 @@ async fn look_inside(paths: &Paths, tail: &Tail, now_ms: u64) -> Result<(File, S
         Err(error) => warn!(path = %path.display(), %error, "the buffer was not compacted"),
     }
     let mut file = unchecked.migrate(version).await?;
-    let mut state = load(&file, new_epoch()).await?;
+    let mut state = load(&file, (new_epoch(), start)).await?;
     match redo(&mut file, &mut state, tail, now_ms).await {
         Ok(0) => Ok((file, state)),
         Ok(rows) => {
             warn!(path = %path.display(), rows, "the last commit was cut short, its readings are kept");
-            let state = load(&file, new_epoch()).await?;
+            let state = load(&file, (new_epoch(), start)).await?;
             Ok((file, state))
         }
         Err(error) => {
             // It was the disk that had no room for them, and so did not accept them.
             file.rollback().await;
             warn!(path = %path.display(), %error, "the last commit was cut short and is dropped");
-            let state = load(&file, new_epoch()).await?;
+            let state = load(&file, (new_epoch(), start)).await?;
             Ok((file, state))
         }
     }
 }
 
 /// Adds the readings of a last commit that SQLite has dropped, under their own row numbers and an
-/// epoch of their own. Returns how many.
+/// epoch of their own, with the clock of the start that took them. Returns how many.
 async fn redo(
     file: &mut File,
     state: &mut State,
@@ -263,6 +300,11 @@ async fn redo(
     if let Some(anchor) = state.anchor.filter(|anchor| anchor.is_spent) {
         file.delete_rows(SeqRange::one(anchor.key.seq).into_iter())
             .await?;
+    }
+    // The commit began its start's epoch, or was of the newest that the file has.
+    let clock = tail.begins_at(last_row).or(state.epochs.clock_before());
+    if let Some(clock) = clock {
+        state.epochs.begin_clock(clock);
     }
     let last_row = last_row + rows.len() as u64;
     let none = RangeSet::new();

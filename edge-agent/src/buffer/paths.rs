@@ -65,6 +65,17 @@ impl Paths {
         }
     }
 
+    /// Whether the file's start allows that it is a buffer: it begins as one, or was never written to the disk.
+    pub(super) fn may_be_buffer(&self) -> io::Result<bool> {
+        match start_of(&self.main, START_BYTES) {
+            Ok(Some(start)) => Ok(is_begun_buffer(&start) || start.iter().all(|byte| *byte == 0)),
+            // What else it may be, opening it says.
+            Ok(None) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Removes what an interrupted recovery or a first start left behind.
     pub(super) fn remove_new(&self) -> Result<(), BufferError> {
         remove_begun(&self.new)

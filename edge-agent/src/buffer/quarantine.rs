@@ -6,7 +6,8 @@
 //! - It is offered again a part at a time, the oldest first, and the next part when the bridge has
 //!   answered: however much there is, an outage then can make a policy evict no more than one part.
 //! - For which agent and bridge it was offered last is kept in the file, so that an upgrade of
-//!   either offers it once more, over restarts, and nothing else does.
+//!   either offers it once more, and a restart alone does not. What a person or a clock has asked for
+//!   is kept there too, until all of it was offered.
 
 use schema::message::RejectReason;
 use schema::{DiscardedBy, RangeSet, SeqRange};
@@ -15,7 +16,8 @@ use tracing::{error, info, warn};
 
 use super::log::{Entry, Kind, Write};
 use super::row::ROW_BYTES;
-use super::writer::Writer;
+use super::writer::{WARN_EVERY, Writer};
+use crate::repeat::Repeats;
 
 /// Rows of the quarantine that wait for an answer at the same time.
 const OFFERED_ROWS_MAX: u64 = 4096;
@@ -39,14 +41,14 @@ pub(super) struct Peers {
 }
 
 /// What the quarantine needs beside the accounts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Quarantine {
-    /// Rows that are to be offered again, and are in quarantine still.
-    again: RangeSet,
     /// Rows that were offered again, and wait for an answer.
     offered: RangeSet,
     /// For whom it was offered last, as the file has it.
     kept: Option<(i64, Peers)>,
+    /// That this could not be kept is said now and then.
+    not_kept: Repeats,
     /// The bridge of which was heard last.
     protocol: u16,
 }
@@ -72,7 +74,8 @@ impl Quarantine {
         Self {
             protocol: kept.as_ref().map_or(0, |(_, peers)| peers.protocol),
             kept,
-            ..Self::default()
+            offered: RangeSet::new(),
+            not_kept: Repeats::new(WARN_EVERY),
         }
     }
 
@@ -92,7 +95,7 @@ impl Writer {
     /// Takes note that rows have left the pending ones, or the quarantine.
     pub(super) fn quarantine_answered(&mut self, rows: &RangeSet) {
         self.quarantine.offered.subtract(rows);
-        self.quarantine.again.subtract(rows);
+        self.state.epochs.again.subtract(rows);
     }
 
     /// Rows were put in quarantine: keeps it within its budget, and says so.
@@ -127,20 +130,36 @@ impl Writer {
         let mut discarded = 0;
         loop {
             let rows = self.state.epochs.quarantined_rows();
-            let bytes = rows * ROW_BYTES + self.state.quarantined_text_bytes;
-            let over_rows = rows.saturating_sub(rows_max);
-            // As many as make up for it even if each has the longest text.
-            let over_bytes = bytes
-                .saturating_sub(bytes_max)
-                .div_ceil(ROW_BYTES + TEXT_BYTES_MAX);
-            let is_scattered = self.state.epochs.quarantined_ranges() > RANGES_MAX;
-            let over = over_rows.max(over_bytes).max(u64::from(is_scattered));
-            if over == 0 {
+            if rows == 0 {
+                // What was counted too high is no reason to go on.
+                self.state.quarantined_text_bytes = 0;
                 return discarded;
             }
-            let victims = lowest(&self.state.epochs.in_quarantine(None), over);
+            let texts = self.state.quarantined_text_bytes;
+            let over_rows = rows.saturating_sub(rows_max);
+            // As many as make up for it even if each has the longest text.
+            let row_bytes_max = ROW_BYTES + texts.min(TEXT_BYTES_MAX);
+            let over_bytes = (rows * ROW_BYTES + texts)
+                .saturating_sub(bytes_max)
+                .div_ceil(row_bytes_max);
+            let surplus = self
+                .state
+                .epochs
+                .quarantined_ranges()
+                .saturating_sub(RANGES_MAX);
+            let over = over_rows.max(over_bytes);
+            if over == 0 && surplus == 0 {
+                return discarded;
+            }
+            let all = self.state.epochs.in_quarantine(None);
+            let oldest = all.iter().take(surplus).map(SeqRange::count).sum();
+            let victims = lowest(&all, over.max(oldest));
             let by = DiscardedBy::QuarantineBudget;
-            discarded += self.discard_rows(&victims, by).await;
+            let count = self.discard_rows(&victims, by).await;
+            if count == 0 {
+                return discarded;
+            }
+            discarded += count;
         }
     }
 
@@ -179,7 +198,9 @@ impl Writer {
         let count = rows.count();
         if count > 0 {
             info!(count, "readings in quarantine are offered again");
-            self.quarantine.again.merge(rows);
+            self.state.epochs.again.merge(rows);
+            self.deferred.settle(&RangeSet::new());
+            self.settle_soon();
             self.offer_next().await;
             self.tell();
         }
@@ -205,7 +226,7 @@ impl Writer {
 
     /// Offers the next part of what is to be offered again.
     pub(super) async fn offer_next(&mut self) {
-        while let Some(first) = self.quarantine.again.first() {
+        while let Some(first) = self.state.epochs.again.first() {
             let epochs = &self.state.epochs;
             let rows_left = self
                 .settings
@@ -215,11 +236,11 @@ impl Writer {
             let bytes = epochs.pending_rows() * ROW_BYTES + self.state.text_bytes;
             let bytes_left = self.settings.bytes_max.saturating_sub(bytes);
             let most = rows_left.min(bytes_left / ROW_BYTES).min(PART_ROWS);
-            let mut part = lowest(&self.quarantine.again, most);
+            let mut part = lowest(&self.state.epochs.again, most);
             let mut texts = self.texts(&part).await;
             if part.count() * ROW_BYTES + texts > bytes_left {
                 part = lowest(
-                    &self.quarantine.again,
+                    &self.state.epochs.again,
                     bytes_left / (ROW_BYTES + TEXT_BYTES_MAX),
                 );
                 texts = self.texts(&part).await;
@@ -228,7 +249,7 @@ impl Writer {
                 return;
             }
             let rows = self.state.epochs.requeue(&part);
-            self.quarantine.again.subtract(&part);
+            self.state.epochs.again.subtract(&part);
             debug_assert!(rows.contains(first));
             self.state.text_bytes += texts;
             self.state.quarantined_text_bytes =
@@ -243,7 +264,7 @@ impl Writer {
     /// Keeps for whom all of it was offered, once it was.
     async fn keep_peers(&mut self) {
         let peers = self.quarantine.peers();
-        if self.quarantine.is_offered_to(&peers) || !self.quarantine.again.is_empty() {
+        if self.quarantine.is_offered_to(&peers) || !self.state.epochs.again.is_empty() {
             return;
         }
         let known = self.quarantine.kept.as_ref().map(|(id, _)| *id);
@@ -269,8 +290,10 @@ impl Writer {
             Ok(()) => self.quarantine.kept = Some((id, peers)),
             Err(error) => {
                 self.file.rollback().await;
-                // It is offered once more after the next start.
-                warn!(%error, "for whom the quarantine was offered is not kept");
+                if self.quarantine.not_kept.is_due(&error.to_string()) {
+                    // It is offered once more after the next start.
+                    warn!(%error, "for whom the quarantine was offered is not kept");
+                }
             }
         }
     }

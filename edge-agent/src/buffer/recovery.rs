@@ -19,7 +19,7 @@ use schema::{Epoch, RangeSet, SensorName, SeqRange};
 
 use super::account::Counts;
 use super::connect::{Unchecked, look_only};
-use super::epochs::Ledger;
+use super::epochs::{FORGOTTEN, Ledger};
 use super::error::BufferError;
 use super::file::File;
 use super::log::{Entry, Ids, Kind, Ranges, Write};
@@ -169,9 +169,15 @@ pub(super) async fn recover(
         .last_rows(known_last_row)
         .map(|(_, last)| last)
         .collect();
+    let mut past = known
+        .past
+        .as_ref()
+        .map_or_else(Counts::default, |past| past.counts);
     for (of, last_row) in std::mem::take(&mut known.epochs).into_iter().zip(lasts) {
-        let ledger = of.into_ledger(last_row, &mut ids);
-        ledgers.extend(ledger.filter(|ledger| !ledger.account.is_finished()));
+        match of.into_ledger(last_row, &mut ids) {
+            Some(ledger) if ledger.account.is_finished() => past += ledger.account.counts(),
+            ledger => ledgers.extend(ledger),
+        }
     }
     if moved > 0 {
         let mut ledger = Ledger::begin(epoch, known_last_row, &mut ids);
@@ -192,6 +198,7 @@ pub(super) async fn recover(
             }
             None if surplus > 0 => {
                 surplus -= 1;
+                past += ledger.account.counts();
                 continue;
             }
             None => {}
@@ -199,14 +206,15 @@ pub(super) async fn recover(
         writes.extend(ledger.changes(&ledger.account, now_ms, &mut ids));
     }
     let of = (epoch, now_ms);
-    Ranges::default().changes(Kind::Gone, "", &gone, of, &mut ids, &mut writes);
-    if let Some(past) = known.past.take() {
-        writes.push(Write::Put(Entry {
-            id: ids.next(),
-            ..past
-        }));
+    gone.subtract(&known.forgotten);
+    for (kind, note, rows) in [
+        (Kind::Gone, "", &gone),
+        (Kind::Gone, FORGOTTEN, &known.forgotten),
+        (Kind::Again, "", &known.again),
+    ] {
+        Ranges::default().changes(kind, note, rows, of, &mut ids, &mut writes);
     }
-    writes.push(Write::Put(Entry {
+    let found = Entry {
         id: ids.next(),
         kind: Kind::Recovery,
         epoch: old_epoch.unwrap_or(epoch),
@@ -219,7 +227,18 @@ pub(super) async fn recover(
             "{damage}; {salvaged} readings saved, {} known to be missing",
             missing.map_or("an unknown number".to_owned(), |count| count.to_string())
         ),
-    }));
+    };
+    if past.sum() > 0 {
+        writes.push(Write::Put(Entry {
+            id: ids.next(),
+            kind: Kind::Past,
+            last_seq: 0,
+            counts: past,
+            note: String::new(),
+            ..found.clone()
+        }));
+    }
+    writes.push(Write::Put(found));
     async {
         file.finish_rows().await?;
         file.write_log(writes.iter()).await?;

@@ -60,8 +60,8 @@ fn shifted(hlc: Hlc, shift: i64) -> Hlc {
 }
 
 impl Writer {
-    /// Releases what is held, in one commit; then the rows that were shown wrong are set aside, and what
-    /// was refused for its time is offered again.
+    /// Releases what is held and sets aside the rows that are shown wrong, in one commit; then what was
+    /// refused for its time is offered again.
     pub(super) async fn release(
         &mut self,
         verdicts: &[(Epoch, Release)],
@@ -69,12 +69,16 @@ impl Writer {
         is_news: bool,
     ) -> Result<(), BufferError> {
         let before = self.state.epochs.clocks();
-        self.state.epochs.set_clocks(verdicts, current);
+        let set_aside = self.state.epochs.set_clocks(verdicts, current);
         if let Err(error) = self.try_commit(&[], true, self.clock.now_ms()).await {
             self.state.epochs.restore_clocks(before);
+            self.state.epochs.requeue(&set_aside);
             return Err(error);
         }
-        self.set_aside_shown_wrong().await;
+        if !set_aside.is_empty() {
+            let none = RangeSet::new();
+            self.settled(none.clone(), none, set_aside).await;
+        }
         if is_news {
             let mut rows = self.state.epochs.in_quarantine(Some(&OF_TIMES));
             rows.subtract(&self.state.epochs.shown_wrong());
@@ -82,15 +86,6 @@ impl Writer {
         }
         self.tell();
         Ok(())
-    }
-
-    /// Rows of starts whose clocks are shown wrong go into quarantine.
-    pub(super) async fn set_aside_shown_wrong(&mut self) {
-        let rows = self.state.epochs.set_aside_shown_wrong();
-        if !rows.is_empty() {
-            let none = RangeSet::new();
-            self.settled(none.clone(), none, rows).await;
-        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::clock::core::{Release, StartClock};
 
 use super::account::{Account, Counts, Sets};
 use super::connect::PAGE_BYTES;
-use super::epochs::Ledger;
+use super::epochs::{FORGOTTEN, Ledger};
 use super::log::{Book, Entry, Ids, Kind};
 use super::pages::{self, Record};
 use super::paths::Paths;
@@ -58,6 +58,10 @@ pub(super) struct Known {
     pub(super) epochs: Vec<KnownEpoch>,
     /// Row numbers of epochs that held none any more.
     pub(super) gone: RangeSet,
+    /// Those of them whose epochs were forgotten.
+    pub(super) forgotten: RangeSet,
+    /// Rows that were to be offered again.
+    pub(super) again: RangeSet,
     /// The counts of those that were forgotten.
     pub(super) past: Option<Entry>,
 }
@@ -81,6 +85,8 @@ pub(super) struct KnownEpoch {
 pub(super) struct Tail {
     pub(super) rows: BTreeMap<u64, (Key, Quality, Value)>,
     pub(super) names: HashMap<SensorId, SensorName>,
+    /// The clocks of epochs that it began, by the row before their first.
+    starts: HashMap<u64, StartClock>,
 }
 
 impl Tail {
@@ -103,9 +109,21 @@ impl Tail {
                 {
                     tail.names.insert(id, name);
                 }
+                if record.columns().len() == super::log::COLUMNS
+                    && let Some(entry) = Entry::check(record.rowid, record.columns())
+                    && entry.kind == Kind::Epoch
+                    && let Some(clock) = StartClock::parse(&entry.note)
+                {
+                    tail.starts.insert(entry.first_seq, clock);
+                }
             });
         }
         Ok(tail)
+    }
+
+    /// The clock of the start that wrote it, when that had its first rows behind `last_row`.
+    pub(super) fn begins_at(&self, last_row: u64) -> Option<StartClock> {
+        self.starts.get(&last_row).copied()
     }
 }
 
@@ -299,7 +317,13 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                 }
                 None
             }
-            Kind::Gone => Some(&mut known.gone),
+            Kind::Gone => {
+                if entry.note == FORGOTTEN {
+                    known.forgotten.extend(entry.range());
+                }
+                Some(&mut known.gone)
+            }
+            Kind::Again => Some(&mut known.again),
             Kind::Past => {
                 let sum = |entry: &Entry| entry.counts.sum();
                 if known
@@ -317,6 +341,9 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
             set.insert(range);
         }
     }
+    // An older image has those that were forgotten since, whose counts are among the past ones.
+    let forgotten = &known.forgotten;
+    known.epochs.retain(|of| !forgotten.contains(of.base + 1));
     known.epochs.sort_by_key(|of| (of.base, of.may_grow()));
     known
 }
@@ -331,7 +358,12 @@ impl Known {
     /// Each epoch, with the last row that may be of it.
     pub(super) fn last_rows(&self, last_row: u64) -> impl Iterator<Item = (&KnownEpoch, u64)> {
         let nexts = self.epochs.iter().skip(1).map(|next| next.base);
-        self.epochs.iter().zip(nexts.chain([last_row]))
+        let ends = self.epochs.iter().zip(nexts.chain([last_row]));
+        ends.map(|(of, end)| {
+            let mut forgotten = self.forgotten.iter();
+            let behind = forgotten.find(|rows| rows.first() > of.base);
+            (of, behind.map_or(end, |rows| end.min(rows.first() - 1)))
+        })
     }
 
     /// The epoch of a row.
@@ -406,10 +438,12 @@ impl KnownEpoch {
             discarded,
             evicted: last_seq - committed - discarded - found.count(),
         };
-        let base = (!found.is_empty()).then_some(self.base);
+        let base = (self.base, !found.is_empty());
         let account = Account::restore(self.epoch, last_seq, pending, sets, counts)?;
         let mut ledger = Ledger::restore(account, Book::new(ids), base, true);
         ledger.clock = self.clock;
+        // Older images may not say that they were.
+        ledger.set_aside_shown_wrong();
         Some(ledger)
     }
 }

@@ -11,8 +11,8 @@ use super::error::BufferError;
 pub struct Storage {
     /// What it cannot do now; `None` when all is well.
     pub trouble: Option<Trouble>,
-    /// Rows of the small tables that made no sense and were set aside, since the file was made. The
-    /// file keeps the newest hundred for a person, in its table `set_aside`.
+    /// Rows of the small tables that made no sense and were set aside, as many as the file keeps for a
+    /// person in its table `set_aside`: the newest hundred.
     pub set_aside: u64,
     /// Pending readings that stand in a part of the file that cannot be read now. They are tried
     /// again at the next start.

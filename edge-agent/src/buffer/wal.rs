@@ -9,8 +9,9 @@
 //!
 //! Numbers are big-endian; the checksum runs on from frame to frame. A frame with other salts is
 //! left over from before the last checkpoint: there the log ends. Frames with the right salts
-//! behind that end are a tail: of one commit at most, and a process or the power ended while it was
-//! written, or the disk was full; of more than one, and commits that were on disk are damaged.
+//! behind the last commit that is whole are a tail: of one commit at most, and a process or the power
+//! ended while it was written, or the disk was full; of more than one, and commits that were on disk
+//! are damaged.
 //! Nothing is written here.
 
 use std::io::{self, BufReader, Read};
@@ -90,9 +91,12 @@ fn scan(mut log: impl Read) -> io::Result<Wal> {
         if is_ours {
             let image = (word(&frame, 0), at + FRAME_HEADER_BYTES as u64);
             wal.images.push(image);
-            if is_over {
+            let ends_commit = word(&frame, 1) != 0;
+            if ends_commit && !is_over {
+                wal.tail.clear();
+            } else {
                 wal.tail.push(image);
-                tail_commits += u32::from(word(&frame, 1) != 0);
+                tail_commits += u32::from(ends_commit);
             }
         }
         if tail_commits > 1 {

@@ -68,7 +68,7 @@ const LOOK_SOON: Duration = Duration::from_millis(700);
 const LOOK_IDLE: Duration = Duration::from_secs(5);
 
 /// A trouble that lasts is said this often.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+pub(super) const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What the thread found when it opened the file.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ pub(super) fn run(
         }
     };
     runtime.block_on(async {
-        let found = match open::open(&settings, clock.as_ref()).await {
+        let found = match open::open(&settings, clock.as_ref(), start).await {
             Ok(found) => found,
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -190,8 +190,8 @@ pub(super) fn run(
             probe_at: Some(Instant::now() + LOOK_IDLE),
             unreadable: RangeSet::new(),
         };
-        // What a crash left undone.
-        writer.set_aside_shown_wrong().await;
+        // What was asked for before.
+        writer.offer_next().await;
         writer.tell();
         writer.note_odd(0, "set_aside").await;
         if opened.send(Ok(answer)).is_ok() {
@@ -317,10 +317,12 @@ impl Writer {
             }
             Request::Requeue { reasons, reply } => {
                 let count = self.requeue(reasons.as_deref()).await;
+                self.keep_answer(count).await;
                 let _ = reply.send(Ok(count));
             }
             Request::Discard { reasons, reply } => {
                 let count = self.discard(reasons.as_deref()).await;
+                self.keep_answer(count).await;
                 let _ = reply.send(Ok(count));
             }
             Request::Release {
@@ -403,6 +405,13 @@ impl Writer {
                 let _ = reply.send(limited.map_err(|error| self.failed(error)));
             }
             Request::Close => {}
+        }
+    }
+
+    /// What a person is told was done has to be on the disk.
+    async fn keep_answer(&mut self, count: u64) {
+        if count > 0 {
+            self.commit(true).await;
         }
     }
 
@@ -671,6 +680,10 @@ impl Writer {
         match done {
             Ok((appended, evicted)) => {
                 self.evicted(&evicted);
+                let (rows, bytes) = self.fill();
+                if 2 * rows <= self.settings.rows_max && 2 * bytes <= self.settings.bytes_max {
+                    self.sweep.rest();
+                }
                 Ok(appended)
             }
             Err(error) => Err(self.failed(error)),
@@ -684,6 +697,12 @@ impl Writer {
         }
     }
 
+    /// Pending rows, and their bytes as the limit counts them.
+    fn fill(&self) -> (u64, u64) {
+        let rows = self.state.epochs.pending_rows();
+        (rows, rows * ROW_BYTES + self.state.text_bytes)
+    }
+
     /// Shows where the buffer stands.
     pub(super) fn tell(&self) {
         let epochs = &self.state.epochs;
@@ -691,14 +710,17 @@ impl Writer {
             balance: epochs.balance(),
             current: epochs.current().account.balance(),
             last_row: epochs.last_row(),
-            bytes: epochs.pending_rows() * ROW_BYTES + self.state.text_bytes,
+            bytes: self.fill().1,
             reasons: epochs.reasons(),
             quarantined_bytes: epochs.quarantined_rows() * ROW_BYTES
                 + self.state.quarantined_text_bytes,
         };
+        // Those that were offered again may be as many as were refused again in the same step.
+        let has_ranges = !self.shows.requeued.is_empty() || !self.shows.evictions.is_empty();
         self.shows.progress.send_if_modified(|told| {
             let before = std::mem::replace(told, now);
-            before.balance.accepted != now.balance.accepted
+            has_ranges
+                || before.balance.accepted != now.balance.accepted
                 || before.balance.evicted < now.balance.evicted
                 || before.balance.discarded < now.balance.discarded
                 || before.balance.quarantined > now.balance.quarantined

@@ -454,6 +454,30 @@ async fn the_newest_give_way_at_the_door_and_keep_their_place_in_the_ledger() {
 }
 
 #[tokio::test]
+async fn an_outage_after_another_thins_out_as_gently_as_the_first() {
+    let folder = folder();
+    let settings = BufferSettings {
+        rows_max: 8192,
+        policies: policies(Policy::ThinOut, &[]),
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    for _ in 0..50 {
+        opened.buffer.append(readings("cpu", 4096)).await.unwrap();
+    }
+    let last = opened.buffer.progress().last_row;
+    commit(&opened, &[(1, last)]).await;
+    for _ in 0..3 {
+        opened.buffer.append(readings("cpu", 4096)).await.unwrap();
+    }
+    let found = rows(&opened, last + 1, last + 3 * 4096).await;
+    let steps = found.windows(2).map(|pair| pair[1] - pair[0]);
+    let widest = steps.max().unwrap();
+    // Of each two blocks of two rows one stays, of each four one further on.
+    assert!(widest <= 16, "{widest} rows in a row are gone");
+}
+
+#[tokio::test]
 async fn a_sensor_that_thins_out_loses_every_second_reading() {
     let folder = folder();
     let settings = BufferSettings {
@@ -753,6 +777,28 @@ async fn a_newer_file_and_a_strange_database_are_refused_and_left_alone() {
         "{refused:?}"
     );
     assert!(strange.path.exists());
+}
+
+#[tokio::test]
+async fn a_file_of_somebodys_own_is_refused_and_left_alone() {
+    for with in [
+        b"notes".to_vec(),
+        b"a long text\n".repeat(1000),
+        vec![0xaa; 5000],
+    ] {
+        let folder = folder();
+        let settings = settings(folder.path());
+        std::fs::write(&settings.path, &with).unwrap();
+        for _ in 0..2 {
+            let refused = try_open(&settings).await.unwrap_err();
+            assert!(
+                matches!(refused, BufferError::Foreign { .. }),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(std::fs::read(&settings.path).unwrap(), with);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }
 
 #[tokio::test]

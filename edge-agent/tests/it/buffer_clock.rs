@@ -145,8 +145,48 @@ async fn rows_of_another_boot_are_uncertain_or_set_aside_and_none_is_lost() {
                 assert_eq!(again.buffer.balance().quarantined, 3);
                 again.buffer.requeue(Some(vec![reason])).await.unwrap();
                 assert_eq!(again.buffer.balance().pending, 3);
+                // What she has decided is not taken back by the next start.
+                again.buffer.close().await;
+                let (last, _) = release(folder.path(), 4).await;
+                assert_eq!(last.buffer.balance().pending, 3);
             }
         }
+    }
+}
+
+/// A last commit that was cut short: what is kept of it is held, and mended with the rest.
+#[tokio::test]
+async fn rows_of_a_commit_that_was_cut_short_have_the_clock_of_their_start() {
+    // Of a start that had rows before, and of one that had not.
+    for has_begun in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let off = -NOW + 20 * SECOND;
+        held_start(folder.path(), 1, off).await;
+        let at = moment(50 * SECOND, off);
+        let mut core = Core::begin(1, at);
+        let stamp = core.stamp(at);
+        let Opened { buffer, .. } = open(folder.path(), stamp, core.start()).await;
+        if has_begun {
+            let before = Append::read(vec![reading(stamp, 4)]);
+            buffer.append(before).await.unwrap();
+        }
+        let last = Append::read(vec![reading(stamp + SECOND, 5)]);
+        buffer.append(last).await.unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        crate::buffer::copy_files(folder.path(), copy.path());
+        let log = copy.path().join("buffer.db-wal");
+        let bytes = std::fs::read(&log).unwrap();
+        std::fs::write(&log, &bytes[..bytes.len() - 1]).unwrap();
+
+        let (opened, verdicts) = release(copy.path(), 1).await;
+        let starts = 2 + usize::from(has_begun);
+        assert_eq!(verdicts.len(), starts, "{:?}", opened.starts);
+        let last_row = 4 + u64::from(has_begun);
+        assert_eq!(opened.last_row, last_row);
+        let found = rows(&opened.buffer, last_row, last_row).await;
+        assert_eq!(found[0].value, Value::I64(5));
+        let right = NOW + 51 * SECOND;
+        assert!(found[0].observed_at.micros().abs_diff(right) < 2_000);
     }
 }
 

@@ -318,8 +318,12 @@ fn size_of(file: &Path) -> usize {
 #[tokio::test]
 async fn what_is_no_database_is_moved_aside() {
     let specimen = specimen(true).await;
+    // An agent has run there: it is not somebody's own file.
     let replace = |with: Vec<u8>| {
-        move |folder: &Path| std::fs::write(folder.join("buffer.db"), with).unwrap()
+        move |folder: &Path| {
+            std::fs::write(folder.join("buffer.db.lock"), "").unwrap();
+            std::fs::write(folder.join("buffer.db"), with).unwrap();
+        }
     };
     for (what, with) in [
         ("empty", vec![]),

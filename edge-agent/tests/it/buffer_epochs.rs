@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use edge_agent::buffer::{Buffer, BufferSettings, Opened};
 use schema::{Epoch, ObservedAt, RangeSet, Reading, SeqRange, Value};
@@ -198,6 +199,49 @@ async fn rows_of_earlier_starts_keep_their_epoch_and_a_batch_holds_one() {
         (40, 10, 30)
     );
     assert_eq!(again.pending.as_slice().len(), 2, "{:?}", again.pending);
+}
+
+#[tokio::test]
+async fn a_recovery_does_not_bring_back_epochs_that_were_forgotten() {
+    let folder = folder();
+    let opened = open_at(folder.path(), NOW_MS).await;
+    opened.buffer.append(scan("first", 0, 10)).await.unwrap();
+    let first = opened.epoch;
+    opened.buffer.close().await;
+    let opened = open_at(folder.path(), NOW_MS).await;
+    opened.buffer.append(scan("second", 0, 5)).await.unwrap();
+    let second = opened.epoch;
+    // The log has them unsettled, then settled and confirmed, then not at all.
+    for rows in [(1, 4), (5, 10)] {
+        let rows: RangeSet = SeqRange::new(rows.0, rows.1).into_iter().collect();
+        let settle = opened.buffer.settle(first, rows, vec![], RangeSet::new());
+        settle.await.unwrap();
+        opened.buffer.append(scan("more", 0, 1)).await.unwrap();
+    }
+    let before = opened.buffer.balance();
+    // Nothing of the old epoch is waited for any more once its deletion is on disk.
+    opened.buffer.discard(None).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let copy = self::folder();
+        copy_files(folder.path(), copy.path());
+        let path = settings(copy.path()).path;
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[..2048].fill(0xaa);
+        std::fs::write(&path, bytes).unwrap();
+        let found = open_at(copy.path(), NOW_MS).await;
+        assert!(found.recovery.is_some());
+        let report = found.buffer.report().await.unwrap();
+        if report.iter().any(|account| account.epoch == first) && Instant::now() < deadline {
+            // The settlement may not be on disk yet.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        }
+        let named: Vec<Epoch> = report.iter().map(|account| account.epoch).collect();
+        assert_eq!(named, [second], "{report:?}");
+        assert_eq!(found.buffer.balance(), before);
+        break;
+    }
 }
 
 async fn log_rows(settings: &BufferSettings) -> i64 {

@@ -247,6 +247,75 @@ async fn a_large_quarantine_is_offered_a_part_at_a_time() {
 }
 
 #[tokio::test]
+async fn what_a_person_offers_again_is_offered_to_its_end_over_restarts_and_crashes() {
+    let (folder, crash) = (folder(), folder());
+    let settings = BufferSettings {
+        settle_linger: BufferSettings::SETTLE_LINGER_MAX,
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    opened.buffer.append(readings("cpu", 6000)).await.unwrap();
+    let reason = RejectReason::BadText;
+    refuse(&opened, &[refused(1, 6000, reason)]).await;
+    assert_eq!(opened.buffer.requeue(None).await.unwrap(), 6000);
+    check(opened.buffer.balance(), (4096, 1904, 0));
+    // It was answered, so it is on disk.
+    copy_files(folder.path(), crash.path());
+    opened.buffer.close().await;
+    for folder in [&folder, &crash] {
+        let again = open(&crate::buffer::settings(folder.path())).await;
+        assert!(again.buffer.take_requeued().count() > 0);
+        check(again.buffer.balance(), (6000, 0, 0));
+        // What is refused again stays so, also over the next start.
+        refuse(&again, &[refused(1, 6000, reason)]).await;
+        again.buffer.close().await;
+        let last = open(&crate::buffer::settings(folder.path())).await;
+        check(last.buffer.balance(), (0, 6000, 0));
+    }
+}
+
+#[tokio::test]
+async fn the_session_hears_of_the_next_part_when_a_whole_part_is_refused_again() {
+    let folder = folder();
+    let opened = open(&settings(folder.path())).await;
+    opened.buffer.append(readings("cpu", 8192)).await.unwrap();
+    let refusal = [refused(1, 8192, RejectReason::TooNew)];
+    refuse(&opened, &refusal).await;
+    opened.buffer.requeue(None).await.unwrap();
+    assert_eq!(opened.buffer.take_requeued(), set(&[(1, 4096)]));
+    let mut heard = opened.buffer.appended();
+    heard.mark_unchanged();
+    // As many come as go: no count changes.
+    check(
+        refuse(&opened, &[refused(1, 4096, RejectReason::TooNew)]).await,
+        (4096, 4096, 0),
+    );
+    assert!(heard.has_changed().unwrap());
+    assert_eq!(opened.buffer.take_requeued(), set(&[(4097, 8192)]));
+}
+
+#[tokio::test]
+async fn a_scattered_quarantine_gives_up_its_oldest_ranges_and_no_more() {
+    let folder = folder();
+    let settings = BufferSettings {
+        quarantine_rows_max: Some(100_000),
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    for _ in 0..10 {
+        opened.buffer.append(readings("cpu", 4000)).await.unwrap();
+    }
+    let scattered: Vec<Rejection> = (1..=17_000)
+        .map(|n| refused(2 * n, 2 * n, RejectReason::TooNew))
+        .collect();
+    let discarded = 17_000 - 16 * 1024;
+    let kept = 16 * 1024;
+    check(refuse(&opened, &scattered).await, (23_000, kept, discarded));
+    let report = opened.buffer.report().await.unwrap().remove(0);
+    assert_eq!(report.discarded[0].range, range(2, 2));
+}
+
+#[tokio::test]
 async fn an_upgrade_of_either_end_offers_it_once_more_and_nothing_else_does() {
     let folder = folder();
     let settings = settings(folder.path());

@@ -9,7 +9,7 @@ use edge_agent::buffer::BufferSettings;
 use schema::{RangeSet, SeqRange};
 use serde_json::Value;
 
-use crate::buffer::{folder, open, read_all, readings, settings, try_open};
+use crate::buffer::{copy_files, folder, open, read_all, readings, settings, try_open};
 use crate::process::{Home, output};
 use crate::{PATIENCE, eventually};
 
@@ -297,6 +297,22 @@ async fn a_recovery_without_room_keeps_the_original_and_goes_on_when_there_is_so
     let pending = status["balance"]["pending"].as_u64().unwrap();
     assert!(pending > 47_000, "{pending}");
     drop(agent);
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_version_opens_on_a_full_disk_with_the_room_that_is_held() {
+    let home = Home::new(1);
+    let data = home.path("data");
+    let disk = SmallDisk::mount(Path::new(&data), "4m");
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v0.1");
+    copy_files(Path::new(fixture), Path::new(&data));
+    let reserve = home.path("data/buffer.db.reserve");
+    std::fs::write(&reserve, vec![7; 1280 * 1024]).unwrap();
+    disk.fill();
+    let opened = try_open(&settings(Path::new(&data))).await.unwrap();
+    assert_eq!(opened.recovery, None);
+    assert!(!opened.pending.is_empty());
+    assert!(!Path::new(&reserve).exists(), "it was not needed");
 }
 
 /// Overwrites a leaf in the middle of the file.
