@@ -300,6 +300,30 @@ impl Ledgers {
         self.ended.last()?.clock
     }
 
+    /// Ends the current epoch and begins another one behind its rows; returns both. One that has no rows
+    /// is used anew, and beyond [`EPOCHS_MAX`] the current one goes on.
+    pub(super) fn begin_again(
+        &mut self,
+        epoch: Epoch,
+        clock: StartClock,
+        ids: &mut Ids,
+    ) -> Option<[Run; 2]> {
+        if self.current.account.last_seq() == 0 {
+            self.begin_clock(clock);
+            return None;
+        }
+        if self.ended.len() >= EPOCHS_MAX {
+            return None;
+        }
+        let begun = Ledger::begin(epoch, self.last_row(), ids);
+        let mut before = std::mem::replace(&mut self.current, begun);
+        before.end();
+        self.begin_clock(clock);
+        let runs = [before.run()?, self.current.run()?];
+        self.ended.push(before);
+        Some(runs)
+    }
+
     /// What the clocks of earlier starts say.
     pub(super) fn starts(&self) -> Starts {
         let mut starts = Starts::default();
@@ -335,15 +359,17 @@ impl Ledgers {
     }
 
     /// The clocks as they are, for [`Self::restore_clocks`].
-    pub(super) fn clocks(&self) -> Vec<Option<StartClock>> {
-        self.all().map(|ledger| ledger.clock).collect()
+    pub(super) fn clocks(&self) -> Vec<(Epoch, Option<StartClock>)> {
+        let clock = |ledger: &Ledger| (ledger.account.epoch(), ledger.clock);
+        self.all().map(clock).collect()
     }
 
-    /// Takes back what was not committed.
-    pub(super) fn restore_clocks(&mut self, clocks: Vec<Option<StartClock>>) {
-        let all = self.ended.iter_mut().chain([&mut self.current]);
-        for (ledger, clock) in all.zip(clocks) {
-            ledger.clock = clock;
+    /// Takes back what was not committed. Meanwhile epochs may have been settled to the end.
+    pub(super) fn restore_clocks(&mut self, clocks: &[(Epoch, Option<StartClock>)]) {
+        for (epoch, clock) in clocks {
+            if let Some(ledger) = self.named(*epoch) {
+                ledger.clock = *clock;
+            }
         }
     }
 
@@ -793,6 +819,73 @@ mod tests {
         let counts = (balance.accepted, balance.committed, balance.evicted);
         assert_eq!(counts, (18, 8, 3));
         assert!(all.plan(18, &none, 0, &mut ids).writes().next().is_none());
+    }
+
+    const CLOCK: StartClock = StartClock {
+        boot: 1,
+        began: 0,
+        axis: 0,
+        wall: 0,
+        known: None,
+        release: Release::Shifted(0),
+    };
+
+    #[test]
+    fn an_epoch_begins_while_running_behind_the_rows_of_the_one_before() {
+        let (mut all, mut ids) = three();
+        let runs = all.begin_again(epoch(4), CLOCK, &mut ids);
+        let ended = Run {
+            epoch: epoch(3),
+            base: 15,
+            last_row: 18,
+        };
+        let begun = Run {
+            epoch: epoch(4),
+            base: 18,
+            last_row: u64::MAX,
+        };
+        assert_eq!(runs, Some([ended, begun]));
+        // One without rows is used anew, and nothing is to be written for it.
+        let other = StartClock { began: 7, ..CLOCK };
+        assert_eq!(all.begin_again(epoch(5), other, &mut ids), None);
+        assert_eq!(all.current().clock, Some(other));
+        all.accept(20);
+        let name = |row| all.of_row(row).map(|(ledger, _)| ledger.account.epoch());
+        assert_eq!([name(18), name(19)], [Some(epoch(3)), Some(epoch(4))]);
+        assert_eq!(all.pending(), set(&[(1, 20)]));
+        let plan = all.plan(20, &RangeSet::new(), 0, &mut ids);
+        // Both, at once: a file never has two that grow.
+        assert!(plan.changed.iter().any(|changed| changed.index == 2));
+        assert!(plan.changed.iter().any(|changed| changed.index == 3));
+        all.committed(plan);
+        assert_eq!(
+            all.begin_again(epoch(6), CLOCK, &mut ids).unwrap()[1].base,
+            20
+        );
+    }
+
+    /// What was settled to the end meanwhile moves no other's clock.
+    #[test]
+    fn clocks_are_taken_back_by_name() {
+        let (mut all, mut ids) = three();
+        for (n, began) in [(1, 1), (2, 2), (3, 3)] {
+            let clock = StartClock { began, ..CLOCK };
+            all.named(epoch(n)).unwrap().clock = Some(clock);
+        }
+        let before = all.clocks();
+        let none = RangeSet::new();
+        let first = all.named(epoch(1)).unwrap();
+        first.account.settle(&set(&[(1, 10)]), &[], &none);
+        let plan = all.plan(18, &none, 0, &mut ids);
+        all.committed(plan);
+        assert_eq!(all.ended.len(), 1);
+        all.restore_clocks(&before);
+        let began: Vec<_> = all
+            .clocks()
+            .into_iter()
+            .map(|(_, clock)| clock.unwrap().began)
+            .collect();
+        assert_eq!(began, [2, 3]);
     }
 
     #[test]

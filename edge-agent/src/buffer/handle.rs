@@ -35,8 +35,10 @@ pub struct Buffer {
     storage: watch::Receiver<Storage>,
     evictions: Evictions,
     requeued: Evictions,
-    /// The epochs that had rows in the file when it was opened, and the one that began then.
-    runs: Arc<[Run]>,
+    /// The epochs that had rows in the file when it was opened, and those that began since.
+    runs: Arc<Mutex<Vec<Run>>>,
+    /// The epoch that takes new rows.
+    epoch: watch::Sender<Epoch>,
     ended: watch::Receiver<bool>,
 }
 
@@ -53,6 +55,8 @@ pub struct Opened {
     pub pending: RangeSet,
     /// What the clocks of earlier starts say.
     pub starts: Starts,
+    /// What the bridge understood that was heard last; 0 when none has ever said so.
+    pub bridge_protocol: u16,
     /// What was done about a damaged file, if it was.
     pub recovery: Option<Recovery>,
 }
@@ -187,6 +191,10 @@ pub(super) enum Request {
         is_news: bool,
         reply: Reply<()>,
     },
+    BeginAgain {
+        start: StartClock,
+        reply: Reply<Option<[Run; 2]>>,
+    },
     LimitPages {
         pages_max: u32,
         reply: Reply<()>,
@@ -274,13 +282,15 @@ impl Buffer {
                 storage,
                 evictions,
                 requeued,
-                runs: found.runs.into(),
+                runs: Arc::new(Mutex::new(found.runs)),
+                epoch: watch::Sender::new(found.epoch),
                 ended,
             },
             epoch: found.epoch,
             last_row: found.last_row,
             pending: found.pending,
             starts: found.starts,
+            bridge_protocol: found.bridge_protocol,
             recovery: found.recovery,
         })
     }
@@ -402,6 +412,37 @@ impl Buffer {
         .await
     }
 
+    /// Begins a new epoch while running: readings that come from now on are in an order of their own,
+    /// which `start` knows the clock of. One that has no rows is used anew. Nothing is written before the
+    /// first of its rows.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn begin_again(&self, start: StartClock) -> Result<(), BufferError> {
+        let begun = self.ask(|reply| Request::BeginAgain { start, reply });
+        if let Some([ended, begun]) = begun.await? {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = runs.iter_mut().find(|run| run.epoch == ended.epoch);
+            before.into_iter().for_each(|run| *run = ended);
+            runs.push(begun);
+            drop(runs);
+            self.epoch.send_replace(begun.epoch);
+        }
+        Ok(())
+    }
+
+    /// The epoch that takes new rows. Costs nothing.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        *self.epoch.borrow()
+    }
+
+    /// As [`Self::epoch`]; wakes its holder when another has begun.
+    #[must_use]
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.epoch.subscribe()
+    }
+
     /// What is in quarantine for one of these reasons, or for any, is to be offered again: a part
     /// of it at a time, as history. Returns how many readings that are.
     ///
@@ -421,7 +462,8 @@ impl Buffer {
     }
 
     /// Offers all of the quarantine again if it was refused for another version of the agent, or
-    /// by a bridge of another protocol. Returns how many readings that are.
+    /// by a bridge of another protocol. Returns how many readings that are. What the bridge understands
+    /// is kept, see [`Opened::bridge_protocol`].
     ///
     /// # Errors
     /// [`BufferError::Closed`].
@@ -439,7 +481,10 @@ impl Buffer {
     /// `epoch`; `None` when it is of an epoch that has no rows here.
     #[must_use]
     pub fn in_rows(&self, ack: &Ack, epoch: Epoch) -> Option<Ack> {
-        let run = self.runs.iter().find(|run| run.epoch == ack.epoch)?;
+        let runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = runs.iter().find(|run| run.epoch == ack.epoch).copied();
+        drop(runs);
+        let run = run?;
         let rows = |ranges: &[SeqRange]| {
             let rows = ranges.iter().filter_map(|range| run.row_range(*range));
             rows.collect()

@@ -323,7 +323,8 @@ fn exists(path: &Path) -> Result<bool, BufferError> {
         .map_err(|error| BufferError::file("looking for", path, error))
 }
 
-fn new_epoch() -> Epoch {
+/// A name that no other epoch has.
+pub(super) fn new_epoch() -> Epoch {
     Epoch::from_random(rand::random())
 }
 

@@ -31,7 +31,7 @@ const PART_ROWS: u64 = 1024;
 /// Longest text of a row, for a first guess.
 const TEXT_BYTES_MAX: u64 = schema::limits::TEXT_BYTES_MAX as u64;
 
-/// For whom the quarantine is offered.
+/// For whom the quarantine is offered. Kept without one, too, once a bridge has said what it understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peers {
     /// This agent's version.
@@ -77,6 +77,11 @@ impl Quarantine {
             offered: RangeSet::new(),
             not_kept: Repeats::new(WARN_EVERY),
         }
+    }
+
+    /// What the bridge understands that was heard last; 0 as long as none has said so.
+    pub(super) const fn protocol(&self) -> u16 {
+        self.protocol
     }
 
     fn peers(&self) -> Peers {
@@ -212,8 +217,14 @@ impl Writer {
         if let Some(protocol) = protocol {
             self.quarantine.protocol = protocol;
         }
-        let is_known = self.quarantine.is_offered_to(&self.quarantine.peers());
-        if is_known || self.state.epochs.quarantined_rows() == 0 {
+        if self.quarantine.is_offered_to(&self.quarantine.peers()) {
+            return 0;
+        }
+        if self.state.epochs.quarantined_rows() == 0 {
+            // That a bridge said what it understands is worth knowing at the next start.
+            if protocol.is_some() {
+                self.keep_peers().await;
+            }
             return 0;
         }
         // No peer mends a clock that is shown wrong.

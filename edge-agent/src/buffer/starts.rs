@@ -61,7 +61,8 @@ fn shifted(hlc: Hlc, shift: i64) -> Hlc {
 
 impl Writer {
     /// Releases what is held and sets aside the rows that are shown wrong, in one commit; then what was
-    /// refused for its time is offered again.
+    /// refused for its time is offered again. A full disk has the reserve for this. What is known of an
+    /// epoch without rows is written with its first.
     pub(super) async fn release(
         &mut self,
         verdicts: &[(Epoch, Release)],
@@ -70,10 +71,14 @@ impl Writer {
     ) -> Result<(), BufferError> {
         let before = self.state.epochs.clocks();
         let set_aside = self.state.epochs.set_clocks(verdicts, current);
-        if let Err(error) = self.try_commit(&[], true, self.clock.now_ms()).await {
-            self.state.epochs.restore_clocks(before);
-            self.state.epochs.requeue(&set_aside);
-            return Err(error);
+        if !verdicts.is_empty() || self.state.epochs.current().account.last_seq() > 0 {
+            let now_ms = self.clock.now_ms();
+            if let Err(error) = self.commit_with_reserve(&[], true, now_ms).await {
+                self.state.epochs.restore_clocks(&before);
+                self.state.epochs.requeue(&set_aside);
+                self.has_trouble(&error);
+                return Err(error);
+            }
         }
         if !set_aside.is_empty() {
             let none = RangeSet::new();

@@ -20,7 +20,7 @@ use std::time::Duration;
 use daemon::Clock;
 use schema::limits::{MESSAGE_RANGES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::{EpochAccount, Rejection};
-use schema::{Balance, Epoch, ObservedAt, RangeSet};
+use schema::{Balance, Epoch, HlcClock, ObservedAt, RangeSet};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
@@ -78,6 +78,7 @@ pub(super) struct Found {
     pub(super) pending: RangeSet,
     pub(super) runs: Vec<Run>,
     pub(super) starts: Starts,
+    pub(super) bridge_protocol: u16,
     pub(super) recovery: Option<Recovery>,
 }
 
@@ -148,12 +149,14 @@ pub(super) fn run(
             }
         };
         let epochs = &found.state.epochs;
+        let quarantine = Quarantine::restore(found.state.offered.as_ref());
         let answer = Found {
             epoch: epochs.current().account.epoch(),
             last_row: epochs.last_row(),
             pending: epochs.pending(),
             runs: epochs.runs().collect(),
             starts: epochs.starts(),
+            bridge_protocol: quarantine.protocol(),
             recovery: found.recovery,
         };
         let mut state = found.state;
@@ -164,7 +167,6 @@ pub(super) fn run(
             let floor = latest_stamp(anchor);
             state.sensors.stamp_behind(floor, clock.now_micros());
         }
-        let quarantine = Quarantine::restore(state.offered.as_ref());
         let deferred = Deferred::leftover(std::mem::take(&mut state.leftover));
         let mut writer = Writer {
             sweep: Sweep::new(settings.rows_max),
@@ -334,6 +336,10 @@ impl Writer {
                 let released = self.release(&verdicts, current, is_news).await;
                 let _ = reply.send(released);
             }
+            Request::BeginAgain { start, reply } => {
+                let begun = self.begin_again(start).await;
+                let _ = reply.send(Ok(begun));
+            }
             Request::Offer { protocol, reply } => {
                 let count = self.offer(protocol).await;
                 let _ = reply.send(Ok(count));
@@ -413,6 +419,26 @@ impl Writer {
         if count > 0 {
             self.commit(true).await;
         }
+    }
+
+    /// Begins a new epoch, behind what was handed over before. Returns the one that has ended with it, and
+    /// the one that has begun.
+    async fn begin_again(&mut self, start: StartClock) -> Option<[Run; 2]> {
+        if !self.waiting.is_empty() {
+            self.commit(false).await;
+        }
+        let epochs = &mut self.state.epochs;
+        let begun = epochs.begin_again(open::new_epoch(), start, &mut self.state.ids);
+        if epochs.current().account.last_seq() == 0 {
+            // Its order depends on nothing that was before it.
+            self.state.clock = HlcClock::default();
+        } else {
+            warn!(
+                "too many epochs wait to be settled: this one goes on, and its order with the latest stamp"
+            );
+        }
+        self.tell();
+        begun
     }
 
     fn append(&mut self, append: Append, reply: Reply<Appended>) {
@@ -577,22 +603,13 @@ impl Writer {
         self.waiting_rows = 0;
         let waiting = std::mem::take(&mut self.waiting);
         let now_ms = self.clock.now_ms();
-        let mut done = self.commit_whole(&waiting, settle, now_ms).await;
-        match &done {
-            // A quota that is used up, or a file that may not grow, shows as a failed write.
-            Err(
-                BufferError::DiskFull { .. }
-                | BufferError::Disk { .. }
-                | BufferError::Database { .. },
-            ) => {
-                self.free_room(now_ms).await;
-                done = self.commit_whole(&waiting, settle, now_ms).await;
-            }
-            // Rows that cannot be deleted must not keep others from being accepted.
-            Err(BufferError::Damaged { .. }) if settle && !waiting.is_empty() => {
-                done = self.commit_whole(&waiting, false, now_ms).await;
-            }
-            _ => {}
+        let mut done = self.commit_with_reserve(&waiting, settle, now_ms).await;
+        // Rows that cannot be deleted must not keep others from being accepted.
+        if let Err(BufferError::Damaged { .. }) = done
+            && settle
+            && !waiting.is_empty()
+        {
+            done = self.commit_whole(&waiting, false, now_ms).await;
         }
         match done {
             Ok(appended) => {
@@ -621,6 +638,27 @@ impl Writer {
                     let _ = waiting.reply.send(Err(failed.clone()));
                 }
             }
+        }
+    }
+
+    /// As [`Self::commit_whole`], once more with the room of the reserve if there is no other.
+    pub(super) async fn commit_with_reserve(
+        &mut self,
+        waiting: &[Waiting],
+        settle: bool,
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, BufferError> {
+        match self.commit_whole(waiting, settle, now_ms).await {
+            // A quota that is used up, or a file that may not grow, shows as a failed write.
+            Err(
+                BufferError::DiskFull { .. }
+                | BufferError::Disk { .. }
+                | BufferError::Database { .. },
+            ) => {
+                self.free_room(now_ms).await;
+                self.commit_whole(waiting, settle, now_ms).await
+            }
+            done => done,
         }
     }
 
@@ -668,7 +706,7 @@ impl Writer {
         }
     }
 
-    pub(super) async fn try_commit(
+    async fn try_commit(
         &mut self,
         waiting: &[Waiting],
         settle: bool,
@@ -788,7 +826,7 @@ impl Writer {
     }
 
     /// Says that something does not work, when it begins or changes, and now and then while it lasts.
-    fn has_trouble(&mut self, error: &BufferError) {
+    pub(super) fn has_trouble(&mut self, error: &BufferError) {
         self.look_within(LOOK_SOON);
         let lasting = self.shows.storage.borrow().trouble.clone();
         let since_ms = lasting.map_or_else(|| self.clock.now_ms(), |trouble| trouble.since_ms);

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use edge_agent::buffer::{Buffer, BufferSettings, Opened};
+use edge_agent::clock::core::{Release, StartClock};
+use schema::message::Ack;
 use schema::{Epoch, ObservedAt, RangeSet, Reading, SeqRange, Value};
 
 use crate::buffer::{TestClock, copy_files, folder, read_all, reading, settings};
@@ -290,4 +292,82 @@ async fn starts_without_end_leave_no_trace() {
     opened.buffer.close().await;
     let rows = log_rows(&settings).await;
     assert!(rows <= 4, "{rows} rows of sync_log");
+}
+
+/// A clock that was two days ahead is set right while the agent runs: what comes then is not ordered behind
+/// what was stamped before, and nothing is lost of either.
+#[tokio::test]
+async fn an_epoch_begins_while_running_and_its_order_is_its_own() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let clock = TestClock::at_ms(NOW_MS + 48 * HOUR_MS);
+    let start = StartClock {
+        boot: 1,
+        began: 0,
+        axis: 0,
+        wall: 0,
+        known: None,
+        release: Release::Shifted(0),
+    };
+    let opened = Buffer::open_with(settings.clone(), clock.clone(), Some(start)).await;
+    let opened = opened.unwrap();
+    let first = opened.epoch;
+    // One without rows is used anew.
+    opened.buffer.begin_again(start).await.unwrap();
+    assert_eq!(opened.buffer.epoch(), first);
+    let append = async |n: i64| {
+        let reading = vec![reading("s", NOW_MS + n, n as f64)];
+        opened.buffer.append(reading).await.unwrap();
+    };
+    append(1).await;
+    append(2).await;
+    clock.set_ms(NOW_MS);
+    opened.buffer.begin_again(start).await.unwrap();
+    let second = opened.buffer.epoch();
+    assert_ne!(second, first);
+    append(3).await;
+    let all: RangeSet = SeqRange::new(1, 3).into_iter().collect();
+    let taken = read_all(&opened, all.clone()).await;
+    let found = taken.iter().flat_map(|taken| {
+        let rows = taken.batch.rows.iter();
+        rows.map(|row| (taken.batch.epoch, row.seq, row.hlc.millis().cast_signed()))
+    });
+    let ahead = NOW_MS + 48 * HOUR_MS;
+    assert_eq!(
+        found.collect::<Vec<_>>(),
+        [(first, 1, ahead), (first, 2, ahead), (second, 1, NOW_MS)]
+    );
+    // Acknowledgements of either are understood.
+    let ack = |epoch, last| Ack {
+        bridge_time_ms: 0,
+        epoch,
+        committed: SeqRange::new(1, last).into_iter().collect(),
+        evicted: Vec::new(),
+        rejected: Vec::new(),
+        resync: Vec::new(),
+    };
+    let rows = |epoch, last| opened.buffer.in_rows(&ack(epoch, last), first).unwrap();
+    assert_eq!(rows(first, 9).committed, [SeqRange::new(1, 2).unwrap()]);
+    assert_eq!(rows(second, 1).committed, [SeqRange::new(3, 3).unwrap()]);
+    let report = opened.buffer.report().await.unwrap();
+    let named: Vec<_> = report
+        .iter()
+        .map(|account| (account.epoch, account.balance.pending))
+        .collect();
+    assert_eq!(named, [(second, 1), (first, 2)]);
+    // As a crash leaves it.
+    let copy = crate::buffer::folder();
+    copy_files(folder.path(), copy.path());
+    for folder in [copy.path(), folder.path()] {
+        if folder != copy.path() {
+            opened.buffer.close().await;
+        }
+        let again = crate::buffer::open(&crate::buffer::settings(folder)).await;
+        assert!(again.recovery.is_none());
+        assert_eq!(again.pending, all);
+        let taken = read_all(&again, all.clone()).await;
+        let epochs: Vec<_> = taken.iter().map(|taken| taken.batch.epoch).collect();
+        assert_eq!(epochs, [first, second]);
+        again.buffer.close().await;
+    }
 }

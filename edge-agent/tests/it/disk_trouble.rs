@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use edge_agent::buffer::BufferSettings;
+use edge_agent::buffer::{Buffer, BufferSettings};
+use edge_agent::clock::core::{Release, StartClock};
 use schema::{RangeSet, SeqRange};
 use serde_json::Value;
 
-use crate::buffer::{copy_files, folder, open, read_all, readings, settings, try_open};
+use crate::buffer::{TestClock, copy_files, folder, open, read_all, readings, settings, try_open};
 use crate::process::{Home, output};
 use crate::{PATIENCE, eventually};
 
@@ -252,6 +253,46 @@ async fn a_file_that_is_replaced_while_in_use_is_left_alone_and_said() {
     std::fs::rename(home.path("data/moved.db"), &file).unwrap();
     is_over(&home).await;
     assert_eq!(home.produce(6, 5).await, 5);
+}
+
+/// What the time being known makes of readings that were held is little, and has the room that is kept for
+/// the worst moment.
+#[tokio::test]
+async fn held_readings_are_released_on_a_full_disk() {
+    let folder = folder();
+    let disk = SmallDisk::mount(&folder.path().join("data"), "6m");
+    let settings = settings(&folder.path().join("data"));
+    let start = StartClock {
+        boot: 1,
+        began: 0,
+        axis: 0,
+        wall: 0,
+        known: None,
+        release: Release::Held,
+    };
+    let opened = async || {
+        let clock = TestClock::at_ms(1_790_000_000_000);
+        let opened = Buffer::open_with(settings.clone(), clock, Some(start)).await;
+        opened.unwrap()
+    };
+    let before = opened().await;
+    for _ in 0..3 {
+        before.buffer.append(readings("cpu", 1000)).await.unwrap();
+    }
+    assert!(settings.path.with_extension("db.reserve").exists());
+    before.buffer.close().await;
+    let again = opened().await;
+    disk.fill();
+    let verdicts: Vec<_> = again
+        .starts
+        .held
+        .iter()
+        .map(|(epoch, _)| (*epoch, Release::Shifted(1000)))
+        .collect();
+    assert_eq!(verdicts.len(), 1);
+    again.buffer.release(verdicts, start, true).await.unwrap();
+    again.buffer.close().await;
+    assert!(opened().await.starts.held.is_empty());
 }
 
 #[tokio::test]
