@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use daemon::{Clock, Component, Failure, Health, Lifecycle};
+use daemon::{Clock, Component, Failure, Fault, Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
 use schema::{Balance, SeqRange};
@@ -134,17 +134,23 @@ impl Agent {
         }
         // What an earlier start took while it did not know the time goes when it is known; with it
         // everything behind it.
+        let behind = opened.last_row + 1;
         let held_from = match opened.starts.held_from {
-            None if clock.is_known() => None,
-            None => Some(opened.last_row + 1),
+            None if !clock.is_known() => Some(behind),
+            None => match buffer.release(Vec::new(), clock.start(), false).await {
+                Ok(()) => None,
+                // What comes waits until it can be kept; the driver tries again.
+                Err(error) if error.fault() == Fault::Retry => {
+                    warn!(%error, "what is known of the clock is not kept");
+                    Some(behind)
+                }
+                Err(error) => {
+                    let failure = Failure::new(error.class(), "keep what is known of the clock");
+                    return Err(failure.because(error));
+                }
+            },
             from => from,
         };
-        if held_from.is_none() {
-            let kept = buffer.release(Vec::new(), clock.start(), false).await;
-            kept.map_err(|error| {
-                Failure::new(error.class(), "keep what is known of the clock").because(error)
-            })?;
-        }
         let offered_to = held_from.map_or(opened.last_row, |from| from - 1);
         let offered = SeqRange::new(1, offered_to).into_iter().collect();
         let pending = opened.pending.intersection(&offered);
@@ -180,7 +186,7 @@ impl Agent {
 
         let (link, mut link_handle) = Link::new(
             config.link.clone(),
-            opened.epoch,
+            buffer.epochs(),
             clock.servers(),
             LinkMeters::register(registry),
         );
@@ -248,6 +254,7 @@ impl Agent {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
             is_held: held_from.is_some(),
+            is_bridge_new: opened.bridge_protocol > 0,
             buffer: buffer.clone(),
             clock,
             link: link_handle,

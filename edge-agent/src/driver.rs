@@ -75,6 +75,8 @@ pub(crate) struct Driver {
     pub(crate) starts: Starts,
     /// Whether rows behind those that the session knows are held until the time is known.
     pub(crate) is_held: bool,
+    /// A bridge has told this device the time in an earlier run.
+    pub(crate) is_bridge_new: bool,
     pub(crate) buffer: Buffer,
     pub(crate) clock: AgentClock,
     pub(crate) link: LinkHandle,
@@ -96,7 +98,8 @@ impl Driver {
             storage: self.buffer.storage(),
             seen: self.session.last_seq(),
             discarded: self.buffer.balance().discarded,
-            time: Timekeeping::new(self.clock.clone(), self.starts.newest.is_some()),
+            time: Timekeeping::new(self.clock.clone(), self.is_bridge_new),
+            report_waits: false,
             clock_news: self.is_held,
             clock_unkept: self.is_held,
             parts: self,
@@ -136,6 +139,8 @@ struct Running {
     parts: Driver,
     gatherer: Gatherer,
     time: Timekeeping,
+    /// A report is due, in the words that the bridge understands: which these are may soon be known.
+    report_waits: bool,
     /// The time has become known, and what was refused for its time was not offered since.
     clock_news: bool,
     /// What is known of the clock is not on disk.
@@ -198,14 +203,19 @@ impl Running {
             }
             Happening::Link(LinkState::Down(error)) => {
                 self.time.down();
+                self.report_waits = false;
                 self.uplink = None;
                 let reason = error.map_or_else(|| "not connected".into(), |e| e.to_string());
                 self.parts.link_health.waiting(reason.clone());
                 self.last_error = Some(reason);
                 self.input(Input::Disconnected).await;
             }
-            Happening::Downlink(Downlink::Ack(ack)) => self.acked(ack).await,
+            Happening::Downlink(Downlink::Ack(ack)) => {
+                self.time.heard();
+                self.acked(ack).await;
+            }
             Happening::Downlink(Downlink::Refused(refusal)) => {
+                self.time.heard();
                 let reason = refusal.reason;
                 if self.refusals.is_due(&reason) {
                     warn!(
@@ -215,8 +225,8 @@ impl Running {
                 }
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
-            // The link hands these to the commands.
-            Happening::Downlink(Downlink::Noted(_)) => {}
+            // The link hands these to the commands as well.
+            Happening::Downlink(Downlink::Noted(_)) => self.time.heard(),
             Happening::Downlink(Downlink::Hello(hello)) => {
                 let was_new = self.time.protocol().is_some();
                 let changes = self.time.hello(&hello);
@@ -230,9 +240,16 @@ impl Running {
             Happening::Clocks => {
                 let changes = self.time.tick(self.uplink.as_ref());
                 self.clock_changed(&changes).await;
+                if self.report_waits {
+                    self.report().await;
+                }
             }
             Happening::Appended => self.appended().await,
-            Happening::Storage => self.storage_changed(),
+            Happening::Storage => {
+                // By its own account it is tried again meanwhile, and that counts.
+                self.storage_fails = false;
+                self.storage_changed();
+            }
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
             Happening::Control(Control::Resync(reply)) => self.resync(reply).await,
@@ -251,9 +268,8 @@ impl Running {
 
     /// What another agent or bridge refused is offered once more.
     async fn offer(&mut self, protocol: Option<u16>) {
-        if let Err(error) = self.parts.buffer.offer(protocol).await {
-            self.storage_failed("offer again", &error);
-        }
+        let offered = self.parts.buffer.offer(protocol).await;
+        self.storage_did("offer again", offered);
     }
 
     async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {
@@ -263,9 +279,8 @@ impl Running {
             again: session.in_flight().rows,
             waiting: waiting.fresh + waiting.history + waiting.suspect,
         };
-        if let Err(error) = self.parts.buffer.requeue(None).await {
-            self.storage_failed("offer again", &error);
-        }
+        let requeued = self.parts.buffer.requeue(None).await;
+        self.storage_did("offer again", requeued);
         self.input(Input::Resync).await;
         // A command that was withdrawn needs no answer.
         let _ = reply.send(found);
@@ -279,6 +294,12 @@ impl Running {
         if !self.clock_unkept {
             return;
         }
+        let is_new_epoch = |change: &Change| matches!(change, Change::Back(_) | Change::Certain);
+        if changes.iter().any(is_new_epoch) {
+            let start = self.parts.clock.begin_again();
+            let begun = self.parts.buffer.begin_again(start).await;
+            self.storage_did("begin a new epoch", begun);
+        }
         let clock = &self.parts.clock;
         let is_known = clock.is_known();
         let verdicts = match is_known {
@@ -289,19 +310,22 @@ impl Running {
             .parts
             .buffer
             .release(verdicts, clock.start(), is_known && self.clock_news);
-        match kept.await {
-            Ok(()) => {
-                self.clock_unkept = false;
-                if is_known {
-                    self.clock_news = false;
-                    // It is on disk by how much each row is mended: they may leave.
-                    self.parts.is_held = false;
-                    self.parts.starts.held.clear();
-                    self.appended().await;
-                }
-            }
-            // Tried again with the next look at the clocks.
-            Err(error) => self.storage_failed("keep what is known of the clock", &error),
+        let kept = kept.await;
+        // Tried again with the next look at the clocks.
+        if self
+            .storage_did("keep what is known of the clock", kept)
+            .is_none()
+        {
+            return;
+        }
+        self.storage_works();
+        self.clock_unkept = false;
+        if is_known {
+            self.clock_news = false;
+            // It is on disk by how much each row is mended: they may leave.
+            self.parts.is_held = false;
+            self.parts.starts.held.clear();
+            self.appended().await;
         }
     }
 
@@ -389,9 +413,7 @@ impl Running {
             self.gather_failed(&error);
             "it could not be made"
         })?;
-        if std::mem::take(&mut self.storage_fails) {
-            self.storage_changed();
-        }
+        self.storage_works();
         if let Some(payload) = payload {
             let uplink = self.uplink.as_ref().ok_or("the link is down")?;
             uplink
@@ -424,9 +446,21 @@ impl Running {
             true => buffer.settle_rows(committed, rejected, evicted).await,
             false => buffer.settle(epoch, committed, rejected, evicted).await,
         };
-        // The buffer has ended; its rows are sent and acknowledged again after the next start.
-        if let Err(error) = outcome {
-            self.storage_failed("settle", &error);
+        // If the buffer has ended, its rows are sent and acknowledged again after the next start.
+        self.storage_did("settle", outcome);
+    }
+
+    /// What the buffer gave, if it could.
+    fn storage_did<T>(&mut self, what: &'static str, outcome: Result<T, BufferError>) -> Option<T> {
+        outcome
+            .inspect_err(|error| self.storage_failed(what, error))
+            .ok()
+    }
+
+    /// The disk was asked, and did what it should.
+    fn storage_works(&mut self) {
+        if std::mem::take(&mut self.storage_fails) {
+            self.storage_changed();
         }
     }
 
@@ -454,10 +488,18 @@ impl Running {
         }
     }
 
+    /// Reports, as soon as it is known in which words.
     async fn report(&mut self) {
-        let epochs = match self.parts.buffer.report().await {
-            Ok(epochs) => epochs,
-            Err(error) => return self.storage_failed("report", &error),
+        self.report_waits = self.time.may_greet();
+        if !self.report_waits {
+            self.send_report().await;
+        }
+    }
+
+    async fn send_report(&mut self) {
+        let reported = self.parts.buffer.report().await;
+        let Some(epochs) = self.storage_did("report", reported) else {
+            return;
         };
         let report = LedgerReport {
             device_time_ms: self.parts.clock.wall_ms(),
@@ -485,6 +527,7 @@ impl Running {
         let (in_flight, waiting) = (session.in_flight(), session.waiting());
         self.parts.status.send_if_modified(|status| {
             let now = Status {
+                epoch: self.parts.buffer.epoch(),
                 connected: self.uplink.is_some(),
                 balance: self.parts.buffer.balance(),
                 in_flight: InFlight {
@@ -521,7 +564,7 @@ impl Running {
                 Err(_) => break,
             }
         }
-        self.report().await;
+        self.send_report().await;
         let pending = self.parts.buffer.balance().pending;
         if pending > 0 {
             info!(pending, "what is pending is sent after the next start");

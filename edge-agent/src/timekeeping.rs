@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use schema::message::{ClockState, Event, Hello, TimeRequest};
+use schema::message::{
+    ClockState, CommandId, CommandProgress, CommandState, Event, Hello, TimeRequest,
+};
 use schema::{Channel, envelope};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
@@ -27,16 +29,14 @@ pub(crate) struct Timekeeping {
     clock: AgentClock,
     exchange: Exchange,
     look_at: Instant,
-    /// A bridge has told this device the time before: bridges do not grow younger.
-    is_new: bool,
 }
 
 impl Timekeeping {
+    /// Before the first connection; whether a bridge has told this device the time in an earlier run.
     pub(crate) fn new(clock: AgentClock, is_new: bool) -> Self {
         Self {
             clock,
-            is_new,
-            exchange: Exchange::default(),
+            exchange: Exchange::new(is_new),
             look_at: Instant::now(),
         }
     }
@@ -46,11 +46,20 @@ impl Timekeeping {
         self.exchange.protocol()
     }
 
+    /// Whether the bridge may say soon what it understands: what can wait, waits for that.
+    pub(crate) fn may_greet(&self) -> bool {
+        self.exchange.may_greet(self.clock.monotonic())
+    }
+
     pub(crate) fn up(&mut self, uplink: &Uplink) {
         let now = self.clock.monotonic();
-        let queued = i64::try_from(uplink.born().elapsed().as_micros()).unwrap_or(0);
-        self.exchange
-            .up(uplink.session(), now - queued, self.is_new, now);
+        let since = i64::try_from(uplink.born().elapsed().as_micros()).unwrap_or(0);
+        self.exchange.up(uplink.session(), now - since, now);
+    }
+
+    /// The bridge said something else than the time.
+    pub(crate) const fn heard(&mut self) {
+        self.exchange.heard();
     }
 
     pub(crate) fn down(&mut self) {
@@ -61,17 +70,16 @@ impl Timekeeping {
     pub(crate) fn hello(&mut self, hello: &Hello) -> Vec<Change> {
         let was_new = self.exchange.protocol().is_some();
         let now = self.clock.monotonic();
-        let Some(asked) = self.exchange.hello(hello, now) else {
+        let Some(answer) = self.exchange.hello(hello, now) else {
             return Vec::new();
         };
-        self.is_new = true;
-        let trip_ms = (now - asked) / 1000;
+        let trip_ms = (now - answer.asked_at) / 1000;
         debug!(
             trip_ms,
             protocol = hello.protocol,
             "the bridge told the time"
         );
-        let changes = self.clock.hello(asked, hello.bridge_time_ms);
+        let changes = self.clock.hello(answer, hello.bridge_time_ms);
         if !was_new {
             let offset_ms = self.clock.report().offset_ms;
             info!(
@@ -113,9 +121,14 @@ impl Timekeeping {
             self.exchange.hurry(self.clock.monotonic());
         }
         match self.exchange.due(rand::random(), self.clock.monotonic()) {
-            Some(Due::Ask(nonce)) => ask(uplink, nonce),
+            Some(Due::Ask { nonce, is_probing }) => {
+                say(uplink, &Event::TimeRequest(TimeRequest { nonce }));
+                if is_probing {
+                    say(uplink, &probe());
+                }
+            }
             Some(Due::Silent) => {
-                debug!("the bridge does not tell the time");
+                info!("the bridge is there and does not tell the time: it is an old one");
                 changes.extend(self.clock.nobody_tells());
             }
             None => {}
@@ -135,16 +148,16 @@ impl Timekeeping {
                     info!(offset_ms, by, "the time is known");
                 }
                 Change::Trusted => {
-                    info!("the bridge does not tell the time: this machine's clock is followed");
+                    warn!("this machine's clock is followed, and readings are marked as uncertain");
                 }
                 Change::WallSet(by) => {
                     warn!(by_ms = by / 1000, "this machine's clock was set");
                 }
                 Change::Back(by) => {
-                    info!(
-                        by_ms = by / 1000,
-                        "stamps would step back: a new epoch is due"
-                    );
+                    warn!(by_ms = by / 1000, "stamps step back: a new epoch begins");
+                }
+                Change::Certain => {
+                    info!("readings are not uncertain any more: a new epoch begins");
                 }
             }
         }
@@ -152,12 +165,23 @@ impl Timekeeping {
     }
 }
 
+/// What every bridge answers and none keeps: the state of a command that there never was. An old bridge
+/// has no other cause to speak to a device that waits for the time.
+const fn probe() -> Event {
+    Event::Command(CommandProgress {
+        id: CommandId::from_bits(0),
+        state: CommandState::Unknown,
+        percent: 0,
+        output: String::new(),
+    })
+}
+
 /// What the link does not take is asked again.
-fn ask(uplink: Option<&Uplink>, nonce: u64) {
+fn say(uplink: Option<&Uplink>, event: &Event) {
     let Some(uplink) = uplink else {
         return;
     };
-    match envelope::encode(&Event::TimeRequest(TimeRequest { nonce })) {
+    match envelope::encode(event) {
         Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
         Err(error) => warn!(%error, "a question for the time cannot be encoded"),
     }

@@ -2,8 +2,8 @@
 //!
 //! A board without a battery begins far in the past. By that clock every certificate is "not yet
 //! valid", and the one who could tell it the time is behind that certificate. Two rules, and no hole:
-//! - **Floor.** When the program was built, and when the authority signed this machine's own
-//!   certificate, has certainly passed: a clock below that is proven wrong, and the floor takes its
+//! - **Floor.** A date before the program's release, and when the authority signed this machine's own
+//!   certificate, have certainly passed: a clock below that is proven wrong, and the floor takes its
 //!   place. The last time that somebody trusted told raises the floor further, but proves no clock
 //!   wrong: a wrong answer must not lock out machines whose clocks are right. Nothing lowers it.
 //! - **Allowance.** Only while the clock is proven wrong, a server's

@@ -3,10 +3,13 @@
 //! in as a [`Moment`].
 //!
 //! ```text
-//!                    ┌── Hello of a bridge (the database's time, with the round trip) ──► Verified
-//! start ─ Unverified ┼── the kernel says that its clock is synchronised ───────────────► Kernel
-//!                    └── a bridge that says no Hello: an old one ──────────────────────► Trusted
+//!          ┌── Hello of a bridge (the database's time, with the round trip) ──► Verified ◄─┐ either way
+//!  Held ───┼── the kernel says that its clock is synchronised ────────────────► Kernel   ◄─┤ in a new epoch
+//!          └── a bridge speaks and says no Hello: an old one ─────────────────► Trusted ───┘
 //! ```
+//!
+//! *Trusted* means that the wall clock is followed, for want of a better one: what is stamped then leaves
+//! as uncertain. A quick answer decides at once; after a slow one a better is waited for, not for ever.
 //!
 //! **Axis.** All stamps of one start lie on its own axis: monotonic time plus what the wall clock said
 //! when the agent started. Whatever the wall clock does afterwards, the axis runs on evenly: order and
@@ -14,7 +17,8 @@
 //! every stamp of the axis to the right time. It is decided once, written before the first of the
 //! start's rows is offered, and never changes: a row that has been in a batch stays as it is. What is
 //! stamped later goes to the same axis, less the shift, so that a reading which was under way while
-//! the time became known is mended as well.
+//! the time became known is mended as well. Where the axis itself steps back, because the clock that it
+//! followed was wrong, a new epoch begins with the same shift: [`Core::begin_again`].
 //!
 //! **Monotonic time** is the time since boot, sleep included. Two starts of one boot share it: knowing
 //! the time in one of them mends the other. Nothing relates two boots: [`judge`] says what becomes of
@@ -28,8 +32,8 @@ use schema::message::{ClockReport, ClockState, RejectReason};
 /// A wall clock that parts from the monotonic one by more than this, in microseconds, was set.
 pub const JUMP: i64 = 1_000_000;
 
-/// A step back of the stamps' axis beyond this, in microseconds, begins a new epoch: stamps would
-/// stand still for so long. Below it they wait.
+/// A step back of the stamps' axis beyond this, in microseconds, begins a new epoch: its order would
+/// go on from the latest stamp, ahead of the time, until the time has come up with it. Below it does.
 pub const BACK_MAX: i64 = 60_000_000;
 
 /// A clock may be ahead of the database's time by so much before that shows that it is wrong.
@@ -94,12 +98,14 @@ pub struct HeldStart {
 pub enum Change {
     /// The time has become known: what is held can be judged and released.
     Known(ClockState),
-    /// No bridge tells the time: what is held goes as it is, as it always did.
+    /// No bridge tells the time: what is held goes as it is, and as uncertain.
     Trusted,
     /// The wall clock was set, by so many microseconds.
     WallSet(i64),
-    /// The axis would step back by so many microseconds: a new epoch is due.
+    /// The axis steps back by so many microseconds: a new epoch is due.
     Back(i64),
+    /// What comes from now on is not uncertain any more: a new epoch is due.
+    Certain,
 }
 
 /// What a bridge said of the time.
@@ -122,8 +128,10 @@ pub struct Core {
     kernel: Option<i64>,
     /// Whether the kernel says so now.
     is_synchronised: bool,
-    /// The bridge does not tell the time.
-    is_trusted: bool,
+    /// The last answer of a bridge is as exact as it will get.
+    is_measured: bool,
+    /// The bridge does not tell the time. A wall clock before this is not followed even so.
+    silent: Option<i64>,
     /// What the shift leaves of the difference, below a millisecond: the axis has no step where it was decided.
     trim: i64,
     /// The latest stamp.
@@ -148,7 +156,8 @@ impl Core {
             known: None,
             kernel,
             is_synchronised: now.is_synchronised,
-            is_trusted: false,
+            is_measured: false,
+            silent: None,
             trim: 0,
             last: i64::MIN,
         };
@@ -171,8 +180,9 @@ impl Core {
                 * DRIFT_PPM,
             at: self.start.began,
         });
+        self.is_measured = true;
         self.start.known = Some(offset);
-        self.decide(offset);
+        self.start.release = self.decided(offset);
         Some(Change::Known(ClockState::Verified))
     }
 
@@ -182,16 +192,15 @@ impl Core {
         self.start
     }
 
-    /// A new epoch has begun in this run: its axis is the right time.
+    /// A new epoch begins in this run. Axis and shift stay: a reading that is stamped and not yet
+    /// accepted leaves alike from either epoch. The order begins anew, and so does what is known of it.
     pub fn begin_again(&mut self, now: Moment) {
-        let offset = self.offset(now);
         self.start.began = now.monotonic;
-        self.start.axis = offset;
-        self.start.release = match self.is_known() {
-            true => Release::Shifted(0),
-            false => Release::Held,
-        };
-        self.trim = 0;
+        if let Release::Uncertain(shift) = self.start.release
+            && self.is_certain()
+        {
+            self.start.release = Release::Shifted(shift);
+        }
         self.last = i64::MIN;
     }
 
@@ -222,22 +231,32 @@ impl Core {
         Some((at - off, at + off))
     }
 
-    /// By how much the database's time may be wrong, once it is known.
+    /// By what commands expire: the database's time, at the latest; with a bridge that does not tell it
+    /// this machine's, as it always was. `None` while it is not known.
     #[must_use]
-    pub fn uncertainty(&self, now: Moment) -> Option<i64> {
-        Some(self.known?.aged(now))
+    pub fn commands_time(&self, now: Moment) -> Option<i64> {
+        match self.database_time(now) {
+            Some((_, latest)) => Some(latest),
+            None => (self.silent.is_some() && self.is_known()).then(|| self.time(now)),
+        }
     }
 
-    /// Whether stamps are right, or as right as they will get.
+    /// Whether it is decided what becomes of this start's stamps: they are right, or as right as they
+    /// will get.
     #[must_use]
-    pub const fn is_known(&self) -> bool {
-        self.known.is_some() || self.kernel.is_some() || self.is_trusted
+    pub fn is_known(&self) -> bool {
+        self.start.release != Release::Held
+    }
+
+    /// Whether somebody told the time, as exactly as will be: the kernel, or a bridge.
+    const fn is_certain(&self) -> bool {
+        self.is_measured || self.kernel.is_some()
     }
 
     /// Whether the wall clock is followed, because no bridge tells the time.
     #[must_use]
-    pub const fn is_trusted(&self) -> bool {
-        self.is_trusted
+    pub fn is_trusted(&self) -> bool {
+        self.is_known() && !self.is_certain()
     }
 
     /// How far the clock was compared.
@@ -266,7 +285,6 @@ impl Core {
     pub fn look(&mut self, now: Moment) -> Vec<Change> {
         let mut changes = Vec::new();
         let wall = now.wall - now.monotonic;
-        let was_known = self.is_known();
         let set_by = wall - self.start.wall;
         if set_by.abs() > JUMP {
             self.start.wall = wall;
@@ -277,15 +295,22 @@ impl Core {
             self.kernel = Some(wall);
             self.start.known = Some(wall);
         }
-        self.settle(was_known, now, &mut changes);
+        self.settle(now, &mut changes);
         changes
     }
 
     /// A bridge answered the question of the moment `asked` (monotonic): the database's time was
-    /// `bridge_time_ms` meanwhile.
-    pub fn hello(&mut self, asked: i64, now: Moment, bridge_time_ms: i64) -> Vec<Change> {
+    /// `bridge_time_ms` meanwhile. Only a `last` one decides, after which no better one is waited for.
+    pub fn hello(
+        &mut self,
+        asked: i64,
+        now: Moment,
+        bridge_time_ms: i64,
+        last: bool,
+    ) -> Vec<Change> {
         let mut changes = Vec::new();
-        let was_known = self.is_known();
+        self.silent = None;
+        self.is_measured |= last;
         let trip = now.monotonic.saturating_sub(asked).max(0);
         // The answer is older than now by half the trip, and cut to whole milliseconds.
         let answered = bridge_time_ms.saturating_mul(1000).saturating_add(500);
@@ -305,33 +330,41 @@ impl Core {
                 self.start.known = Some(fresh.offset);
             }
         }
-        self.settle(was_known, now, &mut changes);
+        self.settle(now, &mut changes);
         changes
     }
 
-    /// The bridge has not told the time: it is an old one. What is held goes as it is, and the wall
-    /// clock is followed, as it always was.
-    /// A clock before `floor` is shown wrong, and its rows wait all the same: an old bridge would refuse
-    /// them.
+    /// The bridge does not tell the time: it is an old one. What is held goes as it is, and the wall
+    /// clock is followed, as it always was. A clock before `floor` is shown wrong, and its rows wait until
+    /// it is set: an old bridge would refuse them.
     pub fn nobody_tells(&mut self, now: Moment, floor: i64) -> Vec<Change> {
         let mut changes = Vec::new();
-        if !self.is_known() && now.wall >= floor {
-            self.is_trusted = true;
-            self.decide(self.offset(now));
-            changes.push(Change::Trusted);
-        }
+        self.silent = Some(floor);
+        self.settle(now, &mut changes);
         changes
     }
 
     /// What follows from what is known now.
-    fn settle(&mut self, was_known: bool, now: Moment, changes: &mut Vec<Change>) {
-        let is_news = self.is_known() && (!was_known || self.is_trusted);
-        if is_news && (self.known.is_some() || self.kernel.is_some()) {
-            self.is_trusted = false;
-            if self.start.release == Release::Held {
-                self.decide(self.offset(now));
+    fn settle(&mut self, now: Moment, changes: &mut Vec<Change>) {
+        let is_certain = self.is_certain();
+        match self.start.release {
+            Release::Held if is_certain => {
+                self.start.release = self.decided(self.offset(now));
+                changes.push(Change::Known(self.state()));
             }
-            changes.push(Change::Known(self.state()));
+            Release::Held if self.silent.is_some_and(|floor| now.wall >= floor) => {
+                if let Release::Shifted(shift) = self.decided(now.wall - now.monotonic) {
+                    self.start.release = Release::Uncertain(shift);
+                }
+                changes.push(Change::Trusted);
+            }
+            Release::Uncertain(_) if is_certain => {
+                changes.extend([Change::Known(self.state()), Change::Certain]);
+            }
+            Release::Held
+            | Release::Uncertain(_)
+            | Release::Shifted(_)
+            | Release::Quarantined(_) => {}
         }
         if let Release::Shifted(shift) | Release::Uncertain(shift) = self.start.release {
             let back = self
@@ -344,22 +377,21 @@ impl Core {
     }
 
     /// By how much this start's stamps move, for good.
-    fn decide(&mut self, right: i64) {
+    fn decided(&mut self, right: i64) -> Release {
         let by = shift(right, self.start.axis);
         self.trim = right.saturating_sub(self.start.axis).saturating_sub(by);
-        self.start.release = Release::Shifted(by);
+        Release::Shifted(by)
     }
 
     /// The right time less the monotonic one, as far as anybody knows.
     fn offset(&self, now: Moment) -> i64 {
         let wall = now.wall - now.monotonic;
-        if self.is_synchronised {
+        if self.is_synchronised || self.is_trusted() {
             return wall;
         }
         match (self.known, self.kernel) {
             (Some(known), _) => known.offset,
             (None, Some(kernel)) => kernel,
-            (None, None) if self.is_trusted => wall,
             (None, None) => self.start.axis,
         }
     }
@@ -384,14 +416,14 @@ impl Known {
 /// A start of a boot in which the time was known is mended. Of another one nobody knows how wrong its
 /// clock was: it is set aside when that is *shown*, and else travels as uncertain. Shown means: below
 /// `floor`, a time that had passed when this program was built; before the end of the boot before it; or
-/// ahead of `now`, the database's time.
+/// ahead of `now`, the database's time. A time that nobody told (`None`) shows no other one wrong.
 #[must_use]
 pub fn judge(
     held: &[HeldStart],
     before: Option<(u64, i64)>,
     current: &StartClock,
     floor: i64,
-    now: i64,
+    now: Option<i64>,
 ) -> Vec<Release> {
     let known_in = |boot: u64| {
         let of_it = |clock: &&StartClock| clock.boot == boot;
@@ -413,15 +445,17 @@ pub fn judge(
             Some(known) => Release::Shifted(shift(known, clock.axis)),
             None => {
                 let earliest = match before {
-                    Some((boot, end)) if boot != clock.boot => floor.max(end),
+                    Some((boot, end)) if boot != clock.boot && now.is_some() => floor.max(end),
                     _ => floor,
                 };
+                let latest = now.map_or(i64::MAX, |now| now.saturating_add(AHEAD_MAX));
                 // The clock as it was set last is more likely to be right than as it was found.
                 let (mut found, mut wrong) = (None, None);
-                for relation in [clock.wall, clock.axis] {
+                let set_since = (clock.boot == current.boot).then_some(current.wall);
+                for relation in set_since.into_iter().chain([clock.wall, clock.axis]) {
                     if begins_at(relation) < earliest {
                         wrong = wrong.or(Some(RejectReason::TooOld));
-                    } else if ends_at(relation) > now.saturating_add(AHEAD_MAX) {
+                    } else if ends_at(relation) > latest {
                         wrong = wrong.or(Some(RejectReason::TooNew));
                     } else {
                         found = found.or(Some(relation));

@@ -3,124 +3,238 @@
 //!
 //! ```text
 //! birth ──Hello──► new bridge ──TimeRequest──► Hello ──… every ten minutes
-//!   └── none within 5 s ──► old bridge: nothing is asked, the clock is followed as it is
+//!   └── none within 5 s ──► asked, ever more rarely ──Hello──► new bridge
+//!                             └── three questions unanswered, and the bridge said something else
+//!                                 meanwhile ──► silent: an old bridge, the clock is followed as it is
 //! ```
 //!
-//! The birth is queued with the subscription, so its answer may have been long under way; the questions
-//! after it say more. A slow answer is asked for again, a few times.
+//! Silence alone tells nothing: the bridge may be away. Only one that is there and does not answer is an
+//! old one, and only for a device that no bridge ever told the time: bridges do not grow younger. A device
+//! whose readings wait for the time gives an old bridge no cause to speak; so a question comes with
+//! another one that those answer as well ([`Due::Ask`]).
+//!
+//! A slow answer is asked for again, a few times, before it counts.
 
 use schema::message::Hello;
 
-/// How long a bridge has to answer a birth before it is taken for one that cannot.
+/// How long a bridge has to answer a birth, or one of the first questions.
 const SILENCE: i64 = 5_000_000;
 
-/// Pause between two questions. Two good clocks part by a tenth of a second in this time.
+/// Questions without an answer that show a bridge to be an old one, if it is there.
+const SILENT_AFTER: u32 = 3;
+
+/// Pause between two questions that are answered. Two good clocks part by a tenth of a second in this
+/// time.
 const INTERVAL: i64 = 600_000_000;
+
+/// The first pause after those questions, which then doubles; and the longest, of a bridge that may
+/// keep each as a dead letter.
+const AGAIN: i64 = 10_000_000;
+const AGAIN_MAX: i64 = 6 * 3_600_000_000;
 
 /// An answer that took longer is asked for again.
 const TRIP_GOOD: i64 = 200_000;
 
-/// Pause before a question is repeated whose answer was slow, or did not come.
-const AGAIN: i64 = 10_000_000;
+/// Pause before a question is repeated whose answer was slow.
+const SLOW_PAUSE: i64 = 1_000_000;
 
-/// Questions in a row whose answers were slow. The link is so.
-const TRIES_MAX: u32 = 4;
+/// Slow answers in a row of which the best counts. The link is so.
+const SLOW_MAX: u32 = 4;
 
-/// The exchange on one connection.
+/// The exchange with the bridges, one connection after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Exchange {
-    /// The birth's session, and when it was queued.
+    /// A bridge has told this device the time, now or in an earlier run.
+    is_new: bool,
+    /// Questions in a row that were not answered, and when the last one was asked.
+    unanswered: u32,
+    asked_at: i64,
+    /// The bridge was found to be an old one.
+    is_silent: bool,
+    /// Answers in a row that were slow.
+    slow: u32,
+    connection: Connection,
+}
+
+/// What is gone with the connection.
+#[derive(Debug, Clone, Default)]
+struct Connection {
+    /// The birth's session, and when it was sent at the earliest.
     birth: Option<(u64, i64)>,
+    /// Until when a `Hello` is waited for before anything else is said.
+    greeted_by: Option<i64>,
     /// What the bridge understands; `None` until it said so.
     protocol: Option<u16>,
-    /// When silence means that it is an old one.
-    silent_at: Option<i64>,
+    /// The question that is open.
     asked: Option<(u64, i64)>,
+    /// A bridge said something else, since it was first asked.
+    has_spoken: bool,
     next_at: Option<i64>,
-    tries: u32,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Ask, with this nonce.
-    Ask(u64),
+    /// Ask for the time.
+    Ask {
+        /// Under this number.
+        nonce: u64,
+        /// And give an old bridge cause to say something.
+        is_probing: bool,
+    },
     /// This bridge does not tell the time.
     Silent,
 }
 
+/// An answer that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// When it was.
+    pub asked_at: i64,
+    /// No better one is to be waited for.
+    pub is_last: bool,
+}
+
 impl Exchange {
-    /// A connection is up, whose birth was queued at `born`.
-    /// Of a bridge that `is_new` for sure, silence says only that it is away: it is asked.
-    pub fn up(&mut self, session: u64, born: i64, is_new: bool, now: i64) {
-        let by = Some(now + SILENCE);
-        *self = Self {
-            birth: Some((session, born)),
-            silent_at: by.filter(|_| !is_new),
-            next_at: by.filter(|_| is_new),
+    /// Before the first connection; whether a bridge has told this device the time in an earlier run.
+    #[must_use]
+    pub fn new(is_new: bool) -> Self {
+        Self {
+            is_new,
             ..Self::default()
+        }
+    }
+
+    /// A connection is up, whose birth was sent at `born` at the earliest.
+    pub fn up(&mut self, session: u64, born: i64, now: i64) {
+        let soon = now + SILENCE;
+        let next = match self.is_silent {
+            true => soon.max(self.asked_at.saturating_add(self.pause())),
+            false => soon,
+        };
+        self.connection = Connection {
+            birth: Some((session, born)),
+            greeted_by: Some(soon),
+            next_at: Some(next),
+            ..Connection::default()
         };
     }
 
-    /// The connection is gone, and with it what is known of the bridge.
+    /// The connection is gone, and with it what is known of its bridge.
     pub fn down(&mut self) {
-        *self = Self::default();
+        self.connection = Connection::default();
     }
 
     /// What the bridge of this connection understands, once it said so.
     #[must_use]
     pub const fn protocol(&self) -> Option<u16> {
-        self.protocol
+        self.connection.protocol
     }
 
-    /// An answer. Returns when it was asked for, if it was.
-    pub fn hello(&mut self, hello: &Hello, now: i64) -> Option<i64> {
+    /// Whether the bridge may say soon what it understands.
+    #[must_use]
+    pub fn may_greet(&self, now: i64) -> bool {
+        self.connection.greeted_by.is_some_and(|by| now < by)
+    }
+
+    /// An answer, if it was asked for.
+    pub fn hello(&mut self, hello: &Hello, now: i64) -> Option<Answer> {
         let answers = |asked: &Option<(u64, i64)>| asked.filter(|(nonce, _)| *nonce == hello.nonce);
-        let (_, asked_at) = answers(&self.asked).or_else(|| answers(&self.birth))?;
-        if answers(&self.asked).is_some() {
-            self.asked = None;
+        let connection = &mut self.connection;
+        let (_, asked_at) = answers(&connection.asked).or_else(|| answers(&connection.birth))?;
+        if answers(&connection.asked).is_some() {
+            connection.asked = None;
         }
-        let is_first = self.protocol.replace(hello.protocol).is_none();
-        self.silent_at = None;
-        let trip = now - asked_at;
-        self.next_at = Some(if trip <= TRIP_GOOD || self.tries >= TRIES_MAX {
-            self.tries = 0;
+        let is_first = connection.protocol.replace(hello.protocol).is_none();
+        connection.greeted_by = None;
+        (self.is_new, self.is_silent, self.unanswered) = (true, false, 0);
+        let is_slow = now - asked_at > TRIP_GOOD;
+        self.slow = match is_slow {
+            true => self.slow + 1,
+            false => 0,
+        };
+        let is_last = !is_slow || self.slow >= SLOW_MAX;
+        connection.next_at = Some(if is_last {
+            self.slow = 0;
             now + INTERVAL
         } else if is_first {
             now
         } else {
-            now + AGAIN
+            now + SLOW_PAUSE
         });
-        Some(asked_at)
+        Some(Answer { asked_at, is_last })
     }
 
-    /// The clock was set, or is in doubt: ask soon.
-    pub fn hurry(&mut self, now: i64) {
-        if self.protocol.is_some() {
-            self.next_at = Some(now);
-            self.tries = 0;
+    /// The bridge said something else than the time.
+    pub const fn heard(&mut self) {
+        if self.connection.asked.is_some() {
+            self.connection.has_spoken = true;
         }
     }
 
-    /// When [`Self::due`] has something.
+    /// The clock was set, or is in doubt: ask soon.
+    pub const fn hurry(&mut self, now: i64) {
+        if self.connection.protocol.is_some() {
+            self.connection.next_at = Some(now);
+            self.slow = 0;
+        }
+    }
+
+    /// When [`Self::due`] has something, or [`Self::may_greet`] changes.
     #[must_use]
     pub fn next_at(&self) -> Option<i64> {
-        [self.silent_at, self.next_at].into_iter().flatten().min()
+        let Connection {
+            greeted_by,
+            next_at,
+            ..
+        } = self.connection;
+        [greeted_by, next_at, self.silent_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What is due now; a question goes out with `nonce`.
     pub fn due(&mut self, nonce: u64, now: i64) -> Option<Due> {
-        if self.silent_at.is_some_and(|at| at <= now) {
-            self.silent_at = None;
+        let is_due = |at: Option<i64>| at.is_some_and(|at| at <= now);
+        if is_due(self.connection.greeted_by) {
+            self.connection.greeted_by = None;
+        }
+        if is_due(self.silent_at()) {
+            self.is_silent = true;
             return Some(Due::Silent);
         }
-        if self.next_at.is_some_and(|at| at <= now) {
-            self.asked = Some((nonce, now));
-            self.tries = (self.tries + 1).min(TRIES_MAX);
-            self.next_at = Some(now + AGAIN);
-            return Some(Due::Ask(nonce));
+        if is_due(self.connection.next_at) {
+            self.connection.asked = Some((nonce, now));
+            self.asked_at = now;
+            self.unanswered = self.unanswered.saturating_add(1);
+            self.connection.next_at = Some(now.saturating_add(self.pause()));
+            let is_probing = !self.is_new && !self.connection.has_spoken;
+            return Some(Due::Ask { nonce, is_probing });
         }
         None
+    }
+
+    /// When the bridge is shown to be an old one.
+    fn silent_at(&self) -> Option<i64> {
+        let is_shown = self.connection.has_spoken && self.unanswered >= SILENT_AFTER;
+        let (_, asked_at) = self
+            .connection
+            .asked
+            .filter(|_| is_shown && !self.is_new && !self.is_silent)?;
+        Some(asked_at + SILENCE)
+    }
+
+    /// How long to wait for the answer to the last question before the next one.
+    fn pause(&self) -> i64 {
+        let max = match self.is_new {
+            true => INTERVAL,
+            false => AGAIN_MAX,
+        };
+        match self.unanswered.checked_sub(SILENT_AFTER) {
+            None => SILENCE,
+            Some(times) => (AGAIN << times.min(20)).min(max),
+        }
     }
 }
 
@@ -129,6 +243,7 @@ mod tests {
     use super::*;
 
     const SECOND: i64 = 1_000_000;
+    const HOUR: i64 = 3_600 * SECOND;
 
     fn hello(nonce: u64) -> Hello {
         Hello {
@@ -138,63 +253,143 @@ mod tests {
         }
     }
 
+    const fn answer(asked_at: i64, is_last: bool) -> Option<Answer> {
+        Some(Answer { asked_at, is_last })
+    }
+
+    /// Goes on until `until`; what was due, and when. After each question a bridge says something else, if
+    /// it is there.
+    fn go_on(exchange: &mut Exchange, until: i64, is_there: bool) -> Vec<(i64, Due)> {
+        let mut found = Vec::new();
+        while let Some(now) = exchange.next_at().filter(|at| *at < until) {
+            if let Some(due) = exchange.due(found.len() as u64, now) {
+                found.push((now, due));
+            }
+            if is_there {
+                exchange.heard();
+            }
+            assert!(found.len() < 1000);
+        }
+        found
+    }
+
     #[test]
     fn a_slow_birth_is_followed_by_a_question_and_that_by_rest() {
-        let mut exchange = Exchange::default();
-        exchange.up(7, 0, false, SECOND);
+        let mut exchange = Exchange::new(false);
+        exchange.up(7, 0, SECOND);
+        assert!(exchange.may_greet(SECOND));
         assert_eq!(exchange.hello(&hello(8), SECOND), None, "not ours");
         assert_eq!(exchange.protocol(), None);
-        assert_eq!(exchange.hello(&hello(7), 2 * SECOND), Some(0));
+        assert_eq!(exchange.hello(&hello(7), 2 * SECOND), answer(0, false));
         assert_eq!(exchange.protocol(), Some(2));
-        assert_eq!(exchange.due(9, 2 * SECOND), Some(Due::Ask(9)));
+        assert!(!exchange.may_greet(2 * SECOND));
+        let asked = Due::Ask {
+            nonce: 9,
+            is_probing: false,
+        };
+        assert_eq!(exchange.due(9, 2 * SECOND), Some(asked));
         assert_eq!(exchange.due(10, 2 * SECOND), None);
         let answered = 2 * SECOND + 50_000;
-        assert_eq!(exchange.hello(&hello(9), answered), Some(2 * SECOND));
+        assert_eq!(
+            exchange.hello(&hello(9), answered),
+            answer(2 * SECOND, true)
+        );
         assert_eq!(exchange.next_at(), Some(answered + INTERVAL));
         // A second answer to the same question is nobody's.
         assert_eq!(exchange.hello(&hello(9), answered), None);
     }
 
     #[test]
-    fn a_lost_or_slow_answer_is_asked_for_again_but_not_for_ever() {
-        let mut exchange = Exchange::default();
-        exchange.up(7, 0, false, 0);
-        exchange.hello(&hello(7), SECOND);
-        let (mut now, mut asked) = (SECOND, 0);
-        while let Some(next) = exchange.next_at().filter(|next| next - now < INTERVAL) {
-            now = now.max(next);
-            assert_eq!(exchange.due(asked, now), Some(Due::Ask(asked)));
+    fn a_slow_answer_is_asked_for_again_but_not_for_ever_and_over_connections() {
+        let mut exchange = Exchange::new(false);
+        let (mut now, mut answers) = (0, 0);
+        loop {
+            // Each connection breaks after one answer.
+            exchange.up(answers, now, now);
             now += SECOND;
-            assert!(exchange.hello(&hello(asked), now).is_some());
-            asked += 1;
-            assert!(asked < 10);
+            answers += 1;
+            let answer = exchange.hello(&hello(answers - 1), now).unwrap();
+            if answer.is_last {
+                break;
+            }
+            exchange.down();
         }
-        assert_eq!(asked, u64::from(TRIES_MAX));
+        assert_eq!(answers, u64::from(SLOW_MAX));
+        assert_eq!(exchange.next_at(), Some(now + INTERVAL));
         exchange.hurry(now);
-        assert_eq!(exchange.due(99, now), Some(Due::Ask(99)));
+        assert!(exchange.due(99, now).is_some());
         // It is lost.
-        assert_eq!(exchange.next_at(), Some(now + AGAIN));
+        assert_eq!(exchange.next_at(), Some(now + SILENCE));
+    }
+
+    /// A bridge that is away, or slow to start: a fresh device goes on asking, ever more rarely, and
+    /// believes nothing.
+    #[test]
+    fn silence_alone_says_nothing() {
+        for is_new in [false, true] {
+            let mut exchange = Exchange::new(is_new);
+            exchange.up(7, 0, 0);
+            let found = go_on(&mut exchange, 24 * HOUR, false);
+            assert!(!found.iter().any(|(_, due)| *due == Due::Silent));
+            let at = |n: usize| found[n].0;
+            assert_eq!([at(0), at(1), at(2)], [5, 10, 15].map(|at| at * SECOND));
+            let pauses = found.windows(2).map(|pair| pair[1].0 - pair[0].0);
+            assert!(pauses.is_sorted());
+            let last = found.len() as u64 - 1;
+            let asked_at = at(found.len() - 1);
+            assert_eq!(
+                exchange.hello(&hello(last), asked_at),
+                answer(asked_at, true)
+            );
+        }
     }
 
     #[test]
-    fn a_bridge_that_says_nothing_is_an_old_one_and_is_asked_nothing() {
-        let mut exchange = Exchange::default();
-        exchange.up(7, 0, false, 0);
-        assert_eq!(exchange.next_at(), Some(SILENCE));
-        assert_eq!(exchange.due(1, SILENCE - 1), None);
-        assert_eq!(exchange.due(1, SILENCE), Some(Due::Silent));
-        exchange.hurry(SILENCE);
+    fn a_bridge_that_speaks_and_does_not_answer_is_an_old_one() {
+        let mut exchange = Exchange::new(false);
+        exchange.up(7, 0, 0);
+        // What it says before it was asked tells nothing.
+        exchange.heard();
+        let found = go_on(&mut exchange, 24 * HOUR, true);
+        let ask = |nonce, is_probing| Due::Ask { nonce, is_probing };
+        let expected = [
+            (5 * SECOND, ask(0, true)),
+            (10 * SECOND, ask(1, false)),
+            (15 * SECOND, ask(2, false)),
+            (20 * SECOND, Due::Silent),
+        ];
+        assert_eq!(found[..4], expected);
+        // Each further question is a dead letter there.
+        assert!(found.len() < 20, "{}", found.len());
         assert_eq!(
-            (exchange.next_at(), exchange.due(1, INTERVAL)),
-            (None, None)
+            found.iter().filter(|(_, due)| *due == Due::Silent).count(),
+            1
         );
+        // Nor does a link that flaps make more of them.
+        let mut asked = 0;
+        for now in (24 * 60..30 * 60).map(|minutes| minutes * 60 * SECOND) {
+            exchange.down();
+            exchange.up(8, now, now);
+            asked += go_on(&mut exchange, now + 59 * SECOND, true).len();
+        }
+        assert!(asked <= 2, "{asked}");
         // A bridge that is upgraded says so.
-        assert_eq!(exchange.hello(&hello(7), INTERVAL), Some(0));
+        assert!(exchange.hello(&hello(8), 30 * HOUR).is_some());
+        assert_eq!(exchange.protocol(), Some(2));
         exchange.down();
         assert_eq!((exchange.protocol(), exchange.next_at()), (None, None));
-        // One that was new before is away: it is asked until it answers.
-        exchange.up(8, 0, true, 0);
-        assert_eq!(exchange.due(1, SILENCE), Some(Due::Ask(1)));
-        assert_eq!(exchange.due(2, SILENCE + AGAIN), Some(Due::Ask(2)));
+        // From then on one that speaks and does not answer is in trouble: it is asked for ever.
+        exchange.up(9, 31 * HOUR, 31 * HOUR);
+        let found = go_on(&mut exchange, 32 * HOUR, true);
+        let is_ask = |(_, due): &(i64, Due)| {
+            matches!(
+                due,
+                Due::Ask {
+                    is_probing: false,
+                    ..
+                }
+            )
+        };
+        assert!(found.len() > 10 && found.iter().all(is_ask), "{found:?}");
     }
 }

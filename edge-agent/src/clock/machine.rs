@@ -87,6 +87,9 @@ impl Machine {
     pub fn new(settings: ClockSettings) -> Self {
         let boot = settings.boot.clone();
         let boot = boot.or_else(|| fs::read_to_string(BOOT_ID).ok());
+        // In this order, as below: what passes between the two is made good by the next look, and does not
+        // count twice.
+        let before = uptime().unwrap_or(0);
         let started = Instant::now();
         let machine = Self {
             // Nothing is known of other processes where the system does not tell boots apart.
@@ -94,7 +97,7 @@ impl Machine {
             offset_ms: AtomicI64::new(settings.offset_ms),
             settings,
             uptime: Mutex::new(Uptime {
-                before: uptime().unwrap_or(0),
+                before,
                 looked: started,
             }),
             started,
@@ -164,18 +167,27 @@ impl Machine {
 
     fn monotonic(&self) -> i64 {
         let mut known = self.uptime.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX);
         if known.looked.elapsed() > LOOK_AGE_MAX {
+            // Before the other clock: a thread that has to wait between the two has not slept.
+            let uptime = uptime();
             known.looked = Instant::now();
-            if let Some(uptime) = uptime() {
-                let slept = uptime - (known.before + since);
-                if slept > SLEPT {
-                    known.before += slept;
-                }
+            if let Some(uptime) = uptime {
+                known.before += slept(uptime, known.before.saturating_add(self.since()));
             }
         }
-        known.before.saturating_add(since)
+        known.before.saturating_add(self.since())
     }
+
+    /// How long the process runs, without sleep of the machine.
+    fn since(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+}
+
+/// How long the machine slept that has been up so long, and by the process's clock `counted`.
+const fn slept(uptime: i64, counted: i64) -> i64 {
+    let slept = uptime.saturating_sub(counted);
+    if slept > SLEPT { slept } else { 0 }
 }
 
 /// Time since boot, in microseconds.
@@ -239,6 +251,15 @@ mod tests {
         let after = machine.moment();
         assert!(after.wall < before.wall - 3_500_000_000);
         assert!(after.monotonic >= before.monotonic);
+    }
+
+    #[test]
+    fn only_sleep_moves_the_time_since_boot() {
+        let second = 1_000_000;
+        assert_eq!(slept(60 * second, 10 * second), 50 * second);
+        // Hundredths, and a thread that had to wait before it looked at the other clock.
+        assert_eq!(slept(10 * second + 10_000, 10 * second), 0);
+        assert_eq!(slept(10 * second, 60 * second), 0);
     }
 
     #[test]

@@ -17,11 +17,13 @@ use schema::Epoch;
 use schema::message::ClockReport;
 
 use self::core::{Change, Core, HeldStart, Release, StartClock};
+use self::exchange::Answer;
 use crate::buffer::Starts;
 pub use machine::{ClockSettings, Machine};
 
-/// A time that had passed when this was built, in microseconds since the Unix epoch: 2026-01-01. To be
-/// raised with each release.
+/// A time that had passed when this was released, in microseconds since the Unix epoch: 2026-01-01. Not
+/// the date of the build itself, which the machine that builds may have wrong. To be raised with each
+/// release.
 pub const BUILT: i64 = 1_767_225_600_000_000;
 
 /// The agent's clock. Cheap to clone; all clones share it.
@@ -90,12 +92,13 @@ impl AgentClock {
         self.core().look(now)
     }
 
-    /// A bridge told the time, asked at `asked` as [`Self::monotonic`] had it.
+    /// A bridge told the time; when it was asked is as [`Self::monotonic`] had it.
     #[must_use]
-    pub fn hello(&self, asked: i64, bridge_time_ms: i64) -> Vec<Change> {
+    pub fn hello(&self, answer: Answer, bridge_time_ms: i64) -> Vec<Change> {
+        let Answer { asked_at, is_last } = answer;
         let now = self.machine.moment();
         self.servers.learn(bridge_time_ms.div_euclid(1000));
-        self.core().hello(asked, now, bridge_time_ms)
+        self.core().hello(asked_at, now, bridge_time_ms, is_last)
     }
 
     /// No bridge tells the time.
@@ -111,16 +114,13 @@ impl AgentClock {
         let now = self.machine.moment();
         let core = self.core();
         let held: Vec<HeldStart> = starts.held.iter().map(|(_, held)| *held).collect();
-        let verdicts = match core.is_trusted() {
-            // As it always was with a bridge that does not tell the time.
-            true => vec![Release::Shifted(0); held.len()],
-            false => core::judge(&held, starts.before, &core.start(), BUILT, core.time(now)),
-        };
+        let told = (!core.is_trusted()).then(|| core.time(now));
+        let verdicts = core::judge(&held, starts.before, &core.start(), BUILT, told);
         let epochs = starts.held.iter().map(|(epoch, _)| *epoch);
         epochs.zip(verdicts).collect()
     }
 
-    /// A new epoch begins, whose axis is the right time.
+    /// A new epoch begins in this run; returns what is known of its clock.
     pub fn begin_again(&self) -> StartClock {
         let now = self.machine.moment();
         let mut core = self.core();
@@ -145,18 +145,7 @@ impl AgentClock {
     #[must_use]
     pub fn commands_ms(&self) -> Option<i64> {
         let now = self.machine.moment();
-        let core = self.core();
-        match core.database_time(now) {
-            Some((_, latest)) => Some(latest / 1000),
-            None => core.is_trusted().then_some(now.wall / 1000),
-        }
-    }
-
-    /// By how much the database's time may be wrong, in microseconds.
-    #[must_use]
-    pub fn uncertainty(&self) -> Option<i64> {
-        let now = self.machine.moment();
-        self.core().uncertainty(now)
+        Some(self.core().commands_time(now)? / 1000)
     }
 
     /// Whether stamps are right, or as right as they will get.

@@ -298,6 +298,7 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
+    use crate::clock::exchange::Answer;
     use crate::clock::{ClockSettings, Machine};
     use daemon::{Clock as _, SystemClock};
     use schema::limits;
@@ -455,7 +456,11 @@ mod tests {
     fn clock() -> AgentClock {
         let clock = AgentClock::begin(Machine::new(ClockSettings::default()));
         let now = i64::try_from(now_ms()).unwrap();
-        let _ = clock.hello(clock.monotonic(), now);
+        let answer = Answer {
+            asked_at: clock.monotonic(),
+            is_last: true,
+        };
+        let _ = clock.hello(answer, now);
         clock
     }
 

@@ -65,7 +65,8 @@ pub enum LinkState {
 #[derive(Debug)]
 pub struct Link {
     pub(crate) config: LinkConfig,
-    pub(crate) epoch: Epoch,
+    /// The epoch that takes new readings.
+    pub(crate) epoch: watch::Receiver<Epoch>,
     /// By what the broker's certificate is judged.
     pub(crate) clock: Arc<FlooredClock>,
     pub(crate) state: watch::Sender<LinkState>,
@@ -97,7 +98,7 @@ impl Link {
     #[must_use]
     pub fn new(
         config: LinkConfig,
-        epoch: Epoch,
+        epoch: watch::Receiver<Epoch>,
         clock: Arc<FlooredClock>,
         meters: LinkMeters,
     ) -> (Self, LinkHandle) {

@@ -67,7 +67,7 @@ impl Uplink {
         self.session
     }
 
-    /// When the birth was queued: its answer is at most as old as that.
+    /// When the broker had taken the connection. The birth is sent after that, so its answer is not older.
     #[must_use]
     pub const fn born(&self) -> Instant {
         self.born
@@ -154,7 +154,6 @@ impl Attempt<'_> {
                 };
             }
         };
-        let born = Instant::now();
         let (client, mut events) = AsyncClient::new(options, QUEUE);
         events
             .network_options
@@ -163,12 +162,15 @@ impl Attempt<'_> {
             joined = self.join(&client, &mut events) => joined,
             () = self.link.stop.cancelled() => return Ended::Stopped,
         };
-        if let Err(error) = joined {
-            return Ended::Failed {
-                lasted: None,
-                error,
-            };
-        }
+        let born = match joined {
+            Ok(born) => born,
+            Err(error) => {
+                return Ended::Failed {
+                    lasted: None,
+                    error,
+                };
+            }
+        };
         let since = Instant::now();
         self.link.meters.connected.set(1);
         self.link.meters.connections.inc();
@@ -192,27 +194,35 @@ impl Attempt<'_> {
     }
 
     /// Connects, says that we are there, and subscribes. Only a granted subscription makes a
-    /// connection useful: acknowledgements come through it.
-    async fn join(&self, client: &AsyncClient, events: &mut EventLoop) -> Result<(), LinkError> {
+    /// connection useful: acknowledgements come through it. Returns when the broker had taken the
+    /// connection; what is queued is sent after that.
+    async fn join(
+        &self,
+        client: &AsyncClient,
+        events: &mut EventLoop,
+    ) -> Result<Instant, LinkError> {
         let config = &self.link.config;
         let filter = down_filter(&config.device);
         let failed = |error| refused(config, error);
         let birth = Status::Online {
             session: self.session,
-            epoch: self.link.epoch,
+            epoch: *self.link.epoch.borrow(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         // Fresh queues take both; a failure shows as a missing SUBACK.
         let _ = client.try_subscribe(filter.clone(), QoS::AtLeastOnce);
         publish_status(client, &config.device, &birth);
         let granted = timeout(2 * CONNECT_TIMEOUT, async {
+            let mut born = Instant::now();
             loop {
                 match events.poll().await.map_err(failed)? {
+                    Event::Incoming(Packet::ConnAck(_)) => born = Instant::now(),
                     Event::Incoming(Packet::SubAck(answer)) => {
-                        return Ok(answer
+                        let is_granted = answer
                             .return_codes
                             .iter()
-                            .all(|code| matches!(code, SubscribeReasonCode::Success(_))));
+                            .all(|code| matches!(code, SubscribeReasonCode::Success(_)));
+                        return Ok(is_granted.then_some(born));
                     }
                     Event::Incoming(Packet::Publish(publish)) => self.hear(&publish),
                     _ => {}
@@ -220,8 +230,8 @@ impl Attempt<'_> {
             }
         });
         match granted.await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(LinkError::Subscription {
+            Ok(Ok(Some(born))) => Ok(born),
+            Ok(Ok(None)) => Err(LinkError::Subscription {
                 address: address(config),
                 filter,
             }),
@@ -257,7 +267,11 @@ impl Attempt<'_> {
         let payload = &publish.payload;
         let taken = match channel {
             Channel::Ack => envelope::decode_kind(payload).map(|downlink| match downlink {
-                Downlink::Noted(noted) => self.instruct(Instruction::Noted(noted)),
+                Downlink::Noted(noted) => {
+                    // That a bridge is there is all that the session wants of it.
+                    let _ = self.link.downlinks.try_send(Downlink::Noted(Vec::new()));
+                    self.instruct(Instruction::Noted(noted))
+                }
                 downlink => self.link.downlinks.try_send(downlink).is_ok(),
             }),
             Channel::Command => {

@@ -30,6 +30,17 @@ pub(crate) enum Mood {
     Chokes(u64),
 }
 
+/// Which bridge it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// As this version.
+    New,
+    /// As version 0.1: says no `Hello`, and cannot read what is newer than it.
+    Old,
+    /// Not there.
+    Away,
+}
+
 /// What arrived.
 #[derive(Debug, Default)]
 pub(crate) struct Heard {
@@ -41,9 +52,14 @@ pub(crate) struct Heard {
     pub(crate) reports: Vec<Report>,
     pub(crate) words: Vec<CommandProgress>,
     pub(crate) configs: Vec<ReportedConfig>,
+    /// Questions for the time.
+    pub(crate) questions: usize,
+    /// What an old bridge could not read.
+    pub(crate) letters: usize,
 }
 
 pub(crate) struct Bridge {
+    age: Arc<Mutex<Age>>,
     heard: Arc<Mutex<Heard>>,
     mood: Arc<Mutex<Mood>>,
     client: Arc<Mutex<Option<AsyncClient>>>,
@@ -53,6 +69,12 @@ pub(crate) struct Bridge {
 impl Bridge {
     /// Connects and subscribes; returns once the subscription stands.
     pub(crate) async fn start(broker: &Broker) -> Self {
+        Self::start_as(broker, Age::New).await
+    }
+
+    /// As [`Self::start`], as an old bridge, or one that is heard of later.
+    pub(crate) async fn start_as(broker: &Broker, age: Age) -> Self {
+        let age = Arc::new(Mutex::new(age));
         certs::tls::install_crypto_provider();
         let tls = certs::tls::client_config(&certificates().bridge).unwrap();
         let heard = Arc::new(Mutex::new(Heard::default()));
@@ -60,6 +82,7 @@ impl Bridge {
         let (ready, subscribed) = tokio::sync::oneshot::channel();
         let client = Arc::default();
         let peer = Peer {
+            age: Arc::clone(&age),
             tls: Arc::new(tls),
             port: broker.port,
             client: Arc::clone(&client),
@@ -69,6 +92,7 @@ impl Bridge {
         let task = tokio::spawn(peer.run(ready));
         subscribed.await.unwrap();
         Self {
+            age,
             heard,
             mood,
             client,
@@ -93,6 +117,21 @@ impl Bridge {
     pub(crate) fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
     }
+
+    /// It is another one from now on.
+    pub(crate) fn becomes(&self, age: Age) {
+        *self.age.lock().unwrap() = age;
+    }
+
+    /// Answers the last birth, as a new bridge does that has just subscribed.
+    pub(crate) fn greet(&self) {
+        let sessions = self.heard().statuses.clone().into_iter().rev();
+        let session = sessions.filter_map(|status| match status {
+            Status::Online { session, .. } => Some(session),
+            Status::Offline { .. } => None,
+        });
+        self.say(Channel::Ack, &hello(session.take(1).next().unwrap()));
+    }
 }
 
 impl Drop for Bridge {
@@ -102,6 +141,7 @@ impl Drop for Bridge {
 }
 
 struct Peer {
+    age: Arc<Mutex<Age>>,
     tls: Arc<rustls::ClientConfig>,
     port: u16,
     heard: Arc<Mutex<Heard>>,
@@ -154,19 +194,40 @@ impl Peer {
 
     fn take(&self, channel: Channel, payload: &[u8]) -> Option<Downlink> {
         let mut heard = self.heard.lock().unwrap();
+        let age = *self.age.lock().unwrap();
+        if age == Age::Away {
+            let event = (channel == Channel::Event).then(|| envelope::decode(payload).unwrap());
+            heard.questions += usize::from(matches!(event, Some(message::Event::TimeRequest(_))));
+            match channel {
+                Channel::Telemetry => heard.batches += 1,
+                Channel::Status => heard.statuses.push(envelope::decode(payload).unwrap()),
+                _ => {}
+            }
+            return None;
+        }
         match channel {
             Channel::Telemetry => self.take_batch(&mut heard, payload),
             Channel::Status => {
                 let status = envelope::decode(payload).unwrap();
                 let answer = match &status {
-                    Status::Online { session, .. } => Some(hello(*session)),
-                    Status::Offline { .. } => None,
+                    Status::Online { session, .. } if age == Age::New => Some(hello(*session)),
+                    Status::Online { .. } | Status::Offline { .. } => None,
                 };
                 heard.statuses.push(status);
                 answer
             }
             Channel::Event => {
                 let event = envelope::decode(payload).unwrap();
+                heard.questions += usize::from(matches!(event, message::Event::TimeRequest(_)));
+                if age == Age::Old
+                    && matches!(
+                        event,
+                        message::Event::TimeRequest(_) | message::Event::Ledger(_)
+                    )
+                {
+                    heard.letters += 1;
+                    return None;
+                }
                 let report = match event {
                     message::Event::Report(report) => report,
                     message::Event::Command(word) => {

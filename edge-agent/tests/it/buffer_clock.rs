@@ -73,9 +73,15 @@ async fn release(folder: &Path, boot: u64) -> (Opened, Vec<Release>) {
     let at = 100 * SECOND;
     let mut core = Core::begin(boot, moment(at, 0));
     let opened = open(folder, NOW + at, core.start()).await;
-    let _ = core.hello(at, moment(at, 0), (NOW + at) / 1000);
+    let _ = core.hello(at, moment(at, 0), (NOW + at) / 1000, true);
     let held: Vec<_> = opened.starts.held.iter().map(|(_, held)| *held).collect();
-    let verdicts = judge(&held, opened.starts.before, &core.start(), BUILT, NOW + at);
+    let verdicts = judge(
+        &held,
+        opened.starts.before,
+        &core.start(),
+        BUILT,
+        Some(NOW + at),
+    );
     let epochs = opened.starts.held.iter().map(|(epoch, _)| *epoch);
     let named = epochs.zip(verdicts.clone()).collect();
     opened
@@ -202,7 +208,12 @@ async fn this_starts_rows_are_mended_whether_they_came_before_or_after() {
         .await
         .unwrap();
     let on_its_way = core.stamp(moment(2 * SECOND, -NOW));
-    let _ = core.hello(3 * SECOND, moment(3 * SECOND, -NOW), NOW / 1000 + 3_000);
+    let _ = core.hello(
+        3 * SECOND,
+        moment(3 * SECOND, -NOW),
+        NOW / 1000 + 3_000,
+        true,
+    );
     buffer
         .release(Vec::new(), core.start(), true)
         .await

@@ -27,6 +27,7 @@ mod odd_rows;
 mod overrides;
 mod process;
 mod sources;
+mod timekeeping;
 mod tools;
 
 use std::time::{Duration, Instant};

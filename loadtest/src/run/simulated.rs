@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use schema::message::Downlink;
 use schema::stamp::{LastStamp, Stamps};
 use schema::{Balance, Channel, Epoch, Quality, Reading, SensorName, Value};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -71,7 +72,8 @@ async fn run(load: Load) -> Result<(), Breach> {
     let phase = load.scan_every.mul_f64(sensors.rng.random());
     let name = load.link.device.clone();
     let clock = Arc::new(FlooredClock::of_system());
-    let (link, handle) = Link::new(load.link, epoch, clock, LinkMeters::default());
+    let (_, begun) = watch::channel(epoch);
+    let (link, handle) = Link::new(load.link, begun, clock, LinkMeters::default());
     let linked = tokio::spawn(link.run());
     let mut simulated = Simulated {
         device: Device::new(name, epoch, SessionConfig::default(), load.buffer_rows),

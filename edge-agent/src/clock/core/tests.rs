@@ -31,7 +31,7 @@ fn synchronised(at: i64) -> Moment {
 /// The bridge's answer to a question asked `trip` ago.
 fn hello(core: &mut Core, at: i64, off: i64, trip: i64) -> Vec<Change> {
     let bridge_time_ms = (BOOT + at - trip / 2) / 1000;
-    core.hello(at - trip, moment(at, off), bridge_time_ms)
+    core.hello(at - trip, moment(at, off), bridge_time_ms, true)
 }
 
 /// A stamp as it leaves the device.
@@ -110,7 +110,7 @@ fn the_kernels_word_counts_and_the_difference_is_reported() {
     close(mended(&core, early), BOOT + SECOND, 0);
     // The database is two seconds behind: the device keeps its own.
     let bridge_ms = (BOOT + 18 * SECOND) / 1000;
-    core.hello(20 * SECOND, synchronised(20 * SECOND), bridge_ms);
+    core.hello(20 * SECOND, synchronised(20 * SECOND), bridge_ms, true);
     assert_eq!(core.time(synchronised(20 * SECOND)), BOOT + 20 * SECOND);
     let report = core.report(synchronised(20 * SECOND));
     assert_eq!(report.state, ClockState::Kernel);
@@ -133,27 +133,99 @@ fn an_old_bridge_has_what_is_held_sent_as_it_is() {
         core.nobody_tells(moment(5 * SECOND, HOUR), BUILT),
         [Change::Trusted]
     );
-    assert_eq!(core.start().release, Release::Shifted(0));
+    assert_eq!(core.start().release, Release::Uncertain(0));
     assert_eq!(mended(&core, stamp), stamp);
     assert_eq!(core.state(), ClockState::Unverified);
     assert_eq!(core.nobody_tells(moment(6 * SECOND, HOUR), BUILT), []);
-    // It is upgraded: new stamps are right, those that were sent stay as they are.
+    // It is upgraded. A slow answer changes nothing yet.
+    let told = (BOOT + 7 * SECOND) / 1000;
+    let slow = core.hello(0, moment(7 * SECOND, HOUR), told, false);
+    assert_eq!((slow, core.is_trusted()), (vec![], true));
+    // New stamps are right, those that were sent stay as they are.
     let last = core.stamp(moment(7 * SECOND, HOUR));
     let changes = hello(&mut core, 8 * SECOND, HOUR, 0);
     assert_eq!(changes[0], Change::Known(ClockState::Verified));
-    assert!(matches!(changes[1], Change::Back(back) if back > HOUR - 2 * SECOND));
-    assert_eq!(core.start().release, Release::Shifted(0));
+    assert_eq!(changes[1], Change::Certain);
+    assert!(matches!(changes[2], Change::Back(back) if back > HOUR - 2 * SECOND));
+    assert_eq!(core.start().release, Release::Uncertain(0));
     assert_eq!(mended(&core, last), last);
     core.begin_again(moment(9 * SECOND, HOUR));
+    assert_eq!(core.start().release, Release::Shifted(0));
     let fresh = core.stamp(moment(9 * SECOND, HOUR));
     close(mended(&core, fresh), BOOT + 9 * SECOND, 2_000);
+    assert_eq!(core.look(moment(10 * SECOND, HOUR)), []);
+}
+
+/// A new epoch keeps axis and shift: what is under way meanwhile leaves the same from either.
+#[test]
+fn a_step_back_begins_anew_and_moves_nothing_that_is_under_way() {
+    let mut core = Core::begin(1, moment(0, -DAY));
+    core.look(synchronised(SECOND));
+    let shift = core.start().release;
+    assert_eq!(shift, Release::Shifted(DAY));
+    let under_way = core.stamp(synchronised(2 * SECOND));
+    // Its source of time was an hour ahead.
+    let corrected = Moment {
+        is_synchronised: true,
+        ..moment(3 * SECOND, -HOUR)
+    };
+    let changes = core.look(corrected);
+    assert!(
+        matches!(changes[..], [Change::WallSet(_), Change::Back(_)]),
+        "{changes:?}"
+    );
+    core.begin_again(corrected);
+    assert_eq!(core.look(corrected), []);
+    assert_eq!(core.start().release, shift);
+    close(mended(&core, under_way), BOOT + 2 * SECOND, 0);
+    let fresh = core.stamp(corrected);
+    close(mended(&core, fresh), BOOT + 3 * SECOND - HOUR, 0);
 }
 
 #[test]
-fn a_clock_that_is_shown_wrong_is_not_followed() {
+fn a_clock_that_is_shown_wrong_is_not_followed_before_it_is_set() {
     let mut core = Core::begin(1, moment(0, -BOOT));
+    let early = core.stamp(moment(SECOND, -BOOT));
     assert_eq!(core.nobody_tells(moment(5 * SECOND, -BOOT), BUILT), []);
     assert_eq!(core.start().release, Release::Held);
+    assert_eq!(core.commands_time(moment(5 * SECOND, -BOOT)), None);
+    let changes = core.look(moment(6 * SECOND, 0));
+    assert_eq!(changes, [Change::WallSet(BOOT), Change::Trusted]);
+    close(mended(&core, early), BOOT + SECOND, 1_000);
+}
+
+#[test]
+fn a_slow_answer_decides_only_when_no_better_one_is_waited_for() {
+    let mut core = Core::begin(1, moment(0, -YEAR));
+    let early = core.stamp(moment(SECOND, -YEAR));
+    // Twenty seconds on its way, most of them to the bridge.
+    let at = 30 * SECOND;
+    let told = |at: i64| (BOOT + at) / 1000;
+    let changes = core.hello(10 * SECOND, moment(at, -YEAR), told(at), false);
+    assert_eq!(changes, []);
+    assert_eq!(core.look(moment(at, -YEAR)), []);
+    assert_eq!(core.start().release, Release::Held);
+    let (earliest, latest) = core.database_time(moment(at, -YEAR)).unwrap();
+    assert!((earliest..=latest).contains(&(BOOT + at)));
+    let changes = hello(&mut core, at + SECOND, -YEAR, 10_000);
+    assert_eq!(changes, [Change::Known(ClockState::Verified)]);
+    close(mended(&core, early), BOOT + SECOND, 10_000);
+}
+
+#[test]
+fn commands_have_a_time_when_the_bridge_tells_it_or_never_will() {
+    let now = moment(9 * SECOND, 0);
+    // Told by the kernel alone, it is not the bridge's.
+    let mut core = Core::begin(1, synchronised(0));
+    assert_eq!(core.commands_time(synchronised(9 * SECOND)), None);
+    assert_eq!(core.nobody_tells(synchronised(5 * SECOND), BUILT), []);
+    assert_eq!(core.commands_time(synchronised(9 * SECOND)), Some(now.wall));
+    hello(&mut core, 9 * SECOND, 0, SECOND);
+    let time = core.commands_time(synchronised(9 * SECOND)).unwrap();
+    assert!(time >= now.wall && time <= now.wall + SECOND);
+    let mut trusted = Core::begin(1, moment(0, 0));
+    trusted.nobody_tells(moment(5 * SECOND, 0), BUILT);
+    assert_eq!(trusted.commands_time(now), Some(now.wall));
 }
 
 #[test]
@@ -190,7 +262,7 @@ fn earlier_starts_are_mended_sent_as_uncertain_or_set_aside() {
     let now = BOOT + DAY;
     let mut current = Core::begin(9, moment(0, 0)).start();
     current.known = Some(BOOT);
-    let judged = |starts: &[HeldStart]| judge(starts, None, &current, BUILT, now);
+    let judged = |starts: &[HeldStart]| judge(starts, None, &current, BUILT, Some(now));
     let wrong = |reason| Release::Quarantined(reason);
     // The same boot: it ran at the right time, whatever its clock said.
     assert_eq!(judged(&[held(9, 0, 0)]), [Release::Shifted(BOOT)]);
@@ -208,7 +280,13 @@ fn earlier_starts_are_mended_sent_as_uncertain_or_set_aside() {
     let earlier = held(2, 0, BOOT - 2 * DAY);
     let both = [Release::Uncertain(0), wrong(RejectReason::TooOld)];
     assert_eq!(judged(&[plausible, earlier]), both);
-    let after = judge(&[earlier], Some((1, BOOT - DAY)), &current, BUILT, now);
+    let after = judge(
+        &[earlier],
+        Some((1, BOOT - DAY)),
+        &current,
+        BUILT,
+        Some(now),
+    );
     assert_eq!(after, [wrong(RejectReason::TooOld)]);
     // It was in 1970, and then somebody set the clock: that is believed.
     let mut set = held(3, 0, 0);
@@ -218,6 +296,20 @@ fn earlier_starts_are_mended_sent_as_uncertain_or_set_aside() {
     let mut set = held(3, 0, BOOT - DAY);
     set.clock.wall = now + YEAR;
     assert_eq!(judged(&[set]), [Release::Uncertain(0)]);
+}
+
+/// An old bridge: only what had passed when this was built shows a clock wrong.
+#[test]
+fn a_clock_that_is_only_followed_shows_no_other_one_wrong() {
+    let mut core = Core::begin(9, moment(0, 0));
+    core.nobody_tells(moment(0, 0), BUILT);
+    let judged = |starts: &[HeldStart]| judge(starts, None, &core.start(), BUILT, None);
+    let too_old = Release::Quarantined(RejectReason::TooOld);
+    assert_eq!(judged(&[held(1, 0, 0)]), [too_old]);
+    let both = [held(1, 0, BOOT + YEAR), held(2, 0, BOOT - DAY)];
+    assert_eq!(judged(&both), [Release::Uncertain(0); 2]);
+    // Of the same boot the clock that is followed tells more than as it was found.
+    assert_eq!(judged(&[held(9, 0, 0)]), [Release::Uncertain(BOOT)]);
 }
 
 proptest! {
@@ -245,7 +337,6 @@ proptest! {
             if changes.iter().any(|change| matches!(change, Change::Back(_))) {
                 core.begin_again(moment(at, off));
                 stamps.clear();
-                decided = None;
             }
             match (decided, core.start().release) {
                 (None, Release::Shifted(shift)) => decided = Some(shift),
@@ -280,7 +371,7 @@ proptest! {
             })
             .collect();
         let current = Core::begin(1, moment(0, 0)).start();
-        let verdicts = judge(&starts, None, &current, BUILT, BOOT);
+        let verdicts = judge(&starts, None, &current, BUILT, Some(BOOT));
         prop_assert_eq!(verdicts.len(), starts.len());
         prop_assert!(!verdicts.contains(&Release::Held));
     }
