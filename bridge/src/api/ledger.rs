@@ -9,7 +9,6 @@
 //! not begun to remove, and the count of all of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, RawQuery, State};
@@ -28,7 +27,8 @@ use super::shapes::{BalanceShape, RangeShape};
 use super::{Retention, Shared};
 use crate::store::access::AuditEntry;
 use crate::store::books::{RowBook, Verdict};
-use crate::store::{EpochRecord, FleetLedger, LedgerRange, Store, discarder};
+use crate::store::verify::{self, Checked, Verified};
+use crate::store::{EpochRecord, FleetLedger, LedgerRange, discarder};
 
 /// Most characters of what is missing that the audit keeps.
 const AUDIT_CHARS_MAX: usize = 4_000;
@@ -249,14 +249,9 @@ pub(crate) async fn device(
     }
     let mut body = DeviceLedgerBody::new(&device, &ledger.epochs, ledger.rows);
     if verify {
-        Verify {
-            store: &store,
-            device: &device,
-            since: since(retention.keep, store.clock().now()),
-            retention,
-        }
-        .check(&ledger.epochs, ledger.rows, &mut body)
-        .await?;
+        let since = since(retention.keep, store.clock().now());
+        let verified = verify::verify(&*store, &ledger, since, retention.is_counted).await?;
+        body.verified(verified);
     }
     Ok(Json(body))
 }
@@ -404,46 +399,17 @@ fn since(keep: Option<Duration>, now: ReceivedAt) -> Option<ObservedAt> {
     })
 }
 
-/// The rows against the ledger.
-struct Verify<'a> {
-    store: &'a Arc<dyn Store>,
-    device: &'a DeviceId,
-    /// What was observed earlier is gone because of its age, or will be any moment.
-    since: Option<ObservedAt>,
-    retention: Retention,
-}
-
-impl Verify<'_> {
-    async fn check(
-        &self,
-        records: &[EpochRecord],
-        book: RowBook,
-        body: &mut DeviceLedgerBody,
-    ) -> Result<(), Problem> {
-        let horizon = book.horizon(self.since);
-        let mut broken = Vec::new();
-        let mut has_expired = false;
-        for (at, record) in records.iter().enumerate() {
-            for (index, range) in record.ranges.iter().enumerate() {
-                if range.kind != crate::store::Kind::Committed {
+impl DeviceLedgerBody {
+    fn verified(&mut self, verified: Verified) {
+        self.balanced &= verified.is_sound();
+        for (epoch, of_epoch) in self.epochs.iter_mut().zip(verified.ranges) {
+            for (shown, checked) in epoch.ranges.iter_mut().zip(of_epoch) {
+                let Some(Checked { verdict, content }) = checked else {
                     continue;
-                }
-                let shown = &mut body.epochs[at].ranges[index];
-                if let Some(aged) = range.aged(horizon) {
-                    has_expired = true;
-                    shown.verdict = Some(aged.as_str());
-                    continue;
-                }
-                let found = self
-                    .store
-                    .content(self.device, record.epoch, range.range)
-                    .await?;
-                let verdict = range.compare(&found);
-                if verdict == Verdict::Broken {
-                    broken.push((at, index));
-                }
+                };
+                epoch.balanced &= verdict != Verdict::Broken;
                 shown.verdict = Some(verdict.as_str());
-                shown.verified = Some(VerifiedBody {
+                shown.verified = content.map(|found| VerifiedBody {
                     matches: verdict == Verdict::Sound,
                     rows: found.rows,
                     digest: format!("{:016x}", found.digest),
@@ -452,36 +418,14 @@ impl Verify<'_> {
                 });
             }
         }
-        if !broken.is_empty() {
-            // Retention may have removed something while the rows were read.
-            let moved = self.store.ledger(self.device).await?.rows;
-            let horizon = moved.horizon(self.since);
-            for (at, index) in broken {
-                let shown = &mut body.epochs[at].ranges[index];
-                match records[at].ranges[index].aged(horizon) {
-                    Some(aged) => {
-                        has_expired = true;
-                        shown.verdict = Some(aged.as_str());
-                        shown.verified = None;
-                    }
-                    None => {
-                        body.epochs[at].balanced = false;
-                        body.balanced = false;
-                    }
-                }
-            }
-        }
-        let count = self.store.row_count(self.device).await?;
-        let verdict = count.verdict(self.retention.is_counted, has_expired);
-        body.balanced &= verdict != Verdict::Broken;
-        body.superseded = count.superseded();
-        body.rows = count.expected();
-        body.counted = Some(CountedBody {
-            verdict: verdict.as_str(),
+        let count = verified.count;
+        self.superseded = count.superseded();
+        self.rows = count.expected();
+        self.counted = Some(CountedBody {
+            verdict: verified.verdict.as_str(),
             rows: count.rows,
             expected: count.expected(),
         });
-        Ok(())
     }
 }
 

@@ -68,6 +68,7 @@ mod plan;
 mod presence;
 pub mod requests;
 pub mod sqlstate;
+pub mod verify;
 
 use access::AccessStore;
 use alerts::AlertStore;

@@ -320,7 +320,8 @@ impl Cluster {
 
     fn failed(&self, node: &Node, error: sqlx::Error) -> Failed {
         let failed = Failed::new(&node.address, error);
-        if failed.is_connection_suspect() {
+        let is_replica = self.replicas.iter().any(|known| std::ptr::eq(known, node));
+        if failed.is_connection_suspect() && !is_replica {
             self.eras.fetch_add(1, Ordering::AcqRel);
         }
         if failed.is_about_the_node() {

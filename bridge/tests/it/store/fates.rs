@@ -2,6 +2,7 @@
 //! quarantined, discarded, superseded, expired. And that one row that is deleted or altered is found.
 
 use bridge::store::books::Verdict;
+use bridge::store::verify::verify;
 use bridge::store::{DeviceReport, Kind, Origin, Presence, Reported, Store};
 use schema::message::{
     Discard, EpochReport, LegacyBalance, RejectReason, Rejection, Report, Status,
@@ -318,26 +319,12 @@ async fn a_newer_agent_that_does_not_know_its_bridge_frees_nothing(fixture: Fixt
     assert_eq!((balance.accepted, balance.quarantined), (8, 4));
 }
 
-/// What `tideline ledger --verify` does: whether everything that can be compared is sound.
+/// Whether everything that can be compared is sound, and no reading is missing.
 async fn is_sound(store: &dyn Store, of: &str) -> bool {
     let ledger = store.ledger(&device(of)).await.unwrap();
-    let horizon = ledger.rows.horizon(None);
-    let mut sound = true;
-    for record in &ledger.epochs {
-        sound &= record.settle().unaccounted == 0;
-        for stored in record.ranges.iter().filter(|r| r.kind == Kind::Committed) {
-            if stored.aged(horizon).is_some() {
-                continue;
-            }
-            let found = store
-                .content(&ledger.device, record.epoch, stored.range)
-                .await
-                .unwrap();
-            sound &= stored.compare(&found) == Verdict::Sound;
-        }
-    }
-    let count = store.row_count(&device(of)).await.unwrap();
-    sound && count.verdict(true, horizon.is_some()) != Verdict::Broken
+    let mut records = ledger.epochs.iter();
+    let verified = verify(store, &ledger, None, true).await.unwrap();
+    verified.is_sound() && records.all(|record| record.settle().unaccounted == 0)
 }
 
 async fn the_same_reading_in_two_epochs_is_superseded_without_conflict(fixture: Fixture) {

@@ -1,0 +1,102 @@
+//! The rows of a device held against its ledger, range by range and counted: what `--verify` does, for
+//! any store.
+
+use schema::ObservedAt;
+
+use super::books::Verdict;
+use super::{DeviceLedger, Kind, RangeContent, RowCount, Store, StoreError};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Verified {
+    /// Of each epoch of the ledger, what was found of each of its ranges; `None` of those that are not
+    /// committed.
+    pub ranges: Vec<Vec<Option<Checked>>>,
+    /// How many rows there are, and why not more.
+    pub count: RowCount,
+    /// What the count says.
+    pub verdict: Verdict,
+}
+
+/// What was found of a committed range.
+#[derive(Debug)]
+pub struct Checked {
+    /// Whether it is what was sent.
+    pub verdict: Verdict,
+    /// The rows, where they can be compared.
+    pub content: Option<RangeContent>,
+}
+
+impl Verified {
+    /// Whether all that can be compared is what was sent.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let ranges = self.ranges.iter().flatten().flatten();
+        let mut verdicts = ranges.map(|checked| checked.verdict);
+        self.verdict != Verdict::Broken && verdicts.all(|verdict| verdict != Verdict::Broken)
+    }
+}
+
+/// Reads all rows of a device. What was observed before `since` is gone because of its age, or will be
+/// any moment; `is_counted` says whether whoever removes it counts.
+///
+/// # Errors
+/// The store's.
+pub async fn verify(
+    store: &dyn Store,
+    ledger: &DeviceLedger,
+    since: Option<ObservedAt>,
+    is_counted: bool,
+) -> Result<Verified, StoreError> {
+    let device = &ledger.device;
+    let horizon = ledger.rows.horizon(since);
+    let mut ranges: Vec<Vec<Option<Checked>>> = Vec::with_capacity(ledger.epochs.len());
+    for record in &ledger.epochs {
+        let mut of_epoch = Vec::with_capacity(record.ranges.len());
+        for range in &record.ranges {
+            let checked = match (range.kind, range.aged(horizon)) {
+                (Kind::Committed, None) => {
+                    let found = store.content(device, record.epoch, range.range).await?;
+                    Some(Checked {
+                        verdict: range.compare(&found),
+                        content: Some(found),
+                    })
+                }
+                (Kind::Committed, Some(aged)) => Some(Checked::aged(aged)),
+                _ => None,
+            };
+            of_epoch.push(checked);
+        }
+        ranges.push(of_epoch);
+    }
+    // Retention may have removed something while the rows were read.
+    let moved = store.ledger(device).await?.rows.horizon(since);
+    let stored = ledger.epochs.iter().flat_map(|record| &record.ranges);
+    for (range, checked) in stored.zip(ranges.iter_mut().flatten()) {
+        if let (Some(checked), Some(aged)) = (checked, range.aged(moved))
+            && checked.verdict == Verdict::Broken
+        {
+            *checked = Checked::aged(aged);
+        }
+    }
+    let has_expired = ranges.iter().flatten().flatten().any(Checked::has_expired);
+    let count = store.row_count(device).await?;
+    Ok(Verified {
+        ranges,
+        verdict: count.verdict(is_counted, has_expired),
+        count,
+    })
+}
+
+impl Checked {
+    const fn aged(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            content: None,
+        }
+    }
+
+    const fn has_expired(&self) -> bool {
+        matches!(self.verdict, Verdict::Expired | Verdict::NotComparable)
+    }
+}
