@@ -221,6 +221,11 @@ impl<'a> Content<'a> {
     }
 }
 
+/// Whether a row says what is stored under its key.
+pub(crate) fn is_stored(intake: &Intake<'_>, row: &NewRow, held: &StoredReading) -> bool {
+    is_same(intake, row, Content::stored(held))
+}
+
 /// Whether a row is the same reading as another version of its key.
 fn is_same(intake: &Intake<'_>, row: &NewRow, other: Content<'_>) -> bool {
     let row = Content::arrived(intake, row);

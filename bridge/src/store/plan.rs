@@ -22,7 +22,7 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, Row, SeqRange, Version};
 
 use super::ledger::{EpochState, Extent, Run, Span, Track};
-use super::{Delivery, Kind, Origin, Settled};
+use super::{Delivery, Kind, Origin, Settled, StoredReading, contest};
 
 /// The earliest time that every store can hold: 4713 BC, where PostgreSQL's calendar begins, with
 /// a year to spare.
@@ -75,6 +75,8 @@ pub(crate) struct Intake<'a> {
     pub(crate) deliveries: &'a [Delivery],
     pub(crate) groups: Vec<Group>,
     refused: Vec<Refused>,
+    /// Rows that came over HTTP, and whose sequences are committed.
+    repeated: Vec<NewRow>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -102,6 +104,7 @@ impl<'a> Intake<'a> {
             deliveries,
             groups: Vec::new(),
             refused: Vec::new(),
+            repeated: Vec::new(),
         };
         for (at, delivery) in deliveries.iter().enumerate() {
             let epoch = delivery.batch.epoch;
@@ -165,6 +168,7 @@ impl<'a> Intake<'a> {
         rows: &mut Vec<NewRow>,
     ) -> usize {
         let mut quiet = 0;
+        self.repeated.clear();
         for contested in [false, true] {
             for (group, state) in states.iter().enumerate() {
                 if let Some(state) = state
@@ -206,6 +210,7 @@ impl<'a> Intake<'a> {
         let Group { epoch, items, .. } = &self.groups[group];
         let committed = state.track(Track::Committed);
         let mut reused = Vec::new();
+        let mut repeated = Vec::new();
         let mut at = 0;
         let mut last: Option<Item> = None;
         for item in items {
@@ -228,21 +233,52 @@ impl<'a> Intake<'a> {
                 Some(span) if span.range.first() <= item.seq => {
                     if span.extent.is_some_and(|extent| row.hlc > extent.hlc_max) {
                         reused.push(*item);
+                    } else if self.deliveries[item.delivery as usize].origin == Origin::Direct {
+                        repeated.push(item.row_of(group, 0));
                     }
                 }
-                _ => rows.push(NewRow {
-                    group: index(group),
-                    delivery: item.delivery,
-                    row: item.row,
-                    seq: item.seq,
-                    digest: digester.row(*epoch, self.sensor(item), row),
-                }),
+                _ => {
+                    let digest = digester.row(*epoch, self.sensor(item), row);
+                    rows.push(item.row_of(group, digest));
+                }
             }
         }
         let has_known = rows.len() - before < items.len();
         self.groups[group].has_known |= has_known;
+        self.repeated.extend(repeated);
         for item in reused {
             self.refuse_item(group, item, RejectReason::EpochReuse);
+        }
+    }
+
+    /// The rows that came over HTTP and are known. Devices give each sequence once; who asks over HTTP
+    /// chooses them, and may send another value under one.
+    pub(crate) fn repeated(&mut self) -> Vec<NewRow> {
+        std::mem::take(&mut self.repeated)
+    }
+
+    /// Refuses those of `repeated` that are `stored` under their own name with other content. Of one
+    /// whose row is gone, or was sent under another key, it cannot be told.
+    pub(crate) fn refuse_changed(
+        &mut self,
+        repeated: &[NewRow],
+        stored: &HashMap<contest::Key<'_>, StoredReading>,
+    ) {
+        for row in repeated {
+            let is_other = stored.get(&contest::key(self, row)).is_some_and(|held| {
+                let (delivery, _, _) = self.row(row);
+                let name = (delivery.batch.epoch, row.seq);
+                (held.version.epoch, held.version.seq) == name
+                    && !contest::is_stored(self, row, held)
+            });
+            if is_other {
+                let item = Item {
+                    seq: row.seq,
+                    delivery: row.delivery,
+                    row: row.row,
+                };
+                self.refuse_item(row.group as usize, item, RejectReason::EpochReuse);
+            }
         }
     }
 
@@ -402,6 +438,18 @@ fn push_rejection(rejected: &mut Vec<Rejection>, range: SeqRange, reason: Reject
         last.range = joined;
     } else {
         rejected.push(Rejection { range, reason });
+    }
+}
+
+impl Item {
+    fn row_of(self, group: usize, digest: u64) -> NewRow {
+        NewRow {
+            group: index(group),
+            delivery: self.delivery,
+            row: self.row,
+            seq: self.seq,
+            digest,
+        }
     }
 }
 

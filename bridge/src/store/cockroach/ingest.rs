@@ -90,6 +90,13 @@ impl Cockroach {
             if intake.doubt(&mut states) {
                 continue;
             }
+            let repeated = intake.repeated();
+            if !repeated.is_empty() {
+                let held = run!(self, &mut budget, Purpose::Write, |connection| {
+                    stored(connection, &intake, &repeated).await
+                })?;
+                intake.refuse_changed(&repeated, &held);
+            }
             let progress = self
                 .write_all(
                     &mut intake,

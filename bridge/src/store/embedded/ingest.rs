@@ -10,7 +10,7 @@ use schema::{DeviceId, Epoch};
 use super::super::contest::{self, Contest};
 use super::super::ledger::{EpochState, Run, Span, Track};
 use super::super::plan::{Group, Intake, NewRow, grow};
-use super::super::{Delivery, Ingested, RowCounts, StoreError};
+use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
 use super::file::{ERA, Failed, File};
 use super::values;
 use super::values::{cell, cells, maybe, text_cell, time_cell};
@@ -131,6 +131,9 @@ pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingeste
     let mut states = load(file, &intake.groups)?;
     let mut new_rows = Vec::new();
     let quiet = intake.select_all(&states, &mut Digester::default(), &mut new_rows);
+    let repeated = intake.repeated();
+    let held = stored(file, &intake, &repeated)?;
+    intake.refuse_changed(&repeated, &held);
     let (plain, contested) = new_rows.split_at(quiet);
     let mut written = Written::default();
     write_plain(file, &intake, plain, &mut written)?;
@@ -332,12 +335,11 @@ fn push_row(values: &mut Vec<Cell>, intake: &Intake<'_>, row: &NewRow) {
     values.push(time_cell(delivery.received_at));
 }
 
-fn write_compared(
+fn stored<'a>(
     file: &mut File,
-    intake: &Intake<'_>,
+    intake: &Intake<'a>,
     rows: &[NewRow],
-    written: &mut Written,
-) -> Result<(), StoreError> {
+) -> Result<HashMap<contest::Key<'a>, StoredReading>, StoreError> {
     let mut stored = HashMap::new();
     for row in rows {
         let (delivery, name, reading) = intake.row(row);
@@ -352,7 +354,16 @@ fn write_compared(
             stored.insert(contest::key(intake, row), held);
         }
     }
-    let contest = contest::decide(intake, rows, stored);
+    Ok(stored)
+}
+
+fn write_compared(
+    file: &mut File,
+    intake: &Intake<'_>,
+    rows: &[NewRow],
+    written: &mut Written,
+) -> Result<(), StoreError> {
+    let contest = contest::decide(intake, rows, stored(file, intake, rows)?);
     for row in &contest.writes {
         let mut values = Vec::with_capacity(12);
         push_row(&mut values, intake, row);

@@ -195,7 +195,16 @@ async fn what_cannot_be_had_is_rejected_and_the_rest_is_committed() {
         json!({"epoch": EPOCH, "first_seq": 4, "readings": [reading(json!("ab"), recently() - 3)]});
     let answer = expect(post(&served, &mended), StatusCode::OK).await;
     assert_eq!(answer["committed"], json!([range(4, 4)]));
-    // One sequence with two contents.
+    // One sequence with two contents: another value, and another time.
+    let mut changed = body.clone();
+    changed["readings"] = json!([body["readings"][0], body["readings"][1]]);
+    changed["readings"][0]["value"] = json!(9);
+    let answer = expect(post(&served, &changed), StatusCode::OK).await;
+    let first = json!([{"seq": 1, "reason": "epoch_reuse"}]);
+    assert_eq!(
+        (&answer["refused"], &answer["committed"]),
+        (&first, &json!([range(2, 2)]))
+    );
     let mut other = body;
     other["readings"] = json!([reading(json!(9), recently() + 1_000_000)]);
     let answer = expect(post(&served, &other), StatusCode::OK).await;

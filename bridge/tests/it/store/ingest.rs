@@ -1,6 +1,6 @@
 //! Readings in: written once, settled for each delivery, whatever their content.
 
-use bridge::store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN, RowCounts};
+use bridge::store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN, Origin, RowCounts};
 use schema::message::{RejectReason, Rejection};
 use schema::{Hlc, ObservedAt, Quality, Value};
 
@@ -16,6 +16,7 @@ contract!(
     rows_arrive_in_any_order,
     a_restart_knows_what_was_committed,
     a_database_that_was_restored_under_a_bridge_acknowledges_only_what_it_has,
+    another_value_under_a_sequence_that_is_committed_is_refused_over_http,
     many_devices_and_epochs_in_one_call,
     no_deliveries_and_empty_batches_are_fine,
     every_value_comes_back_as_it_was,
@@ -182,6 +183,27 @@ async fn a_database_that_was_restored_under_a_bridge_acknowledges_only_what_it_h
         (5, 2, 2)
     );
     check_ledger(&*store, "d").await;
+}
+
+async fn another_value_under_a_sequence_that_is_committed_is_refused_over_http(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut one = delivery("d", rows(1, 5));
+    one.origin = Origin::Direct;
+    store.ingest(std::slice::from_ref(&one)).await.unwrap();
+    one.batch.rows[1].value = Value::F64(-1.5);
+    one.batch.rows[3].quality = Quality::Bad;
+    // Not by a bridge that has forgotten either.
+    for store in [store, fixture.open().await] {
+        let again = store.ingest(std::slice::from_ref(&one)).await.unwrap();
+        assert_eq!((again.rows.known, again.rows.refused), (3, 2));
+        let committed = ranges(&[(1, 1), (3, 3), (5, 5)]);
+        assert_eq!(again.settled[0].committed, committed);
+        let refused = again.settled[0].rejected.iter();
+        let refused: Vec<_> = refused.map(|of| (of.range.first(), of.reason)).collect();
+        let reuse = RejectReason::EpochReuse;
+        assert_eq!(refused, [(2, reuse), (4, reuse)]);
+    }
+    check_ledger(&*fixture.open().await, "d").await;
 }
 
 async fn many_devices_and_epochs_in_one_call(fixture: Fixture) {
