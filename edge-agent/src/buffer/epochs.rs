@@ -19,7 +19,7 @@ use schema::message::RejectReason;
 use schema::{Balance, DiscardedBy, Epoch, RangeSet, SeqRange};
 
 use super::account::{Account, Counts};
-use super::log::{Book, Entry, Head, Ids, Kind, Ranges, Write};
+use super::log::{Book, Entry, Head, Ids, Kind, RangeOf, Ranges, Write};
 use super::starts::Starts;
 use crate::clock::core::{HeldStart, JUMP, Release, StartClock};
 
@@ -30,10 +30,6 @@ pub(super) const EPOCHS_MAX: usize = 1024;
 /// Beyond so many a start goes on with the newest whatever its clock was: so many boots without a bridge
 /// cost the readings of later ones their right times, and none is lost.
 const EPOCHS_MAX_OF_BOOTS: usize = 16 * EPOCHS_MAX;
-
-/// The note of row numbers whose epochs are forgotten: a recovery must not bring those back, their counts
-/// are among those of the past.
-pub(super) const FORGOTTEN: &str = "forgotten";
 
 /// The rows of one epoch, and how they are called on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,7 +269,8 @@ impl Ledgers {
                 .iter()
                 .filter(move |entry: &&Entry| entry.kind == kind)
         };
-        let forgotten = of_kind(Kind::Gone).filter(|entry| entry.note == FORGOTTEN);
+        let forgotten =
+            of_kind(Kind::Gone).filter(|entry| entry.range_of() == Some(RangeOf::Forgotten));
         let mut begun = Self {
             ended,
             current,
@@ -647,12 +644,12 @@ impl Ledgers {
         let mut named = plan.gone.clone();
         named.subtract(&plan.forgotten);
         let shared = &mut plan.shared;
-        for (kind, note, rows) in [
-            (Kind::Gone, "", &named),
-            (Kind::Gone, FORGOTTEN, &plan.forgotten),
-            (Kind::Again, "", &self.again),
+        for (said, rows) in [
+            (RangeOf::Gone, &named),
+            (RangeOf::Forgotten, &plan.forgotten),
+            (RangeOf::Again, &self.again),
         ] {
-            self.kept.changes(kind, note, rows, of, ids, shared);
+            self.kept.changes(said, rows, of, ids, shared);
         }
         if plan.past.counts != self.past.counts {
             let id = *plan.past.id.get_or_insert_with(|| ids.next());

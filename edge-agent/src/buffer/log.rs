@@ -52,12 +52,24 @@ pub(super) enum Write {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ids(i64);
 
-/// Ranges of sequences or rows as the file has them, each with a note.
+/// Ranges of sequences or rows as the file has them: by what they say and their first number, the last
+/// number and the row's id.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ranges(BTreeMap<RangeKey, (u64, i64)>);
+pub(super) struct Ranges(BTreeMap<(RangeOf, u64), (u64, i64)>);
 
-/// Kind, note and first number of a range.
-type RangeKey = (Kind, String, u64);
+/// What a range says of its numbers: the kind of a row, and its note.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum RangeOf {
+    Settled,
+    GivenUp,
+    Gone,
+    /// Gone, and their epochs are forgotten: a recovery must not bring those back, their counts are among
+    /// those of the past.
+    Forgotten,
+    Quarantined(Cause),
+    Discarded(GivenUp),
+    Again,
+}
 
 /// An account as the file has it.
 #[derive(Debug, Clone)]
@@ -148,20 +160,29 @@ impl Entry {
             return Some(());
         }
         let range = self.range()?;
-        let set = match self.kind {
-            Kind::Quarantined => {
-                let cause = Cause::parse(&self.note)?;
-                sets.quarantined.entry(cause).or_default()
-            }
-            Kind::Discarded => {
-                let given_up = GivenUp::parse(&self.note)?;
-                sets.discarded.entry(given_up).or_default()
-            }
-            Kind::GivenUp => sets.discarded.entry(GivenUp::BY_AN_OLD_AGENT).or_default(),
-            _ => &mut sets.settled,
+        let set = match self.range_of()? {
+            RangeOf::Settled => &mut sets.settled,
+            RangeOf::Quarantined(cause) => sets.quarantined.entry(cause).or_default(),
+            RangeOf::Discarded(given_up) => sets.discarded.entry(given_up).or_default(),
+            RangeOf::GivenUp => sets.discarded.entry(GivenUp::BY_AN_OLD_AGENT).or_default(),
+            RangeOf::Gone | RangeOf::Forgotten | RangeOf::Again => return Some(()),
         };
         set.insert(range);
         Some(())
+    }
+
+    /// What a row about a range says of it; `None` of others, and when the note makes no sense.
+    pub(super) fn range_of(&self) -> Option<RangeOf> {
+        Some(match self.kind {
+            Kind::Settled => RangeOf::Settled,
+            Kind::GivenUp => RangeOf::GivenUp,
+            Kind::Gone if self.note == FORGOTTEN => RangeOf::Forgotten,
+            Kind::Gone => RangeOf::Gone,
+            Kind::Quarantined => RangeOf::Quarantined(Cause::parse(&self.note)?),
+            Kind::Discarded => RangeOf::Discarded(GivenUp::parse(&self.note)?),
+            Kind::Again => RangeOf::Again,
+            Kind::Epoch | Kind::Recovery | Kind::Past | Kind::Offered => return None,
+        })
     }
 
     fn numbers(&self) -> [i64; 10] {
@@ -215,43 +236,42 @@ impl Ranges {
     /// The ranges of `epoch`, and of the file as a whole where there is none, in `entries`.
     pub(super) fn restore<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
         let of_range = |entry: &Entry| {
-            let key = (entry.kind, entry.note.clone(), entry.range()?.first());
-            Some((key, (entry.range()?.last(), entry.id)))
+            let range = entry.range()?;
+            let key = (entry.range_of()?, range.first());
+            Some((key, (range.last(), entry.id)))
         };
         Self(entries.filter_map(of_range).collect())
     }
 
-    /// What has to be written so that the file holds `set`, and nothing else of this kind and note.
+    /// What has to be written so that the file says this of `set`, and of nothing else.
     pub(super) fn changes(
         &self,
-        kind: Kind,
-        note: &str,
+        of: RangeOf,
         set: &RangeSet,
         (epoch, at_ms): (Epoch, u64),
         ids: &mut Ids,
         writes: &mut Vec<Write>,
     ) {
-        let bounds = |at| (kind, note.to_owned(), at);
-        let mut kept = self.0.range(bounds(0)..=bounds(u64::MAX)).peekable();
+        let mut kept = self.0.range((of, 0)..=(of, u64::MAX)).peekable();
         for range in set.iter() {
-            while let Some((_, (_, id))) = kept.next_if(|((.., at), _)| *at < range.first()) {
+            while let Some((_, (_, id))) = kept.next_if(|((_, at), _)| *at < range.first()) {
                 writes.push(Write::Delete(*id));
             }
-            let id = match kept.next_if(|((.., at), _)| *at == range.first()) {
+            let id = match kept.next_if(|((_, at), _)| *at == range.first()) {
                 Some((_, (last, _))) if *last == range.last() => continue,
                 Some((_, (_, id))) => *id,
                 None => ids.next(),
             };
             writes.push(Write::Put(Entry {
                 id,
-                kind,
+                kind: of.kind(),
                 epoch,
                 at_ms,
                 first_seq: range.first(),
                 last_seq: range.last(),
                 counts: Counts::default(),
                 hlc: 0,
-                note: note.to_owned(),
+                note: of.note(),
             }));
         }
         writes.extend(kept.map(|(_, (_, id))| Write::Delete(*id)));
@@ -273,24 +293,18 @@ impl Ranges {
         }
         for write in writes {
             if let Write::Put(entry) = write
-                && let Some(range) = entry.range().filter(|_| entry.kind.is_range())
+                && let (Some(of), Some(range)) = (entry.range_of(), entry.range())
             {
-                let key = (entry.kind, entry.note.clone(), range.first());
-                self.0.insert(key, (range.last(), entry.id));
+                self.0.insert((of, range.first()), (range.last(), entry.id));
             }
         }
     }
 
-    /// The notes that rows of a kind have.
-    fn notes(&self, kind: Kind) -> Vec<&str> {
-        let from = (kind, String::new(), 0);
-        let keys = self.0.range(from..).map(|(key, _)| key);
-        let mut notes: Vec<&str> = keys
-            .take_while(|(found, ..)| *found == kind)
-            .map(|(_, note, _)| note.as_str())
-            .collect();
-        notes.dedup();
-        notes
+    /// What is said of any range.
+    fn said(&self) -> Vec<RangeOf> {
+        let mut said: Vec<RangeOf> = self.0.keys().map(|(of, _)| *of).collect();
+        said.dedup();
+        said
     }
 
     fn ids(&self) -> impl Iterator<Item = i64> + '_ {
@@ -336,31 +350,21 @@ impl Book {
                 note: head.note.clone(),
             }));
         }
-        let of = (epoch, at_ms);
         let sets = account.sets();
-        let mut change = |kind, note: &str, set: &RangeSet| {
-            self.ranges.changes(kind, note, set, of, ids, &mut writes);
-        };
-        change(Kind::Settled, "", &sets.settled);
-        // What an agent 0.1 gave up stands among the discarded from now on.
-        let none = RangeSet::new();
-        change(Kind::GivenUp, "", &none);
-        let quarantined = sets.quarantined.iter();
-        let quarantined = quarantined.map(|(cause, set)| (cause.note(), set));
-        let discarded = sets.discarded.iter();
-        let discarded = discarded.map(|(given_up, set)| (given_up.note(), set));
-        for (kind, wanted) in [
-            (Kind::Quarantined, quarantined.collect::<Vec<_>>()),
-            (Kind::Discarded, discarded.collect()),
-        ] {
-            for note in self.ranges.notes(kind) {
-                if wanted.iter().all(|(wanted, _)| *wanted != note) {
-                    change(kind, note, &none);
-                }
-            }
-            for (note, set) in &wanted {
-                change(kind, note, set);
-            }
+        let mut wanted = BTreeMap::from([(RangeOf::Settled, sets.settled.clone())]);
+        for (cause, set) in &sets.quarantined {
+            wanted.insert(RangeOf::Quarantined(*cause), set.clone());
+        }
+        for (given_up, set) in &sets.discarded {
+            wanted.insert(RangeOf::Discarded(*given_up), set.clone());
+        }
+        // Also what an agent 0.1 gave up: that stands among the discarded from now on.
+        for of in self.ranges.said() {
+            wanted.entry(of).or_default();
+        }
+        for (of, set) in wanted {
+            self.ranges
+                .changes(of, &set, (epoch, at_ms), ids, &mut writes);
         }
         writes
     }
@@ -412,11 +416,6 @@ impl Head {
 }
 
 impl Kind {
-    /// Whether its rows hold ranges.
-    const fn is_range(self) -> bool {
-        matches!(self, Self::Gone | Self::Again) || self.is_of_an_account()
-    }
-
     /// Whether its rows hold ranges of one epoch.
     const fn is_of_an_account(self) -> bool {
         matches!(
@@ -426,8 +425,33 @@ impl Kind {
     }
 }
 
+/// The note of row numbers whose epochs are forgotten.
+const FORGOTTEN: &str = "forgotten";
+
 /// Before the reason of what the device itself put in quarantine.
 const OWN: &str = "own ";
+
+impl RangeOf {
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Settled => Kind::Settled,
+            Self::GivenUp => Kind::GivenUp,
+            Self::Gone | Self::Forgotten => Kind::Gone,
+            Self::Quarantined(_) => Kind::Quarantined,
+            Self::Discarded(_) => Kind::Discarded,
+            Self::Again => Kind::Again,
+        }
+    }
+
+    fn note(self) -> String {
+        match self {
+            Self::Settled | Self::GivenUp | Self::Gone | Self::Again => String::new(),
+            Self::Forgotten => FORGOTTEN.to_owned(),
+            Self::Quarantined(cause) => cause.note(),
+            Self::Discarded(given_up) => given_up.note(),
+        }
+    }
+}
 
 impl Cause {
     fn note(self) -> String {

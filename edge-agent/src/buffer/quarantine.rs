@@ -49,6 +49,8 @@ pub(super) struct Quarantine {
     kept: Option<(i64, Peers)>,
     /// That this could not be kept is said now and then.
     not_kept: Repeats,
+    /// And that texts could not be counted.
+    not_counted: Repeats,
     /// The bridge of which was heard last.
     protocol: u16,
 }
@@ -76,6 +78,7 @@ impl Quarantine {
             kept,
             offered: RangeSet::new(),
             not_kept: Repeats::new(WARN_EVERY),
+            not_counted: Repeats::new(WARN_EVERY),
         }
     }
 
@@ -310,7 +313,7 @@ impl Writer {
     }
 
     /// Bytes of the texts in these rows; none is looked for where none can be.
-    pub(super) async fn texts(&self, rows: &RangeSet) -> u64 {
+    pub(super) async fn texts(&mut self, rows: &RangeSet) -> u64 {
         if self.state.text_bytes + self.state.quarantined_text_bytes == 0 {
             return 0;
         }
@@ -319,7 +322,10 @@ impl Writer {
             match self.file.text_bytes(range).await {
                 Ok(bytes) => all += bytes,
                 // Counted too high until the next start: a limit is met a little early.
-                Err(error) => warn!(%error, "the size of settled texts is not known"),
+                Err(error) if self.quarantine.not_counted.is_due("") => {
+                    warn!(%error, "the size of settled texts is not known");
+                }
+                Err(_) => {}
             }
         }
         all

@@ -19,10 +19,10 @@ use schema::{Epoch, RangeSet, SensorName, SeqRange};
 
 use super::account::Counts;
 use super::connect::{Unchecked, look_only};
-use super::epochs::{FORGOTTEN, Ledger};
+use super::epochs::Ledger;
 use super::error::BufferError;
 use super::file::File;
-use super::log::{Entry, Ids, Kind, Ranges, Write};
+use super::log::{Entry, Ids, Kind, RangeOf, Ranges, Write};
 use super::pages;
 use super::paths::Paths;
 use super::row::{Held, SensorId, to_sql};
@@ -207,12 +207,12 @@ pub(super) async fn recover(
     }
     let of = (epoch, now_ms);
     gone.subtract(&known.forgotten);
-    for (kind, note, rows) in [
-        (Kind::Gone, "", &gone),
-        (Kind::Gone, FORGOTTEN, &known.forgotten),
-        (Kind::Again, "", &known.again),
+    for (said, rows) in [
+        (RangeOf::Gone, &gone),
+        (RangeOf::Forgotten, &known.forgotten),
+        (RangeOf::Again, &known.again),
     ] {
-        Ranges::default().changes(kind, note, rows, of, &mut ids, &mut writes);
+        Ranges::default().changes(said, rows, of, &mut ids, &mut writes);
     }
     let found = Entry {
         id: ids.next(),

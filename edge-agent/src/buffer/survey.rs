@@ -14,8 +14,8 @@ use crate::clock::core::{Release, StartClock};
 
 use super::account::{Account, Counts, Sets};
 use super::connect::PAGE_BYTES;
-use super::epochs::{FORGOTTEN, Ledger};
-use super::log::{Book, Entry, Ids, Kind};
+use super::epochs::Ledger;
+use super::log::{Book, Entry, Ids, Kind, RangeOf};
 use super::pages::{self, Record};
 use super::paths::Paths;
 use super::row::{Cell, Columns, Held, Key, SENSORS_MAX, SensorId};
@@ -318,7 +318,7 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                 None
             }
             Kind::Gone => {
-                if entry.note == FORGOTTEN {
+                if entry.range_of() == Some(RangeOf::Forgotten) {
                     known.forgotten.extend(entry.range());
                 }
                 Some(&mut known.gone)
