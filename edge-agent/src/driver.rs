@@ -249,6 +249,9 @@ impl Running {
                 // By its own account it is tried again meanwhile, and that counts.
                 self.storage_fails = false;
                 self.storage_changed();
+                if self.clock_unkept && self.storage.borrow().trouble.is_none() {
+                    self.clock_changed(&[]).await;
+                }
             }
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,

@@ -28,10 +28,10 @@ fn as_root(program: &str) -> Command {
 }
 
 /// A small disk of its own.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(at: &Path, size: &str) -> Self {
+    pub(crate) fn mount(at: &Path, size: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let options = format!("size={size},mode=0777");
         let mounted = as_root("mount")
@@ -46,7 +46,7 @@ impl SmallDisk {
     }
 
     /// Fills what is left.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut block = vec![7u8; 64 * 1024];
         let mut file = std::fs::File::create(self.0.join("ballast")).unwrap();
         while !block.is_empty() {
@@ -56,7 +56,7 @@ impl SmallDisk {
         }
     }
 
-    fn free(&self) {
+    pub(crate) fn free(&self) {
         std::fs::remove_file(self.0.join("ballast")).unwrap();
     }
 }

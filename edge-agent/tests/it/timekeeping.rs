@@ -2,13 +2,15 @@
 
 use edge_agent::buffer::Append;
 use edge_agent::clock::ClockSettings;
-use schema::message::{ClockState, PROTOCOL};
+use schema::message::{ClockState, PROTOCOL, Status};
 use schema::{ObservedAt, Quality, Reading, Row, Value};
 
 use daemon::{Clock as _, SystemClock};
+use tempfile::TempDir;
 
 use crate::bridge::{Age, Bridge};
 use crate::broker::Broker;
+use crate::disk_trouble::SmallDisk;
 use crate::edge::{Edge, config};
 use crate::eventually;
 
@@ -16,8 +18,12 @@ const HOUR_MS: i64 = 3_600_000;
 
 /// An agent whose clock is wrong by so much, and that nobody else tells the time.
 async fn edge(broker: &Broker, offset_ms: i64) -> Edge {
-    let folder = tempfile::tempdir().unwrap();
+    edge_in(tempfile::tempdir().unwrap(), "buffer.db", broker, offset_ms).await
+}
+
+async fn edge_in(folder: TempDir, buffer: &str, broker: &Broker, offset_ms: i64) -> Edge {
     let mut config = config(broker, folder.path());
+    config.buffer.path = folder.path().join(buffer);
     config.clock = ClockSettings {
         offset_ms,
         synchronised_file: None,
@@ -109,6 +115,44 @@ async fn an_old_bridge_gets_marked_readings_and_an_upgrade_begins_an_epoch() {
     assert!(opened.recovery.is_none());
     assert_eq!(opened.bridge_protocol, PROTOCOL);
     assert_eq!(opened.buffer.balance().committed, 2);
+}
+
+/// The time becomes known while the disk has no room to keep by how much what is held moves.
+#[tokio::test]
+async fn what_is_held_leaves_as_soon_as_a_full_disk_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&folder.path().join("data"), "3m");
+    let broker = Broker::start();
+    let bridge = Bridge::start_as(&broker, Age::Away).await;
+    let edge = edge_in(folder, "data/buffer.db", &broker, HOUR_MS).await;
+    read(&edge, 1).await;
+    let folder = edge.stop().await;
+    bridge.heard().statuses.clear();
+    // SQLite's log has no room of its own after a start, and a buffer that holds little no reserve.
+    let edge = edge_in(folder, "data/buffer.db", &broker, HOUR_MS).await;
+    disk.fill();
+    let is_birth = |status: &Status| matches!(status, Status::Online { .. });
+    eventually("the birth is heard", || {
+        bridge.heard().statuses.iter().any(is_birth)
+    })
+    .await;
+    bridge.becomes(Age::New);
+    bridge.greet();
+    eventually("the time is known", || {
+        edge.agent.status().clock.state == ClockState::Verified
+    })
+    .await;
+    eventually("that it cannot be kept is said", || {
+        !edge.health.is_ready() && edge.agent.status().storage.trouble.is_some()
+    })
+    .await;
+    assert_eq!(bridge.heard().batches, 0);
+    disk.free();
+    let row = arrived(&bridge, 1).await;
+    was_taken_now(&row, 0);
+    eventually("it is ready", || edge.health.is_ready()).await;
+    eventually("all is committed", || edge.agent.balance().pending == 0).await;
+    edge.stop().await;
 }
 
 #[tokio::test]
