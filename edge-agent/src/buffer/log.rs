@@ -351,20 +351,21 @@ impl Book {
             }));
         }
         let sets = account.sets();
-        let mut wanted = BTreeMap::from([(RangeOf::Settled, sets.settled.clone())]);
+        let none = RangeSet::new();
+        let mut wanted = BTreeMap::from([(RangeOf::Settled, &sets.settled)]);
         for (cause, set) in &sets.quarantined {
-            wanted.insert(RangeOf::Quarantined(*cause), set.clone());
+            wanted.insert(RangeOf::Quarantined(*cause), set);
         }
         for (given_up, set) in &sets.discarded {
-            wanted.insert(RangeOf::Discarded(*given_up), set.clone());
+            wanted.insert(RangeOf::Discarded(*given_up), set);
         }
         // Also what an agent 0.1 gave up: that stands among the discarded from now on.
         for of in self.ranges.said() {
-            wanted.entry(of).or_default();
+            wanted.entry(of).or_insert(&none);
         }
         for (of, set) in wanted {
             self.ranges
-                .changes(of, &set, (epoch, at_ms), ids, &mut writes);
+                .changes(of, set, (epoch, at_ms), ids, &mut writes);
         }
         writes
     }
