@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -143,41 +144,82 @@ pub fn runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failur
         .map_err(|error| Failure::new(Class::Overload, "start the runtime").because(error))
 }
 
+/// SIGINT and SIGTERM. From when it is made on, none is missed between two looks.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Begins to listen; the signals end the process no more by themselves.
+    ///
+    /// # Errors
+    /// When the handlers cannot be installed.
+    pub fn listen() -> Result<Self, Failure> {
+        let install = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Class::Configuration, "handle signals").because(error)
+            })
+        };
+        Ok(Self {
+            interrupt: install(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+        })
+    }
+
+    /// Waits for the next.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Runs a process until a signal or the end of its lifecycle, then gives its tasks `grace` to
+    /// end. A second signal leaves at once.
+    ///
+    /// # Errors
+    /// The failure that ended the lifecycle, tasks still busy after the grace, or a second signal.
+    pub async fn run_until_stopped(
+        &mut self,
+        lifecycle: &Lifecycle,
+        grace: Duration,
+    ) -> Result<(), Failure> {
+        tokio::select! {
+            () = self.next() => {}
+            () = lifecycle.stopping() => {}
+        }
+        self.finish(lifecycle, grace).await
+    }
+
+    /// As [`Lifecycle::finish`]; another signal leaves at once.
+    ///
+    /// # Errors
+    /// As [`Self::run_until_stopped`].
+    pub async fn finish(&mut self, lifecycle: &Lifecycle, grace: Duration) -> Result<(), Failure> {
+        tokio::select! {
+            outcome = lifecycle.finish(grace) => outcome,
+            () = self.next() => Err(Failure::new(Class::Overload, "stop in order: a second signal came")),
+        }
+    }
+}
+
 /// Waits for SIGINT or SIGTERM.
 ///
 /// # Errors
 /// When the handlers cannot be installed.
 pub async fn signalled() -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let install = |kind| {
-        signal(kind)
-            .map_err(|error| Failure::new(Class::Configuration, "handle signals").because(error))
-    };
-    let (mut interrupt, mut terminate) = (
-        install(SignalKind::interrupt())?,
-        install(SignalKind::terminate())?,
-    );
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    Signals::listen()?.next().await;
     Ok(())
 }
 
-/// Runs a process until a signal or the end of its lifecycle, then gives its tasks `grace` to
-/// end. A second signal leaves at once.
+/// [`Signals::run_until_stopped`], for a process that has not listened before.
 ///
 /// # Errors
-/// The failure that ended the lifecycle, tasks still busy after the grace, or a second signal.
+/// As there, and when the handlers cannot be installed.
 pub async fn run_until_stopped(lifecycle: &Lifecycle, grace: Duration) -> Result<(), Failure> {
-    tokio::select! {
-        outcome = signalled() => outcome?,
-        () = lifecycle.stopping() => {}
-    }
-    tokio::select! {
-        outcome = lifecycle.finish(grace) => outcome,
-        _ = signalled() => Err(Failure::new(Class::Overload, "stop in order: a second signal came")),
-    }
+    Signals::listen()?.run_until_stopped(lifecycle, grace).await
 }
 
 #[cfg(test)]

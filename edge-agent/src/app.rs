@@ -31,7 +31,7 @@ use crate::session::Session;
 use crate::source::Source;
 use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
 use crate::source::socket::SocketSource;
-use crate::status::{InFlight, Status, Waiting};
+use crate::status::{InFlight, Room, Status, Waiting};
 use crate::twin::knobs::{Knob, Knobs};
 use crate::twin::{self, Twin};
 
@@ -204,6 +204,12 @@ impl Agent {
             ack_latency_seconds: None,
             last_error: None,
             storage: buffer.storage().borrow().clone(),
+            room: Some(Room {
+                rows: balance.pending,
+                rows_max: config.buffer.rows_max,
+                bytes: 0,
+                bytes_max: config.buffer.bytes_max,
+            }),
         });
         let (controls, controls_heard) = mpsc::channel(CONTROLS);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
@@ -372,6 +378,11 @@ fn with_counts(buffer: &Buffer, status: Status) -> Status {
         current: progress.current,
         quarantine: progress.quarantine(),
         storage: buffer.storage().borrow().clone(),
+        room: status.room.map(|room| Room {
+            rows: progress.balance.pending,
+            bytes: progress.bytes,
+            ..room
+        }),
         ..status
     }
 }

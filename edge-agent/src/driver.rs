@@ -528,11 +528,17 @@ impl Running {
     fn publish_status(&self) {
         let session = &self.parts.session;
         let (in_flight, waiting) = (session.in_flight(), session.waiting());
+        let balance = self.parts.buffer.balance();
+        let offered = waiting.fresh + waiting.history + waiting.suspect + in_flight.rows;
+        let untimed = match self.parts.is_held {
+            true => balance.pending.saturating_sub(offered),
+            false => 0,
+        };
         self.parts.status.send_if_modified(|status| {
             let now = Status {
                 epoch: self.parts.buffer.epoch(),
                 connected: self.uplink.is_some(),
-                balance: self.parts.buffer.balance(),
+                balance,
                 in_flight: InFlight {
                     batches: in_flight.batches,
                     rows: in_flight.rows,
@@ -542,6 +548,7 @@ impl Running {
                     fresh: waiting.fresh,
                     history: waiting.history,
                     suspect: waiting.suspect,
+                    untimed,
                 },
                 clock: self.parts.clock.report(),
                 ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),

@@ -28,6 +28,7 @@ pub mod ingest;
 pub mod link;
 mod log_level;
 mod metrics;
+pub mod place;
 mod repeat;
 pub mod session;
 pub mod source;

@@ -10,11 +10,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::http::StatusCode;
+use axum::routing::get;
 use clap::{Parser, Subcommand};
 use daemon::health::{STARTING, State};
+use daemon::lifecycle::Signals;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs, say, stdout};
 use edge_agent::twin::local::{self, LocalConfig};
-use edge_agent::{Agent, OwnProcess, Settings, Status};
+use edge_agent::{Agent, OwnProcess, Settings, Status, place};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
 use schema::setting::Setting;
@@ -72,7 +75,7 @@ enum Command {
         #[arg(long, hide = true)]
         restarted_for: Option<CommandId>,
     },
-    /// Check settings, certificates and the buffer without changing anything
+    /// Check settings, certificates, the buffer's file and the socket without changing anything
     Check {
         /// The settings file
         #[arg(
@@ -253,9 +256,17 @@ async fn run(
     let listener = http::bind(settings.admin).await?;
     let (lifecycle, health) = (Lifecycle::new(), Health::default());
     let mut registry = Registry::default();
-    // A start may have to wait for the disk, and is asked why meanwhile.
+    let mut signals = Signals::listen()?;
+    // A start may have to wait for the disk, is asked why meanwhile, and may be stopped.
     let waiting = waiting_room(&listener, &lifecycle, &health);
-    let agent = Agent::start(settings.agent, &lifecycle, &health, &mut registry).await?;
+    let agent = tokio::select! {
+        started = Agent::start(settings.agent, &lifecycle, &health, &mut registry) => started?,
+        () = signals.next() => {
+            info!("stopped before the agent had started");
+            signals.finish(&lifecycle, STOP_GRACE).await?;
+            return Ok(None);
+        }
+    };
     waiting.abort();
     if let Ok(address) = listener.local_addr() {
         info!(%address, "admin endpoints");
@@ -266,17 +277,20 @@ async fn run(
         http::serve(listener, router, None, lifecycle.clone()),
     );
     // Whoever stops the process while it restarts wants it stopped: only a stop in order goes on.
-    lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await?;
+    signals.run_until_stopped(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())
 }
 
-/// Answers for the agent until it has started: how its parts fare, and nothing more.
+/// Answers for the agent until it has started: how its parts fare, also to who asks for its status.
 fn waiting_room(
     listener: &tokio::net::TcpListener,
     lifecycle: &Lifecycle,
     health: &Health,
 ) -> tokio::task::AbortHandle {
-    let router = admin::router(Arc::new(Registry::default()), health.clone());
+    let parts = health.clone();
+    let status = move || async move { (StatusCode::SERVICE_UNAVAILABLE, reasons(&parts)) };
+    let router =
+        admin::router(Arc::new(Registry::default()), health.clone()).route("/status", get(status));
     let lifecycle = lifecycle.clone();
     let shared = share(listener);
     let parts = health.clone();
@@ -296,6 +310,18 @@ fn waiting_room(
 /// Whether a part waits for more than its start.
 fn has_reason(state: &State) -> bool {
     matches!(state, State::Waiting(reason) if reason != STARTING)
+}
+
+/// What parts wait for, beside their start.
+fn reasons(parts: &Health) -> String {
+    let reasons = parts
+        .states()
+        .into_values()
+        .filter_map(|state| match state {
+            State::Waiting(reason) if reason != STARTING => Some(reason),
+            _ => None,
+        });
+    reasons.collect::<Vec<_>>().join("; ")
 }
 
 /// A second listener on the same socket.
@@ -364,15 +390,8 @@ fn check_buffer(path: &Path) -> Result<String, Failure> {
             .because(error)
             .help("give this user the right to write the file and its folder, or choose another [buffer] path")
     };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    // libSQL writes its log beside the file, so the folder must be writable in any case.
-    let metadata = std::fs::metadata(folder).map_err(unusable)?;
-    if !metadata.is_dir() || metadata.permissions().readonly() {
-        return Err(unusable(std::io::ErrorKind::ReadOnlyFilesystem.into()));
-    }
+    // libSQL writes its log beside the file, so the folder must take files in any case.
+    place::check_folder_of(path).map_err(unusable)?;
     match std::fs::OpenOptions::new()
         .read(true)
         .append(true)
@@ -385,7 +404,7 @@ fn check_buffer(path: &Path) -> Result<String, Failure> {
                 .read_to_end(&mut start)
                 .map_err(unusable)?;
             if !start.is_empty() && start != DATABASE {
-                let error = "it is no database: an agent would move it aside and begin a new one";
+                let error = "it is no database, and no agent begins there";
                 return Err(unusable(std::io::Error::other(error)));
             }
             Ok(format!("{} ({bytes} bytes)", path.display()))
@@ -415,12 +434,19 @@ async fn status(
             .get(format!("http://{address}/status"))
             .send()
             .await?;
-        answer.error_for_status()?.json::<Status>().await
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            return answer.text().await.map(Err);
+        }
+        answer.error_for_status()?.json::<Status>().await.map(Ok)
     };
-    let status = asked.await.map_err(|error| {
+    let answer = asked.await.map_err(|error| {
         Failure::new(Class::Network, format!("ask the agent at {address}"))
             .because(error)
             .help("is the agent running, and is this its [admin] http address?")
+    })?;
+    let status = answer.map_err(|reason| {
+        let what = format!("ask the agent at {address}: it has not started yet");
+        Failure::new(Class::Storage, what).because(reason)
     })?;
     if json {
         let text = serde_json::to_string(&status)

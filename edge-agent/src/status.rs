@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schema::limits::TEXT_BYTES_MAX;
 use schema::message::{ClockReport, ClockState, RejectReason};
 use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,33 @@ pub struct Status {
     /// How the buffer's file fares.
     #[serde(default)]
     pub storage: Storage,
+    /// How much of the buffer is taken; older agents do not say.
+    #[serde(default)]
+    pub room: Option<Room>,
+}
+
+/// What pending readings take of the buffer, and may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Room {
+    /// Readings.
+    pub rows: u64,
+    /// Most of them.
+    pub rows_max: u64,
+    /// Their bytes, as the limit counts them.
+    pub bytes: u64,
+    /// Most of these.
+    pub bytes_max: u64,
+}
+
+/// The most that one reading takes of a buffer.
+const ROW_BYTES_MAX: u64 = 2 * TEXT_BYTES_MAX as u64;
+
+impl Room {
+    /// Whether another reading may find no room.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.rows >= self.rows_max || self.bytes.saturating_add(ROW_BYTES_MAX) > self.bytes_max
+    }
 }
 
 /// What is in flight.
@@ -64,6 +92,9 @@ pub struct Waiting {
     pub history: u64,
     /// From payloads that the bridge refused, sent in ever smaller parts.
     pub suspect: u64,
+    /// Taken by a clock that nobody has compared, and held until one has.
+    #[serde(default)]
+    pub untimed: u64,
 }
 
 const fn unknown_clock() -> ClockReport {
@@ -105,10 +136,13 @@ impl fmt::Display for Status {
             fresh,
             history,
             suspect,
+            untimed,
         } = self.waiting;
         line(
             "waiting",
-            &format_args!("{fresh} fresh, {history} history, {suspect} suspect"),
+            &format_args!(
+                "{fresh} fresh, {history} history, {suspect} suspect, {untimed} for the time"
+            ),
         )?;
         let state = self.clock.state.as_str();
         match self.clock.offset_ms {
@@ -130,9 +164,16 @@ impl fmt::Display for Status {
             set_aside,
             unreadable,
         } = &self.storage;
-        match trouble {
-            None => line("buffer", &"ok")?,
-            Some(trouble) => {
+        match (trouble, &self.room) {
+            (None, Some(room)) if room.is_full() => line(
+                "buffer",
+                &format_args!(
+                    "FULL: {} of {} readings, {} of {} bytes; [buffer] when_full says what gives way",
+                    room.rows, room.rows_max, room.bytes, room.bytes_max
+                ),
+            )?,
+            (None, _) => line("buffer", &"ok")?,
+            (Some(trouble), _) => {
                 line("buffer", &format_args!("FAILS: {}", trouble.what))?;
                 line("what to do", &trouble.help)?;
             }

@@ -21,7 +21,7 @@ pub struct Reading {
 
 /// What a sensor said. Text is shared, never copied for each row that holds it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a value is a number, true, false or a text")]
 pub enum Value {
     /// True or false.
     Bool(bool),

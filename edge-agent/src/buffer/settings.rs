@@ -19,7 +19,7 @@ pub struct BufferSettings {
     pub bytes_max: u64,
     /// Most readings in quarantine, beside those that are pending. `None`: a tenth of `rows_max`.
     pub quarantine_rows_max: Option<u64>,
-    /// Most bytes of readings in quarantine. `None`: a tenth of `bytes_max`. What is there was
+    /// Most bytes of readings in quarantine. `None`: a tenth of `bytes_max`, with room for some at least. What is there was
     /// refused, and is worth keeping until somebody has looked; it must not take the disk of what
     /// flows.
     pub quarantine_bytes_max: Option<u64>,
@@ -43,6 +43,12 @@ pub enum SettingsError {
     /// No room for even one reading with the longest text.
     #[error("bytes_max is {0}, at least {min} are needed", min = BufferSettings::BYTES_MIN)]
     BytesMax(u64),
+    /// No room for even one refused reading: it would be given up at once.
+    #[error("quarantine_rows_max is 0, at least 1 reading must fit")]
+    QuarantineRowsMax,
+    /// No room for even one refused reading with the longest text.
+    #[error("quarantine_bytes_max is {0}, at least {min} are needed", min = BufferSettings::BYTES_MIN)]
+    QuarantineBytesMax(u64),
     /// Waiting so long that sources stand still.
     #[error("linger is {0:?}, at most {max:?} are allowed", max = BufferSettings::LINGER_MAX)]
     Linger(Duration),
@@ -88,7 +94,8 @@ impl BufferSettings {
         let tenth = |all: u64| all.div_ceil(10);
         (
             self.quarantine_rows_max.unwrap_or(tenth(self.rows_max)),
-            self.quarantine_bytes_max.unwrap_or(tenth(self.bytes_max)),
+            self.quarantine_bytes_max
+                .unwrap_or(tenth(self.bytes_max).max(Self::BYTES_MIN)),
         )
     }
 
@@ -102,6 +109,14 @@ impl BufferSettings {
         }
         if self.bytes_max < Self::BYTES_MIN {
             return Err(SettingsError::BytesMax(self.bytes_max));
+        }
+        if self.quarantine_rows_max == Some(0) {
+            return Err(SettingsError::QuarantineRowsMax);
+        }
+        if let Some(bytes) = self.quarantine_bytes_max
+            && bytes < Self::BYTES_MIN
+        {
+            return Err(SettingsError::QuarantineBytesMax(bytes));
         }
         if self.linger > Self::LINGER_MAX {
             return Err(SettingsError::Linger(self.linger));
@@ -133,6 +148,16 @@ mod tests {
         check(|s| s.rows_max = 0, false);
         check(|s| s.bytes_max = BufferSettings::BYTES_MIN, true);
         check(|s| s.bytes_max = BufferSettings::BYTES_MIN - 1, false);
+        check(|s| s.quarantine_rows_max = Some(1), true);
+        check(|s| s.quarantine_rows_max = Some(0), false);
+        check(
+            |s| s.quarantine_bytes_max = Some(BufferSettings::BYTES_MIN),
+            true,
+        );
+        check(
+            |s| s.quarantine_bytes_max = Some(BufferSettings::BYTES_MIN - 1),
+            false,
+        );
         check(|s| s.linger = Duration::ZERO, true);
         check(|s| s.linger = BufferSettings::LINGER_MAX, true);
         check(|s| s.linger += BufferSettings::LINGER_MAX, false);

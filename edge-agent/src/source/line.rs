@@ -27,6 +27,8 @@ pub(crate) enum LineError {
     TooLong,
     #[error("line is not UTF-8")]
     NotUtf8,
+    #[error("line is empty")]
+    Empty,
     #[error("line is no reading: {0}")]
     Json(#[from] serde_json::Error),
     #[error("{0}")]
@@ -53,7 +55,7 @@ impl LineError {
     pub(crate) const fn label(&self) -> &'static str {
         match self {
             Self::TooLong => "line_too_long",
-            Self::NotUtf8 | Self::Json(_) => "malformed",
+            Self::NotUtf8 | Self::Empty | Self::Json(_) => "malformed",
             Self::Sensor(_) => "bad_sensor_name",
             Self::Time(TimestampError::Unit { .. }) => "wrong_time_unit",
             Self::Time(TimestampError::Text(_) | TimestampError::Range(_)) => "bad_time",
@@ -65,6 +67,9 @@ impl LineError {
 
 /// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
 pub(crate) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
+    if text.trim().is_empty() {
+        return Err(LineError::Empty);
+    }
     let line: Line<'_> = serde_json::from_str(text)?;
     let sensor: SensorName = line.sensor.parse()?;
     line.value.validate()?;
@@ -133,6 +138,7 @@ mod tests {
         for (text, label) in [
             ("", "malformed"),
             ("{}", "malformed"),
+            (" ", "malformed"),
             (r#"{"sensor":"s","value":null}"#, "malformed"),
             (r#"{"sensor":"s","value":1,"unit":"V"}"#, "malformed"),
             (r#"{"sensor":"s","value":1e999}"#, "malformed"),
@@ -154,6 +160,19 @@ mod tests {
         ] {
             assert_eq!(parse(text, UNIT, NOW).unwrap_err().label(), label, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let said = |text: &str| parse(text, UNIT, NOW).unwrap_err().to_string();
+        for value in ["null", "[1]"] {
+            let said = said(&format!(r#"{{"sensor":"s","value":{value}}}"#));
+            assert!(
+                said.contains("a value is a number, true, false or a text"),
+                "{said}"
+            );
+        }
+        assert_eq!(said(""), "line is empty");
     }
 
     proptest! {

@@ -11,7 +11,7 @@ use schema::{RangeSet, SeqRange};
 use serde_json::Value;
 
 use crate::buffer::{TestClock, copy_files, folder, open, read_all, readings, settings, try_open};
-use crate::process::{Home, output};
+use crate::process::{Home, output, stderr};
 use crate::{PATIENCE, eventually};
 
 /// How soon trouble must be said.
@@ -64,6 +64,31 @@ impl SmallDisk {
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = as_root("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// Files that take nothing, until this is dropped: nobody could remove them.
+struct Immutable(Vec<String>);
+
+impl Immutable {
+    fn make(files: Vec<String>) -> Self {
+        let made = Self(files);
+        assert!(
+            made.change("+i"),
+            "immutable files want root, or a sudo that asks nothing, and a file system that has them"
+        );
+        made
+    }
+
+    fn change(&self, flag: &str) -> bool {
+        let changed = as_root("chattr").arg(flag).args(&self.0).status();
+        changed.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Immutable {
+    fn drop(&mut self) {
+        self.change("-i");
     }
 }
 
@@ -174,20 +199,10 @@ async fn a_disk_that_takes_nothing_is_said_everywhere_and_so_is_its_end() {
     let _agent = home.start().await;
     assert_eq!(home.produce(1, 10).await, 10);
     let files = ["data/buffer.db", "data/buffer.db-wal"].map(|name| home.path(name));
-    let immutable = |flag: &str| {
-        let changed = as_root("chattr").arg(flag).args(&files).status();
-        assert!(
-            changed.unwrap().success(),
-            "immutable files want root, or a sudo that asks nothing, and a file system that has them"
-        );
-    };
-    immutable("+i");
-    let accepted = home.produce(11, 1).await;
-    let since = Instant::now();
-    let looked = tokio::time::timeout(PATIENCE, is_said(&home, since)).await;
-    immutable("-i");
-    assert_eq!(accepted, 0);
-    looked.unwrap();
+    let immutable = Immutable::make(files.to_vec());
+    assert_eq!(home.produce(11, 1).await, 0);
+    is_said(&home, Instant::now()).await;
+    drop(immutable);
     is_over(&home).await;
     assert_eq!(home.produce(12, 5).await, 5);
 }
@@ -354,6 +369,55 @@ async fn a_file_of_an_older_version_opens_on_a_full_disk_with_the_room_that_is_h
     assert_eq!(opened.recovery, None);
     assert!(!opened.pending.is_empty());
     assert!(!Path::new(&reserve).exists(), "it was not needed");
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_for_its_disk_says_so_and_stops_in_order() {
+    let home = Home::new(1);
+    let _disk = SmallDisk::mount(Path::new(&home.path("data")), "1m,ro");
+    home.set_buffer("data/buffer.db");
+    let config = home.config();
+    let check = output(&["check", "--config", &config]);
+    assert_eq!(check.status.code(), Some(1), "{check:?}");
+    let said = stderr(&check);
+    assert!(
+        said.contains("data/buffer.db") && said.contains("ead-only"),
+        "{said}"
+    );
+    let mut agent = home.spawn();
+    eventually("status says why", || {
+        let status = output(&["status", "--config", &config]);
+        let said = stderr(&status);
+        status.status.code() == Some(1)
+            && said.contains("has not started")
+            && said.contains("ead-only")
+    })
+    .await;
+    let (code, took) = agent.terminate();
+    assert_eq!(code, Some(0), "{}", home.log());
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(home.log().contains("stopped before"), "{}", home.log());
+}
+
+#[tokio::test]
+async fn where_no_socket_can_be_made_check_and_run_say_so() {
+    let home = Home::new(1);
+    let _disk = SmallDisk::mount(Path::new(&home.path("run")), "1m,ro");
+    let long = format!("{}.sock", "x".repeat(120));
+    for (path, says) in [("run/agent.sock", "ead-only"), (&long, "SUN_LEN")] {
+        let text = std::fs::read_to_string(home.config()).unwrap();
+        let config = home.path("other.toml");
+        std::fs::write(&config, text.replace("agent.sock", path)).unwrap();
+        for command in ["check", "run"] {
+            let output = output(&[command, "--config", &config]);
+            assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+            let said = stderr(&output);
+            assert!(
+                said.contains(path) && said.contains(says),
+                "{command}: {said}"
+            );
+        }
+    }
 }
 
 /// Overwrites a leaf in the middle of the file.

@@ -249,6 +249,29 @@ fn status_without_an_agent_says_so() {
 }
 
 #[tokio::test]
+async fn a_full_buffer_and_readings_that_wait_for_the_time_are_said() {
+    let home = Home::new(1);
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let full = "[buffer]\nrows_max = 3\nwhen_full = \"drop-newest\"\n";
+    // Nobody says that the clock is right, and no bridge is there to compare it with.
+    let text = text.replace("[buffer]\n", full) + "[clock]\nsynchronised_file = \"\"\n";
+    std::fs::write(home.config(), text).unwrap();
+    let _agent = home.start().await;
+    assert_eq!(home.produce(1, 2).await, 2);
+    let said =
+        || String::from_utf8(output(&["status", "--config", &home.config()]).stdout).unwrap();
+    eventually("the readings wait for the time", || {
+        said().contains("2 for the time")
+    })
+    .await;
+    assert!(!said().contains("FULL"), "{}", said());
+    assert_eq!(home.produce(3, 2).await, 1);
+    let text = said();
+    assert!(text.contains("FULL: 3 of 3 readings"), "{text}");
+    assert_eq!(home.status()["room"]["rows"], 3);
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_named() {
     let home = Home::new(1);
     let _taken = std::net::TcpListener::bind(("127.0.0.1", home.admin)).unwrap();

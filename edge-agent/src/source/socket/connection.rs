@@ -343,8 +343,8 @@ fn answers(count: usize, outcome: Result<Appended, IngestError>) -> Vec<Answer> 
         .collect()
 }
 
-/// The complete lines that are there; at the end of the stream also the last one. Empty lines
-/// are skipped.
+/// The complete lines that are there, also empty ones: each is answered. At the end of the stream also the
+/// last one.
 fn take_lines(
     codec: &mut LinesCodec,
     bytes: &mut BytesMut,
@@ -359,7 +359,6 @@ fn take_lines(
         };
         match decoded {
             Ok(None) => break,
-            Ok(Some(line)) if line.trim().is_empty() => {}
             Ok(Some(line)) => lines.push(Ok(line)),
             Err(LinesCodecError::MaxLineLengthExceeded) => lines.push(Err(LineError::TooLong)),
             Err(LinesCodecError::Io(_)) => lines.push(Err(LineError::NotUtf8)),
@@ -401,7 +400,7 @@ mod tests {
             .collect();
         assert_eq!(
             kinds,
-            ["line", "line", "line_too_long", "malformed", "line"]
+            ["line", "line", "line_too_long", "malformed", "line", "line"]
         );
     }
 

@@ -27,7 +27,8 @@ mod seats;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::SocketAddr as UnixAddress;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,7 @@ use tracing::warn;
 
 use super::Source;
 use crate::ingest::Ingest;
+use crate::place::check_folder_of;
 use crate::repeat::Repeats;
 
 /// A warning about producers that find no place, this often while it lasts.
@@ -92,21 +94,25 @@ impl SocketConfig {
     /// # Errors
     /// A [`Failure`] that names the address.
     pub async fn check(&self) -> Result<String, Failure> {
-        let SocketAddress::Unix(path) = &self.address else {
-            return Ok(self.to_string());
-        };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        // A check beside an agent that runs finds its socket.
+        let in_use = || format!("{self} (a program listens there now)");
         let unusable = |error| self.unusable(error);
-        if !std::fs::metadata(folder).map_err(unusable)?.is_dir() {
-            return Err(unusable(io::ErrorKind::NotADirectory.into()));
-        }
+        let path = match &self.address {
+            SocketAddress::Unix(path) => path,
+            SocketAddress::Tcp(address) => {
+                return match TcpListener::bind(address).await {
+                    Ok(_) => Ok(self.to_string()),
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(in_use()),
+                    Err(error) => Err(unusable(error)),
+                };
+            }
+        };
+        // The system takes short paths only.
+        UnixAddress::from_pathname(path).map_err(unusable)?;
+        check_folder_of(path).map_err(unusable)?;
         match place::look(path).await.map_err(unusable)? {
             Standing::Nothing => Ok(self.to_string()),
-            // A check beside an agent that runs finds its socket.
-            Standing::InUse => Ok(format!("{self} (a program listens there now)")),
+            Standing::InUse => Ok(in_use()),
             Standing::Leftover(_) => Ok(format!("{self} (a leftover socket will be replaced)")),
             standing @ Standing::Other(_) => Err(unusable(io::Error::other(standing.to_string()))),
         }
