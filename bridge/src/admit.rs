@@ -4,12 +4,13 @@
 //! ```text
 //! payload that cannot be read, or with sequences that no acknowledgement can name
 //!                                      → dead letter, and the device is told by digest
-//! NaN, infinity                        → rejected: not_finite
-//! text over 1 KiB or with NUL          → rejected: bad_text
-//! observed too long ago                → rejected: too_old
-//! observed or stamped too far ahead    → rejected: too_new
-//! clock that no store can hold         → rejected: out_of_range
+//! NaN, infinity                        → refused:  not_finite
+//! text over 1 KiB or with NUL          → refused:  bad_text
+//! observed too long ago                → refused:  too_old
+//! observed or stamped too far ahead    → refused:  too_new
+//! clock that no store can hold         → refused:  out_of_range
 //! the rest of the same batch           → admitted
+//! (what is refused stays on its device, in quarantine)
 //!
 //! event, birth or will that cannot be read, or that no store can hold → dead letter
 //! ```

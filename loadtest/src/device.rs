@@ -102,6 +102,11 @@ impl Device {
         self.time = Time::Unknown { asked: None };
     }
 
+    /// Whether its wall clock is taken for right.
+    pub(crate) const fn trusts_clock(&self) -> bool {
+        matches!(self.time, Time::Wall)
+    }
+
     /// Whether it waits to be told what time it is.
     pub(crate) const fn wants_time(&self) -> bool {
         self.connected && matches!(self.time, Time::Unknown { .. })

@@ -302,12 +302,11 @@ impl MemoryBuffer {
             let Some(one) = SeqRange::one(row) else {
                 continue;
             };
+            // Also of those set aside, which a person may have offered again.
+            stored.reading.quality = stored.reading.quality.max(Quality::Uncertain);
             match wrong {
                 Some(reason) => self.set_aside(one, reason),
-                None => {
-                    stored.reading.quality = Quality::Uncertain;
-                    plausible.insert(one);
-                }
+                None => plausible.insert(one),
             }
         }
         self.keep_budget();

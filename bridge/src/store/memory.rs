@@ -149,16 +149,27 @@ impl Memory {
         &self.rows
     }
 
-    /// What was committed of a device, and what became of it: rows, superseded, expired. The first is
-    /// the sum of the others, at any moment.
+    /// What was committed of each device, and what became of it: rows, superseded, expired. The first
+    /// is the sum of the others, at any moment.
     #[must_use]
-    pub fn book(&self, device: &DeviceId) -> (u64, [u64; 3]) {
-        let files = self.files.iter().filter(|((of, _), _)| of == device);
-        let committed = files.map(|(_, state)| state.set(Track::Committed).count());
-        let rows = self.rows.keys().filter(|(of, _, _)| of == device).count() as u64;
-        let counted = |of: &BTreeMap<DeviceId, u64>| of.get(device).copied().unwrap_or(0);
-        let parts = [rows, counted(&self.superseded), counted(&self.expired)];
-        (committed.sum(), parts)
+    pub fn books(&self) -> BTreeMap<&DeviceId, (u64, [u64; 3])> {
+        let mut books: BTreeMap<&DeviceId, (u64, [u64; 3])> = BTreeMap::new();
+        for ((device, _), state) in &self.files {
+            books.entry(device).or_default().0 += state.set(Track::Committed).count();
+        }
+        let rows = self.rows.keys().map(|(device, _, _)| (0, device, 1));
+        let superseded = self
+            .superseded
+            .iter()
+            .map(|(device, &count)| (1, device, count));
+        let expired = self
+            .expired
+            .iter()
+            .map(|(device, &count)| (2, device, count));
+        for (part, device, count) in rows.chain(superseded).chain(expired) {
+            books.entry(device).or_default().1[part] += count;
+        }
+        books
     }
 
     fn states(&self, groups: &[Group]) -> Vec<Option<EpochState>> {
@@ -213,7 +224,8 @@ mod tests {
         let mut store = Memory::default();
         for rows in [3, 0] {
             store.ingest(&[delivery(rows)]);
-            assert_eq!(store.book(&"d".parse().unwrap()), (3, [3, 0, 0]));
+            let device: DeviceId = "d".parse().unwrap();
+            assert_eq!(store.books()[&device], (3, [3, 0, 0]));
         }
     }
 }

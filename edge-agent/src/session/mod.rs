@@ -419,15 +419,18 @@ impl Session {
             rejected.extend(ranges.iter().map(|range| Rejection { range, reason }));
         }
         let unsettled = self.attempted.count();
-        for range in committed
-            .iter()
-            .chain(rejected.iter().map(|rejection| rejection.range))
-        {
+        for range in committed.iter() {
             self.settled(range);
         }
-        self.complete(self.attempted.count() < unsettled, effects);
-        // What a report has no room for is in the next.
-        if !rejected.is_empty() || !ack.evicted.is_empty() {
+        let uncommitted = self.attempted.count();
+        for rejection in &rejected {
+            self.settled(rejection.range);
+        }
+        let left = self.attempted.count();
+        self.complete(left < unsettled, effects);
+        // What a report has no room for is in the next. Its answer names all that is in quarantine, which
+        // alone is no reason for another one.
+        if left < uncommitted || !ack.evicted.is_empty() {
             self.report_soon();
         }
         effects.extend(Settle::effect(

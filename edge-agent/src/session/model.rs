@@ -223,6 +223,28 @@ fn an_acknowledgement_settles_and_the_idle_session_only_reports() {
     assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(60)));
 }
 
+/// The answer to a report names all that is in quarantine: another report would say the same again.
+#[test]
+fn what_is_in_quarantine_is_reported_at_the_interval_and_no_sooner() {
+    let mut edge = Edge::connected(small(), &[range(1, 5)]);
+    let refused = Ack {
+        rejected: vec![Rejection {
+            range: range(1, 5),
+            reason: RejectReason::TooOld,
+        }],
+        ..ack(&[])
+    };
+    // News: the report tells it.
+    edge.input(Input::Acked(&refused));
+    assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(1)));
+    for report in 2..5 {
+        edge.sleep();
+        assert_eq!(edge.reports, report);
+        edge.input(Input::Acked(&refused));
+    }
+    assert_eq!(edge.now, Duration::from_secs(1 + 2 * 60));
+}
+
 #[test]
 fn a_lost_acknowledgement_costs_one_retransmission() {
     let mut edge = Edge::connected(small(), &[range(1, 5)]);

@@ -15,6 +15,7 @@ const LATENCY_MAX_US: u64 = 3_600_000_000;
 pub(super) struct Tally {
     accepted: AtomicU64,
     committed: AtomicU64,
+    quarantined: AtomicU64,
     evicted: AtomicU64,
     discarded: AtomicU64,
     connected: AtomicU64,
@@ -34,6 +35,7 @@ impl Default for Tally {
         Self {
             accepted: zero(),
             committed: zero(),
+            quarantined: zero(),
             evicted: zero(),
             discarded: zero(),
             connected: zero(),
@@ -52,7 +54,7 @@ impl Default for Tally {
 
 impl Tally {
     /// A device's counts went from `before` to `now`. Counts move between each other when a
-    /// reading is committed after it was evicted, so differences may be negative.
+    /// reading is committed after it was evicted or set aside, so differences may be negative.
     pub(super) fn moved(&self, before: Balance, now: Balance) {
         let step = |counter: &AtomicU64, before: u64, now: u64| {
             if before != now {
@@ -61,6 +63,7 @@ impl Tally {
         };
         step(&self.accepted, before.accepted, now.accepted);
         step(&self.committed, before.committed, now.committed);
+        step(&self.quarantined, before.quarantined, now.quarantined);
         step(&self.evicted, before.evicted, now.evicted);
         step(&self.discarded, before.discarded, now.discarded);
     }
@@ -69,15 +72,16 @@ impl Tally {
     pub(super) fn balance(&self) -> Balance {
         // Settled first: a reading that is settled meanwhile must not be missing from accepted.
         let committed = self.committed.load(Relaxed);
+        let quarantined = self.quarantined.load(Relaxed);
         let evicted = self.evicted.load(Relaxed);
         let discarded = self.discarded.load(Relaxed);
         let accepted = self.accepted.load(Relaxed);
         Balance {
             accepted,
             committed,
-            pending: accepted.saturating_sub(committed + evicted + discarded),
+            pending: accepted.saturating_sub(committed + quarantined + evicted + discarded),
+            quarantined,
             evicted,
-            quarantined: 0,
             discarded,
         }
     }
@@ -130,19 +134,19 @@ mod tests {
         let zero = Balance::default();
         let one = Balance {
             accepted: 5,
-            committed: 1,
+            committed: 0,
             pending: 1,
-            evicted: 3,
-            quarantined: 0,
-            discarded: 0,
+            evicted: 1,
+            quarantined: 2,
+            discarded: 1,
         };
         let late = Balance {
             accepted: 5,
-            committed: 4,
+            committed: 3,
             pending: 1,
             evicted: 0,
             quarantined: 0,
-            discarded: 0,
+            discarded: 1,
         };
         tally.moved(zero, one);
         assert_eq!(tally.balance(), one);
@@ -150,11 +154,11 @@ mod tests {
         tally.moved(one, late);
         let both = Balance {
             accepted: 10,
-            committed: 5,
+            committed: 3,
             pending: 2,
-            evicted: 3,
-            quarantined: 0,
-            discarded: 0,
+            evicted: 1,
+            quarantined: 2,
+            discarded: 2,
         };
         assert_eq!(tally.balance(), both);
     }

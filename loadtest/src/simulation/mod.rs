@@ -8,9 +8,8 @@
 //!
 //! For a minute of simulated time messages are lost, doubled, overtaken and late, links are cut,
 //! clocks leap by years, databases refuse rows, disks are copied and put back, and every part is killed;
-//! then the trouble ends, and everything must settle. After every event each reading must be where it may
-//! be (`oracle`). A failing seed
-//! fails again: `cargo xtask simulate --seed S`.
+//! then the trouble ends, and everything must settle. After every event what left a disk is looked at, and each
+//! 256 events every reading must be where it may be (`oracle`). A failing seed fails again: `cargo xtask simulate --seed S`.
 
 mod bridge;
 mod campaign;
@@ -61,6 +60,18 @@ pub enum Violation {
         device: DeviceId,
         /// Which.
         seq: u64,
+    },
+    /// P10: a device sent a reading under a time that it could not know.
+    #[error(
+        "reading {seq} of {device} was sent with a time that is {off_ms} ms off, as a good one"
+    )]
+    WrongTime {
+        /// Whose.
+        device: DeviceId,
+        /// Which.
+        seq: u64,
+        /// By how much.
+        off_ms: i64,
     },
     /// P8: committed is final.
     #[error("readings of {device} were committed, and are not any more")]

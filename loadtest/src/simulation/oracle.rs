@@ -1,5 +1,5 @@
-//! Who remembers every reading that was ever accepted, and says after each step whether it is
-//! still where it may be. It knows nothing of sessions, ledgers and rules: only where readings are.
+//! Who remembers every reading that was ever accepted, and says whether it is still where it may be: of what
+//! leaves a disk after each event, of all now and then. It knows nothing of sessions, ledgers and rules: only where readings are.
 //!
 //! An accepted reading is on a disk of its device; or in the table, itself or a version that beats it,
 //! or was removed from there by retention; or its device counted it as evicted or discarded; or a person
@@ -7,12 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schema::{Batch, DeviceId, Epoch, Hlc, ObservedAt, Reading, Row, SensorName, Value, Version};
+use schema::{
+    Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Reading, Row, SensorName, Value, Version,
+};
 
 use super::Violation;
 use super::store::Store;
 use crate::device::Device;
 use crate::memory::{Fate, FateKind, MemoryBuffer};
+
+/// How far a time may be off that its device learned: half of a round trip, and more.
+const TIME_OFF_MS_MAX: i64 = 30_000;
 
 /// What a reading is known by, for ever.
 pub(super) type Name = (Epoch, u64);
@@ -27,6 +32,9 @@ pub(super) struct Known {
     value: Value,
     /// Whether a bridge must not take it.
     pub(super) is_bad: bool,
+    /// When it was taken, milliseconds since the Unix epoch; of those whose time is their device's to
+    /// know.
+    taken_ms: Option<i64>,
     /// Its time and clock, when it was first in a batch: by the disk that it was on.
     sent: BTreeMap<u64, (ObservedAt, Hlc)>,
     /// What was committed.
@@ -53,11 +61,13 @@ impl Oracle {
         name: Name,
         reading: &Reading,
         is_bad: bool,
+        taken_ms: Option<i64>,
     ) -> Result<(), Violation> {
         let known = Known {
             sensor: reading.sensor.clone(),
             value: reading.value.clone(),
             is_bad,
+            taken_ms,
             sent: BTreeMap::new(),
             stored: None,
             given_up: None,
@@ -73,8 +83,8 @@ impl Oracle {
         }
     }
 
-    /// A batch leaves its device: what was in one before is as it was. A copy of a disk is another
-    /// disk, on which a time may be mended in another way.
+    /// A batch leaves its device: what was in one before is as it was, and a time that is not marked as
+    /// uncertain is right. A copy of a disk is another disk, on which a time may be mended in another way.
     pub(super) fn sent(
         &mut self,
         device: &DeviceId,
@@ -88,6 +98,19 @@ impl Oracle {
                 return Err(Violation::Changed {
                     device: device.clone(),
                     seq: row.seq,
+                });
+            }
+            let off_ms = known
+                .taken_ms
+                .map(|taken| row.observed_at.micros() / 1000 - taken);
+            if let Some(off_ms) = off_ms
+                && row.quality == Quality::Good
+                && off_ms.abs() > TIME_OFF_MS_MAX
+            {
+                return Err(Violation::WrongTime {
+                    device: device.clone(),
+                    seq: row.seq,
+                    off_ms,
                 });
             }
         }

@@ -36,13 +36,13 @@ impl Store {
         oracle: &mut Oracle,
     ) -> Result<Ingested, Violation> {
         let ingested = self.memory.ingest(deliveries);
+        let mut of_epoch: BTreeMap<(&DeviceId, Epoch), Vec<&Batch>> = BTreeMap::new();
         for delivery in deliveries {
-            self.check(&delivery.device, &delivery.batch, oracle)?;
+            let epoch = (&delivery.device, delivery.batch.epoch);
+            of_epoch.entry(epoch).or_default().push(&delivery.batch);
         }
-        for delivery in deliveries {
-            let (device, epoch) = (&delivery.device, delivery.batch.epoch);
-            let now = self.memory.committed(device, epoch);
-            self.committed.insert((device.clone(), epoch), now);
+        for ((device, epoch), batches) in of_epoch {
+            self.check(device, epoch, &batches, oracle)?;
         }
         Ok(ingested)
     }
@@ -67,16 +67,17 @@ impl Store {
         &self.memory
     }
 
-    /// Committed is final; and what is new in the ledger came in these batches.
+    /// Committed is final; and what is new in the ledger came in these batches of one epoch.
     fn check(
-        &self,
+        &mut self,
         device: &DeviceId,
-        batch: &Batch,
+        epoch: Epoch,
+        batches: &[&Batch],
         oracle: &mut Oracle,
     ) -> Result<(), Violation> {
-        let now = self.memory.committed(device, batch.epoch);
-        let before = self.committed.get(&(device.clone(), batch.epoch));
-        let before = before.cloned().unwrap_or_default();
+        let now = self.memory.committed(device, epoch);
+        let known = self.committed.entry((device.clone(), epoch)).or_default();
+        let before = std::mem::replace(known, now.clone());
         if before.intersection(&now) != before {
             return Err(Violation::Uncommitted {
                 device: device.clone(),
@@ -84,8 +85,10 @@ impl Store {
         }
         let mut new = now;
         new.subtract(&before);
-        for row in batch.rows.iter().filter(|row| new.contains(row.seq)) {
-            oracle.stored(device, batch, row)?;
+        for batch in batches {
+            for row in batch.rows.iter().filter(|row| new.contains(row.seq)) {
+                oracle.stored(device, batch, row)?;
+            }
         }
         Ok(())
     }

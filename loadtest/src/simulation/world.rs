@@ -30,8 +30,9 @@ use crate::memory::{FateKind, MemoryBuffer};
 const START_MS: i64 = 1_800_000_000_000;
 
 /// When everything must have settled. A reading that nobody can read is set aside on the evidence of
-/// what became of others sent beside it, and tried ever more rarely until then.
-const SETTLED_BY: Duration = Duration::from_secs(6 * 3_600);
+/// what became of others sent beside it, and tried ever more rarely until then: two dozen of them on one
+/// device have taken eight hours.
+const SETTLED_BY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Time between two scans once the trouble is over.
 const CALM_INTERVAL: Duration = Duration::from_secs(10);
@@ -271,10 +272,11 @@ impl World {
             agent.check_balance().map_err(Violation::Breach)?;
             let spare = spare.as_ref().map(|disk| &disk.buffer);
             self.oracle.check(agent, spare, &self.store)?;
-            let (committed, parts) = self.store.memory().book(&agent.id);
+        }
+        for (device, (committed, parts)) in self.store.memory().books() {
             if committed != parts.iter().sum::<u64>() {
                 return Err(Violation::Rowless {
-                    device: agent.id.clone(),
+                    device: device.clone(),
                     committed,
                     parts,
                 });
@@ -368,10 +370,10 @@ impl World {
         };
         self.at(self.now + pause, Event::Scan { agent });
         let wall_ms = self.wall_ms(agent);
-        if !self
+        let rewrites = self
             .chance
-            .trouble(self.now, self.plan.rewrite, Fault::Rewrite)
-        {
+            .trouble(self.now, self.plan.rewrite, Fault::Rewrite);
+        if !rewrites {
             self.observed_ms[agent] = self.agents[agent].time_ms(self.now, wall_ms);
         }
         let observed_at = ObservedAt::from_millis(self.observed_ms[agent] as i64);
@@ -405,6 +407,9 @@ impl World {
             return Ok(());
         };
         let device = self.agents[agent].id.clone();
+        // Whoever trusts its clock is wrong when that is.
+        let is_known = !rewrites && !self.agents[agent].trusts_clock();
+        let taken_ms = is_known.then(|| self.bridge_wall_micros() / 1000);
         for ((row, reading), is_bad) in (range.first()..=range.last()).zip(readings).zip(bad) {
             let Some((epoch, seq)) = self.agents[agent].buffer.name_of(row) else {
                 continue;
@@ -418,8 +423,13 @@ impl World {
                 self.chance.count(Fault::BadValue);
             }
             self.accepted += 1;
-            self.oracle
-                .accepted(&device, (epoch, seq), &reading, is_bad || is_poison)?;
+            self.oracle.accepted(
+                &device,
+                (epoch, seq),
+                &reading,
+                is_bad || is_poison,
+                taken_ms,
+            )?;
         }
         self.send(agent, out)?;
         self.set_timer(agent);
