@@ -9,8 +9,8 @@ use super::paths::Paths;
 /// Settings of one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BufferSettings {
-    /// The libSQL file. Beside it stand `PATH-wal`, `PATH.lock` and, after damage,
-    /// `PATH.damaged-TIME`.
+    /// The libSQL file. Beside it stand `PATH-wal`, `PATH.lock`, `PATH.reserve` and, after damage,
+    /// `PATH.damaged-TIME`; for a while `PATH.new` or `PATH.copy`.
     pub path: PathBuf,
     /// Most pending readings. A million readings are 40 MB, or 28 hours at ten a second.
     pub rows_max: u64,

@@ -596,10 +596,11 @@ mod tests {
         };
         rig.order(Order::Run(with(more, room + 1))).await;
         rig.order(Order::Run(with(most, room))).await;
-        let failed = rig.awaits(more, CommandState::Failed).await;
-        assert!(failed.output.contains("too long"), "{failed:?}");
         let failed = rig.awaits(most, CommandState::Failed).await;
         assert!(failed.output.contains("not of the form"), "{failed:?}");
+        // Its words were written after its end, and before the other one began.
+        let failed = rig.awaits(more, CommandState::Failed).await;
+        assert!(failed.output.contains("too long"), "{failed:?}");
         let known = rig.buffer.commands().await.unwrap().commands;
         let kept: usize = known
             .iter()
