@@ -13,18 +13,28 @@ macro_rules! last_seen {
     };
 }
 
-/// Whether it is there, in both databases: its last sign of life is not before `$cutoff`. The books are looked at only where the device's own
-/// row does not tell.
-macro_rules! is_online {
+/// Whether its last sign of life is not before `$cutoff`, in both databases. The books are looked at only where
+/// the device's own row does not tell: first those of its newest epoch, because each start leaves one behind.
+macro_rules! is_heard {
     ($cutoff:literal) => {
         concat!(
-            "(d.online AND (d.last_seen >= ",
+            "(d.last_seen >= ",
             $cutoff,
             " OR EXISTS (SELECT 1 FROM sync_status AS s \
+                 WHERE s.device_id = d.device_id AND s.epoch = d.epoch AND s.last_seen >= ",
+            $cutoff,
+            ") OR EXISTS (SELECT 1 FROM sync_status AS s \
                  WHERE s.device_id = d.device_id AND s.last_seen >= ",
             $cutoff,
-            ")))"
+            "))"
         )
+    };
+}
+
+/// Whether it is there, in both databases.
+macro_rules! is_online {
+    ($cutoff:literal) => {
+        concat!("(d.online AND ", is_heard!($cutoff), ")")
     };
 }
 

@@ -25,11 +25,12 @@ const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, $1) \
 
 /// Devices that were born once and gave no sign of life since, whatever their last word was.
 const OFFLINE: &str = concat!(
-    "SELECT device_id, seen FROM (SELECT d.device_id, ",
+    "SELECT d.device_id, ",
     last_seen!(),
-    " AS seen FROM devices AS d \
-         WHERE d.session IS NOT NULL AND d.retired_at IS NULL) AS away \
-     WHERE seen < $1 ORDER BY device_id LIMIT $2"
+    " FROM devices AS d \
+     WHERE d.session IS NOT NULL AND d.retired_at IS NULL AND NOT ",
+    is_heard!("$1"),
+    " ORDER BY d.device_id LIMIT $2"
 );
 
 const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
