@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Every start of the agent begins an epoch with a random name, so that a file that was restored
-//! from an older copy, or copied, never gives a sequence that another copy has given as well. Rows
+//! from an older copy, or copied, never gives a sequence that another copy has given as well. A clock that
+//! steps back while the agent runs begins another one, so that order starts anew. Rows
 //! keep the number that they got; only what leaves the buffer for the wire, and what comes back, is
 //! translated, by [`Run`].
 //!

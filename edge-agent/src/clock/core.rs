@@ -326,9 +326,10 @@ impl Core {
         });
         if is_better {
             self.known = Some(fresh);
-            if !self.is_synchronised {
-                self.start.known = Some(fresh.offset);
-            }
+        }
+        // What the next start of this boot takes over.
+        if self.is_measured && !self.is_synchronised {
+            self.start.known = self.known.map(|known| known.offset);
         }
         self.settle(now, &mut changes);
         changes

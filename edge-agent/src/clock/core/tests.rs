@@ -204,7 +204,8 @@ fn a_slow_answer_decides_only_when_no_better_one_is_waited_for() {
     let changes = core.hello(10 * SECOND, moment(at, -YEAR), told(at), false);
     assert_eq!(changes, []);
     assert_eq!(core.look(moment(at, -YEAR)), []);
-    assert_eq!(core.start().release, Release::Held);
+    let start = core.start();
+    assert_eq!((start.release, start.known), (Release::Held, None));
     let (earliest, latest) = core.database_time(moment(at, -YEAR)).unwrap();
     assert!((earliest..=latest).contains(&(BOOT + at)));
     let changes = hello(&mut core, at + SECOND, -YEAR, 10_000);
