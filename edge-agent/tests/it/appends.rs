@@ -180,7 +180,7 @@ async fn what_drops_its_oldest_is_never_refused_beside_what_is_kept() {
 }
 
 /// A buffer whose appends linger longer than the test may take.
-async fn slow_buffer(folder: &std::path::Path) -> Buffer {
+async fn slow_buffer(folder: &Path) -> Buffer {
     let settings = BufferSettings {
         linger: BufferSettings::LINGER_MAX,
         ..BufferSettings::new(folder.join("buffer.db"))
