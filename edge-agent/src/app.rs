@@ -27,6 +27,7 @@ use crate::ingest::Ingest;
 use crate::link::Link;
 use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
+use crate::probes::Probes;
 use crate::session::Session;
 use crate::source::Source;
 use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
@@ -198,6 +199,7 @@ impl Agent {
             balance,
             current: Balance::default(),
             quarantine: BTreeMap::new(),
+            next_probe: None,
             in_flight: InFlight::default(),
             waiting: Waiting::default(),
             clock: clock.report(),
@@ -261,6 +263,7 @@ impl Agent {
             starts: opened.starts,
             is_held: held_from.is_some(),
             is_bridge_new: opened.bridge_protocol > 0,
+            probes: Probes::new(config.probes),
             buffer: buffer.clone(),
             clock,
             link: link_handle,

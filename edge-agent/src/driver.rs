@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use daemon::{Component, Failure, Fault};
-use schema::message::{Ack, Downlink, Event, LedgerReport};
+use schema::message::{Ack, Downlink, Event, LedgerReport, RejectReason};
 use schema::{Channel, RangeSet, SeqRange, envelope};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -20,9 +20,10 @@ use crate::clock::core::Change;
 use crate::gather::{GatherError, Gathered, Gatherer};
 use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
 use crate::metrics::SessionMeters;
+use crate::probes::{Offer, Probes};
 use crate::repeat::Repeats;
 use crate::session::{Ask, Effect, Input, Prepared, Session, Settle, Tuning};
-use crate::status::{InFlight, Status, Waiting};
+use crate::status::{InFlight, NextProbe, Status, Waiting};
 use crate::timekeeping::Timekeeping;
 
 /// How long a stop may wait for the bridge to acknowledge what is left. What it does not, the
@@ -63,6 +64,8 @@ enum Happening {
     Control(Control),
     Tuned(Tuning),
     Timer,
+    /// Something in quarantine is to be offered again.
+    Probe,
     /// It is time to look at the clocks.
     Clocks,
     Stop,
@@ -77,6 +80,8 @@ pub(crate) struct Driver {
     pub(crate) is_held: bool,
     /// A bridge has told this device the time in an earlier run.
     pub(crate) is_bridge_new: bool,
+    /// When what is in quarantine is offered again by itself.
+    pub(crate) probes: Probes,
     pub(crate) buffer: Buffer,
     pub(crate) clock: AgentClock,
     pub(crate) link: LinkHandle,
@@ -107,14 +112,17 @@ impl Driver {
             uplink: None,
             origin: Instant::now(),
             storage_fails: false,
+            is_draining: false,
             storage_warnings: Repeats::new(WARN_EVERY),
             refusals: Repeats::new(WARN_EVERY),
             broken: None,
             last_error: None,
+            next_probe: None,
         };
         running.storage_changed();
         running.offer(None).await;
         loop {
+            running.count_quarantine();
             running.publish_status();
             match running.next().await {
                 Happening::Stop => break,
@@ -155,11 +163,15 @@ struct Running {
     /// The highest row that the session knows of.
     seen: u64,
     storage_fails: bool,
+    /// What is left is sent, and nothing else is begun.
+    is_draining: bool,
     storage_warnings: Repeats,
     refusals: Repeats,
     /// What no retry mends.
     broken: Option<BufferError>,
     last_error: Option<String>,
+    /// When the next probe is due, and how that is told: reckoned once, as clocks are set.
+    next_probe: Option<(Duration, NextProbe)>,
 }
 
 impl Running {
@@ -169,6 +181,10 @@ impl Running {
             .session
             .next_wakeup()
             .map(|after| self.origin + after);
+        // Offered without a connection, they would only be in the way of others.
+        let probe = self.parts.probes.wakeup();
+        let probe = probe.filter(|_| self.uplink.is_some() && !self.is_draining);
+        let probe = probe.map(|after| self.origin + after);
         tokio::select! {
             biased;
             () = self.parts.stop.cancelled() => Happening::Stop,
@@ -189,6 +205,9 @@ impl Running {
             () = sleep_until(wakeup.unwrap_or(self.origin)), if wakeup.is_some() => {
                 Happening::Timer
             }
+            () = sleep_until(probe.unwrap_or(self.origin)), if probe.is_some() => {
+                Happening::Probe
+            }
         }
     }
 
@@ -199,6 +218,8 @@ impl Running {
                 self.uplink = Some(uplink);
                 self.parts.link_health.ready();
                 self.last_error = None;
+                let now = self.origin.elapsed();
+                self.parts.probes.connected(rand::random(), now);
                 self.input(Input::Connected).await;
             }
             Happening::Link(LinkState::Down(error)) => {
@@ -258,6 +279,7 @@ impl Running {
             Happening::Control(Control::Resync(reply)) => self.resync(reply).await,
             Happening::Tuned(tuning) => self.input(Input::Tune(tuning)).await,
             Happening::Timer => self.input(Input::Timer).await,
+            Happening::Probe => self.probe().await,
             Happening::Stop => {}
         }
     }
@@ -273,6 +295,27 @@ impl Running {
     async fn offer(&mut self, protocol: Option<u16>) {
         let offered = self.parts.buffer.offer(protocol).await;
         self.storage_did("offer again", offered);
+    }
+
+    /// Offers a little of what is in quarantine, to learn whether the cause is mended.
+    async fn probe(&mut self) {
+        let now = self.origin.elapsed();
+        while let Some(Offer { reason, rows_max }) = self.parts.probes.due(rand::random(), now) {
+            let rows = self.offer_sample(reason, rows_max).await;
+            self.parts.probes.offered(reason, rows, now);
+        }
+    }
+
+    async fn offer_sample(&mut self, reason: RejectReason, rows_max: u64) -> RangeSet {
+        let buffer = &self.parts.buffer;
+        let offered = buffer.offer_sample(reason, rows_max, rand::random()).await;
+        self.storage_did("offer again", offered).unwrap_or_default()
+    }
+
+    fn count_quarantine(&mut self) {
+        let counts = self.parts.buffer.progress().reasons;
+        let now = self.origin.elapsed();
+        self.parts.probes.counted(&counts, rand::random(), now);
     }
 
     async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {
@@ -344,6 +387,8 @@ impl Running {
         }
         let evicted = self.parts.buffer.take_evicted();
         if !evicted.is_empty() {
+            let now = self.origin.elapsed();
+            self.parts.probes.evicted(&evicted, rand::random(), now);
             self.input(Input::Evicted(&evicted)).await;
         }
         let discarded = self.appended.borrow().balance.discarded;
@@ -444,13 +489,23 @@ impl Running {
             rejected,
             evicted,
         } = settle;
+        let is_of_rows = epoch == self.parts.session.epoch();
+        let probes = &mut self.parts.probes;
+        let now = self.origin.elapsed();
+        let mended = match is_of_rows {
+            true => probes.answered(&committed, &rejected, rand::random(), now),
+            false => Vec::new(),
+        };
         let buffer = &self.parts.buffer;
-        let outcome = match epoch == self.parts.session.epoch() {
+        let outcome = match is_of_rows {
             true => buffer.settle_rows(committed, rejected, evicted).await,
             false => buffer.settle(epoch, committed, rejected, evicted).await,
         };
         // If the buffer has ended, its rows are sent and acknowledged again after the next start.
         self.storage_did("settle", outcome);
+        for reason in mended {
+            self.offer_sample(reason, u64::MAX).await;
+        }
     }
 
     /// What the buffer gave, if it could.
@@ -525,7 +580,19 @@ impl Running {
         }
     }
 
-    fn publish_status(&self) {
+    fn publish_status(&mut self) {
+        let next = self.parts.probes.next();
+        let next = next.filter(|_| self.uplink.is_some());
+        let known = self.next_probe.take();
+        self.next_probe = next.map(|(reason, due)| match known {
+            Some(known) if (known.1.reason, known.0) == (reason, due) => known,
+            _ => {
+                let left = due.saturating_sub(self.origin.elapsed()).as_millis();
+                let at_ms = u128::from(self.parts.clock.wall_ms().max(0).unsigned_abs()) + left;
+                let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
+                (due, NextProbe { reason, at_ms })
+            }
+        });
         let session = &self.parts.session;
         let (in_flight, waiting) = (session.in_flight(), session.waiting());
         let balance = self.parts.buffer.balance();
@@ -553,6 +620,7 @@ impl Running {
                 clock: self.parts.clock.report(),
                 ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
                 last_error: self.last_error.clone(),
+                next_probe: self.next_probe.map(|(_, told)| told),
                 storage: self.parts.buffer.storage().borrow().clone(),
                 ..status.clone()
             };
@@ -565,6 +633,7 @@ impl Running {
     /// Sends what is left, as long as the bridge acknowledges.
     async fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN_GRACE;
+        self.is_draining = true;
         self.appended().await;
         self.input(Input::Flush(true)).await;
         while self.uplink.is_some() && self.broken.is_none() && !self.parts.session.is_idle() {

@@ -14,7 +14,7 @@
 //! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
 //! quarantined + evicted + discarded, shown by [`Running::balance`] and the metrics.
 //!
-//! Reading order: [`session`] → `driver` and `gather` → [`buffer`] → [`link`] → [`ingest`] and
+//! Reading order: [`session`] → `driver`, `gather` and `probes` → [`buffer`] → [`link`] → [`ingest`] and
 //! [`source`] → [`commands`] and [`twin`] → `app` → [`config`].
 
 mod app;
@@ -29,6 +29,7 @@ pub mod link;
 mod log_level;
 mod metrics;
 pub mod place;
+mod probes;
 mod repeat;
 pub mod session;
 pub mod source;
@@ -39,4 +40,5 @@ pub mod twin;
 pub use app::{Agent, Running};
 pub use config::{Config, OwnProcess, Settings};
 pub use ingest::Ingest;
+pub use probes::ProbePauses;
 pub use status::Status;

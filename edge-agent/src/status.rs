@@ -10,6 +10,7 @@ use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Storage;
+use crate::twin::local::rfc3339;
 
 /// A look at the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,10 @@ pub struct Status {
     /// What is in quarantine, by reason.
     #[serde(default)]
     pub quarantine: BTreeMap<RejectReason, u64>,
+    /// When a little of it is offered again, to learn whether the cause is mended; `None` while nothing of it
+    /// can be mended, a probe is under way, or there is no connection.
+    #[serde(default)]
+    pub next_probe: Option<NextProbe>,
     /// Sent, and not yet acknowledged by the bridge.
     pub in_flight: InFlight,
     /// Waits to be sent.
@@ -70,6 +75,15 @@ impl Room {
     pub const fn is_full(&self) -> bool {
         self.rows >= self.rows_max || self.bytes.saturating_add(ROW_BYTES_MAX) > self.bytes_max
     }
+}
+
+/// When something is offered again by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextProbe {
+    /// Why it is in quarantine.
+    pub reason: RejectReason,
+    /// When, in milliseconds since the Unix epoch by this machine's clock.
+    pub at_ms: u64,
 }
 
 /// What is in flight.
@@ -121,6 +135,13 @@ impl fmt::Display for Status {
         }
         let quarantined = self.balance.quarantined;
         line("quarantined", &format_args!("{quarantined}{reasons}"))?;
+        if let Some(NextProbe { reason, at_ms }) = &self.next_probe {
+            let (reason, at) = (reason.as_str(), rfc3339(*at_ms));
+            line(
+                "offered again",
+                &format_args!("some {reason} at {at}, all once one is taken"),
+            )?;
+        }
         line("evicted", &self.balance.evicted)?;
         line("discarded", &self.balance.discarded)?;
         let InFlight {

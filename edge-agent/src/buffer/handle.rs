@@ -148,6 +148,12 @@ pub(super) enum Request {
         reasons: Option<Vec<RejectReason>>,
         reply: Reply<u64>,
     },
+    OfferSample {
+        reason: RejectReason,
+        rows_max: u64,
+        chance: u64,
+        reply: Reply<RangeSet>,
+    },
     Discard {
         reasons: Option<Vec<RejectReason>>,
         reply: Reply<u64>,
@@ -450,6 +456,26 @@ impl Buffer {
     /// [`BufferError::Closed`].
     pub async fn requeue(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
         self.ask(|reply| Request::Requeue { reasons, reply }).await
+    }
+
+    /// Some of what is in quarantine for this reason is to be offered again, at most so many rows, which
+    /// ones depends on `chance`: none of a start whose clock is shown wrong. Returns the rows.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn offer_sample(
+        &self,
+        reason: RejectReason,
+        rows_max: u64,
+        chance: u64,
+    ) -> Result<RangeSet, BufferError> {
+        self.ask(|reply| Request::OfferSample {
+            reason,
+            rows_max,
+            chance,
+            reply,
+        })
+        .await
     }
 
     /// Gives up what is in quarantine for one of these reasons, or for any, as a person has asked

@@ -26,7 +26,7 @@
 //! read a clock of its own.
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
-//! `handle`; `quarantine` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
+//! `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
 //! for the accounts' rows; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk.
 
@@ -55,6 +55,7 @@ mod read;
 mod recovery;
 mod reserve;
 mod row;
+mod sample;
 mod sensors;
 mod set_aside;
 mod settings;

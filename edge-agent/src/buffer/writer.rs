@@ -322,6 +322,15 @@ impl Writer {
                 self.keep_answer(count).await;
                 let _ = reply.send(Ok(count));
             }
+            Request::OfferSample {
+                reason,
+                rows_max,
+                chance,
+                reply,
+            } => {
+                let rows = self.offer_sample(reason, rows_max, chance).await;
+                let _ = reply.send(Ok(rows));
+            }
             Request::Discard { reasons, reply } => {
                 let count = self.discard(reasons.as_deref()).await;
                 self.keep_answer(count).await;

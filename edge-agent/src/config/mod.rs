@@ -19,6 +19,7 @@ use crate::buffer::BufferSettings;
 use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::link::LinkConfig;
+use crate::probes::ProbePauses;
 use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
 use crate::source::socket::{SocketAddress, SocketConfig};
@@ -36,6 +37,8 @@ pub struct Config {
     pub buffer: BufferSettings,
     /// Limits of the sync session.
     pub session: SessionConfig,
+    /// When what is in quarantine is offered again by itself.
+    pub probes: ProbePauses,
     /// The sources that run.
     pub sources: SourcesConfig,
     /// What commands may do.
@@ -131,6 +134,7 @@ impl Config {
             },
             buffer: BufferSettings::new(buffer),
             session: SessionConfig::default(),
+            probes: ProbePauses::default(),
             sources: SourcesConfig::default(),
             commands: CommandsConfig::default(),
             clock: ClockSettings::default(),
@@ -182,6 +186,7 @@ impl Settings {
                 },
                 buffer,
                 session,
+                probes: ProbePauses::default(),
                 sources,
                 commands,
                 clock: raw.clock.settings(origin),

@@ -239,7 +239,7 @@ fn in_file(error: BufferError) -> Failure {
     Failure::new(error.class(), "read or change the settings in the buffer").because(error)
 }
 
-fn rfc3339(ms: u64) -> String {
+pub(crate) fn rfc3339(ms: u64) -> String {
     let nanos = i128::from(ms) * 1_000_000;
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
     let text = at.and_then(|at| at.format(&Rfc3339).ok());

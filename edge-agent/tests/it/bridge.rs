@@ -10,7 +10,7 @@ use schema::message::{
     self, Ack, CommandProgress, Downlink, Noted, Refusal, RejectReason, Rejection, Report,
     ReportedConfig, Status,
 };
-use schema::{Channel, Epoch, Row, Topic, codec, envelope};
+use schema::{Channel, Epoch, RangeSet, Row, SeqRange, Topic, codec, envelope};
 use tokio::task::JoinHandle;
 
 use daemon::{Clock as _, SystemClock};
@@ -26,6 +26,8 @@ pub(crate) enum Mood {
     Forgets,
     /// Stores nothing, and says why.
     Refuses(RejectReason),
+    /// Stores all but each so-and-so-many-th sequence, and says why.
+    RefusesEach(u64, RejectReason),
     /// Cannot read a batch that holds this sequence.
     Chokes(u64),
 }
@@ -48,6 +50,8 @@ pub(crate) struct Heard {
     pub(crate) rows: BTreeMap<(Epoch, u64), (String, Row)>,
     pub(crate) batches: usize,
     pub(crate) doubles: usize,
+    /// The sequences that were refused, a list for each batch that had any.
+    pub(crate) refused: Vec<Vec<u64>>,
     pub(crate) statuses: Vec<Status>,
     pub(crate) reports: Vec<Report>,
     pub(crate) words: Vec<CommandProgress>,
@@ -271,18 +275,20 @@ impl Peer {
                 reason: "it stuck in the throat".to_owned(),
             }));
         }
-        if let Mood::Refuses(reason) = mood {
-            let rejected = batch.ranges().map(|range| Rejection { range, reason });
-            return Some(Downlink::Ack(Ack {
-                bridge_time_ms: 0,
-                epoch: batch.epoch,
-                committed: Vec::new(),
-                evicted: Vec::new(),
-                rejected: rejected.collect(),
-                resync: Vec::new(),
-            }));
+        let (each, reason) = match mood {
+            Mood::Refuses(reason) => (1, reason),
+            Mood::RefusesEach(each, reason) => (each, reason),
+            // None is given this sequence.
+            _ => (u64::MAX, RejectReason::Unstorable),
+        };
+        let (bad, good): (Vec<&Row>, Vec<&Row>) =
+            batch.rows.iter().partition(|row| row.seq % each == 0);
+        let bad: Vec<u64> = bad.iter().map(|row| row.seq).collect();
+        let refused: RangeSet = bad.iter().filter_map(|seq| SeqRange::one(*seq)).collect();
+        if !bad.is_empty() {
+            heard.refused.push(bad);
         }
-        for row in &batch.rows {
+        for &row in &good {
             let sensor = batch.sensor(row).as_str().to_owned();
             let known = heard
                 .rows
@@ -299,9 +305,17 @@ impl Peer {
         Some(Downlink::Ack(Ack {
             bridge_time_ms: 0,
             epoch: batch.epoch,
-            committed: batch.ranges().collect(),
+            committed: good
+                .iter()
+                .filter_map(|row| SeqRange::one(row.seq))
+                .collect::<RangeSet>()
+                .iter()
+                .collect(),
             evicted: Vec::new(),
-            rejected: Vec::new(),
+            rejected: refused
+                .iter()
+                .map(|range| Rejection { range, reason })
+                .collect(),
             resync: Vec::new(),
         }))
     }

@@ -146,6 +146,9 @@ async fn rows_of_another_boot_are_uncertain_or_set_aside_and_none_is_lost() {
                 // An upgrade does not offer them, a person may.
                 opened.buffer.offer(Some(3)).await.unwrap();
                 assert_eq!(opened.buffer.balance().quarantined, 3);
+                // Nor does a probe: a bridge may take them, with times that are wrong.
+                let probed = opened.buffer.offer_sample(reason, u64::MAX, 0).await;
+                assert!(probed.unwrap().is_empty());
                 opened.buffer.close().await;
                 let (again, _) = release(folder.path(), 3).await;
                 assert_eq!(again.buffer.balance().quarantined, 3);

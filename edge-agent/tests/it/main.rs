@@ -25,6 +25,7 @@ mod fixtures;
 mod link;
 mod odd_rows;
 mod overrides;
+mod probes;
 mod process;
 mod sources;
 mod timekeeping;
