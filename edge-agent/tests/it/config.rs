@@ -75,6 +75,9 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
     let settings = |settings: &Settings| {
         let mut buffer = settings.agent.buffer.clone();
         buffer.path = "buffer.db".into();
+        // What is left out follows from the others.
+        let (rows, bytes) = buffer.quarantine_max();
+        (buffer.quarantine_rows_max, buffer.quarantine_bytes_max) = (Some(rows), Some(bytes));
         buffer
     };
     assert_eq!(settings(&shown), settings(&defaults));
