@@ -5,11 +5,16 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use daemon::{Clock, SystemClock};
+use daemon::{Clock, Health, Lifecycle, SystemClock};
+use edge_agent::{Agent, Config, ProbePauses};
+use loadtest::scratch::Scratch;
 use loadtest::stack::device;
+use schema::{ObservedAt, Quality, Reading, Value as Stored};
 use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use crate::commands::{Fleet, get, until};
+use crate::{certificate, postgres};
 
 /// Sends lines to an agent, and waits until it has taken each.
 fn hand_over(fleet: &Fleet, lines: &[Value]) {
@@ -85,4 +90,75 @@ async fn a_refused_reading_is_kept_offered_again_and_given_up() {
     let gone = found["discarded"].as_array().unwrap();
     assert!(gone.iter().all(|gone| gone["by"] == "person"), "{found}");
     assert_eq!(found["counted"]["verdict"], "sound", "{found}");
+}
+
+/// An operator's trigger refuses what one device takes, and is removed: nobody tells the device.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_database_refused_is_stored_by_itself_once_its_schema_is_mended() {
+    let database = Scratch::create(&postgres()).await.unwrap();
+    let fleet = Fleet::start_on(1, Some(database.url().to_owned())).await;
+    let mut connection = PgConnection::connect(database.url()).await.unwrap();
+    let refuse = "CREATE FUNCTION refusing() RETURNS trigger LANGUAGE plpgsql AS \
+         $f$ BEGIN IF NEW.sensor = 'site' THEN RAISE EXCEPTION 'no site'; END IF; RETURN NEW; END $f$; \
+         CREATE TRIGGER refusing BEFORE INSERT ON telemetry_data FOR EACH ROW EXECUTE FUNCTION refusing()";
+    connection.execute(AssertSqlSafe(refuse)).await.unwrap();
+
+    let certs = certs::Folder::new(fleet.folder.path().join("certs"));
+    let tls = certificate(&certs, "probing");
+    let buffer = fleet.folder.path().join("probing.db");
+    let port = fleet.stack.broker_addr().port();
+    let mut config = Config::new("127.0.0.1", port, tls, buffer).unwrap();
+    config.probes = ProbePauses {
+        first: Duration::from_secs(1),
+        max: Duration::from_secs(4),
+    };
+    let lifecycle = Lifecycle::new();
+    let health = Health::default();
+    let mut metrics = Default::default();
+    let agent = Agent::start(config, &lifecycle, &health, &mut metrics)
+        .await
+        .unwrap();
+    let now = i64::try_from(SystemClock::default().now_ms()).unwrap();
+    let readings = (0..12).map(|n| Reading {
+        sensor: "site".parse().unwrap(),
+        observed_at: ObservedAt::from_millis(now - n),
+        value: Stored::I64(n),
+        quality: Quality::Good,
+    });
+    let readings: Vec<Reading> = readings.collect();
+    agent.ingest().append(readings).await.unwrap();
+
+    // That the database takes those of others shows whose fault it is.
+    let others = || hand_over(&fleet, &[json!({"sensor": "a", "value": 1})]);
+    until("all is in quarantine, or offered again", async || {
+        others();
+        let status = agent.status();
+        status.quarantine.len() == 1 && status.balance.quarantined >= 8
+    })
+    .await;
+    connection
+        .execute("DROP TRIGGER refusing ON telemetry_data")
+        .await
+        .unwrap();
+    until("all is stored", async || {
+        others();
+        agent.balance().committed == 12
+    })
+    .await;
+    let stored: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM telemetry_data WHERE sensor = 'site'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+    assert_eq!(stored, 12);
+    let url = format!("{}/api/v1/devices/probing/ledger?verify=true", fleet.api);
+    until("the ledger agrees", async || {
+        let found = get(&url).await.unwrap_or_default();
+        found["balanced"] == true && found["balance"]["quarantined"] == 0
+    })
+    .await;
+    lifecycle.finish(Duration::from_secs(5)).await.unwrap();
+    connection.close().await.unwrap();
+    drop(fleet);
+    database.drop_it().await.unwrap();
 }
