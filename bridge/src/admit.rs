@@ -33,7 +33,7 @@ use schema::reading::ValueError;
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Row, SeqRange};
 
-use crate::store::{Delivery, Origin};
+use store::{Delivery, Origin};
 
 /// How far a reading's times may be from the bridge's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,12 +7,12 @@ use std::time::Duration;
 use daemon::Failure;
 use prometheus_client::metrics::gauge::Gauge;
 use schema::time::ReceivedAt;
+use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
+use store::{Store, StoreClock, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::metrics::LedgerMeters;
-use crate::store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
-use crate::store::{Store, StoreClock, StoreError};
 use crate::watch::{DatabaseWatch, Refusals};
 
 /// How often.

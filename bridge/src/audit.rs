@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::store::Store;
-pub(crate) use crate::store::access::AuditEntry;
+use store::Store;
+pub(crate) use store::access::AuditEntry;
 
 /// Entries that wait to be written.
 const QUEUE: usize = 1_024;

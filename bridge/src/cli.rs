@@ -9,10 +9,10 @@ use clap::{Args, Parser, Subcommand};
 use daemon::{Failure, Health, Lifecycle, lifecycle, logs, say};
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use store::Migration;
 
 use crate::app::Bridge;
 use crate::config::{Config, Settings};
-use crate::store::Migration;
 
 /// How long tasks may take to end: writes 3 s, farewell 1 s, requests in hand.
 const GRACE: Duration = Duration::from_secs(5);

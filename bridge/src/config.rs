@@ -14,14 +14,14 @@ use daemon::settings::{self, Problems, relative_to};
 use daemon::{Failure, logs};
 use schema::BrokerAddress;
 use serde::Deserialize;
+use store::alerts::AlertBounds;
+use store::location::{Database, Location};
 
 use crate::admit::Bounds;
 use crate::auth::KeyFolder;
 use crate::dispatch::{PER_SECOND, PER_SECOND_BOUNDS};
 use crate::intake::BrokerConfig;
 use crate::pipeline::PipelineConfig;
-use crate::store::alerts::AlertBounds;
-use crate::store::location::{Database, Location};
 
 /// Takes the database's address out of the file, where it may hold a password.
 pub const DATABASE_VARIABLE: &str = "TIDELINE_DATABASE_URL";

@@ -14,12 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schema::{Batch, DeviceId};
+use store::{Delivery, Origin, Settled, StoreClock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::admit::{AdmitError, Bounds, admit_batch};
 use crate::metrics::IngestMeters;
-use crate::store::{Delivery, Origin, Settled, StoreClock};
 
 /// Memory of all requests in hand, from before a body is read until it is answered.
 const HAND_KIB: usize = 32 * 1024;

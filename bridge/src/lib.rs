@@ -29,7 +29,6 @@ pub mod ingest;
 pub mod intake;
 pub mod metrics;
 pub mod pipeline;
-pub mod store;
 mod timekeeper;
 mod upkeep;
 mod watch;

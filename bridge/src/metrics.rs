@@ -14,9 +14,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use schema::{Balance, Channel, DiscardedBy};
+use store::{FleetLedger, RowCounts, Store};
 
 use crate::intake::Message;
-use crate::store::{FleetLedger, RowCounts, Store};
 
 /// The connection to the broker.
 #[derive(Debug, Clone, Default)]
@@ -210,7 +210,7 @@ impl LedgerMeters {
         ];
         for by in by {
             let readings = fleet.discarded.get(&by).copied().unwrap_or(0);
-            let by = crate::store::discarder(by);
+            let by = store::discarder(by);
             set(&self.discarded, &ByLabel { by }, readings);
         }
     }

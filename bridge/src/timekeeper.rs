@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::store::clock::Sample;
-use crate::store::{Store, StoreClock, StoreError};
+use store::clock::Sample;
+use store::{Store, StoreClock, StoreError};
 
 /// Pause between two questions. Clocks part by a millisecond in this time.
 const INTERVAL: Duration = Duration::from_secs(5);

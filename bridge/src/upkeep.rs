@@ -7,6 +7,7 @@ use std::time::Duration;
 use daemon::{Clock as _, Failure};
 use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt};
+use store::{Settled, Store, StoreClock, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -14,7 +15,6 @@ use crate::auth::token::VALIDITY_SECONDS_MAX;
 use crate::ingest::Acks;
 use crate::intake::Broker;
 use crate::metrics::IngestMeters;
-use crate::store::{Settled, Store, StoreClock, StoreError};
 
 /// How often. Ranges merge in seconds, and gaps are rare: an agent's own time-out repairs most.
 const INTERVAL: Duration = Duration::from_secs(20);

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use daemon::{Component, Failure};
+use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::pipeline::Refused;
-use crate::store::Store;
 
 /// How often the database is asked, and how long it may take to answer.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -37,5 +37,5 @@ pub use ledger::{Balance, DiscardedBy, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};
 pub use reading::{Quality, Reading, Value};
-pub use timestamp::{TimestampUnit, WrittenTime};
+pub use timestamp::{TimestampUnit, WrittenTime, rfc3339};
 pub use topic::{Channel, Topic};

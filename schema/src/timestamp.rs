@@ -115,7 +115,7 @@ impl WrittenTime {
         if let Self::Text(text) = self {
             return match number(text) {
                 Some(number) => number.read(unit, now_micros),
-                None => rfc3339(text).ok_or_else(|| TimestampError::Text(self.clone())),
+                None => read_rfc3339(text).ok_or_else(|| TimestampError::Text(self.clone())),
             };
         }
         let own = self.micros(unit);
@@ -183,7 +183,17 @@ fn number(text: &str) -> Option<WrittenTime> {
     text.parse().ok().map(WrittenTime::Fraction)
 }
 
-fn rfc3339(text: &str) -> Option<ObservedAt> {
+/// Microseconds since the Unix epoch as RFC 3339, in UTC; as a plain number where the calendar ends
+/// (years before −9999 or after 9999).
+#[must_use]
+pub fn rfc3339(micros: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| micros.to_string())
+}
+
+fn read_rfc3339(text: &str) -> Option<ObservedAt> {
     let nanos = OffsetDateTime::parse(text, &Rfc3339)
         .ok()?
         .unix_timestamp_nanos();

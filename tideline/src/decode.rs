@@ -12,10 +12,8 @@ use schema::codec::{self, DecodeError};
 use schema::envelope::{self, EnvelopeError};
 use schema::message::{DesiredConfig, Downlink, Event, Order, Status};
 use schema::topic::TopicError;
-use schema::{Batch, Channel, DeviceId, ObservedAt, Quality, SensorName, Topic, Value, limits};
+use schema::{Batch, Channel, DeviceId, Quality, SensorName, Topic, Value, limits};
 use serde::Serialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 /// Longest line that is read: a topic, a blank, and a payload of the largest size in hex.
 const LINE_BYTES_MAX: usize = 2 * limits::PAYLOAD_BYTES_MAX + 1024;
@@ -196,7 +194,7 @@ fn telemetry(batch: &Batch) -> Telemetry {
         .map(|row| ReadingLine {
             seq: row.seq,
             sensor: batch.sensor(row).clone(),
-            observed_at: rfc3339(row.observed_at),
+            observed_at: schema::rfc3339(row.observed_at.micros()),
             value: row.value.clone(),
             quality: row.quality,
             hlc: row.hlc.to_string(),
@@ -206,14 +204,6 @@ fn telemetry(batch: &Batch) -> Telemetry {
         epoch: batch.epoch.to_string(),
         readings,
     }
-}
-
-/// A time for people; far outside the calendar, its microseconds.
-fn rfc3339(at: ObservedAt) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.micros()) * 1000)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{}us", at.micros()))
 }
 
 fn write_decoded(
@@ -256,7 +246,7 @@ fn write_decoded(
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use schema::{Epoch, Hlc, Row};
+    use schema::{Epoch, Hlc, ObservedAt, Row};
 
     fn decode(readings: bool, input: &[u8]) -> (u64, String, String) {
         let (mut output, mut complaints) = (Vec::new(), Vec::new());

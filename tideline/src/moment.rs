@@ -18,7 +18,7 @@ impl Moment {
 
     /// As RFC 3339.
     pub(crate) fn rfc3339(self) -> String {
-        rfc3339(self.0)
+        schema::rfc3339(self.0)
     }
 }
 
@@ -64,13 +64,6 @@ fn parse(text: &str, now: Duration) -> Result<Moment, String> {
 fn micros(duration: Duration) -> i64 {
     // Half of what there is, so that two of them can be added.
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 2)
-}
-
-fn rfc3339(micros: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| micros.to_string())
 }
 
 #[cfg(test)]

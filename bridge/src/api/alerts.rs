@@ -4,13 +4,13 @@ use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
 use schema::time::ReceivedAt;
 use serde::Serialize;
+use store::alerts::{Alert, AlertQuery, AlertState};
+use store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN, QUERY_ROWS_MAX};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::{Caller, Shared};
-use crate::store::alerts::{Alert, AlertQuery, AlertState};
-use crate::store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN, QUERY_ROWS_MAX};
 
 /// Alerts of one answer, unless told otherwise.
 const LIMIT: usize = 100;
@@ -159,7 +159,7 @@ fn cursor(text: &str) -> Result<(ReceivedAt, String), String> {
 
 impl From<Alert> for AlertBody {
     fn from(alert: Alert) -> Self {
-        let time = |at: ReceivedAt| rfc3339(at.micros());
+        let time = |at: ReceivedAt| schema::rfc3339(at.micros());
         let state = alert.state().as_str();
         let (acknowledged_at, acknowledged_by) = alert.acknowledged.unzip();
         Self {

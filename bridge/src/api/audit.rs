@@ -4,13 +4,13 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use schema::time::ReceivedAt;
 use serde::Serialize;
+use store::QUERY_ROWS_MAX;
+use store::access::{AuditCursor, AuditEntry};
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
-use crate::store::QUERY_ROWS_MAX;
-use crate::store::access::{AuditCursor, AuditEntry};
+use super::query::Query;
 
 /// Entries of one answer, unless told otherwise.
 const LIMIT: usize = 100;
@@ -74,8 +74,8 @@ pub(crate) async fn list(
 fn cursor(text: &str) -> Result<AuditCursor, String> {
     let parsed = text.split_once('.').and_then(|(at, id)| {
         let (at, id): (i64, i64) = (at.parse().ok()?, id.parse().ok()?);
-        let is_storable = crate::store::OBSERVED_AT_MIN.micros() <= at
-            && at <= crate::store::OBSERVED_AT_MAX.micros();
+        let is_storable =
+            store::OBSERVED_AT_MIN.micros() <= at && at <= store::OBSERVED_AT_MAX.micros();
         is_storable.then_some(AuditCursor {
             at: ReceivedAt::from_micros(at),
             id,
@@ -87,7 +87,7 @@ fn cursor(text: &str) -> Result<AuditCursor, String> {
 impl From<AuditEntry> for AuditLine {
     fn from(entry: AuditEntry) -> Self {
         Self {
-            at: rfc3339(entry.at.micros()),
+            at: schema::rfc3339(entry.at.micros()),
             actor: entry.actor,
             action: entry.action,
             target: entry.target,

@@ -11,16 +11,16 @@ use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::QUERY_ROWS_MAX;
+use store::commands::{CommandRecord, NewCommand, Queued};
+use store::requests::{RequestKey, RequestKeyError};
 use utoipa::ToSchema;
 
 use super::fleet::is_retired;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::{Caller, Shared};
 use crate::dispatch::Bell;
-use crate::store::QUERY_ROWS_MAX;
-use crate::store::commands::{CommandRecord, NewCommand, Queued};
-use crate::store::requests::{RequestKey, RequestKeyError};
 
 /// How long a command may wait for its device: unless told otherwise, and at most.
 pub(super) const TTL_SECONDS: u64 = 3_600;
@@ -313,7 +313,7 @@ fn unknown(id: &CommandId) -> Problem {
 
 impl From<CommandRecord> for CommandBody {
     fn from(record: CommandRecord) -> Self {
-        let time = |at: ReceivedAt| rfc3339(at.micros());
+        let time = |at: ReceivedAt| schema::rfc3339(at.micros());
         let Command {
             id,
             name,
@@ -334,7 +334,7 @@ impl From<CommandRecord> for CommandBody {
             output: record.output,
             created_at: time(record.created_at),
             created_by: record.created_by,
-            expires_at: rfc3339(expires_at_ms.saturating_mul(1000)),
+            expires_at: schema::rfc3339(expires_at_ms.saturating_mul(1000)),
             sent_times: record.sent_times,
             sent_at: record.sent_at.map(time),
             heard_at: record.heard_at.map(time),

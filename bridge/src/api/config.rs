@@ -14,15 +14,15 @@ use schema::setting::Setting;
 use schema::{DeviceId, Hlc, HlcClock};
 use serde::Serialize;
 use serde_json::Value;
+use store::QUERY_ROWS_MAX;
+use store::config::{Changed, ConfigChange, DeviceConfig, HistoryEntry, HistoryPage};
 use utoipa::ToSchema;
 
 use super::fleet::is_retired;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::{Caller, Shared};
 use crate::dispatch::Bell;
-use crate::store::QUERY_ROWS_MAX;
-use crate::store::config::{Changed, ConfigChange, DeviceConfig, HistoryEntry, HistoryPage};
 
 /// Values of one page of a history, unless told otherwise.
 const LIMIT: usize = 100;
@@ -226,7 +226,7 @@ impl History {
                 key,
                 value: serde_json::from_str(&value).unwrap_or_default(),
                 clock: hlc.to_string(),
-                changed_at: rfc3339(change.changed_at.micros()),
+                changed_at: schema::rfc3339(change.changed_at.micros()),
                 changed_by: change.changed_by,
                 group,
             }
@@ -293,9 +293,9 @@ fn answer(device: &DeviceId, config: &DeviceConfig) -> Response {
             desired: serde_json::from_str(&entry.value).unwrap_or_default(),
             in_force: heard.is_some() && failure.is_none(),
             failure,
-            changed_at: Some(rfc3339(changed_at.micros())),
+            changed_at: Some(schema::rfc3339(changed_at.micros())),
             changed_by: Some(changed_by.clone()),
-            reported_at: heard.map(|found| rfc3339(found.reported_at.micros())),
+            reported_at: heard.map(|found| schema::rfc3339(found.reported_at.micros())),
         };
         keys.insert(entry.key.clone(), body);
     }
@@ -303,7 +303,7 @@ fn answer(device: &DeviceId, config: &DeviceConfig) -> Response {
     for found in &config.reported {
         let body = || KeyBody {
             failure: Some(found.failure.clone().unwrap_or(OTHER_VALUE.to_owned())),
-            reported_at: Some(rfc3339(found.reported_at.micros())),
+            reported_at: Some(schema::rfc3339(found.reported_at.micros())),
             ..KeyBody::default()
         };
         keys.entry(found.entry.key.clone()).or_insert_with(body);

@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::{Path, RawQuery, State};
 use serde::Serialize;
+use store::{Conflict, QUERY_ROWS_MAX};
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::telemetry::ReadingBody;
-use crate::store::{Conflict, QUERY_ROWS_MAX};
 
 /// Conflicts of an answer unless asked for more.
 const LIMIT: usize = 1_000;
@@ -67,7 +67,7 @@ impl From<Conflict> for ConflictBody {
                 seq: conflict.winner.seq,
                 hlc: conflict.winner.hlc.bits(),
             },
-            recorded_at: rfc3339(conflict.recorded_at.micros()),
+            recorded_at: schema::rfc3339(conflict.recorded_at.micros()),
         }
     }
 }

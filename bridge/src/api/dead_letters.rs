@@ -14,15 +14,15 @@ use axum::{Extension, Json};
 use schema::message::RejectReason;
 use schema::{Channel, Topic, codec};
 use serde::Serialize;
+use store::dead_letters::{LetterCursor, LetterId, LetterQuery};
+use store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin};
 use utoipa::ToSchema;
 
 use super::Shared;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::readings::{BATCH_MEMORY, Settlement};
 use crate::direct::Direct;
-use crate::store::dead_letters::{LetterCursor, LetterId, LetterQuery};
-use crate::store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin};
 
 /// Letters of an answer unless asked for more, and at most.
 const LIMIT: usize = 100;
@@ -225,7 +225,7 @@ impl From<KeptLetter> for LetterBody {
             device: kept.letter.device.map(|device| device.to_string()),
             topic: kept.letter.topic,
             reason: kept.letter.reason,
-            received_at: rfc3339(kept.letter.received_at.micros()),
+            received_at: schema::rfc3339(kept.letter.received_at.micros()),
             times: kept.times,
             payload_bytes: kept.payload_bytes,
             payload_hex: hex::encode(kept.letter.payload),

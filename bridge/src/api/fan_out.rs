@@ -13,6 +13,12 @@ use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::QUERY_ROWS_MAX;
+use store::commands::State as CommandState;
+use store::fan_out::{FanOut, NewFanOut};
+use store::fleet::DeviceFilter;
+use store::labels::{LABELS_MAX, Labels};
+use store::requests::{Repeated, RequestKey};
 use tracing::warn;
 use utoipa::ToSchema;
 
@@ -22,15 +28,9 @@ use super::commands::{
 };
 use super::fleet::texts;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::{Caller, Shared, Stored};
 use crate::dispatch::Bell;
-use crate::store::QUERY_ROWS_MAX;
-use crate::store::commands::State as CommandState;
-use crate::store::fan_out::{FanOut, NewFanOut};
-use crate::store::fleet::DeviceFilter;
-use crate::store::labels::{LABELS_MAX, Labels};
-use crate::store::requests::{Repeated, RequestKey};
 
 /// Devices a second, unless told otherwise: a mistake is noticed before it is everywhere.
 const PER_SECOND: f64 = 50.0;
@@ -403,9 +403,9 @@ impl From<FanOut> for FanOutBody {
             complete: !found.is_unfinished,
             states,
             ended,
-            created_at: rfc3339(order.created_at.micros()),
+            created_at: schema::rfc3339(order.created_at.micros()),
             created_by: order.created_by,
-            cancelled_at: found.cancelled_at.map(|at| rfc3339(at.micros())),
+            cancelled_at: found.cancelled_at.map(|at| schema::rfc3339(at.micros())),
         }
     }
 }

@@ -8,15 +8,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use schema::limits::DEVICE_ID_CHARS_MAX;
 use serde::{Deserialize, Serialize};
+use store::fleet::{Author, DeviceFilter, Labelled};
+use store::labels::{LABELS_MAX, LabelChanges, Labels, pair};
+use store::{Device, QUERY_ROWS_MAX, StoreClock};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::{Caller, Shared};
 use crate::dispatch::Bell;
-use crate::store::fleet::{Author, DeviceFilter, Labelled};
-use crate::store::labels::{LABELS_MAX, LabelChanges, Labels, pair};
-use crate::store::{Device, QUERY_ROWS_MAX, StoreClock};
 
 /// Devices of an answer unless asked for more.
 const LIMIT: usize = 1_000;
@@ -290,12 +290,12 @@ impl From<Device> for DeviceBody {
         Self {
             device: device.device.to_string(),
             online: device.online,
-            first_seen: rfc3339(device.first_seen.micros()),
-            last_seen: rfc3339(device.last_seen.micros()),
+            first_seen: schema::rfc3339(device.first_seen.micros()),
+            last_seen: schema::rfc3339(device.last_seen.micros()),
             agent_version: device.agent_version,
             epoch: device.epoch.map(|epoch| epoch.to_string()),
             labels: texts(&device.labels),
-            retired_at: device.retired_at.map(|at| rfc3339(at.micros())),
+            retired_at: device.retired_at.map(|at| schema::rfc3339(at.micros())),
         }
     }
 }

@@ -10,18 +10,18 @@ use axum::{Extension, Json};
 use schema::Hlc;
 use serde::Serialize;
 use serde_json::Value;
+use store::QUERY_ROWS_MAX;
+use store::config::ConfigChange;
+use store::groups::{GROUP_VALUES_MAX, Group, GroupChange, clock_of};
+use store::labels::LabelValue;
 use utoipa::ToSchema;
 
 use super::config::{History, clock_tag, history_page, moved, parse};
 use super::fleet::author;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::{Caller, Shared};
 use crate::dispatch::Bell;
-use crate::store::QUERY_ROWS_MAX;
-use crate::store::config::ConfigChange;
-use crate::store::groups::{GROUP_VALUES_MAX, Group, GroupChange, clock_of};
-use crate::store::labels::LabelValue;
 
 /// Groups of an answer, unless told otherwise.
 const LIMIT: usize = 1_000;
@@ -206,7 +206,7 @@ fn answer(group: &LabelValue, config: &[ConfigChange]) -> Response {
     let keys = config.iter().map(|change| {
         let key = GroupKey {
             desired: serde_json::from_str(&change.entry.value).unwrap_or_default(),
-            changed_at: rfc3339(change.changed_at.micros()),
+            changed_at: schema::rfc3339(change.changed_at.micros()),
             changed_by: change.changed_by.clone(),
         };
         (change.entry.key.clone(), key)

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use daemon::Clock as _;
+use store::{Store, StoreClock};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -26,7 +27,6 @@ use crate::audit::{Audit, AuditEntry};
 use crate::auth::token::{self, Refused};
 use crate::auth::{Access, KeyFolder, Role};
 use crate::metrics::ApiMeters;
-use crate::store::{Store, StoreClock};
 use attempts::Attempts;
 use revoked::Revoked;
 

@@ -18,17 +18,17 @@ use schema::message::Rejection;
 use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use serde::Serialize;
+use store::access::AuditEntry;
+use store::books::{RowBook, Verdict};
+use store::verify::{self, Checked, Verified};
+use store::{EpochRecord, FleetLedger, LedgerRange, discarder};
 use utoipa::ToSchema;
 
 use super::guard::Caller;
 use super::problem::Problem;
-use super::query::{Query, rfc3339};
+use super::query::Query;
 use super::shapes::{BalanceShape, RangeShape};
 use super::{Retention, Shared};
-use crate::store::access::AuditEntry;
-use crate::store::books::{RowBook, Verdict};
-use crate::store::verify::{self, Checked, Verified};
-use crate::store::{EpochRecord, FleetLedger, LedgerRange, discarder};
 
 /// Most characters of what is missing that the audit keeps.
 const AUDIT_CHARS_MAX: usize = 4_000;
@@ -442,7 +442,7 @@ impl From<&EpochRecord> for EpochBody {
             report: record.report.map(|report| ReportBody {
                 balance: report.balance,
                 device_time_ms: report.device_time_ms,
-                received_at: rfc3339(report.received_at.micros()),
+                received_at: schema::rfc3339(report.received_at.micros()),
             }),
             direct: record.is_direct,
         }
@@ -461,7 +461,7 @@ impl From<&LedgerRange> for RangeBody {
             first: range.range.first(),
             last: range.range.last(),
             digest: format!("{:016x}", range.digest),
-            recorded_at: rfc3339(range.recorded_at.micros()),
+            recorded_at: schema::rfc3339(range.recorded_at.micros()),
             verdict: None,
             verified: None,
         }

@@ -48,12 +48,11 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadings};
 use crate::direct::Direct;
 use crate::dispatch::Bell;
-use crate::store::Store;
 pub(crate) use guard::{Caller, Guard};
 use openapi::Routes;
 use problem::Problem;
-pub(crate) use query::rfc3339;
 pub(crate) use status::Host;
+use store::Store;
 
 /// Largest body of a request: one batch, or the largest arguments of a command written as JSON.
 const BODY_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::store::StoreError;
+use store::StoreError;
 
 /// What stands before a kind of problem: it is a name, and leads nowhere.
 const TYPE_PREFIX: &str = "urn:tideline:problem:";

@@ -3,8 +3,6 @@
 
 use schema::timestamp::TimestampError;
 use schema::{ObservedAt, TimestampUnit, WrittenTime};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::problem::Problem;
 
@@ -101,14 +99,6 @@ pub(crate) fn time(text: &str) -> Result<ObservedAt, String> {
         })
 }
 
-/// Microseconds since the Unix epoch as RFC 3339; as a number where the calendar ends.
-pub(crate) fn rfc3339(micros: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1000)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| micros.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +141,7 @@ mod tests {
         assert!(time("yesterday").is_err());
         assert!(time("1700000000").unwrap_err().contains("seconds"));
         assert_eq!(time("0"), Ok(ObservedAt::from_micros(0)));
-        assert_eq!(rfc3339(at.micros()), "2023-11-14T22:13:20.123Z");
-        assert_eq!(rfc3339(i64::MAX), i64::MAX.to_string());
+        assert_eq!(schema::rfc3339(at.micros()), "2023-11-14T22:13:20.123Z");
+        assert_eq!(schema::rfc3339(i64::MAX), i64::MAX.to_string());
     }
 }

@@ -6,14 +6,14 @@ use axum::http::HeaderMap;
 use axum::{Extension, Json};
 use schema::time::ReceivedAt;
 use serde::{Deserialize, Serialize};
+use store::QUERY_ROWS_MAX;
+use store::access::{Revocation, SubjectRevocation};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::query::{Query, rfc3339, time};
+use super::query::{Query, time};
 use super::{Caller, Shared};
 use crate::auth::token::{LEEWAY_SECONDS, VALIDITY_SECONDS_MAX};
-use crate::store::QUERY_ROWS_MAX;
-use crate::store::access::{Revocation, SubjectRevocation};
 
 /// Tokens of one answer, unless told otherwise.
 const LIMIT: usize = 100;
@@ -251,7 +251,7 @@ fn last_end(now_micros: i64) -> i64 {
 
 /// A time that every store holds.
 fn storable(at: schema::ObservedAt) -> Result<i64, Problem> {
-    use crate::store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+    use store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
     match (OBSERVED_AT_MIN..=OBSERVED_AT_MAX).contains(&at) {
         true => Ok(at.micros()),
         false => Err(Problem::bad_request("expires_at: is out of the calendar")),
@@ -272,9 +272,9 @@ impl From<SubjectRevocation> for RevokedSubject {
     fn from(revocation: SubjectRevocation) -> Self {
         Self {
             subject: revocation.subject,
-            issued_until: rfc3339(revocation.issued_until.micros()),
+            issued_until: schema::rfc3339(revocation.issued_until.micros()),
             reason: revocation.reason,
-            revoked_at: rfc3339(revocation.revoked_at.micros()),
+            revoked_at: schema::rfc3339(revocation.revoked_at.micros()),
             revoked_by: revocation.revoked_by,
         }
     }
@@ -286,9 +286,9 @@ impl From<Revocation> for RevokedToken {
             jti: revocation.jti,
             subject: revocation.subject,
             reason: revocation.reason,
-            revoked_at: rfc3339(revocation.revoked_at.micros()),
+            revoked_at: schema::rfc3339(revocation.revoked_at.micros()),
             revoked_by: revocation.revoked_by,
-            expires_at: rfc3339(revocation.expires_at.micros()),
+            expires_at: schema::rfc3339(revocation.expires_at.micros()),
         }
     }
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use schema::{Channel, envelope};
+use store::StoreError;
+use store::commands::DueCommand;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use super::Sender;
-use crate::store::StoreError;
-use crate::store::commands::DueCommand;
 
 /// How often, when nobody says that there is something to send.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use schema::message::DesiredConfig;
 use schema::{Channel, DeviceId, envelope};
+use store::StoreError;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use super::Sender;
-use crate::store::StoreError;
 
 /// How often devices are looked for that have not got their configuration.
 const INTERVAL: Duration = Duration::from_secs(20);

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::intake::Broker;
 use crate::metrics::IngestMeters;
-use crate::store::{Store, StoreClock};
 pub(crate) use rate::{PER_SECOND, PER_SECOND_BOUNDS, Rate};
+use store::{Store, StoreClock};
 
 /// Changed configurations that wait; more are found by the next look.
 const CHANGED_QUEUE: usize = 1_024;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 
 use schema::message::{Ack, Downlink, Rejection};
 use schema::{Channel, DeviceId, Epoch, SeqRange, Topic, envelope, limits};
+use store::Settled;
 use tracing::warn;
 
 use crate::intake::Broker;
 use crate::metrics::IngestMeters;
-use crate::store::Settled;
 
 /// Acknowledgements, joined by device and epoch.
 #[derive(Debug, Default)]

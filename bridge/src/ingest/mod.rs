@@ -20,6 +20,7 @@ use std::time::Duration;
 use daemon::{Class, Clock as _, Failure, Fault};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
+use store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -33,7 +34,6 @@ use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
 use crate::metrics::IngestMeters;
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use crate::store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
 use crate::watch::DatabaseWatch;
 
 mod acks;

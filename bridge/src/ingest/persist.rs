@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use daemon::{Backoff, Fault};
+use store::StoreError;
 use tracing::warn;
 
 use crate::metrics::{ClassLabel, IngestMeters};
-use crate::store::StoreError;
 use crate::watch::DatabaseWatch;
 
 /// Pause before a failed call is tried again: at first, and at most.

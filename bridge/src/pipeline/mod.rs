@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use schema::DeviceId;
 
-use crate::store::Delivery;
+use store::Delivery;
 
 mod apart;
 mod evidence;
@@ -509,10 +509,10 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::store::Origin;
     use proptest::prelude::*;
     use schema::time::ReceivedAt;
     use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value};
+    use store::Origin;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 

@@ -36,7 +36,7 @@ fn delivery(device: u8, seqs: &[u64]) -> Delivery {
         },
         rejected: Vec::new(),
         received_at: ReceivedAt::from_micros(0),
-        origin: crate::store::Origin::Device,
+        origin: store::Origin::Device,
     }
 }
 

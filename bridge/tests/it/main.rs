@@ -7,5 +7,6 @@
 )]
 
 mod api;
+mod clock;
+mod faults;
 mod process;
-mod store;

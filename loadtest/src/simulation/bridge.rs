@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use bridge::admit::{Bounds, admit, admit_event};
 use bridge::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use bridge::store::{Delivery, DeviceReport, Ingested, Settled};
 use schema::message::ack::payload_digest;
 use schema::message::{Ack, Downlink, Event, Hello, PROTOCOL, Refusal};
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Epoch, envelope};
+use store::{Delivery, DeviceReport, Ingested, Settled};
 
 use super::store::Store;
 

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use bridge::store::memory::Memory;
-use bridge::store::{Delivery, DeviceReport, Ingested, Settled};
 use schema::{Batch, DeviceId, Epoch, EpochLedger, ObservedAt, RangeSet};
+use store::memory::Memory;
+use store::{Delivery, DeviceReport, Ingested, Settled};
 
 use super::Violation;
 use super::oracle::Oracle;

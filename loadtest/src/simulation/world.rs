@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use bridge::pipeline::WriteId;
-use bridge::store::Ingested;
 use edge_agent::session::{Input, SessionConfig};
 use rand::RngExt;
 use schema::envelope;
 use schema::message::{Downlink, RejectReason};
 use schema::{DeviceId, DiscardedBy, Epoch, ObservedAt, Quality, Reading, Value};
+use store::Ingested;
 
 use super::bridge::{Bridge, Poison};
 use super::chance::Chance;

@@ -7,10 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use bridge::store::Store;
-use bridge::store::config::{ConfigChange, ConfigReport, DeviceConfig, ReportedEntry};
-use bridge::store::location::Location;
-use bridge::store::overrides::overrides;
 use daemon::SystemClock;
 use edge_agent::buffer::{Buffer, BufferSettings, Origin, StoredSetting};
 use edge_agent::twin::document::Document;
@@ -22,6 +18,10 @@ use schema::message::{ConfigEntry, DesiredConfig, ReportedConfig};
 use schema::setting::{CLOCK_AHEAD_MS_MAX, Setting};
 use schema::time::ReceivedAt;
 use schema::{DeviceId, HlcClock};
+use store::Store;
+use store::config::{ConfigChange, ConfigReport, DeviceConfig, ReportedEntry};
+use store::location::Location;
+use store::overrides::overrides;
 
 use crate::postgres;
 

@@ -14,8 +14,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bridge::store::location::Location;
-use bridge::store::{EpochRecord, Store, StoreError};
 use certs::Folder;
 use certs::set::MachineSet;
 use clap::Args;
@@ -24,6 +22,8 @@ use edge_agent::Status;
 use edge_agent::source::host::HostConfig;
 use prometheus_client::registry::Registry;
 use schema::{DeviceId, DiscardedBy};
+use store::location::Location;
+use store::{EpochRecord, Store, StoreError};
 
 use data_dir::{DataDir, Endpoints};
 use live::Live;

@@ -20,12 +20,12 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bridge::store::{DeviceReport, Location};
 use rustix::process::{Pid, Signal, kill_process};
 use schema::message::{ClockReport, ClockState, Discard, EpochAccount, LedgerReport, RejectReason};
 use schema::time::ReceivedAt;
 use schema::{Balance, DiscardedBy, Epoch, SeqRange};
 use serde_json::Value;
+use store::{DeviceReport, Location};
 
 /// How long anything may take that should happen soon.
 const SOON: Duration = Duration::from_secs(90);

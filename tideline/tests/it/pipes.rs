@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::process::{Output, Stdio};
 
-use bridge::store::Location;
 use serde_json::json;
+use store::Location;
 
 use crate::{Running, check_balanced, tideline, up};
 

@@ -7,11 +7,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bridge::store::location::{Database, Location};
-use bridge::store::{Delivery, Origin, Store};
 use daemon::{Class, Failure};
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, ReceivedAt, Row, SensorName, Value};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use store::location::{Database, Location};
+use store::{Delivery, Origin, Store};
 use tokio::task::JoinSet;
 
 use super::Figure;
@@ -113,7 +113,7 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
 }
 
 async fn open(url: &str, writers: usize) -> Result<Arc<dyn Store>, Failure> {
-    let nodes = bridge::store::cockroach::Nodes::parse([url]).map_err(failed)?;
+    let nodes = store::cockroach::Nodes::parse([url]).map_err(failed)?;
     let mut database = Database::new(nodes);
     database.writers_max = u32::try_from(writers).unwrap_or(u32::MAX);
     let store = Location::Cockroach(database).open().await.map_err(failed)?;
@@ -141,7 +141,7 @@ async fn ingest(
             for call in share.chunks(CALL_BATCHES) {
                 store.ingest(call).await?;
             }
-            Ok::<_, bridge::store::StoreError>(())
+            Ok::<_, store::StoreError>(())
         });
     }
     for done in tasks.join_all().await {

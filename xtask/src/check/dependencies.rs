@@ -11,10 +11,9 @@ use std::path::Path;
 
 use daemon::{Class, Failure};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use spdx::{Expression, ParseMode};
 
-use super::Findings;
+use super::{Findings, read};
 use crate::workspace;
 
 /// Where the policy stands.
@@ -243,13 +242,6 @@ fn package(line: &str) -> Option<Package> {
         version: words.next()?.strip_prefix('v')?.to_owned(),
         licence: licence.trim_end_matches("(*)").trim_end().to_owned(),
     })
-}
-
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Failure> {
-    let failed = || Failure::new(Class::Configuration, format!("read {}", file.display()));
-    let text = std::fs::read_to_string(workspace::root().join(file))
-        .map_err(|error| failed().because(error))?;
-    toml::from_str(&text).map_err(|error| failed().because(error))
 }
 
 impl Entry {

@@ -4,15 +4,19 @@
 //! Dependency policy is checked here from `deny.toml`, without cargo-deny: building that takes
 //! longer than our tests, and its advisories need a network (docs/decisions/0001-workspace-and-gate.md).
 
+mod arrows;
 mod dependencies;
+mod features;
 mod links;
 mod text;
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use clap::Args;
-use daemon::Failure;
+use daemon::{Class, Failure};
+use serde::de::DeserializeOwned;
 
 use crate::supervisor::Supervisor;
 use crate::workspace;
@@ -35,7 +39,9 @@ pub(crate) fn run(_: &Options) -> Result<ExitCode, Failure> {
     for (name, findings) in [
         ("text", text::check()?),
         ("links", links::check()?),
+        ("arrows", arrows::check()?),
         ("dependencies", dependencies::check()?),
+        ("features", features::check()?),
     ] {
         eprintln!("checking {name}");
         for finding in &findings {
@@ -88,4 +94,12 @@ fn docs() -> Command {
         .args(workspace::FEATURES)
         .env("RUSTDOCFLAGS", "--deny warnings");
     command
+}
+
+/// Reads a TOML file of the workspace.
+fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Failure> {
+    let failed = || Failure::new(Class::Configuration, format!("read {}", file.display()));
+    let text = std::fs::read_to_string(workspace::root().join(file))
+        .map_err(|error| failed().because(error))?;
+    toml::from_str(&text).map_err(|error| failed().because(error))
 }

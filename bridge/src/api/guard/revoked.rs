@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use schema::time::ReceivedAt;
+use store::access::Presented;
+use store::{Store, StoreError};
 
 use crate::auth::Claims;
-use crate::store::access::Presented;
-use crate::store::{Store, StoreError};
 
 /// How old an answer may be: a revocation counts on every bridge within this time, and a query's.
 const FRESH: Duration = Duration::from_secs(2);

@@ -14,12 +14,12 @@ use schema::limits::{BATCH_ROWS_MAX, PAYLOAD_BYTES_MAX};
 use schema::message::RejectReason;
 use schema::{Batch, Epoch, SeqRange, codec};
 use serde::Serialize;
+use store::{Origin, Settled};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
 use super::shapes::{QualityShape, RangeShape, ValueShape};
 use crate::direct::{Direct, DirectError};
-use crate::store::{Origin, Settled};
 
 /// Largest JSON body: twice what the most readings take that a batch may hold.
 const JSON_BYTES_MAX: usize = 1024 * 1024;

@@ -23,7 +23,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use schema::{DeviceId, Value};
 
-use crate::store::StoredReading;
+use store::StoredReading;
 
 const UTC: &str = "UTC";
 

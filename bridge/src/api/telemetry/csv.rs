@@ -9,9 +9,8 @@ use std::fmt::Write as _;
 
 use schema::Value;
 
-use crate::api::query::rfc3339;
-use crate::store::StoredReading;
-use crate::store::history::Bucket;
+use store::StoredReading;
+use store::history::Bucket;
 
 const READINGS: &str = "sensor,observed_at,value,type,quality,received_at,epoch,seq,hlc\r\n";
 const BUCKETS: &str = "start,count,min,max,mean,first,last\r\n";
@@ -22,7 +21,7 @@ pub(crate) fn readings(readings: &[StoredReading]) -> String {
     out.push_str(READINGS);
     for reading in readings {
         text(&mut out, reading.sensor.as_str());
-        let _ = write!(out, ",{},", rfc3339(reading.observed_at.micros()));
+        let _ = write!(out, ",{},", schema::rfc3339(reading.observed_at.micros()));
         let kind = match &reading.value {
             Value::F64(number) => {
                 float(&mut out, *number);
@@ -45,7 +44,7 @@ pub(crate) fn readings(readings: &[StoredReading]) -> String {
             out,
             ",{kind},{},{},{},{},{}\r\n",
             reading.quality.as_str(),
-            rfc3339(reading.received_at.micros()),
+            schema::rfc3339(reading.received_at.micros()),
             reading.version.epoch,
             reading.version.seq,
             reading.version.hlc.bits(),
@@ -59,7 +58,12 @@ pub(crate) fn aggregates(buckets: &[Bucket]) -> String {
     let mut out = String::with_capacity(BUCKETS.len() + 100 * buckets.len());
     out.push_str(BUCKETS);
     for bucket in buckets {
-        let _ = write!(out, "{},{}", rfc3339(bucket.start.micros()), bucket.count);
+        let _ = write!(
+            out,
+            "{},{}",
+            schema::rfc3339(bucket.start.micros()),
+            bucket.count
+        );
         for number in [
             bucket.min,
             bucket.max,

@@ -13,14 +13,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use schema::{DeviceId, ObservedAt, Quality, SensorName, Value};
 use serde::Serialize;
+use store::history::{AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, BucketWidth, Cursor};
+use store::{Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::query::{Query, rfc3339, time};
+use super::query::{Query, time};
 use super::shapes::{QualityShape, ValueShape};
 use super::{NEXT, Shared};
-use crate::store::history::{AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, BucketWidth, Cursor};
-use crate::store::{Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery};
 use format::Format;
 
 /// Rows of an answer unless asked for more.
@@ -365,10 +365,10 @@ impl From<StoredReading> for ReadingBody {
     fn from(reading: StoredReading) -> Self {
         Self {
             sensor: reading.sensor,
-            observed_at: rfc3339(reading.observed_at.micros()),
+            observed_at: schema::rfc3339(reading.observed_at.micros()),
             value: reading.value,
             quality: reading.quality,
-            received_at: rfc3339(reading.received_at.micros()),
+            received_at: schema::rfc3339(reading.received_at.micros()),
             epoch: reading.version.epoch.to_string(),
             seq: reading.version.seq,
             hlc: reading.version.hlc.bits(),
@@ -388,7 +388,7 @@ impl From<Bucket> for BucketBody {
             last,
         } = bucket;
         Self {
-            start: rfc3339(start.micros()),
+            start: schema::rfc3339(start.micros()),
             count,
             min,
             max,

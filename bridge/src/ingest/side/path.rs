@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use daemon::{Clock as _, Failure, Fault};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
+use store::commands::CommandWord;
+use store::{DeadLetter, DeviceReport, Presence, Settled, Store, StoreClock, StoreError};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -19,8 +21,6 @@ use crate::dispatch::Bell;
 use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
 use crate::metrics::IngestMeters;
-use crate::store::commands::CommandWord;
-use crate::store::{DeadLetter, DeviceReport, Presence, Settled, Store, StoreClock, StoreError};
 use crate::watch::DatabaseWatch;
 
 /// Entries that are written together.

@@ -24,9 +24,9 @@ use schema::limits::{PAYLOAD_BYTES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::{CommandId, EpochAccount, Status};
 use schema::time::ReceivedAt;
 
-use crate::store::commands::{CommandWord, step};
-use crate::store::config::ConfigReport;
-use crate::store::{DeadLetter, DeviceReport, Presence};
+use store::commands::{CommandWord, step};
+use store::config::ConfigReport;
+use store::{DeadLetter, DeviceReport, Presence};
 
 /// Pause before an entry that the database refused is tried again: at first, and at most.
 const AGAIN_FIRST: Duration = Duration::from_secs(1);

@@ -9,7 +9,9 @@ use reqwest::{Method, StatusCode};
 use schema::time::ReceivedAt;
 use serde_json::{Value, json};
 
-use super::{Served, expect, now, until};
+use testkit::wait::until;
+
+use super::{Served, expect, now};
 
 /// What each endpoint asks, as it was decided.
 const DECIDED: &str = include_str!("access.txt");
@@ -175,7 +177,7 @@ async fn a_revoked_token_ends_within_five_seconds_on_every_bridge() {
     // Known, and remembered as good.
     assert_eq!(ask().await, StatusCode::OK);
     // As another bridge does it: through the database alone.
-    let revocation = bridge::store::access::Revocation {
+    let revocation = store::access::Revocation {
         jti: claims.jti.clone(),
         subject: claims.sub.clone(),
         reason: "lost laptop".to_owned(),

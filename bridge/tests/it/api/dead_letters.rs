@@ -1,13 +1,13 @@
 //! Dead letters: looked at, tried again, thrown away.
 
 use bridge::auth::Role;
-use bridge::store::DeadLetter;
 use reqwest::{Method, StatusCode};
 use schema::codec::Encoder;
 use schema::message::ack::payload_digest;
 use schema::time::ReceivedAt;
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value as Reading};
 use serde_json::{Value, json};
+use store::DeadLetter;
 
 use super::{Served, expect, now};
 

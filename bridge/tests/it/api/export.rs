@@ -3,11 +3,11 @@
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float64Type, TimestampMicrosecondType, UInt64Type};
 use arrow_ipc::reader::StreamReader;
-use bridge::store::{Delivery, Origin};
 use reqwest::{Method, Response, StatusCode};
 use schema::time::ReceivedAt;
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value as Reading};
 use serde_json::{Value, json};
+use store::{Delivery, Origin};
 
 use super::{Served, expect};
 

@@ -4,7 +4,9 @@ use bridge::auth::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Served, expect, until};
+use testkit::wait::until;
+
+use super::{Served, expect};
 
 async fn label(served: &Served, device: &str, labels: Value) -> Value {
     let path = format!("/api/v1/devices/{device}");

@@ -1,7 +1,5 @@
 //! The ledger over HTTP: verified against the rows, and closed by a person after a restore.
 
-use bridge::store::location::Location;
-use bridge::store::{Delivery, DeviceReport, Origin};
 use reqwest::{Method, StatusCode};
 use schema::message::{
     ClockReport, ClockState, EpochAccount, LedgerReport, RejectReason, Rejection,
@@ -9,6 +7,8 @@ use schema::message::{
 use schema::time::ReceivedAt;
 use schema::{Balance, Batch, Epoch, Hlc, ObservedAt, Quality, Row, SeqRange, Value as Reading};
 use serde_json::{Value, json};
+use store::location::Location;
+use store::{Delivery, DeviceReport, Origin};
 
 use super::{Served, expect, now};
 

@@ -12,12 +12,9 @@ mod repeated;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bridge::auth::{Claims, Role, SigningKey, keys};
 use bridge::config::Http;
-use bridge::store::Store;
-use bridge::store::location::Location;
 use bridge::{Bridge, Config};
 use certs::set::MachineSet;
 use certs::{Folder, TlsFiles};
@@ -25,6 +22,8 @@ use daemon::{Clock, Health, Lifecycle, SystemClock};
 use prometheus_client::registry::Registry;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
+use store::Store;
+use store::location::Location;
 use tempfile::TempDir;
 
 /// A bridge that serves its API, on a file, without a broker.
@@ -157,15 +156,4 @@ pub(crate) async fn expect(request: RequestBuilder, status: StatusCode) -> Value
 
 pub(crate) fn now() -> u64 {
     SystemClock::default().now_ms() / 1000
-}
-
-/// Waits for a condition.
-pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let waited = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let in_time = tokio::time::timeout(Duration::from_secs(30), waited).await;
-    assert!(in_time.is_ok(), "{what}");
 }

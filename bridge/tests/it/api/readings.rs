@@ -1,12 +1,12 @@
 //! Readings handed in over HTTP.
 
 use bridge::auth::Role;
-use bridge::store::{Delivery, Origin};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use schema::codec::Encoder;
 use schema::time::ReceivedAt;
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value as Reading};
 use serde_json::{Value, json};
+use store::{Delivery, Origin};
 
 use super::{Served, expect, now};
 

@@ -7,7 +7,7 @@ use schema::message::{Command, CommandId, CommandProgress, CommandState};
 use super::super::Violation;
 use super::store::Known;
 use super::world::{Truth, World};
-use bridge::store::commands::State;
+use store::commands::State;
 
 /// How far behind the bridges' clocks a device's may be without a lost memory starting anything.
 const FORGOTTEN_MARGIN_MS: u64 = 10 * 60 * 1000;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bridge::store::command_rules::Standing;
-use bridge::store::commands::DueCommand;
 use schema::DeviceId;
 use schema::message::{Command, CommandId, CommandProgress};
 use schema::time::ReceivedAt;
+use store::command_rules::Standing;
+use store::commands::DueCommand;
 
 use super::super::Violation;
 

@@ -1,0 +1,337 @@
+//! Alerts as the database keeps them.
+//!
+//! ```text
+//! a rule finds it ──► firing ──► acknowledged ──┐
+//!                       └───────────────────────┴──► resolved, when a round finds it no more
+//! ```
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schema::DeviceId;
+use schema::time::ReceivedAt;
+
+use super::StoreError;
+
+/// Most findings of one rule in one round. With more, what is not found any more stays open.
+pub const FINDINGS_MAX: usize = 1_000;
+
+/// How old a report may be that is looked at for skew: a device that is there reports every minute.
+pub(super) const SKEW_AGE: Duration = Duration::from_secs(3_600);
+
+/// What is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// A device went away and has not come back.
+    DeviceOffline,
+    /// Readings are neither in the database nor on their device.
+    ReadingsUnaccounted,
+    /// Payloads could not be used.
+    DeadLetters,
+    /// A setting that is desired is not in force.
+    SettingNotInForce,
+    /// A device's clock is wrong.
+    ClockSkewed,
+    /// The database refuses what it should take.
+    StoreRefuses,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Somebody should look at it.
+    Warning,
+    /// Data is lost, or about to be.
+    Critical,
+}
+
+/// From when on something counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AlertBounds {
+    /// How long a device may be away.
+    pub offline_after: Duration,
+    /// How far a device's clock may be off.
+    pub skew_max: Duration,
+    /// How long a dead letter counts as new.
+    pub letter_age: Duration,
+}
+
+/// What a rule found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// On which device, or on none.
+    pub device: Option<DeviceId>,
+    /// What exactly.
+    pub detail: String,
+}
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlertState {
+    /// Nobody has said anything.
+    Firing,
+    /// Somebody knows of it.
+    Acknowledged,
+    /// It is no more.
+    Resolved,
+}
+
+/// One alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alert {
+    /// Its own name.
+    pub id: String,
+    /// What was looked for.
+    pub rule: Rule,
+    /// What was found.
+    pub finding: Finding,
+    /// When it was found first.
+    pub opened_at: ReceivedAt,
+    /// When it was found last.
+    pub last_seen_at: ReceivedAt,
+    /// When somebody acknowledged it, and who.
+    pub acknowledged: Option<(ReceivedAt, String)>,
+    /// When it was found no more.
+    pub resolved_at: Option<ReceivedAt>,
+}
+
+/// Which alerts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AlertQuery {
+    /// In this state.
+    pub state: Option<AlertState>,
+    /// Of this device.
+    pub device: Option<DeviceId>,
+    /// Behind the one that was opened then and has this name.
+    pub after: Option<(ReceivedAt, String)>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// What a database keeps of alerts.
+#[async_trait]
+pub trait AlertStore: Send + Sync {
+    /// Whether a round may begin now: nobody else has begun one within `interval`.
+    async fn begin_alert_round(
+        &self,
+        now: ReceivedAt,
+        interval: Duration,
+    ) -> Result<bool, StoreError>;
+
+    /// What a rule finds now, at most [`FINDINGS_MAX`]. Nothing for
+    /// [`Rule::ReadingsUnaccounted`], which the fleet's ledger tells, and for [`Rule::StoreRefuses`], which bridges see.
+    async fn findings(
+        &self,
+        rule: Rule,
+        now: ReceivedAt,
+        bounds: &AlertBounds,
+    ) -> Result<Vec<Finding>, StoreError>;
+
+    /// Opens an alert for each finding, or sees the open one again.
+    async fn raise(
+        &self,
+        rule: Rule,
+        findings: &[Finding],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError>;
+
+    /// Resolves the open alerts of a rule that were not seen since. Returns how many.
+    async fn resolve_alerts(&self, rule: Rule, now: ReceivedAt) -> Result<u64, StoreError>;
+
+    /// Resolves the open alerts of a rule that were not seen since a time. Returns how many.
+    async fn resolve_unseen_alerts(
+        &self,
+        rule: Rule,
+        unseen_since: ReceivedAt,
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError>;
+
+    /// Alerts, latest first.
+    async fn alerts(&self, query: &AlertQuery) -> Result<Vec<Alert>, StoreError>;
+
+    /// One alert.
+    async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError>;
+
+    /// Notes that somebody knows of it; who was first stays. Nothing happens to one that is
+    /// resolved.
+    async fn acknowledge_alert(
+        &self,
+        id: &str,
+        by: &str,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError>;
+
+    /// How many alerts fire, and nobody has said anything.
+    async fn alerts_firing(&self) -> Result<u64, StoreError>;
+
+    /// Drops alerts that were resolved before a time. Returns how many.
+    async fn forget_alerts(&self, before: ReceivedAt) -> Result<u64, StoreError>;
+}
+
+impl Rule {
+    /// All rules.
+    pub const ALL: [Self; 6] = [
+        Self::DeviceOffline,
+        Self::ReadingsUnaccounted,
+        Self::DeadLetters,
+        Self::SettingNotInForce,
+        Self::ClockSkewed,
+        Self::StoreRefuses,
+    ];
+
+    /// As it stands in the database and in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeviceOffline => "device_offline",
+            Self::ReadingsUnaccounted => "readings_unaccounted",
+            Self::DeadLetters => "dead_letters",
+            Self::SettingNotInForce => "setting_not_in_force",
+            Self::ClockSkewed => "clock_skewed",
+            Self::StoreRefuses => "store_refuses",
+        }
+    }
+
+    /// How bad it is.
+    #[must_use]
+    pub const fn severity(self) -> Severity {
+        match self {
+            Self::ReadingsUnaccounted | Self::StoreRefuses => Severity::Critical,
+            Self::DeviceOffline
+            | Self::DeadLetters
+            | Self::SettingNotInForce
+            | Self::ClockSkewed => Severity::Warning,
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.as_str() == text)
+    }
+}
+
+impl Severity {
+    /// As it stands in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+impl AlertState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Firing, Self::Acknowledged, Self::Resolved];
+
+    /// As it stands in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Firing => "firing",
+            Self::Acknowledged => "acknowledged",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+impl Alert {
+    /// Where it stands.
+    #[must_use]
+    pub const fn state(&self) -> AlertState {
+        match (&self.resolved_at, &self.acknowledged) {
+            (Some(_), _) => AlertState::Resolved,
+            (None, Some(_)) => AlertState::Acknowledged,
+            (None, None) => AlertState::Firing,
+        }
+    }
+}
+
+impl Default for AlertBounds {
+    fn default() -> Self {
+        Self {
+            // Longer than a restart and the longest pause between two tries to connect.
+            offline_after: Duration::from_secs(5 * 60),
+            skew_max: Duration::from_secs(5 * 60),
+            letter_age: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// A name for each finding, and its device as text.
+pub(super) fn named(findings: &[Finding]) -> Vec<(String, &str, &str)> {
+    findings
+        .iter()
+        .map(|Finding { device, detail }| {
+            let id = format!("{:032x}", rand::random::<u128>());
+            let device = device.as_ref().map_or("", DeviceId::as_str);
+            (id, device, detail.as_str())
+        })
+        .collect()
+}
+
+/// A time before another one.
+#[must_use]
+pub fn before(now: ReceivedAt, age: Duration) -> ReceivedAt {
+    let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    ReceivedAt::from_micros(now.micros().saturating_sub(micros))
+}
+
+/// The texts of findings.
+pub(super) mod detail {
+    use schema::time::ReceivedAt;
+
+    pub(crate) fn offline(last_seen: ReceivedAt) -> String {
+        format!("not heard of since {}", schema::rfc3339(last_seen.micros()))
+    }
+
+    pub(crate) fn letters(count: u64) -> String {
+        format!("{count} payloads could not be used; see the dead letters")
+    }
+
+    pub(crate) fn settings(key: &str, count: u64) -> String {
+        match count {
+            0 | 1 => format!("{key} is not in force"),
+            _ => format!("{key} and {} more are not in force", count - 1),
+        }
+    }
+
+    pub(crate) fn skewed(device_ms: i64, reported_at: ReceivedAt) -> String {
+        let ahead = device_ms.saturating_sub(reported_at.micros() / 1000) / 1000;
+        match ahead < 0 {
+            true => format!("its clock is {} s behind", ahead.unsigned_abs()),
+            false => format!("its clock is {ahead} s ahead"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_read_as_they_were_written() {
+        for rule in Rule::ALL {
+            assert_eq!(Rule::parse(rule.as_str()), Some(rule));
+        }
+        assert_eq!(Rule::parse("else"), None);
+    }
+
+    #[test]
+    fn findings_say_what_is_wrong() {
+        let at = ReceivedAt::from_micros(1_790_000_000_000_000);
+        assert_eq!(
+            detail::skewed(1_790_000_600_000, at),
+            "its clock is 600 s ahead"
+        );
+        assert_eq!(
+            detail::skewed(1_789_999_400_000, at),
+            "its clock is 600 s behind"
+        );
+        assert_eq!(
+            detail::settings("log.level", 1),
+            "log.level is not in force"
+        );
+        assert_eq!(detail::settings("a", 3), "a and 2 more are not in force");
+    }
+}

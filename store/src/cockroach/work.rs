@@ -1,0 +1,45 @@
+//! Units of work: one attempt on a connection, and attempts until the budget is used up.
+//!
+//! These are macros because an async closure over a borrowed connection cannot be shown to be
+//! `Send` for every lifetime, which the store's trait asks for; they hold no decisions, which are
+//! [`super::failed`]'s and [`super::cluster`]'s.
+
+/// `attempt!(store, purpose, |connection| work)`: leases a connection, awaits `work` (an expression
+/// of `Result<T, sqlx::Error>`, in an async block of its own), and judges how it went:
+/// `Result<T, Failed>`.
+macro_rules! attempt {
+    ($store:expr, $purpose:expr, |$connection:ident| $work:expr) => {
+        match $store.cluster.lease($purpose).await {
+            Err(failed) => Err(failed),
+            Ok(mut lease) => {
+                let $connection = &mut lease.connection;
+                let work = $crate::cockroach::work::typed(async { $work });
+                let done = tokio::time::timeout($store.attempt_limit(), work).await;
+                lease.end(done)
+            }
+        }
+    };
+}
+
+/// `run!(store, budget, purpose, |connection| work)`: attempts until one ends well or the budget is
+/// used up: `Result<T, StoreError>`.
+macro_rules! run {
+    ($store:expr, $budget:expr, $purpose:expr, |$connection:ident| $work:expr) => {{
+        let budget: &mut $crate::cockroach::failed::Budget = $budget;
+        loop {
+            match attempt!($store, $purpose, |$connection| $work) {
+                Ok(done) => break Ok(done),
+                Err(failed) => {
+                    if let Err(error) = $store.again(budget, failed).await {
+                        break Err(error);
+                    }
+                }
+            }
+        }
+    }};
+}
+
+/// Tells the compiler what an attempt returns.
+pub(super) const fn typed<T, F: Future<Output = Result<T, sqlx::Error>>>(work: F) -> F {
+    work
+}

@@ -1,0 +1,33 @@
+//! One contract for every store: each test here runs against the embedded file, PostgreSQL, and a
+//! CockroachDB when `TIDELINE_TEST_COCKROACH_URL` names one. How a bridge bears a store's faults is tried in
+//! `bridge/tests/it/faults.rs`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "an error here is a failed test"
+)]
+
+mod access;
+mod aggregates;
+mod alerts;
+mod clock;
+mod cluster;
+mod collation;
+mod commands;
+mod concurrent;
+mod config;
+mod fan_out;
+mod fates;
+mod fixtures;
+mod fleet;
+mod groups;
+mod history;
+mod ingest;
+mod ledger;
+mod lww;
+mod odd_rows;
+mod presence;
+mod query;
+mod report;
+mod retention;
