@@ -14,7 +14,7 @@ use utoipa::openapi::path::{Operation, ParameterIn};
 use super::problem::Problem;
 use super::query::Query;
 
-/// Longest body that is looked at where none is taken: room for `{}` and blanks.
+/// Longest body that is looked at where none is taken: room for what says nothing, and blanks.
 const BODY_BYTES_MAX: usize = 64;
 
 /// What one operation takes.
@@ -61,7 +61,7 @@ pub(super) async fn refuse(
     }
     let (parts, body) = request.into_parts();
     let is_empty = match to_bytes(body, BODY_BYTES_MAX).await {
-        Ok(bytes) => matches!(bytes.trim_ascii(), b"" | b"{}"),
+        Ok(bytes) => matches!(bytes.trim_ascii(), b"" | b"{}" | b"null"),
         Err(_) => false,
     };
     match is_empty {

@@ -50,7 +50,13 @@ async fn every_refusal_is_a_problem_with_the_requests_name() {
             ),
             400,
         ),
-        // An empty object says nothing, and d is not known.
+        // An empty object says nothing, nor does null, and d is not known.
+        (
+            served
+                .request(Method::POST, "/api/v1/devices/d/retire")
+                .body("null"),
+            404,
+        ),
         (
             served
                 .request(Method::POST, "/api/v1/devices/d/ledger/accept-loss")
