@@ -28,11 +28,15 @@ pub(crate) struct Absent(Mutex<HashMap<DeviceId, (Vec<Epoch>, Instant)>>);
 impl Absent {
     /// The reports of which the rest is to be looked at.
     pub(crate) fn due<'a>(&self, reports: &'a [DeviceReport]) -> Vec<&'a DeviceReport> {
+        self.due_at(reports, Instant::now())
+    }
+
+    fn due_at<'a>(&self, reports: &'a [DeviceReport], now: Instant) -> Vec<&'a DeviceReport> {
         let looked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = |report: &&DeviceReport| {
-            looked
-                .get(&report.device)
-                .is_none_or(|(epochs, at)| *epochs != named(report) || at.elapsed() > AGAIN)
+            looked.get(&report.device).is_none_or(|(epochs, at)| {
+                *epochs != named(report) || now.saturating_duration_since(*at) > AGAIN
+            })
         };
         whole(reports).into_iter().filter(is_due).collect()
     }
@@ -72,4 +76,89 @@ pub(crate) fn named(report: &DeviceReport) -> Vec<Epoch> {
     let mut named: Vec<Epoch> = report.report.epochs.iter().map(|of| of.epoch).collect();
     named.sort_unstable();
     named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schema::message::{ClockReport, ClockState, EpochAccount, LedgerReport};
+    use schema::time::ReceivedAt;
+
+    fn report(device: &str, seconds: i64, epochs: &[u64]) -> DeviceReport {
+        let account = |number: &u64| EpochAccount {
+            epoch: Epoch::from_random(*number),
+            balance: schema::Balance::default(),
+            evicted: Vec::new(),
+            quarantined: Vec::new(),
+            discarded: Vec::new(),
+        };
+        DeviceReport {
+            device: device.parse().unwrap(),
+            report: LedgerReport {
+                device_time_ms: 0,
+                clock: ClockReport {
+                    state: ClockState::Unverified,
+                    offset_ms: None,
+                },
+                epochs: epochs.iter().map(account).collect(),
+            },
+            is_legacy: false,
+            received_at: ReceivedAt::from_micros(seconds * 1_000_000),
+        }
+    }
+
+    #[test]
+    fn a_device_is_looked_at_when_it_names_others_and_now_and_then() {
+        let absent = Absent::default();
+        let said = [report("d", 1, &[1, 2]), report("e", 1, &[1])];
+        let due = absent.due(&said);
+        assert_eq!(due.len(), 2, "nobody was looked at");
+        assert_eq!(absent.due(&said).len(), 2, "nor now");
+        let now = Instant::now();
+        absent.looked(&due);
+        assert!(absent.due(&said).is_empty());
+        // The order in which it names them says nothing.
+        assert!(absent.due(&[report("d", 2, &[2, 1])]).is_empty());
+        let others = [report("d", 3, &[2]), report("e", 3, &[1])];
+        let due = absent.due(&others);
+        assert_eq!(due, [&others[0]]);
+        absent.looked(&due);
+        assert!(absent.due(&others).is_empty());
+        assert_eq!(absent.due(&said[..1]).len(), 1, "it names it again");
+
+        assert!(absent.due_at(&others, now + AGAIN).is_empty());
+        let later = now + AGAIN + Duration::from_secs(60);
+        assert_eq!(absent.due_at(&others, later).len(), 2);
+    }
+
+    #[test]
+    fn what_is_remembered_of_devices_is_bounded() {
+        let absent = Absent::default();
+        let first = [report("first", 1, &[1])];
+        absent.looked(&absent.due(&first));
+        let mut template = report("d", 1, &[1]);
+        for number in 1..DEVICES_MAX {
+            template.device = format!("d{number}").parse().unwrap();
+            absent.looked(&[&template]);
+        }
+        assert!(absent.due(&first).is_empty());
+        template.device = "last".parse().unwrap();
+        absent.looked(&[&template]);
+        assert_eq!(absent.due(&first).len(), 1, "it was forgotten");
+        assert!(absent.0.lock().unwrap().len() <= DEVICES_MAX);
+    }
+
+    #[test]
+    fn the_last_report_of_a_device_speaks_for_it() {
+        let reports = [
+            report("d", 2, &[1, 2]),
+            report("d", 1, &[1]),
+            report("e", 1, &[1]),
+            report("e", 2, &[]),
+        ];
+        assert_eq!(whole(&reports), [&reports[0]]);
+        let many: Vec<u64> = (1..=REPORT_EPOCHS_MAX as u64).collect();
+        assert!(whole(&[report("d", 1, &many)]).is_empty());
+        assert_eq!(whole(&[report("d", 1, &many[1..])]).len(), 1);
+    }
 }

@@ -153,6 +153,7 @@ struct Idle {
 pub(super) struct Lease<'c> {
     pub(super) connection: PgConnection,
     born: Instant,
+    purpose: Purpose,
     node: &'c Node,
     cluster: &'c Cluster,
     pool: Option<&'c Pool>,
@@ -207,8 +208,9 @@ impl Cluster {
         self.lease_at(self.pick(&self.nodes), Purpose::Read).await
     }
 
-    /// Counts the connections that were made to write, and those that failed: behind another one there
-    /// may be another database.
+    /// Counts the connections that were made to write, and those that broke in use: behind another one there may be
+    /// another database. What fails in another way says nothing of that: whoever is left by a time-out, or meets a
+    /// table that is not as expected, connects again before anything is written.
     pub(super) fn era(&self) -> u64 {
         self.eras.load(Ordering::Acquire)
     }
@@ -273,6 +275,7 @@ impl Cluster {
         Ok(Lease {
             connection,
             born,
+            purpose,
             node,
             cluster: self,
             pool,
@@ -320,10 +323,6 @@ impl Cluster {
 
     fn failed(&self, node: &Node, error: sqlx::Error) -> Failed {
         let failed = Failed::new(&node.address, error);
-        let is_replica = self.replicas.iter().any(|known| std::ptr::eq(known, node));
-        if failed.is_connection_suspect() && !is_replica {
-            self.eras.fetch_add(1, Ordering::AcqRel);
-        }
         if failed.is_about_the_node() {
             let failures = node.failures.fetch_add(1, Ordering::Relaxed);
             let doubled = NODE_PAUSE_FIRST.saturating_mul(1 << failures.min(16));
@@ -441,15 +440,23 @@ impl Lease<'_> {
         self,
         done: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
     ) -> Result<T, Failed> {
-        let error = match done {
+        let failed = match done {
             Ok(Ok(value)) => {
                 self.release();
                 return Ok(value);
             }
-            Ok(Err(error)) => error,
-            Err(_) => timed_out("no answer within the statement time-out"),
+            Ok(Err(error)) => {
+                let failed = self.cluster.failed(self.node, error);
+                if matches!(self.purpose, Purpose::Write) && failed.is_about_the_node() {
+                    self.cluster.eras.fetch_add(1, Ordering::AcqRel);
+                }
+                failed
+            }
+            Err(_) => {
+                let error = timed_out("no answer within the statement time-out");
+                self.cluster.failed(self.node, error)
+            }
         };
-        let failed = self.cluster.failed(self.node, error);
         if !failed.is_about_the_node() && !failed.is_connection_suspect() {
             self.release();
         }
@@ -496,5 +503,103 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(cluster.pick(&cluster.nodes).address, "127.0.0.1:2");
         }
+    }
+
+    /// A cluster of the one node that a fixture has.
+    fn of(fixture: &testkit::database::Fixture) -> Arc<Cluster> {
+        let nodes = Nodes::parse([fixture.url.as_deref().unwrap()]).unwrap();
+        let mut database = Database::new(nodes);
+        database.statement_timeout = Duration::from_millis(200);
+        Arc::new(Cluster::new(&database))
+    }
+
+    /// Asks for a number on a connection of its own or of the pool.
+    async fn ask(
+        cluster: &Arc<Cluster>,
+        purpose: Purpose,
+        sql: &'static str,
+    ) -> Result<i32, Failed> {
+        let mut lease = cluster.lease(purpose).await?;
+        let answer = async {
+            let row = lease.connection.fetch_one(sql).await?;
+            sqlx::Row::try_get::<i32, _>(&row, 0)
+        };
+        let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
+        lease.end(answer)
+    }
+
+    const PID: &str = "SELECT pg_backend_pid()";
+
+    #[test]
+    fn an_era_ends_with_a_connection_that_writes_and_with_nothing_else() {
+        testkit::database::postgres(|fixture| async move {
+            let cluster = of(&fixture);
+            let kill = async |pid: i32| {
+                fixture
+                    .sql(&format!("SELECT pg_terminate_backend({pid}, 10000)"))
+                    .await;
+            };
+            assert_eq!(cluster.era(), 0);
+            let writer = ask(&cluster, Purpose::Write, PID).await.unwrap();
+            assert_eq!(cluster.era(), 1, "a connection that writes was made");
+
+            ask(&cluster, Purpose::Read, PID).await.unwrap();
+            ask(&cluster, Purpose::Probe, PID).await.unwrap();
+            // Answered, and of no use; refused; and ended for its time.
+            for (purpose, sql) in [
+                (Purpose::Read, "SELECT 'no number'"),
+                (Purpose::Read, "SELECT pg_sleep(9)"),
+                (Purpose::Write, "SELECT pg_sleep(9)"),
+                (Purpose::Write, "SELECT 1/0"),
+            ] {
+                ask(&cluster, purpose, sql).await.unwrap_err();
+            }
+            assert_eq!(ask(&cluster, Purpose::Write, PID).await.unwrap(), writer);
+            assert_eq!(cluster.era(), 1, "the connection is the same");
+            let reader = ask(&cluster, Purpose::Read, PID).await.unwrap();
+            kill(reader).await;
+            ask(&cluster, Purpose::Read, PID).await.unwrap_err();
+            assert_eq!(cluster.era(), 1, "it was a reader's");
+
+            let writer = ask(&cluster, Purpose::Write, PID).await.unwrap();
+            assert_eq!(cluster.era(), 2, "another one was made");
+            kill(writer).await;
+            ask(&cluster, Purpose::Write, PID).await.unwrap_err();
+            assert_eq!(cluster.era(), 3, "it broke");
+            ask(&cluster, Purpose::Write, PID).await.unwrap();
+            assert_eq!(cluster.era(), 4);
+            // Each is closed, and another one is made before anything is written.
+            let lease = cluster.lease(Purpose::Write).await.unwrap();
+            let silent = tokio::time::timeout(Duration::ZERO, std::future::pending());
+            lease.end::<()>(silent.await).unwrap_err();
+            assert_eq!(cluster.era(), 4, "nobody has heard anything");
+            ask(&cluster, Purpose::Write, "SELECT 'no number'")
+                .await
+                .unwrap_err();
+            let era = cluster.era();
+            assert_eq!(era, 5, "another one was made, and its answer was of no use");
+        });
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_not_made_ends_no_era() {
+        let nodes = Nodes::parse(["postgres://u@127.0.0.1:1/d"]).unwrap();
+        let cluster = Arc::new(Cluster::new(&Database::new(nodes)));
+        ask(&cluster, Purpose::Write, PID).await.unwrap_err();
+        assert_eq!(cluster.era(), 0);
+    }
+
+    /// One row that makes its statement wait must not cost all others their connections.
+    #[test]
+    fn a_node_that_ends_a_slow_statement_is_there() {
+        testkit::database::postgres(|fixture| async move {
+            let cluster = of(&fixture);
+            let writer = ask(&cluster, Purpose::Write, PID).await.unwrap();
+            let slow = ask(&cluster, Purpose::Write, "SELECT pg_sleep(9)");
+            let slow = slow.await.unwrap_err();
+            assert!(slow.is_too_slow() && !slow.is_about_the_node());
+            assert!(!cluster.nodes[0].is_down(cluster.now_ms()));
+            assert_eq!(ask(&cluster, Purpose::Write, PID).await.unwrap(), writer);
+        });
     }
 }

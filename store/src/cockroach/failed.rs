@@ -39,10 +39,11 @@ impl Failed {
         }
     }
 
-    /// Whether another node may do better.
-    pub(super) const fn is_about_the_node(&self) -> bool {
+    /// Whether another node may do better. One that has ended a statement for its time answers: what is slow may be
+    /// one row.
+    pub(super) fn is_about_the_node(&self) -> bool {
         match self.verdict {
-            Verdict::Elsewhere => true,
+            Verdict::Elsewhere => !self.is_too_slow(),
             Verdict::Conflict
             | Verdict::Unknown
             | Verdict::Overload

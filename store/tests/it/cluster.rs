@@ -2,15 +2,15 @@
 //! errors that name an address and no password.
 
 use daemon::{Class, Fault};
-use schema::Hlc;
 use schema::message::{Command, CommandId, ConfigEntry};
+use schema::{Hlc, RangeSet};
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use store::StoreError;
 use store::cockroach::Nodes;
 use store::commands::{NewCommand, Queued};
 use store::config::{Changed, ConfigChange, HistoryPage};
 use store::location::{Database, Location};
 use store::requests::RequestKey;
+use store::{Store, StoreError};
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,6 +192,110 @@ fn a_lost_answer_is_looked_up_in_the_ledger() {
         assert_eq!(store.counts().await.unwrap().telemetry, 600);
         assert_eq!(store.counts().await.unwrap().conflicts, 0);
         check_ledger(&*store, "d").await;
+    });
+}
+
+/// What a bridge remembers is of a database that was put back since, and another bridge has brought its ledger to the
+/// very version that this one knows.
+#[test]
+fn what_is_remembered_of_a_database_ends_with_its_connections() {
+    postgres(|fixture| async move {
+        let store = fixture.open().await;
+        let bring = async |store: &dyn Store, name: &str, first: u64| {
+            let one = delivery(name, rows(first, first + 9));
+            let ingested = store.ingest(&[one]).await.unwrap();
+            assert_eq!(ingested.rows.inserted, 10);
+        };
+        bring(&*store, "d", 1).await;
+        fixture
+            .sql(
+                "CREATE SCHEMA backup; \
+                 CREATE TABLE backup.telemetry_data AS SELECT * FROM telemetry_data; \
+                 CREATE TABLE backup.ledger AS SELECT * FROM ledger; \
+                 CREATE TABLE backup.sync_status AS SELECT * FROM sync_status",
+            )
+            .await;
+        bring(&*store, "d", 11).await;
+        fixture
+            .sql(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            .await;
+        fixture
+            .sql(
+                "DELETE FROM telemetry_data; DELETE FROM ledger; DELETE FROM sync_status; \
+                 INSERT INTO telemetry_data SELECT * FROM backup.telemetry_data; \
+                 INSERT INTO ledger SELECT * FROM backup.ledger; \
+                 INSERT INTO sync_status SELECT * FROM backup.sync_status",
+            )
+            .await;
+        bring(&*fixture.open().await, "d", 21).await;
+        // This notices that the connection has ended.
+        bring(&*store, "e", 1).await;
+        bring(&*store, "d", 31).await;
+        let ledger = store.ledger(&device("d")).await.unwrap();
+        let committed = ledger.epochs[0].ranges.iter().map(|stored| stored.range);
+        let committed: RangeSet = committed.collect();
+        assert_eq!(
+            committed,
+            [range(1, 10), range(21, 40)].into_iter().collect()
+        );
+        check_ledger(&*store, "d").await;
+    });
+}
+
+/// The database is put back between two parts of one call: what the first part wrote is lost, although it was committed.
+#[test]
+fn what_one_part_has_written_is_read_again_when_the_next_one_loses_its_connection() {
+    const PART: u64 = 1_000;
+    postgres(|fixture| async move {
+        let store = fixture.open().await;
+        fixture
+            .sql(
+                "CREATE TABLE gate (shut INT8); INSERT INTO gate VALUES (1); \
+                 CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF EXISTS (SELECT 1 FROM gate) THEN PERFORM pg_sleep(60); END IF; \
+                 RETURN NEW; END $$; \
+                 CREATE TRIGGER wait BEFORE INSERT ON telemetry_data FOR EACH ROW \
+                 WHEN (NEW.device_id = 'b') EXECUTE FUNCTION wait()",
+            )
+            .await;
+        let bringing = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move {
+                let both = ["a", "b"].map(|name| delivery(name, rows(1, PART)));
+                store.ingest(&both).await
+            }
+        });
+        let waits = "SELECT pid::TEXT FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        let asked = Instant::now();
+        while fixture.texts(waits).await.is_empty() {
+            assert!(asked.elapsed() < Duration::from_secs(60), "nothing waits");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let written = store.row_count(&device("a")).await.unwrap();
+        assert_eq!(written.rows, PART, "the first part is committed");
+        fixture
+            .sql(
+                "DELETE FROM gate; DELETE FROM telemetry_data; DELETE FROM ledger; \
+                 UPDATE sync_status SET ledger_version = 0",
+            )
+            .await;
+        fixture
+            .sql(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+                 WHERE datname = current_database() AND wait_event = 'PgSleep'",
+            )
+            .await;
+        let ingested = bringing.await.unwrap().unwrap();
+        for (settled, name) in ingested.settled.iter().zip(["a", "b"]) {
+            assert_eq!(settled.committed, ranges(&[(1, PART)]));
+            let stored = everything(&*store, name).await;
+            assert_eq!(stored.len() as u64, PART, "{name}");
+            check_ledger(&*store, name).await;
+        }
     });
 }
 
