@@ -109,6 +109,14 @@ impl DatabaseWatch {
         });
     }
 
+    /// A call that had failed has succeeded, and has written nothing.
+    pub(crate) fn answered(&self) {
+        self.change(|state| {
+            state.has_answered = true;
+            state.silent = None;
+        });
+    }
+
     /// A call that writes has failed, and is tried again.
     pub(crate) fn does_not_write(&self, reason: String) {
         self.change(|state| state.failing = Some(reason));
@@ -165,6 +173,16 @@ impl DatabaseWatch {
         changed
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_silent(&self, reason: &str) {
+        self.change(|state| state.silent = Some(reason.to_owned()));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_said_to_be_silent(&self) -> bool {
+        self.lock().silent.is_some()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.shared
             .state
@@ -185,7 +203,7 @@ mod tests {
         assert!(!health.is_ready(), "nothing was heard of it");
         watch.wrote();
         assert!(health.is_ready());
-        watch.change(|state| state.silent = Some("gone".to_owned()));
+        watch.is_silent("gone");
         watch.does_not_write("gone".to_owned());
         assert!(!health.is_ready());
         watch.change(|state| state.silent = None);

@@ -32,9 +32,11 @@ where
     loop {
         let error = match call().await {
             Ok(value) => {
-                // What has failed before was asked for again.
-                if backoff.attempts() > 0 || wrote(&value) {
+                if wrote(&value) {
                     watch.wrote();
+                } else if backoff.attempts() > 0 {
+                    // What has failed was asked for again, which says nothing about writes.
+                    watch.answered();
                 }
                 return Ok(value);
             }
@@ -81,9 +83,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_failed_and_then_succeeds_has_asked_the_database() {
+    async fn a_call_that_failed_and_then_writes_nothing_says_only_that_the_database_answers() {
         let health = Health::default();
         let watch = DatabaseWatch::new(health.component("database"));
+        watch.is_silent("gone");
         let meters = IngestMeters::register(&mut Registry::default());
         let mut calls = 0;
         let answer = attempt(
@@ -104,6 +107,10 @@ mod tests {
                 }
             },
         );
+        answer.await.unwrap();
+        assert!(!health.is_ready(), "nothing was written since");
+        assert!(!watch.is_said_to_be_silent());
+        let answer = attempt(&meters, &watch, |_| false, |()| true, async || Ok(()));
         answer.await.unwrap();
         assert!(health.is_ready());
     }
