@@ -81,30 +81,35 @@ impl EpochLedger {
     /// Holds the ledger against what the device reports: `accepted` readings taken over in this
     /// epoch, of which it still holds `held`: those pending and those in quarantine. The report may
     /// be older than the ledger, never newer than the device: readings committed since then only
-    /// shrink what it still has to hold.
+    /// shrink what it still has to hold. It says nothing of sequences above `accepted`, which were
+    /// taken over after it: of those that the ledger lacks the device holds all.
     ///
     /// Each sequence counts once: committed before discarded before evicted before quarantined.
     #[must_use]
     pub fn settle(&self, accepted: u64, held: u64) -> Settlement {
-        let strongest_first = [
+        let sets = [
             &self.committed,
             &self.discarded,
             &self.evicted,
             &self.quarantined,
         ];
-        let seen = strongest_first
+        let seen = sets
             .into_iter()
             .filter_map(RangeSet::last)
             .fold(accepted, u64::max);
         let Some(all) = SeqRange::new(1, seen) else {
             return Settlement::default();
         };
+        // The strongest first.
         let mut known = RangeSet::new();
-        let [committed, discarded, evicted, quarantined] = strongest_first.map(|set| {
-            let before = known.count();
-            known.merge(set);
-            known.count() - before
+        let committed = joined(&mut known, &self.committed);
+        let discarded = joined(&mut known, &self.discarded);
+        let evicted = joined(&mut known, &self.evicted);
+        let since = since(accepted).map_or(0, |since| {
+            let since = SeqRange::new(since.first(), seen);
+            since.map_or(0, |since| known.gaps(since).count())
         });
+        let quarantined = joined(&mut known, &self.quarantined);
         let gaps = known.gaps(all);
         let balance = Balance {
             accepted: seen,
@@ -114,15 +119,26 @@ impl EpochLedger {
             evicted,
             discarded,
         };
-        // Readings accepted after the report are known only through the ledger: they are no debt
-        // of the report, so they raise what the device may still hold.
-        let held = held.saturating_add(seen - accepted);
+        let held = held.saturating_add(since);
         Settlement {
             balance,
             unaccounted: (balance.pending + balance.quarantined).saturating_sub(held),
             gaps,
         }
     }
+}
+
+/// The sequences that a report does not speak of, which says that so many were `accepted`.
+#[must_use]
+pub fn since(accepted: u64) -> Option<SeqRange> {
+    SeqRange::new(accepted.checked_add(1)?, u64::MAX)
+}
+
+/// Adds `set` to what is known; returns how many sequences are new in it.
+fn joined(known: &mut RangeSet, set: &RangeSet) -> u64 {
+    let before = known.count();
+    known.merge(set);
+    known.count() - before
 }
 
 impl Balance {
@@ -312,6 +328,28 @@ mod tests {
     #[test]
     fn an_empty_epoch_is_balanced() {
         assert!(EpochLedger::default().settle(0, 0).balance.is_balanced());
+    }
+
+    /// A database was restored, and its device goes on.
+    #[test]
+    fn commits_after_the_report_hide_no_loss() {
+        let lost_and = |last: u64| EpochLedger {
+            committed: set(&[(1, 19), (101, last)]),
+            ..EpochLedger::default()
+        };
+        for last in [1_000, 1_018, 9_000] {
+            assert_eq!(lost_and(last).settle(1_000, 0).unaccounted, 81, "{last}");
+        }
+        // What came since and is not committed, or was refused, is held.
+        let mut ledger = lost_and(1_000);
+        ledger.committed.merge(&set(&[(1_010, 1_018)]));
+        ledger.quarantined = set(&[(1_009, 1_012)]);
+        let settlement = ledger.settle(1_000, 0);
+        assert_eq!(
+            (settlement.balance.pending, settlement.balance.quarantined),
+            (89, 1)
+        );
+        assert_eq!(settlement.unaccounted, 81);
     }
 
     #[test]

@@ -172,27 +172,49 @@ impl EpochRecord {
         given_up
     }
 
-    /// Which sequences neither end accounts for; `None` while that cannot be told, because the device
-    /// still holds some of those that the ledger does not know of.
+    /// Which sequences neither end accounts for. Where the device holds others that the ledger lacks as
+    /// well, these are taken to be the newest, and what is taken for lost and comes after all is
+    /// committed. `None` where it is not known what of the quarantine it holds.
     #[must_use]
     pub fn lost(&self) -> Option<RangeSet> {
         let Settlement {
-            gaps, unaccounted, ..
+            mut gaps,
+            unaccounted,
+            ..
         } = self.settle();
         if unaccounted == 0 {
             return Some(RangeSet::new());
         }
-        let sent_all = (self.report.as_ref()).is_some_and(|said| said.balance.pending == 0);
-        if sent_all && gaps.count() == unaccounted {
-            // It holds what is in quarantine, and nothing else.
-            return Some(gaps);
+        let reported = self.report.as_ref()?.balance;
+        let quarantined = self.quarantined().into_iter();
+        let mut quarantined: RangeSet = quarantined.map(|held| held.range).collect();
+        // What was accepted after the report is held.
+        if let Some(since) = schema::ledger::since(reported.accepted) {
+            gaps.remove(since);
+            quarantined.remove(since);
         }
-        let mut candidates = gaps;
-        for held in self.quarantined() {
-            candidates.insert(held.range);
+        if quarantined.count() == reported.quarantined {
+            return Some(lowest(&gaps, unaccounted));
         }
-        (candidates.count() <= unaccounted).then_some(candidates)
+        gaps.merge(&quarantined);
+        (gaps.count() <= unaccounted).then_some(gaps)
     }
+}
+
+/// The lowest `count` sequences of a set.
+fn lowest(set: &RangeSet, mut count: u64) -> RangeSet {
+    let mut lowest = RangeSet::new();
+    for range in set.iter() {
+        if count == 0 {
+            break;
+        }
+        let last = range.last().min(range.first().saturating_add(count - 1));
+        if let Some(part) = SeqRange::new(range.first(), last) {
+            lowest.insert(part);
+            count -= part.count();
+        }
+    }
+    lowest
 }
 
 impl RowBook {
@@ -429,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_is_named_only_when_the_device_holds_nothing_of_it() {
+    fn what_is_lost_is_the_oldest_of_what_neither_the_ledger_nor_the_quarantine_has() {
         let held = |pending, quarantined| {
             let balance = Balance {
                 accepted: 20,
@@ -445,12 +467,38 @@ mod tests {
         };
         // Not committed: 1-3 and 11-20, which are thirteen.
         assert_eq!(held(13, 0), Some(vec![]));
-        assert_eq!(held(10, 2), None);
+        // Of the eleven that are in no quarantine it holds the newest ten, and then the newest two.
+        assert_eq!(held(10, 2), Some(vec![range(1, 1)]));
+        assert_eq!(
+            held(2, 2),
+            Some(vec![range(1, 3), range(11, 12), range(15, 18)])
+        );
+        // Which of the two in quarantine it holds is not known.
         assert_eq!(held(0, 1), None);
         let pending = vec![range(1, 3), range(11, 12), range(15, 20)];
         assert_eq!(held(0, 2), Some(pending));
         assert_eq!(held(2, 0), None);
         assert_eq!(held(0, 0), Some(vec![range(1, 3), range(11, 20)]));
+    }
+
+    #[test]
+    fn what_comes_after_a_report_is_neither_lost_nor_hides_what_is() {
+        let balance = Balance {
+            accepted: 20,
+            pending: 2,
+            quarantined: 1,
+            ..Balance::default()
+        };
+        let ranges = [
+            (Kind::Committed, 6, 18),
+            (TOO_NEW, 5, 5),
+            // All of this is later than the report.
+            (Kind::Committed, 21, 90),
+            (TOO_NEW, 91, 92),
+            (Kind::Committed, 95, 99),
+        ];
+        let lost = record(&ranges, Some(balance)).lost();
+        assert_eq!(lost.unwrap().as_slice(), [range(1, 4)]);
     }
 
     #[test]

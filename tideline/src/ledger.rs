@@ -147,6 +147,15 @@ struct AcceptedLoss {
     device: String,
     discarded: u64,
     epochs: Vec<Lost>,
+    #[serde(default)]
+    unclear: Vec<Unclear>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Unclear {
+    epoch: String,
+    unaccounted: u64,
+    open: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -229,6 +238,18 @@ fn accept_loss(device: &DeviceId, yes: bool, reach: &Reach) -> Result<ExitCode, 
     for Lost { epoch, ranges } in &done.epochs {
         let epoch = output::clean(epoch);
         output::print(&format!("  epoch {epoch}: {}", join(ranges)));
+    }
+    for Unclear {
+        epoch,
+        unaccounted,
+        open,
+    } in &done.unclear
+    {
+        let epoch = output::clean(epoch);
+        output::print(&format!(
+            "  epoch {epoch} stays open: {unaccounted} of {open} readings are lost, and which cannot be told \
+             while the device holds the others"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -33,6 +33,9 @@ use super::{Retention, Shared};
 /// Most characters of what is missing that the audit keeps.
 const AUDIT_CHARS_MAX: usize = 4_000;
 
+/// Most epochs that a refusal names.
+const UNCLEAR_NAMED_MAX: usize = 16;
+
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeviceLedgerBody {
     device: String,
@@ -172,6 +175,17 @@ pub(crate) struct AcceptedLossBody {
     /// How many readings are discarded by this.
     discarded: u64,
     epochs: Vec<LostBody>,
+    /// Epochs that stay open: some of their readings are lost, and which cannot be told yet.
+    unclear: Vec<UnclearBody>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+struct UnclearBody {
+    epoch: String,
+    /// How many are lost.
+    unaccounted: u64,
+    /// Among how many.
+    open: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -260,8 +274,9 @@ pub(crate) async fn device(
 ///
 /// After the database was restored from a backup, devices do not hold any more what was committed since.
 /// Readings that neither end accounts for are entered as discarded by a person, and the audit says which. One that
-/// comes after all is committed nevertheless. Refused while the device holds readings that the database does not know: which of
-/// them are lost cannot be told before it has sent them.
+/// comes after all is committed nevertheless. What the device holds besides is taken to be the newest: once it has sent that, what
+/// is still missing is seen, and this is asked for again. An epoch of which it holds less in quarantine than the ledger knows of stays
+/// open while it holds others: which of them are lost cannot be told.
 #[utoipa::path(
     post,
     path = "/api/v1/devices/{device}/ledger/accept-loss",
@@ -269,7 +284,7 @@ pub(crate) async fn device(
     params(
         ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
     ),
-    responses((status = 200, body = AcceptedLossBody), (status = 409, description = "The device holds some of what is open.", body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, body = AcceptedLossBody), (status = 409, description = "Which readings are lost cannot be told of any epoch.", body = Problem, content_type = "application/problem+json"))
 )]
 pub(crate) async fn accept_loss(
     State(store): Shared,
@@ -284,12 +299,16 @@ pub(crate) async fn accept_loss(
         )));
     }
     let mut lost: Vec<(Epoch, RangeSet)> = Vec::new();
+    let mut unclear = Vec::new();
     for record in &ledger.epochs {
         match record.lost() {
             Some(lost_of) if lost_of.is_empty() => {}
             Some(lost_of) => lost.push((record.epoch, lost_of)),
-            None => return Err(unclear(&device, record)),
+            None => unclear.push(UnclearBody::from(record)),
         }
+    }
+    if lost.is_empty() && !unclear.is_empty() {
+        return Err(cannot_be_told(&device, &unclear));
     }
     let now = store.clock().now();
     let discarded = lost.iter().map(|(_, lost)| lost.count()).sum();
@@ -315,18 +334,34 @@ pub(crate) async fn accept_loss(
         device: device.to_string(),
         discarded,
         epochs: epochs.collect(),
+        unclear,
     }))
 }
 
-/// To guess which of them are lost would take some for lost that the device still sends, and leave
-/// others open for ever.
-fn unclear(device: &DeviceId, record: &EpochRecord) -> Problem {
-    let settlement = record.settle();
-    let open = settlement.balance.held();
+impl From<&EpochRecord> for UnclearBody {
+    fn from(record: &EpochRecord) -> Self {
+        let settlement = record.settle();
+        Self {
+            epoch: record.epoch.to_string(),
+            unaccounted: settlement.unaccounted,
+            open: settlement.balance.held(),
+        }
+    }
+}
+
+fn cannot_be_told(device: &DeviceId, unclear: &[UnclearBody]) -> Problem {
+    let named = unclear.iter().take(UNCLEAR_NAMED_MAX).map(|of| {
+        let UnclearBody {
+            epoch,
+            unaccounted,
+            open,
+        } = of;
+        format!("{unaccounted} of {open} readings of epoch {epoch}")
+    });
+    let named = named.collect::<Vec<_>>().join(", ");
     let detail = format!(
-        "{} of {open} readings of epoch {} are lost, and which cannot be told while {device} holds the \
-         others: let it send them first (or give up what is in its quarantine), and ask again",
-        settlement.unaccounted, record.epoch
+        "{named} are lost, and which cannot be told while {device} holds the others: let it send them \
+         first (or give up what is in its quarantine), and ask again"
     );
     Problem::new(StatusCode::CONFLICT, detail)
 }

@@ -161,27 +161,44 @@ async fn what_a_restored_database_lacks_is_accepted_as_lost_and_audited() {
     served.store.ingest(&[delivery(1..=8, None)]).await.unwrap();
     served.store.report(&[report(20, 3, 0)]).await.unwrap();
     assert_eq!(served.get(PATH).await["unaccounted"], 9);
-    // It holds three of the twelve that are open: which, it shows by sending them.
-    let unclear = served.request(Method::POST, &path);
-    let unclear = expect(unclear, StatusCode::CONFLICT).await;
-    let detail = unclear["detail"].as_str().unwrap();
-    assert!(detail.starts_with("9 of 12 readings"), "{detail}");
-    assert_eq!(served.get(PATH).await["unaccounted"], 9);
+    // It goes on: what it holds is the newest, and what comes after its report is sent.
     served
         .store
-        .ingest(&[delivery(18..=20, None)])
+        .ingest(&[delivery(24..=26, None)])
         .await
         .unwrap();
-    served.store.report(&[report(20, 0, 0)]).await.unwrap();
+    assert_eq!(served.get(PATH).await["unaccounted"], 9);
+    // Of another epoch it holds one of two in quarantine, and which is not known.
+    let other = Epoch::try_from(43).unwrap();
+    let mut unclear = delivery(1..=8, Some(range(9, 10)));
+    unclear.batch.epoch = other;
+    served.store.ingest(&[unclear]).await.unwrap();
+    let mut less = report(12, 0, 1);
+    less.report.epochs[0].epoch = other;
+    let mut both = report(20, 3, 0);
+    both.report.epochs.extend(less.report.epochs);
+    served.store.report(&[both.clone()]).await.unwrap();
+    let open = json!([{"epoch": other.to_string(), "unaccounted": 3, "open": 4}]);
     let done = accept().await;
     let lost = json!([{"epoch": epoch().to_string(), "ranges": [{"first": 9, "last": 17}]}]);
     assert_eq!((&done["discarded"], &done["epochs"]), (&json!(9), &lost));
+    assert_eq!(done["unclear"], open);
+    let unclear = served.request(Method::POST, &path);
+    let unclear = expect(unclear, StatusCode::CONFLICT).await;
+    let detail = unclear["detail"].as_str().unwrap();
+    assert!(detail.starts_with("3 of 4 readings"), "{detail}");
+    let mut held = both;
+    held.report.epochs[1].balance.quarantined = 2;
+    held.report.epochs[1].balance.pending = 2;
+    held.received_at = ReceivedAt::from_micros((now() as i64 + 70) * 1_000_000);
+    served.store.report(&[held]).await.unwrap();
     let ledger = served.get(PATH).await;
     assert_eq!(
         (&ledger["balanced"], &ledger["unaccounted"]),
         (&json!(true), &json!(0))
     );
-    assert_eq!(ledger["discarded"][0]["by"], "person");
+    let by = ledger["discarded"][0]["by"].as_str();
+    assert_eq!(by, Some("person"));
     let audit = served.get("/api/v1/audit").await;
     let entries = audit["entries"].as_array().unwrap();
     let entry = entries
