@@ -5,6 +5,9 @@
 //! quarantine, is so no longer: they were sent, or the file that had them is gone. To look for such
 //! epochs at each report would read all that a device ever had; so it is done when a device names
 //! others than before, and now and then.
+//!
+//! An agent of 0.1 has one epoch for each buffer file, and names it. A newer one that speaks in the words
+//! of 0.1, because it does not know its bridge yet, may have others besides.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +17,7 @@ use schema::limits::REPORT_EPOCHS_MAX;
 use schema::{DeviceId, Epoch};
 
 use super::DeviceReport;
+use super::claims::Agents;
 
 /// After which it is looked again: reports may have come in another order by way of other bridges.
 const AGAIN: Duration = Duration::from_secs(3_600);
@@ -26,7 +30,8 @@ const DEVICES_MAX: usize = 100_000;
 pub(crate) struct Absent(Mutex<HashMap<DeviceId, (Vec<Epoch>, Instant)>>);
 
 impl Absent {
-    /// The reports of which the rest is to be looked at.
+    /// The reports of which the rest is to be looked at, where they name all that a device has
+    /// ([`is_whole`]).
     pub(crate) fn due<'a>(&self, reports: &'a [DeviceReport]) -> Vec<&'a DeviceReport> {
         self.due_at(reports, Instant::now())
     }
@@ -38,7 +43,7 @@ impl Absent {
                 *epochs != named(report) || now.saturating_duration_since(*at) > AGAIN
             })
         };
-        whole(reports).into_iter().filter(is_due).collect()
+        last(reports).into_iter().filter(is_due).collect()
     }
 
     /// They were looked at.
@@ -53,8 +58,8 @@ impl Absent {
     }
 }
 
-/// The last report of each device, where it names all of its epochs.
-pub(crate) fn whole(reports: &[DeviceReport]) -> Vec<&DeviceReport> {
+/// The last report of each device, where it can be one of all of its epochs.
+fn last(reports: &[DeviceReport]) -> Vec<&DeviceReport> {
     let mut last: HashMap<&DeviceId, &DeviceReport> = HashMap::new();
     for report in reports {
         let kept = last.entry(&report.device).or_insert(report);
@@ -62,13 +67,18 @@ pub(crate) fn whole(reports: &[DeviceReport]) -> Vec<&DeviceReport> {
             *kept = report;
         }
     }
-    let is_whole = |report: &&DeviceReport| {
+    let fits = |report: &&DeviceReport| {
         let epochs = report.report.epochs.len();
-        !report.is_legacy && (1..REPORT_EPOCHS_MAX).contains(&epochs)
+        (1..REPORT_EPOCHS_MAX).contains(&epochs)
     };
-    let mut whole: Vec<&DeviceReport> = last.into_values().filter(is_whole).collect();
-    whole.sort_unstable_by_key(|report| &report.device);
-    whole
+    let mut last: Vec<&DeviceReport> = last.into_values().filter(fits).collect();
+    last.sort_unstable_by_key(|report| &report.device);
+    last
+}
+
+/// Whether a report names all epochs of which its device holds something.
+pub(crate) fn is_whole(report: &DeviceReport, agents: &Agents) -> bool {
+    !report.is_legacy || agents.get(&report.device) == Some(&false)
 }
 
 /// The epochs that a report names, ascending.
@@ -156,9 +166,9 @@ mod tests {
             report("e", 1, &[1]),
             report("e", 2, &[]),
         ];
-        assert_eq!(whole(&reports), [&reports[0]]);
+        assert_eq!(last(&reports), [&reports[0]]);
         let many: Vec<u64> = (1..=REPORT_EPOCHS_MAX as u64).collect();
-        assert!(whole(&[report("d", 1, &many)]).is_empty());
-        assert_eq!(whole(&[report("d", 1, &many[1..])]).len(), 1);
+        assert!(last(&[report("d", 1, &many)]).is_empty());
+        assert_eq!(last(&[report("d", 1, &many[1..])]).len(), 1);
     }
 }

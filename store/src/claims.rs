@@ -5,7 +5,8 @@
 //! therefore makes discarded of all that the ledger has in quarantine of an epoch. Newer agents use
 //! those words too, before they know their bridge; then what they count as rejected may be in
 //! quarantine, and nothing follows from it. The version in the device's birth tells who speaks; it is
-//! looked for only when a report counts something as rejected. A birth may come late, or to another
+//! looked for only when a report in those words counts something as rejected, or names other epochs than
+//! before. A birth may come late, or to another
 //! bridge: a newer agent's own words, that it has something in quarantine, count more than what was
 //! concluded.
 
@@ -30,24 +31,28 @@ pub(crate) enum Words {
     Guarded,
 }
 
-/// The devices of which the agent's version matters.
-pub(crate) fn of_doubt(reports: &[DeviceReport]) -> Vec<&DeviceId> {
-    let mut devices: Vec<&DeviceId> = reports
-        .iter()
-        .filter(|report| counts_rejected(report))
-        .map(|report| &report.device)
-        .collect();
+/// Of devices whose agent is known, whether it has a quarantine.
+pub(crate) type Agents = HashMap<DeviceId, bool>;
+
+/// The devices of which the agent's version matters; `due` are the reports of which the rest is to be looked
+/// at.
+pub(crate) fn of_doubt<'a>(
+    reports: &'a [DeviceReport],
+    due: &[&'a DeviceReport],
+) -> Vec<&'a DeviceId> {
+    let due = due.iter().copied().filter(|report| report.is_legacy);
+    let rejecting = reports.iter().filter(|report| counts_rejected(report));
+    let mut devices: Vec<&DeviceId> = rejecting.chain(due).map(|report| &report.device).collect();
     devices.sort_unstable();
     devices.dedup();
     devices
 }
 
-/// How each report is to be taken. `newer` are the devices of [`of_doubt`] whose agent has a
-/// quarantine.
-pub(crate) fn words(reports: &[DeviceReport], newer: &[DeviceId]) -> Vec<Words> {
+/// How each report is to be taken.
+pub(crate) fn words(reports: &[DeviceReport], agents: &Agents) -> Vec<Words> {
     let of = |report: &DeviceReport| match counts_rejected(report) {
         false => Words::Plain,
-        true if newer.contains(&report.device) => Words::Guarded,
+        true if agents.get(&report.device) == Some(&true) => Words::Guarded,
         true => Words::Freed,
     };
     reports.iter().map(of).collect()

@@ -142,9 +142,8 @@ pub trait Store:
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError>;
 
     /// Keeps the devices' own side of the ledger, and enters what they evicted or gave up. An
-    /// older report does not replace a newer one. Returns, for each report and in its order, what
-    /// is settled of each of its epochs.
-    async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError>;
+    /// older report does not replace a newer one.
+    async fn report(&self, reports: &[DeviceReport]) -> Result<ReportsSettled, StoreError>;
 
     /// How long a device that says nothing counts as there: [`Device::online`] and all that asks for it follow. Without
     /// it, until its will says otherwise.
@@ -279,6 +278,16 @@ pub struct Ingested {
     /// Devices of which this call has put rows into the table. What was known before, lost to a stored version, or was
     /// only rejected puts none there, and says nothing of whether the table takes any.
     pub stored: BTreeSet<DeviceId>,
+}
+
+/// The database's word on some reports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReportsSettled {
+    /// For each report and in its order, what is settled of each of its epochs.
+    pub settled: Vec<Vec<Settled>>,
+    /// This call has put totals into the table. A report that is older than what is there, or of an agent that
+    /// does not know its bridge yet, puts none there, and says nothing of whether the table takes any.
+    pub stored: bool,
 }
 
 /// What is in the database, for an acknowledgement. Ranges ascend.

@@ -95,8 +95,8 @@ impl Memory {
     /// As [`super::Store::report`].
     pub fn report(&mut self, reports: &[DeviceReport]) -> Vec<Vec<Settled>> {
         // Agents of the simulation are of today.
-        let newer: Vec<DeviceId> = reports.iter().map(|of| of.device.clone()).collect();
-        let words = super::claims::words(reports, &newer);
+        let agents = reports.iter().map(|of| (of.device.clone(), true)).collect();
+        let words = super::claims::words(reports, &agents);
         let (groups, places) = super::claims::group(reports, &words);
         let mut states = self.states(&groups);
         for (group, state) in groups.iter().zip(&mut states) {

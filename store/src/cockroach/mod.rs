@@ -59,7 +59,7 @@ use super::presence::Silence;
 use super::sqlstate::Verdict;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, RowCount, Settled, Store,
+    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, ReportsSettled, RowCount, Store,
     StoreError, StoredReading, TelemetryQuery,
 };
 use cluster::Cluster;
@@ -166,7 +166,7 @@ impl Store for Cockroach {
         self.ingest(deliveries).await
     }
 
-    async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError> {
+    async fn report(&self, reports: &[DeviceReport]) -> Result<ReportsSettled, StoreError> {
         self.report(reports).await
     }
 

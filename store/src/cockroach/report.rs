@@ -9,14 +9,14 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet};
 use sqlx::{Executor as _, Row as _};
 
-use super::super::absent::named;
+use super::super::absent::{is_whole, named};
 use super::super::claims::{
-    Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
+    Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
 use super::super::ledger::EpochState;
 use super::super::plan::Group;
 use super::super::{
-    DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
+    DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
 };
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
@@ -30,10 +30,12 @@ impl Cockroach {
     pub(super) async fn report(
         &self,
         reports: &[DeviceReport],
-    ) -> Result<Vec<Vec<Settled>>, StoreError> {
+    ) -> Result<ReportsSettled, StoreError> {
         let mut budget = self.budget();
-        let newer = self.newer_agents(&of_doubt(reports), &mut budget).await?;
-        let words = words(reports, &newer);
+        let mut due = self.absent.due(reports);
+        let agents = self.agents(&of_doubt(reports, &due), &mut budget).await?;
+        due.retain(|report| is_whole(report, &agents));
+        let words = words(reports, &agents);
         let (groups, places) = group(reports, &words);
         let era = self.cluster.era();
         let states = self.enter(&groups, &mut budget).await?;
@@ -41,31 +43,32 @@ impl Cockroach {
         let said = reports.iter().zip(&words);
         let said = said.filter(|(_, words)| **words != Words::Guarded);
         let totals: Vec<Total<'_>> = said.flat_map(|(report, _)| totals(report)).collect();
+        let mut stored = false;
         for wave in waves(&totals, |total| (total.device, total.of.epoch)) {
-            run!(self, &mut budget, Purpose::Write, |connection| {
+            let done = run!(self, &mut budget, Purpose::Write, |connection| {
                 let arguments = total_arguments(&wave)?.done();
                 connection
                     .execute(sqlx::query_with(sql::PUT_REPORTS, arguments))
                     .await
             })?;
+            stored |= done.rows_affected() > 0;
         }
-        self.forget_absent(reports, &mut budget).await?;
+        self.forget_absent(&due, &mut budget).await?;
         let settled = settled_by_report(reports, &places, &states);
         for (group, state) in groups.iter().zip(states) {
             if let Some(state) = state {
                 self.cache.put(era, &group.device, group.epoch, state);
             }
         }
-        Ok(settled)
+        Ok(ReportsSettled { settled, stored })
     }
 
     /// What devices said of epochs that they do not name any more.
     async fn forget_absent(
         &self,
-        reports: &[DeviceReport],
+        due: &[&DeviceReport],
         budget: &mut Budget,
     ) -> Result<(), StoreError> {
-        let due = self.absent.due(reports);
         if due.is_empty() {
             return Ok(());
         }
@@ -79,39 +82,34 @@ impl Cockroach {
             .collect();
         run!(self, budget, Purpose::Write, |connection| {
             let arguments = Columns::default()
-                .array(&due, |report| report.device.as_str())?
-                .array(&due, |report| micros(report.received_at))?
+                .array(due, |report| report.device.as_str())?
+                .array(due, |report| micros(report.received_at))?
                 .array(&named, |(device, _)| device.as_str())?
                 .array(&named, |(_, epoch)| sql_int(epoch.get()))?;
             connection
                 .execute(sqlx::query_with(sql::FORGET_ABSENT, arguments.done()))
                 .await
         })?;
-        self.absent.looked(&due);
+        self.absent.looked(due);
         Ok(())
     }
 
-    /// Which of some devices run an agent that has a quarantine.
-    async fn newer_agents(
+    /// Of some devices, whether their agents have a quarantine.
+    async fn agents(
         &self,
         devices: &[&DeviceId],
         budget: &mut Budget,
-    ) -> Result<Vec<DeviceId>, StoreError> {
+    ) -> Result<Agents, StoreError> {
         if devices.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Agents::new());
         }
         run!(self, budget, Purpose::Write, |connection| {
             let wanted = Columns::default().array(devices, |device| device.as_str())?;
             let found = connection
                 .fetch_all(sqlx::query_with(sql::AGENTS, wanted.done()))
                 .await?;
-            let mut newer = Vec::new();
-            for row in &found {
-                if has_quarantine(row.try_get(1)?) {
-                    newer.push(rows::device(row, 0)?);
-                }
-            }
-            Ok(newer)
+            let of = |row| Ok((rows::device(row, 0)?, has_quarantine(row.try_get(1)?)));
+            found.iter().map(of).collect()
         })
     }
 

@@ -16,6 +16,7 @@ use libsql::{Connection, Row, Statement, Value};
 use tracing::error;
 
 use super::super::StoreError;
+use super::super::absent::Absent;
 use super::super::cache::Cache;
 
 /// How long a statement waits for another process that writes.
@@ -53,6 +54,7 @@ pub(super) struct File {
     connection: Connection,
     statements: HashMap<&'static str, Statement>,
     pub(super) cache: Cache,
+    pub(super) absent: Absent,
     /// Which file it is, so that another one in its place is noticed.
     identity: Option<(u64, u64)>,
 }
@@ -76,6 +78,7 @@ impl File {
             connection,
             statements: HashMap::new(),
             cache: Cache::default(),
+            absent: Absent::default(),
             identity: None,
         };
         file.claim()?;
@@ -102,6 +105,12 @@ impl File {
             });
         }
         Ok(self.batch(&format!("PRAGMA application_id = {APPLICATION_ID}"))?)
+    }
+
+    /// Forgets what was learnt in a transaction that is undone.
+    pub(super) fn forget(&mut self) {
+        self.cache = Cache::default();
+        self.absent = Absent::default();
     }
 
     /// Runs statements that return nothing of interest.

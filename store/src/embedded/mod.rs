@@ -38,7 +38,7 @@ use super::history::HistoryStore as _;
 use super::presence::Silence;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, RowCount, Settled, Store,
+    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, ReportsSettled, RowCount, Store,
     StoreError, StoredReading, TelemetryQuery,
 };
 use worker::{Mode, Worker};
@@ -140,7 +140,7 @@ impl Store for Embedded {
         Ok(ingested)
     }
 
-    async fn report(&self, reports: &[DeviceReport]) -> Result<Vec<Vec<Settled>>, StoreError> {
+    async fn report(&self, reports: &[DeviceReport]) -> Result<ReportsSettled, StoreError> {
         let reports = reports.to_vec();
         self.write(move |file| report::report(file, &reports)).await
     }

@@ -6,14 +6,14 @@ use schema::message::ack::payload_digest;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet};
 
-use super::super::absent::{named, whole};
+use super::super::absent::{is_whole, named};
 use super::super::claims::{
-    Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
+    Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
 use super::super::ledger::EpochState;
 use super::super::plan::Group;
 use super::super::{
-    DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, Settled, StoreError,
+    DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
 };
 use super::file::{ERA, File};
 use super::ingest::{load, record};
@@ -63,19 +63,20 @@ const PUT_DEAD_LETTER: &str = "INSERT INTO dead_letters (device_id, payload_dige
 pub(super) fn report(
     file: &mut File,
     reports: &[DeviceReport],
-) -> Result<Vec<Vec<Settled>>, StoreError> {
-    let mut newer = Vec::new();
-    for device in of_doubt(reports) {
-        let versions = file.query(AGENT, vec![text_cell(device.as_str())], |row| {
+) -> Result<ReportsSettled, StoreError> {
+    let mut due = file.absent.due(reports);
+    let mut agents = Agents::new();
+    for device in of_doubt(reports, &due) {
+        let found = file.query(AGENT, vec![text_cell(device.as_str())], |row| {
             Ok(has_quarantine(values::text(row, 0)?))
         })?;
-        if versions == [true] {
-            newer.push(device.clone());
-        }
+        agents.extend(found.first().map(|has| (device.clone(), *has)));
     }
-    let words = words(reports, &newer);
+    due.retain(|report| is_whole(report, &agents));
+    let words = words(reports, &agents);
     let (groups, places) = group(reports, &words);
     let states = enter(file, &groups)?;
+    let mut stored = false;
     for (report, words) in reports.iter().zip(&words) {
         // Of one that does not know its bridge yet, the next report tells more.
         if *words == Words::Guarded {
@@ -95,22 +96,22 @@ pub(super) fn report(
                 cell(balance.quarantined),
                 cell(balance.discarded),
             ];
-            file.execute(PUT_REPORT, values)?;
+            stored |= file.execute(PUT_REPORT, values)? > 0;
         }
     }
-    forget_absent(file, reports)?;
+    forget_absent(file, &due)?;
     let settled = settled_by_report(reports, &places, &states);
     for (group, state) in groups.iter().zip(states) {
         if let Some(state) = state {
             file.cache.put(ERA, &group.device, group.epoch, state);
         }
     }
-    Ok(settled)
+    Ok(ReportsSettled { settled, stored })
 }
 
 /// What devices said of epochs that they do not name any more.
-fn forget_absent(file: &mut File, reports: &[DeviceReport]) -> Result<(), StoreError> {
-    for report in whole(reports) {
+fn forget_absent(file: &mut File, due: &[&DeviceReport]) -> Result<(), StoreError> {
+    for report in due {
         let device = || text_cell(report.device.as_str());
         let values = vec![device(), time_cell(report.received_at)];
         let held = file.query(HELD, values, |row| values::epoch(row, 0))?;
@@ -119,6 +120,7 @@ fn forget_absent(file: &mut File, reports: &[DeviceReport]) -> Result<(), StoreE
             file.execute(FORGET_ABSENT, vec![device(), cell(epoch.get())])?;
         }
     }
+    file.absent.looked(due);
     Ok(())
 }
 

@@ -9,7 +9,6 @@ use std::path::Path;
 use tokio::sync::{mpsc, oneshot};
 
 use super::super::StoreError;
-use super::super::cache::Cache;
 use super::file::File;
 
 /// Most calls that wait for a thread; more wait in their callers.
@@ -144,7 +143,7 @@ fn serve(mut file: File, mut jobs: mpsc::Receiver<Box<dyn Job>>, mode: Mode) {
                 let committed = commit(&mut file, &mut group);
                 if committed.is_err() {
                     // Whatever was learnt in this transaction is not so.
-                    file.cache = Cache::default();
+                    file.forget();
                 }
                 for job in group {
                     job.answer(committed.as_ref().copied());
@@ -160,7 +159,7 @@ fn commit(file: &mut File, group: &mut [Box<dyn Job>]) -> Result<(), StoreError>
         for job in group {
             file.batch("SAVEPOINT job")?;
             if !job.run(file) {
-                file.cache = Cache::default();
+                file.forget();
                 file.batch("ROLLBACK TO job")?;
             }
             file.batch("RELEASE job")?;

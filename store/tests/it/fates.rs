@@ -94,7 +94,11 @@ async fn what_is_discarded_is_entered_and_a_later_commit_counts_more(fixture: Fi
     said.report.epochs[0].quarantined = refused(8, 8, TOO_NEW);
     said.report.epochs[0].balance.quarantined = 1;
     for _ in 0..2 {
-        let settled = store.report(std::slice::from_ref(&said)).await.unwrap();
+        let settled = store
+            .report(std::slice::from_ref(&said))
+            .await
+            .unwrap()
+            .settled;
         let evicted: RangeSet = settled[0][0].evicted.iter().copied().collect();
         assert_eq!(evicted.as_slice(), ranges(&[(5, 7), (9, 9)]));
         assert_eq!(settled[0][0].rejected, refused(8, 8, TOO_NEW));
@@ -123,7 +127,7 @@ async fn what_is_discarded_is_entered_and_a_later_commit_counts_more(fixture: Fi
     let now = record().await;
     assert_eq!(now.settle().balance.committed, 6);
     assert_eq!(now.discarded(), [(by_budget.0, range(5, 5))]);
-    let settled = store.report(&[said]).await.unwrap();
+    let settled = store.report(&[said]).await.unwrap().settled;
     assert_eq!(settled[0][0].committed, ranges(&[(6, 7)]));
     check_ledger(&*store, "d").await;
 }
@@ -242,7 +246,7 @@ async fn what_is_offered_again_is_held_all_the_same(fixture: Fixture) {
     }
 }
 
-fn born(from: &str, agent_version: &str) -> Presence {
+pub(crate) fn born(from: &str, agent_version: &str) -> Presence {
     Presence {
         device: device(from),
         status: Status::Online {

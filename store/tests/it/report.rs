@@ -5,7 +5,7 @@ use schema::message::{
     ClockReport, ClockState, EpochAccount, LedgerReport, RejectReason, Rejection, Status,
 };
 use store::dead_letters::{LetterCursor, LetterId, LetterQuery};
-use store::{DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence};
+use store::{DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled};
 
 use testkit::contract;
 use testkit::database::*;
@@ -17,6 +17,7 @@ contract!(
     what_is_said_a_minute_later_counts_whatever_it_says,
     what_a_device_does_not_name_any_more_it_does_not_hold,
     many_reports_at_once,
+    a_report_that_puts_nothing_into_the_table_says_so,
     an_evicted_range_that_was_committed_is_named,
     presence_follows_births_and_wills,
     an_old_connections_will_does_not_end_a_new_one,
@@ -63,7 +64,11 @@ async fn a_report_is_kept_and_its_ranges_enter_the_ledger(fixture: Fixture) {
         reason: RejectReason::Undecodable,
     }];
     for _ in 0..2 {
-        let settled = store.report(std::slice::from_ref(&one)).await.unwrap();
+        let settled = store
+            .report(std::slice::from_ref(&one))
+            .await
+            .unwrap()
+            .settled;
         assert_eq!(settled.len(), 1);
         assert_eq!(settled[0][0].evicted, ranges(&[(1, 4), (9, 9)]));
         assert_eq!(settled[0][0].rejected, one.report.epochs[0].quarantined);
@@ -164,6 +169,18 @@ async fn what_a_device_does_not_name_any_more_it_does_not_hold(fixture: Fixture)
     assert_eq!(unaccounted().await, 0);
     store.report(&[said(90, vec![other(100)])]).await.unwrap();
     assert_eq!(unaccounted().await, 4);
+    // An agent of 0.1 has one epoch for each file, and names it; a newer one may have more.
+    store.report(&[said(160, vec![])]).await.unwrap();
+    for (version, seconds, left) in [("0.2.0", 170, 0), ("0.1.0", 171, 4)] {
+        store
+            .presence(&[super::fates::born("d", version)])
+            .await
+            .unwrap();
+        let mut of_old = said(seconds, vec![other(101)]);
+        of_old.is_legacy = true;
+        store.report(&[of_old]).await.unwrap();
+        assert_eq!(unaccounted().await, left, "{version}");
+    }
 }
 
 async fn many_reports_at_once(fixture: Fixture) {
@@ -174,7 +191,7 @@ async fn many_reports_at_once(fixture: Fixture) {
     // The same device twice in one call, the later one with more.
     reports.push(report("d7", &[(1, 20)], 101, 6));
     reports[0].report.epochs[0].balance.accepted = u64::MAX;
-    let settled = store.report(&reports).await.unwrap();
+    let settled = store.report(&reports).await.unwrap().settled;
     assert_eq!(settled.len(), 51);
     let ledger = store.ledger(&device("d7")).await.unwrap();
     assert_eq!(ledger.epochs[0].report.unwrap().balance.accepted, 101);
@@ -182,13 +199,32 @@ async fn many_reports_at_once(fixture: Fixture) {
         ledger.epochs[0].ledger.evicted.as_slice(),
         ranges(&[(1, 20)])
     );
-    assert!(store.report(&[]).await.unwrap().is_empty());
+    assert_eq!(store.report(&[]).await.unwrap(), ReportsSettled::default());
+}
+
+/// Readiness asks for it: what only reads says nothing of whether the database takes writes.
+async fn a_report_that_puts_nothing_into_the_table_says_so(fixture: Fixture) {
+    let store = fixture.open().await;
+    let born = super::fates::born("d", "0.2.0");
+    store.presence(&[born]).await.unwrap();
+    let stored = async |one: DeviceReport| store.report(&[one]).await.unwrap().stored;
+    assert!(stored(report("d", &[], 10, 3)).await);
+    assert!(!stored(report("d", &[], 9, 0)).await);
+    let mut guarded = report("d", &[], 12, 0);
+    guarded.is_legacy = true;
+    guarded.report.epochs[0].balance.discarded = 1;
+    assert!(!stored(guarded).await);
+    assert!(stored(report("d", &[], 12, 0)).await);
 }
 
 async fn an_evicted_range_that_was_committed_is_named(fixture: Fixture) {
     let store = fixture.open().await;
     store.ingest(&[delivery("d", rows(1, 5))]).await.unwrap();
-    let settled = store.report(&[report("d", &[(4, 8)], 8, 0)]).await.unwrap();
+    let settled = store
+        .report(&[report("d", &[(4, 8)], 8, 0)])
+        .await
+        .unwrap()
+        .settled;
     assert_eq!(settled[0][0].committed, ranges(&[(4, 5)]));
     assert_eq!(settled[0][0].evicted, ranges(&[(4, 8)]));
     let ledger = store.ledger(&device("d")).await.unwrap();

@@ -9,7 +9,7 @@ use daemon::{Clock as _, Failure, Fault};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
 use store::commands::CommandWord;
-use store::{DeadLetter, DeviceReport, Presence, Settled, Store, StoreClock, StoreError};
+use store::{DeadLetter, Presence, ReportsSettled, Store, StoreClock, StoreError};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -151,10 +151,8 @@ impl SidePath {
                         _ => None,
                     })
                     .collect();
-                // One that speaks of nothing asks nothing of the database.
-                let says = |report: &DeviceReport| !report.report.epochs.is_empty();
-                let wrote = |_: &Vec<Vec<Settled>>| reports.iter().any(says);
-                let settled = self
+                let wrote = |kept: &ReportsSettled| kept.stored;
+                let ReportsSettled { settled, .. } = self
                     .persist_if(wrote, || self.store.report(&reports))
                     .await?;
                 let mut acks = Acks::default();
