@@ -172,8 +172,8 @@ impl Api {
         let key = HeaderValue::from_str(&key)
             .map_err(|error| Failure::new(Class::Data, "name the request").because(error))?;
         let headers = [(IDEMPOTENCY_KEY, key)];
-        // Asked before: who takes the request may be gone, and a newer one in its place, when it is repeated.
-        let is_repeatable = self.knows_keys().await;
+        // Asked before: who takes the request may be gone when it is to be repeated.
+        let mut knows_keys = self.knows_keys().await.unwrap_or(false);
         let deadline = Instant::now() + PATIENCE;
         let mut was_taken = false;
         loop {
@@ -191,31 +191,44 @@ impl Api {
             if !is_open {
                 return Err(failure);
             }
-            if !is_repeatable || Instant::now() >= deadline {
+            if knows_keys {
+                if !was_taken {
+                    eprintln!("warning: {failure}: the same request is sent again");
+                }
+                was_taken = true;
+                // Behind a balancer it may come to another bridge, of another version.
+                knows_keys = self.next_knows_keys(deadline).await;
+            }
+            if !knows_keys {
                 return Err(failure.help(
                     "it may have been done all the same: see what is there (`tideline command list`) \
                      before it is sent again",
                 ));
             }
-            if !was_taken {
-                eprintln!("warning: {failure}: the same request is sent again");
-            }
-            was_taken = true;
-            sleep(AGAIN).await;
         }
     }
 
+    /// Waits a moment, and for a bridge that answers. Whether it knows the names of requests; what is asked
+    /// next goes over the same connection. `false` when the time is up.
+    async fn next_knows_keys(&mut self, deadline: Instant) -> bool {
+        while Instant::now() < deadline {
+            sleep(AGAIN).await;
+            if let Some(knows) = self.knows_keys().await {
+                return knows;
+            }
+        }
+        false
+    }
+
     /// Whether the bridge does not do a request twice that comes again under its name: its own
-    /// description says so, and one that cannot be had says nothing.
-    async fn knows_keys(&mut self) -> bool {
-        let Ok(description) = self.get(DESCRIPTION).await else {
-            return false;
-        };
-        description["paths"][COMMANDS]["post"]["parameters"]
+    /// description says so; `None` where that cannot be had.
+    async fn knows_keys(&mut self) -> Option<bool> {
+        let description = self.get(DESCRIPTION).await.ok()?;
+        let mut parameters = description["paths"][COMMANDS]["post"]["parameters"]
             .as_array()
             .into_iter()
-            .flatten()
-            .any(|parameter| parameter["name"] == IDEMPOTENCY_KEY.as_str())
+            .flatten();
+        Some(parameters.any(|parameter| parameter["name"] == IDEMPOTENCY_KEY.as_str()))
     }
 
     /// Takes away what is at a path.

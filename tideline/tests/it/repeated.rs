@@ -76,6 +76,9 @@ fn a_command_whose_answer_is_lost_is_asked_for_again_by_the_same_name() {
         let mut keys = Vec::new();
         // It takes the request, and goes away before it answers.
         keys.push(key_of(&mut next()));
+        // Who answers next says first who it is, when it can.
+        answer(&mut next(), "503 Service Unavailable", "{}");
+        described(&listener, DESCRIPTION);
         let mut connection = next();
         keys.push(key_of(&mut connection));
         answer(
@@ -83,6 +86,7 @@ fn a_command_whose_answer_is_lost_is_asked_for_again_by_the_same_name() {
             "503 Service Unavailable",
             r#"{"detail":"later"}"#,
         );
+        described(&listener, DESCRIPTION);
         let mut connection = next();
         keys.push(key_of(&mut connection));
         answer(
@@ -124,16 +128,25 @@ fn a_refusal_is_the_end() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("retired"));
 }
 
-/// A bridge of 0.1 does what comes again a second time: whoever typed the command is to look.
+/// A bridge of 0.1 does what comes again a second time: whoever typed the command is to look. Also where
+/// a balancer comes to it after a newer one.
 #[test]
 fn a_bridge_that_knows_no_keys_is_not_asked_again() {
-    for description in [OLDER, "{}"] {
+    for (description, next) in [
+        (OLDER, None),
+        ("{}", None),
+        (DESCRIPTION, Some(OLDER)),
+        (DESCRIPTION, Some("{}")),
+    ] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let api = format!("http://{}", listener.local_addr().unwrap());
         let bridge = thread::spawn(move || {
             described(&listener, description);
             // It keeps the command, and goes away before it answers.
             key_of(&mut listener.accept().unwrap().0);
+            if let Some(next) = next {
+                described(&listener, next);
+            }
             listener.set_nonblocking(true).unwrap();
             listener
         });
