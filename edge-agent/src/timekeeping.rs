@@ -58,8 +58,8 @@ impl Timekeeping {
     }
 
     /// The bridge said something else than the time.
-    pub(crate) const fn heard(&mut self) {
-        self.exchange.heard();
+    pub(crate) fn heard(&mut self) {
+        self.exchange.heard(self.clock.monotonic());
     }
 
     pub(crate) fn down(&mut self) {
@@ -134,6 +134,11 @@ impl Timekeeping {
             None => {}
         }
         self.told(changes)
+    }
+
+    /// What is known could not be kept: the next look is a try.
+    pub(crate) fn look_soon(&mut self) {
+        self.look_at = self.look_at.min(Instant::now() + LOOK_WAITING);
     }
 
     fn told(&self, changes: Vec<Change>) -> Vec<Change> {

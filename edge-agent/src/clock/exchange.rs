@@ -4,8 +4,9 @@
 //! ```text
 //! birth ──Hello──► new bridge ──TimeRequest──► Hello ──… every ten minutes
 //!   └── none within 5 s ──► asked, ever more rarely ──Hello──► new bridge
-//!                             └── three questions unanswered, and the bridge said something else
-//!                                 meanwhile ──► silent: an old bridge, the clock is followed as it is
+//!                             └── the bridge says something else: it is there ──► asked at once
+//!                                   └── three questions unanswered from then on ──► silent: an old
+//!                                       bridge, the clock is followed as it is
 //! ```
 //!
 //! Silence alone tells nothing: the bridge may be away. Only one that is there and does not answer is an
@@ -67,7 +68,7 @@ struct Connection {
     protocol: Option<u16>,
     /// The question that is open.
     asked: Option<(u64, i64)>,
-    /// A bridge said something else, since it was first asked.
+    /// A bridge said something else, since it was first asked and before it told the time.
     has_spoken: bool,
     next_at: Option<i64>,
 }
@@ -165,10 +166,17 @@ impl Exchange {
         Some(Answer { asked_at, is_last })
     }
 
-    /// The bridge said something else than the time.
-    pub const fn heard(&mut self) {
-        if self.connection.asked.is_some() {
-            self.connection.has_spoken = true;
+    /// The bridge said something else than the time. The first time in a connection it is asked anew: what it was
+    /// asked before it was there tells nothing, and it need not wait for the next question.
+    pub const fn heard(&mut self, now: i64) {
+        let is_first = !self.connection.has_spoken && self.connection.protocol.is_none();
+        if self.connection.asked.is_none() || !is_first {
+            return;
+        }
+        self.connection.has_spoken = true;
+        if !self.is_silent {
+            self.unanswered = 0;
+            self.connection.next_at = Some(now);
         }
     }
 
@@ -266,7 +274,7 @@ mod tests {
                 found.push((now, due));
             }
             if is_there {
-                exchange.heard();
+                exchange.heard(now);
             }
             assert!(found.len() < 1000);
         }
@@ -344,21 +352,61 @@ mod tests {
         }
     }
 
+    /// What nobody could answer shows nothing of who comes later.
+    #[test]
+    fn a_bridge_that_comes_back_is_asked_at_once_and_has_three_questions_of_its_own() {
+        for is_new in [false, true] {
+            let mut exchange = Exchange::new(is_new);
+            exchange.up(7, 0, 0);
+            go_on(&mut exchange, 24 * HOUR, false);
+            // Over a new connection, and in the one that stands.
+            for is_reconnected in [false, true] {
+                let mut exchange = exchange.clone();
+                if is_reconnected {
+                    exchange.down();
+                    exchange.up(8, 24 * HOUR, 24 * HOUR);
+                    let asked = exchange.due(98, 24 * HOUR + SILENCE);
+                    assert!(matches!(asked, Some(Due::Ask { .. })), "{asked:?}");
+                }
+                let back = 24 * HOUR + SILENCE + SECOND;
+                exchange.heard(back);
+                assert_eq!(exchange.next_at(), Some(back));
+                let asked = Due::Ask {
+                    nonce: 99,
+                    is_probing: false,
+                };
+                assert_eq!(exchange.due(99, back), Some(asked));
+                exchange.heard(back);
+                assert_eq!(exchange.next_at(), Some(back + SILENCE));
+                // One that takes its time to answer is not taken for an old one.
+                let mut answered = exchange.clone();
+                let found = go_on(&mut answered, back + 3 * SILENCE, true);
+                assert_eq!(found.len(), 2, "{found:?}");
+                assert!(answered.hello(&hello(1), back + 3 * SILENCE).is_some());
+                let found = go_on(&mut exchange, back + 4 * SILENCE, true);
+                let is_silent = found.contains(&(back + 3 * SILENCE, Due::Silent));
+                assert_eq!(is_silent, !is_new, "{found:?}");
+            }
+        }
+    }
+
     #[test]
     fn a_bridge_that_speaks_and_does_not_answer_is_an_old_one() {
         let mut exchange = Exchange::new(false);
         exchange.up(7, 0, 0);
         // What it says before it was asked tells nothing.
-        exchange.heard();
+        exchange.heard(0);
         let found = go_on(&mut exchange, 24 * HOUR, true);
         let ask = |nonce, is_probing| Due::Ask { nonce, is_probing };
+        // It speaks after the first question, and is asked three from then on.
         let expected = [
             (5 * SECOND, ask(0, true)),
-            (10 * SECOND, ask(1, false)),
-            (15 * SECOND, ask(2, false)),
+            (5 * SECOND, ask(1, false)),
+            (10 * SECOND, ask(2, false)),
+            (15 * SECOND, ask(3, false)),
             (20 * SECOND, Due::Silent),
         ];
-        assert_eq!(found[..4], expected);
+        assert_eq!(found[..5], expected);
         // Each further question is a dead letter there.
         assert!(found.len() < 20, "{}", found.len());
         assert_eq!(

@@ -94,6 +94,8 @@ async fn an_old_bridge_gets_marked_readings_and_an_upgrade_begins_an_epoch() {
     let before = edge.agent.status().epoch;
     read(&edge, 1).await;
     eventually("it is asked", || bridge.heard().questions >= 2).await;
+    // One before it has said anything, and three from then on.
+    eventually("it is asked anew", || bridge.heard().questions >= 4).await;
     let row = arrived(&bridge, 1).await;
     assert_eq!(row.quality, Quality::Uncertain);
     was_taken_now(&row, HOUR_MS);
