@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use clap::{Parser, Subcommand};
 use daemon::health::{STARTING, State};
 use daemon::lifecycle::Signals;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http, lifecycle, logs, say, stdout};
+use edge_agent::buffer::{self, BufferError};
 use edge_agent::twin::local::{self, LocalConfig};
 use edge_agent::{Agent, OwnProcess, Settings, Status, place};
 use prometheus_client::registry::Registry;
@@ -26,9 +26,6 @@ use tracing::info;
 
 /// Tells the process for which command it was started again.
 const RESTARTED_FOR: &str = "--restarted-for";
-
-/// How every database of SQLite begins.
-const DATABASE: &[u8] = b"SQLite format 3\0";
 
 /// How long a stop may take: draining, the farewell, the last commit.
 const STOP_GRACE: Duration = Duration::from_millis(4_800);
@@ -399,15 +396,16 @@ fn check_buffer(path: &Path) -> Result<String, Failure> {
     {
         Ok(file) => {
             let bytes = file.metadata().map_err(unusable)?.len();
-            let mut start = Vec::with_capacity(DATABASE.len());
-            file.take(DATABASE.len() as u64)
-                .read_to_end(&mut start)
-                .map_err(unusable)?;
-            if !start.is_empty() && start != DATABASE {
-                let error = "it is no database, and no agent begins there";
-                return Err(unusable(std::io::Error::other(error)));
-            }
-            Ok(format!("{} ({bytes} bytes)", path.display()))
+            let damage = match buffer::begins_damaged(path) {
+                Ok(true) => ", damaged: a start recovers it",
+                Ok(false) => "",
+                Err(BufferError::Foreign { .. }) => {
+                    let error = "it is no database of an agent's, and none begins there";
+                    return Err(unusable(std::io::Error::other(error)));
+                }
+                Err(error) => return Err(unusable(std::io::Error::other(error))),
+            };
+            Ok(format!("{} ({bytes} bytes{damage})", path.display()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Ok(format!("{} (does not exist yet)", path.display()))

@@ -138,6 +138,20 @@ fn refuse_foreign(paths: &Paths) -> Result<(), BufferError> {
     Ok(())
 }
 
+/// Whether what stands at `path` begins as a damaged buffer, which a start recovers; nothing is changed.
+///
+/// # Errors
+/// [`BufferError::Foreign`] where a start refuses it by its beginning, and when it cannot be read.
+pub fn begins_damaged(path: &Path) -> Result<bool, BufferError> {
+    let paths = Paths::of(path);
+    if !exists(&paths.lock)? {
+        refuse_foreign(&paths)?;
+    }
+    paths
+        .begins_damaged()
+        .map_err(|error| BufferError::file("reading", path, error))
+}
+
 /// Holds the lock file, so that one process at a time opens, and above all recovers, the buffer.
 fn lock(paths: &Paths) -> Result<Disk, BufferError> {
     let lock = OpenOptions::new()

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use super::connect::PAGE_BYTES;
 use super::error::BufferError;
 
 /// Damaged files of one second, and files that were put aside.
@@ -18,6 +19,9 @@ const NAMES_MAX: u32 = 100;
 
 /// As much of a database's start as tells whose it is.
 const START_BYTES: usize = 105;
+
+/// How a database begins.
+const DATABASE: &[u8] = b"SQLite format 3\0";
 
 /// The files of one buffer.
 #[derive(Debug, Clone)]
@@ -74,6 +78,12 @@ impl Paths {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the file has a start, and that is no database's.
+    pub(super) fn begins_damaged(&self) -> io::Result<bool> {
+        let start = start_of(&self.main, DATABASE.len())?;
+        Ok(start.is_some_and(|start| !start.is_empty() && start != DATABASE))
     }
 
     /// Removes what an interrupted recovery or a first start left behind.
@@ -149,10 +159,12 @@ pub(super) fn sync_folder_of(path: &Path) -> Result<(), BufferError> {
 }
 
 /// Removes a file that was to become a buffer, and its log; one of somebody else's is moved aside.
+///
+/// SQLite writes the first page of a copy last: one that was cut short begins with a page of zeros.
 fn remove_begun(begun: &Path) -> Result<(), BufferError> {
     let log = with_suffix(begun, "-wal");
-    let is_ours = match start_of(begun, START_BYTES) {
-        Ok(Some(start)) => is_begun_buffer(&start),
+    let is_ours = match start_of(begun, PAGE_BYTES as usize) {
+        Ok(Some(start)) => is_begun_buffer(&start) || start.iter().all(|byte| *byte == 0),
         Ok(None) => false,
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
         Err(error) => return Err(BufferError::file("reading", begun, error)),
@@ -202,7 +214,7 @@ pub(super) fn start_of(path: &Path, bytes: usize) -> io::Result<Option<Vec<u8>>>
 /// yet.
 fn is_begun_buffer(start: &[u8]) -> bool {
     const MARK: [u8; 3] = [0x54, 0x4c, 0x62];
-    let is_database = start.starts_with(b"SQLite format 3\0");
+    let is_database = start.starts_with(DATABASE);
     // SQLite's number of whose file it is, but for the version in its last byte; and the number of tables.
     let is_marked = start.get(68..71) == Some(&MARK);
     let is_empty = start.get(103..105) == Some(&[0, 0]);
@@ -250,6 +262,9 @@ mod tests {
         paths.remove_new().unwrap();
         create(&paths).await.unwrap();
         assert!(stands(&paths.new));
+        paths.remove_new().unwrap();
+        // A copy that was cut short.
+        std::fs::write(&paths.new, vec![0; 3 * PAGE_BYTES as usize]).unwrap();
         paths.remove_new().unwrap();
         assert!(!stands(&paths.new) && !stands(&aside));
 

@@ -16,6 +16,8 @@ use super::paths::{Paths, sync_folder_of};
 pub(super) struct Place {
     path: PathBuf,
     identity: Option<(u64, u64)>,
+    /// The file that stands there was put back, and is yet to be opened.
+    is_unopened: bool,
 }
 
 /// Why a file was not put back.
@@ -37,11 +39,16 @@ impl Place {
         Self {
             path: path.to_owned(),
             identity: std::fs::metadata(path).ok().as_ref().map(identity),
+            is_unopened: false,
         }
     }
 
-    /// Whether the same file stands there. What cannot be told is not taken for a loss.
+    /// Whether the same file stands there, and is the open one. What cannot be told is not taken for a loss.
     pub(super) fn is_kept(&self) -> bool {
+        !self.is_unopened && self.stands()
+    }
+
+    fn stands(&self) -> bool {
         match std::fs::metadata(&self.path) {
             Ok(found) => self.identity.is_none_or(|kept| kept == identity(&found)),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
@@ -55,8 +62,21 @@ impl Place {
     /// ```
     ///
     /// A process that ends before the first rename leaves copy and log, of which the next start saves what
-    /// they hold; behind it NAME.new is whole, as after a recovery.
+    /// they hold; behind it NAME.new is whole, as after a recovery. What fails behind the last is done again
+    /// alone: the file that stands there then is this one. A copy that fails stays until the next, for a
+    /// start that comes before.
     pub(super) async fn put_back(&mut self, open: &File, path: &Path) -> Result<File, NotPutBack> {
+        if !(self.is_unopened && self.stands()) {
+            self.copy(open, path).await?;
+        }
+        sync_folder_of(path)?;
+        let file = async { Unchecked::open(path).await?.migrate(SCHEMA_VERSION).await };
+        let file = file.await.map_err(NotPutBack::Copy)?;
+        self.is_unopened = false;
+        Ok(file)
+    }
+
+    async fn copy(&mut self, open: &File, path: &Path) -> Result<(), NotPutBack> {
         if path.exists() {
             return Err(NotPutBack::Taken);
         }
@@ -70,14 +90,52 @@ impl Place {
         Disk::open(&paths.copy)
             .and_then(|copy| copy.sync_all())
             .map_err(|error| BufferError::file("syncing", &paths.copy, error))?;
-        paths.adopt_copy()?;
-        let file = async { Unchecked::open(path).await?.migrate(SCHEMA_VERSION).await };
-        let file = file.await.map_err(NotPutBack::Copy)?;
-        *self = Self::of(path);
-        Ok(file)
+        let copied = std::fs::metadata(&paths.copy)
+            .map_err(|error| BufferError::file("reading", &paths.copy, error))?;
+        // By this it is known where the renames end before they are done.
+        self.identity = Some(identity(&copied));
+        self.is_unopened = true;
+        Ok(paths.adopt_copy()?)
     }
 }
 
 fn identity(found: &Metadata) -> (u64, u64) {
     (found.dev(), found.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::recovery::create;
+
+    #[tokio::test]
+    async fn a_file_that_was_put_back_and_not_opened_is_opened_the_next_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("buffer.db");
+        let paths = Paths::of(&path);
+        create(&paths).await.unwrap();
+        paths.adopt_new().unwrap();
+        let open = async || {
+            let file = Unchecked::open(&path).await.unwrap();
+            file.migrate(SCHEMA_VERSION).await.unwrap()
+        };
+        let file = open().await;
+        let mut place = Place::of(&path);
+        std::fs::remove_file(&path).unwrap();
+        assert!(!place.is_kept());
+        // As far as it gets when opening it fails.
+        place.copy(&file, &path).await.unwrap();
+        assert!(path.exists() && !place.is_kept());
+        let before = std::fs::metadata(&path).unwrap();
+        let again = place.put_back(&file, &path).await.unwrap();
+        assert!(place.is_kept());
+        assert_eq!(identity(&before), identity(&path.metadata().unwrap()));
+        // Somebody else's file is left alone.
+        place.is_unopened = true;
+        let other = folder.path().join("other");
+        std::fs::write(&other, "notes").unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        let taken = place.put_back(&again, &path).await.unwrap_err();
+        assert!(matches!(taken, NotPutBack::Taken), "{taken}");
+    }
 }

@@ -236,6 +236,22 @@ fn check_says_of_a_file_that_it_is_no_buffer() {
     assert_eq!(std::fs::read(home.path("buffer.db")).unwrap(), b"notes");
 }
 
+/// What a start recovers is no failure.
+#[test]
+fn check_says_of_a_buffer_that_it_is_damaged() {
+    for (with, has_run) in [(vec![0; 5000], false), (b"notes".to_vec(), true)] {
+        let home = Home::new(1);
+        std::fs::write(home.path("buffer.db"), with).unwrap();
+        if has_run {
+            std::fs::write(home.path("buffer.db.lock"), "").unwrap();
+        }
+        let output = output(&["check", "--config", &home.config()]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("damaged: a start recovers it"), "{said}");
+    }
+}
+
 #[test]
 fn status_without_an_agent_says_so() {
     let home = Home::new(1);
