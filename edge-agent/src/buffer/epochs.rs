@@ -293,13 +293,19 @@ impl Ledgers {
         }
     }
 
-    /// The clock of the newest start before this one.
+    /// The clock of the newest start before this one, for rows of that start which come to light now. Where it
+    /// is shown wrong, they are held: what was decided of the others sets aside none of these.
     pub(super) fn clock_before(&self) -> Option<StartClock> {
-        self.ended.last()?.clock
+        let mut clock = self.ended.last()?.clock?;
+        if let Release::Quarantined(_) = clock.release {
+            clock.release = Release::Held;
+        }
+        Some(clock)
     }
 
     /// Ends the current epoch and begins another one behind its rows; returns both. One that has no rows
-    /// is used anew, and beyond [`EPOCHS_MAX`] the current one goes on.
+    /// is used anew. Beyond [`EPOCHS_MAX`] the current one goes on, and so does one whose rows are held: what
+    /// releases them is decided of the current one.
     pub(super) fn begin_again(
         &mut self,
         epoch: Epoch,
@@ -310,7 +316,8 @@ impl Ledgers {
             self.begin_clock(clock);
             return None;
         }
-        if self.ended.len() >= EPOCHS_MAX {
+        let is_held = |clock: StartClock| clock.release == Release::Held;
+        if self.ended.len() >= EPOCHS_MAX || self.current.clock.is_some_and(is_held) {
             return None;
         }
         let begun = Ledger::begin(epoch, self.last_row(), ids);
@@ -485,6 +492,18 @@ impl Ledgers {
             sets.map(|set| set.as_slice().len()).sum()
         };
         self.all().map(ranges).sum()
+    }
+
+    /// The rows of the lowest of these ranges, so many of them.
+    pub(super) fn lowest_in_quarantine(&self, ranges_count: usize) -> RangeSet {
+        let mut ranges = Vec::new();
+        for (ledger, run) in self.with_rows() {
+            for set in ledger.account.sets().quarantined.values() {
+                ranges.extend(set.iter().filter_map(|seqs| run.row_range(seqs)));
+            }
+        }
+        ranges.sort_unstable_by_key(|range| range.first());
+        ranges.into_iter().take(ranges_count).collect()
     }
 
     /// Rows in quarantine, by reason, in the order of [`RejectReason::ALL`].
@@ -708,12 +727,14 @@ impl Plan {
     }
 }
 
-/// Whether the stamps of two starts lie on one axis: of one boot, between which the clock was not set.
+/// Whether the stamps of two starts lie on one axis: of one boot, between which the clock was not set. One that
+/// is shown wrong is nobody's to go on with.
 fn is_one_axis(kept: Option<StartClock>, start: Option<StartClock>) -> bool {
     match (kept, start) {
         (Some(kept), Some(start)) => {
             let apart = kept.axis.abs_diff(start.axis);
-            kept.boot == start.boot && apart <= JUMP.unsigned_abs()
+            let is_wrong = matches!(kept.release, Release::Quarantined(_));
+            kept.boot == start.boot && apart <= JUMP.unsigned_abs() && !is_wrong
         }
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
@@ -722,6 +743,8 @@ fn is_one_axis(kept: Option<StartClock>, start: Option<StartClock>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use schema::message::Rejection;
+
     use super::*;
 
     fn set(ranges: &[(u64, u64)]) -> RangeSet {
@@ -926,10 +949,55 @@ mod tests {
             axis: -JUMP,
             ..clock
         };
-        for start in [Some(rebooted), Some(set_back), None] {
-            let all = begin(Some(clock), start);
+        let wrong = StartClock {
+            release: Release::Quarantined(RejectReason::TooOld),
+            ..clock
+        };
+        for (kept, start) in [
+            (clock, Some(rebooted)),
+            (clock, Some(set_back)),
+            (clock, None),
+            (wrong, Some(clock)),
+        ] {
+            let all = begin(Some(kept), start);
             assert_eq!(all.current().account.epoch(), epoch(9999));
             assert_eq!(all.last_row(), last_row);
         }
+        // Rows that come to light later are held with it, as nobody has set them aside.
+        assert_eq!(begin(Some(wrong), Some(clock)).clock_before(), Some(clock));
+    }
+
+    #[test]
+    fn an_epoch_whose_rows_are_held_is_not_left_behind() {
+        let (mut all, mut ids) = three();
+        let held = StartClock {
+            release: Release::Held,
+            ..CLOCK
+        };
+        all.named(epoch(3)).unwrap().clock = Some(held);
+        assert_eq!(all.begin_again(epoch(4), CLOCK, &mut ids), None);
+        assert_eq!(all.current().account.epoch(), epoch(3));
+        all.set_clocks(&[], CLOCK);
+        assert!(all.begin_again(epoch(4), CLOCK, &mut ids).is_some());
+    }
+
+    #[test]
+    fn the_lowest_ranges_in_quarantine_are_as_many_as_are_counted() {
+        let (mut all, _) = three();
+        let none = RangeSet::new();
+        for (reason, odd) in [(RejectReason::TooOld, 1), (RejectReason::BadText, 0)] {
+            let rejected: Vec<_> = (1..=10)
+                .filter(|seq| seq % 2 == odd)
+                .filter_map(SeqRange::one)
+                .map(|range| Rejection { range, reason })
+                .collect();
+            let first = all.named(epoch(1)).unwrap();
+            first.account.settle(&none, &rejected, &none);
+        }
+        assert_eq!(all.quarantined_ranges(), 10);
+        assert_eq!(all.in_quarantine(None), set(&[(1, 10)]));
+        assert_eq!(all.lowest_in_quarantine(3), set(&[(1, 3)]));
+        assert_eq!(all.lowest_in_quarantine(99), set(&[(1, 10)]));
+        assert!(all.lowest_in_quarantine(0).is_empty());
     }
 }

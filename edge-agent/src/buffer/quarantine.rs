@@ -159,9 +159,8 @@ impl Writer {
             if over == 0 && surplus == 0 {
                 return discarded;
             }
-            let all = self.state.epochs.in_quarantine(None);
-            let oldest = all.iter().take(surplus).map(SeqRange::count).sum();
-            let victims = lowest(&all, over.max(oldest));
+            let mut victims = lowest(&self.state.epochs.in_quarantine(None), over);
+            victims.merge(&self.state.epochs.lowest_in_quarantine(surplus));
             let by = DiscardedBy::QuarantineBudget;
             let count = self.discard_rows(&victims, by).await;
             if count == 0 {

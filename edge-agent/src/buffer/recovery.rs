@@ -238,6 +238,10 @@ pub(super) async fn recover(
             ..found.clone()
         }));
     }
+    if let Some(offered) = known.offered.take() {
+        let id = ids.next();
+        writes.push(Write::Put(Entry { id, ..offered }));
+    }
     writes.push(Write::Put(found));
     async {
         file.finish_rows().await?;

@@ -64,6 +64,8 @@ pub(super) struct Known {
     pub(super) again: RangeSet,
     /// The counts of those that were forgotten.
     pub(super) past: Option<Entry>,
+    /// For whom the quarantine was offered last, and so that a bridge has said what it understands.
+    pub(super) offered: Option<Entry>,
 }
 
 /// An epoch, as the rows of the log tell it.
@@ -335,15 +337,26 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                 }
                 None
             }
-            Kind::Epoch | Kind::Recovery | Kind::Offered => None,
+            Kind::Offered => {
+                let last = known.offered.as_ref().map(|offered| offered.at_ms);
+                if last.is_none_or(|last| last <= entry.at_ms) {
+                    known.offered = Some(entry.clone());
+                }
+                None
+            }
+            Kind::Epoch | Kind::Recovery => None,
         };
         if let (Some(set), Some(range)) = (set, entry.range()) {
             set.insert(range);
         }
     }
     // An older image has those that were forgotten since, whose counts are among the past ones.
+    // Agents 0.1 kept no base of an epoch without rows, and nothing of its clock: the first row is another's.
     let forgotten = &known.forgotten;
-    known.epochs.retain(|of| !forgotten.contains(of.base + 1));
+    let has_base = |of: &KnownEpoch| of.base > 0 || of.clock.is_some() || of.holds_rows();
+    known
+        .epochs
+        .retain(|of| !(has_base(of) && forgotten.contains(of.base + 1)));
     known.epochs.sort_by_key(|of| (of.base, of.may_grow()));
     known
 }
@@ -445,5 +458,52 @@ impl KnownEpoch {
         // Older images may not say that they were.
         ledger.set_aside_shown_wrong();
         Some(ledger)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file of version 0.1 has epochs without rows that all seem to begin at its first row.
+    #[test]
+    fn an_epoch_that_is_forgotten_takes_no_other_with_it() {
+        let entry = |kind, n, last_seq, evicted| Entry {
+            id: 1,
+            kind,
+            epoch: Epoch::from_random(n),
+            at_ms: 0,
+            first_seq: 0,
+            last_seq,
+            counts: Counts {
+                evicted,
+                ..Counts::default()
+            },
+            hlc: 0,
+            note: String::new(),
+        };
+        let mut entries = vec![
+            // An older image of the first one, one that never had rows here, and the one behind.
+            entry(Kind::Epoch, 1, 10, 3),
+            entry(Kind::Epoch, 2, 6, 6),
+            Entry {
+                first_seq: 10,
+                ..entry(Kind::Epoch, 3, 0, 0)
+            },
+            Entry {
+                first_seq: 1,
+                note: "forgotten".to_owned(),
+                ..entry(Kind::Gone, 3, 10, 0)
+            },
+        ];
+        let names = |entries: &[Entry]| -> Vec<Epoch> {
+            let known = gather(entries);
+            assert_eq!(known.forgotten.count(), 10);
+            known.epochs.iter().map(|of| of.epoch).collect()
+        };
+        let kept = [2, 3].map(Epoch::from_random);
+        assert_eq!(names(&entries), kept);
+        entries.swap(0, 2);
+        assert_eq!(names(&entries), kept);
     }
 }

@@ -315,6 +315,50 @@ async fn a_scattered_quarantine_gives_up_its_oldest_ranges_and_no_more() {
     assert_eq!(report.discarded[0].range, range(2, 2));
 }
 
+/// Two sensors that are refused in turn for different reasons: no ranges are as scattered.
+#[tokio::test]
+async fn a_quarantine_that_is_scattered_over_reasons_gives_up_no_more() {
+    let folder = folder();
+    let settings = BufferSettings {
+        quarantine_rows_max: Some(100_000),
+        ..settings(folder.path())
+    };
+    let opened = open(&settings).await;
+    for _ in 0..5 {
+        opened.buffer.append(readings("cpu", 4000)).await.unwrap();
+    }
+    let reasons = [RejectReason::TooNew, RejectReason::BadText];
+    let in_turn: Vec<Rejection> = (1..=17_000)
+        .zip(reasons.into_iter().cycle())
+        .map(|(n, reason)| refused(n, n, reason))
+        .collect();
+    let discarded = 17_000 - 16 * 1024;
+    check(
+        refuse(&opened, &in_turn).await,
+        (3_000, 16 * 1024, discarded),
+    );
+}
+
+/// A recovered file knows still that a bridge has told the time, and for whom the quarantine was offered.
+#[tokio::test]
+async fn a_damaged_file_keeps_for_whom_its_quarantine_was_offered() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    opened.buffer.append(readings("cpu", 9)).await.unwrap();
+    refuse(&opened, &[refused(1, 4, RejectReason::TooNew)]).await;
+    assert_eq!(opened.buffer.offer(Some(2)).await.unwrap(), 4);
+    refuse(&opened, &[refused(1, 4, RejectReason::TooNew)]).await;
+    opened.buffer.close().await;
+    let mut bytes = std::fs::read(&settings.path).unwrap();
+    bytes[..2048].fill(0xaa);
+    std::fs::write(&settings.path, bytes).unwrap();
+    let again = open(&settings).await;
+    assert_eq!(again.recovery.map(|recovery| recovery.salvaged), Some(9));
+    assert_eq!(again.bridge_protocol, 2);
+    assert_eq!(again.buffer.offer(Some(2)).await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn an_upgrade_of_either_end_offers_it_once_more_and_nothing_else_does() {
     let folder = folder();
