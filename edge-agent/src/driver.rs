@@ -107,6 +107,7 @@ impl Driver {
             report_waits: false,
             clock_news: self.is_held,
             clock_unkept: self.is_held,
+            epoch_due: false,
             parts: self,
             gatherer: Gatherer::default(),
             uplink: None,
@@ -153,6 +154,8 @@ struct Running {
     clock_news: bool,
     /// What is known of the clock is not on disk.
     clock_unkept: bool,
+    /// A new epoch begins once it is.
+    epoch_due: bool,
     uplink: Option<Uplink>,
     /// Where the session's time starts.
     origin: Instant,
@@ -270,9 +273,6 @@ impl Running {
                 // By its own account it is tried again meanwhile, and that counts.
                 self.storage_fails = false;
                 self.storage_changed();
-                if self.clock_unkept && self.storage.borrow().trouble.is_none() {
-                    self.clock_changed(&[]).await;
-                }
             }
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
@@ -336,15 +336,11 @@ impl Running {
     async fn clock_changed(&mut self, changes: &[Change]) {
         let is_news = |change: &Change| matches!(change, Change::Known(_) | Change::Trusted);
         self.clock_news |= changes.iter().any(is_news);
+        let is_new_epoch = |change: &Change| matches!(change, Change::Back(_) | Change::Certain);
+        self.epoch_due |= changes.iter().any(is_new_epoch);
         self.clock_unkept |= !changes.is_empty();
         if !self.clock_unkept {
             return;
-        }
-        let is_new_epoch = |change: &Change| matches!(change, Change::Back(_) | Change::Certain);
-        if changes.iter().any(is_new_epoch) {
-            let start = self.parts.clock.begin_again();
-            let begun = self.parts.buffer.begin_again(start).await;
-            self.storage_did("begin a new epoch", begun);
         }
         let clock = &self.parts.clock;
         let is_known = clock.is_known();
@@ -357,15 +353,21 @@ impl Running {
             .buffer
             .release(verdicts, clock.start(), is_known && self.clock_news);
         let kept = kept.await;
-        // Tried again with the next look at the clocks.
         if self
             .storage_did("keep what is known of the clock", kept)
             .is_none()
         {
+            self.time.look_soon();
             return;
         }
         self.storage_works();
         self.clock_unkept = false;
+        // Not before: what is decided of held rows is decided of the epoch that has them.
+        if std::mem::take(&mut self.epoch_due) {
+            let start = self.parts.clock.begin_again();
+            let begun = self.parts.buffer.begin_again(start).await;
+            self.storage_did("begin a new epoch", begun);
+        }
         if is_known {
             self.clock_news = false;
             // It is on disk by how much each row is mended: they may leave.

@@ -20,6 +20,17 @@ const SWEEP_ROWS: i64 = 1024;
 /// The part of its limits that a full buffer frees beyond what it must.
 const SLACK_DIVISOR: u64 = 128;
 
+/// What a commit does about what was settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settle {
+    /// Nothing.
+    No,
+    /// Writes the accounts. Its rows stay: a start knows them by these.
+    Accounts,
+    /// Writes the accounts, and deletes the rows, or the next part of them.
+    Rows,
+}
+
 /// A commit in the making.
 pub(super) struct Commit<'a> {
     file: &'a mut File,
@@ -68,7 +79,7 @@ impl<'a> Commit<'a> {
     pub(super) async fn append(
         mut self,
         waiting: &[Waiting],
-        settle: bool,
+        settle: Settle,
         settings: &BufferSettings,
         sweep: &mut Sweep,
         now_ms: u64,
@@ -120,7 +131,7 @@ impl<'a> Commit<'a> {
     async fn write(
         &mut self,
         waiting: &[Waiting],
-        settle: bool,
+        settle: Settle,
         settings: &BufferSettings,
         sweep: &mut Sweep,
         now_ms: u64,
@@ -137,8 +148,10 @@ impl<'a> Commit<'a> {
         // After a crash that forgot settlements there may be more than the limit; it is for
         // those who add to find room.
         let is_over = !waiting.is_empty() && !self.need(settings).is_met();
-        if settle || is_over || !self.evicted.is_empty() {
+        if settle == Settle::Rows || is_over || !self.evicted.is_empty() {
             self.delete_settled().await?;
+        } else if settle == Settle::Accounts {
+            self.deleted = Some(RangeSet::new());
         }
         if is_over {
             self.make_room(settings, sweep).await?;

@@ -38,6 +38,11 @@ impl Deferred {
         !self.is_account_due && self.rows_count == 0
     }
 
+    /// Whether the file's accounts say less.
+    pub(super) const fn is_account_due(&self) -> bool {
+        self.is_account_due
+    }
+
     /// How many rows wait to be deleted.
     pub(super) const fn rows_count(&self) -> u64 {
         self.rows_count

@@ -453,7 +453,7 @@ impl Buffer {
     /// of it at a time, as history. Returns how many readings that are.
     ///
     /// # Errors
-    /// [`BufferError::Closed`].
+    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
     pub async fn requeue(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
         self.ask(|reply| Request::Requeue { reasons, reply }).await
     }
@@ -482,7 +482,7 @@ impl Buffer {
     /// for. Returns how many readings that were.
     ///
     /// # Errors
-    /// [`BufferError::Closed`].
+    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
     pub async fn discard(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
         self.ask(|reply| Request::Discard { reasons, reply }).await
     }

@@ -12,6 +12,7 @@ use schema::{Epoch, Hlc, ObservedAt, Quality, RangeSet};
 
 use crate::clock::core::{HeldStart, Release, StartClock};
 
+use super::commit::Settle;
 use super::error::BufferError;
 use super::row::Key;
 use super::writer::Writer;
@@ -73,7 +74,7 @@ impl Writer {
         let set_aside = self.state.epochs.set_clocks(verdicts, current);
         if !verdicts.is_empty() || self.state.epochs.current().account.last_seq() > 0 {
             let now_ms = self.clock.now_ms();
-            if let Err(error) = self.commit_with_reserve(&[], true, now_ms).await {
+            if let Err(error) = self.commit_with_reserve(&[], Settle::Rows, now_ms).await {
                 self.state.epochs.restore_clocks(&before);
                 self.state.epochs.requeue(&set_aside);
                 self.has_trouble(&error);

@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, info, warn};
 
 use super::append::Append;
-use super::commit::Commit;
+use super::commit::{Commit, Settle};
 use super::deferred::Deferred;
 use super::epochs::Run;
 use super::error::{BufferError, is_unreadable};
@@ -187,6 +187,7 @@ pub(super) fn run(
             reserve: found.reserve,
             place: found.place,
             trouble: None,
+            is_undeletable: false,
             warned_at: None,
             // What was found in it may wait for long before the file is used.
             probe_at: Some(Instant::now() + LOOK_IDLE),
@@ -242,6 +243,8 @@ pub(super) struct Writer {
     place: Place,
     /// What the file cannot do now.
     trouble: Option<BufferError>,
+    /// Settled rows stand in a part of the file that cannot be changed now.
+    is_undeletable: bool,
     /// When that was last said.
     warned_at: Option<Instant>,
     /// When the file is tried again, without a reading having come in.
@@ -286,7 +289,12 @@ impl Writer {
             let append = self.waiting_rows >= COMMIT_ROWS || is_drained && is_due(self.append_by);
             let settle = self.deferred.rows_count() >= SETTLED_ROWS_MAX || is_due(self.settle_by);
             if append || settle && is_drained {
-                self.commit(settle).await;
+                let settle = match settle {
+                    true => Settle::Rows,
+                    false => Settle::No,
+                };
+                // What failed was said, and is tried again.
+                let _ = self.commit(settle).await;
             }
         }
     }
@@ -319,8 +327,8 @@ impl Writer {
             }
             Request::Requeue { reasons, reply } => {
                 let count = self.requeue(reasons.as_deref()).await;
-                self.keep_answer(count).await;
-                let _ = reply.send(Ok(count));
+                let kept = self.keep_answer(count).await;
+                let _ = reply.send(kept);
             }
             Request::OfferSample {
                 reason,
@@ -333,8 +341,8 @@ impl Writer {
             }
             Request::Discard { reasons, reply } => {
                 let count = self.discard(reasons.as_deref()).await;
-                self.keep_answer(count).await;
-                let _ = reply.send(Ok(count));
+                let kept = self.keep_answer(count).await;
+                let _ = reply.send(kept);
             }
             Request::Release {
                 verdicts,
@@ -423,18 +431,21 @@ impl Writer {
         }
     }
 
-    /// What a person is told was done has to be on the disk.
-    async fn keep_answer(&mut self, count: u64) {
-        if count > 0 {
-            self.commit(true).await;
+    /// What a person is told was done has to be on the disk, also where it was done before and could not be
+    /// kept.
+    async fn keep_answer(&mut self, count: u64) -> Result<u64, BufferError> {
+        if self.deferred.is_account_due() {
+            self.commit(Settle::Rows).await?;
         }
+        Ok(count)
     }
 
     /// Begins a new epoch, behind what was handed over before. Returns the one that has ended with it, and
     /// the one that has begun.
     async fn begin_again(&mut self, start: StartClock) -> Option<[Run; 2]> {
         if !self.waiting.is_empty() {
-            self.commit(false).await;
+            // Those who wait are told.
+            let _ = self.commit(Settle::No).await;
         }
         let epochs = &mut self.state.epochs;
         let begun = epochs.begin_again(open::new_epoch(), start, &mut self.state.ids);
@@ -443,7 +454,7 @@ impl Writer {
             self.state.clock = HlcClock::default();
         } else {
             warn!(
-                "too many epochs wait to be settled: this one goes on, and its order with the latest stamp"
+                "this epoch goes on, and its order with the latest stamp: too many wait to be settled, or its clock is not kept yet"
             );
         }
         self.tell();
@@ -607,54 +618,76 @@ impl Writer {
     }
 
     /// Commits what waits, with the settlements when they are due.
-    async fn commit(&mut self, settle: bool) {
+    async fn commit(&mut self, settle: Settle) -> Result<(), BufferError> {
         self.append_by = None;
         self.waiting_rows = 0;
         let waiting = std::mem::take(&mut self.waiting);
         let now_ms = self.clock.now_ms();
-        let mut done = self.commit_with_reserve(&waiting, settle, now_ms).await;
-        // Rows that cannot be deleted must not keep others from being accepted.
-        if let Err(BufferError::Damaged { .. }) = done
-            && settle
-            && !waiting.is_empty()
-        {
-            done = self.commit_whole(&waiting, false, now_ms).await;
-        }
-        match done {
+        match self.commit_with_reserve(&waiting, settle, now_ms).await {
             Ok(appended) => {
                 if self.trouble.is_some() {
                     // What is small may still find room: is it over?
                     self.probe_at = Some(Instant::now());
                 }
-                self.settle_by = match (self.deferred.is_empty(), settle) {
-                    (true, _) => None,
+                self.settle_by = match settle {
+                    _ if self.deferred.is_empty() => None,
+                    Settle::No => self.settle_by,
+                    _ if self.is_undeletable => Some(Instant::now() + SETTLE_PAUSE),
                     // There is more of it.
-                    (false, true) => Some(Instant::now()),
-                    (false, false) => self.settle_by,
+                    Settle::Accounts | Settle::Rows => Some(Instant::now()),
                 };
                 self.tell();
                 for (waiting, appended) in waiting.into_iter().zip(appended) {
                     // A source that went away does not need to know.
                     let _ = waiting.reply.send(Ok(appended));
                 }
+                Ok(())
             }
             Err(failed) => {
-                if settle {
+                if settle != Settle::No {
                     self.settle_by = Some(Instant::now() + SETTLE_PAUSE);
                 }
                 self.has_trouble(&failed);
                 for waiting in waiting {
                     let _ = waiting.reply.send(Err(failed.clone()));
                 }
+                Err(failed)
             }
         }
     }
 
-    /// As [`Self::commit_whole`], once more with the room of the reserve if there is no other.
+    /// As [`Self::commit_whole`], once more with the room of the reserve if there is no other. Settled rows that
+    /// cannot be deleted keep nothing else from being written.
     pub(super) async fn commit_with_reserve(
         &mut self,
         waiting: &[Waiting],
-        settle: bool,
+        settle: Settle,
+        now_ms: u64,
+    ) -> Result<Vec<Appended>, BufferError> {
+        let done = self.try_with_reserve(waiting, settle, now_ms).await;
+        if settle != Settle::Rows {
+            return done;
+        }
+        match done {
+            Err(error @ (BufferError::Damaged { .. } | BufferError::Disk { .. })) => {
+                let accounts = Settle::Accounts;
+                let appended = self.commit_whole(waiting, accounts, now_ms).await?;
+                self.is_undeletable = true;
+                self.has_trouble(&error);
+                Ok(appended)
+            }
+            Ok(appended) => {
+                self.is_undeletable = false;
+                Ok(appended)
+            }
+            failed => failed,
+        }
+    }
+
+    async fn try_with_reserve(
+        &mut self,
+        waiting: &[Waiting],
+        settle: Settle,
         now_ms: u64,
     ) -> Result<Vec<Appended>, BufferError> {
         match self.commit_whole(waiting, settle, now_ms).await {
@@ -674,7 +707,7 @@ impl Writer {
     async fn commit_whole(
         &mut self,
         waiting: &[Waiting],
-        settle: bool,
+        settle: Settle,
         now_ms: u64,
     ) -> Result<Vec<Appended>, BufferError> {
         if !self.may_accept(waiting).await {
@@ -702,7 +735,7 @@ impl Writer {
         // What these say shows in the next attempt.
         let _ = self.file.fold().await;
         while !self.deferred.is_empty() {
-            if self.try_commit(&[], true, now_ms).await.is_err() {
+            if self.try_commit(&[], Settle::Rows, now_ms).await.is_err() {
                 break;
             }
             let _ = self.file.fold().await;
@@ -718,7 +751,7 @@ impl Writer {
     async fn try_commit(
         &mut self,
         waiting: &[Waiting],
-        settle: bool,
+        settle: Settle,
         now_ms: u64,
     ) -> Result<Vec<Appended>, BufferError> {
         let done = Commit::new(&mut self.file, &mut self.state, &mut self.deferred)
@@ -810,6 +843,8 @@ impl Writer {
             Err(gone) => Err(gone),
         };
         match outcome {
+            // What cannot be deleted is tried again meanwhile, and says when it can.
+            Ok(()) if self.is_undeletable => {}
             // What was written is little, and may have found room where a reading would not.
             Ok(()) if matches!(self.trouble, Some(BufferError::DiskFull { .. })) => {
                 let has_room = self.reserve.hold();
@@ -892,11 +927,11 @@ impl Writer {
     /// Commits what waits, folds the log and lets go of the file.
     async fn finish(mut self) {
         if !self.waiting.is_empty() {
-            self.commit(true).await;
+            let _ = self.commit(Settle::Rows).await;
         }
         while !self.deferred.is_empty() {
             if self
-                .try_commit(&[], true, self.clock.now_ms())
+                .try_commit(&[], Settle::Rows, self.clock.now_ms())
                 .await
                 .is_err()
             {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use edge_agent::buffer::{Buffer, BufferSettings};
+use edge_agent::buffer::{Buffer, BufferSettings, Opened};
 use edge_agent::clock::core::{Release, StartClock};
 use schema::{RangeSet, SeqRange};
 use serde_json::Value;
@@ -277,26 +277,13 @@ async fn held_readings_are_released_on_a_full_disk() {
     let folder = folder();
     let disk = SmallDisk::mount(&folder.path().join("data"), "6m");
     let settings = settings(&folder.path().join("data"));
-    let start = StartClock {
-        boot: 1,
-        began: 0,
-        axis: 0,
-        wall: 0,
-        known: None,
-        release: Release::Held,
-    };
-    let opened = async || {
-        let clock = TestClock::at_ms(1_790_000_000_000);
-        let opened = Buffer::open_with(settings.clone(), clock, Some(start)).await;
-        opened.unwrap()
-    };
-    let before = opened().await;
+    let before = open_held(&settings).await;
     for _ in 0..3 {
         before.buffer.append(readings("cpu", 1000)).await.unwrap();
     }
     assert!(settings.path.with_extension("db.reserve").exists());
     before.buffer.close().await;
-    let again = opened().await;
+    let again = open_held(&settings).await;
     disk.fill();
     let verdicts: Vec<_> = again
         .starts
@@ -305,9 +292,115 @@ async fn held_readings_are_released_on_a_full_disk() {
         .map(|(epoch, _)| (*epoch, Release::Shifted(1000)))
         .collect();
     assert_eq!(verdicts.len(), 1);
-    again.buffer.release(verdicts, start, true).await.unwrap();
+    again.buffer.release(verdicts, HELD, true).await.unwrap();
     again.buffer.close().await;
-    assert!(opened().await.starts.held.is_empty());
+    assert!(open_held(&settings).await.starts.held.is_empty());
+}
+
+const HELD: StartClock = StartClock {
+    boot: 1,
+    began: 0,
+    axis: 0,
+    wall: 0,
+    known: None,
+    release: Release::Held,
+};
+
+async fn open_held(settings: &BufferSettings) -> Opened {
+    let clock = TestClock::at_ms(1_790_000_000_000);
+    let opened = Buffer::open_with(settings.clone(), clock, Some(HELD)).await;
+    opened.unwrap()
+}
+
+/// What was decided of held readings could not be kept, and then a new epoch is due: they are not left behind
+/// in the old one, with nobody who mends them.
+#[tokio::test]
+async fn a_new_epoch_leaves_no_held_readings_behind() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let Opened { buffer, .. } = open_held(&settings).await;
+    let held = edge_agent::buffer::Append::read(readings("cpu", 3));
+    buffer.append(held).await.unwrap();
+    let files = ["buffer.db", "buffer.db-wal"].map(|name| folder.path().join(name));
+    let files = files.map(|file| file.to_str().unwrap().to_owned());
+    let immutable = Immutable::make(files.to_vec());
+    let known = StartClock {
+        release: Release::Shifted(3_000_000),
+        ..HELD
+    };
+    buffer.release(Vec::new(), known, true).await.unwrap_err();
+    buffer.begin_again(known).await.unwrap();
+    drop(immutable);
+    buffer.release(Vec::new(), known, true).await.unwrap();
+    let range = SeqRange::new(1, 3).unwrap();
+    let rows = buffer.read(range, 9).await.unwrap().batch.rows;
+    let times: Vec<i64> = rows.iter().map(|row| row.observed_at.micros()).collect();
+    assert_eq!(times, [3_000_000, 3_001_000, 3_002_000]);
+}
+
+/// A person is told that something was done only when it is on the disk.
+#[tokio::test]
+async fn a_discard_that_is_not_kept_is_no_success() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    opened.buffer.append(readings("cpu", 3)).await.unwrap();
+    let rejected = schema::message::Rejection {
+        range: SeqRange::new(1, 3).unwrap(),
+        reason: schema::message::RejectReason::BadText,
+    };
+    let none = RangeSet::new();
+    let settled = opened
+        .buffer
+        .settle(opened.epoch, none.clone(), vec![rejected], none);
+    assert_eq!(settled.await.unwrap().quarantined, 3);
+    // The next attempt keeps what the first could not.
+    let files = ["buffer.db", "buffer.db-wal"].map(|name| folder.path().join(name));
+    let files = files.map(|file| file.to_str().unwrap().to_owned());
+    let immutable = Immutable::make(files.to_vec());
+    opened.buffer.discard(None).await.unwrap_err();
+    drop(immutable);
+    opened.buffer.discard(None).await.unwrap();
+    let copy = crate::buffer::folder();
+    copy_files(folder.path(), copy.path());
+    let again = open(&crate::buffer::settings(copy.path())).await;
+    assert_eq!(again.buffer.balance().discarded, 3);
+}
+
+/// Attempts that fail leave one beginning of a copy, however many there are.
+#[tokio::test]
+async fn copies_that_have_no_room_do_not_add_up() {
+    let folder = folder();
+    let data = folder.path().join("data");
+    let disk = SmallDisk::mount(&data, "32m");
+    let settings = settings(&data);
+    let opened = open(&settings).await;
+    for _ in 0..40 {
+        opened.buffer.append(readings("cpu", 4000)).await.unwrap();
+    }
+    opened.buffer.close().await;
+    let opened = open(&settings).await;
+    std::fs::remove_file(&settings.path).unwrap();
+    disk.fill();
+    // Room for more than SQLite keeps in memory, and not for all.
+    let ballast = data.join("ballast");
+    let filled = ballast.metadata().unwrap().len();
+    let file = std::fs::File::options().write(true).open(&ballast).unwrap();
+    file.set_len(filled - (5 << 19)).unwrap();
+    // Open, it would keep its room when it is removed.
+    drop(file);
+    for _ in 0..3 {
+        opened.buffer.append(readings("cpu", 1)).await.unwrap_err();
+        let copy = std::fs::read(data.join("buffer.db.copy")).unwrap();
+        assert!(copy.starts_with(&[0; 100]) && copy.len() > 1 << 20);
+    }
+    assert!(!data.join("buffer.db.copy.aside").exists());
+    disk.free();
+    opened.buffer.append(readings("cpu", 1)).await.unwrap();
+    opened.buffer.close().await;
+    let again = open(&settings).await;
+    assert_eq!(again.recovery, None);
+    assert_eq!(again.pending.count(), 160_001);
 }
 
 #[tokio::test]
@@ -467,4 +560,35 @@ async fn readings_that_cannot_be_read_stop_none_of_the_others() {
     let again = try_open(&settings).await.unwrap();
     let recovery = again.recovery.unwrap();
     assert!(recovery.salvaged > 158_000, "{recovery:?}");
+}
+
+/// Settled readings that cannot be deleted keep nobody from writing what is known of the clock.
+#[tokio::test]
+async fn held_readings_are_released_while_others_cannot_be_deleted() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let before = open_held(&settings).await;
+    for _ in 0..40 {
+        let readings = readings("cpu", 4000);
+        before.buffer.append(readings).await.unwrap();
+    }
+    before.buffer.close().await;
+    let opened = open_held(&settings).await;
+    damage(&settings);
+    let epoch = opened.starts.held[0].0;
+    let settled: RangeSet = SeqRange::new(78_000, 82_000).into_iter().collect();
+    let settled = opened
+        .buffer
+        .settle(epoch, settled, vec![], RangeSet::new());
+    assert_eq!(settled.await.unwrap().committed, 4_001);
+    let verdicts = vec![(epoch, Release::Shifted(1000))];
+    opened.buffer.release(verdicts, HELD, true).await.unwrap();
+    let trouble = opened.buffer.storage().borrow().trouble.clone();
+    assert!(trouble.is_some(), "the damage is said");
+    // As a crash leaves it.
+    let copy = crate::buffer::folder();
+    copy_files(folder.path(), copy.path());
+    let again = open_held(&crate::buffer::settings(copy.path())).await;
+    assert!(again.recovery.is_some());
+    assert!(again.starts.held.is_empty(), "{:?}", again.starts);
 }
