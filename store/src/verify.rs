@@ -69,14 +69,17 @@ pub async fn verify(
         }
         ranges.push(of_epoch);
     }
-    // Retention may have removed something while the rows were read.
-    let moved = store.ledger(device).await?.rows.horizon(since);
-    let stored = ledger.epochs.iter().flat_map(|record| &record.ranges);
-    for (range, checked) in stored.zip(ranges.iter_mut().flatten()) {
-        if let (Some(checked), Some(aged)) = (checked, range.aged(moved))
-            && checked.verdict == Verdict::Broken
-        {
-            *checked = Checked::aged(aged);
+    let is_broken = |checked: &Checked| checked.verdict == Verdict::Broken;
+    if ranges.iter().flatten().flatten().any(is_broken) {
+        // Retention may have removed something while the rows were read.
+        let moved = store.ledger(device).await?.rows.horizon(since);
+        let stored = ledger.epochs.iter().flat_map(|record| &record.ranges);
+        for (range, checked) in stored.zip(ranges.iter_mut().flatten()) {
+            if let (Some(checked), Some(aged)) = (checked, range.aged(moved))
+                && is_broken(checked)
+            {
+                *checked = Checked::aged(aged);
+            }
         }
     }
     let has_expired = ranges.iter().flatten().flatten().any(Checked::has_expired);
