@@ -158,6 +158,32 @@ async fn beside_0_1(fixture: &Fixture) {
     );
     assert_eq!(record.settle().balance.evicted, 9);
     check_ledger(&*store, "press-7").await;
+    // It refuses what follows what a person discarded, and grows that row: to it both are one. Until they are
+    // committed, these are shown as discarded.
+    let grow = "INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, reason, \
+         recorded_at) SELECT device_id, epoch, 70, 'rejected', 72, 0, 'too_new', recorded_at \
+         FROM ledger WHERE device_id = 'press-7' AND epoch = 7 AND first_seq = 1 \
+         ON CONFLICT (device_id, epoch, first_seq, kind) DO UPDATE SET last_seq = excluded.last_seq, \
+             digest = excluded.digest, hlc_max = excluded.hlc_max, \
+             observed_min = excluded.observed_min, observed_max = excluded.observed_max";
+    let move_head = "UPDATE sync_status SET ledger_version = ledger_version + 1 \
+         WHERE device_id = 'press-7' AND epoch = 7";
+    fixture.sql(grow).await;
+    fixture.sql(move_head).await;
+    let by_person = async || {
+        let ledger = store.ledger(&device("press-7")).await.unwrap();
+        let given_up = ledger.epochs[0].discarded().into_iter();
+        let person = Some(DiscardedBy::Person);
+        let of_person = given_up.filter(|(by, _)| *by == person);
+        of_person.map(|(_, range)| range).collect::<Vec<_>>()
+    };
+    assert_eq!(by_person().await, ranges(&[(70, 72)]));
+    store
+        .ingest(&[delivered("press-7", 71..=72)])
+        .await
+        .unwrap();
+    assert_eq!(by_person().await, ranges(&[(70, 70)]));
+    check_ledger(&*store, "press-7").await;
 }
 
 fn value(seq: u64) -> (u16, Value) {
