@@ -67,6 +67,7 @@ pub mod overrides;
 mod plan;
 mod presence;
 pub mod requests;
+mod retention;
 pub mod sqlstate;
 pub mod verify;
 

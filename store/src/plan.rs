@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
+use std::time::Duration;
 
 use schema::digest::Digester;
 use schema::limits::SQL_INTEGER_MAX;
@@ -257,21 +258,30 @@ impl<'a> Intake<'a> {
         std::mem::take(&mut self.repeated)
     }
 
-    /// Refuses those of `repeated` that are `stored` under their own name with other content. Of one
-    /// whose row is gone, or was sent under another key, it cannot be told.
+    /// Refuses those of `repeated` that are not stored as they came: with other content, under another key,
+    /// or not at all. `held` is what was found under their keys, each with the place of the row in
+    /// `repeated`, of what is stored and of what lost. What retention may have removed stays known.
     pub(crate) fn refuse_changed(
         &mut self,
         repeated: &[NewRow],
-        stored: &HashMap<contest::Key<'_>, StoredReading>,
+        held: &[(usize, StoredReading)],
+        retention: Option<Duration>,
     ) {
-        for row in repeated {
-            let is_other = stored.get(&contest::key(self, row)).is_some_and(|held| {
-                let (delivery, _, _) = self.row(row);
-                let name = (delivery.batch.epoch, row.seq);
-                (held.version.epoch, held.version.seq) == name
-                    && !contest::is_stored(self, row, held)
-            });
-            if is_other {
+        let mut is_stored = vec![false; repeated.len()];
+        for (at, found) in held {
+            if let (Some(row), Some(is_stored)) = (repeated.get(*at), is_stored.get_mut(*at)) {
+                let version = self.version(row);
+                let name = (version.epoch, version.seq);
+                *is_stored |= (found.version.epoch, found.version.seq) == name
+                    && contest::is_stored(self, row, found);
+            }
+        }
+        for (row, is_stored) in repeated.iter().zip(is_stored) {
+            let (delivery, _, reading) = self.row(row);
+            let (now, then) = (delivery.received_at.micros(), reading.observed_at.micros());
+            let age = now.saturating_sub(then);
+            let kept = retention.and_then(|kept| i64::try_from(kept.as_micros()).ok());
+            if !is_stored && kept.is_none_or(|kept| age < kept) {
                 let item = Item {
                     seq: row.seq,
                     delivery: row.delivery,

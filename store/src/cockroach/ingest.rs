@@ -29,7 +29,7 @@ use super::super::contest::{self, Contest};
 use super::super::ledger::{EpochState, Span};
 use super::super::plan::{Group, Intake, NewRow, grow, parts};
 use super::super::sqlstate::Verdict;
-use super::super::{Delivery, Ingested, RowCounts, StoreError};
+use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
@@ -92,10 +92,13 @@ impl Cockroach {
             }
             let repeated = intake.repeated();
             if !repeated.is_empty() {
+                // What loses between the two is found twice.
                 let held = run!(self, &mut budget, Purpose::Write, |connection| {
-                    stored(connection, &intake, &repeated).await
+                    let mut held = found(connection, sql::STORED, &intake, &repeated).await?;
+                    held.extend(found(connection, sql::LOST, &intake, &repeated).await?);
+                    Ok(held)
                 })?;
-                intake.refuse_changed(&repeated, &held);
+                intake.refuse_changed(&repeated, &held, self.retention.get());
             }
             let progress = self
                 .write_all(
@@ -554,26 +557,39 @@ async fn stored<'a>(
     connection: &mut PgConnection,
     intake: &Intake<'a>,
     part: &[NewRow],
-) -> Result<HashMap<contest::Key<'a>, super::super::StoredReading>, sqlx::Error> {
+) -> Result<HashMap<contest::Key<'a>, StoredReading>, sqlx::Error> {
+    let found = found(connection, sql::STORED, intake, part).await?;
+    let found = found.into_iter();
+    Ok(found
+        .map(|(at, reading)| (contest::key(intake, &part[at]), reading))
+        .collect())
+}
+
+/// What is under the keys of a part, each with the place of its row there.
+async fn found(
+    connection: &mut PgConnection,
+    sql: &'static str,
+    intake: &Intake<'_>,
+    part: &[NewRow],
+) -> Result<Vec<(usize, StoredReading)>, sqlx::Error> {
     let numbered: Vec<(usize, &NewRow)> = part.iter().enumerate().collect();
     let arguments = Columns::default()
         .array(&numbered, |(_, row)| intake.row(row).0.device.as_str())?
         .array(&numbered, |(_, row)| intake.row(row).1)?
         .array(&numbered, |(_, row)| observed(intake, row))?
         .array(&numbered, |(at, _)| sql_int(*at as u64))?;
-    let found = connection
-        .fetch_all(sqlx::query_with(sql::STORED, arguments.done()))
+    let rows = connection
+        .fetch_all(sqlx::query_with(sql, arguments.done()))
         .await?;
-    let mut stored = HashMap::with_capacity(found.len());
-    for row in &found {
+    let mut found = Vec::with_capacity(rows.len());
+    for row in &rows {
         let at = usize::try_from(rows::number(row, 0)?).unwrap_or(usize::MAX);
         let Some(new) = part.get(at) else { continue };
         let (delivery, _, reading) = intake.row(new);
         let sensor = delivery.batch.sensor(reading).clone();
-        let reading = rows::reading(row, 1, sensor)?;
-        stored.insert(contest::key(intake, new), reading);
+        found.push((at, rows::reading(row, 1, sensor)?));
     }
-    Ok(stored)
+    Ok(found)
 }
 
 fn head_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {

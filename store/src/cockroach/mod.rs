@@ -56,6 +56,7 @@ use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
 use super::location::Database;
 use super::presence::Silence;
+use super::retention::Retention;
 use super::sqlstate::Verdict;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
@@ -77,6 +78,7 @@ pub struct Cockroach {
     pace: Pace,
     /// How long a device may be silent.
     silence: Silence,
+    retention: Retention,
     meters: Meters,
     statement_timeout: Duration,
     retry_budget: Duration,
@@ -102,6 +104,7 @@ impl Cockroach {
             absent: Absent::default(),
             pace: Pace::default(),
             silence: Silence::default(),
+            retention: Retention::default(),
             meters: Meters::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,
@@ -196,6 +199,7 @@ impl Store for Cockroach {
     }
 
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
+        self.retention.set(retention);
         self.set_retention(retention).await
     }
 

@@ -183,6 +183,14 @@ pub(super) const STORED: &str = "SELECT k.place, t.observed_at, t.value_f64, t.v
      JOIN telemetry_data AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
          AND t.observed_at = k.observed_at";
 
+/// What lost under some keys.
+pub(super) const LOST: &str = "SELECT k.place, t.observed_at, t.value_f64, t.value_i64, \
+     t.value_bool, t.value_text, t.quality, t.hlc, t.epoch, t.seq, t.received_at \
+     FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::INT8[]) \
+         AS k (device_id, sensor, observed_at, place) \
+     JOIN conflicts AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
+         AND t.observed_at = k.observed_at";
+
 /// The slow path: rows that won. The comparison guards what the transaction has decided already.
 pub(super) const PUT_ROWS: &str = concat!(
     "INSERT INTO telemetry_data ",

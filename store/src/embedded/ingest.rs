@@ -2,6 +2,7 @@
 //! nothing to try again.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use libsql::Value as Cell;
 use schema::digest::Digester;
@@ -86,6 +87,10 @@ const STORED: &str = "SELECT observed_at, value_f64, value_i64, value_bool, valu
      hlc, epoch, seq, received_at FROM telemetry_data \
      WHERE device_id = ? AND sensor = ? AND observed_at = ?";
 
+const LOST: &str = "SELECT observed_at, value_f64, value_i64, value_bool, value_text, quality, \
+     hlc, epoch, seq, received_at FROM conflicts \
+     WHERE device_id = ? AND sensor = ? AND observed_at = ?";
+
 const PUT_CONFLICT: &str = "INSERT OR IGNORE INTO conflicts (device_id, sensor, observed_at, \
      value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
      winner_hlc, winner_epoch, winner_seq, recorded_at, same_reading) \
@@ -126,14 +131,19 @@ const DROP_RANGE: &str =
 const MERGED: &str = "UPDATE sync_status SET merge_due = 0, ledger_version = ledger_version + 1 \
      WHERE device_id = ? AND epoch = ?";
 
-pub(super) fn ingest(file: &mut File, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
+pub(super) fn ingest(
+    file: &mut File,
+    deliveries: &[Delivery],
+    retention: Option<Duration>,
+) -> Result<Ingested, StoreError> {
     let mut intake = Intake::new(deliveries);
     let mut states = load(file, &intake.groups)?;
     let mut new_rows = Vec::new();
     let quiet = intake.select_all(&states, &mut Digester::default(), &mut new_rows);
     let repeated = intake.repeated();
-    let held = stored(file, &intake, &repeated)?;
-    intake.refuse_changed(&repeated, &held);
+    let mut held = found(file, STORED, &intake, &repeated)?;
+    held.extend(found(file, LOST, &intake, &repeated)?);
+    intake.refuse_changed(&repeated, &held, retention);
     let (plain, contested) = new_rows.split_at(quiet);
     let mut written = Written::default();
     write_plain(file, &intake, plain, &mut written)?;
@@ -340,8 +350,21 @@ fn stored<'a>(
     intake: &Intake<'a>,
     rows: &[NewRow],
 ) -> Result<HashMap<contest::Key<'a>, StoredReading>, StoreError> {
-    let mut stored = HashMap::new();
-    for row in rows {
+    let found = found(file, STORED, intake, rows)?.into_iter();
+    Ok(found
+        .map(|(at, reading)| (contest::key(intake, &rows[at]), reading))
+        .collect())
+}
+
+/// What is under the keys of some rows, each with the place of its row.
+fn found(
+    file: &mut File,
+    sql: &'static str,
+    intake: &Intake<'_>,
+    rows: &[NewRow],
+) -> Result<Vec<(usize, StoredReading)>, StoreError> {
+    let mut found = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
         let (delivery, name, reading) = intake.row(row);
         let key = vec![
             text_cell(delivery.device.as_str()),
@@ -349,12 +372,10 @@ fn stored<'a>(
             Cell::Integer(reading.observed_at.micros()),
         ];
         let sensor = delivery.batch.sensor(reading);
-        let found = file.query(STORED, key, |row| values::reading(row, 0, sensor.clone()))?;
-        for held in found {
-            stored.insert(contest::key(intake, row), held);
-        }
+        let held = file.query(sql, key, |row| values::reading(row, 0, sensor.clone()))?;
+        found.extend(held.into_iter().map(|held| (at, held)));
     }
-    Ok(stored)
+    Ok(found)
 }
 
 fn write_compared(

@@ -36,6 +36,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::clock::{Sample, StoreClock};
 use super::history::HistoryStore as _;
 use super::presence::Silence;
+use super::retention::Retention;
 use super::{
     Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
     FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, ReportsSettled, RowCount, Store,
@@ -51,6 +52,7 @@ pub struct Embedded {
     clock: StoreClock,
     /// How long a device may be silent.
     silence: Silence,
+    retention: Retention,
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     commits: AtomicU64,
 }
@@ -72,6 +74,7 @@ impl Embedded {
         Ok(Self {
             clock: StoreClock::of_this_machine(),
             silence: Silence::default(),
+            retention: Retention::default(),
             workers: Mutex::new(Some(Arc::new(Workers { writer, reader }))),
             closed: Mutex::new(vec![writer_closed, reader_closed]),
             commits: AtomicU64::new(0),
@@ -133,8 +136,9 @@ impl Store for Embedded {
 
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let deliveries = deliveries.to_vec();
+        let retention = self.retention.get();
         let ingested = self
-            .write(move |file| ingest::ingest(file, &deliveries))
+            .write(move |file| ingest::ingest(file, &deliveries, retention))
             .await?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(ingested)
@@ -177,7 +181,8 @@ impl Store for Embedded {
     }
 
     /// A file drops nothing by itself.
-    async fn set_retention(&self, _retention: Option<Duration>) -> Result<bool, StoreError> {
+    async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
+        self.retention.set(retention);
         Ok(false)
     }
 

@@ -2,7 +2,7 @@
 
 use schema::message::{RejectReason, Rejection};
 use schema::{Hlc, ObservedAt, Quality, Value};
-use store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN, Origin, RowCounts};
+use store::{Delivery, OBSERVED_AT_MAX, OBSERVED_AT_MIN, Origin, RowCounts};
 
 use testkit::contract;
 use testkit::database::*;
@@ -19,6 +19,7 @@ contract!(
     a_restart_knows_what_was_committed,
     a_database_that_was_restored_under_a_bridge_acknowledges_only_what_it_has,
     another_value_under_a_sequence_that_is_committed_is_refused_over_http,
+    another_key_under_a_sequence_that_is_committed_is_refused_over_http,
     many_devices_and_epochs_in_one_call,
     no_deliveries_and_empty_batches_are_fine,
     every_value_comes_back_as_it_was,
@@ -206,6 +207,50 @@ async fn another_value_under_a_sequence_that_is_committed_is_refused_over_http(f
         assert_eq!(refused, [(2, reuse), (4, reuse)]);
     }
     check_ledger(&*fixture.open().await, "d").await;
+}
+
+/// A sequence names one reading: its key belongs to it as much as its value.
+async fn another_key_under_a_sequence_that_is_committed_is_refused_over_http(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut one = delivery("d", rows(1, 5));
+    one.origin = Origin::Direct;
+    store.ingest(std::slice::from_ref(&one)).await.unwrap();
+    let refused = async |again: &Delivery| {
+        let again = store.ingest(std::slice::from_ref(again)).await.unwrap();
+        assert_eq!(again.rows.inserted, 0);
+        let rejected = again.settled[0].rejected.iter();
+        assert!(
+            rejected
+                .clone()
+                .all(|of| of.reason == RejectReason::EpochReuse)
+        );
+        rejected.map(|of| of.range).collect::<Vec<_>>()
+    };
+    let mut elsewhere = one.clone();
+    elsewhere.batch.sensors = vec!["elsewhere".parse().unwrap()];
+    assert_eq!(refused(&elsewhere).await, ranges(&[(1, 5)]));
+    let mut earlier = one.clone();
+    let row = &mut earlier.batch.rows[2];
+    row.observed_at = ObservedAt::from_micros(row.observed_at.micros() - 1);
+    assert_eq!(refused(&earlier).await, ranges(&[(3, 3)]));
+    // What lost its key was stored.
+    let mut newer = delivery("d", rows(4, 4));
+    newer.batch.epoch = epoch(8);
+    newer.batch.rows[0].hlc = Hlc::new(9_000_000_000_000, 0);
+    newer.batch.rows[0].value = Value::F64(-1.5);
+    store.ingest(&[newer]).await.unwrap();
+    assert_eq!(refused(&one).await, []);
+    let mut lost = one.clone();
+    lost.batch.rows[3].value = Value::F64(-2.5);
+    assert_eq!(refused(&lost).await, ranges(&[(4, 4)]));
+    // What is gone may have been removed by right, where anything is.
+    fixture
+        .sql("DELETE FROM telemetry_data WHERE seq = 5")
+        .await;
+    assert_eq!(refused(&one).await, ranges(&[(5, 5)]));
+    let day = std::time::Duration::from_secs(86_400);
+    store.set_retention(Some(day)).await.unwrap();
+    assert_eq!(refused(&one).await, []);
 }
 
 async fn many_devices_and_epochs_in_one_call(fixture: Fixture) {
