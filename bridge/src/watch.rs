@@ -13,6 +13,7 @@ use std::time::Duration;
 use daemon::{Component, Failure};
 use store::Store;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -21,6 +22,10 @@ use crate::pipeline::Refused;
 /// How often the database is asked, and how long it may take to answer.
 const INTERVAL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// After so long without another failure nobody is trying what failed: a call that goes on failing says so several times
+/// in this time. A bridge that nothing is handed to, because it is not ready, would else never be ready again.
+const FAILING_FOR: Duration = Duration::from_secs(60);
 
 /// What is known of the database. Clones share it.
 #[derive(Debug, Clone)]
@@ -40,8 +45,8 @@ struct State {
     has_answered: bool,
     /// Why it does not answer.
     silent: Option<String>,
-    /// Why calls that write fail.
-    failing: Option<String>,
+    /// Why calls that write fail, and when one did last.
+    failing: Option<(String, Instant)>,
     /// Why it commits nothing, although it answers.
     refusing: Option<String>,
     refusals: Refusals,
@@ -83,19 +88,28 @@ impl DatabaseWatch {
                 Ok(Err(error)) => Some(error.explained()),
                 Err(_) => Some(format!("database gives no answer within {PATIENCE:?}")),
             };
-            let before = self.change(|state| {
-                state.has_answered |= silent.is_none();
-                std::mem::replace(&mut state.silent, silent.clone())
-            });
-            match (before, silent) {
-                (None, Some(error)) => warn!(error, "the database does not answer"),
-                (Some(_), None) => info!("the database answers again"),
-                _ => {}
-            }
+            self.asked(silent, Instant::now());
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = stop.cancelled() => return Ok(()),
             }
+        }
+    }
+
+    /// It was asked, and is silent for this reason or has answered that it takes writes.
+    fn asked(&self, silent: Option<String>, now: Instant) {
+        let before = self.change(|state| {
+            if silent.is_none() {
+                state.has_answered = true;
+                let failing = &mut state.failing;
+                failing.take_if(|(_, at)| now.duration_since(*at) >= FAILING_FOR);
+            }
+            std::mem::replace(&mut state.silent, silent.clone())
+        });
+        match (before, silent) {
+            (None, Some(error)) => warn!(error, "the database does not answer"),
+            (Some(_), None) => info!("the database answers again"),
+            _ => {}
         }
     }
 
@@ -119,7 +133,7 @@ impl DatabaseWatch {
 
     /// A call that writes has failed, and is tried again.
     pub(crate) fn does_not_write(&self, reason: String) {
-        self.change(|state| state.failing = Some(reason));
+        self.change(|state| state.failing = Some((reason, Instant::now())));
     }
 
     /// What is refused now.
@@ -164,7 +178,8 @@ impl DatabaseWatch {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state);
-        let reasons = [&state.silent, &state.refusing, &state.failing];
+        let failing = state.failing.as_ref().map(|(reason, _)| reason);
+        let reasons = [state.silent.as_ref(), state.refusing.as_ref(), failing];
         match reasons.into_iter().flatten().next() {
             Some(reason) => self.shared.health.waiting(reason.clone()),
             None if state.has_answered => self.shared.health.ready(),
@@ -213,6 +228,21 @@ mod tests {
         watch.wrote();
         assert!(!health.is_ready(), "it writes other things");
         watch.refuses(None, Vec::new());
+        assert!(health.is_ready());
+    }
+
+    #[test]
+    fn what_nobody_tries_any_more_keeps_no_bridge_from_getting_readings() {
+        let health = Health::default();
+        let watch = DatabaseWatch::new(health.component("database"));
+        watch.does_not_write("full".to_owned());
+        let failed = Instant::now();
+        watch.asked(None, failed + FAILING_FOR / 2);
+        assert!(!health.is_ready(), "it may be tried again");
+        watch.asked(Some("gone".to_owned()), failed + 2 * FAILING_FOR);
+        watch.change(|state| state.silent = None);
+        assert!(!health.is_ready(), "silence mends nothing");
+        watch.asked(None, failed + 2 * FAILING_FOR);
         assert!(health.is_ready());
     }
 }
