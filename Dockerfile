@@ -13,11 +13,11 @@ COPY . .
 # The caches belong to the builder, not to a layer: a second build compiles what changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked \
+    cargo build --profile dist --locked \
         --package broker --package bridge --package edge-agent --package certs --package tideline \
  && mkdir /out \
- && cp target/release/broker target/release/bridge target/release/edge-agent \
-       target/release/certs target/release/tideline /out/
+ && cp target/dist/broker target/dist/bridge target/dist/edge-agent \
+       target/dist/certs target/dist/tideline /out/
 
 FROM debian:${DEBIAN_TAG}
 # curl asks /readyz; ca-certificates are for databases behind public authorities.

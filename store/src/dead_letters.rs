@@ -5,10 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use schema::DeviceId;
 use schema::time::ReceivedAt;
 
-use super::{KeptLetter, StoreError};
+use super::StoreError;
 
 /// Bytes of each payload that a list shows; one letter alone is shown whole. As it stands in SQL.
 macro_rules! head_bytes {
@@ -29,6 +30,37 @@ pub trait DeadLetterStore: Send + Sync {
 
     /// Throws one away. Returns whether it was there.
     async fn discard_letter(&self, id: &LetterId) -> Result<bool, StoreError>;
+}
+
+/// Most bytes of one dead letter's payload that are kept.
+pub const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
+
+/// A payload that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Whose, when the topic tells.
+    pub device: Option<DeviceId>,
+    /// Where it arrived; anything but NUL.
+    pub topic: String,
+    /// Its bytes; [`DEAD_LETTER_BYTES_MAX`] of them are kept.
+    pub payload: Bytes,
+    /// Why it is here.
+    pub reason: String,
+    /// When the bridge took it.
+    pub received_at: ReceivedAt,
+}
+
+/// A dead letter as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptLetter {
+    /// Its name.
+    pub id: LetterId,
+    /// The letter; its payload is cut to [`DEAD_LETTER_BYTES_MAX`], its time is the last one's.
+    pub letter: DeadLetter,
+    /// The payload's whole length.
+    pub payload_bytes: u64,
+    /// How often it arrived.
+    pub times: u64,
 }
 
 /// Names a dead letter: `{digest in 16 hexadecimal digits}.{device, or nothing}`.

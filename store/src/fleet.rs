@@ -4,11 +4,33 @@
 //! What it still says is taken down all the same, because nothing accepted is lost.
 
 use async_trait::async_trait;
-use schema::DeviceId;
 use schema::time::ReceivedAt;
+use schema::{DeviceId, Epoch};
 
+use super::StoreError;
 use super::labels::{LabelChanges, Labels};
-use super::{Device, StoreError};
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its identity.
+    pub device: DeviceId,
+    /// When the bridge first heard of it.
+    pub first_seen: ReceivedAt,
+    /// When the bridge last heard of it: presence, report or readings.
+    pub last_seen: ReceivedAt,
+    /// Whether its last word on `up/status` was a birth, and it gave a sign of life lately
+    /// ([`Store::set_offline_after`]).
+    pub online: bool,
+    /// The agent's version, from its last birth.
+    pub agent_version: Option<String>,
+    /// The buffer file in use, from its last birth.
+    pub epoch: Option<Epoch>,
+    /// What people call it by.
+    pub labels: Labels,
+    /// Since when it is retired.
+    pub retired_at: Option<ReceivedAt>,
+}
 
 /// The fleet's part of a store.
 #[async_trait]

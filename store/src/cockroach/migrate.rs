@@ -245,10 +245,16 @@ async fn prepare_lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> 
          id INT8 PRIMARY KEY, holder TEXT NOT NULL, expires_at TIMESTAMPTZ NOT NULL)";
     match connection.execute(sql).await {
         Ok(_) => Ok(()),
-        // PostgreSQL: somebody creates it at this very moment.
-        Err(error) if is(&error, Verdict::Taken) => Ok(()),
+        Err(error) if is_made_by_another(&error) => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+/// PostgreSQL looks whether a table is there before it makes it, and may find at each later step that somebody was
+/// quicker: its type (42710, or 23505 in the catalogue), or the table itself (42P07).
+fn is_made_by_another(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["23505", "42710", "42P07"].contains(&&*code))
 }
 
 /// Takes or renews the lock, if it is free, expired or ours.

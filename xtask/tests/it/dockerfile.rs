@@ -97,7 +97,7 @@ fn check_copy(words: &[String], stages: &[String]) -> Vec<String> {
     problems
 }
 
-/// `cargo build --package NAME …` and `cp target/release/NAME …`.
+/// `cargo build --package NAME …` and `cp target/dist/NAME …`.
 fn check_build(words: &[String], binaries: &[String]) -> Vec<String> {
     let mut problems = Vec::new();
     let after_flag = words
@@ -106,7 +106,7 @@ fn check_build(words: &[String], binaries: &[String]) -> Vec<String> {
         .map(|pair| pair[1].as_str());
     let by_path = words
         .iter()
-        .filter_map(|word| word.strip_prefix("target/release/"));
+        .filter_map(|word| word.strip_prefix("target/dist/"));
     for binary in after_flag.chain(by_path) {
         if !binaries.iter().any(|known| known == binary) {
             problems.push(format!(
