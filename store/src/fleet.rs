@@ -20,7 +20,7 @@ pub struct Device {
     /// When the bridge last heard of it: presence, report or readings.
     pub last_seen: ReceivedAt,
     /// Whether its last word on `up/status` was a birth, and it gave a sign of life lately
-    /// ([`Store::set_offline_after`]).
+    /// ([`Store::set_offline_after`](super::Store::set_offline_after)).
     pub online: bool,
     /// The agent's version, from its last birth.
     pub agent_version: Option<String>,
