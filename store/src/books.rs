@@ -49,7 +49,7 @@ pub enum Verdict {
     NotComparable,
 }
 
-/// One row of a buffer file beside one of its ranges, if it has any.
+/// One row of an epoch beside one of its ranges, if it has any.
 #[derive(Debug)]
 pub(crate) struct BookRow {
     pub(crate) device: DeviceId,
@@ -61,7 +61,7 @@ pub(crate) struct BookRow {
     pub(crate) span: Option<Span>,
 }
 
-/// One buffer file of a device, and what became of the device's rows.
+/// One epoch of a device, and what became of the device's rows.
 #[derive(Debug)]
 pub(crate) struct Book {
     pub(crate) device: DeviceId,
@@ -296,7 +296,7 @@ impl Verdict {
     }
 }
 
-/// Adds buffer files to the fleet's totals. `last` is the device that the previous page ended
+/// Adds epochs to the fleet's totals. `last` is the device that the previous page ended
 /// with: it is counted already.
 pub(crate) fn add_up(fleet: &mut FleetLedger, books: &[Book], last: Option<&DeviceId>) {
     let mut last = last;

@@ -1,4 +1,4 @@
-//! What was last known of each buffer file's ledger, so that the steady state reads nothing
+//! What was last known of each epoch's ledger, so that the steady state reads nothing
 //! before it writes.
 //!
 //! A state is *taken* while it is worked with and put back after the commit; whoever needs it
@@ -22,10 +22,10 @@ use super::ledger::EpochState;
 /// Most spans in one generation: about 100 bytes each.
 const GENERATION_SPANS_MAX: usize = 100_000;
 
-/// Most buffer files in one generation.
+/// Most epochs in one generation.
 const GENERATION_EPOCHS_MAX: usize = 50_000;
 
-/// Ledger states by buffer file.
+/// Ledger states by epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Cache(Mutex<Generations>);
 

@@ -73,7 +73,7 @@ pub(crate) fn has_quarantine(agent_version: &str) -> bool {
     }
 }
 
-/// The buffer files that reports speak of, and for each epoch of each report, in order, which.
+/// The epochs that reports speak of, and for each epoch of each report, in order, which.
 pub(crate) fn group(reports: &[DeviceReport], words: &[Words]) -> (Vec<Group>, Vec<usize>) {
     let mut by_file: HashMap<(&DeviceId, Epoch), usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();

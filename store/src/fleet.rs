@@ -24,7 +24,7 @@ pub struct Device {
     pub online: bool,
     /// The agent's version, from its last birth.
     pub agent_version: Option<String>,
-    /// The buffer file in use, from its last birth.
+    /// The epoch in use, from its last birth.
     pub epoch: Option<Epoch>,
     /// What people call it by.
     pub labels: Labels,

@@ -1,4 +1,4 @@
-//! What the ledger knows of one buffer file, as far as a store needs it to write the next part:
+//! What the ledger knows of one epoch, as far as a store needs it to write the next part:
 //! pure values, no SQL.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 //!
 //! Invariant: the spans of one kind ascend and are disjoint. A run of sequences that continues a
 //! span grows it in place instead of adding a row, up to [`SPAN_SEQS_MAX`], so that in the steady
-//! state a buffer file has one row in the ledger for a million readings, and nothing is left to
+//! state an epoch has one row in the ledger for a million readings, and nothing is left to
 //! merge. `version` counts the writes to the file's ledger: whoever writes names the version that
 //! its knowledge is from, and the database takes the write only if that is still so. Several
 //! bridges therefore never record overlapping ranges, at any isolation level.
@@ -68,7 +68,7 @@ pub(crate) struct Run {
     pub(crate) extent: Option<Extent>,
 }
 
-/// The ledger of one buffer file, from a sequence on.
+/// The ledger of one epoch, from a sequence on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EpochState {
     /// The version that this knowledge is from.
@@ -95,7 +95,7 @@ pub(crate) enum Track {
 }
 
 impl EpochState {
-    /// A buffer file of which nothing is recorded yet, or of which all spans will be `put`.
+    /// An epoch of which nothing is recorded yet, or of which all spans will be `put`.
     pub(crate) fn empty(version: i64, floor: u64) -> Self {
         Self {
             version,

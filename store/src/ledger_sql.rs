@@ -1,6 +1,6 @@
 //! The one query that both databases read the ledger with; what differs is how a page is chosen.
 
-/// A page of buffer files with their reports, what became of their devices' rows, and their ranges.
+/// A page of epochs with their reports, what became of their devices' rows, and their ranges.
 macro_rules! books {
     ($page:literal) => {
         concat!(

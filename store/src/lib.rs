@@ -13,7 +13,7 @@
 //!   or its row is counted by the commit that takes it ([`books::RowBook`]);
 //! - each call may be repeated after any error: all are idempotent.
 //!
-//! Reading order: this file → `intake`, `readings`, `records` (the values) → `ledger` (what is known of a buffer file) → `plan`
+//! Reading order: this file → `intake`, `readings`, `records` (the values) → `ledger` (what is known of an epoch) → `plan`
 //! (what of some deliveries is new) → `contest` (which version wins) → [`books`] (what the ledger says), all pure → [`cockroach`] and
 //! [`embedded`] → [`location`], [`error`], [`sqlstate`]. Beside readings: [`fleet`], [`commands`], [`fan_out`],
 //! [`config`], [`groups`].
@@ -152,7 +152,7 @@ pub trait Store:
     /// count.
     async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError>;
 
-    /// Merges adjacent ledger ranges of at most `limit` buffer files; safe with several bridges.
+    /// Merges adjacent ledger ranges of at most `limit` epochs; safe with several bridges.
     /// Returns how many ranges are gone.
     async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError>;
 
@@ -189,7 +189,7 @@ pub trait Store:
     /// The fleet's totals, every epoch settled on its own.
     async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError>;
 
-    /// The committed sequences of one buffer file.
+    /// The committed sequences of one epoch.
     async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError>;
 
     /// How many rows and how many losers the database holds of a device today, beside what the
@@ -271,7 +271,7 @@ pub struct Activity {
     pub retries_network: u64,
     /// Attempts repeated because the database had no room for more work.
     pub retries_overload: u64,
-    /// Plans made again because another bridge had moved a buffer file's ledger on.
+    /// Plans made again because another bridge had moved an epoch's ledger on.
     pub replans: u64,
     /// Queries that a replica answered.
     pub replica_reads: u64,

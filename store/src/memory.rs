@@ -120,7 +120,7 @@ impl Memory {
         });
     }
 
-    /// What the ledger says of one buffer file.
+    /// What the ledger says of one epoch.
     #[must_use]
     pub fn ledger(&self, device: &DeviceId, epoch: Epoch) -> EpochLedger {
         let Some(state) = self.files.get(&(device.clone(), epoch)) else {
@@ -134,7 +134,7 @@ impl Memory {
         }
     }
 
-    /// The committed sequences of one buffer file.
+    /// The committed sequences of one epoch.
     #[must_use]
     pub fn committed(&self, device: &DeviceId, epoch: Epoch) -> RangeSet {
         let state = self.files.get(&(device.clone(), epoch));

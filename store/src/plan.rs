@@ -33,7 +33,7 @@ pub const OBSERVED_AT_MIN: ObservedAt = ObservedAt::from_micros(-210_000_000_000
 /// calendar ends.
 pub const OBSERVED_AT_MAX: ObservedAt = ObservedAt::from_micros(9_223_000_000_000_000_000);
 
-/// One buffer file that deliveries speak of.
+/// One epoch that deliveries speak of.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) device: DeviceId,

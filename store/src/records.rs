@@ -1,4 +1,4 @@
-//! The ledger as it is read: of one device, of one of its buffer files, of the fleet, and what the rows of a range hold.
+//! The ledger as it is read: of one device, of one of its epochs, of the fleet, and what the rows of a range hold.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use schema::message::RejectReason;
 use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, DiscardedBy, Epoch, EpochLedger, ObservedAt, RangeSet, SeqRange};
 
-use super::books::RowBook;
+use crate::books::RowBook;
 
 /// Most devices that the fleet's ledger names.
 pub const UNACCOUNTED_MAX: usize = 100;
@@ -22,10 +22,10 @@ pub struct DeviceLedger {
     pub rows: RowBook,
 }
 
-/// One buffer file in the ledger.
+/// One epoch in the ledger: a start of an agent (of 0.1, a buffer file).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochRecord {
-    /// The buffer file.
+    /// Its name.
     pub epoch: Epoch,
     /// Its sets, for [`EpochRecord::settle`].
     pub ledger: EpochLedger,
@@ -91,7 +91,7 @@ pub struct Reported {
 pub struct FleetLedger {
     /// Devices with at least one epoch.
     pub devices: u64,
-    /// Buffer files.
+    /// Epochs.
     pub epochs: u64,
     /// Sums over all epochs, each settled on its own.
     pub balance: Balance,
@@ -114,7 +114,7 @@ pub struct FleetLedger {
 pub struct Gap {
     /// Of which device.
     pub device: DeviceId,
-    /// Of which buffer file.
+    /// Of which epoch.
     pub epoch: Epoch,
     /// Which sequences.
     pub range: SeqRange,

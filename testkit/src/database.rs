@@ -101,23 +101,28 @@ pub fn embedded<F: Future<Output = ()> + Send + 'static>(test: fn(Fixture) -> F)
     runtime().block_on(test(fixture));
 }
 
-/// Runs a test on a fresh database of the PostgreSQL that `TIDELINE_TEST_POSTGRES_URL` names.
+/// The PostgreSQL that tests may make databases on.
 ///
 /// # Panics
 ///
-/// When the variable is missing: a test does not pass without its server.
-pub fn postgres<F: Future<Output = ()> + Send + 'static>(test: fn(Fixture) -> F) {
-    let admin = std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
+/// When `TIDELINE_TEST_POSTGRES_URL` is missing: a test does not pass without its server.
+#[must_use]
+pub fn postgres_url() -> String {
+    std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
         "TIDELINE_TEST_POSTGRES_URL is not set: run the tests through `cargo xtask test`, \
          which starts a PostgreSQL",
-    );
-    on_server(&admin, test);
+    )
+}
+
+/// Runs a test on a fresh database of [`postgres_url`].
+pub fn postgres<F: Future<Output = ()> + Send + 'static>(test: fn(Fixture) -> F) {
+    postgres_with("", test);
 }
 
 /// Without a cluster to test against there is nothing to run: none can be had on most machines.
 pub fn cockroach<F: Future<Output = ()> + Send + 'static>(test: fn(Fixture) -> F) {
     if let Ok(admin) = std::env::var("TIDELINE_TEST_COCKROACH_URL") {
-        on_server(&admin, test);
+        on_server(&admin, "", test);
     }
 }
 
@@ -126,18 +131,10 @@ pub fn postgres_with<F: Future<Output = ()> + Send + 'static>(
     options: &'static str,
     test: fn(Fixture) -> F,
 ) {
-    let admin = std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
-        "TIDELINE_TEST_POSTGRES_URL is not set: run the tests through `cargo xtask test`, \
-         which starts a PostgreSQL",
-    );
-    on_server_with(&admin, options, test);
+    on_server(&postgres_url(), options, test);
 }
 
-fn on_server<F: Future<Output = ()> + Send + 'static>(admin: &str, test: fn(Fixture) -> F) {
-    on_server_with(admin, "", test);
-}
-
-fn on_server_with<F: Future<Output = ()> + Send + 'static>(
+fn on_server<F: Future<Output = ()> + Send + 'static>(
     admin: &str,
     options: &'static str,
     test: fn(Fixture) -> F,

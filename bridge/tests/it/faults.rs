@@ -385,7 +385,7 @@ async fn sqlite(path: &Path, sql: &str) {
 
 #[test]
 fn a_database_that_cannot_hold_all_text_is_refused_by_name() {
-    let admin = std::env::var("TIDELINE_TEST_POSTGRES_URL").unwrap();
+    let admin = postgres_url();
     let name = format!("tideline_latin_{:016x}", rand::random::<u64>());
     runtime().block_on(async {
         let mut connection = PgConnection::connect(&admin).await.unwrap();

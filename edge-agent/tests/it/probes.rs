@@ -9,7 +9,7 @@ use schema::message::RejectReason;
 use crate::bridge::{Bridge, Mood};
 use crate::broker::Broker;
 use crate::edge::{Edge, config};
-use crate::eventually;
+use crate::{PATIENCE, eventually};
 
 /// An agent whose pauses are short.
 async fn start(broker: &Broker, first: Duration) -> Edge {
@@ -17,6 +17,10 @@ async fn start(broker: &Broker, first: Duration) -> Edge {
     let mut config = config(broker, folder.path());
     let max = Duration::from_secs(1);
     config.probes = ProbePauses { first, max };
+    // What is sent again because no answer came in time is no probe.
+    config.session.timeout_initial = PATIENCE;
+    config.session.timeout_min = PATIENCE;
+    config.session.timeout_max = 2 * PATIENCE;
     Edge::start_with(config, folder).await
 }
 
@@ -65,7 +69,7 @@ async fn what_was_refused_is_stored_once_the_cause_is_mended_and_nobody_asks() {
 }
 
 #[tokio::test]
-async fn rows_that_stay_bad_stop_no_others_and_are_offered_ever_more_rarely() {
+async fn rows_that_stay_bad_stop_no_others_and_come_again() {
     let broker = Broker::start();
     let bridge = Bridge::start(&broker).await;
     bridge.set(Mood::Refuses(RejectReason::Unstorable));

@@ -165,6 +165,7 @@ async fn a_connection_is_reported_on_once() {
     read(&edge, 1).await;
     arrived(&bridge, 1).await;
     eventually("it is committed", || edge.agent.balance().committed == 1).await;
+    eventually("it is reported on", || !bridge.heard().reports.is_empty()).await;
     assert_eq!(bridge.heard().reports.len(), 1);
     edge.stop().await;
 }

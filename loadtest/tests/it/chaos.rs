@@ -6,13 +6,13 @@ use loadtest::chaos::disturb;
 use loadtest::scratch::Scratch;
 use loadtest::stack::Plan;
 
-use crate::postgres;
+use testkit::database::postgres_url;
 
 /// Kills, pauses, cut links and files that may not grow; two bridges on one PostgreSQL.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_accepted_reading_survives_two_minutes_of_faults() {
     let folder = tempfile::tempdir().unwrap();
-    let database = Scratch::create(&postgres()).await.unwrap();
+    let database = Scratch::create(&postgres_url()).await.unwrap();
     let plan = Plan {
         agents: 20,
         bridges: 2,

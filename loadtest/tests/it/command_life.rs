@@ -8,7 +8,7 @@ use loadtest::stack::device;
 use serde_json::{Value, json};
 
 use crate::commands::{Fleet, get, is_over, until};
-use crate::postgres;
+use testkit::database::postgres_url;
 
 fn exec(program: &str) -> Value {
     json!({"name": "exec", "arguments": {"name": program}})
@@ -103,7 +103,7 @@ async fn a_command_committed_by_a_bridge_that_died_before_it_was_published_is_se
 /// As above, and the bridge stays dead: the other one sends it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_committed_by_a_bridge_that_died_before_it_was_published_is_sent_by_another() {
-    let database = Scratch::create(&postgres()).await.unwrap();
+    let database = Scratch::create(&postgres_url()).await.unwrap();
     let mut fleet = Fleet::start_with(1, 2, Some(database.url().to_owned())).await;
     fleet.stack.broker.process().unwrap().pause().unwrap();
     let lost = fleet.ask(0, &exec("mark")).await;

@@ -23,7 +23,7 @@ use store::config::{ConfigChange, ConfigReport, DeviceConfig, ReportedEntry};
 use store::location::Location;
 use store::overrides::overrides;
 
-use crate::postgres;
+use testkit::database::postgres_url;
 
 /// Edits of one run, at both ends together.
 const EDITS: usize = 1_000;
@@ -565,7 +565,7 @@ async fn a_thousand_racing_edits_end_with_one_document_in_the_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_racing_edits_end_with_one_document_in_postgres() {
     for seed in [2_000, 2_001] {
-        let database = Scratch::create(&postgres()).await.unwrap();
+        let database = Scratch::create(&postgres_url()).await.unwrap();
         let location = Location::parse(database.url()).unwrap();
         let mut stores = Vec::new();
         for _ in 0..3 {

@@ -9,7 +9,9 @@ use schema::{Epoch, Hlc, envelope};
 use serde_json::json;
 
 use crate::commands::{Fleet, get, until};
-use crate::{certificate, mosquitto, postgres, with_input};
+use testkit::database::postgres_url;
+
+use crate::{certificate, mosquitto, with_input};
 
 /// Messages that can be read, and that PostgreSQL cannot hold.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
@@ -45,7 +47,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_database_can_hold_is_set_aside_and_others_are_served() {
-    let database = Scratch::create(&postgres()).await.unwrap();
+    let database = Scratch::create(&postgres_url()).await.unwrap();
     let fleet = Fleet::start_on(1, Some(database.url().to_owned())).await;
     let files = certificate(&Folder::new(fleet.folder.path().join("certs")), "rogue");
     let port = fleet.stack.broker_addr().port();

@@ -28,14 +28,6 @@ use certs::set::ensure_devices;
 use certs::{Folder, TlsFiles};
 use serde_json::Value;
 
-/// The server that tests may make databases on.
-fn postgres() -> String {
-    std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
-        "TIDELINE_TEST_POSTGRES_URL is not set: run the tests through `cargo xtask test`, \
-         which starts a PostgreSQL",
-    )
-}
-
 /// The load generator, as typed.
 fn loadtest(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));

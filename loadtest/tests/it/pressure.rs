@@ -10,7 +10,9 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::commands::{get, until};
-use crate::{loadtest, postgres};
+use testkit::database::postgres_url;
+
+use crate::loadtest;
 
 /// What docs/architecture.md states for the default settings.
 const BRIDGE_BYTES_MAX: u64 = 128 * 1024 * 1024;
@@ -18,7 +20,7 @@ const BRIDGE_BYTES_MAX: u64 = 128 * 1024 * 1024;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bridge_without_its_database_stays_within_its_memory_and_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let database = Scratch::create(&postgres()).await.unwrap();
+    let database = Scratch::create(&postgres_url()).await.unwrap();
     let (link, url) = proxied(database.url()).await;
     let plan = Plan {
         agents: 0,

@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use crate::commands::{Fleet, get, until};
-use crate::{certificate, postgres};
+use testkit::database::postgres_url;
+
+use crate::certificate;
 
 /// Sends lines to an agent, and waits until it has taken each.
 fn hand_over(fleet: &Fleet, lines: &[Value]) {
@@ -95,7 +97,7 @@ async fn a_refused_reading_is_kept_offered_again_and_given_up() {
 /// An operator's trigger refuses what one device takes, and is removed: nobody tells the device.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_database_refused_is_stored_by_itself_once_its_schema_is_mended() {
-    let database = Scratch::create(&postgres()).await.unwrap();
+    let database = Scratch::create(&postgres_url()).await.unwrap();
     let fleet = Fleet::start_on(1, Some(database.url().to_owned())).await;
     let mut connection = PgConnection::connect(database.url()).await.unwrap();
     let refuse = "CREATE FUNCTION refusing() RETURNS trigger LANGUAGE plpgsql AS \

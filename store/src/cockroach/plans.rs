@@ -89,10 +89,7 @@ async fn explain(
 
 #[tokio::test]
 async fn queries_of_a_million_rows_find_them_by_an_index() {
-    let admin = std::env::var("TIDELINE_TEST_POSTGRES_URL").expect(
-        "TIDELINE_TEST_POSTGRES_URL is not set: run the tests through `cargo xtask test`, \
-         which starts a PostgreSQL",
-    );
+    let admin = testkit::database::postgres_url();
     let name = format!("tideline_plans_{:016x}", rand::random::<u64>());
     let mut server = PgConnection::connect(&admin).await.unwrap();
     let create = format!("CREATE DATABASE {name}");

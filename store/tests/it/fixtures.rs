@@ -63,28 +63,38 @@ fn a_database_is_migrated_while_bridges_of_0_1_write() {
         let dump = std::fs::read_to_string(file("v0.1", "postgres.sql")).unwrap();
         fixture.sql(&dump).await;
         let (stop, stopped) = watch::channel(false);
+        let (written, mut counted) = watch::channel(0u64);
         let mut writers = JoinSet::new();
         for _ in 0..4 {
-            let (fixture, stopped) = (fixture.clone(), stopped.clone());
+            let (fixture, stopped, written) = (fixture.clone(), stopped.clone(), written.clone());
             writers.spawn(async move {
-                let mut written = 0;
                 let mut connection = fixture.connection().await;
                 while !*stopped.borrow() {
-                    // One of two that meet tries again, as a bridge does.
                     match connection.execute(COMMIT_OF_0_1).await {
-                        Ok(_) => written += 1,
-                        Err(_) => drop(connection.execute("ROLLBACK").await),
+                        Ok(_) => written.send_modify(|count| *count += 1),
+                        Err(error) => {
+                            // One of two that meet tries again, as a bridge does.
+                            let code = error.as_database_error().and_then(|error| error.code());
+                            let code = code.unwrap_or_default().into_owned();
+                            assert!(["40001", "40P01"].contains(&&*code), "{error}");
+                            connection.execute("ROLLBACK").await.unwrap();
+                        }
                     }
                 }
-                written
             });
         }
         let store = fixture.open_unmigrated().await;
-        let migrated = store.migrate().await;
+        let before = *counted.wait_for(|count| *count > 0).await.unwrap();
+        assert!(!store.migrate().await.unwrap().is_empty());
+        let meanwhile = *counted.borrow_and_update();
+        assert!(meanwhile > before, "nobody wrote meanwhile");
+        // They go on with the new schema.
+        counted
+            .wait_for(|count| *count > meanwhile + 4)
+            .await
+            .unwrap();
         stop.send_replace(true);
-        let written: Vec<u64> = writers.join_all().await;
-        assert!(written.iter().sum::<u64>() > 0, "{written:?}");
-        assert!(!migrated.unwrap().is_empty());
+        writers.join_all().await;
         store.check().await.unwrap();
         let store = fixture.open_unmigrated().await;
         assert_eq!(store.pending_migrations().await.unwrap(), []);

@@ -26,6 +26,7 @@ use schema::time::ReceivedAt;
 use schema::{Balance, DiscardedBy, Epoch, SeqRange};
 use serde_json::Value;
 use store::{DeviceReport, Location};
+use testkit::database::{postgres_url, with_database};
 
 /// How long anything may take that should happen soon.
 const SOON: Duration = Duration::from_secs(90);
@@ -33,9 +34,6 @@ const SOON: Duration = Duration::from_secs(90);
 /// How long nothing may happen until it counts as nothing: longer than a scan (a second here) and a
 /// report (five) are apart.
 const QUIET: Duration = Duration::from_secs(8);
-
-/// Names the PostgreSQL that tests may use.
-const POSTGRES: &str = "TIDELINE_TEST_POSTGRES_URL";
 
 fn tideline(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tideline"));
@@ -291,8 +289,7 @@ fn up_fails_when_a_quarantine_overflowed() {
 
 #[test]
 fn up_uses_postgresql_also_when_its_devices_buffer_was_lost() {
-    let admin = std::env::var(POSTGRES)
-        .unwrap_or_else(|_| panic!("{POSTGRES} is not set: run through `cargo xtask test`"));
+    let admin = postgres_url();
     let name = format!("tideline_up_{}", std::process::id());
     let sql = |sql: String| {
         let output = Command::new("psql")
@@ -302,10 +299,7 @@ fn up_uses_postgresql_also_when_its_devices_buffer_was_lost() {
         assert!(output.status.success(), "{output:?}");
     };
     sql(format!("CREATE DATABASE {name}"));
-    let url = match admin.rsplit_once('/') {
-        Some((server, _)) => format!("{server}/{name}"),
-        None => panic!("{POSTGRES} names no database"),
-    };
+    let url = with_database(&admin, &name);
     let location = Location::parse(&url).unwrap();
     for _ in 0..2 {
         // A folder of its own each time: the same device, another buffer file.
