@@ -313,9 +313,10 @@ impl Running {
     }
 
     fn count_quarantine(&mut self) {
-        let counts = self.parts.buffer.progress().reasons;
+        let progress = self.parts.buffer.progress();
         let now = self.origin.elapsed();
-        self.parts.probes.counted(&counts, rand::random(), now);
+        let probes = &mut self.parts.probes;
+        probes.counted(&progress.reasons, &progress.refused, rand::random(), now);
     }
 
     async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {

@@ -91,6 +91,9 @@ struct Probe {
     offered: RangeSet,
     /// Rows in quarantine, as they were counted last.
     held: u64,
+    /// And those that were refused since the start: where others are offered again at the same time, they
+    /// are no more than before.
+    refused: u64,
 }
 
 /// How a reason is probed; `None` when offering again mends nothing.
@@ -120,6 +123,7 @@ impl Probes {
                 due: None,
                 offered: RangeSet::new(),
                 held: 0,
+                refused: 0,
             })
         });
         Self {
@@ -128,16 +132,17 @@ impl Probes {
         }
     }
 
-    /// Takes note of how much is in quarantine.
-    pub(crate) fn counted(&mut self, counts: &Counts, random: f64, now: Duration) {
+    /// Takes note of how much is in quarantine, and how much was refused since the start.
+    pub(crate) fn counted(&mut self, held: &Counts, refused: &Counts, random: f64, now: Duration) {
         for probe in &mut self.all {
-            let held = counts.get(probe.place).copied().unwrap_or(0);
-            if held > probe.held {
-                probe.restart(random, now);
-            } else if held == 0 && probe.offered.is_empty() {
+            let of = |counts: &Counts| counts.get(probe.place).copied().unwrap_or(0);
+            let (held, refused) = (of(held), of(refused));
+            if held == 0 && probe.offered.is_empty() {
                 probe.rest();
+            } else if held > probe.held || refused > probe.refused {
+                probe.restart(random, now);
             }
-            probe.held = held;
+            (probe.held, probe.refused) = (held, refused);
         }
     }
 
@@ -216,6 +221,7 @@ impl Probes {
             // They are no news, under whatever reason.
             if let Some(probe) = self.of(reason) {
                 probe.held += count;
+                probe.refused += count;
             }
         }
         mended
@@ -282,6 +288,7 @@ mod tests {
     struct World {
         probes: Probes,
         counts: Counts,
+        refused: Counts,
         now: Duration,
         random: f64,
     }
@@ -295,16 +302,26 @@ mod tests {
             Self {
                 probes: Probes::new(ProbePauses::default()),
                 counts: [0; RejectReason::ALL.len()],
+                refused: [0; RejectReason::ALL.len()],
                 now: HOUR,
                 random: 1.0,
             }
         }
 
         fn change(&mut self, reason: RejectReason, by: i64) {
+            let (refused, offered) = (by.max(0), by.min(0).abs());
+            self.refuse_and_offer(reason, refused as u64, offered as u64);
+        }
+
+        /// So many are refused, and so many others offered, before anybody counts.
+        fn refuse_and_offer(&mut self, reason: RejectReason, refused: u64, offered: u64) {
             let place = RejectReason::ALL.iter().position(|of| *of == reason);
-            let count = &mut self.counts[place.unwrap()];
-            *count = count.checked_add_signed(by).unwrap();
-            self.probes.counted(&self.counts, self.random, self.now);
+            let place = place.unwrap();
+            self.refused[place] += refused;
+            let held = self.counts[place] + refused;
+            self.counts[place] = held.checked_sub(offered).unwrap();
+            let (held, refused) = (&self.counts, &self.refused);
+            self.probes.counted(held, refused, self.random, self.now);
         }
 
         /// How long the next probe is away.
@@ -494,5 +511,34 @@ mod tests {
         assert_eq!(world.probes.wakeup(), None);
         world.change(RejectReason::TooNew, 1);
         assert_eq!(world.left(), Some(15 * MINUTE));
+    }
+
+    /// As many are refused as are offered at the same time, so that their number does not grow.
+    #[test]
+    fn what_is_refused_while_as_many_are_offered_is_probed() {
+        let reason = RejectReason::Unstorable;
+        let mut world = World::new();
+        world.change(reason, 50);
+        world.probe(&rows(1, 4)).unwrap();
+        assert_eq!(world.commit(&rows(1, 1)), [reason]);
+        world.change(reason, -20);
+        world.refuse_and_offer(reason, 20, 20);
+        assert_eq!(world.left(), Some(15 * MINUTE));
+        // Also where no row could tell before.
+        world.probe(&RangeSet::new()).unwrap();
+        assert_eq!(world.left(), None);
+        world.refuse_and_offer(reason, 1, 5);
+        assert_eq!(world.left(), Some(15 * MINUTE));
+        // What the answer to a report says once more is no news.
+        let again = [Rejection {
+            range: SeqRange::new(20, 29).unwrap(),
+            reason,
+        }];
+        world.probes.offered(reason, RangeSet::new(), world.now);
+        world
+            .probes
+            .answered(&RangeSet::new(), &again, 1.0, world.now);
+        world.change(reason, 0);
+        assert_eq!(world.left(), None);
     }
 }

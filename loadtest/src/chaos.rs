@@ -14,13 +14,14 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 use serde_json::Value;
+use testkit::port::free_port;
 use tokio::time::sleep;
 
 use crate::operator::{self, Operator, Outcomes};
 use crate::producer::{Accepted, Producer};
 use crate::proxy::{Mode, Proxy};
 use crate::scratch::Scratch;
-use crate::stack::{Plan, Stack, StackError, device, free_port};
+use crate::stack::{Plan, Stack, StackError, device};
 
 /// How long everything may take to settle after the trouble.
 const QUIET: Duration = Duration::from_secs(120);
@@ -219,7 +220,7 @@ pub async fn disturb(
     trouble: Duration,
 ) -> Result<Report, Failure> {
     let broken = |error: StackError| Failure::new(Class::Storage, "run the stack").because(error);
-    let broker_port = free_port().map_err(|error| broken(error.into()))?;
+    let broker_port = free_port();
     let mut links = Vec::new();
     for _ in 0..plan.agents {
         let link = Proxy::start(([127, 0, 0, 1], broker_port).into()).await;
@@ -260,6 +261,8 @@ pub async fn disturb(
     }
     let book = operator.finish().await;
     let accepted: Vec<Vec<Accepted>> = producers.into_iter().map(Producer::finish).collect();
+    // A fault ends nothing but what it kills.
+    stack.check_running().map_err(broken)?;
     stack.start().map_err(broken)?;
     judge(&mut stack, folder, &accepted, &mut report).await?;
     report.outcomes = operator::judge(&stack, &book, Instant::now() + QUIET).await?;

@@ -35,6 +35,14 @@ pub enum ProcessError {
         /// What the system said.
         error: io::Error,
     },
+    /// The process ended by itself.
+    #[error("{name} has ended; its log ends:\n{log}")]
+    Ended {
+        /// Which process.
+        name: String,
+        /// The end of its log.
+        log: String,
+    },
     /// The process did not do in time what was waited for.
     #[error("{name} did not {what} within {within:?}; its log ends:\n{log}")]
     Late {
@@ -121,6 +129,20 @@ impl Process {
         match self.child.try_wait() {
             Ok(status) => Ok(status.is_none()),
             Err(error) => Err(self.system(error)),
+        }
+    }
+
+    /// Makes sure that it runs.
+    ///
+    /// # Errors
+    /// [`ProcessError::Ended`] with the end of its log.
+    pub fn check_running(&mut self) -> Result<(), ProcessError> {
+        match self.is_running()? {
+            true => Ok(()),
+            false => Err(ProcessError::Ended {
+                name: self.name.clone(),
+                log: self.log_tail(),
+            }),
         }
     }
 
@@ -245,14 +267,18 @@ impl Process {
     }
 
     fn late(&self, what: &str, within: Duration) -> ProcessError {
-        let log = self.log_text();
-        let tail: Vec<&str> = log.lines().rev().take(20).collect();
         ProcessError::Late {
             name: self.name.clone(),
             what: what.to_owned(),
             within,
-            log: tail.into_iter().rev().collect::<Vec<_>>().join("\n"),
+            log: self.log_tail(),
         }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log_text();
+        let tail: Vec<&str> = log.lines().rev().take(20).collect();
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use certs::{CertsError, Folder, Identity, Role, TlsFiles};
 use schema::DeviceId;
+use testkit::port::free_port;
 
 use crate::process::{Process, ProcessError, binary};
 
@@ -100,7 +101,7 @@ impl Stack {
             format!(
                 "[mqtt]\naddress = \"127.0.0.1:{broker_port}\"\n{}[admin]\nhttp = \"127.0.0.1:{}\"\n",
                 tls(&set.server),
-                free_port()?
+                free_port()
             ),
         )?;
         let database = match &plan.database {
@@ -117,7 +118,7 @@ impl Stack {
                          [store]\nurl = {database:?}\n[http]\naddress = \"127.0.0.1:{}\"\n\
                          [alerts]\noffline_after = \"20s\"\n",
                         tls(&set.bridge),
-                        free_port()?
+                        free_port()
                     ),
                 )
             })
@@ -146,7 +147,7 @@ impl Stack {
                     tls(&files),
                     buffer(folder, number),
                     socket(folder, number),
-                    free_port()?,
+                    free_port(),
                     script(folder, number, "sleep 0.2; echo marked"),
                     script(folder, number, "exec sleep 300"),
                     script(folder, number, "exec sleep 300"),
@@ -163,15 +164,29 @@ impl Stack {
         })
     }
 
+    /// Makes sure that each process that was started and not killed since still runs.
+    ///
+    /// # Errors
+    /// With the first that has ended by itself, and the end of its log.
+    pub fn check_running(&mut self) -> Result<(), StackError> {
+        for process in self.slots().filter_map(Slot::process) {
+            process.check_running()?;
+        }
+        Ok(())
+    }
+
+    fn slots(&mut self) -> impl Iterator<Item = &mut Slot> {
+        std::iter::once(&mut self.broker)
+            .chain(&mut self.bridges)
+            .chain(&mut self.agents)
+    }
+
     /// Starts everything that does not run.
     ///
     /// # Errors
     /// When a binary is missing or cannot be started.
     pub fn start(&mut self) -> Result<(), StackError> {
-        let all = std::iter::once(&mut self.broker)
-            .chain(&mut self.bridges)
-            .chain(&mut self.agents);
-        for slot in all {
+        for slot in self.slots() {
             slot.start()?;
         }
         Ok(())
@@ -297,14 +312,6 @@ pub fn device(number: usize) -> DeviceId {
     format!("device-{number}")
         .parse()
         .expect("a fixed name is an identity")
-}
-
-/// A port that was free a moment ago.
-///
-/// # Errors
-/// When none is.
-pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
 fn buffer(folder: &Path, agent: usize) -> PathBuf {

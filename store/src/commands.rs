@@ -39,8 +39,9 @@ pub trait CommandStore: Send + Sync {
     ) -> Result<u64, StoreError>;
 
     /// Takes down what devices say of their commands. A word that is behind what is known changes
-    /// nothing, nor does one after the end, nor one on an unknown command.
-    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError>;
+    /// nothing, nor does one after the end, nor one on an unknown command. Returns how many changed
+    /// something.
+    async fn command_words(&self, words: &[CommandWord]) -> Result<u64, StoreError>;
 
     /// Withdraws a command: at once if it was not sent, else its device is told until it answers.
     async fn cancel_command(

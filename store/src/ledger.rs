@@ -137,13 +137,19 @@ impl EpochState {
         same.map(|span| span.range).collect()
     }
 
-    /// What an agent of 0.1 was taken to have freed, and was not committed.
-    pub(crate) fn freed(&self) -> RangeSet {
+    /// What was taken to be gone without a word of its device about it, and was not committed: an agent of
+    /// 0.1 was taken to have freed it, or a person accepted its loss. What a device discards has a reason.
+    pub(crate) fn taken_for_gone(&self) -> RangeSet {
         let spans = self.discarded.iter();
-        let freed = spans.filter(|span| matches!(span.kind, Kind::Discarded { by: None, .. }));
-        let mut freed: RangeSet = freed.map(|span| span.range).collect();
-        freed.subtract(&self.set(Track::Committed));
-        freed
+        let gone = spans.filter(|span| {
+            let Kind::Discarded { by, reason } = span.kind else {
+                return false;
+            };
+            by.is_none() || (by == Some(DiscardedBy::Person) && reason.is_none())
+        });
+        let mut gone: RangeSet = gone.map(|span| span.range).collect();
+        gone.subtract(&self.set(Track::Committed));
+        gone
     }
 
     /// The row of the ledger that `run` makes: its predecessor grown by it, or a new one. Nothing

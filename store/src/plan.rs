@@ -33,6 +33,9 @@ pub const OBSERVED_AT_MIN: ObservedAt = ObservedAt::from_micros(-210_000_000_000
 /// calendar ends.
 pub const OBSERVED_AT_MAX: ObservedAt = ObservedAt::from_micros(9_223_000_000_000_000_000);
 
+/// Before which time rows are gone, of devices of which retention has removed any.
+pub(crate) type GoneBefore = HashMap<DeviceId, ObservedAt>;
+
 /// One epoch that deliveries speak of.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -258,15 +261,15 @@ impl<'a> Intake<'a> {
         std::mem::take(&mut self.repeated)
     }
 
-    /// Refuses those of `repeated` that are not stored as they came: with other content, under another key,
-    /// or not at all. `held` is what was found under their keys, each with the place of the row in
-    /// `repeated`, of what is stored and of what lost. What retention may have removed stays known.
-    pub(crate) fn refuse_changed(
-        &mut self,
+    /// Those of `repeated` that are not stored as they came: with other content, under another key, or not at
+    /// all. `held` is what was found under their keys, each with the place of the row in `repeated`, of what
+    /// is stored and of what lost. What retention may remove today is left out.
+    pub(crate) fn changed(
+        &self,
         repeated: &[NewRow],
         held: &[(usize, StoredReading)],
         retention: Option<Duration>,
-    ) {
+    ) -> Vec<NewRow> {
         let mut is_stored = vec![false; repeated.len()];
         for (at, found) in held {
             if let (Some(row), Some(is_stored)) = (repeated.get(*at), is_stored.get_mut(*at)) {
@@ -276,19 +279,33 @@ impl<'a> Intake<'a> {
                     && contest::is_stored(self, row, found);
             }
         }
-        for (row, is_stored) in repeated.iter().zip(is_stored) {
+        let kept = retention.and_then(|kept| i64::try_from(kept.as_micros()).ok());
+        let is_kept = |row: &NewRow| {
             let (delivery, _, reading) = self.row(row);
             let (now, then) = (delivery.received_at.micros(), reading.observed_at.micros());
-            let age = now.saturating_sub(then);
-            let kept = retention.and_then(|kept| i64::try_from(kept.as_micros()).ok());
-            if !is_stored && kept.is_none_or(|kept| age < kept) {
-                let item = Item {
-                    seq: row.seq,
-                    delivery: row.delivery,
-                    row: row.row,
-                };
-                self.refuse_item(row.group as usize, item, RejectReason::EpochReuse);
+            kept.is_none_or(|kept| now.saturating_sub(then) < kept)
+        };
+        let rows = repeated.iter().zip(is_stored);
+        rows.filter(|(row, is_stored)| !is_stored && is_kept(row))
+            .map(|(row, _)| *row)
+            .collect()
+    }
+
+    /// Refuses rows that are not stored as they came, but for those that retention removed, as it was set
+    /// before: they stay known.
+    pub(crate) fn refuse_changed(&mut self, changed: &[NewRow], gone_before: &GoneBefore) {
+        for row in changed {
+            let (delivery, _, reading) = self.row(row);
+            let gone_before = gone_before.get(&delivery.device);
+            if gone_before.is_some_and(|before| reading.observed_at < *before) {
+                continue;
             }
+            let item = Item {
+                seq: row.seq,
+                delivery: row.delivery,
+                row: row.row,
+            };
+            self.refuse_item(row.group as usize, item, RejectReason::EpochReuse);
         }
     }
 
@@ -582,15 +599,15 @@ impl Group {
             }
         }
         for (kind, is_held, mut new) in words {
-            let freed = match is_held {
-                true => state.freed().intersection(&new),
+            let held_after_all = match is_held {
+                true => state.taken_for_gone().intersection(&new),
                 false => RangeSet::new(),
             };
             new.subtract(match kind {
                 Kind::Quarantined(RejectReason::EpochReuse) => &discarded,
                 _ => &ended,
             });
-            new.merge(&freed);
+            new.merge(&held_after_all);
             new.subtract(&state.set_of(kind));
             push_all(&mut runs, kind, &new);
         }

@@ -1,7 +1,7 @@
 //! What the tests of several crates need: databases of their own, values to put into them, a network
-//! that fails, and patience.
+//! that fails, free ports, and patience.
 //!
-//! Reading order: [`database`] → [`readings`] → [`proxy`] → [`wait`].
+//! Reading order: [`database`] → [`readings`] → [`proxy`] → [`port`] → [`wait`].
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,7 @@
 )]
 
 pub mod database;
+pub mod port;
 pub mod proxy;
 pub mod readings;
 pub mod wait;

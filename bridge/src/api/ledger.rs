@@ -275,7 +275,7 @@ pub(crate) async fn device(
 /// After the database was restored from a backup, devices do not hold any more what was committed since.
 /// Readings that neither end accounts for are entered as discarded by a person, and the audit says which. One that
 /// comes after all is committed nevertheless. What the device holds besides is taken to be the newest: once it has sent that, what
-/// is still missing is seen, and this is asked for again. An epoch of which it holds less in quarantine than the ledger knows of stays
+/// is still missing is seen, and this is asked for again. An epoch of which it has another number in quarantine than the ledger knows of stays
 /// open while it holds others: which of them are lost cannot be told.
 #[utoipa::path(
     post,

@@ -23,9 +23,9 @@ const SLACK_DIVISOR: u64 = 128;
 /// What a commit does about what was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settle {
-    /// Nothing.
+    /// Nothing, unless room is needed: then as [`Self::Rows`].
     No,
-    /// Writes the accounts. Its rows stay: a start knows them by these.
+    /// Writes the accounts. Its rows stay, also when room is needed: a start knows them by these.
     Accounts,
     /// Writes the accounts, and deletes the rows, or the next part of them.
     Rows,
@@ -148,10 +148,11 @@ impl<'a> Commit<'a> {
         // After a crash that forgot settlements there may be more than the limit; it is for
         // those who add to find room.
         let is_over = !waiting.is_empty() && !self.need(settings).is_met();
-        if settle == Settle::Rows || is_over || !self.evicted.is_empty() {
-            self.delete_settled().await?;
-        } else if settle == Settle::Accounts {
-            self.deleted = Some(RangeSet::new());
+        let needs_room = is_over || !self.evicted.is_empty();
+        match settle {
+            Settle::No if !needs_room => {}
+            Settle::No | Settle::Rows => self.delete_settled().await?,
+            Settle::Accounts => self.deleted = Some(RangeSet::new()),
         }
         if is_over {
             self.make_room(settings, sweep).await?;

@@ -496,6 +496,9 @@ impl Ledgers {
 
     /// The rows of the lowest of these ranges, so many of them.
     pub(super) fn lowest_in_quarantine(&self, ranges_count: usize) -> RangeSet {
+        if ranges_count == 0 {
+            return RangeSet::new();
+        }
         let mut ranges = Vec::new();
         for (ledger, run) in self.with_rows() {
             for set in ledger.account.sets().quarantined.values() {

@@ -100,6 +100,8 @@ pub struct Progress {
     pub bytes: u64,
     /// Readings in quarantine by reason, in the order of [`RejectReason::ALL`].
     pub reasons: [u64; RejectReason::ALL.len()],
+    /// Readings that were refused since the start, in the same order; each time that they were.
+    pub refused: [u64; RejectReason::ALL.len()],
     /// Their bytes, as their limit counts them.
     pub quarantined_bytes: u64,
 }

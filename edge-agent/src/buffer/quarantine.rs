@@ -9,11 +9,12 @@
 //!   either offers it once more, and a restart alone does not. What a person or a clock has asked for
 //!   is kept there too, until all of it was offered.
 
-use schema::message::RejectReason;
+use schema::message::{RejectReason, Rejection};
 use schema::{DiscardedBy, RangeSet, SeqRange};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::file::File;
 use super::log::{Entry, Kind, Write};
 use super::row::ROW_BYTES;
 use super::writer::{WARN_EVERY, Writer};
@@ -53,6 +54,8 @@ pub(super) struct Quarantine {
     not_counted: Repeats,
     /// The bridge of which was heard last.
     protocol: u16,
+    /// Rows that were put in it since the start, by reason, in the order of [`RejectReason::ALL`].
+    pub(super) refused: [u64; RejectReason::ALL.len()],
 }
 
 impl Peers {
@@ -79,6 +82,19 @@ impl Quarantine {
             offered: RangeSet::new(),
             not_kept: Repeats::new(WARN_EVERY),
             not_counted: Repeats::new(WARN_EVERY),
+            refused: [0; RejectReason::ALL.len()],
+        }
+    }
+
+    /// Counts what a bridge has refused of what was pending.
+    pub(super) fn count_refused(&mut self, rejected: &[Rejection], quarantined: &RangeSet) {
+        for &Rejection { range, reason } in rejected {
+            let place = RejectReason::ALL.iter().position(|of| *of == reason);
+            if let Some(count) = place.and_then(|place| self.refused.get_mut(place)) {
+                *count += quarantined
+                    .intersection(&RangeSet::from_iter([range]))
+                    .count();
+            }
         }
     }
 
@@ -294,12 +310,12 @@ impl Writer {
             note: peers.note(),
         };
         let write = Write::Put(entry);
-        let kept = async {
-            self.file.begin().await?;
-            self.file.write_log(std::iter::once(&write)).await?;
-            self.file.commit().await
+        let keep = async |file: &mut File| {
+            file.begin().await?;
+            file.write_log(std::iter::once(&write)).await?;
+            file.commit().await
         };
-        match kept.await {
+        match self.in_place(keep).await {
             Ok(()) => self.quarantine.kept = Some((id, peers)),
             Err(error) => {
                 self.file.rollback().await;

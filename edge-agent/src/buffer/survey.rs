@@ -352,6 +352,8 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
     }
     // An older image has those that were forgotten since, whose counts are among the past ones.
     // Agents 0.1 kept no base of an epoch without rows, and nothing of its clock: the first row is another's.
+    // So an image of the first epoch that is as old, and has no rows any more, stays: its counts are also among
+    // the past ones, and count twice here. What is reported names it once, and is right.
     let forgotten = &known.forgotten;
     let has_base = |of: &KnownEpoch| of.base > 0 || of.clock.is_some() || of.holds_rows();
     known

@@ -371,32 +371,24 @@ impl Writer {
                 reply,
             } => {
                 let now_ms = self.clock.now_ms();
-                let kept = match self.stay_in_place().await {
-                    Ok(()) => {
-                        let kept = self.file.keep_command(&command, state, has_room, now_ms);
-                        kept.await.map_err(|error| self.failed(error))
-                    }
-                    Err(gone) => Err(gone),
+                let keep = async |file: &mut File| {
+                    file.keep_command(&command, state, has_room, now_ms).await
                 };
-                let _ = reply.send(kept);
+                let _ = reply.send(self.in_place(keep).await);
             }
             Request::MoveCommand { progress, reply } => {
-                let moved = match self.stay_in_place().await {
-                    Ok(()) => {
-                        let moved = self.file.move_command(&progress, self.clock.now_ms());
-                        moved.await.map_err(|error| self.failed(error))
-                    }
-                    Err(gone) => Err(gone),
-                };
-                let _ = reply.send(moved);
+                let now_ms = self.clock.now_ms();
+                let go_on = async |file: &mut File| file.move_command(&progress, now_ms).await;
+                let _ = reply.send(self.in_place(go_on).await);
             }
             Request::NoteCommands {
                 noted,
                 forget_before_ms,
                 reply,
             } => {
-                let noted = self.file.note_commands(&noted, forget_before_ms).await;
-                let _ = reply.send(noted.map_err(|error| self.failed(error)));
+                let note =
+                    async |file: &mut File| file.note_commands(&noted, forget_before_ms).await;
+                let _ = reply.send(self.in_place(note).await);
             }
             Request::KeepConfig {
                 entries,
@@ -404,8 +396,8 @@ impl Writer {
                 reply,
             } => {
                 let now_ms = self.clock.now_ms();
-                let kept = self.file.keep_config(&entries, origin, now_ms).await;
-                let _ = reply.send(kept.map_err(|error| self.failed(error)));
+                let keep = async |file: &mut File| file.keep_config(&entries, origin, now_ms).await;
+                let _ = reply.send(self.in_place(keep).await);
             }
             Request::Config { reply } => {
                 let config = self.file.config(self.clock.now_ms()).await;
@@ -499,6 +491,8 @@ impl Writer {
             let account = &mut ledger.account;
             let changed = account.settle(&word.committed, &word.rejected, &word.evicted);
             let run = ledger.run();
+            self.quarantine
+                .count_refused(&word.rejected, &changed.quarantined);
             let rows = |seqs: &RangeSet| run.map(|run| run.rows_of(seqs)).unwrap_or_default();
             self.settled(
                 rows(&changed.freed),
@@ -665,11 +659,10 @@ impl Writer {
         now_ms: u64,
     ) -> Result<Vec<Appended>, BufferError> {
         let done = self.try_with_reserve(waiting, settle, now_ms).await;
-        if settle != Settle::Rows {
-            return done;
-        }
+        // One that makes room deletes them, too.
+        let may_delete = settle != Settle::Accounts && self.deferred.rows_count() > 0;
         match done {
-            Err(error @ (BufferError::Damaged { .. } | BufferError::Disk { .. })) => {
+            Err(error @ (BufferError::Damaged { .. } | BufferError::Disk { .. })) if may_delete => {
                 let accounts = Settle::Accounts;
                 let appended = self.commit_whole(waiting, accounts, now_ms).await?;
                 self.is_undeletable = true;
@@ -677,7 +670,9 @@ impl Writer {
                 Ok(appended)
             }
             Ok(appended) => {
-                self.is_undeletable = false;
+                if settle == Settle::Rows {
+                    self.is_undeletable = false;
+                }
                 Ok(appended)
             }
             failed => failed,
@@ -792,6 +787,7 @@ impl Writer {
             last_row: epochs.last_row(),
             bytes: self.fill().1,
             reasons: epochs.reasons(),
+            refused: self.quarantine.refused,
             quarantined_bytes: epochs.quarantined_rows() * ROW_BYTES
                 + self.state.quarantined_text_bytes,
         };
@@ -809,6 +805,16 @@ impl Writer {
 
     fn failed(&self, error: libsql::Error) -> BufferError {
         BufferError::from_libsql(&self.settings.path, error)
+    }
+
+    /// Writes to a file that is found again.
+    pub(super) async fn in_place<T>(
+        &mut self,
+        write: impl AsyncFnOnce(&mut File) -> Result<T, libsql::Error>,
+    ) -> Result<T, BufferError> {
+        self.stay_in_place().await?;
+        let written = write(&mut self.file).await;
+        written.map_err(|error| self.failed(error))
     }
 
     /// Makes sure that what is written is found again: a file that was removed, with its folder or
@@ -844,7 +850,7 @@ impl Writer {
         };
         match outcome {
             // What cannot be deleted is tried again meanwhile, and says when it can.
-            Ok(()) if self.is_undeletable => {}
+            Ok(()) if self.is_undeletable && self.deferred.rows_count() > 0 => {}
             // What was written is little, and may have found room where a reading would not.
             Ok(()) if matches!(self.trouble, Some(BufferError::DiskFull { .. })) => {
                 let has_room = self.reserve.hold();

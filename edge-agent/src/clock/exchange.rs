@@ -5,7 +5,7 @@
 //! birth ──Hello──► new bridge ──TimeRequest──► Hello ──… every ten minutes
 //!   └── none within 5 s ──► asked, ever more rarely ──Hello──► new bridge
 //!                             └── the bridge says something else: it is there ──► asked at once
-//!                                   └── three questions unanswered from then on ──► silent: an old
+//!                                   └── three questions unanswered while it is there ──► silent: an old
 //!                                       bridge, the clock is followed as it is
 //! ```
 //!
@@ -13,6 +13,9 @@
 //! old one, and only for a device that no bridge ever told the time: bridges do not grow younger. A device
 //! whose readings wait for the time gives an old bridge no cause to speak; so a question comes with
 //! another one that those answer as well ([`Due::Ask`]).
+//!
+//! These three may be of several connections: a link may never stay up for long. Only a question whose
+//! connection stood for as long as an answer may take counts.
 //!
 //! A slow answer is asked for again, a few times, before it counts.
 
@@ -47,7 +50,9 @@ const SLOW_MAX: u32 = 4;
 pub struct Exchange {
     /// A bridge has told this device the time, now or in an earlier run.
     is_new: bool,
-    /// Questions in a row that were not answered, and when the last one was asked.
+    /// Questions in a row that a bridge which was there has left unanswered, over connections.
+    ignored: u32,
+    /// All questions since then that were not answered, and when the last one was asked.
     unanswered: u32,
     asked_at: i64,
     /// The bridge was found to be an old one.
@@ -66,8 +71,9 @@ struct Connection {
     greeted_by: Option<i64>,
     /// What the bridge understands; `None` until it said so.
     protocol: Option<u16>,
-    /// The question that is open.
+    /// The question that is open, and whether the bridge was there when it was asked.
     asked: Option<(u64, i64)>,
+    is_asked_there: bool,
     /// A bridge said something else, since it was first asked and before it told the time.
     has_spoken: bool,
     next_at: Option<i64>,
@@ -148,7 +154,8 @@ impl Exchange {
         }
         let is_first = connection.protocol.replace(hello.protocol).is_none();
         connection.greeted_by = None;
-        (self.is_new, self.is_silent, self.unanswered) = (true, false, 0);
+        (self.is_new, self.is_silent) = (true, false);
+        (self.ignored, self.unanswered) = (0, 0);
         let is_slow = now - asked_at > TRIP_GOOD;
         self.slow = match is_slow {
             true => self.slow + 1,
@@ -175,7 +182,7 @@ impl Exchange {
         }
         self.connection.has_spoken = true;
         if !self.is_silent {
-            self.unanswered = 0;
+            self.unanswered = self.ignored;
             self.connection.next_at = Some(now);
         }
     }
@@ -213,6 +220,11 @@ impl Exchange {
             return Some(Due::Silent);
         }
         if is_due(self.connection.next_at) {
+            if self.asked_there_at().is_some() {
+                // No more than tell something: each connection begins with short pauses.
+                self.ignored = (self.ignored + 1).min(SILENT_AFTER - 1);
+            }
+            self.connection.is_asked_there = self.connection.has_spoken;
             self.connection.asked = Some((nonce, now));
             self.asked_at = now;
             self.unanswered = self.unanswered.saturating_add(1);
@@ -225,12 +237,20 @@ impl Exchange {
 
     /// When the bridge is shown to be an old one.
     fn silent_at(&self) -> Option<i64> {
-        let is_shown = self.connection.has_spoken && self.unanswered >= SILENT_AFTER;
-        let (_, asked_at) = self
+        let is_last = self.ignored + 1 >= SILENT_AFTER;
+        let asked_at = self
+            .asked_there_at()
+            .filter(|_| is_last && !self.is_new && !self.is_silent)?;
+        Some(asked_at + SILENCE)
+    }
+
+    /// When the open question was asked, if the bridge was there.
+    fn asked_there_at(&self) -> Option<i64> {
+        let asked = self
             .connection
             .asked
-            .filter(|_| is_shown && !self.is_new && !self.is_silent)?;
-        Some(asked_at + SILENCE)
+            .filter(|_| self.connection.is_asked_there);
+        asked.map(|(_, at)| at)
     }
 
     /// How long to wait for the answer to the last question before the next one.
@@ -388,6 +408,41 @@ mod tests {
                 assert_eq!(is_silent, !is_new, "{found:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_old_bridge_is_known_over_connections_that_are_short() {
+        let mut exchange = Exchange::new(false);
+        let mut found = Vec::new();
+        let connect = |exchange: &mut Exchange, up_at, seconds| {
+            exchange.down();
+            exchange.up(8, up_at, up_at);
+            go_on(exchange, up_at + seconds * SECOND, true)
+        };
+        // What an end of the connection leaves no time to answer tells nothing.
+        for n in 0..9 {
+            let asked = connect(&mut exchange, n * 60 * SECOND, 9);
+            assert_eq!(asked.len(), 2, "{asked:?}");
+        }
+        let start = HOUR;
+        for n in 0..3 {
+            found.extend(connect(&mut exchange, start + n * 60 * SECOND, 12));
+        }
+        let silent: Vec<_> = found
+            .iter()
+            .filter(|(_, due)| *due == Due::Silent)
+            .collect();
+        // Two have left one question unanswered each, and the last leaves the third.
+        assert_eq!(silent, [&(start + 130 * SECOND, Due::Silent)]);
+        // A Hello begins the count anew.
+        let mut exchange = Exchange::new(false);
+        for n in 0..2 {
+            connect(&mut exchange, n * 60 * SECOND, 12);
+        }
+        assert_eq!(exchange.ignored, 2);
+        exchange.up(9, HOUR, HOUR);
+        assert!(exchange.hello(&hello(9), HOUR).is_some());
+        assert_eq!(exchange.ignored, 0);
     }
 
     #[test]

@@ -10,7 +10,9 @@ use std::time::Instant;
 use certs::{Folder, MachineSet};
 use tempfile::TempDir;
 
-use crate::{PATIENCE, free_port};
+use testkit::port::free_port;
+
+use crate::PATIENCE;
 
 pub(crate) const DEVICE: &str = "press-7";
 

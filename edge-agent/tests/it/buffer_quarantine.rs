@@ -292,6 +292,17 @@ async fn the_session_hears_of_the_next_part_when_a_whole_part_is_refused_again()
     );
     assert!(heard.has_changed().unwrap());
     assert_eq!(opened.buffer.take_requeued(), set(&[(4097, 8192)]));
+    // But they are counted, once.
+    let of = RejectReason::ALL
+        .iter()
+        .position(|of| *of == RejectReason::TooNew);
+    let refused_twice = 8192 + 4096;
+    for _ in 0..2 {
+        refuse(&opened, &[refused(1, 4096, RejectReason::TooNew)]).await;
+        let progress = opened.buffer.progress();
+        assert_eq!(progress.refused[of.unwrap()], refused_twice);
+        assert_eq!(progress.reasons[of.unwrap()], 4096);
+    }
 }
 
 #[tokio::test]

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use edge_agent::buffer::{Buffer, BufferSettings, Opened};
+use edge_agent::buffer::{Buffer, BufferError, BufferSettings, Opened, Origin};
 use edge_agent::clock::core::{Release, StartClock};
-use schema::{RangeSet, SeqRange};
+use schema::message::ConfigEntry;
+use schema::{Hlc, RangeSet, SeqRange};
 use serde_json::Value;
 
-use crate::buffer::{TestClock, copy_files, folder, open, read_all, readings, settings, try_open};
+use crate::buffer::{
+    TestClock, copy_files, folder, open, read_all, readings, set, settings, try_open,
+};
 use crate::process::{Home, output, stderr};
 use crate::{PATIENCE, eventually};
 
@@ -539,6 +542,16 @@ fn damage(buffer: &BufferSettings) {
     file.write_all(&[0xa5; 2048]).unwrap();
 }
 
+/// Puts that leaf back.
+fn mend(buffer: &BufferSettings, whole: &[u8]) {
+    use std::io::{Seek, SeekFrom, Write};
+    let file = std::fs::OpenOptions::new().write(true).open(&buffer.path);
+    let mut file = file.unwrap();
+    let at = whole.len() / 2048 / 2 * 2048;
+    file.seek(SeekFrom::Start(at as u64)).unwrap();
+    file.write_all(&whole[at..at + 2048]).unwrap();
+}
+
 #[tokio::test]
 async fn readings_that_cannot_be_read_stop_none_of_the_others() {
     let folder = folder();
@@ -574,6 +587,77 @@ async fn readings_that_cannot_be_read_stop_none_of_the_others() {
     let again = try_open(&settings).await.unwrap();
     let recovery = again.recovery.unwrap();
     assert!(recovery.salvaged > 158_000, "{recovery:?}");
+}
+
+/// A full buffer whose settled readings cannot be deleted evicts what it can, and goes on; and the trouble is
+/// over with its cause, also when an append that made room deleted the last of them.
+#[tokio::test]
+async fn a_full_buffer_accepts_readings_while_settled_ones_cannot_be_deleted() {
+    let folder = folder();
+    let settings = BufferSettings {
+        rows_max: 160_000,
+        ..settings(folder.path())
+    };
+    let before = open(&settings).await;
+    // More than the pages that SQLite keeps in memory.
+    for _ in 0..40 {
+        before.buffer.append(readings("cpu", 4000)).await.unwrap();
+    }
+    before.buffer.close().await;
+    let opened = open(&settings).await;
+    let whole = std::fs::read(&settings.path).unwrap();
+    damage(&settings);
+    let settled: RangeSet = SeqRange::new(78_000, 82_000).into_iter().collect();
+    let none = RangeSet::new();
+    let settled = opened.buffer.settle_rows(settled, vec![], none);
+    assert_eq!(settled.await.unwrap().committed, 4001);
+    for _ in 0..6 {
+        opened.buffer.append(readings("cpu", 1000)).await.unwrap();
+    }
+    let balance = opened.buffer.balance();
+    assert!(
+        balance.is_balanced() && balance.evicted >= 1999,
+        "{balance}"
+    );
+    let storage = opened.buffer.storage();
+    assert!(storage.borrow().trouble.is_some(), "the damage is said");
+    // The disk gives that part again, once SQLite asks for it.
+    mend(&settings, &whole);
+    let mended = Instant::now();
+    while storage.borrow().trouble.is_some() {
+        assert!(mended.elapsed() < PATIENCE, "it is never over");
+        read_all(&opened, set(&[(20_000, 70_000), (90_000, 160_000)])).await;
+        opened.buffer.append(readings("cpu", 2000)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    opened.buffer.close().await;
+    let again = open(&settings).await;
+    assert_eq!(again.recovery, None);
+    assert_eq!(again.buffer.balance().pending, again.pending.count());
+}
+
+/// What a bridge said is kept in a file that is found again, or not at all.
+#[tokio::test]
+async fn nothing_is_kept_in_a_file_that_is_gone() {
+    let folder = folder();
+    let settings = settings(folder.path());
+    let opened = open(&settings).await;
+    let moved = folder.path().join("moved.db");
+    std::fs::rename(&settings.path, &moved).unwrap();
+    std::fs::write(&settings.path, "notes").unwrap();
+    let entries = vec![ConfigEntry {
+        key: "batch.rows".to_owned(),
+        value: "7".to_owned(),
+        hlc: Hlc::new(1_790_000_000_000, 1),
+    }];
+    let buffer = &opened.buffer;
+    let gone = |error| matches!(error, BufferError::Gone { .. });
+    let kept = buffer.keep_config(entries.clone(), Origin::Bridge).await;
+    assert!(gone(kept.unwrap_err()));
+    assert!(gone(buffer.note_commands(vec![], 0).await.unwrap_err()));
+    std::fs::rename(&moved, &settings.path).unwrap();
+    buffer.keep_config(entries, Origin::Bridge).await.unwrap();
+    buffer.note_commands(vec![], 0).await.unwrap();
 }
 
 /// Settled readings that cannot be deleted keep nobody from writing what is known of the clock.

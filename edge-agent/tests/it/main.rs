@@ -36,20 +36,6 @@ use std::time::{Duration, Instant};
 /// How long a condition may take before it counts as never true.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A port that nobody listens on and no outgoing connection takes: below the ephemeral ones.
-fn free_port() -> u16 {
-    use std::sync::atomic::{AtomicU16, Ordering};
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let offset = (std::process::id() as u16).wrapping_mul(61);
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + offset.wrapping_add(step) % 12_000;
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
-
 /// Waits until `condition` holds.
 async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;

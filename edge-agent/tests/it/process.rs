@@ -11,7 +11,9 @@ use tokio::net::UnixStream;
 
 use crate::bridge::{Bridge, Mood};
 use crate::broker::{Broker, certificates};
-use crate::{PATIENCE, eventually, free_port};
+use testkit::port::free_port;
+
+use crate::{PATIENCE, eventually};
 
 pub(crate) fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));

@@ -5,11 +5,12 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use loadtest::proxy::{Mode, Proxy};
-use loadtest::stack::{Plan, Stack, device, free_port};
+use loadtest::stack::{Plan, Stack, device};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::port::free_port;
 use tokio::time::sleep;
 
 /// A bridge may pause for ten seconds before it connects again, and looks every twenty.
@@ -39,7 +40,7 @@ impl Fleet {
         database: Option<String>,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port().unwrap();
+        let port = free_port();
         let mut links = Vec::new();
         for _ in 0..agents {
             links.push(Proxy::start(([127, 0, 0, 1], port).into()).await.unwrap());

@@ -11,10 +11,11 @@ use certs::Folder;
 use loadtest::chaos::{Report, judge};
 use loadtest::process::Process;
 use loadtest::producer::Producer;
-use loadtest::stack::{Plan, Stack, free_port};
+use loadtest::stack::{Plan, Stack};
 use schema::envelope;
 use schema::message::Downlink;
 use schema::message::ack::payload_digest;
+use testkit::port::free_port;
 use tokio::time::sleep;
 
 use crate::commands::{get, until};
@@ -29,7 +30,7 @@ const GARBAGE: &[u8] = b"\xffgarbage";
 async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let port = free_port().unwrap();
+    let port = free_port();
     let plan = Plan {
         agents: 1,
         bridges: 1,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use loadtest::proxy::{Mode, Proxy};
 use loadtest::scratch::Scratch;
-use loadtest::stack::{Plan, Stack, free_port};
+use loadtest::stack::{Plan, Stack};
 use serde_json::Value;
+use testkit::port::free_port;
 use tokio::time::sleep;
 
 use crate::commands::{get, until};
@@ -27,7 +28,7 @@ async fn a_bridge_without_its_database_stays_within_its_memory_and_loses_nothing
         bridges: 1,
         database: Some(url),
     };
-    let port = free_port().unwrap();
+    let port = free_port();
     let mut stack = Stack::prepare(folder.path(), &plan, port, |_| port).unwrap();
     stack.start().unwrap();
     let mut load = loadtest(&["run", "--json", "--devices", "1000", "--rate", "20"]);

@@ -1,6 +1,7 @@
 //! Simulated devices against real processes.
 
-use loadtest::stack::{Plan, Stack, free_port};
+use loadtest::stack::{Plan, Stack};
+use testkit::port::free_port;
 
 use crate::{loadtest, report};
 
@@ -15,7 +16,7 @@ fn plan() -> Plan {
 #[test]
 fn simulated_devices_deliver_all_that_they_accept() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port().unwrap();
+    let port = free_port();
     let mut stack = Stack::prepare(folder.path(), &plan(), port, |_| port).unwrap();
     stack.start().unwrap();
     let broker = stack.broker_addr().to_string();
@@ -52,7 +53,7 @@ fn simulated_devices_deliver_all_that_they_accept() {
 #[test]
 fn devices_that_reach_nobody_are_said_to_be_lost() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port().unwrap();
+    let port = free_port();
     Stack::prepare(folder.path(), &plan(), port, |_| port).unwrap();
     let mut command = loadtest(&["run", "--json", "--devices", "2", "--for", "1s"]);
     command.args(["--drain", "0s", "--rate", "8", "--buffer-rows", "3"]);

@@ -147,11 +147,16 @@ struct Pool {
 struct Idle {
     connection: PgConnection,
     born: Instant,
+    /// The era that it began, if it was made to write.
+    era: u64,
 }
 
 /// A connection on loan. Dropped, it is closed; [`Lease::release`] returns it.
 pub(super) struct Lease<'c> {
     pub(super) connection: PgConnection,
+    /// The era that the connection began, if it was made to write: what is known of an earlier one may be of
+    /// another database than it leads to.
+    pub(super) era: u64,
     born: Instant,
     purpose: Purpose,
     node: &'c Node,
@@ -209,8 +214,9 @@ impl Cluster {
     }
 
     /// Counts the connections that were made to write, and those that broke in use: behind another one there may be
-    /// another database. What fails in another way says nothing of that: whoever is left by a time-out, or meets a
-    /// table that is not as expected, connects again before anything is written.
+    /// another database. What fails in another way says nothing of that; and whoever is left without a connection
+    /// makes one, which counts: nothing is written over a connection that is younger than what is known
+    /// ([`Lease::era`]).
     pub(super) fn era(&self) -> u64 {
         self.eras.load(Ordering::Acquire)
     }
@@ -268,12 +274,17 @@ impl Cluster {
             None => (None, None),
         };
         let idle = pool.and_then(Pool::take);
-        let Idle { connection, born } = match idle {
+        let Idle {
+            connection,
+            born,
+            era,
+        } = match idle {
             Some(idle) => idle,
             None => self.connect(node, purpose).await?,
         };
         Ok(Lease {
             connection,
+            era,
             born,
             purpose,
             node,
@@ -295,12 +306,14 @@ impl Cluster {
             .unwrap_or_else(|_| Err(timed_out("no answer within the connect time-out")));
         match connected {
             Ok(connection) => {
-                if matches!(purpose, Purpose::Write) {
-                    self.eras.fetch_add(1, Ordering::AcqRel);
-                }
+                let era = match purpose {
+                    Purpose::Write => self.eras.fetch_add(1, Ordering::AcqRel) + 1,
+                    _ => 0,
+                };
                 Ok(Idle {
                     connection,
                     born: Instant::now(),
+                    era,
                 })
             }
             Err(error) => Err(self.failed(node, error)),
@@ -430,6 +443,7 @@ impl Lease<'_> {
             idle.push(Idle {
                 connection: self.connection,
                 born: self.born,
+                era: self.era,
             });
         }
     }

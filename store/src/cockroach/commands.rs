@@ -163,11 +163,12 @@ impl CommandStore for Cockroach {
         })
     }
 
-    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+    async fn command_words(&self, words: &[CommandWord]) -> Result<u64, StoreError> {
         let mut budget = self.budget();
+        let mut changed = 0;
         for word in last_words(words) {
             let progress = &word.progress;
-            run!(self, &mut budget, Purpose::Write, |connection| {
+            changed += run!(self, &mut budget, Purpose::Write, |connection| {
                 let update = sqlx::query(WORD)
                     .bind(word.device.as_str())
                     .bind(progress.id.to_string())
@@ -178,10 +179,10 @@ impl CommandStore for Cockroach {
                     .bind(micros(word.received_at))
                     .bind(STEP_ENDED)
                     .bind(ASK_AGAIN_SECONDS);
-                connection.execute(update).await
+                Ok(connection.execute(update).await?.rows_affected())
             })?;
         }
-        Ok(())
+        Ok(changed)
     }
 
     async fn cancel_command(

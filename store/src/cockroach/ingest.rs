@@ -21,13 +21,13 @@ use std::time::Instant;
 
 use schema::digest::Digester;
 use schema::time::ReceivedAt;
-use schema::{Quality, Value};
-use sqlx::postgres::{PgArguments, PgConnection};
-use sqlx::{Connection as _, Executor as _};
+use schema::{ObservedAt, Quality, Value};
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::super::contest::{self, Contest};
 use super::super::ledger::{EpochState, Span};
-use super::super::plan::{Group, Intake, NewRow, grow, parts};
+use super::super::plan::{GoneBefore, Group, Intake, NewRow, grow, parts};
 use super::super::sqlstate::Verdict;
 use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
 use super::arguments::{Columns, Micros};
@@ -73,21 +73,36 @@ pub(super) enum Progress {
     Again,
 }
 
+/// What is known of epochs, and in which era of the connections all of it was learnt, or later.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) states: Vec<Option<EpochState>>,
+    pub(super) era: u64,
+}
+
+impl Known {
+    /// Nothing yet, of so many epochs.
+    pub(super) fn nothing(epochs: usize) -> Self {
+        Self {
+            states: vec![None; epochs],
+            era: 0,
+        }
+    }
+}
+
 impl Cockroach {
     pub(super) async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let mut intake = Intake::new(deliveries);
-        let mut states: Vec<Option<EpochState>> = vec![None; intake.groups.len()];
+        let mut known = Known::nothing(intake.groups.len());
         let mut written = Part::default();
         let mut budget = self.budget();
         let mut digester = Digester::default();
         let mut new_rows = Vec::new();
-        // What is learnt while the database changes is not kept.
-        let era = self.cluster.era();
         loop {
-            self.load(&intake.groups, &mut states, &mut budget).await?;
+            self.load(&intake.groups, &mut known, &mut budget).await?;
             new_rows.clear();
-            let quiet = intake.select_all(&states, &mut digester, &mut new_rows);
-            if intake.doubt(&mut states) {
+            let quiet = intake.select_all(&known.states, &mut digester, &mut new_rows);
+            if intake.doubt(&mut known.states) {
                 continue;
             }
             let repeated = intake.repeated();
@@ -98,12 +113,19 @@ impl Cockroach {
                     held.extend(found(connection, sql::LOST, &intake, &repeated).await?);
                     Ok(held)
                 })?;
-                intake.refuse_changed(&repeated, &held, self.retention.get());
+                let changed = intake.changed(&repeated, &held, self.retention.get());
+                let gone_before = match changed.is_empty() {
+                    true => GoneBefore::new(),
+                    false => run!(self, &mut budget, Purpose::Write, |connection| {
+                        gone_before(connection, &intake, &changed).await
+                    })?,
+                };
+                intake.refuse_changed(&changed, &gone_before);
             }
             let progress = self
                 .write_all(
                     &mut intake,
-                    &mut states,
+                    &mut known,
                     &new_rows,
                     quiet,
                     &mut written,
@@ -114,6 +136,7 @@ impl Cockroach {
                 break;
             }
         }
+        let Known { states, era } = known;
         let states: Vec<EpochState> = states.into_iter().map(Option::unwrap_or_default).collect();
         let mut counts = written.counts;
         counts.refused += intake.refusals();
@@ -144,15 +167,19 @@ impl Cockroach {
         })
     }
 
-    /// Fills in the states that are missing, from the cache or the database. Buffer files that
-    /// were never heard of are entered.
+    /// Fills in the states that are missing, from the cache or the database. Those of an earlier era are
+    /// dropped first. Epochs that were never heard of are entered.
     pub(super) async fn load(
         &self,
         groups: &[Group],
-        states: &mut [Option<EpochState>],
+        known: &mut Known,
         budget: &mut Budget,
     ) -> Result<(), StoreError> {
-        let era = self.cluster.era();
+        let Known { states, era } = known;
+        let now = self.cluster.era();
+        if std::mem::replace(era, now) != now {
+            states.fill(None);
+        }
         let mut missing = Vec::new();
         for (at, group) in groups.iter().enumerate() {
             if states[at].is_some() {
@@ -166,17 +193,24 @@ impl Cockroach {
             if !group.rests_on_ledger() {
                 states[at] = self
                     .cache
-                    .take(era, &group.device, group.epoch, group.floor);
+                    .take(now, &group.device, group.epoch, group.floor);
             }
             if states[at].is_none() {
                 missing.push(at);
             }
         }
+        let is_fresh = states.iter().all(Option::is_none);
         let mut met = false;
         while !missing.is_empty() {
-            let found = run!(self, budget, Purpose::Write, |connection| {
-                known(connection, groups, &missing).await
+            let (read_in, found) = run!(self, budget, Purpose::Write, |connection| {
+                let read_in = self.cluster.era();
+                let found = read_known(connection, groups, &missing).await?;
+                Ok((read_in, found))
             })?;
+            // Where nothing is from before, all is known as of then.
+            if is_fresh && !met {
+                *era = read_in;
+            }
             for (at, state) in found {
                 states[at] = Some(state);
             }
@@ -202,7 +236,7 @@ impl Cockroach {
     async fn write_all(
         &self,
         intake: &mut Intake<'_>,
-        states: &mut [Option<EpochState>],
+        known: &mut Known,
         new_rows: &[NewRow],
         quiet: usize,
         all: &mut Part,
@@ -216,12 +250,12 @@ impl Cockroach {
         todo.reverse();
         while let Some(range) = todo.pop() {
             let part = &new_rows[range.clone()];
-            let Some(heads) = heads(intake, part, states) else {
+            let Some(heads) = heads(intake, part, &known.states) else {
                 return Ok(Progress::Again);
             };
             let started = Instant::now();
             let plain = range.end <= quiet;
-            let written = self.write(intake, &heads, part, plain).await;
+            let written = self.write(intake, &heads, part, plain, known.era).await;
             let failed = match written {
                 Ok(Written::Done(done)) => {
                     self.pace.took(part.len(), started.elapsed());
@@ -230,7 +264,7 @@ impl Cockroach {
                     all.counts += done.counts;
                     all.stored.extend(done.stored);
                     for head in heads {
-                        let state = &mut states[head.group];
+                        let state = &mut known.states[head.group];
                         advance(state, head.spans, &done.contested, head.group);
                     }
                     continue;
@@ -238,7 +272,7 @@ impl Cockroach {
                 Ok(Written::Moved) => {
                     self.meters.replans.fetch_add(1, Ordering::Relaxed);
                     let groups: Vec<usize> = heads.iter().map(|head| head.group).collect();
-                    drop_states(states, &groups);
+                    drop_states(&mut known.states, &groups);
                     // Bounded by the budget: whoever moved the head has made progress.
                     self.pause(budget).await?;
                     return Ok(Progress::Again);
@@ -271,22 +305,24 @@ impl Cockroach {
                 | Verdict::Schema
                 | Verdict::Unforeseen => {
                     self.again(budget, failed).await?;
-                    // The next connection may be to a database that lacks what this one had.
-                    states.fill(None);
+                    // The next connection may be to a database that lacks what this one had, also where this one
+                    // ended in a way that moves no era.
+                    known.states.fill(None);
                     return Ok(Progress::Again);
                 }
             }
         }
-        self.write_claims(&intake.groups, states, budget).await
+        self.write_claims(&intake.groups, known, budget).await
     }
 
     /// Enters the ranges beside committed ones that no part carried.
     pub(super) async fn write_claims(
         &self,
         groups: &[Group],
-        states: &mut [Option<EpochState>],
+        known: &mut Known,
         budget: &mut Budget,
     ) -> Result<Progress, StoreError> {
+        let Known { states, era } = known;
         let mut heads = Vec::new();
         for (at, group) in groups.iter().enumerate() {
             let Some(state) = &states[at] else {
@@ -301,7 +337,7 @@ impl Cockroach {
             return Ok(Progress::Done);
         }
         heads.sort_by(Head::by_key);
-        let written = self.write_ledger(&heads, budget).await?;
+        let written = self.write_ledger(&heads, *era, budget).await?;
         for head in heads {
             if written {
                 advance(&mut states[head.group], head.spans, &[], head.group);
@@ -320,9 +356,13 @@ impl Cockroach {
     async fn write_ledger(
         &self,
         heads: &[Head<'_>],
+        era: u64,
         budget: &mut Budget,
     ) -> Result<bool, StoreError> {
-        let attempt = attempt!(self, Purpose::Write, |connection| {
+        let attempt = attempt!(self, Purpose::Write, |connection, began| {
+            if began > era {
+                return Ok(0);
+            }
             let arguments = ledger_arguments(heads)?.done();
             let done = connection
                 .execute(sqlx::query_with(sql::WRITE_LEDGER, arguments))
@@ -353,9 +393,14 @@ impl Cockroach {
         heads: &[Head<'_>],
         part: &[NewRow],
         plain: bool,
+        era: u64,
     ) -> Result<Written, Failed> {
+        // A younger connection may lead to another database than what is known is from.
         if plain {
-            let plain = attempt!(self, Purpose::Write, |connection| {
+            let plain = attempt!(self, Purpose::Write, |connection, began| {
+                if began > era {
+                    return Ok(Written::Moved);
+                }
                 write_plain(connection, intake, heads, part).await
             });
             match plain {
@@ -363,7 +408,10 @@ impl Cockroach {
                 other => return other,
             }
         }
-        attempt!(self, Purpose::Write, |connection| {
+        attempt!(self, Purpose::Write, |connection, began| {
+            if began > era {
+                return Ok(Written::Moved);
+            }
             write_compared(connection, intake, heads, part).await
         })
     }
@@ -432,7 +480,7 @@ fn drop_states(states: &mut [Option<EpochState>], groups: &[usize]) {
     }
 }
 
-pub(super) async fn known(
+pub(super) async fn read_known(
     connection: &mut PgConnection,
     groups: &[Group],
     wanted: &[usize],
@@ -590,6 +638,23 @@ async fn found(
         found.push((at, rows::reading(row, 1, sensor)?));
     }
     Ok(found)
+}
+
+/// Before which time rows of these devices are gone.
+async fn gone_before(
+    connection: &mut PgConnection,
+    intake: &Intake<'_>,
+    part: &[NewRow],
+) -> Result<GoneBefore, sqlx::Error> {
+    let devices = Columns::default().array(part, |row| intake.row(row).0.device.as_str())?;
+    let found = connection
+        .fetch_all(sqlx::query_with(sql::GONE_BEFORE, devices.done()))
+        .await?;
+    let of = |row: &PgRow| {
+        let Micros(before) = row.try_get(1)?;
+        Ok((rows::device(row, 0)?, ObservedAt::from_micros(before)))
+    };
+    found.iter().map(of).collect()
 }
 
 fn head_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {

@@ -10,7 +10,7 @@ use super::super::ledger::{EpochState, Track};
 use super::super::plan::Group;
 use super::arguments::Columns;
 use super::dialect::Purpose;
-use super::ingest::{known, span_arguments, sql_int};
+use super::ingest::{read_known, span_arguments, sql_int};
 use super::{Cockroach, rows, sql};
 
 impl Cockroach {
@@ -38,7 +38,7 @@ async fn merge(connection: &mut PgConnection, limit: usize) -> Result<u64, sqlx:
         return Ok(0);
     }
     let all: Vec<usize> = (0..files.len()).collect();
-    let states = known(&mut transaction, &files, &all).await?;
+    let states = read_known(&mut transaction, &files, &all).await?;
     let mut changed = Vec::new();
     let mut gone: Vec<(&Group, Track, u64)> = Vec::new();
     for (at, state) in &states {

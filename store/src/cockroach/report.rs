@@ -13,7 +13,6 @@ use super::super::absent::{is_whole, named};
 use super::super::claims::{
     Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
-use super::super::ledger::EpochState;
 use super::super::plan::Group;
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
@@ -21,7 +20,7 @@ use super::super::{
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::failed::Budget;
-use super::ingest::{Progress, micros, sql_int};
+use super::ingest::{Known, Progress, micros, sql_int};
 use super::{Cockroach, rows, sql};
 
 impl Cockroach {
@@ -37,8 +36,7 @@ impl Cockroach {
         due.retain(|report| is_whole(report, &agents));
         let words = words(reports, &agents);
         let (groups, places) = group(reports, &words);
-        let era = self.cluster.era();
-        let states = self.enter(&groups, &mut budget).await?;
+        let Known { states, era } = self.enter(&groups, &mut budget).await?;
         // Of one that does not know its bridge yet, the next report tells more.
         let said = reports.iter().zip(&words);
         let said = said.filter(|(_, words)| **words != Words::Guarded);
@@ -114,16 +112,13 @@ impl Cockroach {
     }
 
     /// Enters what groups claim. Returns what is known of them then.
-    async fn enter(
-        &self,
-        groups: &[Group],
-        budget: &mut Budget,
-    ) -> Result<Vec<Option<EpochState>>, StoreError> {
-        let mut states: Vec<Option<EpochState>> = vec![None; groups.len()];
+    async fn enter(&self, groups: &[Group], budget: &mut Budget) -> Result<Known, StoreError> {
+        let mut known = Known::nothing(groups.len());
         loop {
-            self.load(groups, &mut states, budget).await?;
-            if self.write_claims(groups, &mut states, budget).await? == Progress::Done {
-                return Ok(states);
+            self.load(groups, &mut known, budget).await?;
+            let written = self.write_claims(groups, &mut known, budget);
+            if written.await? == Progress::Done {
+                return Ok(known);
             }
         }
     }
@@ -135,8 +130,7 @@ impl Cockroach {
         now: ReceivedAt,
     ) -> Result<(), StoreError> {
         let groups = given_up(device, lost, now);
-        let era = self.cluster.era();
-        let states = self.enter(&groups, &mut self.budget()).await?;
+        let Known { states, era } = self.enter(&groups, &mut self.budget()).await?;
         for (group, state) in groups.iter().zip(states) {
             if let Some(state) = state {
                 self.cache.put(era, &group.device, group.epoch, state);

@@ -283,6 +283,10 @@ pub(super) const FORGET_ABSENT: &str = "UPDATE sync_status SET \
          AND NOT EXISTS (SELECT 1 FROM unnest($3::TEXT[], $4::INT8[]) AS n (device_id, epoch) \
              WHERE n.device_id = sync_status.device_id AND n.epoch = sync_status.epoch)";
 
+/// Before which time rows of devices are gone, where retention has removed any.
+pub(super) const GONE_BEFORE: &str = "SELECT device_id, expired_before FROM devices \
+     WHERE device_id = ANY($1) AND expired_before IS NOT NULL";
+
 /// Which agents devices run.
 pub(super) const AGENTS: &str = "SELECT device_id, agent_version FROM devices \
      WHERE device_id = ANY($1) AND agent_version IS NOT NULL";

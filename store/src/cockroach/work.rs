@@ -6,12 +6,16 @@
 
 /// `attempt!(store, purpose, |connection| work)`: leases a connection, awaits `work` (an expression
 /// of `Result<T, sqlx::Error>`, in an async block of its own), and judges how it went:
-/// `Result<T, Failed>`.
+/// `Result<T, Failed>`. With `|connection, era|`, `era` is the one that the connection began.
 macro_rules! attempt {
     ($store:expr, $purpose:expr, |$connection:ident| $work:expr) => {
+        attempt!($store, $purpose, |$connection, _era| $work)
+    };
+    ($store:expr, $purpose:expr, |$connection:ident, $era:ident| $work:expr) => {
         match $store.cluster.lease($purpose).await {
             Err(failed) => Err(failed),
             Ok(mut lease) => {
+                let $era = lease.era;
                 let $connection = &mut lease.connection;
                 let work = $crate::cockroach::work::typed(async { $work });
                 let done = tokio::time::timeout($store.attempt_limit(), work).await;

@@ -95,7 +95,7 @@ impl CommandStore for Embedded {
         self.write(move |file| recall(file, &devices, now)).await
     }
 
-    async fn command_words(&self, words: &[CommandWord]) -> Result<(), StoreError> {
+    async fn command_words(&self, words: &[CommandWord]) -> Result<u64, StoreError> {
         let words = words.to_vec();
         self.write(move |file| take_words(file, &words)).await
     }
@@ -203,7 +203,8 @@ fn recall(file: &mut File, devices: &[DeviceId], now: ReceivedAt) -> Result<u64,
     Ok(recalled as u64)
 }
 
-fn take_words(file: &mut File, words: &[CommandWord]) -> Result<(), StoreError> {
+fn take_words(file: &mut File, words: &[CommandWord]) -> Result<u64, StoreError> {
+    let mut changed = 0;
     for word in last_words(words) {
         let progress = &word.progress;
         let values = vec![
@@ -217,9 +218,9 @@ fn take_words(file: &mut File, words: &[CommandWord]) -> Result<(), StoreError> 
             Cell::Integer(STEP_ENDED),
             Cell::Integer(ASK_AGAIN_SECONDS),
         ];
-        file.execute(WORD, values)?;
+        changed += file.execute(WORD, values)?;
     }
-    Ok(())
+    Ok(changed as u64)
 }
 
 fn cancel(

@@ -1,16 +1,16 @@
 //! Telemetry in, within the writer's transaction: no other writer can be in the way, so there is
 //! nothing to try again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use libsql::Value as Cell;
 use schema::digest::Digester;
-use schema::{DeviceId, Epoch};
+use schema::{DeviceId, Epoch, ObservedAt};
 
 use super::super::contest::{self, Contest};
 use super::super::ledger::{EpochState, Run, Span, Track};
-use super::super::plan::{Group, Intake, NewRow, grow};
+use super::super::plan::{GoneBefore, Group, Intake, NewRow, grow};
 use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
 use super::file::{ERA, Failed, File};
 use super::values;
@@ -91,6 +91,9 @@ const LOST: &str = "SELECT observed_at, value_f64, value_i64, value_bool, value_
      hlc, epoch, seq, received_at FROM conflicts \
      WHERE device_id = ? AND sensor = ? AND observed_at = ?";
 
+const GONE_BEFORE: &str = "SELECT expired_before FROM devices \
+     WHERE device_id = ? AND expired_before IS NOT NULL";
+
 const PUT_CONFLICT: &str = "INSERT OR IGNORE INTO conflicts (device_id, sensor, observed_at, \
      value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
      winner_hlc, winner_epoch, winner_seq, recorded_at, same_reading) \
@@ -143,7 +146,9 @@ pub(super) fn ingest(
     let repeated = intake.repeated();
     let mut held = found(file, STORED, &intake, &repeated)?;
     held.extend(found(file, LOST, &intake, &repeated)?);
-    intake.refuse_changed(&repeated, &held, retention);
+    let changed = intake.changed(&repeated, &held, retention);
+    let gone_before = gone_before(file, &intake, &changed)?;
+    intake.refuse_changed(&changed, &gone_before);
     let (plain, contested) = new_rows.split_at(quiet);
     let mut written = Written::default();
     write_plain(file, &intake, plain, &mut written)?;
@@ -376,6 +381,23 @@ fn found(
         found.extend(held.into_iter().map(|held| (at, held)));
     }
     Ok(found)
+}
+
+/// Before which time rows of these devices are gone.
+fn gone_before(
+    file: &mut File,
+    intake: &Intake<'_>,
+    rows: &[NewRow],
+) -> Result<GoneBefore, StoreError> {
+    let mut gone = GoneBefore::new();
+    let devices: BTreeSet<&DeviceId> = rows.iter().map(|row| &intake.row(row).0.device).collect();
+    for device in devices {
+        let key = vec![text_cell(device.as_str())];
+        for before in file.query(GONE_BEFORE, key, |row| values::int(row, 0))? {
+            gone.insert(device.clone(), ObservedAt::from_micros(before));
+        }
+    }
+    Ok(gone)
 }
 
 fn write_compared(

@@ -199,49 +199,61 @@ fn a_lost_answer_is_looked_up_in_the_ledger() {
 /// very version that this one knows.
 #[test]
 fn what_is_remembered_of_a_database_ends_with_its_connections() {
-    postgres(|fixture| async move {
-        let store = fixture.open().await;
-        let bring = async |store: &dyn Store, name: &str, first: u64| {
-            let one = delivery(name, rows(first, first + 9));
-            let ingested = store.ingest(&[one]).await.unwrap();
-            assert_eq!(ingested.rows.inserted, 10);
-        };
-        bring(&*store, "d", 1).await;
-        fixture
-            .sql(
-                "CREATE SCHEMA backup; \
+    postgres(|fixture| restored_under_a_bridge(fixture, false));
+}
+
+/// The same where somebody who only asks notices first that the connections have ended.
+#[test]
+fn what_is_remembered_is_written_nowhere_once_a_probe_has_met_the_end() {
+    postgres(|fixture| restored_under_a_bridge(fixture, true));
+}
+
+async fn restored_under_a_bridge(fixture: Fixture, is_probed: bool) {
+    let store = fixture.open().await;
+    store.probe().await.unwrap();
+    let bring = async |store: &dyn Store, name: &str, first: u64| {
+        let one = delivery(name, rows(first, first + 9));
+        let ingested = store.ingest(&[one]).await.unwrap();
+        assert_eq!(ingested.rows.inserted, 10);
+    };
+    bring(&*store, "d", 1).await;
+    fixture
+        .sql(
+            "CREATE SCHEMA backup; \
                  CREATE TABLE backup.telemetry_data AS SELECT * FROM telemetry_data; \
                  CREATE TABLE backup.ledger AS SELECT * FROM ledger; \
                  CREATE TABLE backup.sync_status AS SELECT * FROM sync_status",
-            )
-            .await;
-        bring(&*store, "d", 11).await;
-        fixture
-            .sql(
-                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
+        )
+        .await;
+    bring(&*store, "d", 11).await;
+    fixture
+        .sql(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity \
                  WHERE datname = current_database() AND pid <> pg_backend_pid()",
-            )
-            .await;
-        fixture
-            .sql(
-                "DELETE FROM telemetry_data; DELETE FROM ledger; DELETE FROM sync_status; \
+        )
+        .await;
+    fixture
+        .sql(
+            "DELETE FROM telemetry_data; DELETE FROM ledger; DELETE FROM sync_status; \
                  INSERT INTO telemetry_data SELECT * FROM backup.telemetry_data; \
                  INSERT INTO ledger SELECT * FROM backup.ledger; \
                  INSERT INTO sync_status SELECT * FROM backup.sync_status",
-            )
-            .await;
-        bring(&*fixture.open().await, "d", 41).await;
-        // This notices that the connection has ended.
-        bring(&*store, "e", 1).await;
-        // These follow what it remembers, and not what there is.
-        bring(&*store, "d", 21).await;
-        let ledger = store.ledger(&device("d")).await.unwrap();
-        let committed = ledger.epochs[0].ranges.iter().map(|stored| stored.range);
-        let committed: RangeSet = committed.collect();
-        let there = [range(1, 10), range(21, 30), range(41, 50)];
-        assert_eq!(committed, there.into_iter().collect());
-        check_ledger(&*store, "d").await;
-    });
+        )
+        .await;
+    bring(&*fixture.open().await, "d", 41).await;
+    // Either notices that the connections have ended.
+    match is_probed {
+        true => drop(store.probe().await),
+        false => bring(&*store, "e", 1).await,
+    }
+    // These follow what it remembers, and not what there is.
+    bring(&*store, "d", 21).await;
+    let ledger = store.ledger(&device("d")).await.unwrap();
+    let committed = ledger.epochs[0].ranges.iter().map(|stored| stored.range);
+    let committed: RangeSet = committed.collect();
+    let there = [range(1, 10), range(21, 30), range(41, 50)];
+    assert_eq!(committed, there.into_iter().collect());
+    check_ledger(&*store, "d").await;
 }
 
 /// The database is put back between two parts of one call: what the first part wrote is lost, although it was committed.

@@ -29,6 +29,7 @@ contract!(
     what_retention_removes_is_counted_and_not_compared,
     a_row_that_is_deleted_or_altered_is_found,
     what_neither_end_has_is_given_up_by_a_person,
+    what_was_taken_for_lost_and_is_in_quarantine_is_held,
     who_asks_over_http_holds_what_is_refused,
 );
 
@@ -550,6 +551,35 @@ async fn what_neither_end_has_is_given_up_by_a_person(fixture: Fixture) {
         (settlement.balance.committed, settlement.balance.discarded),
         (83, 7)
     );
+}
+
+/// Which readings are lost is a guess where a device holds others back. That it holds some of those shows
+/// also when they are set aside instead of sent.
+async fn what_was_taken_for_lost_and_is_in_quarantine_is_held(fixture: Fixture) {
+    let store = fixture.open().await;
+    let mut some = delivery("d", rows(51, 60));
+    some.batch.rows.extend(rows(71, 80));
+    store.ingest(&[some]).await.unwrap();
+    // 1 to 50 wait for the time to be known, 61 to 70 were lost with a backup.
+    store.report(&[report("d", &[], 80, 50)]).await.unwrap();
+    let record = async || store.ledger(&device("d")).await.unwrap().epochs.remove(0);
+    let lost = record().await.lost().unwrap();
+    assert_eq!(lost.as_slice(), ranges(&[(1, 10)]), "the oldest ones");
+    let lost = [(epoch(7), lost)];
+    let now = at(1_700_100_000);
+    store.discard(&device("d"), &lost, now).await.unwrap();
+    assert_eq!(record().await.settle().unaccounted, 0);
+    let mut one = report("d", &[], 80, 0);
+    one.received_at = at(1_700_100_120);
+    one.report.epochs[0].quarantined = refused(1, 50, TOO_NEW);
+    one.report.epochs[0].balance.quarantined = 50;
+    store.report(&[one]).await.unwrap();
+    let settlement = record().await.settle();
+    let balance = settlement.balance;
+    assert_eq!((balance.quarantined, balance.discarded), (50, 0));
+    assert_eq!(settlement.unaccounted, 10);
+    let lost = record().await.lost().unwrap();
+    assert_eq!(lost.as_slice(), ranges(&[(61, 70)]));
 }
 
 async fn who_asks_over_http_holds_what_is_refused(fixture: Fixture) {

@@ -251,6 +251,17 @@ async fn another_key_under_a_sequence_that_is_committed_is_refused_over_http(fix
     let day = std::time::Duration::from_secs(86_400);
     store.set_retention(Some(day)).await.unwrap();
     assert_eq!(refused(&one).await, []);
+    // Nor is it refused once all is kept again: rows of that age were removed before.
+    store.set_retention(None).await.unwrap();
+    assert_eq!(refused(&one).await, ranges(&[(5, 5)]));
+    let before = match fixture.url.is_some() {
+        true => "now()",
+        false => "9000000000000000",
+    };
+    fixture
+        .sql(&format!("UPDATE devices SET expired_before = {before}"))
+        .await;
+    assert_eq!(refused(&one).await, []);
 }
 
 async fn many_devices_and_epochs_in_one_call(fixture: Fixture) {

@@ -209,7 +209,8 @@ impl Api {
     }
 
     /// Waits a moment, and for a bridge that answers. Whether it knows the names of requests; what is asked
-    /// next goes over the same connection. `false` when the time is up.
+    /// next goes over the same connection while it stands, and so to the same bridge, unless a balancer deals
+    /// out single requests. `false` when the time is up.
     async fn next_knows_keys(&mut self, deadline: Instant) -> bool {
         while Instant::now() < deadline {
             sleep(AGAIN).await;

@@ -170,7 +170,9 @@ impl SidePath {
                         _ => None,
                     })
                     .collect();
-                self.persist(|| self.store.command_words(&words)).await?;
+                let wrote = |changed: &u64| *changed > 0;
+                self.persist_if(wrote, || self.store.command_words(&words))
+                    .await?;
                 self.note(&words);
             }
             Kind::Config => {

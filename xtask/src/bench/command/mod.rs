@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 use daemon::{Class, Failure};
 use loadtest::process::{Process, binary};
 use loadtest::scratch::Scratch;
-use loadtest::stack::{Plan, Stack, device, free_port};
+use loadtest::stack::{Plan, Stack, device};
 use serde_json::{Value, json};
+use testkit::port::free_port;
 
 use super::Figure;
 use reference::Echo;
@@ -97,7 +98,7 @@ struct Samples {
 
 async fn measure(database: &str) -> Result<Samples, Failure> {
     let folder = tempfile::tempdir().map_err(failed)?;
-    let port = free_port().map_err(failed)?;
+    let port = free_port();
     let plan = Plan {
         agents: AGENTS,
         bridges: 1,
