@@ -13,6 +13,7 @@ use store::requests::RequestKey;
 use store::{Store, StoreError};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Barrier;
@@ -384,8 +385,9 @@ fn nodes_that_go_and_come_back_are_not_noticed() {
 
         const PARTS: u64 = 100;
         let mut writers = JoinSet::new();
+        let commits = Arc::new(AtomicU64::new(0));
         for writer in 0..4 {
-            let store = store.clone();
+            let (store, commits) = (store.clone(), Arc::clone(&commits));
             writers.spawn(async move {
                 let mut slowest = Duration::ZERO;
                 for part in 0..PARTS {
@@ -394,21 +396,29 @@ fn nodes_that_go_and_come_back_are_not_noticed() {
                     let started = Instant::now();
                     store.ingest(&[one]).await.unwrap();
                     slowest = slowest.max(started.elapsed());
+                    commits.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 slowest
             });
         }
-        // Until the writers are done: this node down, then the next one.
+        // Until the writers are done: this node down, then the next one, and each time for so long that a
+        // slow machine has written something meanwhile.
         let mut turns = 0;
         let mut slowest = Duration::ZERO;
         while !writers.is_empty() {
             let (gone, other) = (&nodes[turns % 3], &nodes[(turns + 1) % 3]);
             gone.set_up(false);
             other.set_up(false);
-            let pause = tokio::time::sleep(Duration::from_millis(60));
+            let before = commits.load(Ordering::Relaxed);
+            let pause = async {
+                tokio::time::sleep(Duration::from_millis(60)).await;
+                while commits.load(Ordering::Relaxed) == before {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
             tokio::pin!(pause);
-            loop {
+            while !writers.is_empty() {
                 tokio::select! {
                     () = &mut pause => break,
                     Some(done) = writers.join_next() => slowest = slowest.max(done.unwrap()),
