@@ -16,8 +16,6 @@ use prometheus_client::registry::{Registry, Unit};
 use schema::{Balance, Channel, DiscardedBy};
 use store::{FleetLedger, RowCounts, Store};
 
-use crate::intake::Message;
-
 /// The connection to the broker.
 #[derive(Debug, Clone, Default)]
 pub struct IntakeMeters {
@@ -256,15 +254,16 @@ impl IntakeMeters {
         meters
     }
 
-    pub(crate) fn received(&self, message: &Message) {
-        let channel = match message.topic.as_ref().map(|topic| topic.channel) {
-            Ok(Channel::Telemetry) => MessageKind::Telemetry,
-            Ok(Channel::Event) => MessageKind::Event,
-            Ok(Channel::Status) => MessageKind::Status,
-            Ok(Channel::Ack | Channel::Command | Channel::Config) | Err(_) => MessageKind::Unknown,
+    /// Counts a message with a payload of so many bytes; of no channel where its topic is none of ours.
+    pub(crate) fn received(&self, channel: Option<Channel>, bytes: usize) {
+        let channel = match channel {
+            Some(Channel::Telemetry) => MessageKind::Telemetry,
+            Some(Channel::Event) => MessageKind::Event,
+            Some(Channel::Status) => MessageKind::Status,
+            Some(Channel::Ack | Channel::Command | Channel::Config) | None => MessageKind::Unknown,
         };
         self.messages.get_or_create(&ChannelLabel { channel }).inc();
-        self.bytes.inc_by(message.payload.len() as u64);
+        self.bytes.inc_by(bytes as u64);
     }
 }
 

@@ -15,7 +15,7 @@
 //! nothing relies on it: what was in flight is retransmitted end to end.
 //!
 //! Reading order: [`config`] → `filter` and `rules` → `wire` → `window`, `shares` → `router` →
-//! `shard` and `lane` → `front` → `listener` → [`app`]. Why it is built so:
+//! `shard` and `lane` → `shared` (what connections share) → `front` → `listener` → [`app`]. Why it is built so:
 //! `docs/decisions/0004-broker-front.md`.
 
 pub mod app;
@@ -33,6 +33,7 @@ mod router;
 mod rules;
 mod seats;
 mod shard;
+mod shared;
 mod shares;
 mod subscriptions;
 mod wills;

@@ -20,11 +20,11 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::app::Core;
 use crate::config::Limits;
 use crate::error::Close;
 use crate::front::{self, Peer};
 use crate::meters::HandshakeFailure;
+use crate::shared::Core;
 
 /// A client without keep-alive is asked by TCP after so long whether it is still there, and
 /// then so often, so many times.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
 use crate::error::CertsError;
@@ -46,20 +46,5 @@ impl Revocations {
     #[must_use]
     pub fn contains(&self, serial: &Serial) -> bool {
         self.revoked.iter().any(|(known, _)| known == serial)
-    }
-}
-
-/// Whether the authority signed the list. With another's list nobody's status would be known,
-/// and everybody refused.
-pub(crate) fn is_signed_by(list: &[u8], authority: &[u8]) -> bool {
-    match (
-        CertificateRevocationList::from_der(list),
-        X509Certificate::from_der(authority),
-    ) {
-        (Ok((_, list)), Ok((_, authority))) => {
-            list.issuer().as_raw() == authority.subject().as_raw()
-                && list.verify_signature(authority.public_key()).is_ok()
-        }
-        _ => false,
     }
 }

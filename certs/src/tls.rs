@@ -34,11 +34,11 @@ use rustls::{
     WantsVerifier,
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::revocation_list::CertificateRevocationList;
 
 use self::floor::{FlooredClock, FlooredVerifier};
 use crate::identity::{Identity, IdentityError};
 use crate::pin::{Pin, PinnedVerifier};
-use crate::revocation;
 
 /// Sessions that a server remembers, about 1 KB each: a fleet of 10,000 devices with room to
 /// spare. Beyond it the oldest are forgotten, and their devices make a full handshake.
@@ -355,7 +355,7 @@ fn read_lists(
     let authorities = read_certs(ca)?;
     if !authorities
         .iter()
-        .any(|authority| revocation::is_signed_by(&list, authority))
+        .any(|authority| is_signed_by(&list, authority))
     {
         return Err(TlsError::ForeignList {
             crl: path.to_owned(),
@@ -433,5 +433,19 @@ fn unusable(path: &Path, error: &dyn std::fmt::Display) -> TlsError {
     TlsError::Unusable {
         path: path.to_owned(),
         reason: error.to_string(),
+    }
+}
+/// Whether the authority signed the list. With another's list nobody's status would be known,
+/// and everybody refused.
+fn is_signed_by(list: &[u8], authority: &[u8]) -> bool {
+    match (
+        CertificateRevocationList::from_der(list),
+        X509Certificate::from_der(authority),
+    ) {
+        (Ok((_, list)), Ok((_, authority))) => {
+            list.issuer().as_raw() == authority.subject().as_raw()
+                && list.verify_signature(authority.public_key()).is_ok()
+        }
+        _ => false,
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use daemon::Class;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -16,7 +17,6 @@ use prometheus_client::registry::{Registry, Unit};
 use schema::message::{ClockReport, ClockState};
 
 use crate::buffer::Progress;
-use crate::link::LinkError;
 
 /// What the link counts.
 #[derive(Debug, Clone, Default)]
@@ -92,8 +92,8 @@ impl LinkMeters {
         meters
     }
 
-    pub(crate) fn failed(&self, error: &LinkError) {
-        let class = error.class().as_str();
+    pub(crate) fn failed(&self, class: Class) {
+        let class = class.as_str();
         self.failures.get_or_create(&ClassLabel { class }).inc();
     }
 }

@@ -347,7 +347,8 @@ impl Connection {
                 publish,
             },
         };
-        self.meters.received(&message);
+        let channel = message.topic.as_ref().ok().map(|topic| topic.channel);
+        self.meters.received(channel, message.payload.len());
         let message = match message {
             Message {
                 topic: Ok(topic),

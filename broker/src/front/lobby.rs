@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::outgoing::farewell;
 use super::{Front, READ_BYTES_MIN};
-use crate::app::Core;
 use crate::error::{Close, Refusal};
 use crate::meters::HandshakeFailure;
 use crate::rules;
 use crate::seats::{Kick, Seat};
+use crate::shared::Core;
 use crate::wills::Will;
 use crate::wire::{self, Connect, Version, Writer};
 

@@ -34,13 +34,13 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, info};
 
-use crate::app::Core;
 use crate::error::Close;
 use crate::lane::Feed;
 use crate::meters::RoleMeters;
 use crate::router::Message;
 use crate::seats::{Kick, Seat};
 use crate::shard::{Delivery, shard_of};
+use crate::shared::Core;
 use crate::subscriptions::Subscriptions;
 use crate::wills::Will;
 use crate::window::Window;

@@ -114,7 +114,7 @@ pub(super) async fn run(link: Link) {
         }
         let pause = backoff.next_jittered();
         link.meters.connected.set(0);
-        link.meters.failed(&error);
+        link.meters.failed(error.class());
         tell(&mut warnings, &error, pause);
         link.state
             .send_replace(LinkState::Down(Some(Arc::new(error))));
