@@ -17,7 +17,7 @@ use schema::limits::REPORT_EPOCHS_MAX;
 use schema::{DeviceId, Epoch};
 
 use super::DeviceReport;
-use super::claims::Agents;
+use super::ledger::claims::Agents;
 
 /// After which it is looked again: reports may have come in another order by way of other bridges.
 const AGAIN: Duration = Duration::from_secs(3_600);

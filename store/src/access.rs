@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use schema::time::ReceivedAt;
 
-use super::StoreError;
+use super::sql::{Access, Cell, Database, Row, cells};
+use super::{QUERY_ROWS_MAX, StoreError};
 
 /// A token that counts no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +123,181 @@ pub trait AccessStore: Send + Sync {
     ) -> Result<Vec<(AuditCursor, AuditEntry)>, StoreError>;
 }
 
-/// A number for each entry, random and positive.
-pub(super) fn numbered(entries: &[AuditEntry]) -> Vec<(i64, &AuditEntry)> {
-    entries
-        .iter()
-        .map(|entry| (rand::random_range(0..i64::MAX), entry))
-        .collect()
+const REVOKE: &str = "INSERT INTO revoked_tokens (jti, subject, reason, revoked_at, revoked_by, \
+     expires_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (jti) DO NOTHING";
+
+const REVOKE_SUBJECT: &str = "INSERT INTO revoked_subjects (subject, issued_until, reason, \
+         revoked_at, revoked_by) VALUES ($1, $2, $3, $4, $5) \
+     ON CONFLICT (subject) DO UPDATE SET issued_until = excluded.issued_until, \
+         reason = excluded.reason, revoked_at = excluded.revoked_at, \
+         revoked_by = excluded.revoked_by \
+     WHERE revoked_subjects.issued_until < excluded.issued_until";
+
+const IS_REVOKED: &str = "SELECT 1 WHERE EXISTS (SELECT 1 FROM revoked_tokens WHERE jti = $1) \
+     OR EXISTS (SELECT 1 FROM revoked_subjects WHERE subject = $2 AND issued_until >= $3)";
+
+const SUBJECTS: &str = "SELECT subject, issued_until, reason, revoked_at, revoked_by \
+     FROM revoked_subjects WHERE subject > $1 ORDER BY subject LIMIT $2";
+
+const REVOCATIONS: &str = "SELECT jti, subject, reason, revoked_at, revoked_by, expires_at \
+     FROM revoked_tokens WHERE jti > $1 ORDER BY jti LIMIT $2";
+
+const FORGET_ENDED: &str = "DELETE FROM revoked_tokens WHERE expires_at < $1 AND revoked_at < $2";
+
+const FORGET_SUBJECTS: &str =
+    "DELETE FROM revoked_subjects WHERE issued_until < $2 AND revoked_at < $1";
+
+const FORGET_AUDIT: &str = "DELETE FROM audit_log WHERE at < $1";
+
+const NOTE: &str = "INSERT INTO audit_log (at, id, actor, action, target, address, outcome) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (at, id) DO NOTHING";
+
+const AUDIT: &str = "SELECT at, id, actor, action, target, address, outcome FROM audit_log \
+     WHERE (at, id) < ($1, $2) ORDER BY at DESC, id DESC LIMIT $3";
+
+/// Behind everything.
+const END: AuditCursor = AuditCursor {
+    at: ReceivedAt::from_micros(i64::MAX),
+    id: i64::MAX,
+};
+
+#[async_trait]
+impl<D: Database> AccessStore for D {
+    async fn revoke(&self, revocation: &Revocation) -> Result<(), StoreError> {
+        let cells = cells![
+            &revocation.jti,
+            &revocation.subject,
+            &revocation.reason,
+            revocation.revoked_at,
+            &revocation.revoked_by,
+            revocation.expires_at,
+        ];
+        self.execute(REVOKE, cells).await.map(drop)
+    }
+
+    async fn revoke_subject(&self, revocation: &SubjectRevocation) -> Result<(), StoreError> {
+        let cells = cells![
+            &revocation.subject,
+            revocation.issued_until,
+            &revocation.reason,
+            revocation.revoked_at,
+            &revocation.revoked_by,
+        ];
+        self.execute(REVOKE_SUBJECT, cells).await.map(drop)
+    }
+
+    async fn is_revoked(&self, token: &Presented<'_>) -> Result<bool, StoreError> {
+        let cells = cells![token.jti, token.subject, token.issued_at];
+        let found = self.first(Access::Read, IS_REVOKED, cells, |_| Ok(()));
+        Ok(found.await?.is_some())
+    }
+
+    async fn revoked_subjects(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<SubjectRevocation>, StoreError> {
+        let cells = cells![after.unwrap_or_default(), limit.min(QUERY_ROWS_MAX)];
+        self.list(Access::Read, SUBJECTS, cells, subject).await
+    }
+
+    async fn revocations(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Revocation>, StoreError> {
+        let cells = cells![after.unwrap_or_default(), limit.min(QUERY_ROWS_MAX)];
+        self.list(Access::Read, REVOCATIONS, cells, revocation)
+            .await
+    }
+
+    async fn forget_access(
+        &self,
+        now: ReceivedAt,
+        revoked: ReceivedAt,
+        audit: Option<ReceivedAt>,
+    ) -> Result<u64, StoreError> {
+        let mut gone = 0;
+        for sql in [FORGET_ENDED, FORGET_SUBJECTS] {
+            gone += self.execute(sql, cells![now, revoked]).await?;
+        }
+        if let Some(before) = audit {
+            gone += self.execute(FORGET_AUDIT, cells![before]).await?;
+        }
+        Ok(gone)
+    }
+
+    async fn audit(&self, entries: &[AuditEntry]) -> Result<(), StoreError> {
+        let rows: Vec<_> = entries.iter().map(numbered).collect();
+        self.run(Access::Transaction, rows, |port, rows| {
+            Box::pin(async move {
+                for cells in rows {
+                    port.execute(NOTE, cells.clone()).await?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn audit_log(
+        &self,
+        after: Option<AuditCursor>,
+        limit: usize,
+    ) -> Result<Vec<(AuditCursor, AuditEntry)>, StoreError> {
+        let AuditCursor { at, id } = after.unwrap_or(END);
+        let cells = cells![at, id, limit.min(QUERY_ROWS_MAX)];
+        self.list(Access::Read, AUDIT, cells, entry).await
+    }
+}
+
+/// An entry as a row, with a number of its own: random and positive.
+fn numbered(entry: &AuditEntry) -> Vec<Cell> {
+    cells![
+        entry.at,
+        rand::random_range(0..i64::MAX),
+        &entry.actor,
+        &entry.action,
+        &entry.target,
+        &entry.address,
+        &entry.outcome,
+    ]
+}
+
+fn revocation(row: &dyn Row) -> Result<Revocation, StoreError> {
+    Ok(Revocation {
+        jti: row.text(0)?,
+        subject: row.text(1)?,
+        reason: row.text(2)?,
+        revoked_at: row.time(3)?,
+        revoked_by: row.text(4)?,
+        expires_at: row.time(5)?,
+    })
+}
+
+fn subject(row: &dyn Row) -> Result<SubjectRevocation, StoreError> {
+    Ok(SubjectRevocation {
+        subject: row.text(0)?,
+        issued_until: row.time(1)?,
+        reason: row.text(2)?,
+        revoked_at: row.time(3)?,
+        revoked_by: row.text(4)?,
+    })
+}
+
+fn entry(row: &dyn Row) -> Result<(AuditCursor, AuditEntry), StoreError> {
+    let at = row.time(0)?;
+    let cursor = AuditCursor {
+        at,
+        id: row.int(1)?,
+    };
+    let entry = AuditEntry {
+        at,
+        actor: row.text(2)?,
+        action: row.text(3)?,
+        target: row.text(4)?,
+        address: row.text(5)?,
+        outcome: row.text(6)?,
+    };
+    Ok((cursor, entry))
 }

@@ -11,13 +11,14 @@ use async_trait::async_trait;
 use schema::DeviceId;
 use schema::time::ReceivedAt;
 
-use super::StoreError;
+use super::sql::{Access, Database, Read, Row, cells, unreadable};
+use super::{QUERY_ROWS_MAX, StoreError};
 
 /// Most findings of one rule in one round. With more, what is not found any more stays open.
 pub const FINDINGS_MAX: usize = 1_000;
 
 /// How old a report may be that is looked at for skew: a device that is there reports every minute.
-pub(super) const SKEW_AGE: Duration = Duration::from_secs(3_600);
+const SKEW_AGE: Duration = Duration::from_secs(3_600);
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,16 +259,203 @@ impl Default for AlertBounds {
     }
 }
 
-/// A name for each finding, and its device as text.
-pub(super) fn named(findings: &[Finding]) -> Vec<(String, &str, &str)> {
-    findings
-        .iter()
-        .map(|Finding { device, detail }| {
-            let id = format!("{:032x}", rand::random::<u128>());
-            let device = device.as_ref().map_or("", DeviceId::as_str);
-            (id, device, detail.as_str())
-        })
-        .collect()
+const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, $1) \
+     ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at \
+     WHERE alert_rounds.begun_at <= $2";
+
+/// Devices that were born once and gave no sign of life since, whatever their last word was.
+const OFFLINE: &str = concat!(
+    "SELECT d.device_id, ",
+    last_seen!(),
+    " FROM devices AS d \
+     WHERE d.session IS NOT NULL AND d.retired_at IS NULL AND NOT ",
+    is_heard!("$1"),
+    " ORDER BY d.device_id LIMIT $2"
+);
+
+const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
+     GROUP BY device_id ORDER BY device_id LIMIT $2";
+
+const SETTINGS: &str = "SELECT device_id, min(key), count(*) FROM reported_config \
+     WHERE failure IS NOT NULL GROUP BY device_id ORDER BY device_id LIMIT $1";
+
+/// Of buffer files that were reported on lately.
+const SKEWED: &str = "SELECT device_id, device_time_ms, reported_at FROM sync_status \
+     WHERE reported_at > $1 \
+         AND abs(extract(epoch FROM reported_at)::FLOAT8 * 1000::FLOAT8 \
+             - device_time_ms::FLOAT8) > $2::FLOAT8 \
+     ORDER BY device_id, reported_at LIMIT $3";
+
+const RAISE: &str = "INSERT INTO alerts (id, rule, device_id, detail, opened_at, last_seen_at) \
+     SELECT f.value ->> 0, $2::TEXT, f.value ->> 1, f.value ->> 2, $3::TIMESTAMPTZ, $3::TIMESTAMPTZ \
+     FROM jsonb_array_elements($1::TEXT::JSONB) AS f (value) WHERE true \
+     ON CONFLICT (rule, device_id) WHERE resolved_at IS NULL DO UPDATE SET \
+         detail = excluded.detail, last_seen_at = excluded.last_seen_at";
+
+const RESOLVE_UNSEEN: &str = "UPDATE alerts SET resolved_at = $2 \
+     WHERE rule = $1 AND resolved_at IS NULL AND last_seen_at < $3";
+
+macro_rules! alert_columns {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, rule, device_id, detail, opened_at, last_seen_at, acknowledged_at, \
+             acknowledged_by, resolved_at FROM alerts ",
+            $rest
+        )
+    };
+}
+
+const ONE: &str = alert_columns!("WHERE id = $1");
+
+const LATEST: &str = alert_columns!(
+    "WHERE (opened_at, id) < ($1, $2) AND ($3 = '' OR device_id = $3) \
+         AND ($4 = '' OR CASE WHEN resolved_at IS NOT NULL THEN 'resolved' \
+             WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END = $4) \
+     ORDER BY opened_at DESC, id DESC LIMIT $5"
+);
+
+const ACKNOWLEDGE: &str = "UPDATE alerts SET acknowledged_at = $2, acknowledged_by = $3 \
+     WHERE id = $1 AND acknowledged_at IS NULL AND resolved_at IS NULL";
+
+const FIRING: &str =
+    "SELECT count(*) FROM alerts WHERE resolved_at IS NULL AND acknowledged_at IS NULL";
+
+const FORGET: &str = "DELETE FROM alerts WHERE resolved_at < $1";
+
+#[async_trait]
+impl<D: Database> AlertStore for D {
+    async fn begin_alert_round(
+        &self,
+        now: ReceivedAt,
+        interval: Duration,
+    ) -> Result<bool, StoreError> {
+        let begun = self.execute(BEGIN, cells![now, before(now, interval)]);
+        Ok(begun.await? > 0)
+    }
+
+    async fn findings(
+        &self,
+        rule: Rule,
+        now: ReceivedAt,
+        bounds: &AlertBounds,
+    ) -> Result<Vec<Finding>, StoreError> {
+        let since = |age| before(now, age);
+        let most = FINDINGS_MAX;
+        let (sql, cells, read): (_, _, Read<Finding>) = match rule {
+            Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
+            Rule::DeviceOffline => (OFFLINE, cells![since(bounds.offline_after), most], |row| {
+                finding(row, detail::offline(row.time(1)?))
+            }),
+            Rule::DeadLetters => (LETTERS, cells![since(bounds.letter_age), most], |row| {
+                finding(row, detail::letters(row.number(1)?))
+            }),
+            Rule::SettingNotInForce => (SETTINGS, cells![most], |row| {
+                finding(row, detail::settings(&row.text(1)?, row.number(2)?))
+            }),
+            Rule::ClockSkewed => {
+                let skew = bounds.skew_max.as_millis() as f64;
+                (SKEWED, cells![since(SKEW_AGE), skew, most], |row| {
+                    finding(row, detail::skewed(row.int(1)?, row.time(2)?))
+                })
+            }
+        };
+        self.list(Access::Read, sql, cells, read).await
+    }
+
+    async fn raise(
+        &self,
+        rule: Rule,
+        findings: &[Finding],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let named = serde_json::Value::from_iter(findings.iter().map(named));
+        let cells = cells![named.to_string(), rule.as_str(), now];
+        self.execute(RAISE, cells).await.map(drop)
+    }
+
+    async fn resolve_alerts(&self, rule: Rule, now: ReceivedAt) -> Result<u64, StoreError> {
+        self.resolve_unseen_alerts(rule, now, now).await
+    }
+
+    async fn resolve_unseen_alerts(
+        &self,
+        rule: Rule,
+        unseen_since: ReceivedAt,
+        now: ReceivedAt,
+    ) -> Result<u64, StoreError> {
+        self.execute(RESOLVE_UNSEEN, cells![rule.as_str(), now, unseen_since])
+            .await
+    }
+
+    async fn alerts(&self, query: &AlertQuery) -> Result<Vec<Alert>, StoreError> {
+        let (at, id) = match &query.after {
+            Some((at, id)) => (*at, id.as_str()),
+            // Behind every name.
+            None => (ReceivedAt::from_micros(i64::MAX), "g"),
+        };
+        let cells = cells![
+            at,
+            id,
+            query.device.as_ref().map_or("", DeviceId::as_str),
+            query.state.map_or("", |state| state.as_str()),
+            query.limit.min(QUERY_ROWS_MAX),
+        ];
+        self.list(Access::Read, LATEST, cells, alert).await
+    }
+
+    async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError> {
+        self.first(Access::Read, ONE, cells![id], alert).await
+    }
+
+    async fn acknowledge_alert(
+        &self,
+        id: &str,
+        by: &str,
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        self.execute(ACKNOWLEDGE, cells![id, now, by])
+            .await
+            .map(drop)
+    }
+
+    async fn alerts_firing(&self) -> Result<u64, StoreError> {
+        let counted = self.first(Access::Read, FIRING, cells![], |row| row.number(0));
+        Ok(counted.await?.unwrap_or_default())
+    }
+
+    async fn forget_alerts(&self, before: ReceivedAt) -> Result<u64, StoreError> {
+        self.execute(FORGET, cells![before]).await
+    }
+}
+
+/// A finding with a name, its device as text, and what it says.
+fn named(Finding { device, detail }: &Finding) -> serde_json::Value {
+    let id = format!("{:032x}", rand::random::<u128>());
+    let device = device.as_ref().map_or("", DeviceId::as_str);
+    serde_json::json!([id, device, detail])
+}
+
+fn finding(row: &dyn Row, detail: String) -> Result<Finding, StoreError> {
+    Ok(Finding {
+        device: row.maybe_device(0)?,
+        detail,
+    })
+}
+
+fn alert(row: &dyn Row) -> Result<Alert, StoreError> {
+    let rule = row.text(1)?;
+    Ok(Alert {
+        id: row.text(0)?,
+        rule: Rule::parse(&rule).ok_or_else(|| unreadable("rule of an alert", rule))?,
+        finding: Finding {
+            device: row.maybe_device(2)?,
+            detail: row.text(3)?,
+        },
+        opened_at: row.time(4)?,
+        last_seen_at: row.time(5)?,
+        acknowledged: row.maybe_time(6)?.zip(row.maybe_text(7)?),
+        resolved_at: row.maybe_time(8)?,
+    })
 }
 
 /// A time before another one.
@@ -278,25 +466,25 @@ pub fn before(now: ReceivedAt, age: Duration) -> ReceivedAt {
 }
 
 /// The texts of findings.
-pub(super) mod detail {
+mod detail {
     use schema::time::ReceivedAt;
 
-    pub(crate) fn offline(last_seen: ReceivedAt) -> String {
+    pub(super) fn offline(last_seen: ReceivedAt) -> String {
         format!("not heard of since {}", schema::rfc3339(last_seen.micros()))
     }
 
-    pub(crate) fn letters(count: u64) -> String {
+    pub(super) fn letters(count: u64) -> String {
         format!("{count} payloads could not be used; see the dead letters")
     }
 
-    pub(crate) fn settings(key: &str, count: u64) -> String {
+    pub(super) fn settings(key: &str, count: u64) -> String {
         match count {
             0 | 1 => format!("{key} is not in force"),
             _ => format!("{key} and {} more are not in force", count - 1),
         }
     }
 
-    pub(crate) fn skewed(device_ms: i64, reported_at: ReceivedAt) -> String {
+    pub(super) fn skewed(device_ms: i64, reported_at: ReceivedAt) -> String {
         let ahead = device_ms.saturating_sub(reported_at.micros() / 1000) / 1000;
         match ahead < 0 {
             true => format!("its clock is {} s behind", ahead.unsigned_abs()),

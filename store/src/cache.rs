@@ -8,7 +8,7 @@
 //! Or the database is another one: restored from a backup, or a replica that has taken over and lacks
 //! the last commits. No connection outlives that, so what is remembered is so for one *era*: until a
 //! connection that writes breaks or is made. And nothing is acknowledged because of memory alone
-//! ([`Group::rests_on_ledger`](super::plan::Group::rests_on_ledger)).
+//! ([`Group::rests_on_ledger`](super::ledger::Group::rests_on_ledger)).
 //!
 //! Memory is bounded: two generations, and the older one is dropped when the younger is full.
 

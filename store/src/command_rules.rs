@@ -1,5 +1,5 @@
-//! What becomes of one command in the database, as plain functions. The statements of both stores
-//! say the same in SQL, and the contract tests hold them to it; the simulation runs on these.
+//! What becomes of one command in the database, as plain functions. The statements say the same in SQL, and the contract
+//! tests hold them to it on both databases; the simulation runs on these.
 
 use schema::message::{CommandProgress, CommandState};
 use schema::time::ReceivedAt;

@@ -1,7 +1,7 @@
 //! Configuration as the database keeps it: what is desired of a device, and what it says is in
 //! force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,8 +14,13 @@ use schema::message::ack::payload_digest;
 use schema::message::{ConfigEntry, DesiredConfig, ReportedConfig};
 use schema::setting::CLOCK_MS_MAX;
 use schema::time::ReceivedAt;
+use serde_json::{Value, json};
+use tracing::error;
 
-use super::StoreError;
+use super::fleet::is_retired;
+use super::overrides::merge;
+use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, int8, sound};
+use super::{QUERY_ROWS_MAX, StoreError};
 
 /// The part of a store that keeps configuration.
 #[async_trait]
@@ -196,7 +201,7 @@ impl DeviceConfig {
 }
 
 /// Names a state of what is desired, its entries in the order of their keys.
-pub(crate) fn digest(document: &DesiredConfig) -> u64 {
+fn digest(document: &DesiredConfig) -> u64 {
     let clocks = document.entries.iter().map(|entry| entry.hlc);
     let clock = clocks.max().unwrap_or_default();
     envelope::encode(document).map_or(clock.bits(), |bytes| payload_digest(&bytes))
@@ -204,7 +209,7 @@ pub(crate) fn digest(document: &DesiredConfig) -> u64 {
 
 impl HistoryPage {
     /// The clock and key before which it begins.
-    pub(crate) fn before(&self) -> (u64, &str) {
+    fn before(&self) -> (u64, &str) {
         let after = self.after.as_ref();
         after.map_or((SQL_INTEGER_MAX, "~"), |after| {
             (after.hlc.bits(), after.key.as_str())
@@ -246,23 +251,266 @@ impl FromStr for HistoryCursor {
     }
 }
 
-/// Documents of devices from entries in the order of the devices.
-pub(crate) fn documents(entries: Vec<(DeviceId, ConfigEntry)>) -> Vec<(DeviceId, DesiredConfig)> {
-    let mut documents: Vec<(DeviceId, DesiredConfig)> = Vec::new();
-    for (device, entry) in entries {
-        match documents.last_mut() {
-            Some((last, document)) if *last == device => document.entries.push(entry),
-            _ => {
-                let entries = vec![entry];
-                documents.push((device, DesiredConfig { entries }));
+pub(crate) const CHANGE: &str = "INSERT INTO device_config (device_id, key, value, hlc, \
+         changed_at, changed_by) VALUES ($1, $2, $3, $4, $5, $6) \
+     ON CONFLICT (device_id, key) DO UPDATE SET value = excluded.value, hlc = excluded.hlc, \
+         changed_at = excluded.changed_at, changed_by = excluded.changed_by \
+     WHERE device_config.hlc < excluded.hlc";
+
+const REMEMBER: &str = "INSERT INTO config_history (device_id, key, value, hlc, changed_at, \
+     changed_by) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (device_id, key, hlc) DO NOTHING";
+
+/// Found device by device, by their key, whatever there are of them.
+const FORGET_REPORTS: &str = "DELETE FROM reported_config WHERE (device_id, key) IN ( \
+         SELECT r.device_id, r.key FROM jsonb_array_elements($1::TEXT::JSONB) AS n (value) \
+         JOIN reported_config AS r ON r.device_id = n.value ->> 0 \
+         WHERE r.reported_at <= 'epoch'::TIMESTAMPTZ \
+             + (n.value ->> 1)::INT8 * interval '1 microsecond')";
+
+const REPORT: &str = "INSERT INTO reported_config (device_id, key, value, hlc, failure, \
+         reported_at) \
+     SELECT n.value ->> 0, n.value ->> 1, n.value ->> 2, (n.value ->> 3)::INT8, n.value ->> 4, \
+         'epoch'::TIMESTAMPTZ + (n.value ->> 5)::INT8 * interval '1 microsecond' \
+     FROM jsonb_array_elements($1::TEXT::JSONB) AS n (value) WHERE true \
+     ON CONFLICT (device_id, key) DO NOTHING";
+
+const DESIRED: &str = "SELECT key, value, hlc, changed_at, changed_by FROM device_config \
+     WHERE device_id = $1 ORDER BY key";
+
+const REPORTED: &str = "SELECT key, value, hlc, failure, reported_at FROM reported_config \
+     WHERE device_id = $1 ORDER BY key";
+
+/// A report from before the device's buffer file is of a memory that it has lost.
+pub(crate) const UNHEARD: &str = concat!(
+    "SELECT d.device_id FROM devices AS d \
+     LEFT JOIN sync_status AS b ON b.device_id = d.device_id AND b.epoch = d.epoch \
+     WHERE d.device_id > $1 AND d.retired_at IS NULL AND EXISTS ( \
+         SELECT 1 FROM device_config AS c \
+         LEFT JOIN reported_config AS r ON r.device_id = c.device_id AND r.key = c.key \
+         WHERE c.device_id = d.device_id \
+             AND (r.hlc IS NULL OR r.hlc < c.hlc \
+                 OR (r.hlc = c.hlc AND r.value <> c.value) OR r.reported_at < b.first_seen)) \
+         AND ",
+    is_online!("$3"),
+    " ORDER BY d.device_id LIMIT $2"
+);
+
+const DOCUMENTS: &str = "SELECT d.key, d.value, d.hlc, d.device_id FROM device_config AS d \
+     WHERE d.device_id = ANY($1) AND NOT EXISTS (SELECT 1 FROM devices AS v \
+         WHERE v.device_id = d.device_id AND v.retired_at IS NOT NULL) \
+     ORDER BY d.device_id, d.key";
+
+pub(crate) const HISTORY: &str = "SELECT key, value, hlc, changed_at, changed_by, from_group \
+     FROM config_history WHERE device_id = $1 AND (hlc, key) < ($2, $3) \
+         AND ($4::TEXT IS NULL OR key = $4) \
+     ORDER BY hlc DESC, key DESC LIMIT $5";
+
+#[async_trait]
+impl<D: Database> ConfigStore for D {
+    async fn change_config(
+        &self,
+        device: &DeviceId,
+        changes: &[ConfigChange],
+        expected: Option<u64>,
+    ) -> Result<Changed, StoreError> {
+        let input = (device.clone(), changes.to_vec(), expected);
+        self.run(Access::Transaction, input, |port, input| {
+            let (device, changes, expected) = input;
+            Box::pin(set(port, device, changes, *expected))
+        })
+        .await
+    }
+
+    async fn report_configs(&self, reports: &[ConfigReport]) -> Result<usize, StoreError> {
+        let reports: Vec<ConfigReport> = last_reports(reports).into_iter().cloned().collect();
+        self.run(Access::Transaction, reports, |port, reports| {
+            Box::pin(report(port, reports))
+        })
+        .await
+    }
+
+    async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
+        self.run(Access::Read, device.clone(), |port, device| {
+            Box::pin(async move {
+                Ok(DeviceConfig {
+                    desired: sound(port, DESIRED, cells![device], change).await?,
+                    reported: sound(port, REPORTED, cells![device], reported_entry).await?,
+                    is_retired: is_retired(port, device).await?,
+                })
+            })
+        })
+        .await
+    }
+
+    async fn configs_unheard(
+        &self,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<DeviceId>, StoreError> {
+        let after = after.map_or("", DeviceId::as_str);
+        let cells = cells![after, limit.min(QUERY_ROWS_MAX), self.cutoff()];
+        self.list(Access::Read, UNHEARD, cells, |row| row.device(0))
+            .await
+    }
+
+    async fn documents(
+        &self,
+        devices: &[DeviceId],
+    ) -> Result<Vec<(DeviceId, DesiredConfig)>, StoreError> {
+        let ids: Vec<String> = devices.iter().map(DeviceId::to_string).collect();
+        let entries = self.list(Access::Read, DOCUMENTS, cells![ids], |row| {
+            Ok((row.device(3)?, entry(row)))
+        });
+        Ok(documents(entries.await?))
+    }
+
+    async fn config_history(
+        &self,
+        device: &DeviceId,
+        page: &HistoryPage,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let cells = page_cells(device.as_str(), page);
+        self.list(Access::Read, HISTORY, cells, history_entry).await
+    }
+}
+
+async fn set(
+    port: &mut dyn Port,
+    device: &DeviceId,
+    changes: &[ConfigChange],
+    expected: Option<u64>,
+) -> Result<Changed, Broken> {
+    if let Some(expected) = expected {
+        let entries = all(port, DESIRED, cells![device], entry).await?;
+        // It may be this very change that moved it, and whose answer was lost.
+        let is_there = |change: &ConfigChange| entries.contains(&change.entry);
+        if port.is_again() && changes.iter().all(is_there) {
+            return Ok(Changed::Keys(changes.len()));
+        }
+        if digest(&DesiredConfig { entries }) != expected {
+            return Ok(Changed::Moved);
+        }
+    }
+    let mut changed = 0;
+    for change in changes {
+        let cells = change_cells(device.as_str(), change);
+        if port.execute(CHANGE, cells.clone()).await? > 0 {
+            changed += 1;
+            port.execute(REMEMBER, cells).await?;
+        }
+    }
+    Ok(Changed::Keys(changed))
+}
+
+async fn report(port: &mut dyn Port, reports: &[ConfigReport]) -> Result<usize, Broken> {
+    let heard = |report: &ConfigReport| json!([&report.device, report.received_at.micros()]);
+    let heard = Value::from_iter(reports.iter().map(heard)).to_string();
+    port.execute(FORGET_REPORTS, cells![heard]).await?;
+    port.execute(REPORT, cells![rows(reports)]).await?;
+    merge(port, reports).await
+}
+
+/// What devices have, as [`REPORT`] takes it.
+fn rows(reports: &[ConfigReport]) -> String {
+    let mut seen: HashSet<(&DeviceId, &str)> = HashSet::new();
+    let mut rows = Vec::new();
+    for ConfigReport {
+        device,
+        reported,
+        received_at,
+    } in reports
+    {
+        for ConfigEntry { key, value, hlc } in &reported.entries {
+            // One statement may not touch a row twice; the first stays.
+            if seen.insert((device, key)) {
+                let failure = failure(reported, key);
+                let (clock, at) = (int8(hlc.bits()), received_at.micros());
+                rows.push(json!([device, key, value, clock, failure, at]));
             }
         }
     }
-    documents
+    Value::from(rows).to_string()
+}
+
+/// What goes into a statement about one value: whose, key, value, clock, when, who.
+pub(crate) fn change_cells(of: &str, change: &ConfigChange) -> Vec<Cell> {
+    let ConfigEntry { key, value, hlc } = &change.entry;
+    let ConfigChange {
+        changed_at,
+        changed_by,
+        ..
+    } = change;
+    cells![of, key, value, hlc.bits(), *changed_at, changed_by]
+}
+
+/// What goes into a query for a page of a history.
+pub(crate) fn page_cells(of: &str, page: &HistoryPage) -> Vec<Cell> {
+    let (clock, before) = page.before();
+    let limit = page.limit.min(QUERY_ROWS_MAX);
+    cells![of, clock, before, page.key.as_deref(), limit]
+}
+
+pub(crate) fn entry(row: &dyn Row) -> Result<ConfigEntry, StoreError> {
+    Ok(ConfigEntry {
+        key: row.text(0)?,
+        value: row.text(1)?,
+        hlc: Hlc::from_bits(row.number(2)?),
+    })
+}
+
+/// From five columns: those of [`entry`], when, and who.
+pub(crate) fn change(row: &dyn Row) -> Result<ConfigChange, StoreError> {
+    Ok(ConfigChange {
+        entry: entry(row)?,
+        changed_at: row.time(3)?,
+        changed_by: row.text(4)?,
+    })
+}
+
+/// From six columns: those of [`change`], and the group.
+pub(crate) fn history_entry(row: &dyn Row) -> Result<HistoryEntry, StoreError> {
+    Ok(HistoryEntry {
+        change: change(row)?,
+        group: row.maybe_text(5)?,
+    })
+}
+
+fn reported_entry(row: &dyn Row) -> Result<ReportedEntry, StoreError> {
+    Ok(ReportedEntry {
+        entry: entry(row)?,
+        failure: row.maybe_text(3)?,
+        reported_at: row.time(4)?,
+    })
+}
+
+/// Documents of devices. One with an entry that makes no sense is left out: what lacks an entry would take it back,
+/// and so the device keeps what it has.
+fn documents(
+    entries: Vec<(DeviceId, Result<ConfigEntry, StoreError>)>,
+) -> Vec<(DeviceId, DesiredConfig)> {
+    let mut documents = BTreeMap::new();
+    for (device, entry) in entries {
+        let document = documents
+            .entry(device)
+            .or_insert_with(|| Ok(DesiredConfig::default()));
+        match (entry, document.as_mut()) {
+            (Ok(entry), Ok(document)) => document.entries.push(entry),
+            (Err(error), _) => *document = Err(error),
+            (Ok(_), Err(_)) => {}
+        }
+    }
+    let whole = |(device, document)| match document {
+        Ok(document) => Some((device, document)),
+        Err(error) => {
+            error!(%device, %error, "its configuration is not sent");
+            None
+        }
+    };
+    documents.into_iter().filter_map(whole).collect()
 }
 
 /// The last report of each device, by device.
-pub(crate) fn last_reports(reports: &[ConfigReport]) -> Vec<&ConfigReport> {
+fn last_reports(reports: &[ConfigReport]) -> Vec<&ConfigReport> {
     let mut last: BTreeMap<&DeviceId, &ConfigReport> = BTreeMap::new();
     for report in reports {
         let known = last.entry(&report.device).or_insert(report);
@@ -274,7 +522,7 @@ pub(crate) fn last_reports(reports: &[ConfigReport]) -> Vec<&ConfigReport> {
 }
 
 /// Why a key is not in force, by the report.
-pub(crate) fn failure<'r>(reported: &'r ReportedConfig, key: &str) -> Option<&'r str> {
+fn failure<'r>(reported: &'r ReportedConfig, key: &str) -> Option<&'r str> {
     let failed = reported.failed.iter().find(|failed| failed.key == key);
     failed.map(|failed| failed.reason.as_str())
 }

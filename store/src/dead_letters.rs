@@ -9,15 +9,8 @@ use bytes::Bytes;
 use schema::DeviceId;
 use schema::time::ReceivedAt;
 
-use super::StoreError;
-
-/// Bytes of each payload that a list shows; one letter alone is shown whole. As it stands in SQL.
-macro_rules! head_bytes {
-    () => {
-        "256"
-    };
-}
-pub(crate) use head_bytes;
+use super::sql::{Access, Database, Row, cells};
+use super::{QUERY_ROWS_MAX, StoreError};
 
 /// Looks at dead letters, and throws them away.
 #[async_trait]
@@ -30,6 +23,59 @@ pub trait DeadLetterStore: Send + Sync {
 
     /// Throws one away. Returns whether it was there.
     async fn discard_letter(&self, id: &LetterId) -> Result<bool, StoreError>;
+}
+
+/// Of each payload a list shows the first 256 bytes; one letter alone is shown whole.
+const PAGE: &str = "SELECT device_id, topic, substr(payload, 1, 256), payload_bytes, reason, times, \
+         received_at, payload_digest FROM dead_letters \
+     WHERE (device_id = $1::TEXT OR $1::TEXT IS NULL) \
+         AND (received_at, device_id, payload_digest) < ($2, $3::TEXT, $4::INT8) \
+     ORDER BY received_at DESC, device_id DESC, payload_digest DESC LIMIT $5";
+
+const ONE: &str = "SELECT device_id, topic, payload, payload_bytes, reason, times, received_at, \
+     payload_digest FROM dead_letters WHERE device_id = $1 AND payload_digest = $2";
+
+const DISCARD: &str = "DELETE FROM dead_letters WHERE device_id = $1 AND payload_digest = $2";
+
+#[async_trait]
+impl<D: Database> DeadLetterStore for D {
+    async fn letters(&self, query: &LetterQuery) -> Result<Vec<KeptLetter>, StoreError> {
+        let (at, of, digest) = match &query.after {
+            Some(LetterCursor { received_at, id }) => {
+                (*received_at, id.device_key(), id.digest.cast_signed())
+            }
+            None => (ReceivedAt::from_micros(i64::MAX), "", 0),
+        };
+        let device = query.device.as_ref().map(DeviceId::as_str);
+        let cells = cells![device, at, of, digest, query.limit.min(QUERY_ROWS_MAX)];
+        self.list(Access::ReadStale, PAGE, cells, letter).await
+    }
+
+    async fn letter(&self, id: &LetterId) -> Result<Option<KeptLetter>, StoreError> {
+        let cells = cells![id.device_key(), id.digest.cast_signed()];
+        self.first(Access::Read, ONE, cells, letter).await
+    }
+
+    async fn discard_letter(&self, id: &LetterId) -> Result<bool, StoreError> {
+        let cells = cells![id.device_key(), id.digest.cast_signed()];
+        Ok(self.execute(DISCARD, cells).await? > 0)
+    }
+}
+
+fn letter(row: &dyn Row) -> Result<KeptLetter, StoreError> {
+    let device = row.maybe_device(0)?;
+    Ok(KeptLetter {
+        id: LetterId::from_key(device.clone(), row.int(7)?),
+        letter: DeadLetter {
+            device,
+            topic: row.text(1)?,
+            payload: row.bytes(2)?.into(),
+            reason: row.text(4)?,
+            received_at: row.time(6)?,
+        },
+        payload_bytes: row.number(3)?,
+        times: row.number(5)?,
+    })
 }
 
 /// Most bytes of one dead letter's payload that are kept.

@@ -8,18 +8,22 @@
 use async_trait::async_trait;
 use schema::message::ConfigEntry;
 use schema::setting::CLOCK_MS_MAX;
-use schema::{Hlc, HlcClock};
+use schema::{DeviceId, Hlc, HlcClock};
 
-use super::StoreError;
-use super::config::{ConfigChange, HistoryEntry, HistoryPage};
+use super::config::{
+    CHANGE, ConfigChange, HistoryEntry, HistoryPage, change, change_cells, history_entry,
+    page_cells,
+};
 use super::fleet::Author;
 use super::labels::LabelValue;
+use super::sql::{Access, Broken, Database, Port, all, cells, first, sound};
+use super::{QUERY_ROWS_MAX, StoreError};
 
 /// Most values that one change writes to members: so many fit well into one commit.
 pub const GROUP_VALUES_MAX: u64 = 100_000;
 
 /// What devices report with a later clock is damage and is not overruled.
-pub(crate) const REPORTED_CLOCK_MAX: Hlc = Hlc::new(CLOCK_MS_MAX, 0);
+const REPORTED_CLOCK_MAX: Hlc = Hlc::new(CLOCK_MS_MAX, 0);
 
 /// The groups' part of a store.
 #[async_trait]
@@ -84,9 +88,223 @@ pub enum GroupChange {
 
 /// A value of a device that changes because its group does, or it changes its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct GroupEntry {
-    pub(crate) change: ConfigChange,
-    pub(crate) from: Option<String>,
+struct GroupEntry {
+    change: ConfigChange,
+    from: Option<String>,
+}
+
+const GROUPS: &str = "SELECT g.name, \
+         (SELECT count(*) FROM device_labels AS l WHERE l.key = 'group' AND l.value = g.name), \
+         (SELECT count(*) FROM group_config AS c WHERE c.group_name = g.name AND c.value <> 'null') \
+     FROM (SELECT value AS name FROM device_labels WHERE key = 'group' AND value > $1 \
+         UNION SELECT group_name FROM group_config WHERE group_name > $1) AS g \
+     ORDER BY g.name LIMIT $2";
+
+const CONFIG: &str = "SELECT key, value, hlc, changed_at, changed_by FROM group_config \
+     WHERE group_name = $1 ORDER BY key";
+
+const HISTORY: &str = "SELECT key, value, hlc, changed_at, changed_by, NULL::TEXT \
+     FROM group_history WHERE group_name = $1 AND (hlc, key) < ($2, $3) \
+         AND ($4::TEXT IS NULL OR key = $4) \
+     ORDER BY hlc DESC, key DESC LIMIT $5";
+
+const PUT: &str = "INSERT INTO group_config (group_name, key, value, hlc, changed_at, changed_by) \
+     VALUES ($1, $2, $3, $4, $5, $6) \
+     ON CONFLICT (group_name, key) DO UPDATE SET value = excluded.value, hlc = excluded.hlc, \
+         changed_at = excluded.changed_at, changed_by = excluded.changed_by";
+
+const REMEMBER: &str = "INSERT INTO group_history (group_name, key, value, hlc, changed_at, \
+     changed_by) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (group_name, hlc, key) DO NOTHING";
+
+pub(crate) const MEMBERS: &str = "SELECT count(*) FROM device_labels \
+     WHERE key = 'group' AND value = $1";
+
+pub(crate) const MEMBERS_CLOCK: &str = "SELECT greatest( \
+     (SELECT coalesce(max(c.hlc), 0) FROM device_labels AS l \
+         JOIN device_config AS c ON c.device_id = l.device_id \
+         WHERE l.key = 'group' AND l.value = $1), \
+     (SELECT coalesce(max(r.hlc), 0) FROM device_labels AS l \
+         JOIN reported_config AS r ON r.device_id = l.device_id \
+         WHERE l.key = 'group' AND l.value = $1 AND r.hlc < $2))";
+
+const PUT_MEMBERS: &str = "INSERT INTO device_config (device_id, key, value, hlc, changed_at, \
+         changed_by) \
+     SELECT l.device_id, $2::TEXT, $3::TEXT, $4::INT8, $5::TIMESTAMPTZ, $6::TEXT \
+     FROM device_labels AS l WHERE l.key = 'group' AND l.value = $1 \
+     ON CONFLICT (device_id, key) DO UPDATE SET value = excluded.value, hlc = excluded.hlc, \
+         changed_at = excluded.changed_at, changed_by = excluded.changed_by \
+     WHERE device_config.hlc < excluded.hlc";
+
+const REMEMBER_MEMBERS: &str = "INSERT INTO config_history (device_id, key, value, hlc, \
+         changed_at, changed_by, from_group) \
+     SELECT l.device_id, $2::TEXT, $3::TEXT, $4::INT8, $5::TIMESTAMPTZ, $6::TEXT, $1::TEXT \
+     FROM device_labels AS l WHERE l.key = 'group' AND l.value = $1 \
+     ON CONFLICT (device_id, key, hlc) DO NOTHING";
+
+/// What a device has of a group is what its history says came from there.
+const LEFT: &str = "SELECT c.key FROM device_config AS c \
+     JOIN config_history AS h ON h.device_id = c.device_id AND h.key = c.key AND h.hlc = c.hlc \
+     WHERE c.device_id = $1 AND h.from_group = $2 AND c.value <> 'null' ORDER BY c.key";
+
+const JOINED: &str = "SELECT key, value FROM group_config \
+     WHERE group_name = $1 AND value <> 'null' ORDER BY key";
+
+const CLOCK: &str = "SELECT greatest( \
+     (SELECT coalesce(max(hlc), 0) FROM device_config WHERE device_id = $1), \
+     (SELECT coalesce(max(hlc), 0) FROM reported_config WHERE device_id = $1 AND hlc < $2))";
+
+const REMEMBER_ONE: &str = "INSERT INTO config_history (device_id, key, value, hlc, changed_at, \
+     changed_by, from_group) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+     ON CONFLICT (device_id, key, hlc) DO NOTHING";
+
+#[async_trait]
+impl<D: Database> GroupStore for D {
+    async fn groups(
+        &self,
+        after: Option<&LabelValue>,
+        limit: usize,
+    ) -> Result<Vec<Group>, StoreError> {
+        let after = after.map_or("", LabelValue::as_str);
+        let cells = cells![after, limit.min(QUERY_ROWS_MAX)];
+        self.list(Access::ReadStale, GROUPS, cells, |row| {
+            Ok(Group {
+                name: row.parsed(0, "name of a group")?,
+                members: row.number(1)?,
+                keys: row.number(2)?,
+            })
+        })
+        .await
+    }
+
+    async fn group_config(&self, group: &LabelValue) -> Result<Vec<ConfigChange>, StoreError> {
+        let cells = cells![group.as_str()];
+        self.list(Access::Read, CONFIG, cells, change).await
+    }
+
+    async fn change_group(
+        &self,
+        group: &LabelValue,
+        wanted: &[(String, String)],
+        expected: Option<Hlc>,
+        author: &Author,
+    ) -> Result<GroupChange, StoreError> {
+        let input = (group.clone(), wanted.to_vec(), expected, author.clone());
+        self.run(Access::Transaction, input, |port, input| {
+            let (group, wanted, expected, author) = input;
+            Box::pin(set(port, group, wanted, *expected, author))
+        })
+        .await
+    }
+
+    async fn group_history(
+        &self,
+        group: &LabelValue,
+        page: &HistoryPage,
+    ) -> Result<Vec<HistoryEntry>, StoreError> {
+        let cells = page_cells(group.as_str(), page);
+        self.list(Access::Read, HISTORY, cells, history_entry).await
+    }
+}
+
+async fn set(
+    port: &mut dyn Port,
+    group: &LabelValue,
+    wanted: &[(String, String)],
+    expected: Option<Hlc>,
+    author: &Author,
+) -> Result<GroupChange, Broken> {
+    let name = group.as_str();
+    let known = sound(port, CONFIG, cells![name], change).await?;
+    let clock = clock_of(&known);
+    let members = first(port, MEMBERS, cells![name], |row| row.number(0));
+    let members = members.await?.unwrap_or_default();
+    if expected.is_some_and(|expected| expected != clock) {
+        // It may be this very change that moved it, and whose answer was lost.
+        return Ok(match port.is_again() && is_made(&known, wanted, author) {
+            true => GroupChange::Done {
+                config: known,
+                members,
+            },
+            false => GroupChange::Moved,
+        });
+    }
+    if is_too_much(members, wanted.len()) {
+        return Ok(GroupChange::TooMuch { members });
+    }
+    let clock = clock.max(highest(port, MEMBERS_CLOCK, name).await?);
+    let values = wanted.iter();
+    let values = values.map(|(key, value)| (key.as_str(), value.as_str()));
+    let changes = stamped(clock, author, values);
+    let at_members = for_members(author, name).name;
+    for change in &changes {
+        for sql in [PUT, REMEMBER] {
+            port.execute(sql, change_cells(name, change)).await?;
+        }
+        let change = ConfigChange {
+            changed_by: at_members.clone(),
+            ..change.clone()
+        };
+        for sql in [PUT_MEMBERS, REMEMBER_MEMBERS] {
+            port.execute(sql, change_cells(name, &change)).await?;
+        }
+    }
+    Ok(GroupChange::Done {
+        config: sound(port, CONFIG, cells![name], change).await?,
+        members,
+    })
+}
+
+/// Takes from a device what it has of the group that it leaves, and gives it what the one that it
+/// joins has. Returns whether anything changed.
+pub(crate) async fn change_over(
+    port: &mut dyn Port,
+    device: &DeviceId,
+    left: Option<&LabelValue>,
+    joined: Option<&LabelValue>,
+    author: &Author,
+) -> Result<bool, Broken> {
+    let id = device.as_str();
+    let mut gone: Vec<String> = Vec::new();
+    if let Some(group) = left {
+        gone = all(port, LEFT, cells![id, group.as_str()], |row| row.text(0)).await?;
+    }
+    let mut given: Vec<(String, String)> = Vec::new();
+    if let Some(group) = joined {
+        let cells = cells![group.as_str()];
+        given = all(port, JOINED, cells, |row| Ok((row.text(0)?, row.text(1)?))).await?;
+    }
+    let entries = moved(
+        highest(port, CLOCK, id).await?,
+        author,
+        left.map(|group| (group.as_str(), gone.as_slice())),
+        joined.map(|group| (group.as_str(), given.as_slice())),
+    );
+    for GroupEntry { change, from } in &entries {
+        port.execute(CHANGE, change_cells(id, change)).await?;
+        let mut remembered = change_cells(id, change);
+        remembered.extend(cells![from.as_deref()]);
+        port.execute(REMEMBER_ONE, remembered).await?;
+    }
+    Ok(!entries.is_empty())
+}
+
+/// The highest clock that is known, of what is desired and of what devices have set themselves.
+async fn highest(port: &mut dyn Port, sql: &'static str, of: &str) -> Result<Hlc, Broken> {
+    let cells = cells![of, REPORTED_CLOCK_MAX.bits()];
+    let found = first(port, sql, cells, |row| row.number(0)).await?;
+    Ok(Hlc::from_bits(found.unwrap_or_default()))
+}
+
+/// Whether a group has what is wanted from this author and this moment.
+fn is_made(known: &[ConfigChange], wanted: &[(String, String)], author: &Author) -> bool {
+    wanted.iter().all(|(key, value)| {
+        known.iter().any(|change| {
+            change.entry.key == *key
+                && change.entry.value == *value
+                && change.changed_by == author.name
+                && change.changed_at == author.at
+        })
+    })
 }
 
 /// The highest clock of some entries.
@@ -97,7 +315,7 @@ pub fn clock_of(config: &[ConfigChange]) -> Hlc {
 }
 
 /// Values with stamps later than `clock`.
-pub(crate) fn stamped<'v>(
+fn stamped<'v>(
     clock: Hlc,
     author: &Author,
     values: impl IntoIterator<Item = (&'v str, &'v str)>,
@@ -119,7 +337,7 @@ pub(crate) fn stamped<'v>(
 }
 
 /// Who changed something at a member: the group is named beside the person.
-pub(crate) fn for_members(author: &Author, group: &str) -> Author {
+fn for_members(author: &Author, group: &str) -> Author {
     because(author, &format!("group {group}"))
 }
 
@@ -132,7 +350,7 @@ fn because(author: &Author, of: &str) -> Author {
 
 /// What changes at a device that leaves `left` and joins `joined`: the keys that it has of the one,
 /// the values that the other has.
-pub(crate) fn moved(
+fn moved(
     clock: Hlc,
     author: &Author,
     left: Option<(&str, &[String])>,
@@ -166,7 +384,7 @@ pub(crate) fn moved(
 }
 
 /// Whether a change of so many keys at so many members is too much for one commit.
-pub(crate) const fn is_too_much(members: u64, keys: usize) -> bool {
+const fn is_too_much(members: u64, keys: usize) -> bool {
     members.saturating_mul(keys as u64) > GROUP_VALUES_MAX
 }
 

@@ -12,7 +12,7 @@
 use async_trait::async_trait;
 use schema::{DeviceId, ObservedAt, Quality, SensorName};
 
-use super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::{Order, StoreError, StoredReading, TelemetryQuery};
 
 /// Most buckets of one answer.
@@ -21,6 +21,11 @@ pub const BUCKETS_MAX: usize = 10_000;
 /// Queries over what was observed.
 #[async_trait]
 pub trait HistoryStore: Send + Sync {
+    /// Readings of one device by time.
+    async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
+        self.telemetry_page(query, None).await
+    }
+
     /// Readings of one device by time and then by sensor, behind one of them.
     async fn telemetry_page(
         &self,

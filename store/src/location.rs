@@ -7,8 +7,8 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
+pub use super::cockroach::Database;
 use super::cockroach::{Cockroach, Nodes};
 use super::embedded::Embedded;
 use super::{Store, StoreError};
@@ -20,30 +20,6 @@ pub enum Location {
     Embedded(PathBuf),
     /// CockroachDB, or PostgreSQL.
     Cockroach(Database),
-}
-
-/// How to reach and use a CockroachDB or PostgreSQL.
-#[derive(Clone)]
-pub struct Database {
-    /// The nodes, all of one database.
-    pub nodes: Nodes,
-    /// Replicas of PostgreSQL, which answer queries that may be stale.
-    pub replicas: Option<Nodes>,
-    /// How old the answers of queries may be: of devices, readings, conflicts and dead letters.
-    /// Without it they are the latest. CockroachDB then answers from the nearest copy, as it was
-    /// about five seconds ago; PostgreSQL from its replicas, as long as they are fresh enough.
-    pub stale_max: Option<Duration>,
-    /// Most connections for writing, on each node. Two keep a database of two cores busy; more
-    /// help where commits wait for a network.
-    pub writers_max: u32,
-    /// Most connections for queries, on each node, so that a query never waits for ingest.
-    pub readers_max: u32,
-    /// A statement that takes longer is cancelled by the database and tried again.
-    pub statement_timeout: Duration,
-    /// A connection that takes longer to make is given up.
-    pub connect_timeout: Duration,
-    /// How long one call is tried again before it fails.
-    pub retry_budget: Duration,
 }
 
 impl Location {
@@ -79,23 +55,6 @@ impl Location {
     }
 }
 
-impl Database {
-    /// With the defaults.
-    #[must_use]
-    pub const fn new(nodes: Nodes) -> Self {
-        Self {
-            nodes,
-            replicas: None,
-            stale_max: None,
-            writers_max: 4,
-            readers_max: 4,
-            statement_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(5),
-            retry_budget: Duration::from_secs(15),
-        }
-    }
-}
-
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -108,11 +67,5 @@ impl fmt::Display for Location {
 impl fmt::Debug for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Debug for Database {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.nodes, f)
     }
 }

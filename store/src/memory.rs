@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, HashMap};
 use schema::digest::Digester;
 use schema::{DeviceId, Epoch, EpochLedger, ObservedAt, RangeSet, SensorName};
 
-use super::contest;
-use super::ledger::{EpochState, Run, Track};
-use super::plan::{Group, Intake, grow};
+use super::ledger::contest;
+use super::ledger::plan::Intake;
+use super::ledger::{EpochState, Group, Run, Track, grow};
 use super::{Delivery, DeviceReport, Ingested, RowCounts, Settled, StoredReading};
 
 /// What identifies a row.
@@ -96,8 +96,8 @@ impl Memory {
     pub fn report(&mut self, reports: &[DeviceReport]) -> Vec<Vec<Settled>> {
         // Agents of the simulation are of today.
         let agents = reports.iter().map(|of| (of.device.clone(), true)).collect();
-        let words = super::claims::words(reports, &agents);
-        let (groups, places) = super::claims::group(reports, &words);
+        let words = super::ledger::claims::words(reports, &agents);
+        let (groups, places) = super::ledger::claims::group(reports, &words);
         let mut states = self.states(&groups);
         for (group, state) in groups.iter().zip(&mut states) {
             if let Some(state) = state {
@@ -105,7 +105,7 @@ impl Memory {
                 self.record(group, state, &runs);
             }
         }
-        super::claims::settled_by_report(reports, &places, &states)
+        super::ledger::claims::settled_by_report(reports, &places, &states)
     }
 
     /// Removes rows that were observed before a time.

@@ -1,5 +1,4 @@
-//! What a device has set itself becomes desired, when it is the last word. Pure; both stores apply it
-//! in the commit that keeps the report.
+//! What a device has set itself becomes desired, when it is the last word; in the commit that keeps the report.
 //!
 //! Per key the later clock wins, and of equal clocks the greater value, as on the device. A clock that
 //! is ahead of this bridge's, and of all that is desired of the device, by more than
@@ -9,18 +8,85 @@
 //!
 //! [`DeviceConfig::latest`]: super::config::DeviceConfig::latest
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use schema::DeviceId;
 use schema::limits::CONFIG_VALUE_BYTES_MAX;
 use schema::message::ConfigEntry;
 use schema::setting::{CLOCK_AHEAD_MS_MAX, CLOCK_MS_MAX, Setting};
 
-use super::config::{ConfigChange, ConfigReport};
+use serde_json::{Value, json};
+
+use super::config::{ConfigChange, ConfigReport, entry};
+use super::sql::{Broken, Port, all, cells, int8};
 
 /// Who changed what came from the device.
 pub const BY_DEVICE: &str = "device";
 
-/// Which reported entries become desired, beside what is.
+const KNOWN: &str =
+    "SELECT key, value, hlc, device_id FROM device_config WHERE device_id = ANY($1)";
+
+macro_rules! put {
+    ($table:literal, $conflict:literal) => {
+        concat!(
+            "INSERT INTO ",
+            $table,
+            " (device_id, key, value, hlc, changed_at, changed_by) \
+             SELECT n.value ->> 0, n.value ->> 1, n.value ->> 2, (n.value ->> 3)::INT8, \
+                 'epoch'::TIMESTAMPTZ + (n.value ->> 4)::INT8 * interval '1 microsecond', \
+                 n.value ->> 5 \
+             FROM jsonb_array_elements($1::TEXT::JSONB) AS n (value) WHERE true ",
+            $conflict
+        )
+    };
+}
+
+/// What wins was decided from [`KNOWN`] in the same transaction.
+const OVERRIDE: &str = put!(
+    "device_config",
+    "ON CONFLICT (device_id, key) DO UPDATE SET value = excluded.value, hlc = excluded.hlc, \
+         changed_at = excluded.changed_at, changed_by = excluded.changed_by"
+);
+
+/// Of two that were stamped alike the one that won stays.
+const REMEMBER: &str = put!(
+    "config_history",
+    "ON CONFLICT (device_id, key, hlc) DO UPDATE SET value = excluded.value, \
+         changed_at = excluded.changed_at, changed_by = excluded.changed_by, from_group = NULL"
+);
+
+/// Makes desired what is the last word of each report, one of a device; returns how many keys that were.
+pub(crate) async fn merge(port: &mut dyn Port, reports: &[ConfigReport]) -> Result<usize, Broken> {
+    let ids = reports.iter().map(|report| report.device.to_string());
+    let ids: Vec<String> = ids.collect();
+    let found = all(port, KNOWN, cells![ids], |row| {
+        Ok((row.device(3)?, entry(row)?))
+    });
+    let mut known: HashMap<DeviceId, Vec<ConfigEntry>> = HashMap::new();
+    for (device, entry) in found.await? {
+        known.entry(device).or_default().push(entry);
+    }
+    let mut rows = Vec::new();
+    for report in reports {
+        let device = &report.device;
+        let known = known.get(device).map_or(&[][..], Vec::as_slice);
+        for change in overrides(known, report) {
+            let ConfigEntry { key, value, hlc } = change.entry;
+            let (clock, at) = (int8(hlc.bits()), change.changed_at.micros());
+            rows.push(json!([device, key, value, clock, at, change.changed_by]));
+        }
+    }
+    let count = rows.len();
+    if count > 0 {
+        let rows = Value::from(rows).to_string();
+        for sql in [OVERRIDE, REMEMBER] {
+            port.execute(sql, cells![&rows]).await?;
+        }
+    }
+    Ok(count)
+}
+
+/// Which reported entries become desired, beside what is. Pure.
 #[must_use]
 pub fn overrides(desired: &[ConfigEntry], report: &ConfigReport) -> Vec<ConfigChange> {
     let now_ms = u64::try_from(report.received_at.micros() / 1000).unwrap_or(0);

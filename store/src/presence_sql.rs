@@ -5,11 +5,11 @@
 //! of a new connection, a report, or readings. A will that nobody fired, because the broker died with it, or whose
 //! bridge was not there, changes nothing then. What a broker retains is no sign of life.
 
-/// The last sign of life, on CockroachDB and PostgreSQL.
+/// The last sign of life, in both databases.
 macro_rules! last_seen {
     () => {
-        "greatest(d.last_seen, (SELECT max(s.last_seen) FROM sync_status AS s \
-             WHERE s.device_id = d.device_id))"
+        "greatest(d.last_seen, coalesce((SELECT max(s.last_seen) FROM sync_status AS s \
+             WHERE s.device_id = d.device_id), d.last_seen))"
     };
 }
 
@@ -35,13 +35,5 @@ macro_rules! is_heard {
 macro_rules! is_online {
     ($cutoff:literal) => {
         concat!("(d.online AND ", is_heard!($cutoff), ")")
-    };
-}
-
-/// The last sign of life, in the file.
-macro_rules! last_seen_in_file {
-    () => {
-        "max(d.last_seen, coalesce((SELECT max(s.last_seen) FROM sync_status AS s \
-             WHERE s.device_id = d.device_id), d.last_seen))"
     };
 }

@@ -6,7 +6,7 @@ use schema::message::RejectReason;
 use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, DiscardedBy, Epoch, EpochLedger, ObservedAt, RangeSet, SeqRange};
 
-use crate::books::RowBook;
+use crate::ledger::books::RowBook;
 
 /// Most devices that the fleet's ledger names.
 pub const UNACCOUNTED_MAX: usize = 100;

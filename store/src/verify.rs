@@ -3,7 +3,7 @@
 
 use schema::ObservedAt;
 
-use super::books::Verdict;
+use super::ledger::books::Verdict;
 use super::{DeviceLedger, Kind, RangeContent, RowCount, Store, StoreError};
 
 /// What was found.

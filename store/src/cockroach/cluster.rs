@@ -18,7 +18,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::super::StoreError;
-use super::super::location::Database;
+use super::Database;
 use super::dialect::{self, Purpose};
 use super::failed::Failed;
 use super::replicas::{self, Freshness, Staleness};

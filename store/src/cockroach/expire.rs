@@ -4,21 +4,21 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use schema::{DeviceId, ObservedAt};
 use sqlx::Executor as _;
 
-use super::super::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::super::contract::UpkeepStore;
+use super::super::fleet::DEVICE_IDS;
+use super::super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::arguments::Micros;
 use super::dialect::{self, Purpose};
 use super::query::sensor_names;
-use super::{Cockroach, rows};
+use super::{Cockroach, merge, rows};
 
 /// Rows of one statement, of each sensor: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
-
-const DEVICES: &str =
-    "SELECT device_id FROM devices WHERE device_id > $1 ORDER BY device_id LIMIT $2";
 
 const READINGS: &str = "WITH gone AS ( \
      DELETE FROM telemetry_data WHERE (device_id, sensor, observed_at) IN ( \
@@ -65,17 +65,16 @@ macro_rules! delete_all {
     }};
 }
 
-impl Cockroach {
-    pub(super) async fn set_retention(
-        &self,
-        retention: Option<Duration>,
-    ) -> Result<bool, StoreError> {
+#[async_trait]
+impl UpkeepStore for Cockroach {
+    async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
+        self.retention.set(retention);
         run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
             dialect::set_retention(connection, retention).await
         })
     }
 
-    pub(super) async fn expire(
+    async fn expire(
         &self,
         before: ObservedAt,
         after: Option<&DeviceId>,
@@ -88,7 +87,7 @@ impl Cockroach {
         }
         let devices = run!(self, &mut self.budget(), Purpose::Read, |connection| {
             let after = after.map_or("", DeviceId::as_str);
-            let query = sqlx::query(DEVICES).bind(after);
+            let query = sqlx::query(DEVICE_IDS).bind(after);
             let found = connection
                 .fetch_all(query.bind(EXPIRE_DEVICES as i64))
                 .await?;
@@ -104,6 +103,14 @@ impl Cockroach {
         Ok(expired)
     }
 
+    async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            merge::merge(connection, limit).await
+        })
+    }
+}
+
+impl Cockroach {
     async fn expire_device(&self, device: &DeviceId, before: Micros) -> Result<u64, StoreError> {
         let id = device.as_str();
         let names = run!(self, &mut self.budget(), Purpose::Read, |connection| {

@@ -9,7 +9,7 @@ use super::super::history::{
     AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, Cursor, HistoryStore, Sums, big, bound_of,
     scale, window_end,
 };
-use super::super::plan::OBSERVED_AT_MIN;
+use super::super::ledger::plan::OBSERVED_AT_MIN;
 use super::super::{Order, StoreError, StoredReading, TelemetryQuery};
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;

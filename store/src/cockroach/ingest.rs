@@ -19,32 +19,29 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use async_trait::async_trait;
+use schema::ObservedAt;
 use schema::digest::Digester;
 use schema::time::ReceivedAt;
-use schema::{ObservedAt, Quality, Value};
-use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Executor as _, Row as _};
 
-use super::super::contest::{self, Contest};
-use super::super::ledger::{EpochState, Span};
-use super::super::plan::{GoneBefore, Group, Intake, NewRow, grow, parts};
+use super::super::contract::IngestStore;
+use super::super::ledger::contest::{self};
+use super::super::ledger::plan::{GoneBefore, Intake, NewRow, parts};
+use super::super::ledger::{EpochState, Group};
 use super::super::sqlstate::Verdict;
 use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
 use super::arguments::{Columns, Micros};
+use super::columns::{
+    conflict_arguments, head_arguments, ledger_arguments, observed, range_arguments, row_arguments,
+    shape,
+};
 use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
+use super::heads::{Head, Known, advance, heads};
 use super::sql::Shape;
 use super::{Cockroach, rows, sql};
-
-/// The next state of one buffer file's ledger, not yet committed.
-#[derive(Debug)]
-pub(super) struct Head<'a> {
-    pub(super) group: usize,
-    pub(super) of: &'a Group,
-    pub(super) version: i64,
-    pub(super) mergeable: bool,
-    pub(super) spans: Vec<Span>,
-}
 
 /// What came of writing a part.
 #[derive(Debug)]
@@ -73,25 +70,9 @@ pub(super) enum Progress {
     Again,
 }
 
-/// What is known of epochs, and in which era of the connections all of it was learnt, or later.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) states: Vec<Option<EpochState>>,
-    pub(super) era: u64,
-}
-
-impl Known {
-    /// Nothing yet, of so many epochs.
-    pub(super) fn nothing(epochs: usize) -> Self {
-        Self {
-            states: vec![None; epochs],
-            era: 0,
-        }
-    }
-}
-
-impl Cockroach {
-    pub(super) async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
+#[async_trait]
+impl IngestStore for Cockroach {
+    async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let mut intake = Intake::new(deliveries);
         let mut known = Known::nothing(intake.groups.len());
         let mut written = Part::default();
@@ -166,7 +147,9 @@ impl Cockroach {
             stored,
         })
     }
+}
 
+impl Cockroach {
     /// Fills in the states that are missing, from the cache or the database. Those of an earlier era are
     /// dropped first. Epochs that were never heard of are entered.
     pub(super) async fn load(
@@ -417,63 +400,6 @@ impl Cockroach {
     }
 }
 
-/// The heads that a part moves, or `None` when a state is missing.
-fn heads<'a>(
-    intake: &'a Intake<'_>,
-    part: &[NewRow],
-    states: &[Option<EpochState>],
-) -> Option<Vec<Head<'a>>> {
-    let mut heads = Vec::new();
-    for (group, mut runs) in intake.runs(part) {
-        let of = &intake.groups[group];
-        let state = states[group].as_ref()?;
-        runs.extend(of.claimed(state));
-        heads.push(Head::new(group, of, state, &runs));
-    }
-    // All writers lock rows in one order.
-    heads.sort_by(Head::by_key);
-    Some(heads)
-}
-
-impl<'a> Head<'a> {
-    pub(super) fn new(
-        group: usize,
-        of: &'a Group,
-        state: &EpochState,
-        runs: &[super::super::ledger::Run],
-    ) -> Self {
-        let (spans, mergeable) = grow(state, runs, of.received_at);
-        Self {
-            group,
-            of,
-            version: state.version,
-            mergeable,
-            spans,
-        }
-    }
-
-    fn by_key(a: &Self, b: &Self) -> std::cmp::Ordering {
-        (&a.of.device, a.of.epoch).cmp(&(&b.of.device, b.of.epoch))
-    }
-}
-
-/// What is known after a commit.
-pub(super) fn advance(
-    state: &mut Option<EpochState>,
-    spans: Vec<Span>,
-    contested: &[u32],
-    group: usize,
-) {
-    if let Some(state) = state {
-        state.version += 1;
-        state.is_remembered = false;
-        state.contested = contested.iter().any(|other| *other as usize == group);
-        for span in spans {
-            state.put(span);
-        }
-    }
-}
-
 fn drop_states(states: &mut [Option<EpochState>], groups: &[usize]) {
     for group in groups {
         states[*group] = None;
@@ -657,167 +583,8 @@ async fn gone_before(
     found.iter().map(of).collect()
 }
 
-fn head_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {
-    Columns::default()
-        .array(heads, |head| head.of.device.as_str())?
-        .array(heads, |head| sql_int(head.of.epoch.get()))?
-        .array(heads, |head| head.version)?
-        .array(heads, |head| Micros(head.of.received_at.micros()))?
-        .array(heads, |head| head.mergeable)
-}
-
-fn ledger_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {
-    let number = sql_int(heads.len() as u64);
-    range_arguments(head_arguments(heads)?.one(number)?, heads)
-}
-
-pub(super) fn range_arguments(
-    columns: Columns,
-    heads: &[Head<'_>],
-) -> Result<Columns, sqlx::Error> {
-    let mut spans: Vec<(&Group, &Span)> = Vec::with_capacity(heads.len());
-    for head in heads {
-        spans.extend(head.spans.iter().map(|span| (head.of, span)));
-    }
-    span_arguments(columns, &spans)
-}
-
-pub(super) fn span_arguments(
-    columns: Columns,
-    spans: &[(&Group, &Span)],
-) -> Result<Columns, sqlx::Error> {
-    columns
-        .array(spans, |(of, _)| of.device.as_str())?
-        .array(spans, |(of, _)| sql_int(of.epoch.get()))?
-        .array(spans, |(_, span)| sql_int(span.range.first()))?
-        .array(spans, |(_, span)| span.kind.track().as_str())?
-        .array(spans, |(_, span)| sql_int(span.range.last()))?
-        .array(spans, |(_, span)| span.digest.cast_signed())?
-        .array_of_options(spans, |(_, span)| {
-            Some(sql_int(span.extent?.hlc_max.bits()))
-        })?
-        .array_of_options(spans, |(_, span)| {
-            Some(Micros(span.extent?.observed_min.micros()))
-        })?
-        .array_of_options(spans, |(_, span)| {
-            Some(Micros(span.extent?.observed_max.micros()))
-        })?
-        .array_of_options(spans, |(_, span)| rows::reason_text(span.kind.reason()))?
-        .array(spans, |(_, span)| micros(span.recorded_at))?
-        .array_of_options(spans, |(_, span)| span.kind.discarder())
-}
-
-/// Which columns the rows need.
-fn shape(intake: &Intake<'_>, part: &[NewRow]) -> Shape {
-    part.iter().fold(Shape::default(), |shape, row| {
-        let (_, _, reading) = intake.row(row);
-        let shape = match reading.value {
-            Value::F64(_) => shape.with(Shape::F64),
-            Value::I64(_) => shape.with(Shape::I64),
-            Value::Bool(_) => shape.with(Shape::BOOL),
-            Value::Text(_) => shape.with(Shape::TEXT),
-        };
-        match reading.quality {
-            Quality::Good => shape,
-            Quality::Uncertain | Quality::Bad => shape.with(Shape::QUALITY),
-        }
-    })
-}
-
-fn row_arguments(
-    columns: Columns,
-    intake: &Intake<'_>,
-    part: &[NewRow],
-    shape: Shape,
-) -> Result<Columns, sqlx::Error> {
-    let mut columns = columns
-        .array(part, |row| intake.row(row).0.device.as_str())?
-        .array(part, |row| intake.row(row).1)?
-        .array(part, |row| observed(intake, row))?;
-    if shape.has(Shape::F64) {
-        columns = columns.array_of_options(part, |row| float(&intake.row(row).2.value))?;
-    }
-    if shape.has(Shape::I64) {
-        columns = columns.array_of_options(part, |row| whole_number(&intake.row(row).2.value))?;
-    }
-    if shape.has(Shape::BOOL) {
-        columns = columns.array_of_options(part, |row| truth(&intake.row(row).2.value))?;
-    }
-    if shape.has(Shape::TEXT) {
-        columns = columns.array_of_options(part, |row| text(&intake.row(row).2.value))?;
-    }
-    if shape.has(Shape::QUALITY) {
-        columns = columns.array(part, |row| grade(intake.row(row).2.quality))?;
-    }
-    columns
-        .array(part, |row| sql_int(intake.row(row).2.hlc.bits()))?
-        .array(part, |row| sql_int(intake.row(row).0.batch.epoch.get()))?
-        .array(part, |row| sql_int(row.seq))?
-        .array(part, |row| micros(intake.row(row).0.received_at))
-}
-
-fn conflict_arguments(intake: &Intake<'_>, contest: &Contest) -> Result<PgArguments, sqlx::Error> {
-    let losers: Vec<_> = contest.losers.iter().map(|l| l.reading(intake)).collect();
-    let losers = losers.as_slice();
-    Ok(Columns::default()
-        .array(losers, |lost| lost.device)?
-        .array(losers, |lost| lost.sensor)?
-        .array(losers, |lost| Micros(lost.observed_at.micros()))?
-        .array_of_options(losers, |lost| float(lost.value))?
-        .array_of_options(losers, |lost| whole_number(lost.value))?
-        .array_of_options(losers, |lost| truth(lost.value))?
-        .array_of_options(losers, |lost| text(lost.value))?
-        .array(losers, |lost| grade(lost.quality))?
-        .array(losers, |lost| sql_int(lost.version.hlc.bits()))?
-        .array(losers, |lost| sql_int(lost.version.epoch.get()))?
-        .array(losers, |lost| sql_int(lost.version.seq))?
-        .array(losers, |lost| micros(lost.received_at))?
-        .array(losers, |lost| sql_int(lost.winner.hlc.bits()))?
-        .array(losers, |lost| sql_int(lost.winner.epoch.get()))?
-        .array(losers, |lost| sql_int(lost.winner.seq))?
-        .array(losers, |lost| micros(lost.recorded_at))?
-        .array(losers, |lost| lost.is_same)?
-        .done())
-}
-
-fn observed(intake: &Intake<'_>, row: &NewRow) -> Micros {
-    Micros(intake.row(row).2.observed_at.micros())
-}
-
 pub(super) const fn micros(at: ReceivedAt) -> Micros {
     Micros(at.micros())
-}
-
-const fn float(value: &Value) -> Option<f64> {
-    match value {
-        Value::F64(number) => Some(*number),
-        Value::I64(_) | Value::Bool(_) | Value::Text(_) => None,
-    }
-}
-
-const fn whole_number(value: &Value) -> Option<i64> {
-    match value {
-        Value::I64(number) => Some(*number),
-        Value::F64(_) | Value::Bool(_) | Value::Text(_) => None,
-    }
-}
-
-const fn truth(value: &Value) -> Option<bool> {
-    match value {
-        Value::Bool(truth) => Some(*truth),
-        Value::F64(_) | Value::I64(_) | Value::Text(_) => None,
-    }
-}
-
-fn text(value: &Value) -> Option<&str> {
-    match value {
-        Value::Text(text) => Some(text),
-        Value::F64(_) | Value::I64(_) | Value::Bool(_) => None,
-    }
-}
-
-fn grade(quality: Quality) -> i16 {
-    i16::from(u8::from(quality))
 }
 
 /// A number for an eight-byte column. What reaches a store was checked to fit.

@@ -5,23 +5,13 @@ use schema::time::ReceivedAt;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 
-use super::super::StoreError;
-use super::super::ledger::{EpochState, Track};
-use super::super::plan::Group;
+use super::super::ledger::{EpochState, Group, Track};
 use super::arguments::Columns;
-use super::dialect::Purpose;
-use super::ingest::{read_known, span_arguments, sql_int};
-use super::{Cockroach, rows, sql};
+use super::columns::span_arguments;
+use super::ingest::{read_known, sql_int};
+use super::{rows, sql};
 
-impl Cockroach {
-    pub(super) async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
-        run!(self, &mut self.budget(), Purpose::Write, |connection| {
-            merge(connection, limit).await
-        })
-    }
-}
-
-async fn merge(connection: &mut PgConnection, limit: usize) -> Result<u64, sqlx::Error> {
+pub(super) async fn merge(connection: &mut PgConnection, limit: usize) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let claim = Columns::default().one(sql_int(limit as u64))?.done();
     let claimed = transaction

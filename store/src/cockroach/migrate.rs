@@ -7,11 +7,13 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
 use super::super::clock::Sample;
+use super::super::contract::SchemaStore;
 use super::super::sqlstate::{Verdict, verdict};
 use super::super::{Migration, StoreError};
 use super::Cockroach;
@@ -51,8 +53,9 @@ pub(super) fn newest() -> i64 {
     MIGRATOR.iter().map(|step| step.version).max().unwrap_or(0)
 }
 
-impl Cockroach {
-    pub(super) async fn check(&self) -> Result<(), StoreError> {
+#[async_trait]
+impl SchemaStore for Cockroach {
+    async fn check(&self) -> Result<(), StoreError> {
         let Look { applied, tables } = self.look().await?;
         let found = applied.into_iter().max().unwrap_or(0);
         is_known(found)?;
@@ -65,24 +68,7 @@ impl Cockroach {
         collation::compare_bytewise(tables)
     }
 
-    pub(super) async fn sample_clock(&self) -> Result<Sample, StoreError> {
-        let clock = &self.clock;
-        run!(
-            self,
-            &mut Budget::new(LOOK_BUDGET),
-            Purpose::Read,
-            |connection| {
-                let asked = clock.ask();
-                let row = connection
-                    .fetch_one(sqlx::query("SELECT clock_timestamp()"))
-                    .await?;
-                let Micros(now) = row.try_get(0)?;
-                Ok(clock.sampled(asked, now))
-            }
-        )
-    }
-
-    pub(super) async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
+    async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
         let Look { applied, tables } = self.look().await?;
         is_known(applied.iter().copied().max().unwrap_or(0))?;
         let steps = MIGRATOR.iter().filter(|s| !applied.contains(&s.version));
@@ -94,23 +80,7 @@ impl Cockroach {
         Ok(steps.map(described).chain(bytewise).collect())
     }
 
-    /// What the database has, and what of it compares by a locale.
-    async fn look(&self) -> Result<Look, StoreError> {
-        let steps: Vec<&str> = MIGRATOR.iter().map(|step| step.sql.as_str()).collect();
-        let (applied, (encoding, tables)) = run!(
-            self,
-            &mut Budget::new(LOOK_BUDGET),
-            Purpose::Read,
-            |connection| Ok((
-                applied(connection).await?,
-                collation::look(connection, &steps).await?
-            ))
-        )?;
-        collation::holds_every_text(&encoding)?;
-        Ok(Look { applied, tables })
-    }
-
-    pub(super) async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
+    async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
         if self.pending_migrations().await?.is_empty() {
             return Ok(Vec::new());
         }
@@ -135,6 +105,41 @@ impl Cockroach {
             tracing::warn!(%error, "migration lock is left to its lease");
         }
         Ok(pending)
+    }
+}
+
+impl Cockroach {
+    pub(super) async fn sample_clock(&self) -> Result<Sample, StoreError> {
+        let clock = &self.clock;
+        run!(
+            self,
+            &mut Budget::new(LOOK_BUDGET),
+            Purpose::Read,
+            |connection| {
+                let asked = clock.ask();
+                let row = connection
+                    .fetch_one(sqlx::query("SELECT clock_timestamp()"))
+                    .await?;
+                let Micros(now) = row.try_get(0)?;
+                Ok(clock.sampled(asked, now))
+            }
+        )
+    }
+
+    /// What the database has, and what of it compares by a locale.
+    async fn look(&self) -> Result<Look, StoreError> {
+        let steps: Vec<&str> = MIGRATOR.iter().map(|step| step.sql.as_str()).collect();
+        let (applied, (encoding, tables)) = run!(
+            self,
+            &mut Budget::new(LOOK_BUDGET),
+            Purpose::Read,
+            |connection| Ok((
+                applied(connection).await?,
+                collation::look(connection, &steps).await?
+            ))
+        )?;
+        collation::holds_every_text(&encoding)?;
+        Ok(Look { applied, tables })
     }
 
     async fn lock(&self, holder: &str) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! The store on CockroachDB, or on PostgreSQL, over sqlx: the only folder that names sqlx.
 //!
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
-//! [`migrate`]; beside readings [`fleet`], [`commands`], [`fan_out`], [`config`], [`groups`];
+//! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
 //! [`replicas`] (answers that may be old),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
@@ -13,33 +13,28 @@
 #[macro_use]
 mod work;
 
-mod access;
-mod alerts;
 mod arguments;
 mod cluster;
 mod collation;
-mod commands;
-mod config;
-mod dead_letters;
+mod columns;
 mod dialect;
 mod expire;
 mod failed;
-mod fan_out;
-mod fleet;
-mod groups;
+mod heads;
 mod history;
 mod ingest;
 mod merge;
 mod migrate;
-mod overrides;
 mod pace;
 #[cfg(test)]
 mod plans;
+mod port;
 mod probe;
 mod query;
 mod replicas;
 mod report;
 mod rows;
+mod settings;
 mod sql;
 
 use std::sync::Arc;
@@ -47,26 +42,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::time::ReceivedAt;
-use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 
 use super::absent::Absent;
 use super::cache::Cache;
 use super::clock::{Sample, StoreClock};
-use super::history::HistoryStore as _;
-use super::location::Database;
 use super::presence::Silence;
 use super::retention::Retention;
 use super::sqlstate::Verdict;
-use super::{
-    Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, ReportsSettled, RowCount, Store,
-    StoreError, StoredReading, TelemetryQuery,
-};
+use super::{Activity, Store, StoreError};
 use cluster::Cluster;
 pub use cluster::Nodes;
 use failed::{Budget, Failed};
 use pace::Pace;
+pub use settings::Database;
 
 /// A CockroachDB or PostgreSQL database.
 #[derive(Debug)]
@@ -141,18 +129,6 @@ impl Cockroach {
 
 #[async_trait]
 impl Store for Cockroach {
-    async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        self.pending_migrations().await
-    }
-
-    async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
-        self.migrate().await
-    }
-
-    async fn check(&self) -> Result<(), StoreError> {
-        self.check().await
-    }
-
     fn clock(&self) -> &StoreClock {
         &self.clock
     }
@@ -165,104 +141,8 @@ impl Store for Cockroach {
         self.probe().await
     }
 
-    async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
-        self.ingest(deliveries).await
-    }
-
-    async fn report(&self, reports: &[DeviceReport]) -> Result<ReportsSettled, StoreError> {
-        self.report(reports).await
-    }
-
     fn set_offline_after(&self, after: Duration) {
         self.silence.set(after);
-    }
-
-    async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
-        self.presence(changes).await
-    }
-
-    async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
-        self.keep_dead_letters(letters).await
-    }
-
-    async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
-        self.merge_ranges(limit).await
-    }
-
-    async fn gaps(
-        &self,
-        recorded_before: ReceivedAt,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Gap>, StoreError> {
-        self.gaps(recorded_before, after, limit).await
-    }
-
-    async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
-        self.retention.set(retention);
-        self.set_retention(retention).await
-    }
-
-    async fn expire(
-        &self,
-        before: ObservedAt,
-        after: Option<&DeviceId>,
-    ) -> Result<Expired, StoreError> {
-        self.expire(before, after).await
-    }
-
-    async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
-        self.telemetry_page(query, None).await
-    }
-
-    async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
-        self.latest(device).await
-    }
-
-    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError> {
-        self.ledger(device).await
-    }
-
-    async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError> {
-        self.fleet_ledger().await
-    }
-
-    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError> {
-        self.known_ranges(device, epoch).await
-    }
-
-    async fn row_count(&self, device: &DeviceId) -> Result<RowCount, StoreError> {
-        self.row_count(device).await
-    }
-
-    async fn discard(
-        &self,
-        device: &DeviceId,
-        lost: &[(Epoch, RangeSet)],
-        now: ReceivedAt,
-    ) -> Result<(), StoreError> {
-        self.discard(device, lost, now).await
-    }
-
-    async fn content(
-        &self,
-        device: &DeviceId,
-        epoch: Epoch,
-        range: SeqRange,
-    ) -> Result<RangeContent, StoreError> {
-        self.content(device, epoch, range).await
-    }
-
-    async fn conflicts(
-        &self,
-        device: &DeviceId,
-        limit: usize,
-    ) -> Result<Vec<Conflict>, StoreError> {
-        self.conflicts(device, limit).await
-    }
-
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        self.counts().await
     }
 
     fn activity(&self) -> Activity {

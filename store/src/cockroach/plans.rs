@@ -4,18 +4,16 @@
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
 
-use super::commands::{CLAIM, EXPIRE};
-use super::config::{HISTORY, UNHEARD};
 use super::dialect::READ_SETTINGS;
 use super::dialect::WRITE_SETTINGS;
-use super::fan_out::{IN_STATE, STATES};
-use super::fleet::{DEVICES, FILTERED, LABELLED, LABELLED_IDS};
-use super::groups::{MEMBERS, MEMBERS_CLOCK};
 use super::history::{AGGREGATES, FIRST_AT};
-use super::query::{
-    DEVICE_BOOKS, FLEET_BOOKS, LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES, SENSORS_ASC,
-};
-use crate::Location;
+use super::query::{LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES, SENSORS_ASC};
+use crate::commands::sql::{CLAIM, EXPIRE};
+use crate::config::{HISTORY, UNHEARD};
+use crate::fan_out::sql::{IN_STATE, POSTPONE, STATES};
+use crate::fleet::{DEVICES, FILTERED, LABELLED, LABELLED_IDS};
+use crate::groups::{MEMBERS, MEMBERS_CLOCK};
+use crate::{Location, ledger};
 
 /// 100 devices with 7 sensors that are read once a minute, for a day; and the books of 20,000.
 const FILL: &str = "
@@ -165,7 +163,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             ),
             (
                 "the books of a device",
-                DEVICE_BOOKS,
+                ledger::query::DEVICE,
                 "'device-42'".to_owned(),
                 // Its row, its file and its range.
                 3.0,
@@ -181,7 +179,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "devices of a group",
                 LABELLED,
-                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{}', '{}', 0, 'epoch'".to_owned(),
+                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '[]', 0, 'epoch'".to_owned(),
                 // A hundred, each with its label, its row, its books, its last sign of life and two
                 // labels.
                 600.0,
@@ -189,7 +187,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "devices of a group and a site",
                 LABELLED,
-                "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{site}', '{site-1}', 1, 'epoch'"
+                r#"'', '', '~', NULL, false, 1000, 'group', 'group-7', '[["site","site-1"]]', 1, 'epoch'"#
                     .to_owned(),
                 800.0,
             ),
@@ -221,7 +219,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             ),
             (
                 "a page of the fleet's books",
-                FLEET_BOOKS,
+                ledger::query::FLEET,
                 "'device-42', 1, 500".to_owned(),
                 1_500.0,
             ),
@@ -256,9 +254,15 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             40.0,
         ),
         (
+            "turns that were missed",
+            POSTPONE,
+            "'[[\"device-2\", \"id-0\", 1], [\"device-4\", \"id-0\", 2]]', now()",
+            2.0,
+        ),
+        (
             "targets of a fan-out",
             LABELLED_IDS,
-            "'', '', '~', NULL, false, 1000, 'group', 'group-7', '{site}', '{site-1}', 1",
+            r#"'', '', '~', NULL, false, 1000, 'group', 'group-7', '[["site","site-1"]]', 1"#,
             400.0,
         ),
         ("members", MEMBERS, "'group-7'", 100.0),

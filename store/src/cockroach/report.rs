@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
+use async_trait::async_trait;
 use schema::message::ack::payload_digest;
 use schema::message::{EpochAccount, Status};
 use schema::time::ReceivedAt;
@@ -10,26 +11,26 @@ use schema::{DeviceId, Epoch, RangeSet};
 use sqlx::{Executor as _, Row as _};
 
 use super::super::absent::{is_whole, named};
-use super::super::claims::{
+use super::super::contract::ReportStore;
+use super::super::ledger::Group;
+use super::super::ledger::claims::{
     Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
-use super::super::plan::Group;
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
 };
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::failed::Budget;
-use super::ingest::{Known, Progress, micros, sql_int};
+use super::heads::Known;
+use super::ingest::{Progress, micros, sql_int};
 use super::{Cockroach, rows, sql};
 
-impl Cockroach {
+#[async_trait]
+impl ReportStore for Cockroach {
     /// Ranges first, totals second: what a device says it does not hold any more is then in the
     /// ledger before the database believes it.
-    pub(super) async fn report(
-        &self,
-        reports: &[DeviceReport],
-    ) -> Result<ReportsSettled, StoreError> {
+    async fn report(&self, reports: &[DeviceReport]) -> Result<ReportsSettled, StoreError> {
         let mut budget = self.budget();
         let mut due = self.absent.due(reports);
         let agents = self.agents(&of_doubt(reports, &due), &mut budget).await?;
@@ -61,6 +62,62 @@ impl Cockroach {
         Ok(ReportsSettled { settled, stored })
     }
 
+    async fn discard(
+        &self,
+        device: &DeviceId,
+        lost: &[(Epoch, RangeSet)],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let groups = given_up(device, lost, now);
+        let Known { states, era } = self.enter(&groups, &mut self.budget()).await?;
+        for (group, state) in groups.iter().zip(states) {
+            if let Some(state) = state {
+                self.cache.put(era, &group.device, group.epoch, state);
+            }
+        }
+        Ok(())
+    }
+
+    async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
+        let mut budget = self.budget();
+        for wave in waves(changes, |change| &change.device) {
+            run!(self, &mut budget, Purpose::Write, |connection| {
+                let arguments = presence_arguments(&wave)?.done();
+                connection
+                    .execute(sqlx::query_with(sql::PUT_PRESENCE, arguments))
+                    .await
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
+        let mut kept: Vec<Letter<'_>> = Vec::with_capacity(letters.len());
+        let mut seen: HashMap<(&str, u64), usize> = HashMap::new();
+        for letter in letters {
+            let digest = payload_digest(&letter.payload);
+            let device = letter.device.as_ref().map_or("", DeviceId::as_str);
+            let at = *seen.entry((device, digest)).or_insert_with(|| {
+                kept.push(Letter::new(letter, device, digest));
+                kept.len() - 1
+            });
+            kept[at].times += 1;
+            kept[at].received_at = kept[at].received_at.max(letter.received_at);
+        }
+        kept.sort_by_key(|letter| (letter.device, letter.digest));
+        for some in kept.chunks(LETTERS_MAX) {
+            run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                let arguments = letter_arguments(some)?.done();
+                connection
+                    .execute(sqlx::query_with(sql::PUT_DEAD_LETTERS, arguments))
+                    .await
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Cockroach {
     /// What devices said of epochs that they do not name any more.
     async fn forget_absent(
         &self,
@@ -121,60 +178,6 @@ impl Cockroach {
                 return Ok(known);
             }
         }
-    }
-
-    pub(super) async fn discard(
-        &self,
-        device: &DeviceId,
-        lost: &[(Epoch, RangeSet)],
-        now: ReceivedAt,
-    ) -> Result<(), StoreError> {
-        let groups = given_up(device, lost, now);
-        let Known { states, era } = self.enter(&groups, &mut self.budget()).await?;
-        for (group, state) in groups.iter().zip(states) {
-            if let Some(state) = state {
-                self.cache.put(era, &group.device, group.epoch, state);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
-        let mut budget = self.budget();
-        for wave in waves(changes, |change| &change.device) {
-            run!(self, &mut budget, Purpose::Write, |connection| {
-                let arguments = presence_arguments(&wave)?.done();
-                connection
-                    .execute(sqlx::query_with(sql::PUT_PRESENCE, arguments))
-                    .await
-            })?;
-        }
-        Ok(())
-    }
-
-    pub(super) async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
-        let mut kept: Vec<Letter<'_>> = Vec::with_capacity(letters.len());
-        let mut seen: HashMap<(&str, u64), usize> = HashMap::new();
-        for letter in letters {
-            let digest = payload_digest(&letter.payload);
-            let device = letter.device.as_ref().map_or("", DeviceId::as_str);
-            let at = *seen.entry((device, digest)).or_insert_with(|| {
-                kept.push(Letter::new(letter, device, digest));
-                kept.len() - 1
-            });
-            kept[at].times += 1;
-            kept[at].received_at = kept[at].received_at.max(letter.received_at);
-        }
-        kept.sort_by_key(|letter| (letter.device, letter.digest));
-        for some in kept.chunks(LETTERS_MAX) {
-            run!(self, &mut self.budget(), Purpose::Write, |connection| {
-                let arguments = letter_arguments(some)?.done();
-                connection
-                    .execute(sqlx::query_with(sql::PUT_DEAD_LETTERS, arguments))
-                    .await
-            })?;
-        }
-        Ok(())
     }
 }
 

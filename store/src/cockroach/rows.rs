@@ -20,11 +20,6 @@ pub(super) fn received(row: &PgRow, at: usize) -> Result<ReceivedAt> {
     Ok(ReceivedAt::from_micros(row.try_get::<Micros, _>(at)?.0))
 }
 
-pub(super) fn maybe_received(row: &PgRow, at: usize) -> Result<Option<ReceivedAt>> {
-    let micros: Option<Micros> = row.try_get(at)?;
-    Ok(micros.map(|micros| ReceivedAt::from_micros(micros.0)))
-}
-
 pub(super) fn device(row: &PgRow, at: usize) -> Result<DeviceId> {
     row.try_get::<&str, _>(at)?.parse().map_err(bad(at))
 }

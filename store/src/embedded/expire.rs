@@ -3,14 +3,12 @@
 use libsql::Value as Cell;
 use schema::{DeviceId, ObservedAt};
 
+use super::super::fleet::DEVICE_IDS;
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::file::File;
 
 use super::query::{self, limited};
 use super::values::{self, cell, text_cell};
-
-const DEVICES: &str =
-    "SELECT device_id FROM devices WHERE device_id > ?1 ORDER BY device_id LIMIT ?2";
 
 const READINGS: &str =
     "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3";
@@ -41,7 +39,7 @@ pub(super) fn expire(
     }
     let after = text_cell(after.map_or("", DeviceId::as_str));
     let values = vec![after, limited(EXPIRE_DEVICES)];
-    let devices = file.query(DEVICES, values, |row| values::device(row, 0))?;
+    let devices = file.query(DEVICE_IDS, values, |row| values::device(row, 0))?;
     for device in &devices {
         let id = || text_cell(device.as_str());
         let mut readings = 0;

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use libsql::params::Params;
 use libsql::{Connection, Row, Statement, Value};
-use tracing::error;
 
 use super::super::StoreError;
 use super::super::absent::Absent;
 use super::super::cache::Cache;
+use super::super::sql::in_sqlite;
 
 /// How long a statement waits for another process that writes.
 const BUSY_MAX: Duration = Duration::from_secs(5);
@@ -178,32 +178,6 @@ impl File {
         self.number("PRAGMA schema_version").map(|_| ())
     }
 
-    /// As [`Self::query`], past rows that make no sense: somebody's hand, or damage, in one row of a
-    /// list must not keep the others from those who ask for it. Not for the ledger, where a row less
-    /// would be taken for a loss.
-    pub(super) fn query_sound<T>(
-        &mut self,
-        sql: &'static str,
-        values: Vec<Value>,
-        mut read: impl FnMut(&Row) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        let mut odd = None;
-        let mut odd_rows = 0u64;
-        let found = self.query(sql, values, |row| match read_row(row, &mut read) {
-            Err(error @ StoreError::Unreadable { .. }) => {
-                odd_rows += 1;
-                odd = Some(error);
-                Ok(None)
-            }
-            outcome => outcome.map(Some),
-        })?;
-        if let Some(error) = odd {
-            let path = self.path.display();
-            error!(%path, rows = odd_rows, %error, query = sql, "rows make no sense and are left out");
-        }
-        Ok(found.into_iter().flatten().collect())
-    }
-
     /// A query for one number.
     pub(super) fn number(&mut self, sql: &'static str) -> Result<i64, StoreError> {
         let found = self.query(sql, Vec::new(), |row| super::values::int(row, 0))?;
@@ -212,7 +186,7 @@ impl File {
 
     fn statement(&mut self, sql: &'static str) -> Result<&Statement, Failed> {
         if !self.statements.contains_key(sql) {
-            let prepared = ready(self.connection.prepare(sql));
+            let prepared = ready(self.connection.prepare(&in_sqlite(sql)));
             let prepared = prepared.map_err(|error| Failed::new(&self.path, error))?;
             self.statements.insert(sql, prepared);
         }
@@ -279,7 +253,7 @@ impl From<Failed> for StoreError {
 }
 
 /// What a future of libSQL's local connection returns: it blocks, and is ready at once.
-fn ready<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn ready<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     loop {
         match future

@@ -8,9 +8,9 @@ use libsql::Value as Cell;
 use schema::digest::Digester;
 use schema::{DeviceId, Epoch, ObservedAt};
 
-use super::super::contest::{self, Contest};
-use super::super::ledger::{EpochState, Run, Span, Track};
-use super::super::plan::{GoneBefore, Group, Intake, NewRow, grow};
+use super::super::ledger::contest::{self, Contest};
+use super::super::ledger::plan::{GoneBefore, Intake, NewRow};
+use super::super::ledger::{EpochState, Group, Run, Span, Track, grow};
 use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
 use super::file::{ERA, Failed, File};
 use super::values;

@@ -1,23 +1,15 @@
 //! The store in one libSQL file, for one machine: the only folder of the bridge that names libsql.
 //!
 //! Reading order: [`worker`] (two threads, group commit) → [`ingest`] → [`report`] → [`query`] →
-//! [`migrate`]; beside readings [`fleet`], [`commands`], [`fan_out`], [`config`], [`groups`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
+//! [`migrate`]; underneath [`mod@file`] (the connection) and [`values`] (values in and out). What is
 //! new, who wins and what is settled is decided by the same pure code as for a cluster.
 
-mod access;
-mod alerts;
-mod commands;
-mod config;
-mod dead_letters;
 mod expire;
-mod fan_out;
 mod file;
-mod fleet;
-mod groups;
 mod history;
 mod ingest;
 mod migrate;
-mod overrides;
+mod port;
 mod query;
 mod report;
 mod values;
@@ -34,13 +26,12 @@ use schema::{DeviceId, Epoch, ObservedAt, RangeSet, SeqRange};
 use tokio::sync::{Mutex, oneshot};
 
 use super::clock::{Sample, StoreClock};
-use super::history::HistoryStore as _;
+use super::contract::{IngestStore, ReadingStore, ReportStore, SchemaStore, UpkeepStore};
 use super::presence::Silence;
 use super::retention::Retention;
 use super::{
-    Activity, Conflict, Counts, DeadLetter, Delivery, DeviceLedger, DeviceReport, Expired,
-    FleetLedger, Gap, Ingested, Migration, Presence, RangeContent, ReportsSettled, RowCount, Store,
-    StoreError, StoredReading, TelemetryQuery,
+    Activity, Conflict, DeadLetter, Delivery, DeviceReport, Expired, Ingested, Migration, Presence,
+    RangeContent, ReportsSettled, Store, StoreError, StoredReading,
 };
 use worker::{Mode, Worker};
 
@@ -81,11 +72,6 @@ impl Embedded {
         })
     }
 
-    /// A device of which nothing was heard since is not online.
-    fn cutoff(&self) -> ReceivedAt {
-        self.silence.cutoff(&self.clock)
-    }
-
     async fn workers(&self) -> Result<Arc<Workers>, StoreError> {
         self.workers.lock().await.clone().ok_or(StoreError::Closed)
     }
@@ -106,7 +92,7 @@ impl Embedded {
 }
 
 #[async_trait]
-impl Store for Embedded {
+impl SchemaStore for Embedded {
     async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
         self.read(migrate::pending).await
     }
@@ -118,22 +104,10 @@ impl Store for Embedded {
     async fn check(&self) -> Result<(), StoreError> {
         self.read(migrate::check).await
     }
+}
 
-    fn clock(&self) -> &StoreClock {
-        &self.clock
-    }
-
-    /// A file has the time of its machine; asking shows that it can be read.
-    async fn sample_clock(&self) -> Result<Sample, StoreError> {
-        self.read(|file| file.batch("SELECT 1").map_err(StoreError::from))
-            .await?;
-        Ok(Sample::Kept)
-    }
-
-    async fn probe(&self) -> Result<(), StoreError> {
-        self.read(file::File::probe).await
-    }
-
+#[async_trait]
+impl IngestStore for Embedded {
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let deliveries = deliveries.to_vec();
         let retention = self.retention.get();
@@ -143,14 +117,13 @@ impl Store for Embedded {
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(ingested)
     }
+}
 
+#[async_trait]
+impl ReportStore for Embedded {
     async fn report(&self, reports: &[DeviceReport]) -> Result<ReportsSettled, StoreError> {
         let reports = reports.to_vec();
         self.write(move |file| report::report(file, &reports)).await
-    }
-
-    fn set_offline_after(&self, after: Duration) {
-        self.silence.set(after);
     }
 
     async fn presence(&self, changes: &[Presence]) -> Result<(), StoreError> {
@@ -165,19 +138,22 @@ impl Store for Embedded {
             .await
     }
 
+    async fn discard(
+        &self,
+        device: &DeviceId,
+        lost: &[(Epoch, RangeSet)],
+        now: ReceivedAt,
+    ) -> Result<(), StoreError> {
+        let (device, lost) = (device.clone(), lost.to_vec());
+        self.write(move |file| report::discard(file, &device, &lost, now))
+            .await
+    }
+}
+
+#[async_trait]
+impl UpkeepStore for Embedded {
     async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
         self.write(move |file| ingest::merge(file, limit)).await
-    }
-
-    async fn gaps(
-        &self,
-        recorded_before: ReceivedAt,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Gap>, StoreError> {
-        let after = after.cloned();
-        self.read(move |file| query::gaps(file, recorded_before, after.as_ref(), limit))
-            .await
     }
 
     /// A file drops nothing by itself.
@@ -195,45 +171,13 @@ impl Store for Embedded {
         self.write(move |file| expire::expire(file, before, after.as_ref()))
             .await
     }
+}
 
-    async fn telemetry(&self, query: &TelemetryQuery) -> Result<Vec<StoredReading>, StoreError> {
-        self.telemetry_page(query, None).await
-    }
-
+#[async_trait]
+impl ReadingStore for Embedded {
     async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
         let device = device.clone();
         self.read(move |file| query::latest(file, &device)).await
-    }
-
-    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger, StoreError> {
-        let device = device.clone();
-        self.read(move |file| query::ledger(file, &device)).await
-    }
-
-    async fn fleet_ledger(&self) -> Result<FleetLedger, StoreError> {
-        self.read(query::fleet_ledger).await
-    }
-
-    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet, StoreError> {
-        let device = device.clone();
-        self.read(move |file| query::known_ranges(file, &device, epoch))
-            .await
-    }
-
-    async fn row_count(&self, device: &DeviceId) -> Result<RowCount, StoreError> {
-        let device = device.clone();
-        self.read(move |file| query::row_count(file, &device)).await
-    }
-
-    async fn discard(
-        &self,
-        device: &DeviceId,
-        lost: &[(Epoch, RangeSet)],
-        now: ReceivedAt,
-    ) -> Result<(), StoreError> {
-        let (device, lost) = (device.clone(), lost.to_vec());
-        self.write(move |file| report::discard(file, &device, &lost, now))
-            .await
     }
 
     async fn content(
@@ -256,9 +200,27 @@ impl Store for Embedded {
         self.read(move |file| query::conflicts(file, &device, limit))
             .await
     }
+}
 
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        self.read(query::counts).await
+#[async_trait]
+impl Store for Embedded {
+    fn clock(&self) -> &StoreClock {
+        &self.clock
+    }
+
+    /// A file has the time of its machine; asking shows that it can be read.
+    async fn sample_clock(&self) -> Result<Sample, StoreError> {
+        self.read(|file| file.batch("SELECT 1").map_err(StoreError::from))
+            .await?;
+        Ok(Sample::Kept)
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        self.read(file::File::probe).await
+    }
+
+    fn set_offline_after(&self, after: Duration) {
+        self.silence.set(after);
     }
 
     fn activity(&self) -> Activity {
@@ -284,6 +246,7 @@ mod tests {
     use super::super::Origin;
 
     use super::*;
+    use crate::LedgerStore as _;
 
     fn delivery(first: u64, last: u64) -> Delivery {
         let rows = (first..=last).map(|seq| Row {

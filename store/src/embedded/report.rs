@@ -7,11 +7,11 @@ use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet};
 
 use super::super::absent::{is_whole, named};
-use super::super::claims::{
+use super::super::ledger::EpochState;
+use super::super::ledger::Group;
+use super::super::ledger::claims::{
     Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
 };
-use super::super::ledger::EpochState;
-use super::super::plan::Group;
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
 };

@@ -27,14 +27,6 @@ pub(super) fn text(row: &Row, at: i32) -> Result<&str> {
     row.get_str(at).map_err(|error| bad("text", error))
 }
 
-pub(super) fn bytes(row: &Row, at: i32) -> Result<Vec<u8>> {
-    // What is empty comes back as nothing.
-    let found = row.get::<Option<Vec<u8>>>(at);
-    Ok(found
-        .map_err(|error| bad("bytes", error))?
-        .unwrap_or_default())
-}
-
 pub(super) fn received(row: &Row, at: i32) -> Result<ReceivedAt> {
     Ok(ReceivedAt::from_micros(int(row, at)?))
 }

@@ -444,6 +444,9 @@ async fn a_retired_device_gets_no_command(fixture: Fixture) {
     let refused = store.queue_command(&new(4, 3_600)).await.unwrap();
     assert_eq!(refused, Queued::Retired);
     assert_eq!(store.command(&device("d"), id(4)).await.unwrap(), None);
+    // One that was kept before is known all the same.
+    let known = store.queue_command(&new(3, 3_600)).await.unwrap();
+    assert_eq!(known, Queued::Kept);
     // What it says all the same is heard, and not answered: the first was sent, others it had.
     let words = [2, 5].map(|number| word(number, CommandState::Running, 2));
     store.command_words(&words).await.unwrap();

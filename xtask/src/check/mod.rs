@@ -8,6 +8,7 @@ mod arrows;
 mod dependencies;
 mod features;
 mod links;
+mod statements;
 mod text;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub(crate) fn run(_: &Options) -> Result<ExitCode, Failure> {
         ("text", text::check()?),
         ("links", links::check()?),
         ("arrows", arrows::check()?),
+        ("statements", statements::check()?),
         ("dependencies", dependencies::check()?),
         ("features", features::check()?),
     ] {

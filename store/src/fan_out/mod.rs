@@ -10,6 +10,10 @@
 //! Each device has its turn: the first at once, the next an interval later. A row is due at its
 //! device's turn, so the rate holds however many bridges send and whenever they do; turns that
 //! passed while nobody could send go behind the last one.
+//!
+//! Reading order: this file → `sql` (the statements).
+
+pub(crate) mod sql;
 
 use async_trait::async_trait;
 use schema::DeviceId;
@@ -31,7 +35,7 @@ pub const FAN_OUT_LEASE_MICROS: i64 = 10_000_000;
 pub const FAN_OUT_LATE_MICROS: i64 = 3_000_000;
 
 /// Between two withdrawals, so that what people ask for meanwhile finds its place between them.
-pub(crate) const WITHDRAW_INTERVAL_MICROS: i64 = 2_000;
+const WITHDRAW_INTERVAL_MICROS: i64 = 2_000;
 
 /// The part of a store that sends to many devices.
 #[async_trait]
@@ -115,7 +119,7 @@ pub struct FanOut {
 
 /// What is to be done next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+enum Step {
     /// Rows for the next devices.
     Spread,
     /// Withdraw the next rows.
@@ -126,22 +130,22 @@ pub(crate) enum Step {
 
 /// How far an order is, as the database keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) order: NewFanOut,
-    pub(crate) devices: u64,
-    pub(crate) after: String,
-    pub(crate) next_due_at: ReceivedAt,
-    pub(crate) is_spread: bool,
-    pub(crate) cancelled_at: Option<ReceivedAt>,
-    pub(crate) is_unfinished: bool,
+struct Head {
+    order: NewFanOut,
+    devices: u64,
+    after: String,
+    next_due_at: ReceivedAt,
+    is_spread: bool,
+    cancelled_at: Option<ReceivedAt>,
+    is_unfinished: bool,
 }
 
 /// The turn of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Turn {
-    pub(crate) device: DeviceId,
-    pub(crate) due_at: ReceivedAt,
-    pub(crate) expires_at: ReceivedAt,
+struct Turn {
+    device: DeviceId,
+    due_at: ReceivedAt,
+    expires_at: ReceivedAt,
 }
 
 impl FanOut {
@@ -153,7 +157,7 @@ impl FanOut {
 }
 
 impl Head {
-    pub(crate) const fn step(&self) -> Step {
+    const fn step(&self) -> Step {
         match (self.is_unfinished, self.cancelled_at, self.is_spread) {
             (false, _, _) | (true, None, true) => Step::Nothing,
             (true, Some(_), _) => Step::Withdraw,
@@ -162,7 +166,7 @@ impl Head {
     }
 
     /// The turns of the next devices, none of them in the past; and then the one that follows.
-    pub(crate) fn turns(&self, devices: Vec<DeviceId>, now: ReceivedAt) -> (Vec<Turn>, ReceivedAt) {
+    fn turns(&self, devices: Vec<DeviceId>, now: ReceivedAt) -> (Vec<Turn>, ReceivedAt) {
         let mut due = self.next_due_at.max(now).micros();
         let mut turns = Vec::with_capacity(devices.len());
         for device in devices {
@@ -176,7 +180,7 @@ impl Head {
         (turns, ReceivedAt::from_micros(due))
     }
 
-    pub(crate) fn into_fan_out(self, states: Vec<(State, u64)>) -> FanOut {
+    fn into_fan_out(self, states: Vec<(State, u64)>) -> FanOut {
         FanOut {
             order: self.order,
             devices: self.devices,
@@ -187,8 +191,14 @@ impl Head {
     }
 }
 
+impl Turn {
+    const fn due(&self) -> (&DeviceId, ReceivedAt) {
+        (&self.device, self.due_at)
+    }
+}
+
 /// When each of some withdrawals is due.
-pub(crate) fn withdrawals(now: ReceivedAt) -> impl Iterator<Item = ReceivedAt> {
+fn withdrawals(now: ReceivedAt) -> impl Iterator<Item = ReceivedAt> {
     (0..).map(move |place: i64| {
         let later = place.saturating_mul(WITHDRAW_INTERVAL_MICROS);
         ReceivedAt::from_micros(now.micros().saturating_add(later))

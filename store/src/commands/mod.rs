@@ -1,11 +1,16 @@
 //! Commands as the database keeps them. The states and which may follow which are here, once for
-//! both stores: a word of the device counts when it is further on than what is known.
+//! both databases: a word of the device counts when it is further on than what is known.
 //!
 //! ```text
 //! queued ──► sent ──► delivered ──► running ──► succeeded | failed | cancelled | unknown
 //!    │         │          └──► expired | cancelled
 //!    └─────────┴──► expired | cancelled, by the bridge: the device's word still counts
 //! ```
+//!
+//! Reading order: this file → `sql` (the statements); [`command_rules`](super::command_rules) says the same as plain
+//! functions.
+
+pub(crate) mod sql;
 
 use async_trait::async_trait;
 use schema::DeviceId;

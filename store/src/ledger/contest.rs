@@ -15,7 +15,7 @@ use schema::time::ReceivedAt;
 use schema::{Hlc, ObservedAt, Quality, Value, Version};
 
 use super::plan::{Intake, NewRow};
-use super::{RowCounts, StoredReading};
+use crate::{RowCounts, StoredReading};
 
 /// What identifies a row: device, sensor, time.
 pub(crate) type Key<'a> = (&'a str, &'a str, ObservedAt);

@@ -18,8 +18,9 @@ use schema::{
     Balance, DeviceId, DiscardedBy, Epoch, EpochLedger, ObservedAt, RangeSet, Row, SeqRange,
 };
 
-use super::ledger::{Span, Track};
-use super::{
+use super::epoch::Span;
+use super::kind::Track;
+use crate::{
     EpochRecord, FleetLedger, Kind, LedgerRange, RangeContent, Reported, RowCount, StoredReading,
     UNACCOUNTED_MAX,
 };

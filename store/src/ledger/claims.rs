@@ -16,9 +16,10 @@ use schema::limits::SQL_INTEGER_MAX;
 use schema::message::{EpochAccount, Rejection};
 use schema::{DeviceId, Epoch, RangeSet, SeqRange};
 
-use super::ledger::{EpochState, Track};
-use super::plan::Group;
-use super::{DeviceReport, Kind, Settled};
+use super::epoch::EpochState;
+use super::group::Group;
+use super::kind::Track;
+use crate::{DeviceReport, Kind, Settled};
 
 /// How a report is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,166 @@
+//! The port of the statements that both databases share, on a connection of a cluster.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use futures_util::TryStreamExt as _;
+use schema::time::ReceivedAt;
+use sqlx::postgres::{PgArguments, PgConnection, PgRow};
+use sqlx::query::Query;
+use sqlx::{Column as _, Connection as _, Executor as _, Postgres, Row as _, TypeInfo as _};
+
+use super::super::StoreError;
+use super::super::ledger::plan::OBSERVED_AT_MIN;
+use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, unreadable};
+use super::Cockroach;
+use super::arguments::Micros;
+use super::dialect::Purpose;
+use super::query::TO_MAX;
+
+/// Statements on a connection, within a transaction or each for itself.
+struct Statements<'c> {
+    connection: &'c mut PgConnection,
+    is_again: bool,
+}
+
+#[async_trait]
+impl Port for Statements<'_> {
+    async fn execute(&mut self, sql: &'static str, cells: Vec<Cell>) -> Result<u64, Broken> {
+        let done = self.connection.execute(bound(sql, cells)).await;
+        Ok(done.map_err(broken)?.rows_affected())
+    }
+
+    async fn query(
+        &mut self,
+        sql: &'static str,
+        cells: Vec<Cell>,
+        see: &mut See<'_>,
+    ) -> Result<(), Broken> {
+        let mut rows = self.connection.fetch(bound(sql, cells));
+        while let Some(row) = rows.try_next().await.map_err(broken)? {
+            see(&row)?;
+        }
+        Ok(())
+    }
+
+    fn is_again(&self) -> bool {
+        self.is_again
+    }
+}
+
+#[async_trait]
+impl Database for Cockroach {
+    async fn work<T: Send + 'static>(
+        &self,
+        access: Access,
+        work: Work<T>,
+    ) -> Result<T, StoreError> {
+        let purpose = match access {
+            Access::Read => Purpose::Read,
+            Access::ReadStale => Purpose::ReadStale,
+            Access::Write | Access::Transaction => Purpose::Write,
+        };
+        let was_tried = AtomicBool::new(false);
+        run!(self, &mut self.budget(), purpose, |connection| {
+            let is_again = was_tried.swap(true, Ordering::Relaxed);
+            once(connection, access, &work, is_again).await
+        })?
+    }
+
+    fn cutoff(&self) -> ReceivedAt {
+        self.silence.cutoff(&self.clock)
+    }
+}
+
+/// One attempt: an error of the database is the attempt's, any other is the work's.
+async fn once<T>(
+    connection: &mut PgConnection,
+    access: Access,
+    work: &Work<T>,
+    is_again: bool,
+) -> Result<Result<T, StoreError>, sqlx::Error> {
+    if access != Access::Transaction {
+        let mut statements = Statements {
+            connection,
+            is_again,
+        };
+        return judged(work(&mut statements).await);
+    }
+    let mut transaction = connection.begin().await?;
+    let mut statements = Statements {
+        connection: &mut transaction,
+        is_again,
+    };
+    let done = judged(work(&mut statements).await)?;
+    if done.is_ok() {
+        transaction.commit().await?;
+    }
+    Ok(done)
+}
+
+fn judged<T>(done: Result<T, Broken>) -> Result<Result<T, StoreError>, sqlx::Error> {
+    match done {
+        Ok(value) => Ok(Ok(value)),
+        Err(Broken::Store(error)) => Ok(Err(error)),
+        Err(Broken::Database(error)) => Err(match error.downcast::<sqlx::Error>() {
+            Ok(error) => *error,
+            Err(other) => sqlx::Error::Decode(other),
+        }),
+    }
+}
+
+fn broken(error: sqlx::Error) -> Broken {
+    Broken::Database(error.into())
+}
+
+fn bound(sql: &'static str, cells: Vec<Cell>) -> Query<'static, Postgres, PgArguments> {
+    cells
+        .into_iter()
+        .fold(sqlx::query(sql), |query, cell| match cell {
+            Cell::Bool(truth) => query.bind(truth),
+            Cell::Int(number) => query.bind(number),
+            Cell::Float(number) => query.bind(number),
+            Cell::Text(text) => query.bind(text),
+            Cell::Time(at) => query.bind(at.map(within)),
+            Cell::Texts(texts) => query.bind(texts),
+        })
+}
+
+/// A time that somebody asks for may be any number.
+fn within(at: ReceivedAt) -> Micros {
+    Micros(at.micros().clamp(OBSERVED_AT_MIN.micros(), TO_MAX.micros()))
+}
+
+impl Row for PgRow {
+    fn maybe_int(&self, at: usize) -> Result<Option<i64>, StoreError> {
+        let column = self.try_column(at);
+        let found = column.and_then(|column| match column.type_info().name() {
+            "INT2" => self
+                .try_get::<Option<i16>, _>(at)
+                .map(|it| it.map(i64::from)),
+            "INT4" => self
+                .try_get::<Option<i32>, _>(at)
+                .map(|it| it.map(i64::from)),
+            _ => self.try_get(at),
+        });
+        found.map_err(|error| unreadable("number", error))
+    }
+
+    fn maybe_text(&self, at: usize) -> Result<Option<String>, StoreError> {
+        self.try_get(at).map_err(|error| unreadable("text", error))
+    }
+
+    fn maybe_time(&self, at: usize) -> Result<Option<ReceivedAt>, StoreError> {
+        let found = self.try_get::<Option<Micros>, _>(at);
+        let found = found.map_err(|error| unreadable("time", error))?;
+        Ok(found.map(|micros| ReceivedAt::from_micros(micros.0)))
+    }
+
+    fn maybe_bool(&self, at: usize) -> Result<Option<bool>, StoreError> {
+        self.try_get(at).map_err(|error| unreadable("truth", error))
+    }
+
+    fn bytes(&self, at: usize) -> Result<Vec<u8>, StoreError> {
+        self.try_get(at).map_err(|error| unreadable("bytes", error))
+    }
+}

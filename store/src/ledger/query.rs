@@ -1,0 +1,286 @@
+//! What the ledger's tables say: of one device, of the fleet, of gaps and of rows.
+
+use async_trait::async_trait;
+use schema::time::ReceivedAt;
+use schema::{Balance, DeviceId, Epoch, Hlc, ObservedAt, RangeSet, SeqRange};
+
+use super::books::{Book, BookRow, RowBook, add_up, books};
+use super::epoch::{Extent, Span};
+use super::kind::kind_of;
+use crate::sql::{Access, Cell, Database, Read, Row, all, cells, unreadable};
+use crate::{
+    Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, QUERY_ROWS_MAX, Reported, RowCount,
+    StoreError,
+};
+
+type Result<T> = std::result::Result<T, StoreError>;
+
+/// The part of a store that says what its ledger holds.
+#[async_trait]
+pub trait LedgerStore: Send + Sync {
+    /// The ledger of one device, by epoch; empty when nothing is known of it.
+    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger>;
+
+    /// The fleet's totals, every epoch settled on its own.
+    async fn fleet_ledger(&self) -> Result<FleetLedger>;
+
+    /// The committed sequences of one epoch.
+    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet>;
+
+    /// Ranges that were skipped: unknown to the ledger, with later ones recorded before
+    /// `recorded_before`. By device; `after` continues behind one.
+    async fn gaps(
+        &self,
+        recorded_before: ReceivedAt,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Gap>>;
+
+    /// How many rows and how many losers the database holds of a device today, beside what the
+    /// ledger says: one view of all of it. Counts every row of the device.
+    async fn row_count(&self, device: &DeviceId) -> Result<RowCount>;
+
+    /// How many rows the main tables hold. Counts every row: not for a hot path.
+    async fn counts(&self) -> Result<Counts>;
+}
+
+/// Epochs in one page of the fleet's ledger.
+const FLEET_PAGE: i64 = 500;
+
+/// A page of epochs with their reports, what became of their devices' rows, and their ranges.
+macro_rules! books {
+    ($page:literal) => {
+        concat!(
+            "SELECT p.device_id, p.epoch, p.first_seen, p.reported_at, p.device_time_ms, \
+             p.reported_accepted, p.reported_committed, p.reported_pending, p.reported_evicted, \
+             coalesce(p.reported_quarantined, 0), \
+             coalesce(p.reported_discarded, p.reported_rejected), p.direct, \
+             d.superseded, d.expired, d.expired_before, \
+             l.kind, l.reason, l.first_seq, l.last_seq, l.digest, l.hlc_max, \
+             l.observed_min, l.observed_max, l.recorded_at, l.discarded_by FROM (",
+            $page,
+            ") AS p LEFT JOIN devices AS d ON d.device_id = p.device_id \
+             LEFT JOIN ledger AS l ON l.device_id = p.device_id AND l.epoch = p.epoch \
+             ORDER BY p.device_id, p.epoch, l.first_seq"
+        )
+    };
+}
+
+pub(crate) const DEVICE: &str = books!("SELECT * FROM sync_status WHERE device_id = $1");
+
+pub(crate) const FLEET: &str = books!(
+    "SELECT * FROM sync_status WHERE (device_id, epoch) > ($1, $2::INT8) \
+     ORDER BY device_id, epoch LIMIT $3"
+);
+
+const KNOWN: &str = "SELECT first_seq, last_seq FROM ledger \
+     WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' ORDER BY first_seq";
+
+/// What a recorded range says of sequences before it that no range holds.
+const GAPS: &str = "SELECT device_id, epoch, covered + 1, first_seq - 1, recorded_at FROM ( \
+         SELECT device_id, epoch, first_seq, recorded_at, \
+             coalesce(max(last_seq) OVER (PARTITION BY device_id, epoch \
+                 ORDER BY first_seq, kind \
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS covered \
+         FROM ledger WHERE device_id > $1) AS r \
+     WHERE first_seq > covered + 1 AND recorded_at < $2 \
+         AND NOT EXISTS (SELECT 1 FROM sync_status AS s WHERE s.device_id = r.device_id \
+             AND s.epoch = r.epoch AND s.direct) \
+     ORDER BY device_id, epoch, first_seq LIMIT $3";
+
+/// Between which times the rows of a range of sequences are.
+pub(crate) const WITHIN: &str = "SELECT min(observed_min), max(observed_max) FROM ledger \
+     WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' \
+     AND first_seq <= $4 AND last_seq >= $3";
+
+/// One statement, and so one view. Of epochs that are known, as the ledger is shown.
+const ROW_COUNT: &str = "SELECT \
+     (SELECT count(*) FROM telemetry_data WHERE device_id = $1), \
+     (SELECT count(*) FROM conflicts WHERE device_id = $1), \
+     (SELECT coalesce(sum(l.last_seq - l.first_seq + 1), 0)::INT8 FROM ledger AS l \
+         JOIN sync_status AS s ON s.device_id = l.device_id AND s.epoch = l.epoch \
+         WHERE l.device_id = $1 AND l.kind = 'committed'), \
+     (SELECT superseded FROM devices WHERE device_id = $1), \
+     (SELECT expired FROM devices WHERE device_id = $1), \
+     (SELECT expired_before FROM devices WHERE device_id = $1)";
+
+const COUNTS: &str = "SELECT (SELECT count(*) FROM devices), \
+     (SELECT count(*) FROM telemetry_data), (SELECT count(*) FROM ledger), \
+     (SELECT count(*) FROM conflicts), (SELECT count(*) FROM dead_letters)";
+
+/// The rows of one query, all of them: one that is left out would be taken for a loss.
+async fn strict<D: Database, T: Send + 'static>(
+    database: &D,
+    sql: &'static str,
+    cells: Vec<Cell>,
+    read: Read<T>,
+) -> Result<Vec<T>> {
+    let input = (sql, cells, read);
+    database
+        .run(Access::Read, input, |port, (sql, cells, read)| {
+            Box::pin(all(port, sql, cells.clone(), *read))
+        })
+        .await
+}
+
+#[async_trait]
+impl<D: Database> LedgerStore for D {
+    async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger> {
+        let books = books(strict(self, DEVICE, cells![device], book).await?);
+        let rows = books.first().map(|book| book.rows).unwrap_or_default();
+        let mut epochs: Vec<EpochRecord> = books.into_iter().map(|book| book.record).collect();
+        epochs.sort_by_key(|record| (record.first_seen, record.epoch));
+        Ok(DeviceLedger {
+            device: device.clone(),
+            epochs,
+            rows,
+        })
+    }
+
+    /// Page by page: each page is consistent, the whole is as of the time that it takes.
+    async fn fleet_ledger(&self) -> Result<FleetLedger> {
+        let mut fleet = FleetLedger::default();
+        let mut last: Option<(DeviceId, Epoch)> = None;
+        loop {
+            let (after, epoch) = match &last {
+                Some((device, epoch)) => (device.as_str(), epoch.get()),
+                None => ("", 0),
+            };
+            let cells = cells![after, epoch, FLEET_PAGE];
+            let page = books(strict(self, FLEET, cells, book).await?);
+            add_up(&mut fleet, &page, last.as_ref().map(|(device, _)| device));
+            let Some(Book { device, record, .. }) = page.last() else {
+                return Ok(fleet);
+            };
+            last = Some((device.clone(), record.epoch));
+        }
+    }
+
+    async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet> {
+        let ranges = strict(self, KNOWN, cells![device, epoch.get()], |row| {
+            range(row, 0, 1)
+        });
+        Ok(ranges.await?.into_iter().collect())
+    }
+
+    async fn gaps(
+        &self,
+        recorded_before: ReceivedAt,
+        after: Option<&DeviceId>,
+        limit: usize,
+    ) -> Result<Vec<Gap>> {
+        let after = after.map_or("", DeviceId::as_str);
+        let cells = cells![after, recorded_before, limit.min(QUERY_ROWS_MAX)];
+        strict(self, GAPS, cells, gap).await
+    }
+
+    async fn row_count(&self, device: &DeviceId) -> Result<RowCount> {
+        let counted = self.first(Access::Read, ROW_COUNT, cells![device], row_count);
+        Ok(counted.await?.unwrap_or_default())
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        let counted = self.first(Access::Read, COUNTS, cells![], counts);
+        Ok(counted.await?.unwrap_or_default())
+    }
+}
+
+fn gap(row: &dyn Row) -> Result<Gap> {
+    Ok(Gap {
+        device: row.device(0)?,
+        epoch: row.epoch(1)?,
+        range: range(row, 2, 3)?,
+        since: row.time(4)?,
+    })
+}
+
+fn row_count(row: &dyn Row) -> Result<RowCount> {
+    Ok(RowCount {
+        rows: row.number(0)?,
+        losers: row.number(1)?,
+        committed: row.number(2)?,
+        book: row_book(row, 3)?,
+    })
+}
+
+fn counts(row: &dyn Row) -> Result<Counts> {
+    Ok(Counts {
+        devices: row.number(0)?,
+        telemetry: row.number(1)?,
+        ledger: row.number(2)?,
+        conflicts: row.number(3)?,
+        dead_letters: row.number(4)?,
+    })
+}
+
+fn book(row: &dyn Row) -> Result<BookRow> {
+    let report = match row.maybe_time(3)? {
+        None => None,
+        Some(received_at) => Some(Reported {
+            balance: Balance {
+                accepted: row.number(5)?,
+                committed: row.number(6)?,
+                pending: row.number(7)?,
+                quarantined: row.number(9)?,
+                evicted: row.number(8)?,
+                discarded: row.number(10)?,
+            },
+            device_time_ms: row.int(4)?,
+            received_at,
+        }),
+    };
+    Ok(BookRow {
+        device: row.device(0)?,
+        epoch: row.epoch(1)?,
+        first_seen: row.time(2)?,
+        report,
+        is_direct: row.maybe_bool(11)?.unwrap_or(false),
+        rows: row_book(row, 12)?,
+        span: span(row, 15)?,
+    })
+}
+
+/// What became of a device's rows, from three columns: superseded, expired, expired_before.
+fn row_book(row: &dyn Row, at: usize) -> Result<RowBook> {
+    let count = |at| Ok::<_, StoreError>(row.maybe_int(at)?.map(|n| n.max(0).unsigned_abs()));
+    let before = row.maybe_time(at + 2)?;
+    Ok(RowBook {
+        superseded: count(at)?.unwrap_or(0),
+        expired: count(at + 1)?,
+        expired_before: before.map(|before| ObservedAt::from_micros(before.micros())),
+    })
+}
+
+/// A range of the ledger from ten columns: kind, reason, first_seq, last_seq, digest, hlc_max, observed_min,
+/// observed_max, recorded_at, discarded_by.
+fn span(row: &dyn Row, at: usize) -> Result<Option<Span>> {
+    let Some(kind) = row.maybe_text(at)? else {
+        return Ok(None);
+    };
+    let (reason, by) = (row.maybe_text(at + 1)?, row.maybe_text(at + 9)?);
+    let observed = |at| -> Result<Option<ObservedAt>> {
+        let found = row.maybe_time(at)?;
+        Ok(found.map(|found| ObservedAt::from_micros(found.micros())))
+    };
+    let extent = match (row.maybe_int(at + 5)?, observed(at + 6)?, observed(at + 7)?) {
+        (Some(hlc), Some(observed_min), Some(observed_max)) => Some(Extent {
+            hlc_max: Hlc::from_bits(hlc.cast_unsigned()),
+            observed_min,
+            observed_max,
+        }),
+        _ => None,
+    };
+    let known = kind_of(&kind, reason.as_deref(), by.as_deref());
+    Ok(Some(Span {
+        kind: known.ok_or_else(|| unreadable("kind of range", kind))?,
+        range: range(row, at + 2, at + 3)?,
+        digest: row.int(at + 4)?.cast_unsigned(),
+        extent,
+        recorded_at: row.time(at + 8)?,
+    }))
+}
+
+fn range(row: &dyn Row, first: usize, last: usize) -> Result<SeqRange> {
+    SeqRange::new(row.number(first)?, row.number(last)?)
+        .ok_or_else(|| unreadable("sequence range", "it ends before it begins"))
+}
