@@ -1,13 +1,11 @@
 //! `tideline alert`: what is wrong with the fleet, and who looks after it.
 
-use std::process::ExitCode;
-
 use clap::{Args, Subcommand, ValueEnum};
-use daemon::{Failure, lifecycle};
 use schema::DeviceId;
 
-use crate::api::{Api, Pages, Path, Reach, list};
+use crate::api::{Pages, Path};
 use crate::output::{self, Column, instant, plain};
+use crate::session::{Outcome, Session};
 
 /// What a list shows.
 const COLUMNS: [Column; 7] = [
@@ -30,8 +28,6 @@ const COLUMNS: [Column; 7] = [
                   Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Action,
 }
@@ -67,27 +63,8 @@ enum State {
     Resolved,
 }
 
-impl State {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Firing => "firing",
-            Self::Acknowledged => "acknowledged",
-            Self::Resolved => "resolved",
-        }
-    }
-}
-
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(act(options))
-}
-
-async fn act(options: &Options) -> Result<ExitCode, Failure> {
-    let json = options.reach.json;
-    let mut api = Api::of(&options.reach)?;
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
         Action::List {
             state,
@@ -95,21 +72,18 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
             limit,
         } => {
             let path = Path::new("alerts")
-                .with_some("state", state.map(State::as_str))
+                .with_typed("state", *state)
                 .with_some("device", device.as_ref());
             let pages = Pages::new(path, "alerts", *limit as usize);
-            list(&mut api, pages, json, &COLUMNS).await?;
+            session.list(pages, &COLUMNS).await
         }
         Action::Acknowledge { alert } => {
             let path = Path::new("alerts").segment(alert).then("/acknowledge");
-            let answer = api.post(&path.to_string(), None).await?;
-            if json {
-                output::print(&answer.to_string());
-            } else {
+            let answer = session.api()?.post(&path, None).await?;
+            session.show(&answer, |answer| {
                 let by = plain(&answer["acknowledged_by"]);
                 output::print(&format!("{alert}  {}, by {by}", plain(&answer["state"])));
-            }
+            })
         }
     }
-    Ok(ExitCode::SUCCESS)
 }

@@ -1,14 +1,12 @@
 //! `tideline dead-letter`: messages that were set aside, looked at, tried again or thrown away.
 
-use std::process::ExitCode;
-
 use clap::{Args, Subcommand};
-use daemon::{Failure, lifecycle};
 use schema::DeviceId;
 use serde_json::Value;
 
-use crate::api::{Api, Pages, Path, Reach, list};
-use crate::output::{self, Column, instant, plain};
+use crate::api::{Pages, Path};
+use crate::output::{self, Column, Confirm, instant, plain};
+use crate::session::{Outcome, Session};
 
 /// What a list shows.
 const COLUMNS: [Column; 6] = [
@@ -31,8 +29,6 @@ const COLUMNS: [Column; 6] = [
                   Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Action,
 }
@@ -62,59 +58,37 @@ enum Action {
     Discard {
         /// Its id, as the list shows it
         letter: String,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(act(options))
-}
-
-async fn act(options: &Options) -> Result<ExitCode, Failure> {
-    let json = options.reach.json;
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     let at = |letter: &str| Path::new("dead-letters").segment(letter);
     match &options.action {
         Action::List { device, limit } => {
             let path = Path::new("dead-letters").with_some("device", device.as_ref());
             let pages = Pages::new(path, "dead_letters", *limit as usize);
-            list(&mut Api::of(&options.reach)?, pages, json, &COLUMNS).await?;
+            session.list(pages, &COLUMNS).await
         }
         Action::Show { letter } => {
-            let mut api = Api::of(&options.reach)?;
-            let answer = api.get(&at(letter).to_string()).await?;
-            match json {
-                true => output::print(&answer.to_string()),
-                false => show(&answer),
-            }
+            let answer = session.api()?.get(&at(letter)).await?;
+            session.show(&answer, show)
         }
         Action::Retry { letter } => {
-            let mut api = Api::of(&options.reach)?;
-            let path = at(letter).then("/retry").to_string();
-            let answer = api.post(&path, None).await?;
-            match json {
-                true => output::print(&answer.to_string()),
-                false => output::print(&format!(
-                    "{letter} is in the database, and no dead letter any more"
-                )),
-            }
+            let path = at(letter).then("/retry");
+            let answer = session.api()?.post(&path, None).await?;
+            let done = format!("{letter} is in the database, and no dead letter any more");
+            session.show(&answer, |_| output::print(&done))
         }
-        Action::Discard { letter, yes } => {
-            output::confirm(&format!("throw {letter} away for ever"), *yes)?;
-            let mut api = Api::of(&options.reach)?;
-            let answer = api.delete(&at(letter).to_string()).await?;
-            match json {
-                true => output::print(&answer.to_string()),
-                false => output::print(&format!("{letter} is thrown away")),
-            }
+        Action::Discard { letter, confirm } => {
+            confirm.ask(&format!("throw {letter} away for ever"))?;
+            let answer = session.api()?.delete(&at(letter)).await?;
+            let done = format!("{letter} is thrown away");
+            session.show(&answer, |_| output::print(&done))
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn show(letter: &Value) {

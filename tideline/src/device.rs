@@ -1,18 +1,17 @@
 //! `tideline device`: which devices there are, what they are labelled, which are retired, and what is
 //! to become of what they have in quarantine.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use daemon::{Failure, lifecycle};
 use schema::DeviceId;
 use schema::message::RejectReason;
 use serde_json::{Value, json};
 
-use crate::api::{self, Api, Pages, Path, Reach, list};
+use crate::api::{self, Pages, Path};
 use crate::labels::{self, Change, Label};
-use crate::output::{self, Column, instant, plain};
+use crate::output::{self, Column, Confirm, instant, plain};
+use crate::session::{Outcome, Session};
 
 /// What a list shows.
 const COLUMNS: [Column; 5] = [
@@ -35,8 +34,6 @@ const COLUMNS: [Column; 5] = [
                   Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Action,
 }
@@ -88,9 +85,8 @@ enum Action {
     Retire {
         /// The device
         device: DeviceId,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// Take a retired device back into service
     Reinstate {
@@ -110,9 +106,8 @@ enum Action {
     Discard {
         #[command(flatten)]
         what: Quarantine,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -129,23 +124,7 @@ struct Quarantine {
 }
 
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(act(options))
-}
-
-async fn act(options: &Options) -> Result<ExitCode, Failure> {
-    let json = options.reach.json;
-    if let Action::Retire { device, yes } = &options.action {
-        output::confirm(&format!("retire {device} and withdraw its commands"), *yes)?;
-    }
-    if let Action::Discard { what, yes } = &options.action {
-        let question = format!("give up what {} has in quarantine, for good", what.device);
-        output::confirm(&question, *yes)?;
-    }
-    let mut api = Api::of(&options.reach)?;
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     let answer = match &options.action {
         Action::List {
             label,
@@ -166,37 +145,36 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
                 path = path.with("retired", true);
             }
             let pages = Pages::new(path, "devices", *limit as usize);
-            list(&mut api, pages, json, &COLUMNS).await?;
-            return Ok(ExitCode::SUCCESS);
+            return session.list(pages, &COLUMNS).await;
         }
-        Action::Show { device } => api.get(&api::device(device, "").to_string()).await?,
+        Action::Show { device } => session.api()?.get(&api::device(device, "")).await?,
         Action::Label { device, changes } => {
             let body = json!({ "labels": labels::patch(changes) });
-            let path = api::device(device, "").to_string();
-            api.patch(&path, &body, None).await?
+            let path = api::device(device, "");
+            session.api()?.patch(&path, &body, None).await?
         }
-        Action::Retire { device, .. } => {
-            let path = api::device(device, "/retire").to_string();
-            api.post(&path, None).await?
+        Action::Retire { device, confirm } => {
+            confirm.ask(&format!("retire {device} and withdraw its commands"))?;
+            let path = api::device(device, "/retire");
+            session.api()?.post(&path, None).await?
         }
         Action::Reinstate { device } => {
-            let path = api::device(device, "/reinstate").to_string();
-            api.post(&path, None).await?
+            let path = api::device(device, "/reinstate");
+            session.api()?.post(&path, None).await?
         }
-        Action::Requeue(what) => return what.send(&mut api, "requeue", json).await,
-        Action::Discard { what, .. } => return what.send(&mut api, "discard", json).await,
+        Action::Requeue(what) => return what.send(session, "requeue").await,
+        Action::Discard { what, confirm } => {
+            let question = format!("give up what {} has in quarantine, for good", what.device);
+            confirm.ask(&question)?;
+            return what.send(session, "discard").await;
+        }
     };
-    if json {
-        output::print(&answer.to_string());
-    } else {
-        show(&answer);
-    }
-    Ok(ExitCode::SUCCESS)
+    session.show(&answer, show)
 }
 
 impl Quarantine {
     /// A command like others: kept until the device has run it.
-    async fn send(&self, api: &mut Api, name: &str, is_json: bool) -> Result<ExitCode, Failure> {
+    async fn send(&self, session: &mut Session, name: &str) -> Outcome {
         let arguments = match self.reason {
             Some(reason) => json!({ "reason": reason }),
             None => json!({}),
@@ -206,18 +184,15 @@ impl Quarantine {
             "arguments": arguments,
             "ttl_seconds": self.ttl.as_secs(),
         });
-        let path = api::device(&self.device, "/commands").to_string();
-        let answer = api.post_once(&path, &body).await?;
-        match is_json {
-            true => output::print(&answer.to_string()),
-            false => {
-                let (device, id) = (&self.device, plain(&answer["id"]));
-                output::print(&format!(
-                    "{name} is on its way to {device}: `tideline command show {device} {id} --watch`"
-                ));
-            }
-        }
-        Ok(ExitCode::SUCCESS)
+        let device = &self.device;
+        let path = api::device(device, "/commands");
+        let answer = session.api()?.post_once(&path, &body).await?;
+        session.show(&answer, |answer| {
+            let id = plain(&answer["id"]);
+            output::print(&format!(
+                "{name} is on its way to {device}: `tideline command show {device} {id} --watch`"
+            ));
+        })
     }
 }
 

@@ -3,18 +3,20 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use daemon::{Failure, lifecycle, say};
+use daemon::say;
 use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
 
 use crate::accounted::{Exceptions, sentences};
-use crate::api::{self, Api, Reach, unreadable};
-use crate::output::{self, form, many};
+use crate::api::{self, Path, unreadable};
+use crate::output::{self, Confirm, form, many};
+use crate::session::{Outcome, Session, verdict, wrong};
 
 /// Shows what became of every reading.
 #[derive(Debug, Args)]
 #[command(
-    args_conflicts_with_subcommands = true,
+    override_usage = "tideline ledger [OPTIONS] [DEVICE]\n       \
+                      tideline ledger [OPTIONS] accept-loss DEVICE",
     after_help = "Examples:\n  tideline ledger\n  tideline ledger press-7 --verify\n  \
                   tideline ledger accept-loss press-7\n\n\
                   accepted = committed + pending + quarantined + evicted + discarded, and\n\
@@ -28,8 +30,6 @@ pub struct Options {
     /// Read the rows too, and compare them with what the devices sent
     #[arg(long, requires = "device")]
     verify: bool,
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Option<Action>,
 }
@@ -46,11 +46,8 @@ enum Action {
     AcceptLoss {
         /// The device
         device: DeviceId,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
         #[command(flatten)]
-        reach: Reach,
+        confirm: Confirm,
     },
 }
 
@@ -164,25 +161,21 @@ struct Lost {
     ranges: Vec<SeqRange>,
 }
 
-/// Asks the bridge and prints its answer.
-///
-/// # Errors
-/// When the bridge does not answer, or not with a ledger.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    if let Some(Action::AcceptLoss { device, yes, reach }) = &options.action {
-        return accept_loss(device, *yes, reach);
+/// Asks the bridge, prints its answer, and says with the exit code whether all is well.
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
+    if let Some(Action::AcceptLoss { device, confirm }) = &options.action {
+        if options.device.is_some() {
+            return Err(wrong("ledger", "accept-loss comes first"));
+        }
+        return accept_loss(device, confirm, session).await;
     }
-    let path = match (&options.device, options.verify) {
-        (None, _) => "/api/v1/ledger".to_owned(),
-        (Some(device), false) => format!("/api/v1/devices/{device}/ledger"),
-        (Some(device), true) => format!("/api/v1/devices/{device}/ledger?verify=true"),
+    let verify = options.verify.then_some(true);
+    let path = match &options.device {
+        None => Path::new("ledger"),
+        Some(device) => api::device(device, "/ledger").with_some("verify", verify),
     };
-    let mut api = Api::of(&options.reach)?;
-    let answer = lifecycle::runtime(Some(1))?.block_on(api.get(&path))?;
-    if options.reach.json {
-        say!("{answer}");
-    }
-    let is_shown = !options.reach.json;
+    let answer = session.api()?.get(&path).await?;
+    let is_shown = !session.print_json(&answer);
     let is_well = if options.device.is_some() {
         let device: Device = serde_json::from_value(answer).map_err(unreadable)?;
         let exceptions = device.exceptions();
@@ -206,21 +199,14 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         }
         fleet.balanced && exceptions.overflowed() == 0
     };
-    Ok(if is_well {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(verdict(is_well))
 }
 
-fn accept_loss(device: &DeviceId, yes: bool, reach: &Reach) -> Result<ExitCode, Failure> {
-    let question = format!("enter what is missing of {device} as discarded");
-    output::confirm(&question, yes)?;
-    let mut api = Api::of(reach)?;
-    let path = api::device(device, "/ledger/accept-loss").to_string();
-    let answer = lifecycle::runtime(Some(1))?.block_on(api.post(&path, None))?;
-    if reach.json {
-        output::print(&answer.to_string());
+async fn accept_loss(device: &DeviceId, confirm: &Confirm, session: &mut Session) -> Outcome {
+    confirm.ask(&format!("enter what is missing of {device} as discarded"))?;
+    let path = api::device(device, "/ledger/accept-loss");
+    let answer = session.api()?.post(&path, None).await?;
+    if session.print_json(&answer) {
         return Ok(ExitCode::SUCCESS);
     }
     let done: AcceptedLoss = serde_json::from_value(answer).map_err(unreadable)?;

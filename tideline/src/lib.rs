@@ -3,10 +3,11 @@
 //! would. What devices and bridges say is shown, never obeyed: no control character of theirs
 //! reaches a terminal.
 //!
-//! Reading order: [`cli`] → [`up`] → `api` (one bridge: connection, refusals, pages) and `output`
-//! (tables, progress) → [`device`], [`command`], [`config`], [`data`], [`ledger`], [`dead_letter`],
-//! [`alert`], [`token`], [`audit`], [`status`] → [`decode`], [`completions`]. The data path itself
-//! lives in the `edge-agent`, `broker` and `bridge` crates, which [`up`] starts in one process.
+//! Reading order: [`cli`] → [`up`] → `session` (ask and print), `api` (one bridge: connection,
+//! refusals, pages) and `output` (tables, progress) → [`device`], [`command`], [`config`], [`data`],
+//! [`ledger`], [`dead_letter`], [`alert`], [`token`], [`audit`], [`status`] → [`decode`],
+//! [`completions`]. The data path itself lives in the `edge-agent`, `broker` and `bridge` crates,
+//! which [`up`] starts in one process.
 
 mod accounted;
 pub mod alert;
@@ -24,6 +25,7 @@ mod labels;
 pub mod ledger;
 mod moment;
 mod output;
+mod session;
 pub mod status;
 pub mod token;
 pub mod up;

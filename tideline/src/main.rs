@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use tideline::cli::{Cli, run};
 
 fn main() -> ExitCode {

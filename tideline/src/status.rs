@@ -1,13 +1,11 @@
 //! `tideline status`: how a bridge and its fleet are, at a glance.
 
-use std::process::ExitCode;
-
 use clap::Args;
-use daemon::{Failure, lifecycle};
 use serde_json::Value;
 
-use crate::api::{Api, Path, Reach};
+use crate::api::Path;
 use crate::output::{self, plain};
+use crate::session::{Outcome, Session};
 
 /// How the bridge and its fleet are.
 #[derive(Debug, Args)]
@@ -15,34 +13,18 @@ use crate::output::{self, plain};
                         tideline status\n  \
                         tideline status --json | jq .ledger.quarantined\n\n\
                         Exit codes: 0 the bridge answers, 1 it refuses or does not, 2 wrong arguments.")]
-pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
-}
+pub struct Options {}
 
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(async {
-        let mut api = Api::of(&options.reach)?;
-        let mut answer = api.get(&Path::new("status").to_string()).await?;
-        // What became of the readings is a question of its own, for it reads the whole ledger.
-        answer["ledger"] = api.get(&Path::new("ledger").to_string()).await?;
-        match options.reach.json {
-            true => output::print(&answer.to_string()),
-            false => {
-                let mut facts = Vec::new();
-                flatten("", &answer, &mut facts);
-                let facts: Vec<(&str, String)> = facts
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), value.clone()))
-                    .collect();
-                output::facts(&facts);
-            }
-        }
-        Ok(ExitCode::SUCCESS)
+pub(crate) async fn run(session: &mut Session) -> Outcome {
+    let api = session.api()?;
+    let mut answer = api.get(&Path::new("status")).await?;
+    // What became of the readings is a question of its own, for it reads the whole ledger.
+    answer["ledger"] = api.get(&Path::new("ledger")).await?;
+    session.show(&answer, |answer| {
+        let mut facts = Vec::new();
+        flatten("", answer, &mut facts);
+        output::facts(&facts);
     })
 }
 

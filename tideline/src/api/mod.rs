@@ -19,7 +19,7 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-pub(crate) use pages::{Pages, list};
+pub(crate) use pages::Pages;
 pub(crate) use path::{Path, device};
 use transport::{Answer, Ask, Root, Transport, TransportError};
 
@@ -42,7 +42,8 @@ const COMMANDS: &str = "/api/v1/devices/{device}/commands";
 /// The pause before such a bridge is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Where the bridge is, who asks, and how its answers are printed.
+/// Where the bridge is, who asks, and how its answers are printed. Declared here once, and taken at
+/// each place of a command line: [`crate::cli`].
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Bridge")]
 pub(crate) struct Reach {
@@ -51,18 +52,17 @@ pub(crate) struct Reach {
         long,
         value_name = "URL",
         env = "TIDELINE_API",
-        default_value = "http://127.0.0.1:8080",
-        global = true
+        default_value = "http://127.0.0.1:8080"
     )]
     api: String,
     /// File that holds the token to show; without it, the token in TIDELINE_TOKEN
-    #[arg(long, value_name = "FILE", env = "TIDELINE_TOKEN_FILE", global = true)]
+    #[arg(long, value_name = "FILE", env = "TIDELINE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// Certificate of the authority that an https bridge's certificate comes from, PEM
-    #[arg(long, value_name = "FILE", env = "TIDELINE_CA", global = true)]
+    #[arg(long, value_name = "FILE", env = "TIDELINE_CA")]
     ca: Option<PathBuf>,
     /// Print the bridge's answer as JSON; a list as one object a line
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) json: bool,
 }
 
@@ -122,14 +122,13 @@ impl Api {
     }
 
     /// Asks for what is at a path.
-    pub(crate) async fn get(&mut self, path: &str) -> Result<Value, Failure> {
-        let answer = self.ask(Method::GET, path, None, &[]).await?;
-        json_body(&answer)
+    pub(crate) async fn get(&mut self, path: &Path) -> Result<Value, Failure> {
+        json_body(&self.ask(Method::GET, path, None, &[]).await?)
     }
 
     /// As [`Self::get`]; when the bridge is gone for a moment, or asks to be asked later, it is
     /// asked again for a while.
-    pub(crate) async fn get_patiently(&mut self, path: &str) -> Result<Value, Failure> {
+    pub(crate) async fn get_patiently(&mut self, path: &Path) -> Result<Value, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.get(path).await {
@@ -147,7 +146,7 @@ impl Api {
     /// Asks for what is at a path in one of its forms.
     pub(crate) async fn get_as(
         &mut self,
-        path: &str,
+        path: &Path,
         kind: &'static str,
     ) -> Result<Whole, Failure> {
         let accept = (ACCEPT, HeaderValue::from_static(kind));
@@ -157,17 +156,16 @@ impl Api {
     /// Posts a body, or none.
     pub(crate) async fn post(
         &mut self,
-        path: &str,
+        path: &Path,
         body: Option<&Value>,
     ) -> Result<Value, Failure> {
-        let answer = self.ask(Method::POST, path, body, &[]).await?;
-        json_body(&answer)
+        json_body(&self.ask(Method::POST, path, body, &[]).await?)
     }
 
     /// Posts what makes something, once: the request has a name of its own. When its answer is lost,
     /// or says that it may have been done (5xx), the same one is sent again for a while, if the bridge
     /// knows such names: one of 0.1 would do it twice.
-    pub(crate) async fn post_once(&mut self, path: &str, body: &Value) -> Result<Value, Failure> {
+    pub(crate) async fn post_once(&mut self, path: &Path, body: &Value) -> Result<Value, Failure> {
         let key = format!("{:032x}", rand::random::<u128>());
         let key = HeaderValue::from_str(&key)
             .map_err(|error| Failure::new(Class::Data, "name the request").because(error))?;
@@ -224,7 +222,7 @@ impl Api {
     /// Whether the bridge does not do a request twice that comes again under its name: its own
     /// description says so; `None` where that cannot be had.
     async fn knows_keys(&mut self) -> Option<bool> {
-        let description = self.get(DESCRIPTION).await.ok()?;
+        let description = self.get(&Path::whole(DESCRIPTION)).await.ok()?;
         let mut parameters = description["paths"][COMMANDS]["post"]["parameters"]
             .as_array()
             .into_iter()
@@ -233,45 +231,38 @@ impl Api {
     }
 
     /// Takes away what is at a path.
-    pub(crate) async fn delete(&mut self, path: &str) -> Result<Value, Failure> {
-        let answer = self.ask(Method::DELETE, path, None, &[]).await?;
-        json_body(&answer)
+    pub(crate) async fn delete(&mut self, path: &Path) -> Result<Value, Failure> {
+        json_body(&self.ask(Method::DELETE, path, None, &[]).await?)
     }
 
     /// Asks for something that has versions; its entity tag joins the answer as `etag`.
-    pub(crate) async fn get_tagged(&mut self, path: &str) -> Result<Value, Failure> {
+    pub(crate) async fn get_tagged(&mut self, path: &Path) -> Result<Value, Failure> {
         tagged(&self.ask(Method::GET, path, None, &[]).await?)
     }
 
     /// Changes what a body names; with a tag, only if nobody has changed it since.
     pub(crate) async fn patch(
         &mut self,
-        path: &str,
+        path: &Path,
         body: &Value,
         if_match: Option<&str>,
     ) -> Result<Value, Failure> {
-        let condition = match if_match {
-            Some(tag) => {
-                let quoted = format!("\"{}\"", tag.trim_matches('"'));
-                let value = HeaderValue::from_str(&quoted).map_err(|error| {
-                    Failure::new(Class::Configuration, format!("use --if-match {tag}"))
-                        .because(error)
-                })?;
-                vec![(IF_MATCH, value)]
-            }
-            None => Vec::new(),
-        };
-        tagged(
-            &self
-                .ask(Method::PATCH, path, Some(body), &condition)
-                .await?,
-        )
+        let mut condition = Vec::new();
+        if let Some(tag) = if_match {
+            let quoted = format!("\"{}\"", tag.trim_matches('"'));
+            let value = HeaderValue::from_str(&quoted).map_err(|error| {
+                Failure::new(Class::Configuration, format!("use --if-match {tag}")).because(error)
+            })?;
+            condition.push((IF_MATCH, value));
+        }
+        let asked = self.ask(Method::PATCH, path, Some(body), &condition);
+        tagged(&asked.await?)
     }
 
     async fn ask(
         &mut self,
         method: Method,
-        path: &str,
+        path: &Path,
         body: Option<&Value>,
         more: &[(HeaderName, HeaderValue)],
     ) -> Result<Whole, Failure> {
@@ -282,7 +273,7 @@ impl Api {
     async fn try_asking(
         &mut self,
         method: Method,
-        path: &str,
+        path: &Path,
         body: Option<&Value>,
         more: &[(HeaderName, HeaderValue)],
     ) -> Result<Whole, Unanswered> {
@@ -305,12 +296,12 @@ impl Api {
         );
         let ask = Ask {
             method,
-            path: path.to_owned(),
+            path: path.to_string(),
             headers,
             body,
         };
-        let answer = self.transport.ask(&ask).await;
         let url = format!("{}{path}", self.root);
+        let answer = self.transport.ask(&ask).await;
         let answer = answer.map_err(|error| Unanswered {
             end: End::of(&error),
             failure: unreachable(&url, error),

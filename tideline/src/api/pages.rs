@@ -4,7 +4,6 @@ use daemon::Failure;
 use serde_json::Value;
 
 use super::{Api, Path};
-use crate::output::{self, Column, Table};
 
 /// Entries of one page. The bridge allows 1,000 of each list at least.
 const PAGE: usize = 1_000;
@@ -62,7 +61,7 @@ impl Pages {
         }
         let asked = self.left.min(self.page);
         self.path.replace("limit", asked.to_string());
-        let mut answer = api.get(&self.path.to_string()).await?;
+        let mut answer = api.get(&self.path).await?;
         let mut entries = match answer[self.key].take() {
             Value::Array(entries) => entries,
             _ => Vec::new(),
@@ -92,30 +91,4 @@ impl Pages {
             false => self.path.value("after"),
         }
     }
-}
-
-/// Prints a list: a table for people, or each entry as a line of JSON.
-pub(crate) async fn list(
-    api: &mut Api,
-    mut pages: Pages,
-    json: bool,
-    columns: &[Column],
-) -> Result<(), Failure> {
-    let mut table = Table::new(columns.iter().map(|column| column.name));
-    while let Some(entries) = pages.next(api).await? {
-        for entry in entries {
-            if json {
-                output::print(&entry.to_string());
-            } else {
-                table.push(columns.iter().map(|column| (column.cell)(&entry)));
-            }
-        }
-    }
-    if !json {
-        table.print();
-    }
-    if pages.is_cut() {
-        eprintln!("there may be more: ask for them with a higher --limit");
-    }
-    Ok(())
 }

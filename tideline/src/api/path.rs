@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write};
 
+use clap::ValueEnum;
 use schema::DeviceId;
 
 /// A path with its query.
@@ -19,8 +20,13 @@ pub(crate) fn device(device: &DeviceId, below: &str) -> Path {
 impl Path {
     /// A path below `/api/v1/`.
     pub(crate) fn new(below: &str) -> Self {
+        Self::whole(&format!("/api/v1/{below}"))
+    }
+
+    /// A path beside them.
+    pub(crate) fn whole(path: &str) -> Self {
         Self {
-            path: format!("/api/v1/{below}"),
+            path: path.to_owned(),
             query: Vec::new(),
         }
     }
@@ -61,6 +67,12 @@ impl Path {
             Some(value) => self.with(name, value),
             None => self,
         }
+    }
+
+    /// One parameter more, by the name that its value has on the command line.
+    pub(crate) fn with_typed(self, name: &'static str, value: Option<impl ValueEnum>) -> Self {
+        let value = value.and_then(|value| value.to_possible_value());
+        self.with_some(name, value.as_ref().map(|value| value.get_name()))
     }
 
     /// A parameter's value.

@@ -3,18 +3,18 @@
 
 mod watch;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use daemon::{Class, Failure, lifecycle};
+use daemon::Failure;
 use schema::DeviceId;
 use schema::message::CommandId;
 use serde_json::{Value, json};
 
-use crate::api::{self, Api, Pages, Path, Reach, json_of, list};
+use crate::api::{self, Pages, Path, json_of};
 use crate::labels::{self, Label};
 use crate::output::{Column, instant, plain};
+use crate::session::{self, Outcome, Session};
 use watch::{Watched, follow};
 
 /// What a list shows.
@@ -40,8 +40,6 @@ const COLUMNS: [Column; 5] = [
                   bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Action,
 }
@@ -61,16 +59,10 @@ enum Action {
     Send(Send),
     /// Show one command; without a device, one that went to several
     #[command(override_usage = "tideline command show [OPTIONS] [DEVICE] COMMAND")]
-    Show {
-        #[command(flatten)]
-        which: Which,
-    },
+    Show(Which),
     /// Withdraw a command: it does not start any more, or is stopped
     #[command(override_usage = "tideline command cancel [OPTIONS] [DEVICE] COMMAND")]
-    Cancel {
-        #[command(flatten)]
-        which: Which,
-    },
+    Cancel(Which),
     /// List the commands of a device, latest first
     List {
         /// The device
@@ -120,44 +112,31 @@ struct Which {
 }
 
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(act(options))
-}
-
-async fn act(options: &Options) -> Result<ExitCode, Failure> {
-    let json = options.reach.json;
-    match &options.action {
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
+    let (watched, answer, watch) = match &options.action {
         Action::Send(send) => {
             let (place, body) = send.parse()?;
-            let mut api = Api::of(&options.reach)?;
-            let answer = api.post_once(&place.to_string(), &body).await?;
-            let watched = Watched::of(place, &answer);
-            follow(&mut api, watched, answer, send.watch, json).await
+            let answer = session.api()?.post_once(&place, &body).await?;
+            (Watched::of(place, &answer), answer, send.watch)
         }
-        Action::Show { which } => {
+        Action::Show(which) => {
             let watched = which.parse()?;
-            let mut api = Api::of(&options.reach)?;
-            let answer = api.get(&watched.path()).await?;
-            follow(&mut api, watched, answer, which.watch, json).await
+            let answer = session.api()?.get(&watched.path()).await?;
+            (watched, answer, which.watch)
         }
-        Action::Cancel { which } => {
+        Action::Cancel(which) => {
             let watched = which.parse()?;
-            let mut api = Api::of(&options.reach)?;
-            let cancel = format!("{}/cancel", watched.path());
-            let answer = api.post(&cancel, None).await?;
-            follow(&mut api, watched, answer, which.watch, json).await
+            let cancel = watched.path().then("/cancel");
+            let answer = session.api()?.post(&cancel, None).await?;
+            (watched, answer, which.watch)
         }
         Action::List { device, limit } => {
-            let mut api = Api::of(&options.reach)?;
             let path = api::device(device, "/commands");
             let pages = Pages::large(path, "commands", *limit as usize);
-            list(&mut api, pages, json, &COLUMNS).await?;
-            Ok(ExitCode::SUCCESS)
+            return session.list(pages, &COLUMNS).await;
         }
-    }
+    };
+    follow(session, watched, answer, watch).await
 }
 
 impl Send {
@@ -219,9 +198,7 @@ fn device_of(text: &str) -> Result<DeviceId, Failure> {
 }
 
 fn wrong(reason: &str) -> Failure {
-    Failure::new(Class::Configuration, "understand the arguments")
-        .because(reason.to_owned())
-        .help("`tideline command --help` has examples")
+    session::wrong("command", reason)
 }
 
 #[cfg(test)]

@@ -1,14 +1,13 @@
 //! What becomes of a command: shown once, or step by step until the end.
 
-use std::process::ExitCode;
 use std::time::Duration;
 
-use daemon::Failure;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::api::{Api, Path};
+use crate::api::Path;
 use crate::output::{self, Progress, bar, clean_lines, plain};
+use crate::session::{Outcome, Session, verdict};
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -35,28 +34,27 @@ impl Watched {
     }
 
     /// Where it is.
-    pub(super) fn path(&self) -> String {
-        self.path.clone().segment(&self.id).to_string()
+    pub(super) fn path(&self) -> Path {
+        self.path.clone().segment(&self.id)
     }
 }
 
 /// Shows a command, and with `watch` each of its steps until the last.
 pub(super) async fn follow(
-    api: &mut Api,
+    session: &mut Session,
     watched: Watched,
     mut answer: Value,
     watch: bool,
-    json: bool,
-) -> Result<ExitCode, Failure> {
+) -> Outcome {
     let path = watched.path();
     // What a fan-out answers first is not its summary yet.
     if answer["states"].is_null() && answer["state"].is_null() {
-        answer = api.get(&path).await?;
+        answer = session.api()?.get(&path).await?;
     }
     let mut progress = Progress::new();
     loop {
         let ended = answer["ended"].as_bool().unwrap_or(false);
-        if !json {
+        if !session.is_json() {
             let line = step(&answer, watch && progress.is_terminal());
             progress.tell(format!("{}  {line}", watched.id));
         }
@@ -64,20 +62,16 @@ pub(super) async fn follow(
             break;
         }
         sleep(LOOK_EVERY).await;
-        answer = api.get_patiently(&path).await?;
+        answer = session.api()?.get_patiently(&path).await?;
     }
     progress.end();
-    if json {
-        output::print(&answer.to_string());
-    } else if let Some(text) = answer["output"].as_str()
+    if !session.print_json(&answer)
+        && let Some(text) = answer["output"].as_str()
         && !text.is_empty()
     {
         output::print(&clean_lines(text));
     }
-    Ok(match watch && !is_success(&answer) {
-        true => ExitCode::FAILURE,
-        false => ExitCode::SUCCESS,
-    })
+    Ok(verdict(!watch || is_success(&answer)))
 }
 
 /// How a command stands, on one line.

@@ -1,28 +1,25 @@
 //! The keys that agents know, as this binary was built with them.
 
-use schema::setting::{KnownSetting, Setting};
+use schema::setting::Setting;
 use serde_json::json;
 
-use crate::output::{self, Table};
+use crate::output::{Column, Listing, plain};
+
+/// What the list shows.
+const COLUMNS: [Column; 4] = [
+    Column::new("KEY", |known| plain(&known["key"])),
+    Column::new("VALUE", |known| plain(&known["value"])),
+    Column::new("IN THE DEVICE'S FILE", |known| plain(&known["in_file"])),
+    Column::new("WHAT", |known| plain(&known["what"])),
+];
 
 /// Prints every key with what it sets, what its value may be, and what it takes the place of.
 pub(super) fn print(json: bool) {
-    let mut table = Table::new(["KEY", "VALUE", "IN THE DEVICE'S FILE", "WHAT"]);
-    for setting in Setting::ALL {
-        let KnownSetting {
-            key,
-            what,
-            bounds,
-            in_file,
-        } = setting;
-        if json {
-            let told = json!({ "key": key, "what": what, "value": bounds, "in_file": in_file });
-            output::print(&told.to_string());
-        } else {
-            table.push([key, bounds, in_file, what].map(str::to_owned));
-        }
+    let mut listing = Listing::new(&COLUMNS, json);
+    for known in Setting::ALL {
+        listing.push(&json!({
+            "key": known.key, "what": known.what, "value": known.bounds, "in_file": known.in_file,
+        }));
     }
-    if !json {
-        table.print();
-    }
+    listing.end();
 }

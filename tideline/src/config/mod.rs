@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use daemon::{Class, Failure, lifecycle};
+use daemon::{Class, Failure};
 use schema::DeviceId;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use crate::api::{self, Api, Pages, Path, Reach, list};
-use crate::output::{self, Column, instant, plain};
+use crate::api::{self, Pages, Path};
+use crate::output::{Column, instant, plain};
+use crate::session::{self, Outcome, Session};
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -40,8 +41,6 @@ const HISTORY: [Column; 4] = [
                   Exit codes: 0 done, 1 not in force in time, or the bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Action,
 }
@@ -52,11 +51,8 @@ enum Action {
     #[command(override_usage = "tideline config show [OPTIONS] DEVICE\n       \
                                 tideline config show [OPTIONS] --group NAME")]
     Show {
-        /// The device
-        #[arg(required_unless_present = "group", conflicts_with = "group")]
-        device: Option<DeviceId>,
         #[command(flatten)]
-        group: Group,
+        whose: Whose,
         #[command(flatten)]
         wait: Wait,
     },
@@ -76,11 +72,7 @@ enum Action {
         #[arg(required = true, num_args = 2.., value_names = ["DEVICE", "KEY", "VALUE"])]
         words: Vec<String>,
         #[command(flatten)]
-        group: Group,
-        #[command(flatten)]
         change: Change,
-        #[command(flatten)]
-        wait: Wait,
     },
     /// Take keys back to what the device's own settings file says
     #[command(
@@ -92,21 +84,14 @@ enum Action {
         #[arg(required = true, num_args = 1.., value_names = ["DEVICE", "KEY"])]
         words: Vec<String>,
         #[command(flatten)]
-        group: Group,
-        #[command(flatten)]
         change: Change,
-        #[command(flatten)]
-        wait: Wait,
     },
     /// List who changed what, latest first
     #[command(override_usage = "tideline config history [OPTIONS] DEVICE\n       \
                                 tideline config history [OPTIONS] --group NAME")]
     History {
-        /// The device
-        #[arg(required_unless_present = "group", conflicts_with = "group")]
-        device: Option<DeviceId>,
         #[command(flatten)]
-        group: Group,
+        whose: Whose,
         /// Only changes of this key
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
@@ -115,7 +100,11 @@ enum Action {
         limit: u32,
     },
     /// List the keys that agents know, and what their values may be
-    Keys,
+    Keys {
+        /// Print JSON, one key a line
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -126,10 +115,23 @@ struct Group {
 }
 
 #[derive(Debug, Args)]
+struct Whose {
+    /// The device
+    #[arg(required_unless_present = "group", conflicts_with = "group")]
+    device: Option<DeviceId>,
+    #[command(flatten)]
+    group: Group,
+}
+
+#[derive(Debug, Args)]
 struct Change {
+    #[command(flatten)]
+    group: Group,
     /// Change nothing if anything has changed since this tag was shown
     #[arg(long, value_name = "TAG")]
     if_match: Option<String>,
+    #[command(flatten)]
+    wait: Wait,
 }
 
 #[derive(Debug, Args)]
@@ -147,79 +149,47 @@ enum Target {
 }
 
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer, or the device does not in time.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(act(options))
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
+    let (target, answer, wait) = match &options.action {
+        Action::Keys { json } => {
+            keys::print(*json);
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::History { whose, key, limit } => {
+            let path = Target::of(whose)?.path("/config/history");
+            let path = path.with_some("key", key.as_ref());
+            let pages = Pages::new(path, "changes", *limit as usize);
+            return session.list(pages, &HISTORY).await;
+        }
+        Action::Show { whose, wait } => {
+            let target = Target::of(whose)?;
+            let answer = session.api()?.get_tagged(&target.config()).await?;
+            (target, answer, wait)
+        }
+        Action::Set { words, change } => change.send(session, words, assignments).await?,
+        Action::Unset { words, change } => change.send(session, words, removals).await?,
+    };
+    follow(session, &target, answer, wait.wait).await
 }
 
-async fn act(options: &Options) -> Result<ExitCode, Failure> {
-    let json = options.reach.json;
-    let reach = || Api::of(&options.reach);
-    match &options.action {
-        Action::Keys => {
-            keys::print(json);
-            Ok(ExitCode::SUCCESS)
-        }
-        Action::History {
-            device,
-            group,
-            key,
-            limit,
-        } => {
-            let path = Target::of(device.as_ref(), group)?
-                .path("/config/history")
-                .with_some("key", key.as_ref());
-            let pages = Pages::new(path, "changes", *limit as usize);
-            list(&mut reach()?, pages, json, &HISTORY).await?;
-            Ok(ExitCode::SUCCESS)
-        }
-        Action::Show {
-            device,
-            group,
-            wait,
-        } => {
-            let target = Target::of(device.as_ref(), group)?;
-            let mut api = reach()?;
-            let answer = api.get_tagged(&target.config()).await?;
-            follow(&mut api, &target, answer, wait.wait, json).await
-        }
-        Action::Set {
-            words,
-            group,
-            change,
-            wait,
-        } => {
-            let (target, rest) = Target::split(words, group)?;
-            let body = assignments(rest)?;
-            let mut api = reach()?;
-            let tag = change.if_match.as_deref();
-            let answer = api.patch(&target.config(), &body, tag).await?;
-            follow(&mut api, &target, answer, wait.wait, json).await
-        }
-        Action::Unset {
-            words,
-            group,
-            change,
-            wait,
-        } => {
-            let (target, rest) = Target::split(words, group)?;
-            if rest.is_empty() {
-                return Err(wrong("name a key"));
-            }
-            let nulls = rest.iter().map(|key| (key.clone(), Value::Null));
-            let body = Value::Object(nulls.collect());
-            let mut api = reach()?;
-            let tag = change.if_match.as_deref();
-            let answer = api.patch(&target.config(), &body, tag).await?;
-            follow(&mut api, &target, answer, wait.wait, json).await
-        }
+impl Change {
+    /// Sends what the words say, and returns whose settings were changed, how they are now, and how
+    /// long they are waited for.
+    async fn send(
+        &self,
+        session: &mut Session,
+        words: &[String],
+        parse: fn(&[String]) -> Result<Value, Failure>,
+    ) -> Result<(Target, Value, &Wait), Failure> {
+        let (target, rest) = Target::split(words, &self.group)?;
+        let (body, tag) = (parse(rest)?, self.if_match.as_deref());
+        let answer = session.api()?.patch(&target.config(), &body, tag).await?;
+        Ok((target, answer, &self.wait))
     }
 }
 
 impl Target {
-    fn of(device: Option<&DeviceId>, group: &Group) -> Result<Self, Failure> {
+    fn of(Whose { device, group }: &Whose) -> Result<Self, Failure> {
         match (&group.group, device) {
             (Some(name), _) => Ok(Self::Group(name.clone())),
             (None, Some(device)) => Ok(Self::Device(device.clone())),
@@ -248,8 +218,8 @@ impl Target {
         }
     }
 
-    fn config(&self) -> String {
-        self.path("/config").to_string()
+    fn config(&self) -> Path {
+        self.path("/config")
     }
 }
 
@@ -274,40 +244,44 @@ fn assignments(words: &[String]) -> Result<Value, Failure> {
     }
 }
 
+/// `KEY KEY …` as a JSON object that takes them away.
+fn removals(keys: &[String]) -> Result<Value, Failure> {
+    match keys {
+        [] => Err(wrong("name a key")),
+        keys => Ok(keys.iter().map(|key| (key.clone(), Value::Null)).collect()),
+    }
+}
+
 /// Shows the settings, and waits until they are in force if that was asked for.
 async fn follow(
-    api: &mut Api,
+    session: &mut Session,
     target: &Target,
     mut answer: Value,
     wait: Option<Duration>,
-    json: bool,
-) -> Result<ExitCode, Failure> {
+) -> Outcome {
     let deadline = wait.map(|wait| Instant::now() + wait);
     loop {
         let is_in_force = show::is_in_force(&answer);
         let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
         if is_in_force || is_over {
-            match json {
-                true => output::print(&answer.to_string()),
-                false => show::print(&answer, matches!(target, Target::Device(_))),
-            }
+            let shown = session.show(&answer, |answer| {
+                show::print(answer, matches!(target, Target::Device(_)));
+            });
             if deadline.is_some() && !is_in_force {
                 return Err(
                     Failure::new(Class::Network, "see everything in force in time")
                         .help("what is desired stays so, and is sent when the device comes online"),
                 );
             }
-            return Ok(ExitCode::SUCCESS);
+            return shown;
         }
         sleep(LOOK_EVERY).await;
-        answer = api.get_tagged(&target.config()).await?;
+        answer = session.api()?.get_tagged(&target.config()).await?;
     }
 }
 
 fn wrong(reason: &str) -> Failure {
-    Failure::new(Class::Configuration, "understand the arguments")
-        .because(reason.to_owned())
-        .help("`tideline config --help` has examples")
+    session::wrong("config", reason)
 }
 
 #[cfg(test)]
@@ -336,13 +310,19 @@ mod tests {
     fn the_first_word_is_the_device_unless_there_is_a_group() {
         let line = words(&["press-7", "key"]);
         let (target, rest) = Target::split(&line, &Group { group: None }).unwrap();
-        assert_eq!(target.config(), "/api/v1/devices/press-7/config");
+        assert_eq!(
+            target.config().to_string(),
+            "/api/v1/devices/press-7/config"
+        );
         assert_eq!(rest, ["key"]);
         let group = Group {
             group: Some("hall 1".to_owned()),
         };
         let (target, rest) = Target::split(&line, &group).unwrap();
-        assert_eq!(target.config(), "/api/v1/groups/hall%201/config");
+        assert_eq!(
+            target.config().to_string(),
+            "/api/v1/groups/hall%201/config"
+        );
         assert_eq!(rest.len(), 2);
         assert!(Target::split(&words(&["a b"]), &Group { group: None }).is_err());
     }

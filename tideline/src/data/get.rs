@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use daemon::{Class, Failure};
@@ -10,8 +11,9 @@ use schema::{DeviceId, SensorName};
 use serde_json::Value;
 
 use super::{READING, Span};
-use crate::api::{self, Api, Pages, Path, Reach};
+use crate::api::{self, Api, Pages, Path};
 use crate::output::{self, Table};
+use crate::session::{Outcome, Session};
 
 /// Rows of one page: as many as a bridge gives at once.
 const PAGE: usize = 10_000;
@@ -72,16 +74,16 @@ enum Sink {
     File(File, PathBuf),
 }
 
-pub(super) async fn run(get: &Get, reach: &Reach) -> Result<(), Failure> {
-    let format = match (get.format, reach.json) {
+pub(super) async fn run(get: &Get, session: &mut Session) -> Outcome {
+    let format = match (get.format, session.is_json()) {
         (Format::Table, true) => Format::Json,
         (format, _) => format,
     };
-    let mut api = Api::of(reach)?;
+    let api = session.api()?;
     let mut sink = Sink::open(get.output.clone(), get.force)?;
     let limit = usize::try_from(get.limit).unwrap_or(usize::MAX);
     let more = match format {
-        Format::Table => table(get, &mut api, &mut sink, limit).await?,
+        Format::Table => table(get, api, &mut sink, limit).await?,
         Format::Json => {
             let mut write = |readings: Vec<Value>| {
                 for reading in readings {
@@ -89,15 +91,15 @@ pub(super) async fn run(get: &Get, reach: &Reach) -> Result<(), Failure> {
                 }
                 Ok(())
             };
-            each_page(get, &mut api, limit, &mut write).await?
+            each_page(get, api, limit, &mut write).await?
         }
-        Format::Csv => csv(get, &mut api, &mut sink, limit).await?,
-        Format::Arrow => arrow(get, &mut api, &mut sink, limit).await?,
+        Format::Csv => csv(get, api, &mut sink, limit).await?,
+        Format::Arrow => arrow(get, api, &mut sink, limit).await?,
     };
     if let Some(place) = more {
         eprintln!("there may be more: raise --limit, or go on with --after {place}");
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The table needs all rows before its first line.
@@ -153,7 +155,7 @@ async fn csv(
     let mut is_first = true;
     loop {
         path.replace("limit", left.min(PAGE).to_string());
-        let answer = api.get_as(&path.to_string(), "text/csv").await?;
+        let answer = api.get_as(&path, "text/csv").await?;
         let text = String::from_utf8_lossy(&answer.body);
         let records = records(&text);
         let (head, rows) = match records.split_first() {
@@ -212,7 +214,7 @@ async fn arrow(
     let mut path = get.path().with_some("after", get.after.as_ref());
     path.replace("limit", limit.min(PAGE).to_string());
     let kind = "application/vnd.apache.arrow.stream";
-    let answer = api.get_as(&path.to_string(), kind).await?;
+    let answer = api.get_as(&path, kind).await?;
     sink.bytes(&answer.body)?;
     Ok(answer.header(NEXT).map(str::to_owned))
 }
@@ -221,17 +223,8 @@ impl Get {
     fn path(&self) -> Path {
         let path = api::device(&self.device, "/telemetry")
             .with_some("sensor", self.sensor.as_ref())
-            .with("order", self.order.as_str());
+            .with_typed("order", Some(self.order));
         self.span.on(path)
-    }
-}
-
-impl Order {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Oldest => "oldest",
-            Self::Newest => "newest",
-        }
     }
 }
 

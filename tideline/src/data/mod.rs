@@ -6,13 +6,12 @@ mod send;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use daemon::{Failure, lifecycle};
 use schema::{DeviceId, SensorName};
-use serde_json::Value;
 
-use crate::api::{self, Api, Pages, Path, Reach, list};
+use crate::api::{self, Pages, Path};
 use crate::moment::{Moment, moment};
-use crate::output::{self, Column, Table, instant, plain};
+use crate::output::{Column, Listing, instant, plain};
+use crate::session::{Outcome, Session};
 
 /// What readings show.
 const READING: [Column; 5] = [
@@ -58,8 +57,6 @@ const CONFLICT: [Column; 6] = [
                   Exit codes: 0 done, 1 the bridge refuses or does not answer, 2 wrong arguments."
 )]
 pub struct Options {
-    #[command(flatten)]
-    reach: Reach,
     #[command(subcommand)]
     action: Action,
 }
@@ -120,21 +117,18 @@ struct Span {
 }
 
 /// Asks the bridge.
-///
-/// # Errors
-/// When the bridge refuses or does not answer, or a file cannot be read or written.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(act(options))
-}
-
-async fn act(options: &Options) -> Result<ExitCode, Failure> {
-    let json = options.reach.json;
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
-        Action::Get(get) => get::run(get, &options.reach).await?,
+        Action::Get(get) => get::run(get, session).await,
         Action::Latest { device } => {
-            let mut api = Api::of(&options.reach)?;
-            let path = api::device(device, "/telemetry/latest").to_string();
-            all(&api.get(&path).await?, "readings", json, &READING);
+            let path = api::device(device, "/telemetry/latest");
+            let answer = session.api()?.get(&path).await?;
+            let mut listing = Listing::new(&READING, session.is_json());
+            for reading in answer["readings"].as_array().into_iter().flatten() {
+                listing.push(reading);
+            }
+            listing.end();
+            Ok(ExitCode::SUCCESS)
         }
         Action::Aggregate {
             device,
@@ -143,35 +137,18 @@ async fn act(options: &Options) -> Result<ExitCode, Failure> {
             bucket,
             limit,
         } => {
-            let mut api = Api::of(&options.reach)?;
             let path = api::device(device, "/telemetry/aggregates")
                 .with("sensor", sensor)
                 .with("bucket", bucket);
             let pages = Pages::new(span.on(path), "buckets", *limit as usize);
-            list(&mut api, pages, json, &BUCKET).await?;
+            session.list(pages, &BUCKET).await
         }
-        Action::Send(send) => return send::run(send, &options.reach).await,
+        Action::Send(send) => send::run(send, session).await,
         Action::Conflicts { device, limit } => {
-            let mut api = Api::of(&options.reach)?;
             let path = api::device(device, "/conflicts");
             let pages = Pages::large(path, "conflicts", *limit as usize);
-            list(&mut api, pages, json, &CONFLICT).await?;
+            session.list(pages, &CONFLICT).await
         }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Prints a list that comes whole.
-fn all(answer: &Value, key: &str, json: bool, columns: &[Column]) {
-    let mut table = Table::new(columns.iter().map(|column| column.name));
-    for entry in answer[key].as_array().into_iter().flatten() {
-        match json {
-            true => output::print(&entry.to_string()),
-            false => table.push(columns.iter().map(|column| (column.cell)(entry))),
-        }
-    }
-    if !json {
-        table.print();
     }
 }
 

@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path as FilePath, PathBuf};
-use std::process::ExitCode;
 
 use clap::Args;
 use daemon::{Class, Failure};
@@ -12,8 +11,9 @@ use schema::{DeviceId, Epoch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{self, Api, Reach};
+use crate::api;
 use crate::output;
+use crate::session::{Outcome, Session, verdict};
 
 /// Readings of one request.
 const CHUNK: usize = 500;
@@ -64,7 +64,7 @@ struct Taken {
     rejected: Vec<Value>,
 }
 
-pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure> {
+pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
     let text = read(&send.file)?;
     let Understood {
         epoch,
@@ -72,8 +72,8 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
         timestamp_unit,
         readings,
     } = send.understand(&text)?;
-    let mut api = Api::of(reach)?;
-    let path = api::device(&send.device, "/readings").to_string();
+    let api = session.api()?;
+    let path = api::device(&send.device, "/readings");
     let mut committed = Vec::new();
     let mut refused = Vec::new();
     let mut seq = first;
@@ -101,29 +101,19 @@ pub(super) async fn run(send: &Send, reach: &Reach) -> Result<ExitCode, Failure>
         refused.extend(answer.refused.unwrap_or(answer.rejected));
         seq += chunk.len() as u64;
     }
-    let is_whole = refused.is_empty();
-    if reach.json {
-        let all = json!({ "epoch": epoch, "committed": committed, "refused": refused });
-        output::print(&all.to_string());
-    } else {
+    let all = json!({ "epoch": epoch, "committed": committed, "refused": refused });
+    if !session.print_json(&all) {
         let taken = readings.len() - refused.len().min(readings.len());
         output::print(&format!(
             "in the database: {taken} of {} (epoch {epoch})",
             output::many(readings.len() as u64, "reading")
         ));
         for reading in &refused {
-            let (seq, reason) = (&reading["seq"], &reading["reason"]);
-            output::print(&format!(
-                "refused: {} {}",
-                output::plain(seq),
-                output::plain(reason)
-            ));
+            let [seq, reason] = ["seq", "reason"].map(|key| output::plain(&reading[key]));
+            output::print(&format!("refused: {seq} {reason}"));
         }
     }
-    Ok(match is_whole {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    Ok(verdict(refused.is_empty()))
 }
 
 impl Send {

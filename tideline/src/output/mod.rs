@@ -9,10 +9,10 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-pub(crate) use ask::confirm;
+pub(crate) use ask::Confirm;
 pub(crate) use daemon::stdout::{print, print_bytes};
 pub(crate) use progress::{Progress, bar};
-pub(crate) use table::{Column, Table};
+pub(crate) use table::{Column, Listing, Table};
 
 /// Text of a device or a bridge in one line: control characters are shown, not obeyed.
 pub(crate) fn clean(text: &str) -> String {
@@ -71,14 +71,14 @@ pub(crate) fn instant(value: &Value) -> String {
 }
 
 /// `key: value` lines with their values below each other.
-pub(crate) fn facts(facts: &[(&str, String)]) {
+pub(crate) fn facts(facts: &[(impl AsRef<str>, String)]) {
     let width = facts
         .iter()
-        .map(|(name, _)| name.chars().count())
+        .map(|(name, _)| name.as_ref().chars().count())
         .max()
         .unwrap_or_default();
     for (name, value) in facts {
-        print(&format!("{name:<width$}  {value}"));
+        print(&format!("{:<width$}  {value}", name.as_ref()));
     }
 }
 

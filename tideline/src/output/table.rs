@@ -24,6 +24,13 @@ pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
 
+/// A list that is printed as it comes: a table for people, once it is whole, or each entry as a line
+/// of JSON.
+pub(crate) struct Listing<'c> {
+    columns: &'c [Column],
+    table: Option<Table>,
+}
+
 impl Column {
     /// A column.
     pub(crate) const fn new(name: &'static str, cell: fn(&Value) -> String) -> Self {
@@ -71,6 +78,32 @@ impl Table {
             .chain(&self.rows)
             .map(|row| line(row, &widths))
             .collect()
+    }
+}
+
+impl<'c> Listing<'c> {
+    /// A list without entries.
+    pub(crate) fn new(columns: &'c [Column], json: bool) -> Self {
+        let table = || Table::new(columns.iter().map(|column| column.name));
+        Self {
+            columns,
+            table: (!json).then(table),
+        }
+    }
+
+    /// The next entry.
+    pub(crate) fn push(&mut self, entry: &Value) {
+        match &mut self.table {
+            Some(table) => table.push(self.columns.iter().map(|column| (column.cell)(entry))),
+            None => super::print(&entry.to_string()),
+        }
+    }
+
+    /// Nothing follows.
+    pub(crate) fn end(self) {
+        if let Some(table) = self.table {
+            table.print();
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use daemon::{Class, Failure};
 use serde_json::{Value, json};
 
 use super::{given, instant, now_seconds, unusable};
-use crate::output;
+use crate::{output, session};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -85,10 +85,7 @@ pub(super) fn run(inspect: &Inspect) -> Result<ExitCode, Failure> {
             ("key", output::plain(&header["kid"])),
         ]);
     }
-    Ok(match verdict {
-        Some(Err(_)) => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
-    })
+    Ok(session::verdict(!matches!(verdict, Some(Err(_)))))
 }
 
 /// Takes a token apart without asking who signed it.

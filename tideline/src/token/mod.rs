@@ -15,6 +15,7 @@ use daemon::{Class, Failure};
 use serde_json::json;
 
 use crate::output;
+use crate::session::{Outcome, Session};
 
 /// Longest text that is taken as a token.
 const TOKEN_BYTES_MAX: u64 = 8 * 1024;
@@ -66,17 +67,14 @@ struct Key {
     json: bool,
 }
 
-/// Does it.
-///
-/// # Errors
-/// When a file cannot be used, or the bridge refuses or does not answer.
-pub fn run(options: &Options) -> Result<ExitCode, Failure> {
+/// Does it: with files alone, or through the bridge.
+pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
         Action::Key(key) => make_key(key),
         Action::Issue(issue) => issue::run(issue),
         Action::Inspect(inspect) => inspect::run(inspect),
-        Action::Revoke(revoke) => revoke::run(revoke),
-        Action::ListRevoked(list) => revoke::list(list),
+        Action::Revoke(revoke) => revoke::run(revoke, session).await,
+        Action::ListRevoked(list) => revoke::list(list, session).await,
     }
 }
 

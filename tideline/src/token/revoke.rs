@@ -1,17 +1,16 @@
 //! `tideline token revoke` and `list-revoked`, through the bridge.
 
-use std::process::ExitCode;
-
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use daemon::{Class, Failure, lifecycle};
+use daemon::{Class, Failure};
 use serde_json::{Value, json};
 
 use super::inspect::read;
 use super::{given, instant};
-use crate::api::{Api, Pages, Path, Reach};
+use crate::api::{Pages, Path};
 use crate::moment::{Moment, moment};
 use crate::output::{self, Column, plain};
+use crate::session::{Outcome, Session};
 
 /// What a list shows.
 const COLUMNS: [Column; 5] = [
@@ -59,8 +58,6 @@ pub(super) struct Revoke {
     /// Why, for those who ask later
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    #[command(flatten)]
-    reach: Reach,
 }
 
 #[derive(Debug, Args)]
@@ -74,20 +71,15 @@ pub(super) struct ListRevoked {
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
-    #[command(flatten)]
-    reach: Reach,
 }
 
-pub(super) fn run(revoke: &Revoke) -> Result<ExitCode, Failure> {
+pub(super) async fn run(revoke: &Revoke, session: &mut Session) -> Outcome {
     let (path, body, done) = match &revoke.subject {
         Some(subject) => {
             let path = Path::new("tokens/subjects").segment(subject);
             let done = format!("all tokens of {} are revoked", output::clean(subject));
-            (
-                path.then("/revoke"),
-                json!({ "reason": revoke.reason }),
-                done,
-            )
+            let body = json!({ "reason": revoke.reason });
+            (path.then("/revoke"), body, done)
         }
         None => {
             let body = body(revoke)?;
@@ -95,16 +87,8 @@ pub(super) fn run(revoke: &Revoke) -> Result<ExitCode, Failure> {
             (Path::new("tokens/revoke"), body, done)
         }
     };
-    lifecycle::runtime(Some(1))?.block_on(async {
-        let mut api = Api::of(&revoke.reach)?;
-        let answer = api.post(&path.to_string(), Some(&body)).await?;
-        if revoke.reach.json {
-            output::print(&answer.to_string());
-        } else {
-            output::print(&done);
-        }
-        Ok(ExitCode::SUCCESS)
-    })
+    let answer = session.api()?.post(&path, Some(&body)).await?;
+    session.show(&answer, |_| output::print(&done))
 }
 
 fn body(revoke: &Revoke) -> Result<Value, Failure> {
@@ -133,15 +117,11 @@ fn body(revoke: &Revoke) -> Result<Value, Failure> {
     }
 }
 
-pub(super) fn list(list: &ListRevoked) -> Result<ExitCode, Failure> {
-    lifecycle::runtime(Some(1))?.block_on(async {
-        let mut api = Api::of(&list.reach)?;
-        let (path, of, columns) = match list.subjects {
-            true => ("tokens/subjects", "subjects", &SUBJECTS[..]),
-            false => ("tokens/revoked", "tokens", &COLUMNS[..]),
-        };
-        let pages = Pages::new(Path::new(path), of, list.limit as usize);
-        crate::api::list(&mut api, pages, list.reach.json, columns).await?;
-        Ok(ExitCode::SUCCESS)
-    })
+pub(super) async fn list(list: &ListRevoked, session: &mut Session) -> Outcome {
+    let (path, of, columns) = match list.subjects {
+        true => ("tokens/subjects", "subjects", &SUBJECTS[..]),
+        false => ("tokens/revoked", "tokens", &COLUMNS[..]),
+    };
+    let pages = Pages::new(Path::new(path), of, list.limit as usize);
+    session.list(pages, columns).await
 }

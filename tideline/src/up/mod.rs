@@ -25,6 +25,7 @@ use schema::{DeviceId, DiscardedBy};
 use store::location::Location;
 use store::{EpochRecord, Store, StoreError};
 
+use crate::session::verdict;
 use data_dir::{DataDir, Endpoints};
 use live::Live;
 use summary::{Rows, Summary};
@@ -90,11 +91,7 @@ pub fn run(options: Options) -> Result<ExitCode, Failure> {
     } else {
         stdout::try_print(&summary.to_string())?;
     }
-    Ok(if summary.is_well() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(verdict(summary.is_well()))
 }
 
 async fn serve(options: &Options) -> Result<Summary, Failure> {

@@ -1,0 +1,87 @@
+//! What a command does with its bridge: it asks, and prints the answer, as people read it or as JSON.
+
+use std::process::ExitCode;
+
+use daemon::{Class, Failure};
+use serde_json::Value;
+
+use crate::api::{Api, Pages, Reach};
+use crate::output::{self, Column, Listing};
+
+/// How a command ends.
+pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+/// Says with the exit code whether all is well.
+pub(crate) const fn verdict(is_well: bool) -> ExitCode {
+    match is_well {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+/// One command's session with a bridge.
+#[derive(Debug)]
+pub(crate) struct Session {
+    reach: Reach,
+    api: Option<Api>,
+}
+
+impl Session {
+    /// Nothing is asked yet.
+    pub(crate) const fn new(reach: Reach) -> Self {
+        Self { reach, api: None }
+    }
+
+    /// The bridge, from the first time that it is needed: what else was typed is understood, and
+    /// agreed to, before a token is read.
+    pub(crate) fn api(&mut self) -> Result<&mut Api, Failure> {
+        let api = match self.api.take() {
+            Some(api) => api,
+            None => Api::of(&self.reach)?,
+        };
+        Ok(self.api.insert(api))
+    }
+
+    /// Whether a program reads what is printed.
+    pub(crate) const fn is_json(&self) -> bool {
+        self.reach.json
+    }
+
+    /// Prints an answer as JSON, if that was asked for.
+    pub(crate) fn print_json(&self, answer: &Value) -> bool {
+        if self.is_json() {
+            output::print(&answer.to_string());
+        }
+        self.is_json()
+    }
+
+    /// Prints an answer: as JSON, or as `tell` says it to people.
+    pub(crate) fn show(&self, answer: &Value, tell: impl FnOnce(&Value)) -> Outcome {
+        if !self.print_json(answer) {
+            tell(answer);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Prints a list, page after page.
+    pub(crate) async fn list(&mut self, mut pages: Pages, columns: &[Column]) -> Outcome {
+        let mut listing = Listing::new(columns, self.is_json());
+        while let Some(entries) = pages.next(self.api()?).await? {
+            for entry in &entries {
+                listing.push(entry);
+            }
+        }
+        listing.end();
+        if pages.is_cut() {
+            eprintln!("there may be more: ask for them with a higher --limit");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The failure of arguments that cannot be meant, though each of them can.
+pub(crate) fn wrong(command: &str, reason: &str) -> Failure {
+    Failure::new(Class::Configuration, "understand the arguments")
+        .because(reason.to_owned())
+        .help(format!("`tideline {command} --help` has examples"))
+}
