@@ -10,6 +10,7 @@ mod access;
 mod data;
 mod fleet;
 mod pipes;
+mod places;
 mod repeated;
 mod words;
 

@@ -24,7 +24,7 @@ fn described(listener: &TcpListener, description: &str) {
 }
 
 /// Reads a request without a body.
-fn head_of(connection: &mut TcpStream) -> String {
+pub(super) fn head_of(connection: &mut TcpStream) -> String {
     let (mut request, mut byte) = (Vec::new(), [0]);
     while !request.ends_with(b"\r\n\r\n") {
         connection.read_exact(&mut byte).unwrap();
@@ -57,7 +57,7 @@ fn key_of(connection: &mut TcpStream) -> String {
     }
 }
 
-fn answer(connection: &mut TcpStream, status: &str, body: &str) {
+pub(super) fn answer(connection: &mut TcpStream, status: &str, body: &str) {
     let answer = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
