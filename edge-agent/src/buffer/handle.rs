@@ -1,7 +1,6 @@
 //! The handle that the rest of the agent holds: requests to the one thread that owns the file,
 //! over a bounded queue. It does no IO itself.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
@@ -17,15 +16,14 @@ use super::commands::{Kept, StoredCommands};
 use super::epochs::Run;
 use super::error::BufferError;
 use super::recovery::Recovery;
+use super::request::{REQUESTS_MAX, Reply, Request};
 use super::row::ReadingError;
 use super::settings::BufferSettings;
+use super::shows::{Evictions, Progress, Shows};
 use super::small_tables::{Origin, StoredSetting};
 use super::starts::Starts;
 use super::trouble::Storage;
 use crate::clock::core::{Release, StartClock};
-
-/// Requests that may wait for the thread; more make their callers wait.
-pub(super) const REQUESTS_MAX: usize = 256;
 
 /// A buffer. Clones share it; it closes when the last one is dropped, or by [`Buffer::close`].
 #[derive(Debug, Clone)]
@@ -84,159 +82,6 @@ pub struct Taken {
     /// Rows that were asked for, lie before the end of the batch, and are not pending:
     /// evicted, or settled.
     pub gone: RangeSet,
-}
-
-/// Where the buffer stands. A receiver is woken when the session or the bridge has to hear of it:
-/// rows were accepted, evicted, discarded or offered again; other changes are there to be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// The counts of all epochs that the file has seen.
-    pub balance: Balance,
-    /// The counts of the epoch of this start alone.
-    pub current: Balance,
-    /// The highest row number given so far.
-    pub last_row: u64,
-    /// Bytes of pending readings, as the limit counts them.
-    pub bytes: u64,
-    /// Readings in quarantine by reason, in the order of [`RejectReason::ALL`].
-    pub reasons: [u64; RejectReason::ALL.len()],
-    /// Readings that were refused since the start, in the same order; each time that they were.
-    pub refused: [u64; RejectReason::ALL.len()],
-    /// Their bytes, as their limit counts them.
-    pub quarantined_bytes: u64,
-}
-
-impl Progress {
-    /// What is in quarantine, by reason.
-    #[must_use]
-    pub fn quarantine(&self) -> BTreeMap<RejectReason, u64> {
-        let named = RejectReason::ALL.into_iter().zip(self.reasons);
-        named.filter(|(_, count)| *count > 0).collect()
-    }
-}
-
-/// Where the thread shows how it stands.
-#[derive(Debug)]
-pub(super) struct Shows {
-    pub(super) progress: watch::Sender<Progress>,
-    pub(super) storage: watch::Sender<Storage>,
-    pub(super) evictions: Evictions,
-    /// Rows that are offered again, for the session.
-    pub(super) requeued: Evictions,
-}
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
-
-#[derive(Debug)]
-pub(super) enum Request {
-    Append {
-        append: Append,
-        reply: Reply<Appended>,
-    },
-    Read {
-        ranges: RangeSet,
-        rows_max: usize,
-        reply: Reply<Taken>,
-    },
-    Settle {
-        /// Whose sequences follow; `None`: rows of the file.
-        epoch: Option<Epoch>,
-        committed: RangeSet,
-        rejected: Vec<Rejection>,
-        evicted: RangeSet,
-        reply: Reply<Balance>,
-    },
-    Requeue {
-        reasons: Option<Vec<RejectReason>>,
-        reply: Reply<u64>,
-    },
-    OfferSample {
-        reason: RejectReason,
-        rows_max: u64,
-        chance: u64,
-        reply: Reply<RangeSet>,
-    },
-    Discard {
-        reasons: Option<Vec<RejectReason>>,
-        reply: Reply<u64>,
-    },
-    Offer {
-        protocol: Option<u16>,
-        reply: Reply<u64>,
-    },
-    Report {
-        reply: Reply<Vec<EpochAccount>>,
-    },
-    KeepCommand {
-        command: Command,
-        state: CommandState,
-        has_room: bool,
-        reply: Reply<Kept>,
-    },
-    MoveCommand {
-        progress: CommandProgress,
-        reply: Reply<()>,
-    },
-    NoteCommands {
-        noted: Vec<Noted>,
-        forget_before_ms: i64,
-        reply: Reply<()>,
-    },
-    KeepConfig {
-        entries: Vec<ConfigEntry>,
-        origin: Origin,
-        reply: Reply<()>,
-    },
-    Config {
-        reply: Reply<Vec<StoredSetting>>,
-    },
-    Commands {
-        reply: Reply<StoredCommands>,
-    },
-    Release {
-        verdicts: Vec<(Epoch, Release)>,
-        current: StartClock,
-        is_news: bool,
-        reply: Reply<()>,
-    },
-    BeginAgain {
-        start: StartClock,
-        reply: Reply<Option<[Run; 2]>>,
-    },
-    LimitPages {
-        pages_max: u32,
-        reply: Reply<()>,
-    },
-    Close,
-}
-
-/// Ranges evicted, or offered again, since they were last taken. Bounded: what does not fit of the
-/// evicted is not told, and shows as [`Taken::gone`] when it is asked for.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Evictions(Arc<Mutex<RangeSet>>);
-
-/// Most ranges kept for [`Buffer::take_evicted`].
-const EVICTED_RANGES_MAX: usize = 4096;
-
-impl Evictions {
-    pub(super) fn add(&self, ranges: &RangeSet) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for range in ranges.iter() {
-            if told.as_slice().len() >= EVICTED_RANGES_MAX {
-                break;
-            }
-            told.insert(range);
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.is_empty()
-    }
-
-    fn take(&self) -> RangeSet {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
 }
 
 impl Buffer {

@@ -26,7 +26,7 @@
 //! read a clock of its own.
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
-//! `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
+//! `request` and `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
 //! for the accounts' rows; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk.
 
@@ -53,12 +53,14 @@ mod place;
 mod quarantine;
 mod read;
 mod recovery;
+mod request;
 mod reserve;
 mod row;
 mod sample;
 mod sensors;
 mod set_aside;
 mod settings;
+mod shows;
 mod small_tables;
 mod starts;
 mod stored;
@@ -73,11 +75,12 @@ pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
-pub use handle::{Appended, Buffer, Opened, Progress, Submitted, Taken};
+pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
 pub use open::begins_damaged;
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};
+pub use shows::Progress;
 pub use small_tables::{Origin, StoredSetting};
 pub use starts::Starts;
 pub use trouble::{Storage, Trouble};
