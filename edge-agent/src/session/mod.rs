@@ -16,33 +16,35 @@
 //! Memory is bounded: the session holds ranges, never rows. Sequences and versions never change,
 //! but a retransmission may group rows in another way. What it does not do: read the buffer,
 //! know payloads, or keep anything over a restart; the buffer is the record of truth.
+//!
+//! Reading order: `interface` → here, each input in turn → `sending` (what goes next) and `answers` (what comes of
+//! it) → `order`, `window`, `suspect`, the three places where rows wait → `pace`, `rto`.
 
+mod answers;
 mod config;
 mod interface;
 mod order;
 mod pace;
 mod rto;
+mod sending;
 mod suspect;
 mod window;
 
 #[cfg(test)]
-mod model;
+mod tests;
 
 use std::time::Duration;
 
-use schema::message::{Ack, RejectReason, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
 pub use config::{SessionConfig, Tuning};
 pub use interface::{Ask, BatchId, Effect, InFlightCounts, Input, Prepared, Settle, WaitingCounts};
-use order::{Kind, Order};
+use order::Order;
 use pace::Pace;
 use rto::Rto;
-use suspect::{Failed, Piece, Suspects, Suspicion};
-use window::{InFlight, Window};
-
-/// How long to wait after the link did not take a batch.
-const NOT_SENT_PAUSE: Duration = Duration::from_millis(100);
+use sending::{Origin, Preparing};
+use suspect::{Failed, Suspects};
+use window::Window;
 
 /// Shortest time between two reports.
 const REPORT_GAP: Duration = Duration::from_secs(1);
@@ -79,30 +81,6 @@ pub struct Session {
     reported_at: Option<Duration>,
     batches: u64,
     now: Duration,
-}
-
-#[derive(Debug)]
-struct Preparing {
-    batch: BatchId,
-    origin: Origin,
-    /// Asked for, less what was settled meanwhile.
-    ranges: RangeSet,
-}
-
-/// Where a batch's rows came from, and so where they return to.
-#[derive(Debug, Clone, Copy)]
-enum Origin {
-    Order(Kind),
-    Suspect(Suspicion),
-}
-
-/// What there is room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
-    None,
-    /// Rows that were never sent, past what waits for its answer.
-    Fresh,
-    Any,
 }
 
 impl Session {
@@ -311,271 +289,6 @@ impl Session {
         self.report_soon();
     }
 
-    fn prepared(&mut self, prepared: Prepared, effects: &mut Vec<Effect>) {
-        let Some(Preparing {
-            batch,
-            origin,
-            ranges: mut asked,
-        }) = self
-            .preparing
-            .take_if(|preparing| preparing.batch == prepared.batch)
-        else {
-            // The link went down meanwhile, and the rows wait already.
-            return;
-        };
-        let in_flight = prepared.sent.intersection(&asked);
-        for range in prepared.sent.iter().chain(prepared.gone.iter()) {
-            asked.remove(range);
-        }
-        if !asked.is_empty() {
-            self.put_back(origin, asked);
-        }
-        for range in prepared.gone.iter() {
-            self.attempted.remove(range);
-            self.struck.remove(range);
-        }
-        let rows = prepared.sent.count();
-        if rows == 0 {
-            return;
-        }
-        if let Origin::Order(kind) = origin {
-            self.order.sent(kind, rows);
-        }
-        if let Some(rate) = self.config.bytes_per_second {
-            let takes = Duration::from_secs_f64(prepared.bytes as f64 / f64::from(rate.get()));
-            self.link_free_at = self.now + takes;
-        }
-        let sample = (prepared.bytes as u64).div_ceil(rows);
-        self.row_bytes = ((7 * self.row_bytes + sample) / 8).max(1);
-        let retransmission = !self.attempted.intersection(&in_flight).is_empty();
-        self.attempted.extend(in_flight.iter());
-        order::bound(&mut self.attempted);
-        effects.push(Effect::Sent {
-            batch,
-            rows,
-            bytes: prepared.bytes,
-            retransmission,
-        });
-        if in_flight.is_empty() {
-            // Settled while it was being prepared.
-            return;
-        }
-        self.window.push(InFlight {
-            id: batch,
-            ranges: in_flight,
-            rows,
-            bytes: prepared.bytes,
-            digest: prepared.digest,
-            sent_at: self.now,
-            retransmission,
-            suspect: match origin {
-                Origin::Order(_) => None,
-                Origin::Suspect(suspicion) => Some(suspicion),
-            },
-        });
-    }
-
-    fn not_sent(&mut self, batch: BatchId) {
-        let Some(preparing) = self.preparing.take_if(|preparing| preparing.batch == batch) else {
-            return;
-        };
-        self.put_back(preparing.origin, preparing.ranges);
-        self.hold_until = self.hold_until.max(self.now + NOT_SENT_PAUSE);
-    }
-
-    fn acked(&mut self, ack: &Ack, effects: &mut Vec<Effect>) {
-        if ack.epoch != self.epoch {
-            // One without rows here; the buffer knows what it still has to do with it.
-            effects.extend(Settle::effect(
-                ack.epoch,
-                ack.committed.iter().copied().collect(),
-                ack.rejected.clone(),
-                ack.evicted.iter().copied().collect(),
-            ));
-            if !ack.evicted.is_empty() {
-                self.report_soon();
-            }
-            return;
-        }
-        let Some(given) = SeqRange::new(1, self.last_seq) else {
-            return;
-        };
-        // No bridge can know sequences that were never given.
-        let clamp = |ranges: &[SeqRange]| -> RangeSet {
-            ranges
-                .iter()
-                .filter_map(|range| range.intersection(given))
-                .collect()
-        };
-        let committed = clamp(&ack.committed);
-        let mut rejected = Vec::with_capacity(ack.rejected.len());
-        for &Rejection { range, reason } in &ack.rejected {
-            let Some(range) = range.intersection(given) else {
-                continue;
-            };
-            let mut ranges = RangeSet::from_iter([range]);
-            // The answer to a batch from before they were offered again, or to a report.
-            ranges.subtract(&self.not_sent_since(range));
-            rejected.extend(ranges.iter().map(|range| Rejection { range, reason }));
-        }
-        let unsettled = self.attempted.count();
-        for range in committed.iter() {
-            self.settled(range);
-        }
-        let uncommitted = self.attempted.count();
-        for rejection in &rejected {
-            self.settled(rejection.range);
-        }
-        let left = self.attempted.count();
-        self.complete(left < unsettled, effects);
-        // What a report has no room for is in the next. Its answer names all that is in quarantine, which
-        // alone is no reason for another one.
-        if left < uncommitted || !ack.evicted.is_empty() {
-            self.report_soon();
-        }
-        effects.extend(Settle::effect(
-            self.epoch,
-            committed,
-            rejected,
-            clamp(&ack.evicted),
-        ));
-        let resync = clamp(&ack.resync);
-        if !resync.is_empty() {
-            self.resync(&resync);
-        }
-    }
-
-    /// Rows of a range that wait, and were not sent since they do.
-    fn not_sent_since(&self, range: SeqRange) -> RangeSet {
-        let mut waiting = self.order.waiting(range);
-        if let Some(preparing) = &self.preparing {
-            waiting.merge(&preparing.ranges.intersection(&RangeSet::from_iter([range])));
-        }
-        waiting.subtract(&self.attempted);
-        waiting
-    }
-
-    /// Forgets rows whose fate is known.
-    fn settled(&mut self, range: SeqRange) {
-        self.window.forget(range);
-        self.order.forget(range);
-        self.suspects.forget(range);
-        if let Some(preparing) = &mut self.preparing {
-            preparing.ranges.remove(range);
-        }
-        self.attempted.remove(range);
-        self.struck.remove(range);
-    }
-
-    /// Closes the batches of which every row was named. `progress`: rows were named that had been
-    /// sent, whether or not their batch is still in flight.
-    fn complete(&mut self, progress: bool, effects: &mut Vec<Effect>) {
-        let completed = self.window.completed();
-        self.window.open(completed.len().max(usize::from(progress)));
-        for batch in completed {
-            let latency = self.now.saturating_sub(batch.sent_at);
-            if !batch.retransmission {
-                self.rto.sample(latency);
-            }
-            self.suspects.read();
-            // Of a batch that was sent twice it is not known which one was read.
-            if !batch.retransmission {
-                self.suspects.readable(batch.sent_at, self.now);
-                self.window.others_read(batch.sent_at, self.now);
-            }
-            effects.push(Effect::Completed {
-                batch: batch.id,
-                latency,
-            });
-        }
-    }
-
-    /// Queues again what is asked for; what the buffer does not hold any more shows in the
-    /// report.
-    fn resync(&mut self, ranges: &RangeSet) {
-        let mut wanted = ranges.clone();
-        let under_way = self.window.iter().map(|batch| &batch.ranges);
-        let preparing = self.preparing.iter().map(|preparing| &preparing.ranges);
-        for busy in under_way.chain(self.suspects.iter()).chain(preparing) {
-            for range in busy.iter() {
-                wanted.remove(range);
-            }
-        }
-        for range in wanted.iter() {
-            self.order.resume(range);
-        }
-        self.report_soon();
-    }
-
-    fn refused(&mut self, digest: u64, effects: &mut Vec<Effect>) {
-        let Some(batch) = self.window.take_digest(digest) else {
-            // Timed out meanwhile; it will be sent and refused again.
-            return;
-        };
-        effects.push(Effect::Refused {
-            batch: batch.id,
-            rows: batch.rows,
-        });
-        if let Some(left) = self.suspects.fail(batch, Failed::Refused, self.now) {
-            self.order.put_back(Kind::History, &left);
-        }
-        let pause = self.suspects.pause();
-        if !pause.is_zero() {
-            self.hold_until = self.hold_until.max(self.now + pause);
-        }
-    }
-
-    fn expire(&mut self) {
-        let suspects = &self.suspects;
-        let was_read_since = |sent_at| suspects.was_read_since(sent_at);
-        let (expired, is_new) = self
-            .window
-            .expired(self.rto.timeout(), was_read_since, self.now);
-        for batch in expired {
-            self.unanswered(batch, Failed::Unanswered);
-        }
-        if is_new {
-            self.rto.back_off();
-        }
-    }
-
-    /// A batch got no answer. That happens; when it happens to the same rows again, they are sent
-    /// apart.
-    fn unanswered(&mut self, batch: InFlight, how: Failed) {
-        let is_again =
-            batch.suspect.is_some() || !self.struck.intersection(&batch.ranges).is_empty();
-        let kind = match how {
-            Failed::Unanswered => Kind::Lost,
-            Failed::Cut | Failed::Refused => Kind::History,
-        };
-        let left = if is_again {
-            self.suspects.fail(batch, how, self.now)
-        } else {
-            self.suspects.failed(self.now);
-            self.struck.merge(&batch.ranges);
-            order::bound(&mut self.struck);
-            Some(batch.ranges)
-        };
-        if let Some(left) = left {
-            self.order.put_back(kind, &left);
-        }
-    }
-
-    /// Sets rows aside that will never get through: they go into quarantine.
-    fn condemn(&mut self, effects: &mut Vec<Effect>) {
-        while let Some(range) = self.suspects.condemned() {
-            self.settled(range);
-            let reason = RejectReason::Undecodable;
-            effects.extend(Settle::effect(
-                self.epoch,
-                RangeSet::new(),
-                vec![Rejection { range, reason }],
-                RangeSet::new(),
-            ));
-            self.report_soon();
-        }
-    }
-
     fn report(&mut self, effects: &mut Vec<Effect>) {
         if self.report_due.is_some_and(|due| due <= self.now) {
             self.reported_at = Some(self.now);
@@ -590,129 +303,6 @@ impl Session {
                 .reported_at
                 .map_or(self.now, |last| (last + REPORT_GAP).max(self.now));
             self.report_due = Some(due.min(earliest));
-        }
-    }
-
-    fn dispatch(&mut self, effects: &mut Vec<Effect>) {
-        let may_send = self.connected
-            && !self.paused
-            && self.preparing.is_none()
-            && self.hold_until.max(self.link_free_at) <= self.now;
-        if !may_send {
-            return;
-        }
-        let rows_max = self.rows_max();
-        let picked = match self.room() {
-            Room::None => None,
-            Room::Fresh => {
-                let fresh = self.order.pick_fresh(rows_max, self.flush, self.now);
-                fresh.map(|(kind, ranges)| (Origin::Order(kind), ranges))
-            }
-            Room::Any => self.pick(rows_max),
-        };
-        let Some((origin, ranges)) = picked else {
-            return;
-        };
-        self.was_repeat = !matches!(origin, Origin::Order(Kind::Fresh | Kind::History));
-        self.batches += 1;
-        let batch = BatchId(self.batches);
-        effects.push(Effect::Send(Ask {
-            batch,
-            ranges: ranges.clone(),
-            rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
-            bytes_max: self.config.batch_bytes_max,
-        }));
-        self.preparing = Some(Preparing {
-            batch,
-            origin,
-            ranges,
-        });
-    }
-
-    /// What there is room for in the window.
-    fn room(&self) -> Room {
-        let must_clear = self.window.len() > 0 && self.suspects.wants_clear(self.now);
-        if self.window.is_exclusive() || must_clear {
-            Room::None
-        } else if self.window.has_room() {
-            Room::Any
-        } else if self.window.has_room_past() {
-            Room::Fresh
-        } else {
-            Room::None
-        }
-    }
-
-    fn pick(&mut self, rows_max: u64) -> Option<(Origin, RangeSet)> {
-        let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= self.now);
-        let others_wait = is_due(self.order.due(rows_max, self.flush));
-        let untried_wait = is_due(self.order.untried_due(rows_max, self.flush));
-        // While nothing is answered, what failed before takes turns with what was not sent yet.
-        let untried_first = self.window.is_probing() && self.was_repeat && untried_wait;
-        let is_clear = self.window.len() == 0;
-        let others_first = untried_first || (others_wait && self.window.has_suspect());
-        if !others_first
-            && let Some(Piece {
-                ranges, suspicion, ..
-            }) = self.suspects.pick(others_wait, is_clear, self.now)
-        {
-            return Some((Origin::Suspect(suspicion), ranges));
-        }
-        let picked = self
-            .order
-            .pick(rows_max, self.flush, untried_first, self.now);
-        picked.map(|(kind, ranges)| (Origin::Order(kind), ranges))
-    }
-
-    fn send_due(&self) -> Option<Duration> {
-        if self.preparing.is_some() {
-            return None;
-        }
-        let rows_max = self.rows_max();
-        let due = match self.room() {
-            Room::None => None,
-            Room::Fresh => self.order.fresh_due(rows_max, self.flush),
-            Room::Any => {
-                let order = self.order.due(rows_max, self.flush);
-                let suspects = self.suspects.due(self.window.len() == 0);
-                order.into_iter().chain(suspects).min()
-            }
-        };
-        Some(due?.max(self.hold_until).max(self.link_free_at))
-    }
-
-    /// Rows that are expected to fit one payload.
-    fn rows_max(&self) -> u64 {
-        let fitting = self.config.batch_bytes_max as u64 / self.row_bytes;
-        fitting.clamp(1, self.config.batch_rows_max as u64)
-    }
-
-    fn put_back(&mut self, origin: Origin, ranges: RangeSet) {
-        match origin {
-            Origin::Order(kind) => self.order.put_back(kind, &ranges),
-            Origin::Suspect(suspicion) => {
-                if let Some(ranges) = self.suspects.put_back(ranges, suspicion, self.now) {
-                    self.order.put_back(Kind::History, &ranges);
-                }
-            }
-        }
-    }
-}
-
-impl Origin {
-    /// Where a batch in flight returns to.
-    const fn of(batch: &InFlight) -> Self {
-        match batch.suspect {
-            None => Self::Order(Kind::History),
-            Some(suspicion) => Self::Suspect(suspicion),
-        }
-    }
-
-    /// A loss goes ahead of what was not sent yet.
-    const fn after_timeout(self) -> Self {
-        match self {
-            Self::Order(_) => Self::Order(Kind::Lost),
-            Self::Suspect(_) => self,
         }
     }
 }
