@@ -2,36 +2,37 @@
 //!
 //! It owns the session, the way to the broker and the retries of the buffer. It never decides
 //! what is sent or settled, and the session never waits.
+//!
+//! Here: what can happen, and which input to the session each of it becomes. `effects` carries out what the session decides,
+//! `quarantine` offers again, `storage` is how the buffer fares, `shown` what status shows, `stopping` the end.
 
-use std::collections::VecDeque;
+mod effects;
+mod quarantine;
+mod shown;
+mod stopping;
+mod storage;
+
 use std::time::Duration;
 
-use daemon::{Component, Failure, Fault};
-use schema::message::{Ack, Downlink, Event, LedgerReport, RejectReason};
-use schema::{Channel, RangeSet, SeqRange, envelope};
+use daemon::{Component, Failure};
+use schema::message::{Ack, Downlink};
+use schema::{RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::warn;
 
 use crate::buffer::{Buffer, BufferError, Progress, Starts, Storage};
 use crate::clock::AgentClock;
 use crate::clock::core::Change;
-use crate::gather::{GatherError, Gathered, Gatherer};
-use crate::link::{LinkHandle, LinkState, NotTaken, Uplink};
+use crate::gather::Gatherer;
+use crate::link::{LinkHandle, LinkState, Uplink};
 use crate::metrics::SessionMeters;
-use crate::probes::{Offer, Probes};
+use crate::probes::Probes;
 use crate::repeat::Repeats;
-use crate::session::{Ask, Effect, Input, Prepared, Session, Settle, Tuning};
-use crate::status::{InFlight, NextProbe, Status, Waiting};
+use crate::session::{Input, Session, Tuning};
+use crate::status::{NextProbe, Status};
 use crate::timekeeping::Timekeeping;
-
-/// How long a stop may wait for the bridge to acknowledge what is left. What it does not, the
-/// next start sends.
-const DRAIN_GRACE: Duration = Duration::from_secs(3);
-
-/// How long the link may take to say goodbye.
-const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
 
 /// A warning that lasts is repeated this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
@@ -291,34 +292,6 @@ impl Running {
         self.input(Input::Acked(&ack)).await;
     }
 
-    /// What another agent or bridge refused is offered once more.
-    async fn offer(&mut self, protocol: Option<u16>) {
-        let offered = self.parts.buffer.offer(protocol).await;
-        self.storage_did("offer again", offered);
-    }
-
-    /// Offers a little of what is in quarantine, to learn whether the cause is mended.
-    async fn probe(&mut self) {
-        let now = self.origin.elapsed();
-        while let Some(Offer { reason, rows_max }) = self.parts.probes.due(rand::random(), now) {
-            let rows = self.offer_sample(reason, rows_max).await;
-            self.parts.probes.offered(reason, rows, now);
-        }
-    }
-
-    async fn offer_sample(&mut self, reason: RejectReason, rows_max: u64) -> RangeSet {
-        let buffer = &self.parts.buffer;
-        let offered = buffer.offer_sample(reason, rows_max, rand::random()).await;
-        self.storage_did("offer again", offered).unwrap_or_default()
-    }
-
-    fn count_quarantine(&mut self) {
-        let progress = self.parts.buffer.progress();
-        let now = self.origin.elapsed();
-        let probes = &mut self.parts.probes;
-        probes.counted(&progress.reasons, &progress.refused, rand::random(), now);
-    }
-
     async fn resync(&mut self, reply: oneshot::Sender<Resynced>) {
         let session = &self.parts.session;
         let waiting = session.waiting();
@@ -403,274 +376,5 @@ impl Running {
         if !requeued.is_empty() {
             self.input(Input::Requeued(&requeued)).await;
         }
-    }
-
-    /// Feeds one input, and all that follows from it, to the session.
-    async fn input(&mut self, input: Input<'_>) {
-        let now = self.origin.elapsed();
-        let mut effects: VecDeque<Effect> = self.parts.session.handle(input, now).into();
-        // Bounded: each batch that follows another takes room in the window.
-        while let Some(effect) = effects.pop_front() {
-            match effect {
-                Effect::Send(ask) => effects.extend(self.send(&ask).await),
-                Effect::Settle(settle) => self.settle(settle).await,
-                Effect::Report => self.report().await,
-                Effect::Sent {
-                    batch,
-                    rows,
-                    bytes,
-                    retransmission,
-                } => {
-                    let meters = &self.parts.meters;
-                    meters.batches.inc();
-                    meters.rows.inc_by(rows);
-                    meters.bytes.inc_by(bytes as u64);
-                    meters.retransmitted.inc_by(u64::from(retransmission));
-                    debug!(?batch, rows, bytes, retransmission, "batch sent");
-                }
-                Effect::Completed { batch, latency } => {
-                    self.parts.meters.ack_latency.observe(latency.as_secs_f64());
-                    debug!(
-                        ?batch,
-                        latency_seconds = latency.as_secs_f64(),
-                        "batch settled"
-                    );
-                }
-                Effect::Refused { batch, rows } => {
-                    self.parts.meters.refused.inc();
-                    debug!(?batch, rows, "batch refused");
-                }
-            }
-        }
-    }
-
-    /// Makes a batch, hands it to the link, and tells the session.
-    async fn send(&mut self, ask: &Ask) -> Vec<Effect> {
-        let outcome = self.try_send(ask).await;
-        let now = self.origin.elapsed();
-        let input = match outcome {
-            Ok(prepared) => Input::Prepared(prepared),
-            Err(reason) => {
-                debug!(reason, "batch not sent");
-                Input::NotSent(ask.batch)
-            }
-        };
-        self.parts.session.handle(input, now)
-    }
-
-    async fn try_send(&mut self, ask: &Ask) -> Result<Prepared, &'static str> {
-        let gathered = self.gatherer.gather(&self.parts.buffer, ask).await;
-        let Gathered { prepared, payload } = gathered.map_err(|error| {
-            self.gather_failed(&error);
-            "it could not be made"
-        })?;
-        self.storage_works();
-        if let Some(payload) = payload {
-            let uplink = self.uplink.as_ref().ok_or("the link is down")?;
-            uplink
-                .publish(Channel::Telemetry, payload)
-                .map_err(|NotTaken| "the link takes no more")?;
-        }
-        Ok(prepared)
-    }
-
-    fn gather_failed(&mut self, error: &GatherError) {
-        match error {
-            GatherError::Buffer(error) => self.storage_failed("read", error),
-            GatherError::Encode { .. } => {
-                // A row that was checked when it was accepted: our bug, and the row stays.
-                error!(%error, "batch cannot be encoded");
-                self.last_error = Some(error.to_string());
-            }
-        }
-    }
-
-    async fn settle(&mut self, settle: Settle) {
-        let Settle {
-            epoch,
-            committed,
-            rejected,
-            evicted,
-        } = settle;
-        let is_of_rows = epoch == self.parts.session.epoch();
-        let probes = &mut self.parts.probes;
-        let now = self.origin.elapsed();
-        let mended = match is_of_rows {
-            true => probes.answered(&committed, &rejected, rand::random(), now),
-            false => Vec::new(),
-        };
-        let buffer = &self.parts.buffer;
-        let outcome = match is_of_rows {
-            true => buffer.settle_rows(committed, rejected, evicted).await,
-            false => buffer.settle(epoch, committed, rejected, evicted).await,
-        };
-        // If the buffer has ended, its rows are sent and acknowledged again after the next start.
-        self.storage_did("settle", outcome);
-        for reason in mended {
-            self.offer_sample(reason, u64::MAX).await;
-        }
-    }
-
-    /// What the buffer gave, if it could.
-    fn storage_did<T>(&mut self, what: &'static str, outcome: Result<T, BufferError>) -> Option<T> {
-        outcome
-            .inspect_err(|error| self.storage_failed(what, error))
-            .ok()
-    }
-
-    /// The disk was asked, and did what it should.
-    fn storage_works(&mut self) {
-        if std::mem::take(&mut self.storage_fails) {
-            self.storage_changed();
-        }
-    }
-
-    fn storage_failed(&mut self, what: &'static str, error: &BufferError) {
-        self.parts.meters.storage_failures.inc();
-        let text = error.to_string();
-        if self.storage_warnings.is_due(&text) {
-            warn!(error = text, what, "the buffer failed; it is tried again");
-        }
-        self.storage_fails = true;
-        if error.fault() == Fault::Halt {
-            self.broken = Some(error.clone());
-        }
-        self.parts.buffer_health.waiting(text.clone());
-        self.last_error = Some(text);
-    }
-
-    /// Says how the file fares, by the buffer's own account.
-    fn storage_changed(&mut self) {
-        let trouble = self.storage.borrow_and_update().trouble.clone();
-        match trouble {
-            Some(trouble) => self.parts.buffer_health.waiting(trouble.to_string()),
-            None if !self.storage_fails => self.parts.buffer_health.ready(),
-            None => {}
-        }
-    }
-
-    /// Reports, as soon as it is known in which words.
-    async fn report(&mut self) {
-        self.report_waits = self.time.may_greet();
-        if !self.report_waits {
-            self.send_report().await;
-        }
-    }
-
-    async fn send_report(&mut self) {
-        let reported = self.parts.buffer.report().await;
-        let Some(epochs) = self.storage_did("report", reported) else {
-            return;
-        };
-        let report = LedgerReport {
-            device_time_ms: self.parts.clock.wall_ms(),
-            clock: self.parts.clock.report(),
-            epochs,
-        };
-        let event = match self.time.protocol() {
-            Some(_) => Event::Ledger(report),
-            None => Event::Report(report.into()),
-        };
-        match envelope::encode(&event) {
-            Ok(payload) => {
-                let taken = self
-                    .uplink
-                    .as_ref()
-                    .is_some_and(|uplink| uplink.publish(Channel::Event, payload).is_ok());
-                debug!(taken, "report made");
-            }
-            Err(error) => error!(%error, "report cannot be encoded"),
-        }
-    }
-
-    fn publish_status(&mut self) {
-        let next = self.parts.probes.next();
-        let next = next.filter(|_| self.uplink.is_some());
-        let known = self.next_probe.take();
-        self.next_probe = next.map(|(reason, due)| match known {
-            Some(known) if (known.1.reason, known.0) == (reason, due) => known,
-            _ => {
-                let left = due.saturating_sub(self.origin.elapsed()).as_millis();
-                let at_ms = u128::from(self.parts.clock.wall_ms().max(0).unsigned_abs()) + left;
-                let at_ms = u64::try_from(at_ms).unwrap_or(u64::MAX);
-                (due, NextProbe { reason, at_ms })
-            }
-        });
-        let session = &self.parts.session;
-        let (in_flight, waiting) = (session.in_flight(), session.waiting());
-        let balance = self.parts.buffer.balance();
-        let offered = waiting.fresh + waiting.history + waiting.suspect + in_flight.rows;
-        let untimed = match self.parts.is_held {
-            true => balance.pending.saturating_sub(offered),
-            false => 0,
-        };
-        self.parts.status.send_if_modified(|status| {
-            let now = Status {
-                epoch: self.parts.buffer.epoch(),
-                connected: self.uplink.is_some(),
-                balance,
-                in_flight: InFlight {
-                    batches: in_flight.batches,
-                    rows: in_flight.rows,
-                    bytes: in_flight.bytes,
-                },
-                waiting: Waiting {
-                    fresh: waiting.fresh,
-                    history: waiting.history,
-                    suspect: waiting.suspect,
-                    untimed,
-                },
-                clock: self.parts.clock.report(),
-                ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
-                last_error: self.last_error.clone(),
-                next_probe: self.next_probe.map(|(_, told)| told),
-                storage: self.parts.buffer.storage().borrow().clone(),
-                ..status.clone()
-            };
-            let changed = *status != now;
-            *status = now;
-            changed
-        });
-    }
-
-    /// Sends what is left, as long as the bridge acknowledges.
-    async fn drain(&mut self) {
-        let deadline = Instant::now() + DRAIN_GRACE;
-        self.is_draining = true;
-        self.appended().await;
-        self.input(Input::Flush(true)).await;
-        while self.uplink.is_some() && self.broken.is_none() && !self.parts.session.is_idle() {
-            let left = tokio::time::timeout_at(deadline, self.next_while_stopping());
-            match left.await {
-                Ok(happening) => self.apply(happening).await,
-                Err(_) => break,
-            }
-        }
-        self.send_report().await;
-        let pending = self.parts.buffer.balance().pending;
-        if pending > 0 {
-            info!(pending, "what is pending is sent after the next start");
-        }
-    }
-
-    /// Waits, not for ever, until the link has said goodbye.
-    async fn leave(&mut self) {
-        self.parts.link.stop.cancel();
-        let gone = self
-            .parts
-            .link
-            .state
-            .wait_for(|state| matches!(state, LinkState::Down(None)));
-        let _ = tokio::time::timeout(GOODBYE_GRACE, gone).await;
-        self.uplink = None;
-        self.publish_status();
-    }
-
-    /// As [`Self::next`], after the stop was asked for.
-    async fn next_while_stopping(&mut self) -> Happening {
-        let stop = std::mem::take(&mut self.parts.stop);
-        let happening = self.next().await;
-        self.parts.stop = stop;
-        happening
     }
 }

@@ -1,0 +1,60 @@
+//! A stop: what is left is sent as long as the bridge acknowledges, not for long, and the link says goodbye.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{Happening, Running};
+use crate::link::LinkState;
+use crate::session::Input;
+
+/// How long a stop may wait for the bridge to acknowledge what is left. What it does not, the
+/// next start sends.
+const DRAIN_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the link may take to say goodbye.
+const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
+
+impl Running {
+    /// Sends what is left, as long as the bridge acknowledges.
+    pub(super) async fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN_GRACE;
+        self.is_draining = true;
+        self.appended().await;
+        self.input(Input::Flush(true)).await;
+        while self.uplink.is_some() && self.broken.is_none() && !self.parts.session.is_idle() {
+            let left = tokio::time::timeout_at(deadline, self.next_while_stopping());
+            match left.await {
+                Ok(happening) => self.apply(happening).await,
+                Err(_) => break,
+            }
+        }
+        self.send_report().await;
+        let pending = self.parts.buffer.balance().pending;
+        if pending > 0 {
+            info!(pending, "what is pending is sent after the next start");
+        }
+    }
+
+    /// Waits, not for ever, until the link has said goodbye.
+    pub(super) async fn leave(&mut self) {
+        self.parts.link.stop.cancel();
+        let gone = self
+            .parts
+            .link
+            .state
+            .wait_for(|state| matches!(state, LinkState::Down(None)));
+        let _ = tokio::time::timeout(GOODBYE_GRACE, gone).await;
+        self.uplink = None;
+        self.publish_status();
+    }
+
+    /// As [`Self::next`], after the stop was asked for.
+    async fn next_while_stopping(&mut self) -> Happening {
+        let stop = std::mem::take(&mut self.parts.stop);
+        let happening = self.next().await;
+        self.parts.stop = stop;
+        happening
+    }
+}

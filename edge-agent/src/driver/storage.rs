@@ -1,0 +1,52 @@
+//! How the buffer fares, as the driver saw it and as the buffer says itself: a failure is said, shown, and tried
+//! again; one that no retry mends ends the driver.
+
+use daemon::Fault;
+use tracing::warn;
+
+use super::Running;
+use crate::buffer::BufferError;
+
+impl Running {
+    /// What the buffer gave, if it could.
+    pub(super) fn storage_did<T>(
+        &mut self,
+        what: &'static str,
+        outcome: Result<T, BufferError>,
+    ) -> Option<T> {
+        outcome
+            .inspect_err(|error| self.storage_failed(what, error))
+            .ok()
+    }
+
+    /// The disk was asked, and did what it should.
+    pub(super) fn storage_works(&mut self) {
+        if std::mem::take(&mut self.storage_fails) {
+            self.storage_changed();
+        }
+    }
+
+    pub(super) fn storage_failed(&mut self, what: &'static str, error: &BufferError) {
+        self.parts.meters.storage_failures.inc();
+        let text = error.to_string();
+        if self.storage_warnings.is_due(&text) {
+            warn!(error = text, what, "the buffer failed; it is tried again");
+        }
+        self.storage_fails = true;
+        if error.fault() == Fault::Halt {
+            self.broken = Some(error.clone());
+        }
+        self.parts.buffer_health.waiting(text.clone());
+        self.last_error = Some(text);
+    }
+
+    /// Says how the file fares, by the buffer's own account.
+    pub(super) fn storage_changed(&mut self) {
+        let trouble = self.storage.borrow_and_update().trouble.clone();
+        match trouble {
+            Some(trouble) => self.parts.buffer_health.waiting(trouble.to_string()),
+            None if !self.storage_fails => self.parts.buffer_health.ready(),
+            None => {}
+        }
+    }
+}
