@@ -8,9 +8,14 @@
 //!
 //! One write is under way at a time. What follows from it is decided when it is answered, with
 //! what is true then: a command may expire or be withdrawn while the disk is busy.
+//!
+//! Reading order: `interface` → `entry` (the stages of one command) → here, what follows from each input →
+//! `keeping` (is it known?) and `telling` (what the bridge hears).
 
 mod entry;
 mod interface;
+mod keeping;
+mod telling;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +25,13 @@ use std::time::Duration;
 
 use daemon::Backoff;
 use schema::limits;
-use schema::message::{
-    Ask, Cancel, Command, CommandId, CommandProgress, CommandState, Noted, Order,
-};
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Order};
 
 use super::restart::after_start;
-use crate::buffer::{Kept, StoredCommand, StoredCommands};
+use crate::buffer::{StoredCommand, StoredCommands};
 use entry::{Entry, Stage};
+use telling::{TELL_FIRST, TELL_MAX, publish};
+
 pub use interface::{Answer, Effect, Input, Instruction, Moment, Write};
 
 /// Most commands that may wait, run, or have an end that the bridge has not noted; it keeps the
@@ -42,15 +47,8 @@ pub(super) const FORGOTTEN_MARGIN_MS: u64 = 10 * 60 * 1000;
 /// How long an ended command is remembered beyond its expiry, for orders that were under way.
 pub(super) const REMEMBER_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
-/// Pauses before what is not noted is told again: the first, and the longest.
-const TELL_FIRST: Duration = Duration::from_secs(3);
-const TELL_MAX: Duration = Duration::from_secs(60);
-
 /// Pause before the disk is written to again when it refused.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-
-/// Shortest time between two percentages of one command.
-const PERCENT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How soon and how late an expiry is looked at, in milliseconds; late, because the time may be corrected.
 const EXPIRY_LOOK: (i64, i64) = (10, 60_000);
@@ -60,7 +58,6 @@ const TIME_LOOK: i64 = 500;
 
 const EXPIRED: &str = "it expired before it could start";
 const WITHDRAWN: &str = "withdrawn before it started";
-const FORGOTTEN: &str = "the device lost its memory of commands from before; this one may have run";
 const STOPPED: &str = "withdrawn while it ran; it was stopped";
 
 /// All that is known of open commands.
@@ -281,82 +278,6 @@ impl Core {
         }
     }
 
-    /// An order of which the disk is asked whether it is known. One write decides: what was kept as
-    /// ended never runs, whatever fails later.
-    fn keep(&mut self, mut command: Command, now: Moment, out: &mut Vec<Effect>) -> Option<Write> {
-        let id = command.id;
-        if self.open.contains_key(&id) {
-            self.say_again(id, now, out);
-            return None;
-        }
-        let (state, output) = if self.may_be_forgotten(id) {
-            (CommandState::Unknown, FORGOTTEN)
-        } else if command.name.len() > limits::KEY_BYTES_MAX
-            || command.arguments.len() > limits::COMMAND_BODY_BYTES_MAX
-        {
-            (command.name, command.arguments) = (String::new(), String::new());
-            let output = "its name or its arguments are too long";
-            (CommandState::Failed, output)
-        } else {
-            (CommandState::Delivered, "")
-        };
-        Some(self.ask_to_keep(command, state, output))
-    }
-
-    /// A withdrawal of what is not open: remembered, so that the command does not start later.
-    fn keep_cancel(
-        &mut self,
-        cancel: &Cancel,
-        now: Moment,
-        out: &mut Vec<Effect>,
-    ) -> Option<Write> {
-        if self.open.contains_key(&cancel.id) {
-            self.withdraw(cancel.id, now, out);
-            return None;
-        }
-        let (state, output) = match self.may_be_forgotten(cancel.id) {
-            true => (CommandState::Unknown, FORGOTTEN),
-            false => (CommandState::Cancelled, ""),
-        };
-        let tombstone = tombstone(cancel.id, cancel.expires_at_ms);
-        Some(self.ask_to_keep(tombstone, state, output))
-    }
-
-    /// The device had this once. If it does not know it any more it may have run.
-    fn keep_ask(&mut self, ask: &Ask, now: Moment, out: &mut Vec<Effect>) -> Option<Write> {
-        if self.open.contains_key(&ask.id) {
-            self.say_again(ask.id, now, out);
-            return None;
-        }
-        let tombstone = tombstone(ask.id, ask.expires_at_ms);
-        Some(self.ask_to_keep(tombstone, CommandState::Unknown, FORGOTTEN))
-    }
-
-    /// Whether it was made before a loss of memory.
-    fn may_be_forgotten(&self, id: CommandId) -> bool {
-        let forgot_until = self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS);
-        self.forgot_until_ms > 0 && id.made_ms() <= forgot_until
-    }
-
-    fn ask_to_keep(
-        &mut self,
-        command: Command,
-        state: CommandState,
-        output: &'static str,
-    ) -> Write {
-        let has_room = state.is_final() || self.open.len() < COMMANDS_OPEN_MAX;
-        self.under_way = Some(UnderWay::Keep {
-            command: command.clone(),
-            state,
-            output,
-        });
-        Write::Keep {
-            command,
-            state,
-            has_room,
-        }
-    }
-
     fn written(&mut self, answer: Answer, now: Moment, out: &mut Vec<Effect>) {
         let Some(under_way) = self.under_way.take() else {
             debug_assert!(false, "{answer:?} to no question");
@@ -381,44 +302,6 @@ impl Core {
             // Without it the word is told once more after the next start.
             (UnderWay::Note, _) => {}
         }
-    }
-
-    fn kept(
-        &mut self,
-        command: Command,
-        state: CommandState,
-        output: &'static str,
-        kept: Kept,
-        now: Moment,
-        out: &mut Vec<Effect>,
-    ) {
-        let id = command.id;
-        let (stage, on_disk) = match kept {
-            Kept::New if state == CommandState::Delivered => {
-                (Stage::Waiting, word(id, state, String::new()))
-            }
-            // The output is not on the disk yet.
-            Kept::New if !output.is_empty() => {
-                let end = word(id, state, output.to_owned());
-                (Stage::Ending(end), word(id, state, String::new()))
-            }
-            Kept::New => (Stage::Ended, word(id, state, String::new())),
-            Kept::Known(known) if known.state.is_final() => (Stage::Ended, known),
-            // Open on the disk and not here: a write that was said to have failed had been made.
-            Kept::Known(known) => {
-                let stage = match (known.state, state) {
-                    (CommandState::Delivered, CommandState::Delivered) => Stage::Waiting,
-                    (CommandState::Delivered, CommandState::Cancelled) => {
-                        Stage::Ending(word(id, state, WITHDRAWN.to_owned()))
-                    }
-                    _ => Stage::Ending(found(id, None)),
-                };
-                (stage, known)
-            }
-            Kept::Full => return,
-        };
-        self.open.insert(id, Entry::new(command, stage, on_disk));
-        self.say_again(id, now, out);
     }
 
     /// Where a command stands is on the disk, or is not.
@@ -502,67 +385,6 @@ impl Core {
         }));
     }
 
-    /// Percentages are told and not written: the next one is worth as much.
-    fn progressed(&mut self, id: CommandId, percent: u8) {
-        let Some(entry) = self.open.get_mut(&id) else {
-            return;
-        };
-        if *entry.stage() == Stage::Running && percent > entry.word.percent {
-            entry.word.percent = percent.min(100);
-            entry.percent_waits = true;
-        }
-    }
-
-    /// The bridge need not hear these words again.
-    fn note(&mut self, noted: &[Noted]) {
-        for Noted { id, state } in noted {
-            let Some(entry) = self.open.get_mut(id) else {
-                continue;
-            };
-            if entry.word.state != *state || matches!(entry.stage(), Stage::Ending(_)) {
-                continue;
-            }
-            entry.is_noted = true;
-            if *entry.stage() == Stage::Ended {
-                self.open.remove(id);
-            }
-        }
-    }
-
-    /// The bridge speaks of what is open: where it stands may not have arrived. A command that has ended
-    /// there is not spoken of any more, so what an earlier start kept has not run in another copy of the
-    /// file, as far as the bridge knows.
-    fn say_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
-        let Some(entry) = self.open.get_mut(&id) else {
-            return;
-        };
-        if *entry.stage() == Stage::Found {
-            entry.enter(Stage::Waiting);
-        }
-        if !matches!(entry.stage(), Stage::Ending(_)) {
-            self.say(id, now, out);
-        }
-    }
-
-    /// Tells one word now, and again until it is noted.
-    fn say(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
-        let Some(entry) = self.open.get_mut(&id) else {
-            return;
-        };
-        entry.is_noted = false;
-        publish(entry, now, out);
-        self.tell_pause.reset();
-        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
-    }
-
-    /// Tells everything that is not noted.
-    fn tell(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        for entry in self.open.values_mut().filter(|entry| entry.is_untold()) {
-            publish(entry, now, out);
-        }
-        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
-    }
-
     fn has_ending(&self) -> bool {
         let mut stages = self.open.values().map(Entry::stage);
         stages.any(|stage| matches!(stage, Stage::Ending(_)))
@@ -572,12 +394,6 @@ impl Core {
 fn end(id: CommandId, entry: &mut Entry, state: CommandState, output: &str) {
     entry.percent_waits = false;
     entry.enter(Stage::Ending(word(id, state, output.to_owned())));
-}
-
-fn publish(entry: &mut Entry, now: Moment, out: &mut Vec<Effect>) {
-    entry.percent_waits = false;
-    entry.percent_at = now.at + PERCENT_INTERVAL;
-    out.push(Effect::Publish(entry.word.clone()));
 }
 
 fn word(id: CommandId, state: CommandState, output: String) -> CommandProgress {
@@ -595,17 +411,6 @@ fn found(id: CommandId, restarted_for: Option<CommandId>) -> CommandProgress {
     CommandProgress {
         percent,
         ..word(id, state, output.to_owned())
-    }
-}
-
-/// What is remembered of a command without knowing what it was.
-fn tombstone(id: CommandId, expires_at_ms: i64) -> Command {
-    Command {
-        id,
-        name: String::new(),
-        arguments: String::new(),
-        expires_at_ms,
-        priority: 0,
     }
 }
 

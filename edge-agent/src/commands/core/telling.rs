@@ -1,0 +1,86 @@
+//! What the bridge is told: where a command stands after each step, and again, ever more rarely, until it has noted
+//! it. Percentages are told now and then, and never kept.
+
+use std::time::Duration;
+
+use schema::message::{CommandId, Noted};
+
+use super::Core;
+use super::entry::{Entry, Stage};
+use super::interface::{Effect, Moment};
+
+/// Pauses before what is not noted is told again: the first, and the longest.
+pub(super) const TELL_FIRST: Duration = Duration::from_secs(3);
+pub(super) const TELL_MAX: Duration = Duration::from_secs(60);
+
+/// Shortest time between two percentages of one command.
+pub(super) const PERCENT_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Percentages are told and not written: the next one is worth as much.
+    pub(super) fn progressed(&mut self, id: CommandId, percent: u8) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        if *entry.stage() == Stage::Running && percent > entry.word.percent {
+            entry.word.percent = percent.min(100);
+            entry.percent_waits = true;
+        }
+    }
+
+    /// The bridge need not hear these words again.
+    pub(super) fn note(&mut self, noted: &[Noted]) {
+        for Noted { id, state } in noted {
+            let Some(entry) = self.open.get_mut(id) else {
+                continue;
+            };
+            if entry.word.state != *state || matches!(entry.stage(), Stage::Ending(_)) {
+                continue;
+            }
+            entry.is_noted = true;
+            if *entry.stage() == Stage::Ended {
+                self.open.remove(id);
+            }
+        }
+    }
+
+    /// The bridge speaks of what is open: where it stands may not have arrived. A command that has ended
+    /// there is not spoken of any more, so what an earlier start kept has not run in another copy of the
+    /// file, as far as the bridge knows.
+    pub(super) fn say_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        if *entry.stage() == Stage::Found {
+            entry.enter(Stage::Waiting);
+        }
+        if !matches!(entry.stage(), Stage::Ending(_)) {
+            self.say(id, now, out);
+        }
+    }
+
+    /// Tells one word now, and again until it is noted.
+    pub(super) fn say(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+        let Some(entry) = self.open.get_mut(&id) else {
+            return;
+        };
+        entry.is_noted = false;
+        publish(entry, now, out);
+        self.tell_pause.reset();
+        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
+    }
+
+    /// Tells everything that is not noted.
+    pub(super) fn tell(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for entry in self.open.values_mut().filter(|entry| entry.is_untold()) {
+            publish(entry, now, out);
+        }
+        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
+    }
+}
+
+pub(super) fn publish(entry: &mut Entry, now: Moment, out: &mut Vec<Effect>) {
+    entry.percent_waits = false;
+    entry.percent_at = now.at + PERCENT_INTERVAL;
+    out.push(Effect::Publish(entry.word.clone()));
+}

@@ -1,0 +1,77 @@
+//! What the bridge is told, and how often.
+
+use schema::message::CommandState;
+
+use super::rig::{Rig, command, id};
+use crate::commands::core::telling::{PERCENT_INTERVAL, TELL_FIRST, TELL_MAX};
+use crate::commands::core::{Effect, Input, REMEMBER_MS, Write};
+
+#[test]
+fn a_word_is_told_until_it_is_noted() {
+    let mut rig = Rig::empty();
+    rig.order(command(1));
+    rig.settle();
+    rig.told();
+    rig.pass(TELL_FIRST);
+    assert_eq!(rig.told(), [(id(1), CommandState::Running)]);
+    // The next pause is longer.
+    rig.pass(TELL_FIRST);
+    assert!(rig.told().is_empty());
+    rig.input(Input::LinkUp);
+    assert_eq!(rig.told(), [(id(1), CommandState::Running)]);
+    // An older word was noted: that is not this one.
+    rig.noted(1, CommandState::Delivered);
+    rig.settle();
+    rig.pass(TELL_MAX);
+    assert_eq!(rig.told().len(), 1);
+    rig.noted(1, CommandState::Running);
+    rig.settle();
+    rig.pass(TELL_MAX);
+    assert!(rig.told().is_empty());
+    let outcome = Ok(String::new());
+    rig.input(Input::Ended { id: id(1), outcome });
+    rig.settle();
+    assert_eq!(rig.told(), [(id(1), CommandState::Succeeded)]);
+    assert!(!rig.core.is_idle());
+    rig.noted(1, CommandState::Succeeded);
+    let Some(Write::Note {
+        forget_before_ms, ..
+    }) = rig.write
+    else {
+        panic!("{:?}", rig.write);
+    };
+    assert_eq!(forget_before_ms, rig.now.time_ms.unwrap() - REMEMBER_MS);
+    rig.settle();
+    assert!(rig.core.is_idle());
+    assert_eq!(rig.core.next_wakeup(rig.now), None);
+}
+
+#[test]
+fn percentages_go_forwards_and_are_told_once_a_second() {
+    let mut rig = Rig::empty();
+    rig.order(command(1));
+    rig.settle();
+    rig.noted(1, CommandState::Running);
+    rig.settle();
+    rig.told();
+    let percents = |rig: &mut Rig| -> Vec<u8> {
+        let told = rig.done.iter().filter_map(|effect| match effect {
+            Effect::Publish(word) => Some(word.percent),
+            _ => None,
+        });
+        let told = told.collect();
+        rig.told();
+        told
+    };
+    for percent in [10, 30, 20, 255] {
+        let id = id(1);
+        rig.input(Input::Progress { id, percent });
+        assert!(rig.write.is_none(), "a percentage was written");
+    }
+    assert!(percents(&mut rig).is_empty());
+    assert_eq!(rig.core.next_wakeup(rig.now), Some(PERCENT_INTERVAL));
+    rig.pass(PERCENT_INTERVAL);
+    assert_eq!(percents(&mut rig), [100]);
+    rig.pass(PERCENT_INTERVAL);
+    assert!(percents(&mut rig).is_empty());
+}
