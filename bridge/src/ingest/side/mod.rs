@@ -10,6 +10,7 @@
 //! window for us closes; once there is room, the broker tells births and wills again ([`Sides::wanting`]), and devices say
 //! again what they have not been answered.
 
+mod content;
 mod path;
 mod queue;
 
@@ -35,9 +36,10 @@ use crate::admit::{SideError, admit_event, admit_status};
 use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
 
+pub(crate) use content::Content;
+use content::Kind;
 pub(super) use path::SidePath;
-pub(crate) use queue::Content;
-use queue::{Bounds, Entry, Kind, Offered, Queue};
+use queue::{Bounds, Entry, Offered, Queue};
 
 /// Receipts that are withheld for want of room. A broker whose window is larger is told at once beyond it.
 const WITHHELD_MAX: usize = 4_096;

@@ -1,0 +1,113 @@
+//! What a device says beside readings, as values: its kinds, and which of it there is only a latest one of.
+
+use schema::DeviceId;
+use schema::message::{CommandId, Status};
+use schema::time::ReceivedAt;
+use store::commands::CommandWord;
+use store::config::ConfigReport;
+use store::{DeadLetter, DeviceReport, Presence};
+
+/// What a device says beside readings, or what could not be used.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    /// A birth or a will.
+    Presence(Presence),
+    /// Its side of the ledger.
+    Report(DeviceReport),
+    /// Progress of a command.
+    Word(CommandWord),
+    /// The configuration that it has.
+    Config(ConfigReport),
+    /// A payload that could not be used, and its digest where it is to be refused.
+    Letter(DeadLetter, Option<u64>),
+}
+
+/// Kinds of contents: each is written by a statement of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Letter,
+    Presence,
+    Report,
+    Word,
+    Config,
+}
+
+/// Of what there is only a latest one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Slot {
+    Birth,
+    Will,
+    Report,
+    Config,
+    Word(CommandId),
+    /// Each letter is one.
+    Letter(u64),
+}
+
+impl Slot {
+    /// Whether a device may have many of its kind.
+    pub(super) const fn is_shared(&self) -> bool {
+        match self {
+            Self::Word(_) | Self::Letter(_) => true,
+            Self::Birth | Self::Will | Self::Report | Self::Config => false,
+        }
+    }
+}
+
+impl Content {
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Presence(_) => Kind::Presence,
+            Self::Report(_) => Kind::Report,
+            Self::Word(_) => Kind::Word,
+            Self::Config(_) => Kind::Config,
+            Self::Letter(..) => Kind::Letter,
+        }
+    }
+
+    pub(super) const fn device(&self) -> Option<&DeviceId> {
+        match self {
+            Self::Presence(Presence { device, .. })
+            | Self::Report(DeviceReport { device, .. })
+            | Self::Word(CommandWord { device, .. })
+            | Self::Config(ConfigReport { device, .. }) => Some(device),
+            Self::Letter(letter, _) => letter.device.as_ref(),
+        }
+    }
+
+    /// When the bridge took it, by the database's time.
+    pub(super) const fn stamp(&mut self, at: ReceivedAt) {
+        match self {
+            Self::Presence(Presence { received_at, .. })
+            | Self::Report(DeviceReport { received_at, .. })
+            | Self::Word(CommandWord { received_at, .. })
+            | Self::Config(ConfigReport { received_at, .. })
+            | Self::Letter(DeadLetter { received_at, .. }, _) => *received_at = at,
+        }
+    }
+
+    pub(super) fn slot(&self, order: u64) -> Slot {
+        match self {
+            Self::Presence(presence) => match presence.status {
+                Status::Online { .. } => Slot::Birth,
+                Status::Offline { .. } => Slot::Will,
+            },
+            Self::Report(_) => Slot::Report,
+            Self::Word(word) => Slot::Word(word.progress.id),
+            Self::Config(_) => Slot::Config,
+            Self::Letter(..) => Slot::Letter(order),
+        }
+    }
+}
+
+impl Kind {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Letter => "dead letters",
+            Self::Presence => "births and wills",
+            Self::Report => "reports",
+            Self::Word => "progress of commands",
+            Self::Config => "configurations",
+        }
+    }
+}
