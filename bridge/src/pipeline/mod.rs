@@ -9,13 +9,17 @@
 //! ```
 //!
 //! What the database refuses is nobody's fault until it is known whose: [`apart`] tries it by itself, [`evidence`] says
-//! when a reading may be set aside. While nothing at all is committed, attempts become rare: the database is at fault.
+//! when a reading may be set aside. While nothing at all is committed, attempts become rare ([`doubt`]): the database is at
+//! fault.
+//!
+//! Reading order: [`item`] (one delivery, and the room it takes) → here → [`in_flight`] → [`doubt`] → [`apart`] →
+//! [`evidence`].
 //!
 //! Invariants: what is offered is released exactly once: by its commit, or unacknowledged, when it is let go to be sent
 //! again; one device is in at most one write at a time; rows and bytes held, waiting, apart and in flight together, pass
 //! their bounds by less than one delivery (promise P5): the shell takes nothing while there is no room.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use schema::DeviceId;
@@ -23,20 +27,19 @@ use schema::DeviceId;
 use store::Delivery;
 
 mod apart;
+mod doubt;
 mod evidence;
+mod in_flight;
+mod item;
 #[cfg(test)]
 mod model;
 
 pub use apart::Refused;
 use apart::{Apart, Group};
-
-/// Refusals in a row, without any commit, that are tried again at once: enough to halve a write down to one reading of
-/// one device.
-const REFUSALS_QUICK: u32 = 16;
-
-/// After them, the pause before the next attempt: the first, and the longest.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+use doubt::Doubt;
+use in_flight::InFlight;
+pub use item::Held;
+use item::{Item, rows};
 
 /// The bounds of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +90,7 @@ pub struct Pipeline<Token> {
     config: PipelineConfig,
     waiting: VecDeque<Item<Token>>,
     waiting_rows: usize,
-    in_flight: Vec<InFlight<Token>>,
+    in_flight: InFlight<Token>,
     held: Held,
     writes: u64,
     apart: Apart<Token>,
@@ -98,44 +101,6 @@ pub struct Pipeline<Token> {
     now: Duration,
 }
 
-#[derive(Debug)]
-struct Item<Token> {
-    delivery: Delivery,
-    token: Option<Token>,
-    bytes: usize,
-    since: Duration,
-}
-
-#[derive(Debug)]
-struct InFlight<Token> {
-    id: WriteId,
-    devices: HashSet<DeviceId>,
-    held: Held,
-    /// Bytes and age of each delivery.
-    parts: Vec<(usize, Duration)>,
-    /// The group, without its deliveries, of what is apart.
-    apart: Option<Group<Token>>,
-}
-
-/// The database refused a write, and has stored no row since.
-#[derive(Debug)]
-struct Doubt {
-    refusals: u32,
-    since: Duration,
-    /// No attempt before.
-    until: Duration,
-    reason: String,
-}
-
-/// What is held.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Rows, admitted and rejected.
-    pub rows: usize,
-    /// Bytes of payload.
-    pub bytes: usize,
-}
-
 impl<Token> Pipeline<Token> {
     /// An empty pipeline.
     #[must_use]
@@ -144,7 +109,7 @@ impl<Token> Pipeline<Token> {
             config,
             waiting: VecDeque::new(),
             waiting_rows: 0,
-            in_flight: Vec::new(),
+            in_flight: InFlight::new(),
             held: Held::default(),
             writes: 0,
             apart: Apart::new(),
@@ -181,7 +146,7 @@ impl<Token> Pipeline<Token> {
     /// Takes a delivery, made of `bytes` of payload. There must be room.
     pub fn offer(&mut self, delivery: Delivery, bytes: usize, token: Token, now: Duration) {
         debug_assert!(self.has_room());
-        let trying = trying(&self.in_flight).map(|(device, _)| device);
+        let trying = self.in_flight.trying().map(|(device, _)| device);
         self.apart.forgive(trying, now);
         let item = Item {
             delivery,
@@ -226,8 +191,7 @@ impl<Token> Pipeline<Token> {
                 .or_else(|| self.next_waiting(now, hurry)),
         };
         if let Some(write) = &write {
-            let apart = |flying: &&InFlight<Token>| flying.id == write.id && flying.apart.is_some();
-            self.was_apart = self.in_flight.iter().any(|flying| apart(&flying));
+            self.was_apart = self.in_flight.is_apart(write.id);
         }
         write
     }
@@ -245,7 +209,7 @@ impl<Token> Pipeline<Token> {
         let oldest = self
             .waiting
             .iter()
-            .find(|item| !is_busy(&self.in_flight, &item.delivery.device))?;
+            .find(|item| !self.in_flight.is_busy(&item.delivery.device))?;
         let due = hurry
             || self.waiting_rows >= self.config.write_rows
             || oldest.since + self.config.linger <= now;
@@ -256,7 +220,7 @@ impl<Token> Pipeline<Token> {
         let mut rows_taken = 0;
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for item in self.waiting.drain(..) {
-            let busy = is_busy(&self.in_flight, &item.delivery.device);
+            let busy = self.in_flight.is_busy(&item.delivery.device);
             if busy || rows_taken >= self.config.write_rows {
                 left.push_back(item);
             } else {
@@ -270,22 +234,18 @@ impl<Token> Pipeline<Token> {
     }
 
     fn next_apart(&mut self, now: Duration) -> Option<Write<Token>> {
-        if self.is_apart_in_flight() {
+        if self.in_flight.is_any_apart() {
             return None;
         }
         let mut group = self
             .apart
-            .next(now, |device| is_busy(&self.in_flight, device))?;
+            .next(now, |device| self.in_flight.is_busy(device))?;
         let items = std::mem::take(&mut group.items);
         Some(self.write(items, Some(group)))
     }
 
-    fn is_apart_in_flight(&self) -> bool {
-        self.in_flight.iter().any(|write| write.apart.is_some())
-    }
-
     fn is_any_apart(&self) -> bool {
-        !self.apart.is_empty() || self.is_apart_in_flight()
+        !self.apart.is_empty() || self.in_flight.is_any_apart()
     }
 
     /// Whether there may be something to show of what is refused, now or after a while.
@@ -303,13 +263,13 @@ impl<Token> Pipeline<Token> {
         let waiting = self
             .waiting
             .iter()
-            .find(|item| !is_busy(&self.in_flight, &item.delivery.device))
+            .find(|item| !self.in_flight.is_busy(&item.delivery.device))
             .map(|item| item.since + self.config.linger);
-        let apart = match self.is_apart_in_flight() {
+        let apart = match self.in_flight.is_any_apart() {
             true => None,
             false => self
                 .apart
-                .next_wakeup(|device| is_busy(&self.in_flight, device)),
+                .next_wakeup(|device| self.in_flight.is_busy(device)),
         };
         let next = waiting.into_iter().chain(apart).min()?;
         Some(
@@ -326,7 +286,7 @@ impl<Token> Pipeline<Token> {
     /// # Panics
     /// When there is no such write: each ends once.
     pub fn complete(&mut self, id: WriteId, stored: &BTreeSet<DeviceId>) {
-        let write = self.land(id);
+        let write = self.in_flight.end(id);
         self.held.remove(write.held);
         if stored.is_empty() {
             // Whatever was refused is known by now, as where another bridge has written it.
@@ -351,17 +311,17 @@ impl<Token> Pipeline<Token> {
             deliveries,
             tokens,
         } = write;
-        let flown = self.land(id);
-        let items = deliveries.into_iter().zip(tokens).zip(flown.parts);
+        let ended = self.in_flight.end(id);
+        let items = deliveries.into_iter().zip(tokens).zip(ended.parts);
         let items = items.map(|((delivery, token), (bytes, since))| Item {
             delivery,
             token,
             bytes,
             since,
         });
-        let mut group = flown.apart.unwrap_or_else(|| Group::empty(now));
+        let mut group = ended.apart.unwrap_or_else(|| Group::empty(now));
         group.items = items.collect();
-        group.rows = flown.held.rows;
+        group.rows = ended.held.rows;
         let judged_by = WriteId(self.writes);
         let (gone, is_news) = self
             .apart
@@ -400,35 +360,13 @@ impl<Token> Pipeline<Token> {
     /// Devices of which readings are refused, for at least `age`, while those of others are committed.
     #[must_use]
     pub fn refused_devices(&self, now: Duration, age: Duration) -> Vec<Refused> {
-        self.apart.refused(trying(&self.in_flight), now, age)
-    }
-
-    fn land(&mut self, id: WriteId) -> InFlight<Token> {
-        let at = self
-            .in_flight
-            .iter()
-            .position(|write| write.id == id)
-            .expect("a write ends once");
-        self.in_flight.swap_remove(at)
+        self.apart.refused(self.in_flight.trying(), now, age)
     }
 
     fn write(&mut self, items: Vec<Item<Token>>, apart: Option<Group<Token>>) -> Write<Token> {
         self.writes += 1;
         let id = WriteId(self.writes);
-        let mut held = Held::default();
-        for item in &items {
-            held.add(item.held());
-        }
-        self.in_flight.push(InFlight {
-            id,
-            devices: items
-                .iter()
-                .map(|item| item.delivery.device.clone())
-                .collect(),
-            held,
-            parts: items.iter().map(|item| (item.bytes, item.since)).collect(),
-            apart,
-        });
+        self.in_flight.begin(id, &items, apart);
         let (deliveries, tokens) = items
             .into_iter()
             .map(|item| (item.delivery, item.token))
@@ -441,72 +379,9 @@ impl<Token> Pipeline<Token> {
     }
 }
 
-impl<Token> Item<Token> {
-    fn held(&self) -> Held {
-        Held {
-            rows: rows(&self.delivery),
-            bytes: self.bytes,
-        }
-    }
-}
-
-impl Held {
-    const fn add(&mut self, more: Self) {
-        self.rows += more.rows;
-        self.bytes += more.bytes;
-    }
-
-    const fn remove(&mut self, gone: Self) {
-        self.rows -= gone.rows;
-        self.bytes -= gone.bytes;
-    }
-}
-
-impl Doubt {
-    const fn new(now: Duration) -> Self {
-        Self {
-            refusals: 0,
-            since: now,
-            until: now,
-            reason: String::new(),
-        }
-    }
-
-    /// Whether all attempts at halving were in vain.
-    const fn is_deep(&self) -> bool {
-        self.refusals > REFUSALS_QUICK
-    }
-
-    fn refused(&mut self, reason: &str, now: Duration) {
-        self.refusals = self.refusals.saturating_add(1);
-        self.reason.clear();
-        self.reason.push_str(reason);
-        if self.is_deep() {
-            let doublings = (self.refusals - REFUSALS_QUICK - 1).min(16);
-            self.until = now + PAUSE_FIRST.saturating_mul(1 << doublings).min(PAUSE_MAX);
-        }
-    }
-}
-
-/// The one device of what is apart and in flight, and its rows there.
-fn trying<Token>(in_flight: &[InFlight<Token>]) -> Option<(&DeviceId, usize)> {
-    let apart = in_flight.iter().find(|write| write.apart.is_some())?;
-    let device = apart.devices.iter().next()?;
-    (apart.devices.len() == 1).then_some((device, apart.held.rows))
-}
-
-fn is_busy<Token>(in_flight: &[InFlight<Token>], device: &DeviceId) -> bool {
-    in_flight.iter().any(|write| write.devices.contains(device))
-}
-
-/// Rows of a delivery; one that was rejected whole still takes room.
-fn rows(delivery: &Delivery) -> usize {
-    delivery.batch.rows.len() + delivery.rejected.len()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use super::*;
     use proptest::prelude::*;
