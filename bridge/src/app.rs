@@ -8,18 +8,18 @@ use axum::http::HeaderValue;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
-use store::Store;
+use store::{Store, StoreClock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::alert::Alerts;
 use crate::api::{Api, Guard, Host, Retention};
-use crate::audit;
+use crate::audit::{self, Audit};
 use crate::auth::KeyFolder;
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
-use crate::dispatch::{self, Bell, Dispatch, Rate};
+use crate::dispatch::{self, Bell, Dispatch, Rate, Rung};
 use crate::ingest::{Counters, Ingest, Sides};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, LedgerMeters, StoreCollector};
@@ -41,8 +41,7 @@ pub struct Bridge;
 /// A bridge that runs. Dropping it changes nothing: the lifecycle stops it.
 #[derive(Debug)]
 pub struct Running {
-    http_addr: SocketAddr,
-    listener: TcpListener,
+    door: Door,
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
     retention: Retention,
@@ -50,9 +49,34 @@ pub struct Running {
     guard: Guard,
     broker: Broker,
     database: String,
+    direct: Direct,
+}
+
+/// Where the API is served, and to whom; nobody is let in yet.
+#[derive(Debug)]
+struct Door {
+    address: SocketAddr,
+    listener: TcpListener,
     tls: Option<Arc<ServerConfig>>,
     cors_origins: Vec<HeaderValue>,
+}
+
+/// What the tasks of a bridge are started with.
+struct Parts<'a> {
+    config: Config,
+    store: Arc<dyn Store>,
+    clock: StoreClock,
+    retention: Retention,
+    meters: IngestMeters,
+    lifecycle: &'a Lifecycle,
+    health: &'a Health,
+}
+
+/// The ends of the data path that others hold.
+struct DataPath {
+    broker: Broker,
     direct: Direct,
+    counters: Arc<Mutex<Counters>>,
 }
 
 impl Bridge {
@@ -69,12 +93,55 @@ impl Bridge {
         registry: &mut Registry,
     ) -> Result<Running, Failure> {
         certs::tls::install_crypto_provider();
+        let (door, keys) = Door::open(config.http.clone()).await?;
+        let store = open(&config).await?;
+        let retention = set_bounds(&*store, &config).await?;
+        let clock = store.clock().clone();
+        let meters = IngestMeters::register(registry);
+        let parts = Parts {
+            config,
+            store,
+            clock,
+            retention,
+            meters,
+            lifecycle,
+            health,
+        };
+        parts.keep_time();
+        registry.register_collector(Box::new(StoreCollector(parts.store())));
+        let api_meters = ApiMeters::register(registry);
+        let audit = parts.audit(&api_meters);
+        let watch = parts.watch_database();
+        parts.look_for_alerts(&watch, &api_meters, LedgerMeters::register(registry));
+        let guard = Guard::new(keys, parts.store(), audit, api_meters);
+        let (bell, rung) = dispatch::bell();
+        let path = parts.carry(IntakeMeters::register(registry), watch, bell.clone());
+        parts.dispatch(&path.broker, rung);
+        parts.keep_up(&path.broker);
+        info!(http = %door.address, "bridge started");
+        Ok(Running {
+            door,
+            counters: path.counters,
+            retention,
+            bell,
+            guard,
+            broker: path.broker,
+            database: parts.config.database.to_string(),
+            direct: path.direct,
+            store: parts.store,
+        })
+    }
+}
+
+impl Door {
+    /// Binds the address, and opens the keys that callers' tokens are checked with.
+    async fn open(settings: Http) -> Result<(Self, Option<KeyFolder>), Failure> {
         let Http {
             address,
             tls,
             keys,
             cors_origins,
-        } = config.http.clone();
+        } = settings;
         let keys = keys.map(KeyFolder::open).transpose().map_err(|error| {
             Failure::new(Class::Configuration, "read the keys of tokens").because(error)
         })?;
@@ -82,88 +149,113 @@ impl Bridge {
             tls.map(|files| certs::tls::server_config_without_client_auth(&files.cert, &files.key));
         let tls = tls.transpose()?.map(Arc::new);
         let listener = http::bind(address).await?;
-        let http_addr = listener.local_addr().map_err(|error| {
+        let address = listener.local_addr().map_err(|error| {
             Failure::new(Class::Network, "read the HTTP address").because(error)
         })?;
-        let store = open(&config).await?;
-        let drops_by_itself = store
-            .set_retention(config.retention)
-            .await
-            .map_err(|error| error.into_failure("tell the database how long to keep readings"))?;
-        store.set_offline_after(config.alerts.offline_after);
-        if config.alerts.offline_after < SILENCE_EXPECTED {
-            warn!(
-                offline_after = ?config.alerts.offline_after,
-                "idle devices report once a minute unless set otherwise: they will be shown offline now and then"
-            );
-        }
-        let clock = store.clock().clone();
+        let door = Self {
+            address,
+            listener,
+            tls,
+            cors_origins,
+        };
+        Ok((door, keys))
+    }
+}
+
+/// One step of the start each: a task, or what belongs together. The order is that of [`Bridge::start`].
+impl Parts<'_> {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+
+    fn keep_time(&self) {
         let timekeeper = Timekeeper {
-            store: Arc::clone(&store),
-            health: health.component("bridge-clock"),
-            stop: lifecycle.token(),
+            store: self.store(),
+            health: self.health.component("bridge-clock"),
+            stop: self.lifecycle.token(),
         };
-        lifecycle.spawn("clock", timekeeper.run());
-        let counters = Arc::new(Mutex::new(Counters::default()));
-        let meters = IngestMeters::register(registry);
-        registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
-        let api_meters = ApiMeters::register(registry);
-        let (audit, writer) = audit::audit(
-            Arc::clone(&store),
-            lifecycle.token(),
-            api_meters.audit_lost.clone(),
-        );
-        lifecycle.spawn("audit", writer.run());
-        let watch = DatabaseWatch::new(health.component("bridge-database"));
-        lifecycle.spawn(
+        self.lifecycle.spawn("clock", timekeeper.run());
+    }
+
+    fn audit(&self, meters: &ApiMeters) -> Audit {
+        let stop = self.lifecycle.token();
+        let (audit, writer) = audit::audit(self.store(), stop, meters.audit_lost.clone());
+        self.lifecycle.spawn("audit", writer.run());
+        audit
+    }
+
+    fn watch_database(&self) -> DatabaseWatch {
+        let watch = DatabaseWatch::new(self.health.component("bridge-database"));
+        self.lifecycle.spawn(
             "database-watch",
-            watch.clone().run(Arc::clone(&store), lifecycle.token()),
+            watch.clone().run(self.store(), self.lifecycle.token()),
         );
+        watch
+    }
+
+    fn look_for_alerts(&self, watch: &DatabaseWatch, meters: &ApiMeters, ledger: LedgerMeters) {
         let alerts = Alerts {
-            store: Arc::clone(&store),
+            store: self.store(),
             watch: watch.clone(),
-            clock: clock.clone(),
-            bounds: config.alerts,
-            firing: api_meters.alerts_firing.clone(),
-            ledger: LedgerMeters::register(registry),
-            stop: lifecycle.token(),
+            clock: self.clock.clone(),
+            bounds: self.config.alerts,
+            firing: meters.alerts_firing.clone(),
+            ledger,
+            stop: self.lifecycle.token(),
         };
-        lifecycle.spawn("alerts", alerts.run());
-        let guard = Guard::new(keys, Arc::clone(&store), audit, api_meters);
-        let (bell, rung) = dispatch::bell();
+        self.lifecycle.spawn("alerts", alerts.run());
+    }
+
+    /// The data path: from the broker, and from callers over HTTP, into the database.
+    fn carry(&self, intake: IntakeMeters, watch: DatabaseWatch, bell: Bell) -> DataPath {
+        let counters = Arc::new(Mutex::new(Counters::default()));
         let (outbox, inbox) = inbox();
-        let sides = Sides::new(meters.overflows.clone());
+        let sides = Sides::new(self.meters.overflows.clone());
         // The broker goes last: acknowledgements of the final commit travel through it.
         let leave = CancellationToken::new();
         let (broker, connection) = Broker::connect(
-            config.broker,
+            self.config.broker.clone(),
             outbox,
             sides.clone(),
-            IntakeMeters::register(registry),
-            health.component("bridge-broker"),
+            intake,
+            self.health.component("bridge-broker"),
             leave.clone(),
         );
-        sides.answer_through(broker.clone(), clock.clone());
-        let (direct, asked) = direct(config.bounds, clock.clone(), meters.clone());
+        sides.answer_through(broker.clone(), self.clock.clone());
+        let (direct, asked) = direct(self.config.bounds, self.clock.clone(), self.meters.clone());
         let ingest = Ingest {
-            store: Arc::clone(&store),
-            clock: clock.clone(),
+            store: self.store(),
+            clock: self.clock.clone(),
             broker: broker.clone(),
             messages: inbox,
             sides,
             direct: asked,
-            bounds: config.bounds,
-            pipeline: config.pipeline,
-            meters: meters.clone(),
+            bounds: self.config.bounds,
+            pipeline: self.config.pipeline,
+            meters: self.meters.clone(),
             watch,
             counters: Arc::clone(&counters),
             commits: Arc::default(),
-            bell: bell.clone(),
-            drain: lifecycle.token(),
+            bell,
+            drain: self.lifecycle.token(),
         };
-        let closing = Arc::clone(&store);
-        let stopping = lifecycle.clone();
-        lifecycle.spawn("ingest", async move {
+        self.ingest(ingest, leave);
+        self.lifecycle.spawn("broker-link", async move {
+            connection.run().await;
+            Ok(())
+        });
+        DataPath {
+            broker,
+            direct,
+            counters,
+        }
+    }
+
+    /// Runs until what is in hand is written, or [`DRAIN`] is over; then the broker's connection and the database go.
+    fn ingest(&self, ingest: Ingest, leave: CancellationToken) {
+        let closing = self.store();
+        let stopping = self.lifecycle.clone();
+        self.lifecycle.spawn("ingest", async move {
             let draining = async {
                 stopping.stopping().await;
                 tokio::time::sleep(DRAIN).await;
@@ -177,50 +269,34 @@ impl Bridge {
             closing.close().await;
             outcome
         });
-        lifecycle.spawn("broker-link", async move {
-            connection.run().await;
-            Ok(())
-        });
+    }
+
+    fn dispatch(&self, broker: &Broker, rung: Rung) {
         let dispatch = Dispatch {
-            store: Arc::clone(&store),
-            clock: clock.clone(),
+            store: self.store(),
+            clock: self.clock.clone(),
             broker: broker.clone(),
-            meters: meters.clone(),
+            meters: self.meters.clone(),
             rung,
-            rate: Rate::new(config.commands_per_second),
-            stop: lifecycle.token(),
+            rate: Rate::new(self.config.commands_per_second),
+            stop: self.lifecycle.token(),
         };
-        lifecycle.spawn("commands", dispatch.run());
-        let said = broker.clone();
+        self.lifecycle.spawn("commands", dispatch.run());
+    }
+
+    fn keep_up(&self, broker: &Broker) {
+        let keep = self.retention.keep;
         let upkeep = Upkeep {
-            store: Arc::clone(&store),
-            clock,
-            broker,
-            meters,
-            gap_age: config.gap_age,
-            keep: config.retention,
-            retention: config.retention.filter(|_| !drops_by_itself),
-            stop: lifecycle.token(),
+            store: self.store(),
+            clock: self.clock.clone(),
+            broker: broker.clone(),
+            meters: self.meters.clone(),
+            gap_age: self.config.gap_age,
+            keep,
+            retention: keep.filter(|_| self.retention.is_counted),
+            stop: self.lifecycle.token(),
         };
-        lifecycle.spawn("upkeep", upkeep.run());
-        info!(http = %http_addr, "bridge started");
-        Ok(Running {
-            http_addr,
-            listener,
-            store,
-            counters,
-            retention: Retention {
-                keep: config.retention,
-                is_counted: !drops_by_itself,
-            },
-            bell,
-            guard,
-            broker: said,
-            database: config.database.to_string(),
-            tls,
-            cors_origins,
-            direct,
-        })
+        self.lifecycle.spawn("upkeep", upkeep.run());
     }
 }
 
@@ -228,7 +304,7 @@ impl Running {
     /// Where the API is served.
     #[must_use]
     pub const fn http_addr(&self) -> SocketAddr {
-        self.http_addr
+        self.door.address
     }
 
     /// The database.
@@ -256,14 +332,33 @@ impl Running {
                 database: self.database,
                 health: health.clone(),
             },
-            cors_origins: self.cors_origins,
+            cors_origins: self.door.cors_origins,
         };
         let router = api.router().merge(admin::router(registry, health));
         lifecycle.spawn(
             "http",
-            http::serve(self.listener, router, self.tls, lifecycle.clone()),
+            http::serve(self.door.listener, router, self.door.tls, lifecycle.clone()),
         );
     }
+}
+
+/// Tells the database how long to keep readings, and how long a device may be silent.
+async fn set_bounds(store: &dyn Store, config: &Config) -> Result<Retention, Failure> {
+    let drops_by_itself = store
+        .set_retention(config.retention)
+        .await
+        .map_err(|error| error.into_failure("tell the database how long to keep readings"))?;
+    store.set_offline_after(config.alerts.offline_after);
+    if config.alerts.offline_after < SILENCE_EXPECTED {
+        warn!(
+            offline_after = ?config.alerts.offline_after,
+            "idle devices report once a minute unless set otherwise: they will be shown offline now and then"
+        );
+    }
+    Ok(Retention {
+        keep: config.retention,
+        is_counted: !drops_by_itself,
+    })
 }
 
 /// Opens the database, and migrates it if so configured.
