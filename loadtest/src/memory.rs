@@ -11,18 +11,25 @@
 //!
 //! What becomes of each row is the agent's own account of it (`edge_agent::buffer::account`); here is
 //! only what a file and its writer are to that.
+//!
+//! Reading order: here → `book` (one epoch) → `part` (rows for a batch) → `untimed` (rows whose time is not known).
+
+mod book;
+mod part;
+mod untimed;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use edge_agent::buffer::account::Account;
-use edge_agent::buffer::epochs::Run;
 use schema::limits::{MESSAGE_RANGES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::{EpochAccount, RejectReason, Rejection};
 use schema::{
-    Balance, Batch, DiscardedBy, Epoch, Hlc, HlcClock, ObservedAt, Quality, RangeSet, Reading, Row,
-    SensorName, SeqRange,
+    Balance, DiscardedBy, Epoch, Hlc, HlcClock, ObservedAt, RangeSet, Reading, SensorName, SeqRange,
 };
+
+use book::Book;
+pub use part::Part;
+use untimed::Stamp;
 
 /// The rows that are held, and the accounts of all epochs that are not settled.
 #[derive(Debug, Clone)]
@@ -47,26 +54,6 @@ pub struct MemoryBuffer {
     keeps_fates: bool,
 }
 
-/// When a row was stamped by a clock that nobody had compared.
-#[derive(Debug, Clone, Copy)]
-struct Stamp {
-    /// Since the boot.
-    at: Duration,
-    /// By that clock, milliseconds since the Unix epoch.
-    wall_ms: u64,
-}
-
-/// Rows of one epoch, for a batch.
-#[derive(Debug)]
-pub struct Part {
-    /// The rows, under their sequences.
-    pub batch: Batch,
-    /// The row numbers.
-    pub rows: RangeSet,
-    /// There is more of what was asked for.
-    pub is_cut: bool,
-}
-
 /// What became of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fate {
@@ -87,15 +74,6 @@ pub enum FateKind {
     Evicted,
     /// It was in quarantine and has been given up.
     Discarded(DiscardedBy),
-}
-
-/// The account of one epoch.
-#[derive(Debug, Clone)]
-struct Book {
-    account: Account,
-    /// The row before its first one.
-    base: u64,
-    is_ended: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -252,125 +230,6 @@ impl MemoryBuffer {
             SeqRange::new(first, self.last_row),
             victims.as_slice().to_vec(),
         )
-    }
-
-    /// The time is known: at the boot it was `boot_ms`. Rows of this boot get the times that they
-    /// were taken at, in one transaction. Returns them; they may be sent now.
-    pub fn mend(&mut self, boot_ms: i64) -> Option<SeqRange> {
-        let first = self.current().base + 1;
-        let mine: Vec<(u64, Stamp)> = self
-            .untimed
-            .range(first..)
-            .map(|(&row, &stamp)| (row, stamp))
-            .collect();
-        let (from, to) = (mine.first()?.0, mine.last()?.0);
-        let mut clock = HlcClock::default();
-        for (row, stamp) in mine {
-            self.untimed.remove(&row);
-            let Some(stored) = self.rows.get_mut(&row) else {
-                continue;
-            };
-            let was_ms = i64::try_from(stamp.wall_ms).unwrap_or(i64::MAX);
-            let is_ms = boot_ms + i64::try_from(stamp.at.as_millis()).unwrap_or(i64::MAX);
-            let shift = 1000 * (is_ms - was_ms);
-            let observed_at = stored.reading.observed_at.micros().saturating_add(shift);
-            stored.reading.observed_at = ObservedAt::from_micros(observed_at);
-            stored.hlc = clock.tick(is_ms.max(0).unsigned_abs());
-        }
-        self.clock = clock;
-        SeqRange::new(from, to)
-    }
-
-    /// Rows of earlier boots whose clock nobody will compare any more: those from before `build_ms`
-    /// or after `now_ms` are shown wrong, and set aside; the others may be sent, marked as
-    /// uncertain. Returns these.
-    pub fn judge(&mut self, build_ms: i64, now_ms: i64) -> RangeSet {
-        let base = self.current().base;
-        let theirs: Vec<u64> = self.untimed.range(..=base).map(|(&row, _)| row).collect();
-        let mut plausible = RangeSet::new();
-        for row in theirs {
-            self.untimed.remove(&row);
-            let Some(stored) = self.rows.get_mut(&row) else {
-                continue;
-            };
-            let stamp = i64::try_from(stored.hlc.millis()).unwrap_or(i64::MAX);
-            let wrong = match stamp {
-                stamp if stamp < build_ms => Some(RejectReason::TooOld),
-                stamp if stamp > now_ms => Some(RejectReason::TooNew),
-                _ => None,
-            };
-            let Some(one) = SeqRange::one(row) else {
-                continue;
-            };
-            // Also of those set aside, which a person may have offered again.
-            stored.reading.quality = stored.reading.quality.max(Quality::Uncertain);
-            match wrong {
-                Some(reason) => self.set_aside(one, reason),
-                None => plausible.insert(one),
-            }
-        }
-        self.keep_budget();
-        self.close_books();
-        plausible
-    }
-
-    /// Whether nothing waits for its time to be known.
-    #[must_use]
-    pub fn is_timed(&self) -> bool {
-        self.untimed.is_empty()
-    }
-
-    /// The pending rows of `range`, ascending, at most `rows_max`, and of one epoch.
-    #[must_use]
-    pub fn read(&self, range: SeqRange, rows_max: usize) -> Part {
-        let mut sensors = Vec::new();
-        let mut numbers = HashMap::new();
-        let mut book: Option<&Book> = None;
-        let mut rows = Vec::new();
-        let mut taken = RangeSet::new();
-        let mut is_cut = false;
-        for (&row, stored) in self.rows.range(range.first()..=range.last()) {
-            let Some(of) = book
-                .filter(|of| of.holds(row))
-                .or_else(|| self.book_of(row))
-            else {
-                continue;
-            };
-            if !of.account.pending().contains(row - of.base) {
-                continue;
-            }
-            if book.is_some_and(|book| !book.holds(row)) {
-                is_cut = true;
-                break;
-            }
-            book = Some(of);
-            if rows.len() >= rows_max {
-                is_cut = true;
-                break;
-            }
-            taken.extend(SeqRange::one(row));
-            rows.push(Row {
-                sensor: *numbers.entry(stored.sensor).or_insert_with(|| {
-                    sensors.push(self.sensors[usize::from(stored.sensor)].clone());
-                    (sensors.len() - 1) as u16
-                }),
-                observed_at: stored.reading.observed_at,
-                hlc: stored.hlc,
-                seq: row - of.base,
-                quality: stored.reading.quality,
-                value: stored.reading.value.clone(),
-            });
-        }
-        let epoch = book.map_or_else(|| self.epoch(), |book| book.account.epoch());
-        Part {
-            batch: Batch {
-                epoch,
-                sensors,
-                rows,
-            },
-            rows: taken,
-            is_cut,
-        }
     }
 
     /// The rows that a range of an epoch's sequences stands for, while that epoch has an account.
@@ -547,28 +406,6 @@ impl MemoryBuffer {
     }
 }
 
-impl Book {
-    fn new(epoch: Epoch, base: u64) -> Self {
-        Self {
-            account: Account::new(epoch),
-            base,
-            is_ended: false,
-        }
-    }
-
-    fn run(&self) -> Run {
-        Run {
-            epoch: self.account.epoch(),
-            base: self.base,
-            last_row: self.base + self.account.last_seq(),
-        }
-    }
-
-    fn holds(&self, row: u64) -> bool {
-        row > self.base && row <= self.base + self.account.last_seq()
-    }
-}
-
 /// The lowest so many of a set.
 fn lowest(set: &RangeSet, count: u64) -> RangeSet {
     let mut left = count;
@@ -589,7 +426,7 @@ fn lowest(set: &RangeSet, count: u64) -> RangeSet {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schema::Value;
+    use schema::{Quality, Value};
 
     fn readings(count: i64) -> Vec<Reading> {
         (0..count)
