@@ -6,105 +6,26 @@
 //!
 //! Queries that may be answered with what was true a moment ago go to [`super::replicas`], while
 //! these are fresh enough, and else where all others go.
+//!
+//! Reading order: [`nodes`] (where they are) → [`node`] (one of them) → here.
 
-use std::fmt;
-use std::str::FromStr as _;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod node;
+mod nodes;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Executor as _};
+use tokio::sync::SemaphorePermit;
 
-use super::super::StoreError;
 use super::Database;
 use super::dialect::{self, Purpose};
 use super::failed::Failed;
-use super::replicas::{self, Freshness, Staleness};
-
-/// Connections are renewed after this time, so that load spreads again after a node returned.
-const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
-
-/// Pause before a failed node is tried again: the first, and the longest.
-const NODE_PAUSE_FIRST: Duration = Duration::from_millis(100);
-const NODE_PAUSE_MAX: Duration = Duration::from_secs(5);
-
-/// Addresses of the nodes of one database, with what is needed to connect.
-#[derive(Clone)]
-pub struct Nodes(Vec<PgConnectOptions>);
-
-impl Nodes {
-    /// Reads one URL a node; a URL may also name several hosts, separated by commas.
-    ///
-    /// # Errors
-    /// [`StoreError::Settings`] names the part that cannot be used.
-    pub fn parse<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, StoreError> {
-        let mut nodes = Vec::new();
-        for url in urls {
-            for url in each_host(url) {
-                let options = PgConnectOptions::from_str(&url).map_err(settings)?;
-                nodes.push(options.disable_statement_logging());
-            }
-        }
-        if nodes.is_empty() {
-            return Err(StoreError::Settings {
-                reason: "no node is named".to_owned(),
-            });
-        }
-        Ok(Self(nodes))
-    }
-}
-
-fn settings(error: sqlx::Error) -> StoreError {
-    StoreError::Settings {
-        reason: error.to_string(),
-    }
-}
-
-/// One URL for each host of `url`.
-fn each_host(url: &str) -> Vec<String> {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return vec![url.to_owned()];
-    };
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let (user, hosts) = match authority.rsplit_once('@') {
-        Some((user, hosts)) => (format!("{user}@"), hosts),
-        None => (String::new(), authority),
-    };
-    hosts
-        .split(',')
-        .map(|host| format!("{scheme}://{user}{host}{path}"))
-        .collect()
-}
-
-impl fmt::Display for Nodes {
-    /// Hosts, ports and the database's name.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, node) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}{}", address(node))?;
-        }
-        match self.0.first().and_then(PgConnectOptions::get_database) {
-            Some(database) => write!(f, "/{database}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Debug for Nodes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-fn address(options: &PgConnectOptions) -> String {
-    match options.get_socket() {
-        Some(socket) => socket.display().to_string(),
-        None => format!("{}:{}", options.get_host(), options.get_port()),
-    }
-}
+use super::replicas::{self, Staleness};
+use node::{Idle, Node, Pool};
+pub use nodes::Nodes;
 
 /// The nodes in use.
 #[derive(Debug)]
@@ -119,36 +40,6 @@ pub(super) struct Cluster {
     opened: Instant,
     connect_timeout: Duration,
     statement_timeout: Duration,
-}
-
-#[derive(Debug)]
-struct Node {
-    address: String,
-    options: PgConnectOptions,
-    writers: Pool,
-    readers: Pool,
-    /// For queries that may be stale.
-    followers: Pool,
-    /// One connection, so that a look never waits for work.
-    probe: Pool,
-    freshness: Freshness,
-    /// Milliseconds since the cluster was opened.
-    down_until_ms: AtomicU64,
-    failures: AtomicU32,
-}
-
-#[derive(Debug)]
-struct Pool {
-    permits: Semaphore,
-    idle: Mutex<Vec<Idle>>,
-}
-
-#[derive(Debug)]
-struct Idle {
-    connection: PgConnection,
-    born: Instant,
-    /// The era that it began, if it was made to write.
-    era: u64,
 }
 
 /// A connection on loan. Dropped, it is closed; [`Lease::release`] returns it.
@@ -269,8 +160,10 @@ impl Cluster {
     }
 
     async fn lease_at<'c>(&'c self, node: &'c Node, purpose: Purpose) -> Result<Lease<'c>, Failed> {
+        // Connections come back within a statement's time, or the node is in trouble.
+        let wait = self.statement_timeout + self.connect_timeout;
         let (pool, permit) = match node.pool(purpose) {
-            Some(pool) => (Some(pool), Some(pool.permit(self, node).await?)),
+            Some(pool) => (Some(pool), Some(pool.permit(node, wait).await?)),
             None => (None, None),
         };
         let idle = pool.and_then(Pool::take);
@@ -328,7 +221,7 @@ impl Cluster {
         // The first that is up; else the one whose pause ends first.
         candidates
             .min_by_key(|node| {
-                let until = node.down_until_ms.load(Ordering::Relaxed);
+                let until = node.down_until_ms();
                 if until <= now_ms { 0 } else { until }
             })
             .unwrap_or(&nodes[0])
@@ -337,15 +230,7 @@ impl Cluster {
     fn failed(&self, node: &Node, error: sqlx::Error) -> Failed {
         let failed = Failed::new(&node.address, error);
         if failed.is_about_the_node() {
-            let failures = node.failures.fetch_add(1, Ordering::Relaxed);
-            let doubled = NODE_PAUSE_FIRST.saturating_mul(1 << failures.min(16));
-            let pause = u64::try_from(doubled.min(NODE_PAUSE_MAX).as_millis()).unwrap_or(u64::MAX);
-            let until = self.now_ms().saturating_add(pause);
-            node.down_until_ms.store(until, Ordering::Relaxed);
-            // What the others hold is likely dead as well.
-            for pool in node.pools() {
-                pool.clear();
-            }
+            node.failed(self.now_ms());
         }
         failed
     }
@@ -358,8 +243,7 @@ impl Cluster {
     pub(super) async fn close(&self) {
         let nodes = self.nodes.iter().chain(&self.replicas);
         for pool in nodes.flat_map(Node::pools) {
-            pool.permits.close();
-            for idle in pool.clear() {
+            for idle in pool.close() {
                 // A courtesy: the server notices a closed socket as well.
                 let _ = idle.connection.close().await;
             }
@@ -367,80 +251,11 @@ impl Cluster {
     }
 }
 
-impl Node {
-    fn new(options: &PgConnectOptions, database: &Database) -> Self {
-        Self {
-            address: address(options),
-            options: options.clone(),
-            writers: Pool::new(database.writers_max),
-            readers: Pool::new(database.readers_max),
-            followers: Pool::new(database.readers_max),
-            probe: Pool::new(1),
-            freshness: Freshness::default(),
-            down_until_ms: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-        }
-    }
-
-    fn is_down(&self, now_ms: u64) -> bool {
-        self.down_until_ms.load(Ordering::Relaxed) > now_ms
-    }
-
-    fn pools(&self) -> [&Pool; 4] {
-        [&self.writers, &self.readers, &self.followers, &self.probe]
-    }
-
-    fn pool(&self, purpose: Purpose) -> Option<&Pool> {
-        match purpose {
-            Purpose::Write => Some(&self.writers),
-            Purpose::Read => Some(&self.readers),
-            Purpose::ReadStale => Some(&self.followers),
-            Purpose::Probe => Some(&self.probe),
-            Purpose::Migrate => None,
-        }
-    }
-}
-
-impl Pool {
-    fn new(connections_max: u32) -> Self {
-        Self {
-            permits: Semaphore::new(connections_max.max(1) as usize),
-            idle: Mutex::default(),
-        }
-    }
-
-    async fn permit(&self, cluster: &Cluster, node: &Node) -> Result<SemaphorePermit<'_>, Failed> {
-        // Connections come back within a statement's time, or the node is in trouble.
-        let wait = cluster.statement_timeout + cluster.connect_timeout;
-        match tokio::time::timeout(wait, self.permits.acquire()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) => Err(Failed::new(&node.address, sqlx::Error::PoolClosed)),
-            Err(_) => Err(Failed::new(&node.address, sqlx::Error::PoolTimedOut)),
-        }
-    }
-
-    fn take(&self) -> Option<Idle> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = idle.pop() {
-            if connection.born.elapsed() < CONNECTION_AGE_MAX {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    fn clear(&self) -> Vec<Idle> {
-        std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
 impl Lease<'_> {
     fn release(self) {
-        self.node.failures.store(0, Ordering::Relaxed);
-        self.node.down_until_ms.store(0, Ordering::Relaxed);
+        self.node.answered();
         if let Some(pool) = self.pool {
-            let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.push(Idle {
+            pool.put(Idle {
                 connection: self.connection,
                 born: self.born,
                 era: self.era,
@@ -485,28 +300,6 @@ fn timed_out(what: &'static str) -> sqlx::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_url_with_several_hosts_is_several_nodes() {
-        let nodes = Nodes::parse([
-            "postgres://root:secret@a:26257,b:26258/fleet?sslmode=disable",
-            "postgres://c/fleet",
-        ])
-        .unwrap();
-        assert_eq!(nodes.to_string(), "a:26257,b:26258,c:5432/fleet");
-        assert!(!format!("{nodes:?}").contains("secret"));
-    }
-
-    #[test]
-    fn a_bad_url_is_refused_without_its_password() {
-        for url in [
-            "postgres://u:secret@h:port/db",
-            "postgres://u:secret@[::1/db",
-        ] {
-            let error = Nodes::parse([url]).unwrap_err().to_string();
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
 
     #[tokio::test]
     async fn a_failed_node_is_left_until_its_pause_ends() {
