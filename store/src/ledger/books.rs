@@ -18,8 +18,8 @@ use schema::{
     Balance, DeviceId, DiscardedBy, Epoch, EpochLedger, ObservedAt, RangeSet, Row, SeqRange,
 };
 
-use super::epoch::Span;
 use super::kind::Track;
+use super::span::Span;
 use crate::{
     EpochRecord, FleetLedger, Kind, LedgerRange, RangeContent, Reported, RowCount, StoredReading,
     UNACCOUNTED_MAX,

@@ -6,8 +6,9 @@ use schema::message::RejectReason;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet, SeqRange};
 
-use super::epoch::{EpochState, Run, Span};
+use super::epoch::EpochState;
 use super::kind::Track;
+use super::span::{Run, Span};
 use crate::{Delivery, Kind, Origin};
 
 /// One epoch that deliveries speak of.

@@ -22,9 +22,10 @@ use schema::message::{RejectReason, Rejection};
 use schema::{DeviceId, Epoch, ObservedAt, RangeSet, Row, SeqRange, Version};
 
 use super::contest;
-use super::epoch::{EpochState, Extent, Run};
+use super::epoch::EpochState;
 use super::group::{Group, Item};
 use super::kind::Track;
+use super::span::{Extent, Run};
 use crate::{Delivery, Kind, Origin, Settled, StoredReading};
 
 /// The earliest time that every store can hold: 4713 BC, where PostgreSQL's calendar begins, with

@@ -5,8 +5,8 @@ use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, Epoch, Hlc, ObservedAt, RangeSet, SeqRange};
 
 use super::books::{Book, BookRow, RowBook, add_up, books};
-use super::epoch::{Extent, Span};
 use super::kind::kind_of;
+use super::span::{Extent, Span};
 use crate::sql::{Access, Cell, Database, Read, Row, all, cells, unreadable};
 use crate::{
     Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, QUERY_ROWS_MAX, Reported, RowCount,
