@@ -385,33 +385,12 @@ mod tests {
 
     use super::*;
     use proptest::prelude::*;
-    use schema::time::ReceivedAt;
-    use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value};
-    use store::Origin;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
     fn delivery(device: u8, rows: usize) -> Delivery {
-        Delivery {
-            device: format!("d{device}").parse().unwrap(),
-            batch: Batch {
-                epoch: Epoch::from_random(1),
-                sensors: vec!["s".parse().unwrap()],
-                rows: (0..rows)
-                    .map(|n| Row {
-                        sensor: 0,
-                        observed_at: ObservedAt::from_millis(n as i64),
-                        hlc: Hlc::default(),
-                        seq: n as u64 + 1,
-                        quality: Quality::Good,
-                        value: Value::Bool(true),
-                    })
-                    .collect(),
-            },
-            rejected: Vec::new(),
-            received_at: ReceivedAt::from_micros(0),
-            origin: Origin::Device,
-        }
+        let seqs: Vec<u64> = (1..=rows as u64).collect();
+        model::delivery(device, &seqs)
     }
 
     /// As if all of it were new.

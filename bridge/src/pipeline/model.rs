@@ -16,7 +16,8 @@ const MS: fn(u64) -> Duration = Duration::from_millis;
 /// Who sent a reading, and its sequence.
 type Reading = (u8, u64);
 
-fn delivery(device: u8, seqs: &[u64]) -> Delivery {
+/// Readings with these sequences.
+pub(super) fn delivery(device: u8, seqs: &[u64]) -> Delivery {
     Delivery {
         device: name(device),
         batch: Batch {

@@ -6,11 +6,6 @@
 //!
 //! Queries that may be answered with what was true a moment ago go to [`super::replicas`], while
 //! these are fresh enough, and else where all others go.
-//!
-//! Reading order: [`nodes`] (where they are) → [`node`] (one of them) → here.
-
-mod node;
-mod nodes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -23,9 +18,9 @@ use tokio::sync::SemaphorePermit;
 use super::Database;
 use super::dialect::{self, Purpose};
 use super::failed::Failed;
+use super::node::{Idle, Node, Pool};
+use super::nodes::Nodes;
 use super::replicas::{self, Staleness};
-use node::{Idle, Node, Pool};
-pub use nodes::Nodes;
 
 /// The nodes in use.
 #[derive(Debug)]

@@ -25,6 +25,8 @@ mod history;
 mod ingest;
 mod merge;
 mod migrate;
+mod node;
+mod nodes;
 mod pace;
 #[cfg(test)]
 mod plans;
@@ -51,8 +53,8 @@ use super::retention::Retention;
 use super::sqlstate::Verdict;
 use super::{Activity, Store, StoreError};
 use cluster::Cluster;
-pub use cluster::Nodes;
 use failed::{Budget, Failed};
+pub use nodes::Nodes;
 use pace::Pace;
 pub use settings::Database;
 

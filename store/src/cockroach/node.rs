@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::super::Database;
-use super::super::dialect::Purpose;
-use super::super::failed::Failed;
-use super::super::replicas::Freshness;
+use super::Database;
+use super::dialect::Purpose;
+use super::failed::Failed;
 use super::nodes::address;
+use super::replicas::Freshness;
 
 /// Connections are renewed after this time, so that load spreads again after a node returned.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
