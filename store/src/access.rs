@@ -198,7 +198,7 @@ impl<D: Database> AccessStore for D {
         limit: usize,
     ) -> Result<Vec<SubjectRevocation>, StoreError> {
         let cells = cells![after.unwrap_or_default(), limit.min(QUERY_ROWS_MAX)];
-        self.list(Access::Read, SUBJECTS, cells, subject).await
+        self.rows(Access::Read, SUBJECTS, cells, subject).await
     }
 
     async fn revocations(
@@ -207,7 +207,7 @@ impl<D: Database> AccessStore for D {
         limit: usize,
     ) -> Result<Vec<Revocation>, StoreError> {
         let cells = cells![after.unwrap_or_default(), limit.min(QUERY_ROWS_MAX)];
-        self.list(Access::Read, REVOCATIONS, cells, revocation)
+        self.rows(Access::Read, REVOCATIONS, cells, revocation)
             .await
     }
 

@@ -260,13 +260,6 @@ pub(crate) const CHANGE: &str = "INSERT INTO device_config (device_id, key, valu
 const REMEMBER: &str = "INSERT INTO config_history (device_id, key, value, hlc, changed_at, \
      changed_by) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (device_id, key, hlc) DO NOTHING";
 
-/// Found device by device, by their key, whatever there are of them.
-const FORGET_REPORTS: &str = "DELETE FROM reported_config WHERE (device_id, key) IN ( \
-         SELECT r.device_id, r.key FROM jsonb_array_elements($1::TEXT::JSONB) AS n (value) \
-         JOIN reported_config AS r ON r.device_id = n.value ->> 0 \
-         WHERE r.reported_at <= 'epoch'::TIMESTAMPTZ \
-             + (n.value ->> 1)::INT8 * interval '1 microsecond')";
-
 const REPORT: &str = "INSERT INTO reported_config (device_id, key, value, hlc, failure, \
          reported_at) \
      SELECT n.value ->> 0, n.value ->> 1, n.value ->> 2, (n.value ->> 3)::INT8, n.value ->> 4, \
@@ -403,9 +396,9 @@ async fn set(
 }
 
 async fn report(port: &mut dyn Port, reports: &[ConfigReport]) -> Result<usize, Broken> {
-    let heard = |report: &ConfigReport| json!([&report.device, report.received_at.micros()]);
-    let heard = Value::from_iter(reports.iter().map(heard)).to_string();
-    port.execute(FORGET_REPORTS, cells![heard]).await?;
+    let heard = |report: &ConfigReport| (report.device.clone(), report.received_at);
+    let heard: Vec<_> = reports.iter().map(heard).collect();
+    port.forget_reports(&heard).await?;
     port.execute(REPORT, cells![rows(reports)]).await?;
     merge(port, reports).await
 }

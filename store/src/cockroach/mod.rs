@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
 //! [`migrate`];
-//! underneath [`work`] (one attempt, many attempts), [`cluster`] (nodes, connections),
+//! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
 //! [`replicas`] (answers that may be old),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).

@@ -256,7 +256,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
         (
             "turns that were missed",
             POSTPONE,
-            "'[[\"device-2\", \"id-0\", 1], [\"device-4\", \"id-0\", 2]]', now()",
+            "'[[\"device-2\", \"id-0\", 1], [\"device-4\", \"id-0\", 2]]', now(), '{id-0}'",
             2.0,
         ),
         (

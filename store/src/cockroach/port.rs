@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
+use schema::DeviceId;
 use schema::time::ReceivedAt;
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::query::Query;
@@ -13,9 +14,13 @@ use super::super::StoreError;
 use super::super::ledger::plan::OBSERVED_AT_MIN;
 use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, unreadable};
 use super::Cockroach;
-use super::arguments::Micros;
+use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::query::TO_MAX;
+
+const FORGET_REPORTS: &str = "DELETE FROM reported_config AS r \
+     USING unnest($1::TEXT[], $2::TIMESTAMPTZ[]) AS n (device_id, reported_at) \
+     WHERE r.device_id = n.device_id AND r.reported_at <= n.reported_at";
 
 /// Statements on a connection, within a transaction or each for itself.
 struct Statements<'c> {
@@ -43,8 +48,22 @@ impl Port for Statements<'_> {
         Ok(())
     }
 
+    async fn forget_reports(&mut self, heard: &[(DeviceId, ReceivedAt)]) -> Result<(), Broken> {
+        let arguments = Columns::default()
+            .array(heard, |(device, _)| device.as_str())
+            .and_then(|columns| columns.array(heard, |(_, at)| within(*at)))
+            .map_err(broken)?;
+        let forget = sqlx::query_with(FORGET_REPORTS, arguments.done());
+        self.connection.execute(forget).await.map_err(broken)?;
+        Ok(())
+    }
+
     fn is_again(&self) -> bool {
         self.is_again
+    }
+
+    fn leaves_out_odd_rows(&self) -> bool {
+        false
     }
 }
 
@@ -65,6 +84,10 @@ impl Database for Cockroach {
             let is_again = was_tried.swap(true, Ordering::Relaxed);
             once(connection, access, &work, is_again).await
         })?
+    }
+
+    fn writes_together(&self) -> usize {
+        1
     }
 
     fn cutoff(&self) -> ReceivedAt {
@@ -92,8 +115,10 @@ async fn once<T>(
         is_again,
     };
     let done = judged(work(&mut statements).await)?;
-    if done.is_ok() {
-        transaction.commit().await?;
+    match done {
+        Ok(_) => transaction.commit().await?,
+        // Not when it is used next: until then it would hold its locks.
+        Err(_) => transaction.rollback().await?,
     }
     Ok(done)
 }

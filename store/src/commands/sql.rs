@@ -17,9 +17,6 @@ use super::{
 /// Commands that are given up at a time.
 const EXPIRE_MAX: usize = 1_000;
 
-/// Words that are taken down at a time: one commit of the file, and no more than a slow cluster does within an attempt.
-const WORDS_MAX: usize = 32;
-
 /// Nothing is kept for a device that is retired, nor when id or key are taken.
 const QUEUE: &str = "INSERT INTO commands (device_id, id, name, arguments, priority, state, step, \
          percent, output, created_at, created_by, expires_at, sent_times, cancel, due_at, \
@@ -121,7 +118,7 @@ impl<D: Database> CommandStore for D {
 
     async fn command_words(&self, words: &[CommandWord]) -> Result<u64, StoreError> {
         let mut changed = 0;
-        for some in last_words(words).chunks(WORDS_MAX) {
+        for some in last_words(words).chunks(self.writes_together()) {
             let some: Vec<CommandWord> = some.iter().copied().cloned().collect();
             let done = self.run(Access::Write, some, |port, some| {
                 Box::pin(take_words(port, some))

@@ -4,12 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use async_trait::async_trait;
 use libsql::Value;
+use schema::DeviceId;
 use schema::time::ReceivedAt;
 
 use super::super::StoreError;
-use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, unreadable};
+use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, cells, unreadable};
 use super::Embedded;
 use super::file::{File, ready};
+
+const FORGET_REPORT: &str =
+    "DELETE FROM reported_config WHERE device_id = ?1 AND reported_at <= ?2";
 
 /// Statements within what a thread's job does.
 struct Statements<'f>(&'f mut File);
@@ -31,9 +35,21 @@ impl Port for Statements<'_> {
         Ok(())
     }
 
+    async fn forget_reports(&mut self, heard: &[(DeviceId, ReceivedAt)]) -> Result<(), Broken> {
+        for (device, at) in heard {
+            self.execute(FORGET_REPORT, cells![device, *at]).await?;
+        }
+        Ok(())
+    }
+
     /// What was written is known: an answer is not lost.
     fn is_again(&self) -> bool {
         false
+    }
+
+    /// Nobody but its operator mends a file, and somebody's hand in one row must not keep the others from those who ask.
+    fn leaves_out_odd_rows(&self) -> bool {
+        true
     }
 }
 
@@ -49,6 +65,11 @@ impl Database for Embedded {
             Access::Read | Access::ReadStale => self.read(run).await,
             Access::Write | Access::Transaction => self.write(run).await,
         }
+    }
+
+    /// All of one call are one commit, and one write to the disk.
+    fn writes_together(&self) -> usize {
+        usize::MAX
     }
 
     fn cutoff(&self) -> ReceivedAt {

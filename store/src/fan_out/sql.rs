@@ -75,7 +75,8 @@ const TO_TELL: &str = "SELECT device_id FROM commands \
 const TELL: &str = "UPDATE commands SET cancel = true, \
          due_at = $2::TIMESTAMPTZ + (f.value ->> 2)::INT8 * interval '1 microsecond' \
      FROM jsonb_array_elements($1::TEXT::JSONB) AS f (value) \
-     WHERE commands.device_id = (f.value ->> 0) AND commands.id = (f.value ->> 1)";
+     WHERE commands.device_id = (f.value ->> 0) AND commands.id = (f.value ->> 1) \
+         AND commands.id = ANY($3)";
 
 const UNFINISHED: &str = "SELECT id FROM fan_outs \
      WHERE unfinished AND touched_at < $1 ORDER BY touched_at LIMIT $2";
@@ -90,7 +91,7 @@ pub(crate) const POSTPONE: &str = "UPDATE commands SET \
          due_at = $2::TIMESTAMPTZ + (f.value ->> 2)::INT8 * interval '1 microsecond' \
      FROM jsonb_array_elements($1::TEXT::JSONB) AS f (value) \
      WHERE commands.device_id = (f.value ->> 0) AND commands.id = (f.value ->> 1) \
-         AND commands.step = 0";
+         AND commands.id = ANY($3) AND commands.step = 0";
 
 const NEXT_TURN: &str = "UPDATE fan_outs SET next_due_at = $2 WHERE id = $1";
 
@@ -180,7 +181,7 @@ impl<D: Database> FanOutStore for D {
         self.run(Access::Transaction, (id, now), |port, (id, now)| {
             Box::pin(async move {
                 port.execute(CANCEL, cells![id.to_string(), *now]).await?;
-                let found = sql::first(port, HEAD, cells![id.to_string()], head).await?;
+                let found = sql::first(port, HEAD, cells![id.to_string()], |_| Ok(())).await?;
                 Ok(found.is_some())
             })
         })
@@ -276,7 +277,8 @@ async fn withdraw(port: &mut dyn Port, id: CommandId, now: ReceivedAt) -> Result
         done = told.len() as u64;
         if !told.is_empty() {
             let rows = due(&id, told.iter().zip(withdrawals(now)), now);
-            port.execute(TELL, cells![rows, now]).await?;
+            port.execute(TELL, cells![rows, now, vec![id.clone()]])
+                .await?;
         }
     }
     let has_more = done > 0;
@@ -297,13 +299,15 @@ async fn postpone(port: &mut dyn Port, id: CommandId, now: ReceivedAt) -> Result
         return Ok(0);
     }
     let rows = due(&id, turns.iter().map(Turn::due), now);
-    port.execute(POSTPONE, cells![rows, now]).await?;
+    port.execute(POSTPONE, cells![rows, now, vec![id.clone()]])
+        .await?;
     port.execute(NEXT_TURN, cells![&id, next]).await?;
     Ok(turns.len())
 }
 
 /// Commands as rows that go into a statement: device, id, and how many microseconds after `now` it is due. With an id in
-/// each row nobody can find the commands otherwise than by their keys; SQLite would go through all of a fan-out's.
+/// each row SQLite finds the commands by their keys, and does not go through all of a fan-out's. The same id is given
+/// beside the rows, as a list: a plan of PostgreSQL's for a table that was small is bounded by it.
 fn due<'d>(
     id: &str,
     devices: impl Iterator<Item = (&'d DeviceId, ReceivedAt)>,

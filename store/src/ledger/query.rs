@@ -7,7 +7,7 @@ use schema::{Balance, DeviceId, Epoch, Hlc, ObservedAt, RangeSet, SeqRange};
 use super::books::{Book, BookRow, RowBook, add_up, books};
 use super::kind::kind_of;
 use super::span::{Extent, Span};
-use crate::sql::{Access, Cell, Database, Read, Row, all, cells, unreadable};
+use crate::sql::{Access, Database, Row, cells, unreadable};
 use crate::{
     Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, QUERY_ROWS_MAX, Reported, RowCount,
     StoreError,
@@ -108,25 +108,13 @@ const COUNTS: &str = "SELECT (SELECT count(*) FROM devices), \
      (SELECT count(*) FROM telemetry_data), (SELECT count(*) FROM ledger), \
      (SELECT count(*) FROM conflicts), (SELECT count(*) FROM dead_letters)";
 
-/// The rows of one query, all of them: one that is left out would be taken for a loss.
-async fn strict<D: Database, T: Send + 'static>(
-    database: &D,
-    sql: &'static str,
-    cells: Vec<Cell>,
-    read: Read<T>,
-) -> Result<Vec<T>> {
-    let input = (sql, cells, read);
-    database
-        .run(Access::Read, input, |port, (sql, cells, read)| {
-            Box::pin(all(port, sql, cells.clone(), *read))
-        })
-        .await
-}
-
 #[async_trait]
 impl<D: Database> LedgerStore for D {
     async fn ledger(&self, device: &DeviceId) -> Result<DeviceLedger> {
-        let books = books(strict(self, DEVICE, cells![device], book).await?);
+        let books = books(
+            self.rows(Access::Read, DEVICE, cells![device], book)
+                .await?,
+        );
         let rows = books.first().map(|book| book.rows).unwrap_or_default();
         let mut epochs: Vec<EpochRecord> = books.into_iter().map(|book| book.record).collect();
         epochs.sort_by_key(|record| (record.first_seen, record.epoch));
@@ -147,7 +135,7 @@ impl<D: Database> LedgerStore for D {
                 None => ("", 0),
             };
             let cells = cells![after, epoch, FLEET_PAGE];
-            let page = books(strict(self, FLEET, cells, book).await?);
+            let page = books(self.rows(Access::Read, FLEET, cells, book).await?);
             add_up(&mut fleet, &page, last.as_ref().map(|(device, _)| device));
             let Some(Book { device, record, .. }) = page.last() else {
                 return Ok(fleet);
@@ -157,7 +145,7 @@ impl<D: Database> LedgerStore for D {
     }
 
     async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet> {
-        let ranges = strict(self, KNOWN, cells![device, epoch.get()], |row| {
+        let ranges = self.rows(Access::Read, KNOWN, cells![device, epoch.get()], |row| {
             range(row, 0, 1)
         });
         Ok(ranges.await?.into_iter().collect())
@@ -171,7 +159,7 @@ impl<D: Database> LedgerStore for D {
     ) -> Result<Vec<Gap>> {
         let after = after.map_or("", DeviceId::as_str);
         let cells = cells![after, recorded_before, limit.min(QUERY_ROWS_MAX)];
-        strict(self, GAPS, cells, gap).await
+        self.rows(Access::Read, GAPS, cells, gap).await
     }
 
     async fn row_count(&self, device: &DeviceId) -> Result<RowCount> {

@@ -20,6 +20,7 @@ contract!(
     what_was_left_unfinished_is_found,
     what_is_over_goes_with_age,
     the_same_request_is_one_fan_out,
+    one_that_makes_no_sense_can_be_withdrawn_and_holds_no_lock,
 );
 
 /// Wall time of the tests, in seconds.
@@ -373,4 +374,20 @@ async fn the_same_request_is_one_fan_out(fixture: Fixture) {
         let found = store.fan_out(CommandId::new(number, 1)).await.unwrap();
         assert_eq!(found.is_some(), is_there, "{number}");
     }
+}
+
+async fn one_that_makes_no_sense_can_be_withdrawn_and_holds_no_lock(fixture: Fixture) {
+    let store = fixture.open().await;
+    store.order_fan_out(&new(&[])).await.unwrap();
+    fixture.sql("UPDATE fan_outs SET priority = 300").await;
+    assert!(store.advance_fan_out(id(), at(START)).await.is_err());
+    // What it had locked is free, although nobody has used its connection since.
+    let lock_timeout = match &fixture.url {
+        Some(_) => "SET lock_timeout = '2s'; ",
+        None => "",
+    };
+    fixture
+        .sql(&format!("{lock_timeout}UPDATE fan_outs SET priority = 301"))
+        .await;
+    assert!(store.cancel_fan_out(id(), at(START + 1)).await.unwrap());
 }
