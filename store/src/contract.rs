@@ -94,7 +94,7 @@ pub trait UpkeepStore: Send + Sync {
 /// The part of a store that shows readings, beside their history.
 #[async_trait]
 pub trait ReadingStore: Send + Sync {
-    /// The newest reading of each sensor of a device, by sensor; at most [`QUERY_ROWS_MAX`].
+    /// The newest reading of each sensor of a device, by sensor; at most [`QUERY_ROWS_MAX`](super::QUERY_ROWS_MAX).
     async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError>;
 
     /// What the database holds of a range today, for comparison with the ledger: stored readings
@@ -145,7 +145,7 @@ pub trait Store:
     /// Whether the database answers and takes writes, asked cheaply: for readiness.
     async fn probe(&self) -> Result<(), StoreError>;
 
-    /// How long a device that says nothing counts as there: [`Device::online`] and all that asks for it follow. Without
+    /// How long a device that says nothing counts as there: [`Device::online`](super::Device::online) and all that asks for it follow. Without
     /// it, until its will says otherwise.
     fn set_offline_after(&self, after: Duration);
 

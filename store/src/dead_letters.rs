@@ -1,5 +1,5 @@
 //! Dead letters as they are looked at, one by one, and thrown away. Keeping them is
-//! [`Store::keep_dead_letters`](super::Store::keep_dead_letters).
+//! [`ReportStore::keep_dead_letters`](super::ReportStore::keep_dead_letters).
 
 use std::fmt;
 use std::str::FromStr;
@@ -125,7 +125,7 @@ pub struct LetterQuery {
     pub device: Option<DeviceId>,
     /// Behind this one.
     pub after: Option<LetterCursor>,
-    /// At most so many, capped at [`QUERY_ROWS_MAX`](super::QUERY_ROWS_MAX).
+    /// At most so many, capped at [`QUERY_ROWS_MAX`].
     pub limit: usize,
 }
 
