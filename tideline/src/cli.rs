@@ -127,7 +127,18 @@ impl Cli {
 /// All commands, each with the options that it takes.
 fn command() -> Command {
     let reach = Reach::augment_args(Command::new("reach"));
-    let reach: Vec<Arg> = reach.get_arguments().cloned().collect();
+    let reach = reach.get_arguments().cloned();
+    // An empty variable is none: it would be a value that nobody can read.
+    let is_empty = |arg: &Arg| {
+        let variable = arg.get_env().and_then(std::env::var_os);
+        variable.is_some_and(|value| value.is_empty())
+    };
+    let reach: Vec<Arg> = reach
+        .map(|arg| match is_empty(&arg) {
+            true => in_front(arg),
+            false => arg,
+        })
+        .collect();
     Cli::augment_args(Command::new("tideline"))
         .mut_args(in_front)
         .mut_subcommands(|below| reaching(below, "", &reach))

@@ -28,7 +28,7 @@ pub struct Options {
     /// The device; the whole fleet when left out
     device: Option<DeviceId>,
     /// Read the rows too, and compare them with what the devices sent
-    #[arg(long, requires = "device")]
+    #[arg(long)]
     verify: bool,
     #[command(subcommand)]
     action: Option<Action>,
@@ -45,7 +45,7 @@ enum Action {
     )]
     AcceptLoss {
         /// The device
-        device: DeviceId,
+        device: Option<DeviceId>,
         #[command(flatten)]
         confirm: Confirm,
     },
@@ -164,10 +164,22 @@ struct Lost {
 /// Asks the bridge, prints its answer, and says with the exit code whether all is well.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     if let Some(Action::AcceptLoss { device, confirm }) = &options.action {
-        if options.device.is_some() {
-            return Err(wrong("ledger", "accept-loss comes first"));
+        if options.verify {
+            return Err(wrong("ledger", "--verify compares; accept-loss takes none"));
         }
-        return accept_loss(device, confirm, session).await;
+        return match (&options.device, device) {
+            (Some(device), None) | (None, Some(device)) => {
+                accept_loss(device, confirm, session).await
+            }
+            (None, None) => Err(wrong("ledger accept-loss", "name the device")),
+            (Some(_), Some(_)) => Err(wrong("ledger accept-loss", "name the device once")),
+        };
+    }
+    if options.verify && options.device.is_none() {
+        return Err(wrong(
+            "ledger",
+            "--verify reads one device's rows: name the device",
+        ));
     }
     let verify = options.verify.then_some(true);
     let path = match &options.device {

@@ -5,8 +5,8 @@
 //! request ─► gzip ─► name, time-out, problem details ─► guard (who, may they) ─► handler ─► Store
 //! ```
 //!
-//! Reading order: [`openapi`] (an endpoint is registered with what it asks of its caller, and
-//! described) → [`guard`] → the handlers, a file for each thing → [`problem`], [`query`].
+//! Reading order: [`endpoints`] (each with what it asks of its caller; [`auth::role`](crate::auth) says what that means) → [`openapi`] (how
+//! they are registered and described) → [`guard`] → the handlers, a file for each thing → [`problem`], [`query`].
 
 mod alerts;
 mod audit;

@@ -14,6 +14,9 @@
 //!   counts of an epoch always add up to the last sequence given.
 //! - What is damaged is never taken for a reading, and never thrown away.
 //!
+//! What a bridge refuses: `writer/settling` puts it into quarantine, `quarantine` offers it again when somebody asks, `sample`
+//! a few rows of it by itself.
+//!
 //! ```text
 //! PATH          the buffer            PATH.lock           one process at a time
 //! PATH-wal      its log               PATH.damaged-TIME   a damaged file, moved aside

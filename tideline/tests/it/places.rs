@@ -73,9 +73,41 @@ fn a_bridge_is_named_before_between_or_behind() {
     check_refused(&mut tideline(&twice), 1, &[&there]);
     let twice = ["status", "--api", &elsewhere, "--api", &there];
     check_refused(&mut tideline(&twice), 2, &["multiple times"]);
-    // A device does not go from one command to another.
-    let wrong = ["ledger", "press-7", "accept-loss", "press-7", "--yes"];
-    check_refused(&mut tideline(&wrong), 2, &["accept-loss"]);
+    // A device may stand in front as well, once; and what makes no sense together is said.
+    let in_front = ["ledger", "press-7", "accept-loss", "--yes", "--api", &there];
+    check_refused(&mut tideline(&in_front), 1, &[&there]);
+    for (wrong, why) in [
+        (
+            &["ledger", "press-7", "accept-loss", "press-7", "--yes"][..],
+            "once",
+        ),
+        (&["ledger", "accept-loss", "--yes"], "name the device"),
+        (&["ledger", "--verify"], "name the device"),
+        (
+            &["ledger", "--verify", "accept-loss", "press-7", "--yes"],
+            "--verify",
+        ),
+    ] {
+        check_refused(&mut tideline(wrong), 2, &[why]);
+    }
+    // An empty variable is none.
+    for words in [
+        &["device", "list"][..],
+        &["--token-file", "/nowhere", "device", "list"],
+    ] {
+        let mut command = tideline(words);
+        command.envs([
+            ("TIDELINE_TOKEN_FILE", ""),
+            ("TIDELINE_CA", ""),
+            ("TIDELINE_API", &*there),
+        ]);
+        let told = if words.len() == 2 {
+            (1, &*there)
+        } else {
+            (2, "/nowhere")
+        };
+        check_refused(&mut command, told.0, &[told.1]);
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use daemon::{Class, Failure};
 
@@ -20,7 +20,7 @@ type Statements = BTreeMap<String, PathBuf>;
 
 /// Holds the statements of both adapters against each other.
 pub(super) fn check() -> Result<Findings, Failure> {
-    let [first, second] = ADAPTERS.map(of_folder);
+    let [first, second] = ADAPTERS.map(|folder| of_folder(Path::new(folder)));
     Ok(judge(&first?, &second?))
 }
 
@@ -35,14 +35,16 @@ fn judge(first: &Statements, second: &Statements) -> Findings {
     both.collect()
 }
 
-fn of_folder(folder: &str) -> Result<Statements, Failure> {
+fn of_folder(folder: &Path) -> Result<Statements, Failure> {
     let failed = |error: std::io::Error| {
-        Failure::new(Class::Storage, format!("read {folder}")).because(error)
+        Failure::new(Class::Storage, format!("read {}", folder.display())).because(error)
     };
     let mut found = Statements::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
+        if path.is_dir() {
+            found.append(&mut of_folder(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).map_err(failed)?;
             found.extend(statements(&text).map(|statement| (statement, path.clone())));
         }
@@ -89,8 +91,6 @@ fn plain(literal: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn of(file: &str, text: &str) -> Statements {
