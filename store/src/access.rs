@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 use schema::time::ReceivedAt;
 
-use super::sql::{Access, Cell, Database, Row, cells};
-use super::{QUERY_ROWS_MAX, StoreError};
+use super::StoreError;
+use super::sql::{Access, Cell, Database, Row, cells, limited};
 
 /// A token that counts no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,7 +197,7 @@ impl<D: Database> AccessStore for D {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<SubjectRevocation>, StoreError> {
-        let cells = cells![after.unwrap_or_default(), limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![after.unwrap_or_default(), limited(limit)];
         self.rows(Access::Read, SUBJECTS, cells, subject).await
     }
 
@@ -206,7 +206,7 @@ impl<D: Database> AccessStore for D {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Revocation>, StoreError> {
-        let cells = cells![after.unwrap_or_default(), limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![after.unwrap_or_default(), limited(limit)];
         self.rows(Access::Read, REVOCATIONS, cells, revocation)
             .await
     }
@@ -246,7 +246,7 @@ impl<D: Database> AccessStore for D {
         limit: usize,
     ) -> Result<Vec<(AuditCursor, AuditEntry)>, StoreError> {
         let AuditCursor { at, id } = after.unwrap_or(END);
-        let cells = cells![at, id, limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![at, id, limited(limit)];
         self.list(Access::Read, AUDIT, cells, entry).await
     }
 }

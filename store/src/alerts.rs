@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use schema::DeviceId;
 use schema::time::ReceivedAt;
 
-use super::sql::{Access, Database, Read, Row, cells, unreadable};
-use super::{QUERY_ROWS_MAX, StoreError};
+use super::StoreError;
+use super::sql::{Access, Database, Read, Row, cells, limited, unreadable};
 
 /// Most findings of one rule in one round. With more, what is not found any more stays open.
 pub const FINDINGS_MAX: usize = 1_000;
@@ -398,7 +398,7 @@ impl<D: Database> AlertStore for D {
             id,
             query.device.as_ref().map_or("", DeviceId::as_str),
             query.state.map_or("", |state| state.as_str()),
-            query.limit.min(QUERY_ROWS_MAX),
+            limited(query.limit),
         ];
         self.list(Access::Read, LATEST, cells, alert).await
     }

@@ -17,10 +17,10 @@ use schema::time::ReceivedAt;
 use serde_json::{Value, json};
 use tracing::error;
 
+use super::StoreError;
 use super::fleet::is_retired;
 use super::overrides::merge;
-use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, int8, sound};
-use super::{QUERY_ROWS_MAX, StoreError};
+use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, int8, limited, sound};
 
 /// The part of a store that keeps configuration.
 #[async_trait]
@@ -341,7 +341,7 @@ impl<D: Database> ConfigStore for D {
         limit: usize,
     ) -> Result<Vec<DeviceId>, StoreError> {
         let after = after.map_or("", DeviceId::as_str);
-        let cells = cells![after, limit.min(QUERY_ROWS_MAX), self.cutoff()];
+        let cells = cells![after, limited(limit), self.cutoff()];
         self.list(Access::Read, UNHEARD, cells, |row| row.device(0))
             .await
     }
@@ -439,7 +439,7 @@ pub(crate) fn change_cells(of: &str, change: &ConfigChange) -> Vec<Cell> {
 /// What goes into a query for a page of a history.
 pub(crate) fn page_cells(of: &str, page: &HistoryPage) -> Vec<Cell> {
     let (clock, before) = page.before();
-    let limit = page.limit.min(QUERY_ROWS_MAX);
+    let limit = limited(page.limit);
     cells![of, clock, before, page.key.as_deref(), limit]
 }
 

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use schema::DeviceId;
 use schema::time::ReceivedAt;
 
-use super::sql::{Access, Database, Row, cells};
-use super::{QUERY_ROWS_MAX, StoreError};
+use super::StoreError;
+use super::sql::{Access, Database, Row, cells, limited};
 
 /// Looks at dead letters, and throws them away.
 #[async_trait]
@@ -47,7 +47,7 @@ impl<D: Database> DeadLetterStore for D {
             None => (ReceivedAt::from_micros(i64::MAX), "", 0),
         };
         let device = query.device.as_ref().map(DeviceId::as_str);
-        let cells = cells![device, at, of, digest, query.limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![device, at, of, digest, limited(query.limit)];
         self.list(Access::ReadStale, PAGE, cells, letter).await
     }
 
@@ -125,7 +125,7 @@ pub struct LetterQuery {
     pub device: Option<DeviceId>,
     /// Behind this one.
     pub after: Option<LetterCursor>,
-    /// At most so many, capped at [`QUERY_ROWS_MAX`].
+    /// At most so many, capped at [`QUERY_ROWS_MAX`](super::QUERY_ROWS_MAX).
     pub limit: usize,
 }
 

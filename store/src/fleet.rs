@@ -7,11 +7,13 @@ use async_trait::async_trait;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch};
 
+use super::StoreError;
 use super::commands::{STEP_ENDED, STEP_SENT};
 use super::groups::change_over;
 use super::labels::{LABELS_MAX, LabelChanges, Labels, changed, from_json, group_of};
-use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, first, unreadable};
-use super::{QUERY_ROWS_MAX, StoreError};
+use super::sql::{
+    Access, Broken, Cell, Database, Port, Row, all, cells, first, limited, unreadable,
+};
 
 /// One device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,7 +266,7 @@ impl<D: Database> FleetStore for D {
         limit: usize,
     ) -> Result<Vec<Device>, StoreError> {
         let after = after.map_or("", DeviceId::as_str);
-        let cells = cells![after, limit.min(QUERY_ROWS_MAX), self.cutoff()];
+        let cells = cells![after, limited(limit), self.cutoff()];
         devices(self, DEVICES, cells).await
     }
 
@@ -428,7 +430,7 @@ fn filter_query(
         filter.prefix_end(),
         filter.online,
         filter.retired,
-        filter.limit.min(QUERY_ROWS_MAX),
+        limited(filter.limit),
     ];
     let mut labels = filter.labels.iter();
     let Some((key, value)) = labels.next() else {

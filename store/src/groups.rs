@@ -10,14 +10,14 @@ use schema::message::ConfigEntry;
 use schema::setting::CLOCK_MS_MAX;
 use schema::{DeviceId, Hlc, HlcClock};
 
+use super::StoreError;
 use super::config::{
     CHANGE, ConfigChange, HistoryEntry, HistoryPage, change, change_cells, history_entry,
     page_cells,
 };
 use super::fleet::Author;
 use super::labels::LabelValue;
-use super::sql::{Access, Broken, Database, Port, all, cells, first, sound};
-use super::{QUERY_ROWS_MAX, StoreError};
+use super::sql::{Access, Broken, Database, Port, all, cells, first, limited, sound};
 
 /// Most values that one change writes to members: so many fit well into one commit.
 pub const GROUP_VALUES_MAX: u64 = 100_000;
@@ -165,7 +165,7 @@ impl<D: Database> GroupStore for D {
         limit: usize,
     ) -> Result<Vec<Group>, StoreError> {
         let after = after.map_or("", LabelValue::as_str);
-        let cells = cells![after, limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![after, limited(limit)];
         self.list(Access::ReadStale, GROUPS, cells, |row| {
             Ok(Group {
                 name: row.parsed(0, "name of a group")?,

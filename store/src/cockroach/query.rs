@@ -216,7 +216,7 @@ pub(super) fn reading(row: &PgRow) -> Result<StoredReading, sqlx::Error> {
 }
 
 pub(super) fn limited(limit: usize) -> i64 {
-    sql_int(limit.min(QUERY_ROWS_MAX) as u64)
+    sql_int(crate::sql::limited(limit) as u64)
 }
 
 /// A sequence that somebody asks for may be any number.

@@ -6,9 +6,9 @@ use schema::DeviceId;
 use schema::message::{Command, CommandId};
 use schema::time::ReceivedAt;
 
+use super::super::StoreError;
 use super::super::requests::{Repeated, RequestKey};
-use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, unreadable};
-use super::super::{QUERY_ROWS_MAX, StoreError};
+use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, limited, unreadable};
 use super::{
     AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
     DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
@@ -161,7 +161,7 @@ impl<D: Database> CommandStore for D {
         device: &DeviceId,
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError> {
-        let cells = cells![device, limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![device, limited(limit)];
         self.list(Access::Read, LATEST, cells, record).await
     }
 }

@@ -8,7 +8,7 @@ use super::super::history::{
     AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, Cursor, HistoryStore, Sums, big, bound_of,
     scale, window_end,
 };
-use super::super::{Order, QUERY_ROWS_MAX, StoreError, StoredReading, TelemetryQuery};
+use super::super::{Order, StoreError, StoredReading, TelemetryQuery};
 use super::Embedded;
 use super::file::File;
 use super::query::{ONE_SENSOR_ASC, ONE_SENSOR_DESC, limited, read_reading, sensor_names, sort};
@@ -88,7 +88,7 @@ pub(super) fn page(
         Some(sensor) => vec![sensor.as_str().to_owned()],
         None => sensor_names(file, &query.device)?,
     };
-    let limit = query.limit.min(QUERY_ROWS_MAX);
+    let limit = crate::sql::limited(query.limit);
     let mut found: Vec<StoredReading> = Vec::new();
     for name in names {
         let bound = bound_of(&name, query, after);

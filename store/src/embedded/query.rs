@@ -160,5 +160,5 @@ pub(super) fn read_reading(row: &Row) -> Result<StoredReading, StoreError> {
 }
 
 pub(super) fn limited(limit: usize) -> Cell {
-    cell(limit.min(QUERY_ROWS_MAX) as u64)
+    cell(crate::sql::limited(limit) as u64)
 }

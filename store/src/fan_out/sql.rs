@@ -6,13 +6,13 @@ use schema::DeviceId;
 use schema::message::{Command, CommandId, CommandState};
 use schema::time::ReceivedAt;
 
+use super::super::StoreError;
 use super::super::commands::sql::{named, record, record_columns, state};
 use super::super::commands::{CommandRecord, STEP_ENDED, State};
 use super::super::fleet::{self, DeviceFilter};
 use super::super::labels::{from_json, to_json};
 use super::super::requests::{Repeated, RequestKey};
-use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, unreadable};
-use super::super::{QUERY_ROWS_MAX, StoreError};
+use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, limited, unreadable};
 use super::{
     FAN_OUT_LATE_MICROS, FAN_OUT_LEASE_MICROS, FAN_OUT_PAGE, FanOut, FanOutStore, Head, NewFanOut,
     Step, Turn, withdrawals,
@@ -148,7 +148,7 @@ impl<D: Database> FanOutStore for D {
         now: ReceivedAt,
         limit: usize,
     ) -> Result<Vec<CommandId>, StoreError> {
-        let cells = cells![before(now, FAN_OUT_LEASE_MICROS), limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![before(now, FAN_OUT_LEASE_MICROS), limited(limit)];
         self.list(Access::Read, UNFINISHED, cells, command_id).await
     }
 
@@ -214,7 +214,7 @@ impl<D: Database> FanOutStore for D {
             id.to_string(),
             state.as_str(),
             after.map_or("", DeviceId::as_str),
-            limit.min(QUERY_ROWS_MAX),
+            limited(limit),
         ];
         self.list(Access::Read, IN_STATE, cells, record).await
     }

@@ -7,11 +7,8 @@ use schema::{Balance, DeviceId, Epoch, Hlc, ObservedAt, RangeSet, SeqRange};
 use super::books::{Book, BookRow, RowBook, add_up, books};
 use super::kind::kind_of;
 use super::span::{Extent, Span};
-use crate::sql::{Access, Database, Row, cells, unreadable};
-use crate::{
-    Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, QUERY_ROWS_MAX, Reported, RowCount,
-    StoreError,
-};
+use crate::sql::{Access, Database, Row, cells, limited, unreadable};
+use crate::{Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, Reported, RowCount, StoreError};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -158,7 +155,7 @@ impl<D: Database> LedgerStore for D {
         limit: usize,
     ) -> Result<Vec<Gap>> {
         let after = after.map_or("", DeviceId::as_str);
-        let cells = cells![after, recorded_before, limit.min(QUERY_ROWS_MAX)];
+        let cells = cells![after, recorded_before, limited(limit)];
         self.rows(Access::Read, GAPS, cells, gap).await
     }
 

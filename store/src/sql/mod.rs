@@ -22,8 +22,8 @@ use schema::DeviceId;
 use schema::time::ReceivedAt;
 use tracing::error;
 
-use super::StoreError;
 use super::error::Source;
+use super::{QUERY_ROWS_MAX, StoreError};
 
 pub(crate) use cell::{Cell, cells, int8};
 pub(crate) use row::{Row, unreadable};
@@ -59,8 +59,8 @@ pub(crate) trait Port: Send {
         see: &mut See<'_>,
     ) -> Result<(), Broken>;
 
-    /// Deletes what these devices have reported of their configuration until then. In each database's own way: the
-    /// rows are joined with many devices' times at once, and PostgreSQL's planner is easily wrong about that.
+    /// Deletes what each of these devices reported of its configuration, up to its time. Each database has a statement
+    /// of its own for it: PostgreSQL's planner is easily wrong about the one that both could run.
     async fn forget_reports(&mut self, heard: &[(DeviceId, ReceivedAt)]) -> Result<(), Broken>;
 
     /// Whether the same work was tried before, and may have been done: its answer was lost.
@@ -94,8 +94,8 @@ pub(crate) trait Database: Send + Sync {
     async fn work<T: Send + 'static>(&self, access: Access, work: Work<T>)
     -> Result<T, StoreError>;
 
-    /// Writes, each of use by itself, that are best one run: where each is a commit, a run of many would take long, and
-    /// a failure of one repeat all.
+    /// How many writes that do not need each other go into one run. Where each is a commit, a run of many takes long,
+    /// and one that fails repeats them all.
     fn writes_together(&self) -> usize;
 
     /// A device of which nothing was heard since is not online.
@@ -162,12 +162,14 @@ pub(crate) trait Database: Send + Sync {
         cells: Vec<Cell>,
         read: Read<T>,
     ) -> Result<Option<T>, StoreError> {
-        let input = (sql, cells, read);
-        self.run(access, input, |port, (sql, cells, read)| {
-            Box::pin(first(port, sql, cells.clone(), *read))
-        })
-        .await
+        let found = self.rows(access, sql, cells, read).await?;
+        Ok(found.into_iter().next())
     }
+}
+
+/// How many rows are asked for, when somebody asks for so many.
+pub(crate) fn limited(limit: usize) -> usize {
+    limit.min(QUERY_ROWS_MAX)
 }
 
 /// Reads a row.
@@ -200,8 +202,8 @@ pub(crate) async fn first<T: Send>(
     Ok(found.into_iter().next())
 }
 
-/// As [`all`], in a file past rows that make no sense. Not for the ledger, where a row less would be taken for a loss, and
-/// not for what is done once the last page is shorter than others.
+/// As [`all`], but in a file rows that make no sense are left out. Not for the ledger, where one row less would be taken for
+/// a loss.
 pub(crate) async fn sound<T: Send>(
     port: &mut dyn Port,
     sql: &'static str,
