@@ -19,7 +19,7 @@ use crate::audit::{self, Audit};
 use crate::auth::KeyFolder;
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
-use crate::dispatch::{self, Bell, Dispatch, Rate, Rung};
+use crate::dispatch::{self, Dispatch, Notifications, Notifier, Rate};
 use crate::ingest::{Counters, Ingest, Sides};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, LedgerMeters, StoreCollector};
@@ -45,7 +45,7 @@ pub struct Running {
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
     retention: Retention,
-    bell: Bell,
+    notifier: Notifier,
     guard: Guard,
     broker: Broker,
     database: String,
@@ -114,16 +114,16 @@ impl Bridge {
         let watch = parts.watch_database();
         parts.look_for_alerts(&watch, &api_meters, LedgerMeters::register(registry));
         let guard = Guard::new(keys, parts.store(), audit, api_meters);
-        let (bell, rung) = dispatch::bell();
-        let path = parts.carry(IntakeMeters::register(registry), watch, bell.clone());
-        parts.dispatch(&path.broker, rung);
+        let (notifier, notifications) = dispatch::notifier();
+        let path = parts.carry(IntakeMeters::register(registry), watch, notifier.clone());
+        parts.dispatch(&path.broker, notifications);
         parts.keep_up(&path.broker);
         info!(http = %door.address, "bridge started");
         Ok(Running {
             door,
             counters: path.counters,
             retention,
-            bell,
+            notifier,
             guard,
             broker: path.broker,
             database: parts.config.database.to_string(),
@@ -207,7 +207,7 @@ impl Parts<'_> {
     }
 
     /// The data path: from the broker, and from callers over HTTP, into the database.
-    fn carry(&self, intake: IntakeMeters, watch: DatabaseWatch, bell: Bell) -> DataPath {
+    fn carry(&self, intake: IntakeMeters, watch: DatabaseWatch, notifier: Notifier) -> DataPath {
         let counters = Arc::new(Mutex::new(Counters::default()));
         let (outbox, inbox) = inbox();
         let sides = Sides::new(self.meters.overflows.clone());
@@ -236,7 +236,7 @@ impl Parts<'_> {
             watch,
             counters: Arc::clone(&counters),
             commits: Arc::default(),
-            bell,
+            notifier,
             drain: self.lifecycle.token(),
         };
         self.ingest(ingest, leave);
@@ -271,13 +271,13 @@ impl Parts<'_> {
         });
     }
 
-    fn dispatch(&self, broker: &Broker, rung: Rung) {
+    fn dispatch(&self, broker: &Broker, notifications: Notifications) {
         let dispatch = Dispatch {
             store: self.store(),
             clock: self.clock.clone(),
             broker: broker.clone(),
             meters: self.meters.clone(),
-            rung,
+            notifications,
             rate: Rate::new(self.config.commands_per_second),
             stop: self.lifecycle.token(),
         };
@@ -324,7 +324,7 @@ impl Running {
         let api = Api {
             store: self.store,
             retention: self.retention,
-            bell: self.bell,
+            notifier: self.notifier,
             direct: self.direct,
             guard: self.guard,
             host: Host {

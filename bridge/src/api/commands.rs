@@ -20,7 +20,7 @@ use super::fleet::is_retired;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Caller, Shared};
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 
 /// How long a command may wait for its device: unless told otherwise, and at most.
 pub(super) const TTL_SECONDS: u64 = 3_600;
@@ -105,7 +105,7 @@ pub(crate) struct Commands {
 )]
 pub(crate) async fn create(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Extension(caller): Extension<Caller>,
     Path(device): Path<String>,
     headers: HeaderMap,
@@ -143,7 +143,7 @@ pub(crate) async fn create(
     };
     let (id, status) = match store.queue_command(&command).await? {
         Queued::Kept => {
-            bell.commands();
+            notifier.commands();
             (id, StatusCode::CREATED)
         }
         Queued::Known(id) => (id, StatusCode::OK),
@@ -225,13 +225,13 @@ pub(crate) async fn one(
 )]
 pub(crate) async fn cancel(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Path((device, id)): Path<(String, String)>,
 ) -> Result<Json<CommandBody>, Problem> {
     let (device, id) = (super::device(&device)?, command_id(&id)?);
     let now = store.clock().now();
     store.cancel_command(&device, id, now).await?;
-    bell.commands();
+    notifier.commands();
     let found = store.command(&device, id).await?;
     let record = found.ok_or_else(|| unknown(&id))?;
     Ok(Json(CommandBody::from(record)))

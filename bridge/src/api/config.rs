@@ -22,7 +22,7 @@ use super::fleet::is_retired;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Caller, Shared};
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 
 /// Values of one page of a history, unless told otherwise.
 const LIMIT: usize = 100;
@@ -115,7 +115,7 @@ pub(crate) async fn show(
 )]
 pub(crate) async fn change(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Extension(caller): Extension<Caller>,
     Path(device): Path<String>,
     headers: HeaderMap,
@@ -160,7 +160,7 @@ pub(crate) async fn change(
         match changed.await? {
             Changed::Moved => return Err(moved()),
             Changed::Keys(count) if count == entries.len() => {
-                bell.config(&device);
+                notifier.config(&device);
                 return Ok(answer(&device, &store.config(&device).await?));
             }
             // Another bridge was faster with some of the keys.

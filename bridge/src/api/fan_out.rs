@@ -30,7 +30,7 @@ use super::fleet::texts;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Caller, Shared, Stored};
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 
 /// Devices a second, unless told otherwise: a mistake is noticed before it is everywhere.
 const PER_SECOND: f64 = 50.0;
@@ -123,7 +123,7 @@ pub(crate) struct FanOutBody {
 )]
 pub(crate) async fn create(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Bytes,
@@ -140,7 +140,7 @@ pub(crate) async fn create(
         None => order(&store, new, caller.name, request).await?,
     };
     // From here on it is taken: what is not done now, a bridge goes on with.
-    finish(&store, &bell, id).await;
+    finish(&store, &notifier, id).await;
     let found = store.fan_out(id).await.ok().flatten();
     let taken = TakenFanOut {
         id: id.to_string(),
@@ -251,22 +251,22 @@ pub(crate) async fn devices(
 )]
 pub(crate) async fn cancel(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Path(id): Path<String>,
 ) -> Result<Json<FanOutBody>, Problem> {
     let id = command_id(&id)?;
     if !store.cancel_fan_out(id, store.clock().now()).await? {
         return Err(unknown(&id));
     }
-    finish(&store, &bell, id).await;
+    finish(&store, &notifier, id).await;
     summary(&store, id).await
 }
 
 /// Does what is to be done; what fails is gone on with by a bridge.
-async fn finish(store: &Stored, bell: &Bell, id: CommandId) {
+async fn finish(store: &Stored, notifier: &Notifier, id: CommandId) {
     loop {
         let more = store.advance_fan_out(id, store.clock().now()).await;
-        bell.commands();
+        notifier.commands();
         match more {
             Ok(true) => {}
             Ok(false) => return,

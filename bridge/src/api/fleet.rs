@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Caller, Shared};
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 
 /// Devices of an answer unless asked for more.
 const LIMIT: usize = 1_000;
@@ -130,7 +130,7 @@ pub(crate) async fn one(
 )]
 pub(crate) async fn change(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Extension(caller): Extension<Caller>,
     Path(device): Path<String>,
     headers: HeaderMap,
@@ -148,7 +148,7 @@ pub(crate) async fn change(
             is_configured,
         } => {
             if is_configured {
-                bell.config(&device);
+                notifier.config(&device);
             }
             Ok(Json(found.into()))
         }
@@ -194,14 +194,14 @@ pub(crate) async fn retire(
 )]
 pub(crate) async fn reinstate(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Path(device): Path<String>,
 ) -> Result<Json<DeviceBody>, Problem> {
     let device = super::device(&device)?;
     let found = store.reinstate(&device).await?;
     let found = found.ok_or_else(|| unknown(&device))?;
     // What was desired of it meanwhile.
-    bell.config(&device);
+    notifier.config(&device);
     Ok(Json(found.into()))
 }
 

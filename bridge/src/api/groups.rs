@@ -21,7 +21,7 @@ use super::fleet::author;
 use super::problem::Problem;
 use super::query::Query;
 use super::{Caller, Shared};
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 
 /// Groups of an answer, unless told otherwise.
 const LIMIT: usize = 1_000;
@@ -132,7 +132,7 @@ pub(crate) async fn show(
 )]
 pub(crate) async fn change(
     State(store): Shared,
-    Extension(bell): Extension<Bell>,
+    Extension(notifier): Extension<Notifier>,
     Extension(caller): Extension<Caller>,
     Path(group): Path<String>,
     headers: HeaderMap,
@@ -152,7 +152,7 @@ pub(crate) async fn change(
     let done = store.change_group(&group, &wanted, expected, &author);
     match done.await? {
         GroupChange::Done { config, .. } => {
-            bell.configs();
+            notifier.configs();
             Ok(answer(&group, &config))
         }
         GroupChange::Moved => Err(moved()),

@@ -47,7 +47,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadings};
 use crate::direct::Direct;
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 pub(crate) use guard::{Caller, Guard};
 use openapi::Routes;
 use problem::Problem;
@@ -89,8 +89,8 @@ pub(crate) struct Api {
     pub(crate) store: Arc<dyn Store>,
     /// How long readings are kept.
     pub(crate) retention: Retention,
-    /// Rung when there is something to send.
-    pub(crate) bell: Bell,
+    /// Notified when there is something to send.
+    pub(crate) notifier: Notifier,
     /// The way in for readings.
     pub(crate) direct: Direct,
     /// Who may ask.
@@ -122,7 +122,7 @@ impl Api {
             })
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
             .layer(Extension(self.retention))
-            .layer(Extension(self.bell))
+            .layer(Extension(self.notifier))
             .layer(Extension(self.direct))
             .layer(Extension(self.host))
             .layer(Extension(Arc::new(self.guard)))

@@ -27,16 +27,16 @@ const FAN_OUTS_MAX: usize = 16;
 
 pub(super) struct Commands<'s> {
     sender: &'s Sender,
-    rung: Arc<Notify>,
+    notify: Arc<Notify>,
     /// When this bridge could last send.
     was_here: Option<Instant>,
 }
 
 impl<'s> Commands<'s> {
-    pub(super) fn new(sender: &'s Sender, rung: Arc<Notify>) -> Self {
+    pub(super) fn new(sender: &'s Sender, notify: Arc<Notify>) -> Self {
         Self {
             sender,
-            rung,
+            notify,
             was_here: None,
         }
     }
@@ -52,7 +52,7 @@ impl<'s> Commands<'s> {
                 }
             }
             tokio::select! {
-                () = self.rung.notified() => {}
+                () = self.notify.notified() => {}
                 () = sleep(INTERVAL) => {}
             }
         }

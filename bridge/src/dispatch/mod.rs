@@ -27,7 +27,7 @@ const CHANGED_QUEUE: usize = 1_024;
 
 /// Tells the dispatcher that there is something to send.
 #[derive(Debug, Clone)]
-pub(crate) struct Bell {
+pub(crate) struct Notifier {
     commands: Arc<Notify>,
     groups: Arc<Notify>,
     configs: mpsc::Sender<DeviceId>,
@@ -35,31 +35,31 @@ pub(crate) struct Bell {
 
 /// The dispatcher's side of it.
 #[derive(Debug)]
-pub(crate) struct Rung {
+pub(crate) struct Notifications {
     commands: Arc<Notify>,
     groups: Arc<Notify>,
     configs: mpsc::Receiver<DeviceId>,
 }
 
-/// A bell, and who hears it.
-pub(crate) fn bell() -> (Bell, Rung) {
+/// Both ends of it.
+pub(crate) fn notifier() -> (Notifier, Notifications) {
     let commands = Arc::new(Notify::new());
     let groups = Arc::new(Notify::new());
     let (configs, heard) = mpsc::channel(CHANGED_QUEUE);
-    let bell = Bell {
+    let notifier = Notifier {
         commands: Arc::clone(&commands),
         groups: Arc::clone(&groups),
         configs,
     };
-    let rung = Rung {
+    let notifications = Notifications {
         commands,
         groups,
         configs: heard,
     };
-    (bell, rung)
+    (notifier, notifications)
 }
 
-impl Bell {
+impl Notifier {
     /// A command was queued or withdrawn, or a device with commands came back.
     pub(crate) fn commands(&self) {
         self.commands.notify_one();
@@ -84,7 +84,7 @@ pub(crate) struct Dispatch {
     pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) meters: IngestMeters,
-    pub(crate) rung: Rung,
+    pub(crate) notifications: Notifications,
     /// What this bridge sends at most.
     pub(crate) rate: Rate,
     pub(crate) stop: CancellationToken,
@@ -103,11 +103,11 @@ struct Sender {
 impl Dispatch {
     /// Runs until stopped.
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let Rung {
+        let Notifications {
             commands,
             groups,
             configs,
-        } = self.rung;
+        } = self.notifications;
         let sender = Sender {
             store: self.store,
             clock: self.clock,

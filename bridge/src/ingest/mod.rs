@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 
 use crate::admit::{Bounds, admit};
 use crate::direct::Asked;
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
 use crate::metrics::IngestMeters;
@@ -88,8 +88,8 @@ pub(crate) struct Ingest {
     pub(crate) counters: Arc<Mutex<Counters>>,
     /// Writes that put rows into the table.
     pub(crate) commits: Arc<AtomicU64>,
-    /// Rung when a device came back, for which something may wait.
-    pub(crate) bell: Bell,
+    /// Notified when a device came back, for which something may wait.
+    pub(crate) notifier: Notifier,
     /// No more messages will come: write what is there, then end.
     pub(crate) drain: CancellationToken,
 }

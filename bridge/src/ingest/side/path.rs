@@ -17,7 +17,7 @@ use super::super::acks::{Acks, publish};
 use super::super::persist::attempt;
 use super::super::{Counters, Ingest, STUCK_AFTER, lock};
 use super::{Content, Entry, Kind, Sides};
-use crate::dispatch::Bell;
+use crate::dispatch::Notifier;
 use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
 use crate::metrics::IngestMeters;
@@ -39,7 +39,7 @@ pub(in super::super) struct SidePath {
     watch: DatabaseWatch,
     counters: Arc<Mutex<Counters>>,
     commits: Arc<AtomicU64>,
-    bell: Bell,
+    notifier: Notifier,
 }
 
 impl SidePath {
@@ -53,7 +53,7 @@ impl SidePath {
             watch: ingest.watch.clone(),
             counters: Arc::clone(&ingest.counters),
             commits: Arc::clone(&ingest.commits),
-            bell: ingest.bell.clone(),
+            notifier: ingest.notifier.clone(),
         }
     }
 
@@ -232,7 +232,7 @@ impl SidePath {
             .await
         {
             Ok(0) => {}
-            Ok(_) => self.bell.commands(),
+            Ok(_) => self.notifier.commands(),
             Err(error) => debug!(%error, "commands of devices that came back are not sent at once"),
         }
     }

@@ -89,7 +89,7 @@ enum Event {
     BridgeUp {
         bridge: usize,
     },
-    /// A bridge looks for what is due: once more later, or because the bell rang.
+    /// A bridge looks for what is due: once more later, or because it was notified.
     Dispatch {
         bridge: usize,
         run: u64,
