@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use schema::time::ReceivedAt;
 
 use super::StoreError;
-use super::sql::{Access, Cell, Database, Row, cells, limited};
+use super::sql::{Access, Cell, Database, Row, cells, limited, page_limit};
 
 /// A token that counts no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,7 +246,7 @@ impl<D: Database> AccessStore for D {
         limit: usize,
     ) -> Result<Vec<(AuditCursor, AuditEntry)>, StoreError> {
         let AuditCursor { at, id } = after.unwrap_or(END);
-        let cells = cells![at, id, limited(limit)];
+        let cells = cells![at, id, page_limit(limit)];
         self.list(Access::Read, AUDIT, cells, entry).await
     }
 }

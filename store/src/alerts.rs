@@ -12,7 +12,7 @@ use schema::DeviceId;
 use schema::time::ReceivedAt;
 
 use super::StoreError;
-use super::sql::{Access, Database, Read, Row, cells, limited, unreadable};
+use super::sql::{Access, Database, Read, Row, cells, page_limit, unreadable};
 
 /// Most findings of one rule in one round. With more, what is not found any more stays open.
 pub const FINDINGS_MAX: usize = 1_000;
@@ -340,7 +340,7 @@ impl<D: Database> AlertStore for D {
         bounds: &AlertBounds,
     ) -> Result<Vec<Finding>, StoreError> {
         let since = |age| before(now, age);
-        let most = FINDINGS_MAX;
+        let most = page_limit(FINDINGS_MAX);
         let (sql, cells, read): (_, _, Read<Finding>) = match rule {
             Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
             Rule::DeviceOffline => (OFFLINE, cells![since(bounds.offline_after), most], |row| {
@@ -398,7 +398,7 @@ impl<D: Database> AlertStore for D {
             id,
             query.device.as_ref().map_or("", DeviceId::as_str),
             query.state.map_or("", |state| state.as_str()),
-            limited(query.limit),
+            page_limit(query.limit),
         ];
         self.list(Access::Read, LATEST, cells, alert).await
     }

@@ -20,7 +20,7 @@ use tracing::error;
 use super::StoreError;
 use super::fleet::is_retired;
 use super::overrides::merge;
-use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, int8, limited, sound};
+use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, int8, page_limit, sound};
 
 /// The part of a store that keeps configuration.
 #[async_trait]
@@ -341,7 +341,7 @@ impl<D: Database> ConfigStore for D {
         limit: usize,
     ) -> Result<Vec<DeviceId>, StoreError> {
         let after = after.map_or("", DeviceId::as_str);
-        let cells = cells![after, limited(limit), self.cutoff()];
+        let cells = cells![after, page_limit(limit), self.cutoff()];
         self.list(Access::Read, UNHEARD, cells, |row| row.device(0))
             .await
     }
@@ -439,7 +439,7 @@ pub(crate) fn change_cells(of: &str, change: &ConfigChange) -> Vec<Cell> {
 /// What goes into a query for a page of a history.
 pub(crate) fn page_cells(of: &str, page: &HistoryPage) -> Vec<Cell> {
     let (clock, before) = page.before();
-    let limit = limited(page.limit);
+    let limit = page_limit(page.limit);
     cells![of, clock, before, page.key.as_deref(), limit]
 }
 

@@ -10,7 +10,7 @@ use schema::DeviceId;
 use schema::time::ReceivedAt;
 
 use super::StoreError;
-use super::sql::{Access, Database, Row, cells, limited};
+use super::sql::{Access, Database, Row, cells, page_limit};
 
 /// Looks at dead letters, and throws them away.
 #[async_trait]
@@ -47,7 +47,7 @@ impl<D: Database> DeadLetterStore for D {
             None => (ReceivedAt::from_micros(i64::MAX), "", 0),
         };
         let device = query.device.as_ref().map(DeviceId::as_str);
-        let cells = cells![device, at, of, digest, limited(query.limit)];
+        let cells = cells![device, at, of, digest, page_limit(query.limit)];
         self.list(Access::ReadStale, PAGE, cells, letter).await
     }
 

@@ -17,7 +17,7 @@ use super::config::{
 };
 use super::fleet::Author;
 use super::labels::LabelValue;
-use super::sql::{Access, Broken, Database, Port, all, cells, first, limited, sound};
+use super::sql::{Access, Broken, Database, Port, all, cells, first, page_limit, sound};
 
 /// Most values that one change writes to members: so many fit well into one commit.
 pub const GROUP_VALUES_MAX: u64 = 100_000;
@@ -165,7 +165,7 @@ impl<D: Database> GroupStore for D {
         limit: usize,
     ) -> Result<Vec<Group>, StoreError> {
         let after = after.map_or("", LabelValue::as_str);
-        let cells = cells![after, limited(limit)];
+        let cells = cells![after, page_limit(limit)];
         self.list(Access::ReadStale, GROUPS, cells, |row| {
             Ok(Group {
                 name: row.parsed(0, "name of a group")?,

@@ -12,7 +12,7 @@ use sqlx::{Column as _, Connection as _, Executor as _, Postgres, Row as _, Type
 
 use super::super::StoreError;
 use super::super::ledger::plan::OBSERVED_AT_MIN;
-use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, unreadable};
+use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, int8, unreadable};
 use super::Cockroach;
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
@@ -147,6 +147,7 @@ fn bound(sql: &'static str, cells: Vec<Cell>) -> Query<'static, Postgres, PgArgu
             Cell::Float(number) => query.bind(number),
             Cell::Text(text) => query.bind(text),
             Cell::Time(at) => query.bind(at.map(within)),
+            Cell::Limit(rows) => query.bind(int8(rows as u64)),
             Cell::Texts(texts) => query.bind(texts),
         })
 }

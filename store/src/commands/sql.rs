@@ -8,7 +8,7 @@ use schema::time::ReceivedAt;
 
 use super::super::StoreError;
 use super::super::requests::{Repeated, RequestKey};
-use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, limited, unreadable};
+use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, page_limit, unreadable};
 use super::{
     AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
     DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
@@ -103,6 +103,7 @@ impl<D: Database> CommandStore for D {
         now: ReceivedAt,
         limit: usize,
     ) -> Result<Vec<DueCommand>, StoreError> {
+        // No page: run again it would claim more. What odd rows keep out is claimed by the next look.
         let cells = cells![now, limit, AGAIN_SECONDS_MAX, AGAIN_SECONDS];
         self.list(Access::Write, CLAIM, cells, claimed).await
     }
@@ -161,7 +162,7 @@ impl<D: Database> CommandStore for D {
         device: &DeviceId,
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError> {
-        let cells = cells![device, limited(limit)];
+        let cells = cells![device, page_limit(limit)];
         self.list(Access::Read, LATEST, cells, record).await
     }
 }

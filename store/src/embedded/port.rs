@@ -8,7 +8,9 @@ use schema::DeviceId;
 use schema::time::ReceivedAt;
 
 use super::super::StoreError;
-use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, cells, unreadable};
+use super::super::sql::{
+    Access, Broken, Cell, Database, Port, Row, See, Work, cells, int8, unreadable,
+};
 use super::Embedded;
 use super::file::{File, ready};
 
@@ -94,6 +96,7 @@ fn values(cells: Vec<Cell>) -> Vec<Value> {
         Cell::Float(number) => Some(Value::Real(number)),
         Cell::Text(text) => text.map(Value::Text),
         Cell::Time(at) => at.map(|at| Value::Integer(at.micros())),
+        Cell::Limit(rows) => Some(Value::Integer(int8(rows as u64))),
         Cell::Texts(texts) => Some(Value::Text(serde_json::Value::from(texts).to_string())),
     };
     let of = |cell| value(cell).unwrap_or(Value::Null);

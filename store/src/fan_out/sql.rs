@@ -12,7 +12,7 @@ use super::super::commands::{CommandRecord, STEP_ENDED, State};
 use super::super::fleet::{self, DeviceFilter};
 use super::super::labels::{from_json, to_json};
 use super::super::requests::{Repeated, RequestKey};
-use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, limited, unreadable};
+use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, page_limit, unreadable};
 use super::{
     FAN_OUT_LATE_MICROS, FAN_OUT_LEASE_MICROS, FAN_OUT_PAGE, FanOut, FanOutStore, Head, NewFanOut,
     Step, Turn, withdrawals,
@@ -148,7 +148,7 @@ impl<D: Database> FanOutStore for D {
         now: ReceivedAt,
         limit: usize,
     ) -> Result<Vec<CommandId>, StoreError> {
-        let cells = cells![before(now, FAN_OUT_LEASE_MICROS), limited(limit)];
+        let cells = cells![before(now, FAN_OUT_LEASE_MICROS), page_limit(limit)];
         self.list(Access::Read, UNFINISHED, cells, command_id).await
     }
 
@@ -214,7 +214,7 @@ impl<D: Database> FanOutStore for D {
             id.to_string(),
             state.as_str(),
             after.map_or("", DeviceId::as_str),
-            limited(limit),
+            page_limit(limit),
         ];
         self.list(Access::Read, IN_STATE, cells, record).await
     }
@@ -272,7 +272,7 @@ async fn withdraw(port: &mut dyn Port, id: CommandId, now: ReceivedAt) -> Result
             State::Told(CommandState::Running),
         ];
         let open = open.map(|state| state.as_str().to_owned()).to_vec();
-        let cells = cells![&id, open, FAN_OUT_PAGE];
+        let cells = cells![&id, open, page_limit(FAN_OUT_PAGE)];
         let told = sql::sound(port, TO_TELL, cells, |row| row.device(0)).await?;
         done = told.len() as u64;
         if !told.is_empty() {

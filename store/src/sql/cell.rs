@@ -13,6 +13,8 @@ pub(crate) enum Cell {
     Time(Option<ReceivedAt>),
     /// For `= ANY(…)`.
     Texts(Vec<String>),
+    /// The `LIMIT` of a page: how many rows that make sense are wanted.
+    Limit(usize),
 }
 
 /// `cells![a, b]`: values of any type that a [`Cell`] is made from.

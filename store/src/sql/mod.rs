@@ -172,6 +172,11 @@ pub(crate) fn limited(limit: usize) -> usize {
     limit.min(QUERY_ROWS_MAX)
 }
 
+/// The same for a page of [`sound`] rows.
+pub(crate) fn page_limit(limit: usize) -> Cell {
+    Cell::Limit(limited(limit))
+}
+
 /// Reads a row.
 pub(crate) type Read<T> = fn(&dyn Row) -> Result<T, StoreError>;
 
@@ -203,31 +208,52 @@ pub(crate) async fn first<T: Send>(
 }
 
 /// As [`all`], but in a file rows that make no sense are left out. Not for the ledger, where one row less would be taken for
-/// a loss.
+/// a loss. A page ([`page_limit`]) has the rows behind in their place, so that one with fewer rows than its limit is the
+/// last: its query is run again for more rows, and must change nothing.
 pub(crate) async fn sound<T: Send>(
     port: &mut dyn Port,
     sql: &'static str,
-    cells: Vec<Cell>,
+    mut cells: Vec<Cell>,
     read: Read<T>,
 ) -> Result<Vec<T>, Broken> {
     let is_lenient = port.leaves_out_odd_rows();
-    let (mut found, mut odd, mut odd_rows) = (Vec::new(), None, 0u64);
-    let mut see = |row: &dyn Row| {
-        match read(row) {
-            Ok(value) => found.push(value),
-            Err(error @ StoreError::Unreadable { .. }) if is_lenient => {
-                odd_rows += 1;
-                odd = Some(error);
+    let wanted = limit(&mut cells).map_or(usize::MAX, |rows| *rows);
+    loop {
+        let (mut found, mut odd, mut odd_rows) = (Vec::new(), None, 0);
+        let mut see = |row: &dyn Row| {
+            if found.len() == wanted {
+                return Ok(());
             }
-            Err(error) => return Err(error),
+            match read(row) {
+                Ok(value) => found.push(value),
+                Err(error @ StoreError::Unreadable { .. }) if is_lenient => {
+                    odd_rows += 1;
+                    odd = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        };
+        port.query(sql, cells.clone(), &mut see).await?;
+        match limit(&mut cells) {
+            Some(asked) if found.len() < wanted && found.len() + odd_rows >= *asked => {
+                *asked = asked.saturating_mul(2);
+            }
+            _ => {
+                if let Some(error) = odd {
+                    error!(rows = odd_rows, %error, query = sql, "rows make no sense and are left out");
+                }
+                return Ok(found);
+            }
         }
-        Ok(())
-    };
-    port.query(sql, cells, &mut see).await?;
-    if let Some(error) = odd {
-        error!(rows = odd_rows, %error, query = sql, "rows make no sense and are left out");
     }
-    Ok(found)
+}
+
+fn limit(cells: &mut [Cell]) -> Option<&mut usize> {
+    cells.iter_mut().find_map(|cell| match cell {
+        Cell::Limit(rows) => Some(rows),
+        _ => None,
+    })
 }
 
 impl From<StoreError> for Broken {

@@ -3,15 +3,21 @@
 
 use schema::Hlc;
 use schema::message::{Command, CommandId, ConfigEntry};
-use store::StoreError;
+use store::alerts::{Alert, AlertQuery, Finding, Rule};
 use store::commands::{NewCommand, Queued};
 use store::config::ConfigChange;
+use store::dead_letters::{LetterCursor, LetterQuery};
+use store::groups::Group;
+use store::{DeadLetter, KeptLetter, Store, StoreError};
 
 use testkit::contract;
 use testkit::database::*;
 use testkit::readings::*;
 
-contract!(a_configuration_with_an_odd_entry_is_not_sent_in_part);
+contract!(
+    a_configuration_with_an_odd_entry_is_not_sent_in_part,
+    pages_go_on_behind_rows_that_make_no_sense,
+);
 
 const START: i64 = 1_800_000_000;
 
@@ -128,6 +134,135 @@ async fn a_configuration_with_an_odd_entry_is_not_sent_in_part(fixture: Fixture)
                 matches!(shown, Err(StoreError::Unreadable { .. })),
                 "{shown:?}"
             ),
+        }
+    }
+}
+
+/// Rows of each list, and of each page.
+const ROWS: usize = 8;
+const PAGE: usize = 3;
+
+/// Reads a list as its readers do, until a page has fewer rows than were asked for.
+macro_rules! paged {
+    ($row:ty, |$last:ident| $page:expr) => {{
+        let mut all: Vec<$row> = Vec::new();
+        loop {
+            let $last = all.last();
+            let found = $page.await?;
+            let is_last = found.len() < PAGE;
+            all.extend(found);
+            if is_last {
+                break all.into_iter();
+            }
+        }
+    }};
+}
+
+/// What names the rows of a list.
+async fn names(store: &dyn Store, table: &str) -> Result<Vec<String>, StoreError> {
+    let limit = PAGE;
+    Ok(match table {
+        "alerts" => paged!(Alert, |last| {
+            let after = last.map(|alert| (alert.opened_at, alert.id.clone()));
+            let query = AlertQuery {
+                after,
+                limit,
+                ..AlertQuery::default()
+            };
+            async move { store.alerts(&query).await }
+        })
+        .map(|alert| alert.id)
+        .collect(),
+        "dead_letters" => paged!(KeptLetter, |last| {
+            let after = last.map(|kept| LetterCursor {
+                received_at: kept.letter.received_at,
+                id: kept.id.clone(),
+            });
+            let query = LetterQuery {
+                device: None,
+                after,
+                limit,
+            };
+            async move { store.letters(&query).await }
+        })
+        .filter_map(|kept| Some(kept.id.device?.to_string()))
+        .collect(),
+        _ => paged!(Group, |last| store
+            .groups(last.map(|group| &group.name), limit))
+        .map(|group| group.name.to_string())
+        .collect(),
+    })
+}
+
+/// A page that is shorter than its limit is taken for the last one.
+async fn pages_go_on_behind_rows_that_make_no_sense(fixture: Fixture) {
+    let store = fixture.open().await;
+    for n in 0..ROWS {
+        let name = format!("d-{n}");
+        label(&*store, &name, &[("group", &name)]).await;
+        let of = Some(device(&name));
+        let finding = Finding {
+            device: of.clone(),
+            detail: "it is away".to_owned(),
+        };
+        let found = [finding];
+        let raised = store.raise(Rule::DeviceOffline, &found, at(START));
+        raised.await.unwrap();
+        let letter = DeadLetter {
+            device: of,
+            topic: "t".to_owned(),
+            payload: "x".into(),
+            reason: "it is odd".to_owned(),
+            received_at: at(START),
+        };
+        store.keep_dead_letters(&[letter]).await.unwrap();
+    }
+    for (table, key, odd, sound) in [
+        (
+            "alerts",
+            "id",
+            "rule = 'nonsense'",
+            "rule = 'device_offline'",
+        ),
+        (
+            "dead_letters",
+            "device_id",
+            "payload_bytes = -1",
+            "payload_bytes = 1",
+        ),
+        // No name has a control character; it stands where it stood.
+        (
+            "device_labels",
+            "device_id",
+            "value = value || '\u{1}'",
+            "value = device_id",
+        ),
+    ] {
+        let all = names(&*store, table).await.unwrap();
+        assert_eq!(all.len(), ROWS, "{table}");
+        // In the middle of a page, at its end and at its beginning, over it, all that is behind, and all.
+        for rows in [1..2, 2..3, 3..4, 2..4, 3..6, 1..7, 5..8, 0..8] {
+            let of = all[rows.clone()].join("', '");
+            let set = |to: &str| format!("UPDATE {table} SET {to} WHERE {key} IN ('{of}')");
+            fixture.sql(&set(odd)).await;
+            let found = names(&*store, table).await;
+            match &fixture.url {
+                None => {
+                    let (before, behind) = (&all[..rows.start], &all[rows.end..]);
+                    assert_eq!(
+                        found.unwrap(),
+                        [before, behind].concat(),
+                        "{table} {rows:?}"
+                    );
+                }
+                // Nobody takes a part for the whole.
+                Some(_) => assert!(
+                    matches!(found, Err(StoreError::Unreadable { .. })),
+                    "{table} {rows:?}: {found:?}"
+                ),
+            }
+            fixture.sql(&set(sound)).await;
+            assert_eq!(names(&*store, table).await.unwrap(), all, "{table}");
         }
     }
 }
