@@ -203,7 +203,8 @@ pub async fn behind_proxy(url: &str) -> (Proxy, Location) {
     (proxy, behind)
 }
 
-/// Makes a test of each named function for each database.
+/// Makes a test of each named function for each database. A binary that has contracts says `#![deny(dead_code)]`, so that
+/// a function which is written and not named does not build.
 #[macro_export]
 macro_rules! contract {
     ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {

@@ -2,6 +2,8 @@
 //! CockroachDB when `TIDELINE_TEST_COCKROACH_URL` names one. How a bridge bears a store's faults is tried in
 //! `bridge/tests/it/faults.rs`.
 
+// What no `contract!` names would never run: it does not build.
+#![deny(dead_code)]
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
