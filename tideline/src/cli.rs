@@ -214,17 +214,77 @@ fn explained(mut error: clap::Error) -> clap::Error {
 mod tests {
     use super::*;
 
+    /// The commands that ask a bridge.
+    const ASKING: [&str; 32] = [
+        "status",
+        "device list",
+        "device show",
+        "device label",
+        "device retire",
+        "device reinstate",
+        "device requeue",
+        "device discard",
+        "command send",
+        "command show",
+        "command cancel",
+        "command list",
+        "config show",
+        "config set",
+        "config unset",
+        "config history",
+        "data get",
+        "data latest",
+        "data aggregate",
+        "data send",
+        "data conflicts",
+        "ledger",
+        "ledger accept-loss",
+        "dead-letter list",
+        "dead-letter show",
+        "dead-letter retry",
+        "dead-letter discard",
+        "alert list",
+        "alert acknowledge",
+        "token revoke",
+        "token list-revoked",
+        "audit",
+    ];
+
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
         let reach = Reach::augment_args(Command::new("reach"));
         assert!(reach.get_arguments().map(Arg::get_id).eq(REACH));
-        for alone in ALONE {
-            let mut words = alone.split(' ');
-            let found = words.try_fold(command(), |above, word| {
-                above.find_subcommand(word).cloned()
-            });
-            assert!(found.is_some(), "{alone}");
+    }
+
+    /// What can be run: with no command behind it.
+    fn runnable(command: &Command, above: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        for below in command.get_subcommands() {
+            let path = format!("{above}{}", below.get_name());
+            found.extend(runnable(below, &format!("{path} ")));
+            if !below.is_subcommand_required_set() {
+                found.push(path);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn of_every_command_it_is_known_whether_it_asks_a_bridge() {
+        let all = runnable(&command(), "");
+        let known = || ALONE.iter().chain(&ASKING);
+        for path in &all {
+            assert!(
+                known().filter(|known| *known == path).count() == 1,
+                "put `{path}` into `ALONE` if it asks no bridge, or else into `ASKING` beside this test; not into both"
+            );
+        }
+        for path in known() {
+            assert!(
+                all.iter().any(|found| found == path),
+                "`{path}` is no command that can be run: take it out of `ALONE` or `ASKING`"
+            );
         }
     }
 }
