@@ -164,7 +164,7 @@ fn on_server<F: Future<Output = ()> + Send + 'static>(
 }
 
 /// The admin's URL with another database.
-pub fn with_database(url: &str, name: &str) -> String {
+fn with_database(url: &str, name: &str) -> String {
     let (url, query) = match url.split_once('?') {
         Some((url, query)) => (url, format!("?{query}")),
         None => (url, String::new()),

@@ -1,7 +1,7 @@
 //! What the tests of several crates need: databases of their own, values to put into them, a network
-//! that fails, free ports, and patience.
+//! that fails, processes that end with them, free ports, and patience.
 //!
-//! Reading order: [`database`] → [`readings`] → [`proxy`] → [`port`] → [`wait`].
+//! Reading order: [`database`] → [`readings`] → [`proxy`] → [`process`] → [`mosquitto`] → [`port`] → [`wait`].
 
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,9 @@
 )]
 
 pub mod database;
+pub mod mosquitto;
 pub mod port;
+pub mod process;
 pub mod proxy;
 pub mod readings;
 pub mod wait;

@@ -1,6 +1,6 @@
 //! Bridges judge by the database's time, whatever their own clocks say.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use daemon::{Clock as _, SystemClock};
 use reqwest::{Method, RequestBuilder, StatusCode};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use store::location::Location;
 
 use testkit::database::{Fixture, behind_proxy, postgres};
+use testkit::wait::{until, until_ok};
 
 use crate::api::{Served, expect};
 
@@ -70,22 +71,18 @@ fn without_the_databases_time_a_bridge_takes_nothing_and_says_so() {
             answer["detail"].as_str().unwrap().contains("time"),
             "{answer}"
         );
-        // Loops of their own: an async closure is not shown to be `Send` here.
-        let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
+        until_ok("its time is not known", async || {
             let ready = served.bare(Method::GET, "/readyz").send().await.unwrap();
             let text = ready.text().await.unwrap();
-            if text.contains("database's time is not known") {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{text}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            let is_said = text.contains("database's time is not known");
+            is_said.then_some(()).ok_or(text)
+        })
+        .await;
         proxy.set_up(true);
-        while post(&served).send().await.unwrap().status() != StatusCode::OK {
-            assert!(Instant::now() < deadline, "it does not go on");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("it goes on", async || {
+            post(&served).send().await.unwrap().status() == StatusCode::OK
+        })
+        .await;
         let now = served.store.clock().now().micros();
         let apart = Duration::from_micros(now.abs_diff(SystemClock::default().now_micros()));
         assert!(apart < Duration::from_secs(10), "{apart:?}");

@@ -11,12 +11,14 @@ use daemon::{Clock as _, SystemClock};
 use reqwest::{Method, StatusCode};
 use schema::Value as Reading;
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use store::StoreError;
 use store::location::Location;
 
 use testkit::database::*;
+use testkit::port::free_port;
+use testkit::process::{Guard, Signal};
 use testkit::readings::*;
+use testkit::wait::{blocking, until, until_ok};
 
 use crate::api::Served;
 
@@ -127,35 +129,26 @@ async fn database_state(served: &Served) -> (String, String) {
 
 /// Waits until what the bridge says of its database is so.
 async fn until_database(served: &Served, what: &str, is: fn(&str, &str) -> bool) {
-    let started = Instant::now();
-    loop {
+    until_ok(what, async || {
         let (state, reason) = database_state(served).await;
-        if is(&state, &reason) {
-            return;
+        match is(&state, &reason) {
+            true => Ok(()),
+            false => Err((state, reason)),
         }
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "{what}: {state} {reason}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    })
+    .await;
 }
 
 /// Waits until all senders have had so many readings settled.
 async fn until_settled(senders: &[Sender], what: &str, least: &[u64]) {
-    let started = Instant::now();
-    while !counts(senders)
-        .iter()
-        .zip(least)
-        .all(|(now, least)| now >= least)
-    {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "{what}: {:?}, expected {least:?}",
-            counts(senders)
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    until_ok(&format!("{what}: {least:?} are settled"), async || {
+        let counts = counts(senders);
+        match counts.iter().zip(least).all(|(now, least)| now >= least) {
+            true => Ok(()),
+            false => Err(counts),
+        }
+    })
+    .await;
 }
 
 fn counts(senders: &[Sender]) -> Vec<u64> {
@@ -257,11 +250,10 @@ fn what_refuses_everything_settles_nothing_and_flows_again_when_it_is_mended() {
             fixture.sql(fault).await;
             until_database(&served, fault, refuses_all).await;
             if at == 0 {
-                let started = Instant::now();
-                while alerts(&served).await.is_empty() {
-                    assert!(started.elapsed() < Duration::from_secs(30), "no alert");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+                until("there is an alert", async || {
+                    !alerts(&served).await.is_empty()
+                })
+                .await;
                 let found = alerts(&served).await;
                 assert_eq!(found.len(), 1, "{found:?}");
                 let detail = found[0]["detail"].as_str().unwrap();
@@ -385,19 +377,16 @@ async fn sqlite(path: &Path, sql: &str) {
 
 #[test]
 fn a_database_that_cannot_hold_all_text_is_refused_by_name() {
-    let admin = postgres_url();
-    let name = format!("tideline_latin_{:016x}", rand::random::<u64>());
-    runtime().block_on(async {
-        let mut connection = PgConnection::connect(&admin).await.unwrap();
-        let create = format!("CREATE DATABASE {name} ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
-        connection.execute(AssertSqlSafe(create)).await.unwrap();
-        let store = Location::parse(&with_database(&admin, &name)).unwrap().open().await.unwrap();
+    let latin = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    postgres_with(latin, |fixture| async move {
+        let store = fixture.open_unmigrated().await;
         let refused = store.migrate().await.unwrap_err();
-        assert!(matches!(refused, StoreError::Encoding { .. }), "{refused:?}");
+        assert!(
+            matches!(refused, StoreError::Encoding { .. }),
+            "{refused:?}"
+        );
         assert!(refused.to_string().contains("LATIN1"), "{refused}");
         store.close().await;
-        let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
-        connection.execute(AssertSqlSafe(drop_it)).await.unwrap();
     });
 }
 
@@ -449,7 +438,7 @@ fn a_silent_fleet_does_not_hide_whether_the_database_is_there() {
 struct Server {
     folder: tempfile::TempDir,
     port: u16,
-    process: Option<std::process::Child>,
+    process: Option<Guard>,
 }
 
 impl Server {
@@ -458,11 +447,7 @@ impl Server {
             .prefix("tideline-pg-")
             .tempdir()
             .unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         if let Some((user, group)) = other_user() {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
         }
@@ -504,8 +489,8 @@ impl Server {
     }
 
     fn run(&mut self) {
-        let process = self
-            .command("postgres")
+        let mut command = self.command("postgres");
+        let process = command
             .arg("-D")
             .arg(self.folder.path().join("data"))
             .args([
@@ -522,18 +507,9 @@ impl Server {
                 self.folder.path().display()
             ))
             .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
-        let started = Instant::now();
-        while !self.try_sql("SELECT 1") {
-            assert!(
-                started.elapsed() < Duration::from_secs(60),
-                "PostgreSQL does not start"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+            .stderr(std::process::Stdio::null());
+        self.process = Some(Guard::spawn(process));
+        blocking::until("PostgreSQL answers", || self.try_sql("SELECT 1"));
     }
 
     fn try_sql(&self, sql: &str) -> bool {
@@ -552,10 +528,7 @@ impl Server {
     /// Ends it as a crash does.
     fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
-            let quit = rustix::process::Signal::QUIT;
-            let pid = rustix::process::Pid::from_child(&process);
-            let _ = rustix::process::kill_process(pid, quit);
-            process.wait().unwrap();
+            process.ends_on(Signal::QUIT);
         }
     }
 }

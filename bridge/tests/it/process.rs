@@ -7,6 +7,7 @@ use std::process::Command;
 
 use certs::Folder;
 use certs::set::MachineSet;
+use testkit::port::free_port;
 
 fn bridge(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridge"));
@@ -87,10 +88,7 @@ fn a_certificate_without_a_bridges_identity_is_named() {
 #[test]
 fn an_unreachable_database_is_named_without_its_password() {
     let folder = tempfile::tempdir().unwrap();
-    let port = {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
+    let port = free_port();
     let settings = format!(
         "[mqtt]\naddress = 'localhost'\n[store]\nurl = 'postgres://me:secret@127.0.0.1:{port}/x'\n{}",
         tls(folder.path())

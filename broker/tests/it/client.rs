@@ -8,7 +8,9 @@ use rumqttc::{AsyncClient, Event, MqttOptions, Packet, Publish, QoS, TlsConfigur
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::rig::{PATIENCE, Rig};
+use testkit::wait::PATIENCE;
+
+use crate::rig::Rig;
 
 pub(crate) struct Client {
     pub(crate) mqtt: AsyncClient,

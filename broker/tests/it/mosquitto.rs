@@ -1,87 +1,30 @@
 //! The rules that we ship for Mosquitto, tried with Mosquitto: `broker-config/mosquitto.conf`
 //! and `mosquitto.acl`. Only paths, port and user differ from what is shipped.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use certs::Role;
+use certs::{Role, TlsFiles};
 use tempfile::TempDir;
+use testkit::mosquitto::start_shipped;
+use testkit::port::free_port;
+use testkit::process::Guard;
 
 use crate::outsiders::{output, program, spawn};
-use crate::rig::{Fleet, PATIENCE};
+use crate::rig::Fleet;
 use crate::trust::openssl;
 
 struct Mosquitto {
-    child: Child,
+    _running: Guard,
     port: u16,
     _folder: TempDir,
 }
 
-impl Drop for Mosquitto {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn shipped(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../broker-config")
-        .join(name)
-}
-
-/// Puts a value in the place of a setting's, which must be there.
-fn set(text: &mut String, key: &str, value: &str) {
-    let mut found = 0;
-    let lines: Vec<String> = text
-        .lines()
-        .map(|line| {
-            if line.split(' ').next() == Some(key) {
-                found += 1;
-                format!("{key} {value}")
-            } else {
-                line.to_owned()
-            }
-        })
-        .collect();
-    assert_eq!(found, 1, "{key} stands {found} times in mosquitto.conf");
-    *text = lines.join("\n");
-}
-
 fn start(fleet: &Fleet) -> Mosquitto {
     let folder = tempfile::tempdir().unwrap();
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
-    let mut text = std::fs::read_to_string(shipped("mosquitto.conf")).unwrap();
-    let server = fleet.server();
-    let path = |path: &Path| path.to_str().unwrap().to_owned();
-    set(&mut text, "listener", &format!("{port} 127.0.0.1"));
-    set(&mut text, "cafile", &path(&server.ca));
-    set(&mut text, "certfile", &path(&server.cert));
-    set(&mut text, "keyfile", &path(&server.key));
-    set(&mut text, "crlfile", &path(&fleet.crl));
-    set(&mut text, "acl_file", &path(&shipped("mosquitto.acl")));
-    // Tests may run as root, who owns the keys; Mosquitto would leave that user otherwise.
-    text.push_str("\nuser root\n");
-    let config = folder.path().join("mosquitto.conf");
-    std::fs::write(&config, text).unwrap();
-    let child = Command::new("mosquitto")
-        .arg("-c")
-        .arg(config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("mosquitto is not installed; run the tests through `cargo xtask test`");
-    let deadline = Instant::now() + PATIENCE;
-    while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
-        assert!(Instant::now() < deadline, "mosquitto does not listen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let port = free_port();
+    let TlsFiles { ca, cert, key } = &fleet.server();
     Mosquitto {
-        child,
+        _running: start_shipped(folder.path(), port, [ca, cert, key, &fleet.crl]),
         port,
         _folder: folder,
     }

@@ -4,20 +4,15 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use certs::{Role, TlsFiles};
+use testkit::mosquitto::client;
 
 use crate::client::Client;
 use crate::rig::Rig;
 
 /// How to start one of Mosquitto's clients against a port.
 pub(crate) fn program(program: &str, port: u16, files: &TlsFiles) -> Command {
-    let mut command = Command::new(program);
+    let mut command = client(program, port, [&files.ca, &files.cert, &files.key]);
     command
-        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "--cafile"])
-        .arg(&files.ca)
-        .arg("--cert")
-        .arg(&files.cert)
-        .arg("--key")
-        .arg(&files.key)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

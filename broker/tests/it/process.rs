@@ -3,14 +3,15 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use testkit::port::free_port;
+use testkit::process::{Guard, Signal};
+use testkit::wait::blocking;
 
-use crate::rig::{Fleet, PATIENCE};
+use crate::rig::Fleet;
 
 struct Place {
     folder: TempDir,
@@ -55,26 +56,14 @@ fn get(port: u16, path: &str) -> Option<String> {
     Some(answer)
 }
 
-/// Ends the process whatever a test finds.
-struct Guard(Child);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn it_gets_ready_tells_its_metrics_and_stops_on_sigterm() {
     let http = free_port();
     let place = place("127.0.0.1:0", http, |text| text);
-    let mut child = Guard(broker("run", &place.config, &[]).spawn().unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    while !get(http, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-        assert!(Instant::now() < deadline, "not ready");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let mut running = Guard::spawn(&mut broker("run", &place.config, &[]));
+    blocking::until("it is ready", || {
+        get(http, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
     let metrics = get(http, "/metrics").unwrap();
     for family in [
         "tideline_broker_connections{role=\"device\"} 0",
@@ -84,24 +73,12 @@ fn it_gets_ready_tells_its_metrics_and_stops_on_sigterm() {
     ] {
         assert!(metrics.contains(family), "{family} not in {metrics}");
     }
-    let begin = Instant::now();
-    let pid = Pid::from_child(&child.0);
-    kill_process(pid, Signal::TERM).unwrap();
-    let status = child.0.wait().unwrap();
-    assert!(status.success(), "{status}");
-    assert!(
-        begin.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        begin.elapsed()
-    );
+    let (code, took) = running.ends_on(Signal::TERM);
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(2), "{took:?}");
     let mut errors = String::new();
-    child
-        .0
-        .stderr
-        .take()
-        .unwrap()
-        .read_to_string(&mut errors)
-        .unwrap();
+    let said = running.0.stderr.as_mut().unwrap();
+    said.read_to_string(&mut errors).unwrap();
     assert!(
         !errors.contains("WARN") && !errors.contains("ERROR"),
         "{errors}"

@@ -11,7 +11,9 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::rig::{PATIENCE, Rig};
+use testkit::wait::PATIENCE;
+
+use crate::rig::Rig;
 
 pub(crate) struct Raw {
     stream: TlsStream<TcpStream>,

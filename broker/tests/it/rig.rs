@@ -11,9 +11,7 @@ use certs::{Folder, Identity, Overwrite, Role, TlsFiles};
 use daemon::{Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
-
-/// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+use testkit::wait::until_ok;
 
 /// Certificates of one authority.
 pub(crate) struct Fleet {
@@ -136,15 +134,14 @@ impl Rig {
 
     /// Waits until a metric has a value.
     pub(crate) async fn await_metric(&self, name: &str, labels: &[&str], expected: u64) {
-        let reached = async {
-            while self.metric(name, labels) != expected {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
-            let found = self.metric(name, labels);
-            panic!("{name} {labels:?} is {found}, not {expected}");
-        }
+        until_ok(
+            &format!("{name} {labels:?} is {expected}"),
+            async || match self.metric(name, labels) {
+                found if found == expected => Ok(()),
+                found => Err(found),
+            },
+        )
+        .await;
     }
 }
 

@@ -8,7 +8,9 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::raw::{self, Raw};
-use crate::rig::{PATIENCE, Rig};
+use testkit::wait::PATIENCE;
+
+use crate::rig::Rig;
 
 const DEVICES: usize = 24;
 const SHARED: &str = "$share/bridges/tl/v1/+/up/#";

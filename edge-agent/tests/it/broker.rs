@@ -1,18 +1,15 @@
 //! Mosquitto with mutual TLS in a folder of its own.
 
 use std::io::Write;
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Instant;
 
 use certs::{Folder, MachineSet};
 use tempfile::TempDir;
 
+use testkit::mosquitto;
 use testkit::port::free_port;
-
-use crate::PATIENCE;
+use testkit::process::Guard;
 
 pub(crate) const DEVICE: &str = "press-7";
 
@@ -44,7 +41,7 @@ fn make_certificates() -> (TempDir, MachineSet) {
 pub(crate) struct Broker {
     pub(crate) port: u16,
     folder: TempDir,
-    child: Option<Child>,
+    running: Option<Guard>,
 }
 
 impl Broker {
@@ -55,7 +52,7 @@ impl Broker {
         let mut broker = Self {
             port,
             folder,
-            child: None,
+            running: None,
         };
         broker.restart();
         broker
@@ -64,32 +61,12 @@ impl Broker {
     /// Starts it, with nothing remembered.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let child = Command::new("mosquitto")
-            .arg("-c")
-            .arg(self.folder.path().join("mosquitto.conf"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("mosquitto is not installed; run the tests through `cargo xtask test`");
-        self.child = Some(child);
-        let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(Instant::now() < deadline, "mosquitto does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        let settings = self.folder.path().join("mosquitto.conf");
+        self.running = Some(mosquitto::start(&settings, self.port));
     }
 
     pub(crate) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.kill();
+        self.running = None;
     }
 }
 

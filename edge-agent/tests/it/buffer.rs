@@ -12,6 +12,7 @@ use edge_agent::buffer::{
 use schema::message::{RejectReason, Rejection};
 use schema::{Balance, ObservedAt, Quality, RangeSet, Reading, SeqRange, Value, limits};
 use tempfile::TempDir;
+use testkit::wait::{until, until_ok};
 
 /// A wall clock that a test sets.
 #[derive(Debug)]
@@ -695,15 +696,14 @@ async fn a_closed_buffer_says_so_and_the_last_handle_closes_it() {
     commit(&opened, &[(1, 1)]).await;
     drop(opened);
     // The thread ends by itself, after it has kept what was settled.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    let again = loop {
+    let again = until_ok("the file is free", async || {
         match try_open(&settings).await {
-            Ok(opened) => break opened,
-            Err(BufferError::InUse { .. }) => assert!(std::time::Instant::now() < deadline),
+            Ok(opened) => Ok(opened),
+            Err(error @ BufferError::InUse { .. }) => Err(error),
             Err(other) => panic!("{other}"),
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    };
+    })
+    .await;
     assert!(again.pending.is_empty());
 }
 
@@ -718,18 +718,15 @@ async fn settlements_are_kept_without_another_append() {
     opened.buffer.append(readings("cpu", 10)).await.unwrap();
     commit(&opened, &[(1, 9)]).await;
     // As a crash would find it.
-    let deadline = std::time::Instant::now() + Duration::from_secs(10);
-    loop {
+    until("the settlement is kept", async || {
         let copy = tempfile::tempdir().unwrap();
         copy_files(folder.path(), copy.path());
         let found = open(&self::settings(copy.path())).await;
-        if found.pending == set(&[(10, 10)]) {
-            break;
-        }
-        assert_eq!(found.pending, set(&[(1, 10)]));
-        assert!(std::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        let is_kept = found.pending == set(&[(10, 10)]);
+        assert!(is_kept || found.pending == set(&[(1, 10)]));
+        is_kept
+    })
+    .await;
 }
 
 /// Copies what a crash would leave: the file and its log.

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use edge_agent::buffer::{Buffer, BufferSettings, Opened};
 use edge_agent::clock::core::{Release, StartClock};
 use schema::message::Ack;
 use schema::{Epoch, ObservedAt, RangeSet, Reading, SeqRange, Value};
+use testkit::wait::until_ok;
 
 use crate::buffer::{TestClock, copy_files, folder, read_all, reading, settings};
 
@@ -223,8 +223,7 @@ async fn a_recovery_does_not_bring_back_epochs_that_were_forgotten() {
     let before = opened.buffer.balance();
     // Nothing of the old epoch is waited for any more once its deletion is on disk.
     opened.buffer.discard(None).await.unwrap();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
+    let (report, balance) = until_ok("the settlement is on disk", async || {
         let copy = self::folder();
         copy_files(folder.path(), copy.path());
         let path = settings(copy.path()).path;
@@ -234,16 +233,15 @@ async fn a_recovery_does_not_bring_back_epochs_that_were_forgotten() {
         let found = open_at(copy.path(), NOW_MS).await;
         assert!(found.recovery.is_some());
         let report = found.buffer.report().await.unwrap();
-        if report.iter().any(|account| account.epoch == first) && Instant::now() < deadline {
-            // The settlement may not be on disk yet.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            continue;
+        match report.iter().any(|account| account.epoch == first) {
+            true => Err(report),
+            false => Ok((report, found.buffer.balance())),
         }
-        let named: Vec<Epoch> = report.iter().map(|account| account.epoch).collect();
-        assert_eq!(named, [second], "{report:?}");
-        assert_eq!(found.buffer.balance(), before);
-        break;
-    }
+    })
+    .await;
+    let named: Vec<Epoch> = report.iter().map(|account| account.epoch).collect();
+    assert_eq!(named, [second], "{report:?}");
+    assert_eq!(balance, before);
 }
 
 async fn log_rows(settings: &BufferSettings) -> i64 {

@@ -16,6 +16,7 @@ use crate::buffer::{
 };
 use crate::process::{Home, output, stderr};
 use crate::{PATIENCE, eventually};
+use testkit::wait::{until, until_ok};
 
 /// How soon trouble must be said.
 const SOON: Duration = Duration::from_secs(1);
@@ -162,23 +163,16 @@ async fn is_said(home: &Home, since: Instant) -> String {
 }
 
 async fn is_over(home: &Home) {
-    let started = Instant::now();
-    loop {
+    until_ok("it is over everywhere", async || {
         let said = said(home).await;
         let is_ready = "\"agent-buffer\":{\"state\":\"ready\"}";
         let is_logged = said.log.contains("the buffer works again");
-        if said.trouble().is_none() && is_logged && said.ready.contains(is_ready) {
-            return;
-        }
-        assert!(
-            started.elapsed() < PATIENCE,
-            "it is never over everywhere:\n{}\n{}\n{}",
-            said.for_people,
-            said.ready,
-            said.log
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        let is_over = said.trouble().is_none() && is_logged && said.ready.contains(is_ready);
+        is_over
+            .then_some(())
+            .ok_or((said.for_people, said.ready, said.log))
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -436,18 +430,14 @@ async fn a_recovery_without_room_keeps_the_original_and_goes_on_when_there_is_so
     home.set_buffer("data/buffer.db");
     let agent = home.spawn();
     let address = format!("http://127.0.0.1:{}/readyz", home.admin);
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = match reqwest::get(&address).await {
-            Ok(answer) => answer.text().await.unwrap(),
-            Err(_) => String::new(),
+    until("the disk's trouble is said", async || {
+        let Ok(said) = reqwest::get(&address).await else {
+            return false;
         };
-        if answer.contains("no room on the disk") && answer.contains("free some room") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{answer}\n{}", home.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        let said = said.text().await.unwrap();
+        said.contains("no room on the disk") && said.contains("free some room")
+    })
+    .await;
     assert_eq!(
         std::fs::read(&buffer.path).unwrap(),
         damaged,
@@ -503,7 +493,7 @@ async fn an_agent_that_waits_for_its_disk_says_so_and_stops_in_order() {
             && said.contains("ead-only")
     })
     .await;
-    let (code, took) = agent.terminate();
+    let (code, took) = agent.ends_on(testkit::process::Signal::TERM);
     assert_eq!(code, Some(0), "{}", home.log());
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(home.log().contains("stopped before"), "{}", home.log());

@@ -31,16 +31,4 @@ mod sources;
 mod timekeeping;
 mod tools;
 
-use std::time::{Duration, Instant};
-
-/// How long a condition may take before it counts as never true.
-const PATIENCE: Duration = Duration::from_secs(15);
-
-/// Waits until `condition` holds.
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use testkit::wait::{PATIENCE, eventually};

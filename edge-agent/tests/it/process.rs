@@ -2,8 +2,8 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -12,8 +12,9 @@ use tokio::net::UnixStream;
 use crate::bridge::{Bridge, Mood};
 use crate::broker::{Broker, certificates};
 use testkit::port::free_port;
+use testkit::process::{Guard, Signal};
 
-use crate::{PATIENCE, eventually};
+use crate::eventually;
 
 pub(crate) fn agent(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_edge-agent"));
@@ -70,17 +71,14 @@ impl Home {
     }
 
     /// Starts the agent.
-    pub(crate) fn spawn(&self) -> Agent {
+    pub(crate) fn spawn(&self) -> Guard {
         let log = std::fs::File::create(self.path("log")).unwrap();
-        let child = agent(&["run", "--config", &self.config()])
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn();
-        Agent(child.unwrap())
+        let mut agent = agent(&["run", "--config", &self.config()]);
+        Guard::spawn(agent.stdout(Stdio::null()).stderr(log))
     }
 
     /// Starts the agent and waits for its socket.
-    pub(crate) async fn start(&self) -> Agent {
+    pub(crate) async fn start(&self) -> Guard {
         let child = self.spawn();
         let socket = self.path("agent.sock");
         eventually("the agent listens", || {
@@ -117,36 +115,6 @@ impl Home {
         let output = output(&["status", "--config", &self.config(), "--json"]);
         assert!(output.status.success(), "{}", stderr(&output));
         serde_json::from_slice(&output.stdout).unwrap()
-    }
-}
-
-pub(crate) struct Agent(pub(crate) Child);
-
-impl Agent {
-    /// Asks it to stop, and returns exit code and time taken.
-    pub(crate) fn terminate(&mut self) -> (Option<i32>, Duration) {
-        let started = Instant::now();
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return (status.code(), started.elapsed());
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    pub(crate) fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 
@@ -321,7 +289,7 @@ async fn a_healthy_run_is_silent_and_stops_in_order_within_five_seconds() {
     let table = String::from_utf8(table.stdout).unwrap();
     assert!(table.contains("committed       50"), "{table}");
 
-    let (code, took) = agent.terminate();
+    let (code, took) = agent.ends_on(Signal::TERM);
     assert_eq!(code, Some(0), "{}", home.log());
     assert!(took < Duration::from_secs(5), "it took {took:?}");
     let log = home.log();
@@ -339,7 +307,7 @@ async fn a_stop_with_a_silent_bridge_keeps_the_readings_and_is_in_time() {
     let home = Home::new(broker.port);
     let mut agent = home.start().await;
     assert_eq!(home.produce(0, 5).await, 5);
-    let (code, took) = agent.terminate();
+    let (code, took) = agent.ends_on(Signal::TERM);
     assert_eq!(code, Some(0), "{}", home.log());
     assert!(took < Duration::from_secs(5), "it took {took:?}");
     let _agent = home.start().await;

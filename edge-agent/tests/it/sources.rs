@@ -15,6 +15,7 @@ use crate::bridge::Bridge;
 use crate::broker::Broker;
 use crate::edge::{Edge, config};
 use crate::{PATIENCE, eventually};
+use testkit::wait::until;
 
 #[tokio::test]
 async fn this_machine_is_watched() {
@@ -481,15 +482,12 @@ async fn the_one_too_many_is_told_why_there_is_no_place() {
     assert_eq!(edge.metric(name), 1);
     // One that leaves makes room.
     drop(all.pop());
-    let deadline = Instant::now() + PATIENCE;
-    loop {
+    until("the place is free", async || {
         let mut stream = connect(&path).await;
         let answer = ask(&mut stream, "{\"sensor\":\"a\",\"value\":1}\n", 1).await;
-        if is_accepted(&answer[0]) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the place stays taken");
-    }
+        is_accepted(&answer[0])
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -205,5 +205,10 @@ async fn a_restart_happens_once_and_is_known_to_have_succeeded() {
     let end = ended(&bridge, other).await;
     assert_eq!(end.state, CommandState::Succeeded, "{end:?}");
     assert_eq!(starts(), 3);
-    assert_eq!(agent.terminate().0, Some(0), "{}", home.log());
+    assert_eq!(
+        agent.ends_on(testkit::process::Signal::TERM).0,
+        Some(0),
+        "{}",
+        home.log()
+    );
 }

@@ -9,7 +9,9 @@ use loadtest::proxy::Mode;
 use loadtest::stack::device;
 use serde_json::{Value, json};
 
-use crate::commands::{Fleet, get, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get};
 
 const HOUR_MS: i64 = 3_600_000;
 

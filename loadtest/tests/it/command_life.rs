@@ -7,7 +7,9 @@ use loadtest::scratch::Scratch;
 use loadtest::stack::device;
 use serde_json::{Value, json};
 
-use crate::commands::{Fleet, get, is_over, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get, is_over};
 use testkit::database::postgres_url;
 
 fn exec(program: &str) -> Value {

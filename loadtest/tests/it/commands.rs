@@ -11,10 +11,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::port::free_port;
+use testkit::wait::{until, until_ok};
 use tokio::time::sleep;
-
-/// A bridge may pause for ten seconds before it connects again, and looks every twenty.
-const SOON: Duration = Duration::from_secs(90);
 
 /// A broker, a bridge and agents behind links.
 pub(crate) struct Fleet {
@@ -82,31 +80,27 @@ impl Fleet {
     /// Asks for a command, as long as it takes to be heard; returns its URL.
     pub(crate) async fn ask(&self, agent: usize, body: &Value) -> String {
         let client = reqwest::Client::new();
-        let started = Instant::now();
-        loop {
-            let sent = client.post(self.url(agent)).json(body).send().await;
-            if let Ok(answer) = sent {
-                assert_eq!(answer.status(), 201, "{:?}", answer.text().await);
-                let path = answer.headers()["location"].to_str().unwrap().to_owned();
-                return format!("{}{path}", self.api);
-            }
-            assert!(started.elapsed() < SOON, "{sent:?}");
-            sleep(Duration::from_millis(50)).await;
-        }
+        until_ok("it is asked", async || {
+            let sent = client.post(self.url(agent)).json(body).send().await?;
+            let path = sent.headers().get("location").cloned();
+            assert_eq!(sent.status(), 201, "{:?}", sent.text().await);
+            let path = path.unwrap();
+            let path = path.to_str().unwrap();
+            Ok::<_, reqwest::Error>(format!("{}{path}", self.api))
+        })
+        .await
     }
 
     /// Waits for a state.
     pub(crate) async fn state(&self, url: &str, state: &str) -> Value {
-        let mut found = Value::Null;
-        let started = Instant::now();
-        while started.elapsed() < SOON {
-            found = get(url).await.unwrap_or_default();
-            if found["state"] == state {
-                return found;
+        until_ok(state, async || {
+            let found = get(url).await.unwrap_or_default();
+            match found["state"] == state {
+                true => Ok(found),
+                false => Err(found),
             }
-            sleep(Duration::from_millis(20)).await;
-        }
-        panic!("{state} is awaited: {found}");
+        })
+        .await
     }
 }
 
@@ -123,14 +117,6 @@ pub(crate) async fn is_over(command: &str) {
 
 pub(crate) async fn get(url: &str) -> Option<Value> {
     reqwest::get(url).await.ok()?.json().await.ok()
-}
-
-pub(crate) async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let started = Instant::now();
-    while !holds().await {
-        assert!(started.elapsed() < SOON, "{what}");
-        sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn mark() -> Value {
@@ -265,18 +251,17 @@ async fn nothing_runs_twice_whatever_is_killed() {
         sleep(Duration::from_millis(rng.random_range(50..500))).await;
         slot.start().unwrap();
     }
-    let deadline = Instant::now() + Duration::from_secs(90);
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     let mut succeeded = BTreeSet::new();
     for url in asked.keys() {
-        let found = loop {
+        let found = until_ok("it ends", async || {
             let found = get(url).await.unwrap_or_default();
-            if found["ended"] == true {
-                break found;
+            match found["ended"] == true {
+                true => Ok(found),
+                false => Err(found),
             }
-            assert!(Instant::now() < deadline, "no outcome: {found}");
-            sleep(Duration::from_millis(50)).await;
-        };
+        })
+        .await;
         let state = found["state"].as_str().unwrap().to_owned();
         if state == "succeeded" {
             succeeded.insert(found["id"].as_str().unwrap().to_owned());

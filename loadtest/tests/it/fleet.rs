@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use loadtest::stack::device;
 
-use crate::commands::{Fleet, get, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get};
 
 async fn send(fleet: &Fleet, method: Method, path: &str, body: &Value) -> Value {
     let url = format!("{}/api/v1/{path}", fleet.api);

@@ -8,7 +8,9 @@ use schema::message::{
 use schema::{Epoch, Hlc, envelope};
 use serde_json::json;
 
-use crate::commands::{Fleet, get, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get};
 use testkit::database::postgres_url;
 
 use crate::{certificate, mosquitto, with_input};

@@ -37,12 +37,7 @@ fn loadtest(arguments: &[&str]) -> Command {
 
 /// One of Mosquitto's clients, with somebody's certificate.
 fn mosquitto(program: &str, port: u16, files: &TlsFiles) -> Command {
-    let mut command = Command::new(program);
-    command.args(["-h", "127.0.0.1", "-p", &port.to_string()]);
-    command.arg("--cafile").arg(&files.ca);
-    command.arg("--cert").arg(&files.cert);
-    command.arg("--key").arg(&files.key);
-    command
+    testkit::mosquitto::client(program, port, [&files.ca, &files.cert, &files.key])
 }
 
 /// The certificate of one more device.

@@ -2,26 +2,25 @@
 //! nothing that Tideline promises may depend on its own broker.
 
 use std::cell::Cell;
-use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use certs::Folder;
 use loadtest::chaos::{Report, judge};
-use loadtest::process::Process;
 use loadtest::producer::Producer;
 use loadtest::stack::{Plan, Stack};
 use schema::envelope;
 use schema::message::Downlink;
 use schema::message::ack::payload_digest;
+use testkit::mosquitto::start_shipped;
 use testkit::port::free_port;
+use testkit::process::Guard;
+use testkit::wait::until;
 use tokio::time::sleep;
 
-use crate::commands::{get, until};
+use crate::commands::get;
 use crate::{certificate, mosquitto, with_input};
-
-const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../broker-config");
 
 /// A payload of no version.
 const GARBAGE: &[u8] = b"\xffgarbage";
@@ -47,7 +46,7 @@ async fn readings_survive_restarts_of_mosquitto_and_of_the_bridge() {
         Duration::from_millis(5),
     );
     more_is(&stack, "committed").await;
-    broker.kill().unwrap();
+    broker.kill();
     more_is(&stack, "pending").await;
     let broker = start(folder, &certs, port);
     more_is(&stack, "committed").await;
@@ -129,34 +128,10 @@ async fn a_payload_that_nobody_can_read_is_refused_and_kept(
     assert!(!letter["reason"].as_str().unwrap().is_empty(), "{answer}");
 }
 
-/// Mosquitto as shipped, but for paths, port and user.
-fn start(folder: &Path, certs: &Folder, port: u16) -> Process {
-    let mut text = String::new();
-    for line in fs::read_to_string(format!("{SHIPPED}/mosquitto.conf"))
-        .unwrap()
-        .lines()
-    {
-        let path = |file: &str| certs.root().join(file).display().to_string();
-        let line = match line.split(' ').next().unwrap_or_default() {
-            "listener" => format!("listener {port} 127.0.0.1"),
-            "cafile" => format!("cafile {}", path("ca.pem")),
-            "certfile" => format!("certfile {}", path("server.pem")),
-            "keyfile" => format!("keyfile {}", path("server.key")),
-            "crlfile" => format!("crlfile {}", path("crl.pem")),
-            "acl_file" => format!("acl_file {SHIPPED}/mosquitto.acl"),
-            _ => line.to_owned(),
-        };
-        text.push_str(&line);
-        text.push('\n');
-    }
-    // Tests may run as root, who owns the keys; Mosquitto would leave that user otherwise.
-    text.push_str("user root\n");
-    let config = folder.join("mosquitto.conf");
-    fs::write(&config, text).unwrap();
-    let mut command = Command::new("mosquitto");
-    command.arg("-c").arg(&config);
-    Process::start("mosquitto", &mut command, &folder.join("mosquitto.log"))
-        .expect("mosquitto is not installed; run the tests through `cargo xtask test`")
+fn start(folder: &Path, certs: &Folder, port: u16) -> Guard {
+    let files = ["ca.pem", "server.pem", "server.key", "crl.pem"];
+    let files = files.map(|file| certs.root().join(file));
+    start_shipped(folder, port, files.each_ref().map(|file| file.as_path()))
 }
 
 fn from_hex(text: &str) -> Vec<u8> {

@@ -6,7 +6,9 @@ use loadtest::stack::device;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::commands::{Fleet, get, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get};
 
 async fn is_online(fleet: &Fleet, agent: usize) -> Option<bool> {
     let url = format!("{}/api/v1/devices/{}", fleet.api, device(agent));

@@ -10,7 +10,9 @@ use serde_json::Value;
 use testkit::port::free_port;
 use tokio::time::sleep;
 
-use crate::commands::{get, until};
+use testkit::wait::until;
+
+use crate::commands::get;
 use testkit::database::postgres_url;
 
 use crate::loadtest;

@@ -13,7 +13,9 @@ use schema::{ObservedAt, Quality, Reading, Value as Stored};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
-use crate::commands::{Fleet, get, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get};
 use testkit::database::postgres_url;
 
 use crate::certificate;

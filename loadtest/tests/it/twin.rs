@@ -11,7 +11,9 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::commands::{Fleet, get, until};
+use testkit::wait::until;
+
+use crate::commands::{Fleet, get};
 
 const KEY: &str = "commands.parallel";
 

@@ -20,8 +20,10 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use testkit::database::*;
+use testkit::port::free_port;
 use testkit::proxy::Proxy;
 use testkit::readings::*;
+use testkit::wait;
 
 /// How many files `migrations/cockroach` has.
 fn steps() -> usize {
@@ -87,12 +89,6 @@ fn a_bridge_that_died_while_it_migrated_is_followed_by_another() {
     });
 }
 
-/// A port where nobody listens.
-fn nowhere() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
-
 fn impatient(url: &str) -> Location {
     let mut database = Database::new(Nodes::parse([url]).unwrap());
     database.retry_budget = Duration::from_millis(300);
@@ -101,7 +97,7 @@ fn impatient(url: &str) -> Location {
 
 #[tokio::test]
 async fn an_unreachable_database_is_named_without_its_password() {
-    let port = nowhere();
+    let port = free_port();
     let location = impatient(&format!("postgres://user:secret@127.0.0.1:{port}/fleet"));
     let store = location.open().await.unwrap();
     let error = store.check().await.unwrap_err();
@@ -119,7 +115,7 @@ async fn an_unreachable_database_is_named_without_its_password() {
 fn a_node_that_is_gone_is_left_for_another() {
     postgres(|fixture| async move {
         let url = fixture.url.clone().unwrap();
-        let gone = format!("@127.0.0.1:{},", nowhere());
+        let gone = format!("@127.0.0.1:{},", free_port());
         let several = url.replacen('@', &gone, 1);
         assert_ne!(several, url, "the test's URL has a user");
         let store = Location::parse(&several).unwrap().open().await.unwrap();
@@ -282,11 +278,10 @@ fn what_one_part_has_written_is_read_again_when_the_next_one_loses_its_connectio
         });
         let waits = "SELECT pid::TEXT FROM pg_stat_activity \
              WHERE datname = current_database() AND wait_event = 'PgSleep'";
-        let asked = Instant::now();
-        while fixture.texts(waits).await.is_empty() {
-            assert!(asked.elapsed() < Duration::from_secs(60), "nothing waits");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        wait::until("the next part waits", async || {
+            !fixture.texts(waits).await.is_empty()
+        })
+        .await;
         let written = store.row_count(&device("a")).await.unwrap();
         assert_eq!(written.rows, PART, "the first part is committed");
         fixture
@@ -530,18 +525,15 @@ fn queries_that_may_be_stale_go_to_a_replica_while_it_is_fresh() {
         };
         let until =
             async |what: &str, expected: fn(&Result<Option<u64>, StoreError>, bool) -> bool| {
-                let started = Instant::now();
-                loop {
+                let begun = Instant::now();
+                wait::until_ok(what, async || {
                     let (answer, from_replica) = ask().await;
-                    if expected(&answer, from_replica) {
-                        return started.elapsed();
+                    match expected(&answer, from_replica) {
+                        true => Ok(begun.elapsed()),
+                        false => Err(answer),
                     }
-                    assert!(
-                        started.elapsed() < Duration::from_secs(60),
-                        "{what}: {answer:?}"
-                    );
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                })
+                .await
             };
         let from_replica = async || {
             until("the replica answers", |answer, from_replica| {

@@ -4,11 +4,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
-use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::{Running, SOON, check_refused, tideline};
+use testkit::wait::blocking;
+
+use crate::{Running, check_refused, tideline};
 
 fn ran(arguments: &[&str]) -> Output {
     let output = tideline(arguments).output().unwrap();
@@ -166,15 +167,10 @@ fn a_bridge_that_asks_for_tokens_takes_good_ones() {
     check_refused(&mut ran(&viewer, &revoke), 1, &["403"]);
     let revoked = ran(&admin, &revoke).output().unwrap();
     assert!(revoked.status.success(), "{revoked:?}");
-    let deadline = Instant::now() + SOON;
-    while ran(&viewer, &["device", "list"])
-        .output()
-        .unwrap()
-        .status
-        .success()
-    {
-        assert!(Instant::now() < deadline, "still taken");
-    }
+    blocking::until("it is refused", || {
+        let listed = ran(&viewer, &["device", "list"]).output().unwrap();
+        !listed.status.success()
+    });
     check_refused(
         &mut ran(&viewer, &["device", "list"]),
         1,

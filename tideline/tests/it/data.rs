@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use serde_json::Value;
+use testkit::wait::blocking;
 
 use crate::Running;
 
@@ -158,9 +159,7 @@ fn dead_letters_are_listed_tried_again_and_thrown_away() {
     let mqtt = endpoint("mqtt");
     let (host, port) = mqtt.split_once(':').unwrap();
     // The agent has this name too: whoever comes last stays, so it is tried until it got through.
-    let deadline = std::time::Instant::now() + crate::SOON;
-    while running.lines(&["dead-letter", "list"]).is_empty() {
-        assert!(std::time::Instant::now() < deadline, "no dead letter");
+    blocking::until("there is a dead letter", || {
         let topic = format!("tl/v1/{}/up/telemetry", running.device);
         let _ = std::process::Command::new("mosquitto_pub")
             .args([
@@ -178,8 +177,8 @@ fn dead_letters_are_listed_tried_again_and_thrown_away() {
             ])
             .output()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
+        !running.lines(&["dead-letter", "list"]).is_empty()
+    });
     let letters = running.lines(&["dead-letter", "list", "--device", &running.device]);
     let id = letters[0]["id"].as_str().unwrap();
     let table = running.text(&["dead-letter", "list"]);

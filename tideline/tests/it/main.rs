@@ -18,19 +18,17 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
 use schema::message::{ClockReport, ClockState, Discard, EpochAccount, LedgerReport, RejectReason};
 use schema::time::ReceivedAt;
 use schema::{Balance, DiscardedBy, Epoch, SeqRange};
 use serde_json::Value;
 use store::{DeviceReport, Location};
-use testkit::database::{postgres_url, with_database};
-
-/// How long anything may take that should happen soon.
-const SOON: Duration = Duration::from_secs(90);
+use testkit::database::postgres;
+use testkit::process::{Guard, Signal};
+use testkit::wait::{PATIENCE, blocking};
 
 /// How long nothing may happen until it counts as nothing: longer than a scan (a second here) and a
 /// report (five) are apart.
@@ -75,33 +73,15 @@ fn check_balanced(output: &Output, location: &Location) -> Value {
     summary
 }
 
-/// A run that is killed when the test ends.
-struct Up(Child);
-
-impl Up {
-    fn start(folder: &Path) -> Self {
-        Self::start_with(folder, &[])
-    }
-
-    fn start_with(folder: &Path, more: &[&str]) -> Self {
-        let child = up(folder, &["--interval", "500ms"])
-            .args(more)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self(child)
-    }
-
-    fn interrupt(&mut self) {
-        let pid = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.unwrap(), Signal::INT).unwrap();
-    }
+/// A run in a folder, with little between its readings.
+fn start(folder: &Path, more: &[&str]) -> Guard {
+    let mut up = up(folder, &["--interval", "500ms"]);
+    Guard::spawn(up.args(more).stdout(Stdio::null()).stderr(Stdio::null()))
 }
 
 /// A run, and where it is.
 struct Running {
-    _up: Up,
+    _up: Guard,
     _folder: tempfile::TempDir,
     api: String,
     device: String,
@@ -115,7 +95,7 @@ impl Running {
 
     fn start_with(more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let up = Up::start_with(folder.path(), more);
+        let up = start(folder.path(), more);
         let endpoints = endpoints(folder.path());
         let text = |key: &str| endpoints[key].as_str().unwrap().to_owned();
         Self {
@@ -174,15 +154,13 @@ impl Running {
     /// Waits until what a command prints with `--json` is as it should be.
     #[track_caller]
     fn until(&self, arguments: &[&str], holds: impl Fn(&[Value]) -> bool) -> Vec<Value> {
-        let deadline = Instant::now() + SOON;
-        loop {
+        blocking::until_ok(&format!("{arguments:?}"), || {
             let lines = self.lines(arguments);
-            if holds(&lines) {
-                return lines;
+            match holds(&lines) {
+                true => Ok(lines),
+                false => Err(lines),
             }
-            assert!(Instant::now() < deadline, "{arguments:?}: {lines:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        })
     }
 }
 
@@ -201,23 +179,11 @@ fn check_refused(command: &mut Command, code: i32, words: &[&str]) {
     assert!(!text.is_empty() && !text.contains("panicked"), "{text}");
 }
 
-impl Drop for Up {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Waits for the file that says where everything is.
 fn endpoints(folder: &Path) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        if let Ok(text) = fs::read(folder.join("endpoints.json")) {
-            return serde_json::from_slice(&text).unwrap();
-        }
-        assert!(Instant::now() < deadline, "no endpoints");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let file = folder.join("endpoints.json");
+    let text = blocking::until_ok("there are endpoints", || fs::read(&file));
+    serde_json::from_slice(&text).unwrap()
 }
 
 #[test]
@@ -290,31 +256,25 @@ fn up_fails_when_a_quarantine_overflowed() {
 
 #[test]
 fn up_uses_postgresql_also_when_its_devices_buffer_was_lost() {
-    let admin = postgres_url();
-    let name = format!("tideline_up_{}", std::process::id());
-    let sql = |sql: String| {
-        let output = Command::new("psql")
-            .args(["--no-psqlrc", "--quiet", "--command", &sql, &admin])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-    };
-    sql(format!("CREATE DATABASE {name}"));
-    let url = with_database(&admin, &name);
-    let location = Location::parse(&url).unwrap();
-    for _ in 0..2 {
-        // A folder of its own each time: the same device, another buffer file.
-        let folder = tempfile::tempdir().unwrap();
-        let more = ["--for", "3s", "--json", "--database", &url];
-        check_balanced(&up(folder.path(), &more).output().unwrap(), &location);
+    fn runs(url: &str) {
+        let location = Location::parse(url).unwrap();
+        for _ in 0..2 {
+            // A folder of its own each time: the same device, another buffer file.
+            let folder = tempfile::tempdir().unwrap();
+            let more = ["--for", "3s", "--json", "--database", url];
+            check_balanced(&up(folder.path(), &more).output().unwrap(), &location);
+        }
     }
-    sql(format!("DROP DATABASE {name} WITH (FORCE)"));
+    postgres(|fixture| async move {
+        let running = tokio::task::spawn_blocking(move || runs(&fixture.url.unwrap()));
+        running.await.unwrap();
+    });
 }
 
 #[test]
 fn mosquitto_sub_as_an_observer_is_readable_through_decode() {
     let folder = tempfile::tempdir().unwrap();
-    let _up = Up::start(folder.path());
+    let _up = start(folder.path(), &[]);
     let endpoints = endpoints(folder.path());
     let text = |key: &str| endpoints[key].as_str().unwrap().to_owned();
     let mqtt = text("mqtt");
@@ -355,21 +315,11 @@ fn mosquitto_sub_as_an_observer_is_readable_through_decode() {
 #[test]
 fn an_interrupt_drains_and_exits_within_five_seconds() {
     let folder = tempfile::tempdir().unwrap();
-    let mut up = Up::start(folder.path());
+    let mut up = start(folder.path(), &[]);
     endpoints(folder.path());
-    up.interrupt();
-    let interrupted = Instant::now();
-    let status = loop {
-        if let Some(status) = up.0.try_wait().unwrap() {
-            break status;
-        }
-        assert!(
-            interrupted.elapsed() < Duration::from_secs(5),
-            "still there"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    assert_eq!(status.code(), Some(0));
+    let (code, took) = up.ends_on(Signal::INT);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(code, Some(0));
 }
 
 #[test]
@@ -420,7 +370,7 @@ fn what_is_wrong_is_named_with_an_exit_code() {
 #[test]
 fn a_command_is_sent_watched_listed_and_withdrawn() {
     let folder = tempfile::tempdir().unwrap();
-    let _up = Up::start(folder.path());
+    let _up = start(folder.path(), &[]);
     let endpoints = endpoints(folder.path());
     let api = endpoints["http"].as_str().unwrap().to_owned();
     let device = endpoints["device"].as_str().unwrap().to_owned();
@@ -480,7 +430,7 @@ fn a_command_is_sent_watched_listed_and_withdrawn() {
 #[test]
 fn a_setting_is_changed_while_the_agent_runs() {
     let folder = tempfile::tempdir().unwrap();
-    let _up = Up::start(folder.path());
+    let _up = start(folder.path(), &[]);
     let endpoints = endpoints(folder.path());
     let api = endpoints["http"].as_str().unwrap().to_owned();
     let device = endpoints["device"].as_str().unwrap().to_owned();
@@ -501,7 +451,7 @@ fn a_setting_is_changed_while_the_agent_runs() {
         summary(&output)["accepted"].as_u64()
     };
     // What was on its way may still come; then nothing does.
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + PATIENCE;
     let (mut last, mut since) = (accepted(), Instant::now());
     while since.elapsed() < QUIET {
         assert!(Instant::now() < deadline, "readings go on: {last:?}");
@@ -515,11 +465,7 @@ fn a_setting_is_changed_while_the_agent_runs() {
     assert_eq!(unset["keys"][key]["desired"], Value::Null, "{unset}");
     assert_eq!(unset["keys"][key]["in_force"], true, "{unset}");
     // And now they go on.
-    let deadline = Instant::now() + SOON;
-    while accepted() <= last {
-        assert!(Instant::now() < deadline, "no reading after {last:?}");
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    blocking::until("there are more readings", || accepted() > last);
 
     for (wrong, code) in [
         (&["set", &device, key][..], 2),

@@ -3,13 +3,14 @@
 use std::net::TcpListener;
 use std::thread;
 
+use testkit::port::free_port;
+
 use crate::repeated::{answer, head_of};
 use crate::{check_refused, tideline};
 
 /// An address where nobody is.
 fn nobody() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    format!("http://{}", listener.local_addr().unwrap())
+    format!("http://127.0.0.1:{}", free_port())
 }
 
 #[test]
