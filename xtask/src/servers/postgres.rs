@@ -365,6 +365,7 @@ fn settings(folder: &Path, port: u16, durability: Durability) -> Vec<String> {
     settings
 }
 
+/// Not testkit's, which brings the store and both databases' libraries: tests are run also when these do not build.
 fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
