@@ -4,15 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::Failure;
+use daemon::{Failure, registered};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
+use schema::{Balance, DiscardedBy};
 use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
-use store::{Store, StoreClock, StoreError};
+use store::{FleetLedger, Store, StoreClock, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::metrics::LedgerMeters;
 use crate::watch::{DatabaseWatch, Refusals};
 
 /// How often.
@@ -26,9 +29,89 @@ pub(crate) struct Alerts {
     pub(crate) watch: DatabaseWatch,
     pub(crate) clock: StoreClock,
     pub(crate) bounds: AlertBounds,
-    pub(crate) firing: Gauge,
-    pub(crate) ledger: LedgerMeters,
+    pub(crate) meters: AlertMeters,
     pub(crate) stop: CancellationToken,
+}
+
+/// What a look shows: alerts, and what became of the fleet's readings by the ledger.
+#[derive(Debug)]
+pub(crate) struct AlertMeters {
+    firing: Gauge,
+    readings: Family<FateLabel, Gauge>,
+    discarded: Family<ByLabel, Gauge>,
+}
+
+/// What became of readings: the names of the ledger's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FateLabel {
+    fate: &'static str,
+}
+
+/// Who discarded readings.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByLabel {
+    by: &'static str,
+}
+
+impl AlertMeters {
+    /// Registers the metrics.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self {
+            firing: registered(
+                registry,
+                "tideline_bridge_alerts_firing",
+                "Alerts that nobody has acknowledged",
+            ),
+            readings: registered(
+                registry,
+                "tideline_bridge_ledger_readings",
+                "Readings of the fleet by what became of them, as of this bridge's last look at the ledger",
+            ),
+            discarded: registered(
+                registry,
+                "tideline_bridge_ledger_discarded",
+                "Discarded readings of the fleet by who gave them up, as of this bridge's last look",
+            ),
+        }
+    }
+
+    fn looked(&self, fleet: &FleetLedger) {
+        let Balance {
+            accepted,
+            committed,
+            pending,
+            quarantined,
+            evicted,
+            discarded,
+        } = fleet.balance;
+        for (fate, readings) in [
+            ("accepted", accepted),
+            ("committed", committed),
+            ("pending", pending),
+            ("quarantined", quarantined),
+            ("evicted", evicted),
+            ("discarded", discarded),
+            ("superseded", fleet.superseded),
+            ("expired", fleet.expired),
+            ("unaccounted", fleet.unaccounted),
+        ] {
+            set(&self.readings.get_or_create(&FateLabel { fate }), readings);
+        }
+        let by = [
+            Some(DiscardedBy::Person),
+            Some(DiscardedBy::QuarantineBudget),
+            None,
+        ];
+        for by in by {
+            let readings = fleet.discarded.get(&by).copied().unwrap_or(0);
+            let by = store::discarder(by);
+            set(&self.discarded.get_or_create(&ByLabel { by }), readings);
+        }
+    }
+}
+
+fn set(gauge: &Gauge, count: u64) {
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
 impl Alerts {
@@ -69,13 +152,13 @@ impl Alerts {
             }
         }
         let firing = self.store.alerts_firing().await?;
-        self.firing.set(i64::try_from(firing).unwrap_or(i64::MAX));
+        set(&self.meters.firing, firing);
         Ok(())
     }
 
     async fn unaccounted(&self) -> Result<Vec<Finding>, StoreError> {
         let fleet = self.store.fleet_ledger().await?;
-        self.ledger.looked(&fleet);
+        self.meters.looked(&fleet);
         let finding = |(device, readings)| Finding {
             device: Some(device),
             detail: format!("{readings} readings are neither in the database nor on the device"),

@@ -13,13 +13,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::registered;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::{Batch, DeviceId};
 use store::{Delivery, Origin, Settled, StoreClock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::admit::{AdmitError, Bounds, admit_batch};
-use crate::metrics::IngestMeters;
 
 /// Memory of all requests in hand, from before a body is read until it is answered.
 const HAND_KIB: usize = 32 * 1024;
@@ -56,7 +58,8 @@ pub(crate) struct Direct {
     patience: Duration,
     bounds: Bounds,
     clock: StoreClock,
-    meters: IngestMeters,
+    committed: Counter,
+    busy: Counter,
 }
 
 /// Why a delivery has no answer.
@@ -76,11 +79,11 @@ pub(crate) enum DirectError {
     Stopping,
 }
 
-/// Both ends of an empty queue.
+/// Both ends of an empty queue; its metrics are registered.
 pub(crate) fn direct(
     bounds: Bounds,
     clock: StoreClock,
-    meters: IngestMeters,
+    registry: &mut Registry,
 ) -> (Direct, mpsc::Receiver<Asked>) {
     let (queue, asked) = mpsc::channel(QUEUE);
     let direct = Direct {
@@ -89,7 +92,16 @@ pub(crate) fn direct(
         patience: PATIENCE,
         bounds,
         clock,
-        meters,
+        committed: registered(
+            registry,
+            "tideline_bridge_direct_deliveries",
+            "Batches committed for requests that waited for it",
+        ),
+        busy: registered(
+            registry,
+            "tideline_bridge_direct_busy",
+            "Requests with readings turned away, because there was no room or no commit in time",
+        ),
     };
     (direct, asked)
 }
@@ -105,7 +117,7 @@ impl Direct {
         match Arc::clone(&self.hand).try_acquire_many_owned(kib) {
             Ok(permit) => Ok(Hold { _permit: permit }),
             Err(_) => {
-                self.meters.direct_busy.inc();
+                self.busy.inc();
                 Err(DirectError::Busy)
             }
         }
@@ -153,8 +165,8 @@ impl Direct {
             .await
             .unwrap_or(Err(DirectError::Busy));
         match &settled {
-            Ok(_) => self.meters.direct.inc(),
-            Err(_) => self.meters.direct_busy.inc(),
+            Ok(_) => self.committed.inc(),
+            Err(_) => self.busy.inc(),
         };
         settled
     }
@@ -163,14 +175,12 @@ impl Direct {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus_client::registry::Registry;
     use schema::Epoch;
     use schema::time::ReceivedAt;
 
     fn ends() -> (Direct, mpsc::Receiver<Asked>) {
-        let meters = IngestMeters::register(&mut Registry::default());
         let clock = StoreClock::of_this_machine();
-        let (mut direct, asked) = direct(Bounds::default(), clock, meters);
+        let (mut direct, asked) = direct(Bounds::default(), clock, &mut Registry::default());
         direct.patience = Duration::from_millis(20);
         (direct, asked)
     }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock as _, Failure};
+use daemon::{Clock as _, Failure, registered};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt};
 use store::{Settled, Store, StoreClock, StoreError};
@@ -12,9 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::auth::token::VALIDITY_SECONDS_MAX;
-use crate::ingest::Acks;
-use crate::intake::Broker;
-use crate::metrics::IngestMeters;
+use crate::ingest::{AckPublisher, Acks};
 
 /// How often. Ranges merge in seconds, and gaps are rare: an agent's own time-out repairs most.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -33,8 +33,8 @@ const GAPS_MAX: usize = 1_000;
 pub(crate) struct Upkeep {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: StoreClock,
-    pub(crate) broker: Broker,
-    pub(crate) meters: IngestMeters,
+    pub(crate) acks: AckPublisher,
+    pub(crate) meters: UpkeepMeters,
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
     /// is not asked for.
     pub(crate) gap_age: Duration,
@@ -43,6 +43,37 @@ pub(crate) struct Upkeep {
     /// How long readings are kept, where the database does not see to that itself.
     pub(crate) retention: Option<Duration>,
     pub(crate) stop: CancellationToken,
+}
+
+/// What the task counts.
+#[derive(Debug)]
+pub(crate) struct UpkeepMeters {
+    ranges_merged: Counter,
+    resyncs: Counter,
+    rows_expired: Counter,
+}
+
+impl UpkeepMeters {
+    /// Registers the metrics.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self {
+            ranges_merged: registered(
+                registry,
+                "tideline_bridge_ledger_ranges_merged",
+                "Ledger ranges merged into their neighbours",
+            ),
+            resyncs: registered(
+                registry,
+                "tideline_bridge_resync_requests",
+                "Ranges that devices were asked for again",
+            ),
+            rows_expired: registered(
+                registry,
+                "tideline_bridge_rows_expired",
+                "Readings, conflicts and dead letters dropped because they were too old",
+            ),
+        }
+    }
 }
 
 impl Upkeep {
@@ -98,7 +129,7 @@ impl Upkeep {
             self.meters.resyncs.inc();
             acks.add(gap.device, gap.epoch, Settled::default(), vec![gap.range]);
         }
-        acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+        self.acks.publish(acks);
         Ok(next)
     }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::Role;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Close;
 use crate::filter::{Filter, split_topic};
-use crate::meters::Meters;
 use crate::router::{Direction, Gone, Heard, Link, Message, Router};
 use crate::seats::Kick;
 use crate::shard::{Delivery, Shard};
@@ -62,7 +62,6 @@ struct Handle {
 pub(crate) struct Passage {
     pub(crate) deliveries: mpsc::Sender<Delivery>,
     pub(crate) kick: Arc<Kick>,
-    pub(crate) meters: Meters,
 }
 
 type Interests = Arc<[Interest]>;
@@ -145,6 +144,7 @@ impl Feed {
             hears: self.hears,
             interests,
             passage: self.passage.clone(),
+            backlog_dropped: self.shards[shard].meters.backlog_dropped.clone(),
         };
         self.tracker.spawn(lane.run(stop.clone()));
         self.lanes[shard] = Handle {
@@ -175,6 +175,7 @@ struct Lane {
     hears: &'static [Direction],
     interests: watch::Receiver<Interests>,
     passage: Passage,
+    backlog_dropped: Counter,
 }
 
 impl Lane {
@@ -226,7 +227,7 @@ impl Lane {
     async fn handle(&mut self, heard: Heard) -> Result<(), Gone> {
         match heard {
             Heard::Message(message, missing) => {
-                self.passage.meters.backlog_dropped.inc_by(missing);
+                self.backlog_dropped.inc_by(missing);
                 if let Some(delivery) = self.admit(message)
                     && self.passage.deliveries.send(delivery).await.is_err()
                 {

@@ -21,9 +21,8 @@ use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Limits;
-use crate::error::Close;
+use crate::error::{Close, HandshakeFailure};
 use crate::front::{self, Peer};
-use crate::meters::HandshakeFailure;
 use crate::shared::Core;
 
 /// A client without keep-alive is asked by TCP after so long whether it is still there, and

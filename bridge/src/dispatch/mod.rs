@@ -7,6 +7,7 @@
 
 mod commands;
 mod configs;
+mod meters;
 mod rate;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Broker;
-use crate::metrics::IngestMeters;
+pub(crate) use meters::DispatchMeters;
 pub(crate) use rate::{PER_SECOND, PER_SECOND_BOUNDS, Rate};
 use store::{Store, StoreClock};
 
@@ -83,7 +84,7 @@ pub(crate) struct Dispatch {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
-    pub(crate) meters: IngestMeters,
+    pub(crate) meters: DispatchMeters,
     pub(crate) notifications: Notifications,
     /// What this bridge sends at most.
     pub(crate) rate: Rate,
@@ -96,7 +97,7 @@ struct Sender {
     store: Arc<dyn Store>,
     clock: StoreClock,
     broker: Broker,
-    meters: IngestMeters,
+    meters: DispatchMeters,
     rate: Rate,
 }
 

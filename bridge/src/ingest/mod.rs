@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Clock as _, Failure, Fault};
+use daemon::{Class, Failure, Fault};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
 use store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
@@ -32,16 +32,18 @@ use crate::direct::Asked;
 use crate::dispatch::Notifier;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
-use crate::metrics::IngestMeters;
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
 use crate::watch::DatabaseWatch;
 
 mod acks;
 mod hello;
+mod meters;
 mod persist;
 mod side;
 
-pub(crate) use acks::Acks;
+pub(crate) use acks::{AckPublisher, Acks};
+pub(crate) use meters::IngestMeters;
+pub(crate) use persist::StoreErrors;
 use persist::attempt;
 pub use side::Sides;
 use side::{Content, SidePath, letter};
@@ -83,7 +85,9 @@ pub(crate) struct Ingest {
     pub(crate) direct: mpsc::Receiver<Asked>,
     pub(crate) bounds: Bounds,
     pub(crate) pipeline: PipelineConfig,
+    pub(crate) acks: AckPublisher,
     pub(crate) meters: IngestMeters,
+    pub(crate) store_errors: StoreErrors,
     pub(crate) watch: DatabaseWatch,
     pub(crate) counters: Arc<Mutex<Counters>>,
     /// Writes that put rows into the table.
@@ -260,9 +264,9 @@ impl Ingest {
         &self,
         write: Write<Token>,
     ) -> impl Future<Output = Result<Written, StoreError>> + Send + 'static {
-        let (store, meters, watch) = (
+        let (store, errors, watch) = (
             Arc::clone(&self.store),
-            self.meters.clone(),
+            self.store_errors.clone(),
             self.watch.clone(),
         );
         let commits = Arc::clone(&self.commits);
@@ -283,7 +287,7 @@ impl Ingest {
             let ingest = || store.ingest(&write.deliveries);
             // What is known is answered without a word to the database.
             let wrote = |ingested: &Ingested| !ingested.stored.is_empty();
-            let ingested = match attempt(&meters, &watch, is_hopeless, wrote, ingest).await {
+            let ingested = match attempt(&errors, &watch, is_hopeless, wrote, ingest).await {
                 Ok(ingested) => ingested,
                 Err(error) if error.fault() == Fault::Retry => {
                     return Ok(Written::Refused(write, error));
@@ -369,10 +373,7 @@ impl Ingest {
         if was_in_doubt && !pipeline.is_in_doubt() {
             info!("the database takes readings again");
         }
-        self.meters.committed(ingested.rows);
-        self.meters.rows_left.inc_by(rows as u64);
-        self.meters.write_seconds.observe(took.as_secs_f64());
-        self.meters.write_rows.observe(rows as f64);
+        self.meters.committed(rows, took, ingested.rows);
         {
             let mut counters = lock(&self.counters);
             let rows = ingested.rows;
@@ -395,7 +396,7 @@ impl Ingest {
                 None => acks.add(device, epoch, settled, Vec::new()),
             }
         }
-        acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+        self.acks.publish(acks);
         for receipt in receipts {
             receipt.acknowledge();
         }

@@ -3,22 +3,50 @@
 
 use std::time::Duration;
 
-use daemon::{Backoff, Fault};
+use daemon::{Backoff, Class, Fault, registered};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
 use store::StoreError;
 use tracing::warn;
 
-use crate::metrics::{ClassLabel, IngestMeters};
 use crate::watch::DatabaseWatch;
 
 /// Pause before a failed call is tried again: at first, and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Counts the errors of calls that are repeated, by class.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StoreErrors(Family<ClassLabel, Counter>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClassLabel {
+    class: &'static str,
+}
+
+impl StoreErrors {
+    /// Registers the metric.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self(registered(
+            registry,
+            "tideline_bridge_store_errors",
+            "Errors of the database, by class; each was tried again",
+        ))
+    }
+
+    fn count(&self, class: Class) {
+        let class = class.as_str();
+        self.0.get_or_create(&ClassLabel { class }).inc();
+    }
+}
+
 /// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal, or that `is_hopeless` says is
 /// of no use to repeat. `wrote` says whether what it returned shows that the database writes: some calls are answered
 /// from memory.
 pub(crate) async fn attempt<T, F, Fut>(
-    meters: &IngestMeters,
+    errors: &StoreErrors,
     watch: &DatabaseWatch,
     is_hopeless: impl Fn(&StoreError) -> bool,
     wrote: impl Fn(&T) -> bool,
@@ -42,17 +70,14 @@ where
             }
             Err(error) => error,
         };
-        let class = error.class().as_str();
-        meters
-            .store_errors
-            .get_or_create(&ClassLabel { class })
-            .inc();
+        errors.count(error.class());
         if error.fault() != Fault::Retry || is_hopeless(&error) {
             return Err(error);
         }
         let pause = backoff.next_jittered();
         if backoff.attempts() == 1 {
-            let (error, help) = (error.explained(), error.help());
+            let (class, help) = (error.class().as_str(), error.help());
+            let error = error.explained();
             warn!(
                 class,
                 error, help, "the database does not take writes; trying again"
@@ -67,16 +92,15 @@ where
 mod tests {
     use super::*;
     use daemon::Health;
-    use prometheus_client::registry::Registry;
 
     #[tokio::test]
     async fn an_answer_from_memory_says_nothing_of_the_database() {
         let health = Health::default();
         let watch = DatabaseWatch::new(health.component("database"));
-        let meters = IngestMeters::register(&mut Registry::default());
+        let errors = StoreErrors::default();
         watch.does_not_write("gone".to_owned());
         for (wrote, is_ready) in [(false, false), (true, true)] {
-            let answer = attempt(&meters, &watch, |_| false, |()| wrote, async || Ok(()));
+            let answer = attempt(&errors, &watch, |_| false, |()| wrote, async || Ok(()));
             answer.await.unwrap();
             assert_eq!(health.is_ready(), is_ready);
         }
@@ -86,11 +110,11 @@ mod tests {
     async fn a_call_that_failed_and_then_writes_nothing_says_only_that_the_database_answers() {
         let health = Health::default();
         let watch = DatabaseWatch::new(health.component("database"));
+        let errors = StoreErrors::default();
         watch.is_silent("gone");
-        let meters = IngestMeters::register(&mut Registry::default());
         let mut calls = 0;
         let answer = attempt(
-            &meters,
+            &errors,
             &watch,
             |_| false,
             |()| false,
@@ -110,7 +134,7 @@ mod tests {
         answer.await.unwrap();
         assert!(!health.is_ready(), "nothing was written since");
         assert!(!watch.is_said_to_be_silent());
-        let answer = attempt(&meters, &watch, |_| false, |()| true, async || Ok(()));
+        let answer = attempt(&errors, &watch, |_| false, |()| true, async || Ok(()));
         answer.await.unwrap();
         assert!(health.is_ready());
     }

@@ -28,9 +28,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Message, Outbox};
+use super::{IntakeMeters, Message, Outbox};
 use crate::ingest::Sides;
-use crate::metrics::IntakeMeters;
 
 /// Publishes and acknowledgements that wait for the client.
 const REQUESTS: usize = 4_096;

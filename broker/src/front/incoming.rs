@@ -220,7 +220,6 @@ where
             let passage = Passage {
                 deliveries: self.mailbox.clone(),
                 kick: Arc::clone(&self.kick),
-                meters: self.core.meters.clone(),
             };
             self.feed = Some(Feed::new(
                 self.peer.identity.role,

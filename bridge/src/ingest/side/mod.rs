@@ -11,6 +11,7 @@
 //! again what they have not been answered.
 
 mod content;
+mod meters;
 mod path;
 mod queue;
 
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::Clock as _;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::message::Event;
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic};
@@ -38,6 +39,7 @@ use crate::intake::mqtt::Receipt;
 
 pub(crate) use content::Content;
 use content::Kind;
+use meters::SideMeters;
 pub(super) use path::SidePath;
 use queue::{Bounds, Entry, Offered, Queue};
 
@@ -58,7 +60,7 @@ struct Shared {
     filled: Notify,
     /// Something was missed that the broker can tell again.
     missed: Notify,
-    overflows: Counter,
+    meters: SideMeters,
     /// What births and questions for the time are answered through, and with.
     answers: OnceLock<(Broker, StoreClock)>,
 }
@@ -71,8 +73,8 @@ struct State {
 }
 
 impl Sides {
-    /// With nothing in it. `overflows` counts what had no room.
-    pub(crate) fn new(overflows: Counter) -> Self {
+    /// With nothing in it; registers its metrics.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let state = State {
             queue: Queue::new(Bounds::default()),
             withheld: Vec::new(),
@@ -84,7 +86,7 @@ impl Sides {
                 state: Mutex::new(state),
                 filled: Notify::new(),
                 missed: Notify::new(),
-                overflows,
+                meters: SideMeters::register(registry),
                 answers: OnceLock::new(),
             }),
         }
@@ -132,11 +134,11 @@ impl Sides {
         let done = match state.queue.offer(content, bytes, received, receipt) {
             Offered::Kept(done) => done,
             Offered::OverShare(receipt) => {
-                self.shared.overflows.inc();
+                self.shared.meters.overflows.inc();
                 Some(receipt)
             }
             Offered::Full(receipt) => {
-                self.shared.overflows.inc();
+                self.shared.meters.overflows.inc();
                 if state.withheld.len() < WITHHELD_MAX {
                     state.withheld.push(receipt.without_payload());
                     None
@@ -217,6 +219,10 @@ impl Sides {
         for receipt in withheld {
             receipt.acknowledge();
         }
+    }
+
+    fn meters(&self) -> &SideMeters {
+        &self.shared.meters
     }
 
     fn now(&self) -> Duration {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use daemon::{Clock as _, Failure, Fault};
+use daemon::{Failure, Fault};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
 use store::commands::CommandWord;
@@ -13,14 +13,13 @@ use store::{DeadLetter, Presence, ReportsSettled, Store, StoreClock, StoreError}
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::super::acks::{Acks, publish};
-use super::super::persist::attempt;
+use super::super::acks::{AckPublisher, Acks, publish};
+use super::super::persist::{StoreErrors, attempt};
 use super::super::{Counters, Ingest, STUCK_AFTER, lock};
 use super::{Content, Entry, Kind, Sides};
 use crate::dispatch::Notifier;
 use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
-use crate::metrics::IngestMeters;
 use crate::watch::DatabaseWatch;
 
 /// Entries that are written together.
@@ -35,7 +34,8 @@ pub(in super::super) struct SidePath {
     store: Arc<dyn Store>,
     clock: StoreClock,
     broker: Broker,
-    meters: IngestMeters,
+    acks: AckPublisher,
+    store_errors: StoreErrors,
     watch: DatabaseWatch,
     counters: Arc<Mutex<Counters>>,
     commits: Arc<AtomicU64>,
@@ -49,7 +49,8 @@ impl SidePath {
             store: Arc::clone(&ingest.store),
             clock: ingest.clock.clone(),
             broker: ingest.broker.clone(),
-            meters: ingest.meters.clone(),
+            acks: ingest.acks.clone(),
+            store_errors: ingest.store_errors.clone(),
             watch: ingest.watch.clone(),
             counters: Arc::clone(&ingest.counters),
             commits: Arc::clone(&ingest.commits),
@@ -130,7 +131,10 @@ impl SidePath {
                 let (letters, digests): (Vec<_>, Vec<_>) = letters.unzip();
                 self.persist(|| self.store.keep_dead_letters(&letters))
                     .await?;
-                self.meters.dead_letters.inc_by(letters.len() as u64);
+                self.sides
+                    .meters()
+                    .dead_letters
+                    .inc_by(letters.len() as u64);
                 lock(&self.counters).dead_letters += letters.len() as u64;
                 self.refuse(&letters, &digests);
             }
@@ -161,7 +165,7 @@ impl SidePath {
                         acks.add(report.device.clone(), epoch.epoch, settled, Vec::new());
                     }
                 }
-                acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+                self.acks.publish(acks);
             }
             Kind::Word => {
                 let words: Vec<CommandWord> = contents
@@ -183,7 +187,8 @@ impl SidePath {
                     })
                     .collect();
                 let overrides = self.persist(|| self.store.report_configs(&reports)).await?;
-                self.meters.config_overrides.inc_by(overrides as u64);
+                let meters = self.sides.meters();
+                meters.config_overrides.inc_by(overrides as u64);
             }
         }
         Ok(())
@@ -213,7 +218,7 @@ impl SidePath {
             let commits = self.commits.load(Ordering::Relaxed);
             error.is_refusal() || (started.elapsed() >= STUCK_AFTER && commits != others)
         };
-        attempt(&self.meters, &self.watch, is_hopeless, wrote, call).await
+        attempt(&self.store_errors, &self.watch, is_hopeless, wrote, call).await
     }
 
     /// What waits for a device that came back is sent at once; it is sent a little later in any case.
@@ -239,7 +244,10 @@ impl SidePath {
 
     /// Words on commands are kept, and noted, so that the device need not repeat them.
     fn note(&self, words: &[CommandWord]) {
-        self.meters.command_words.inc_by(words.len() as u64);
+        self.sides
+            .meters()
+            .command_progress
+            .inc_by(words.len() as u64);
         let mut noted: BTreeMap<&DeviceId, Vec<Noted>> = BTreeMap::new();
         for CommandWord {
             device, progress, ..
@@ -267,7 +275,7 @@ impl SidePath {
                 reason: letter.reason.clone(),
             });
             if publish(&self.broker, device, &refusal) {
-                self.meters.refusals.inc();
+                self.sides.meters().refusals.inc();
             }
         }
     }
