@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Failure, registered};
-use prometheus_client::encoding::EncodeLabelSet;
+use daemon::Failure;
+use daemon::metrics::{Label, registered};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -37,20 +37,8 @@ pub(crate) struct Alerts {
 #[derive(Debug)]
 pub(crate) struct AlertMeters {
     firing: Gauge,
-    readings: Family<FateLabel, Gauge>,
-    discarded: Family<ByLabel, Gauge>,
-}
-
-/// What became of readings: the names of the ledger's identity.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FateLabel {
-    fate: &'static str,
-}
-
-/// Who discarded readings.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ByLabel {
-    by: &'static str,
+    readings: Family<Label, Gauge>,
+    discarded: Family<Label, Gauge>,
 }
 
 impl AlertMeters {
@@ -95,7 +83,7 @@ impl AlertMeters {
             ("expired", fleet.expired),
             ("unaccounted", fleet.unaccounted),
         ] {
-            set(&self.readings.get_or_create(&FateLabel { fate }), readings);
+            set(&self.readings.get_or_create(&[("fate", fate)]), readings);
         }
         let by = [
             Some(DiscardedBy::Person),
@@ -104,8 +92,8 @@ impl AlertMeters {
         ];
         for by in by {
             let readings = fleet.discarded.get(&by).copied().unwrap_or(0);
-            let by = store::discarder(by);
-            set(&self.discarded.get_or_create(&ByLabel { by }), readings);
+            let label = [("by", store::discarder(by))];
+            set(&self.discarded.get_or_create(&label), readings);
         }
     }
 }

@@ -2,8 +2,7 @@
 //! count for themselves.
 
 use certs::Role;
-use daemon::registered;
-use prometheus_client::encoding::EncodeLabelSet;
+use daemon::metrics::{Label, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -15,9 +14,9 @@ use crate::error::{Close, HandshakeFailure, Refusal};
 #[derive(Debug)]
 pub(crate) struct ConnectionMeters {
     roles: [RoleMeters; Role::ALL.len()],
-    refused: Family<ReasonLabel, Counter>,
-    closed: Family<ReasonLabel, Counter>,
-    handshakes_failed: Family<ReasonLabel, Counter>,
+    refused: Family<Label, Counter>,
+    closed: Family<Label, Counter>,
+    handshakes_failed: Family<Label, Counter>,
     /// Times that a client was slowed down for sending too much.
     pub(crate) throttled: Counter,
     pub(crate) wills: Counter,
@@ -36,21 +35,8 @@ pub(crate) struct RoleMeters {
     pub(crate) bytes_out: Counter,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RoleLabel {
-    role: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FlowLabel {
-    role: &'static str,
-    direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
+/// A role, and `in` or `out`.
+type FlowLabel = [(&'static str, &'static str); 2];
 
 impl ConnectionMeters {
     /// Registers them.
@@ -110,12 +96,12 @@ impl ConnectionMeters {
 
 impl RoleMeters {
     fn register(registry: &mut Registry) -> [Self; Role::ALL.len()] {
-        let connections: Family<RoleLabel, Gauge> = registered(
+        let connections: Family<Label, Gauge> = registered(
             registry,
             "tideline_broker_connections",
             "Clients that are connected, by role",
         );
-        let opened: Family<RoleLabel, Counter> = registered(
+        let opened: Family<Label, Counter> = registered(
             registry,
             "tideline_broker_connections_opened",
             "Clients that were let in, by role",
@@ -135,11 +121,11 @@ impl RoleMeters {
         Role::ALL.map(|role| {
             let role = role.as_str();
             let flow = |family: &Family<FlowLabel, Counter>, direction| {
-                family.get_or_create_owned(&FlowLabel { role, direction })
+                family.get_or_create_owned(&[("role", role), ("direction", direction)])
             };
             Self {
-                connections: connections.get_or_create_owned(&RoleLabel { role }),
-                opened: opened.get_or_create_owned(&RoleLabel { role }),
+                connections: connections.get_or_create_owned(&[("role", role)]),
+                opened: opened.get_or_create_owned(&[("role", role)]),
                 publishes_in: flow(&publishes, "in"),
                 publishes_out: flow(&publishes, "out"),
                 bytes_in: flow(&bytes, "in"),
@@ -149,6 +135,6 @@ impl RoleMeters {
     }
 }
 
-fn count(family: &Family<ReasonLabel, Counter>, reason: &'static str) {
-    family.get_or_create(&ReasonLabel { reason }).inc();
+fn count(family: &Family<Label, Counter>, reason: &'static str) {
+    family.get_or_create(&[("reason", reason)]).inc();
 }

@@ -1,19 +1,13 @@
 //! What is counted of requests that are turned away.
 
-use daemon::registered;
-use prometheus_client::encoding::EncodeLabelSet;
+use daemon::metrics::{Label, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
 /// Its metric.
 #[derive(Debug)]
-pub(crate) struct AuthMeters(Family<ReasonLabel, Counter>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
+pub(crate) struct AuthMeters(Family<Label, Counter>);
 
 impl AuthMeters {
     /// Registers it.
@@ -27,6 +21,6 @@ impl AuthMeters {
 
     /// A request without a token that counts; the reason is one of few.
     pub(crate) fn refused(&self, reason: &'static str) {
-        self.0.get_or_create(&ReasonLabel { reason }).inc();
+        self.0.get_or_create(&[("reason", reason)]).inc();
     }
 }

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use daemon::registered;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use daemon::metrics::{Label, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -15,26 +14,11 @@ use store::RowCounts;
 pub(crate) struct IngestMeters {
     pub(super) rows_entered: Counter,
     rows_left: Counter,
-    rows: Family<OutcomeLabel, Counter>,
+    rows: Family<Label, Counter>,
     write_seconds: Histogram,
     write_rows: Histogram,
     pub(super) refused_writes: Counter,
     pub(super) let_go: Counter,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    outcome: Outcome,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Outcome {
-    Inserted,
-    Replaced,
-    Older,
-    Same,
-    Known,
-    Refused,
 }
 
 impl IngestMeters {
@@ -99,16 +83,15 @@ impl IngestMeters {
             refused,
         } = outcomes;
         for (outcome, count) in [
-            (Outcome::Inserted, inserted),
-            (Outcome::Replaced, replaced),
-            (Outcome::Older, older),
-            (Outcome::Same, same),
-            (Outcome::Known, known),
-            (Outcome::Refused, refused),
+            ("Inserted", inserted),
+            ("Replaced", replaced),
+            ("Older", older),
+            ("Same", same),
+            ("Known", known),
+            ("Refused", refused),
         ] {
-            self.rows
-                .get_or_create(&OutcomeLabel { outcome })
-                .inc_by(count);
+            let label = [("outcome", outcome)];
+            self.rows.get_or_create(&label).inc_by(count);
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use daemon::{Backoff, Class, Fault, registered};
-use prometheus_client::encoding::EncodeLabelSet;
+use daemon::metrics::{Label, registered};
+use daemon::{Backoff, Class, Fault};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -19,12 +19,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Counts the errors of calls that are repeated, by class.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct StoreErrors(Family<ClassLabel, Counter>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClassLabel {
-    class: &'static str,
-}
+pub(crate) struct StoreErrors(Family<Label, Counter>);
 
 impl StoreErrors {
     /// Registers the metric.
@@ -37,8 +32,7 @@ impl StoreErrors {
     }
 
     fn count(&self, class: Class) {
-        let class = class.as_str();
-        self.0.get_or_create(&ClassLabel { class }).inc();
+        self.0.get_or_create(&[("class", class.as_str())]).inc();
     }
 }
 

@@ -1,7 +1,6 @@
 //! What the connection to the broker counts.
 
-use daemon::registered;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use daemon::metrics::{Label, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -13,22 +12,9 @@ use schema::Channel;
 pub struct IntakeMeters {
     pub(super) connected: Gauge,
     pub(super) connections: Counter,
-    messages: Family<ChannelLabel, Counter>,
+    messages: Family<Label, Counter>,
     bytes: Counter,
     pub(super) dropped: Counter,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ChannelLabel {
-    channel: MessageKind,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum MessageKind {
-    Telemetry,
-    Event,
-    Status,
-    Unknown,
 }
 
 impl IntakeMeters {
@@ -66,12 +52,12 @@ impl IntakeMeters {
     /// Counts a message with a payload of so many bytes; of no channel where its topic is none of ours.
     pub(super) fn received(&self, channel: Option<Channel>, bytes: usize) {
         let channel = match channel {
-            Some(Channel::Telemetry) => MessageKind::Telemetry,
-            Some(Channel::Event) => MessageKind::Event,
-            Some(Channel::Status) => MessageKind::Status,
-            Some(Channel::Ack | Channel::Command | Channel::Config) | None => MessageKind::Unknown,
+            Some(Channel::Telemetry) => "Telemetry",
+            Some(Channel::Event) => "Event",
+            Some(Channel::Status) => "Status",
+            Some(Channel::Ack | Channel::Command | Channel::Config) | None => "Unknown",
         };
-        self.messages.get_or_create(&ChannelLabel { channel }).inc();
+        self.messages.get_or_create(&[("channel", channel)]).inc();
         self.bytes.inc_by(bytes as u64);
     }
 }
