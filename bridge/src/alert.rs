@@ -124,11 +124,11 @@ impl Alerts {
 
     async fn look(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
-        self.tell_refusals(now).await?;
+        self.raise_refusals(now).await?;
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
             for rule in Rule::ALL {
                 let found = match rule {
-                    // Each bridge tells what it sees itself.
+                    // Each bridge raises what it sees itself.
                     Rule::StoreRefuses => continue,
                     Rule::ReadingsUnaccounted => self.unaccounted().await?,
                     Rule::DeviceOffline
@@ -158,7 +158,7 @@ impl Alerts {
 impl Alerts {
     /// What a database refuses each bridge sees for itself: it is raised by each, and resolved once none has seen it for
     /// a while.
-    async fn tell_refusals(&self, now: ReceivedAt) -> Result<(), StoreError> {
+    async fn raise_refusals(&self, now: ReceivedAt) -> Result<(), StoreError> {
         let findings = findings(&self.watch.refusals());
         if !findings.is_empty() {
             let rule = Rule::StoreRefuses;
@@ -211,7 +211,7 @@ async fn keep(
     now: ReceivedAt,
     found: Vec<Finding>,
 ) -> Result<(), StoreError> {
-    // One alert for each device: the last word on it.
+    // One alert for each device: the last finding.
     let mut findings: Vec<Finding> = Vec::with_capacity(found.len());
     let is_whole = found.len() < FINDINGS_MAX;
     for finding in found {

@@ -317,7 +317,7 @@ impl Running {
         Arc::clone(&self.store)
     }
 
-    /// A handle that tells what the bridge has done so far.
+    /// A function that returns what the bridge has done so far.
     pub fn counters(&self) -> impl Fn() -> Counters + Send + Sync + 'static {
         let counters = Arc::clone(&self.counters);
         move || *counters.lock().unwrap_or_else(PoisonError::into_inner)

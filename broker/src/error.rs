@@ -201,7 +201,7 @@ impl Close {
         }
     }
 
-    /// What an MQTT 5 client is told, if anything.
+    /// What an MQTT 5 client is sent, if anything.
     pub(crate) const fn reason(self) -> Option<u8> {
         match self {
             Self::Disconnected { .. } | Self::Lost => None,

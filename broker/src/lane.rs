@@ -51,7 +51,7 @@ pub(crate) struct Feed {
 /// What a connection holds of the lanes to one shard.
 #[derive(Default)]
 struct Handle {
-    /// Tells the lane what it lets through; without it the lane leaves, with the last it was told.
+    /// Sends the lane what it lets through; without it the lane leaves, with the last that it was sent.
     interests: Option<watch::Sender<Interests>>,
     /// Ends the lane at once, leaving or not.
     _stop: Option<DropGuard>,
@@ -112,8 +112,8 @@ impl Feed {
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             if !interests.iter().any(|i| i.needs(shard, count)) {
                 lane.interests = None;
-            } else if let Some(told) = &lane.interests {
-                told.send_replace(Arc::clone(&interests));
+            } else if let Some(sender) = &lane.interests {
+                sender.send_replace(Arc::clone(&interests));
             } else {
                 missing.push(shard);
             }
@@ -137,7 +137,7 @@ impl Feed {
     /// Begins a lane; one to the same shard that is still leaving ends.
     fn begin(&mut self, shard: usize, link: Link, interests: Interests) {
         let stop = CancellationToken::new();
-        let (tell, interests) = watch::channel(interests);
+        let (sender, interests) = watch::channel(interests);
         let lane = Lane {
             shard,
             link,
@@ -148,7 +148,7 @@ impl Feed {
         };
         self.tracker.spawn(lane.run(stop.clone()));
         self.lanes[shard] = Handle {
-            interests: Some(tell),
+            interests: Some(sender),
             _stop: Some(stop.drop_guard()),
         };
     }
@@ -196,7 +196,7 @@ impl Lane {
         loop {
             let heard = tokio::select! {
                 biased;
-                told = interests.changed() => match told {
+                changed = interests.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => break,
                 },

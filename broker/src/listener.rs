@@ -114,7 +114,7 @@ pub(crate) async fn listen(
     Ok(())
 }
 
-/// The next connection. What the system refuses is told, until a while without a refusal says that it is over: without
+/// The next connection. What the system refuses is logged, until a while without a refusal says that it is over: without
 /// file descriptors each connection that waits is refused at once.
 async fn next(core: &Core, listener: &TcpListener, health: &Component) -> (TcpStream, SocketAddr) {
     health.ready();

@@ -36,7 +36,7 @@ pub trait ConfigStore: Send + Sync {
     ) -> Result<Changed, StoreError>;
 
     /// Keeps what devices say of their configuration, in the place of what they said before, and makes
-    /// desired what a device has set itself and is the last word. Returns how many keys that were. The
+    /// desired what a device has set itself, where that is the latest. Returns how many keys that were. The
     /// statements are as many for a thousand devices as for one; of several reports of a device the last counts.
     async fn report_configs(&self, reports: &[ConfigReport]) -> Result<usize, StoreError>;
 

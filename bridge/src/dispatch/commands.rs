@@ -101,8 +101,8 @@ impl<'s> Commands<'s> {
 
     async fn send(&self, due: DueCommand) {
         let (id, device) = (due.command.id, due.device.clone());
-        for order in due.orders() {
-            match envelope::encode(&order) {
+        for request in due.requests() {
+            match envelope::encode(&request) {
                 Ok(payload) => {
                     let sender = self.sender;
                     let taken = sender.send(device.clone(), Channel::Command, payload).await;

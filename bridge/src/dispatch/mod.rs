@@ -3,7 +3,7 @@
 //! bridges do so at once: each claims the commands that it sends. Whether a message arrives is not
 //! known; what the device says is.
 //!
-//! Both share one rate, so that what a fleet is told at once reaches the broker as a stream.
+//! Both share one rate, so that what a fleet is sent at once reaches the broker as a stream.
 
 mod commands;
 mod configs;

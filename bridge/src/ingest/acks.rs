@@ -1,4 +1,4 @@
-//! What is settled, told to its devices: acknowledgements joined by device and buffer file. Each is published after
+//! What is settled goes back to its devices: acknowledgements joined by device and buffer file. Each is published after
 //! the commit that it speaks of (promise P1), and may be lost: a device that hears nothing sends again, and the ledger
 //! knows what it has.
 

@@ -4,13 +4,13 @@
 //!
 //! ```text
 //! message ─► admit ─► pipeline ─► Store::ingest ─► ack to the device ─► PUBACK to the broker
-//!               │        ▲              └─► answer to who asked
+//!               │        ▲              └─► answer to the request
 //!               │        └─ request, admitted by [`crate::direct`]
 //!               │        └─ refused by the database: apart, until it is known whose fault it is
 //!               └─► dead letter ─► Store ─► refusal to the device ─► PUBACK
 //! ```
 //!
-//! Reading order: this file (the loop) → `side` (presence, events and dead letters) → `acks` (what devices are told) →
+//! Reading order: this file (the loop) → `side` (presence, events and dead letters) → `acks` (what devices are sent) →
 //! `persist` (a call that is repeated until it succeeds).
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::admit::{Bounds, admit};
-use crate::direct::Asked;
+use crate::direct::Request;
 use crate::dispatch::Notifier;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
@@ -82,7 +82,7 @@ pub(crate) struct Ingest {
     /// What devices say beside readings.
     pub(crate) sides: Sides,
     /// Deliveries whose senders wait for an answer.
-    pub(crate) direct: mpsc::Receiver<Asked>,
+    pub(crate) direct: mpsc::Receiver<Request>,
     pub(crate) bounds: Bounds,
     pub(crate) pipeline: PipelineConfig,
     pub(crate) acks: AckPublisher,
@@ -103,8 +103,8 @@ pub(crate) struct Ingest {
 enum Token {
     /// The device, for an acknowledgement, and then the broker.
     Broker(Receipt),
-    /// Whoever asked.
-    Asker(oneshot::Sender<Settled>),
+    /// A request.
+    Request(oneshot::Sender<Settled>),
 }
 /// How a write has ended.
 enum Written {
@@ -153,8 +153,8 @@ impl Ingest {
                 Some(message) = self.messages.recv(), if takes => {
                     self.take(message, &mut pipeline, started.elapsed());
                 }
-                Some(asked) = self.direct.recv(), if takes => {
-                    self.take_asked(asked, &mut pipeline, started.elapsed());
+                Some(request) = self.direct.recv(), if takes => {
+                    self.take_request(request, &mut pipeline, started.elapsed());
                 }
                 Some(done) = writes.join_next() => {
                     let written = done
@@ -234,16 +234,16 @@ impl Ingest {
             .offer(Content::Letter(letter, digest), bytes, received, receipt);
     }
 
-    fn take_asked(&self, asked: Asked, pipeline: &mut Pipeline<Token>, now: Duration) {
-        let Asked {
+    fn take_request(&self, request: Request, pipeline: &mut Pipeline<Token>, now: Duration) {
+        let Request {
             mut delivery,
             bytes,
             answer,
-        } = asked;
+        } = request;
         pipeline.recall(&mut delivery, now);
         // Who went away while there was no room sends it again.
         if !answer.is_closed() {
-            self.offer(delivery, bytes, Token::Asker(answer), pipeline, now);
+            self.offer(delivery, bytes, Token::Request(answer), pipeline, now);
         }
     }
 
@@ -285,7 +285,7 @@ impl Ingest {
                 error.is_refusal() || is_stuck
             };
             let ingest = || store.ingest(&write.deliveries);
-            // What is known is answered without a word to the database.
+            // What is known is answered without asking the database.
             let wrote = |ingested: &Ingested| !ingested.stored.is_empty();
             let ingested = match attempt(&errors, &watch, is_hopeless, wrote, ingest).await {
                 Ok(ingested) => ingested,
@@ -341,8 +341,8 @@ impl Ingest {
             self.meters.let_go.inc();
             match token {
                 Token::Broker(receipt) => receipt.acknowledge(),
-                // Who asked hears that it is to be sent again.
-                Token::Asker(answer) => drop(answer),
+                // Its caller hears that it is to be sent again.
+                Token::Request(answer) => drop(answer),
             }
         }
     }
@@ -388,7 +388,7 @@ impl Ingest {
         for (((device, epoch), token), settled) in ended {
             match token {
                 // Who went away meanwhile sends it again, and hears that it is known.
-                Some(Token::Asker(answer)) => drop(answer.send(settled)),
+                Some(Token::Request(answer)) => drop(answer.send(settled)),
                 Some(Token::Broker(receipt)) => {
                     acks.add(device, epoch, settled, Vec::new());
                     receipts.push(receipt);

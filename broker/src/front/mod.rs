@@ -251,7 +251,7 @@ where
         }
         tokio::select! {
             biased;
-            close = self.kick.asked() => Event::Kicked(close),
+            close = self.kick.kicked() => Event::Kicked(close),
             sent = send(&mut self.writer, &mut self.out), if owing => Event::Sent(sent),
             read = self.reader.read_buf(&mut self.inbuf), if reading => Event::Read(read),
             Some(id) = self.receipts.recv() => Event::Taken(id),

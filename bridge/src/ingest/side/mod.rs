@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Nothing is acknowledged to the broker before it is kept. Without room the receipt is withheld, so that the broker's
-//! window for us closes; once there is room, the broker tells births and wills again ([`Sides::wanting`]), and devices say
+//! window for us closes; once there is room, the broker sends births and wills again ([`Sides::wanting`]), and devices say
 //! again what they have not been answered.
 
 mod content;
@@ -24,7 +24,7 @@ use prometheus_client::registry::Registry;
 use schema::message::Event;
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic};
-use store::commands::CommandWord;
+use store::commands::ProgressReport;
 use store::config::ConfigReport;
 use store::{DeadLetter, DeviceReport, Presence, StoreClock};
 use tokio::sync::Notify;
@@ -43,7 +43,7 @@ use meters::SideMeters;
 pub(super) use path::SidePath;
 use queue::{Bounds, Entry, Offered, Queue};
 
-/// Receipts that are withheld for want of room. A broker whose window is larger is told at once beyond it.
+/// Receipts that are withheld for want of room. A broker whose window is larger is acknowledged at once beyond it.
 const WITHHELD_MAX: usize = 4_096;
 
 /// What waits to be written beside readings. Clones share it.
@@ -58,7 +58,7 @@ struct Shared {
     state: Mutex<State>,
     /// Something waits, or no more will come.
     filled: Notify,
-    /// Something was missed that the broker can tell again.
+    /// Something was missed that the broker can send again.
     missed: Notify,
     meters: SideMeters,
     /// What births and questions for the time are answered through, and with.
@@ -238,7 +238,7 @@ impl Sides {
 }
 
 /// Events and presence, parsed; or a letter that says why not; `None` where there is nothing to keep.
-/// Who is to hear [`hello`] is told with the nonce to answer.
+/// `greet` is called for who is to hear [`hello`], with the nonce to answer.
 fn content(
     topic: Topic,
     payload: &Bytes,
@@ -276,7 +276,7 @@ fn content(
                 greet(&device, request.nonce);
                 return None;
             }
-            Ok(Event::Command(progress)) => Content::Word(CommandWord {
+            Ok(Event::Command(progress)) => Content::Progress(ProgressReport {
                 device,
                 progress,
                 received_at,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use daemon::{Failure, Fault};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
-use store::commands::CommandWord;
+use store::commands::ProgressReport;
 use store::{DeadLetter, Presence, ReportsSettled, Store, StoreClock, StoreError};
 use tokio::time::Instant;
 use tracing::{debug, warn};
@@ -167,17 +167,17 @@ impl SidePath {
                 }
                 self.acks.publish(acks);
             }
-            Kind::Word => {
-                let words: Vec<CommandWord> = contents
+            Kind::Progress => {
+                let reports: Vec<ProgressReport> = contents
                     .filter_map(|content| match content {
-                        Content::Word(word) => Some(word.clone()),
+                        Content::Progress(report) => Some(report.clone()),
                         _ => None,
                     })
                     .collect();
                 let wrote = |changed: &u64| *changed > 0;
-                self.persist_if(wrote, || self.store.command_words(&words))
+                self.persist_if(wrote, || self.store.record_progress(&reports))
                     .await?;
-                self.note(&words);
+                self.note(&reports);
             }
             Kind::Config => {
                 let reports: Vec<_> = contents
@@ -242,16 +242,16 @@ impl SidePath {
         }
     }
 
-    /// Words on commands are kept, and noted, so that the device need not repeat them.
-    fn note(&self, words: &[CommandWord]) {
+    /// Progress of commands is kept, and noted, so that the device need not report it again.
+    fn note(&self, reports: &[ProgressReport]) {
         self.sides
             .meters()
             .command_progress
-            .inc_by(words.len() as u64);
+            .inc_by(reports.len() as u64);
         let mut noted: BTreeMap<&DeviceId, Vec<Noted>> = BTreeMap::new();
-        for CommandWord {
+        for ProgressReport {
             device, progress, ..
-        } in words
+        } in reports
         {
             noted.entry(device).or_default().push(Noted {
                 id: progress.id,
