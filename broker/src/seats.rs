@@ -6,13 +6,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use certs::Serial;
-use schema::DeviceId;
+use schema::CommonName;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Close;
 
 /// A client: its identity's name, and its client id under that.
-pub(crate) type Client = (DeviceId, String);
+pub(crate) type Client = (CommonName, String);
 
 /// Ends a connection from outside, once and for one reason.
 #[derive(Debug)]

@@ -101,10 +101,7 @@ pub fn ensure_devices<'a>(
     let authority = Authority::open(folder.clone())?;
     let lock = folder.lock()?;
     for device in devices {
-        let identity = Identity {
-            name: device.clone(),
-            role: Role::Device,
-        };
+        let identity = Identity::of_device(device.clone());
         each(ensure(&lock, &authority, &identity, &[])?);
     }
     Ok(())

@@ -324,9 +324,10 @@ where
         for key in self.subscriptions.iter().filter_map(|s| s.group.as_ref()) {
             self.core.shares.leave(key, self.number);
         }
-        let device = &self.peer.identity.name;
-        let shard = shard_of(device.as_str(), self.core.shards.len());
-        self.core.shards[shard].leave(device, &self.kick);
+        if let Some(device) = self.peer.identity.device() {
+            let shard = shard_of(device.as_str(), self.core.shards.len());
+            self.core.shards[shard].leave(&device, &self.kick);
+        }
         if close.fires_will()
             && let Some(will) = self.will.take()
         {
