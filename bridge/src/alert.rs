@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 use crate::watch::{DatabaseWatch, Refusals};
 
-/// How often.
+/// How often is looked.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// The task.

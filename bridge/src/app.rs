@@ -40,7 +40,7 @@ pub struct Bridge;
 
 /// A bridge that runs. Dropping it changes nothing: the lifecycle stops it.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningBridge {
     door: Door,
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
@@ -82,7 +82,7 @@ struct DataPath {
 
 impl Bridge {
     /// Opens the database, brings its schema up to date, and connects to the broker. The API is
-    /// bound, and served once [`Running::serve`] is called with the metrics of the process.
+    /// bound, and served once [`RunningBridge::serve`] is called with the metrics of the process.
     ///
     /// # Errors
     /// A [`Failure`] when the database or the HTTP address cannot be had. A broker that cannot be
@@ -92,7 +92,7 @@ impl Bridge {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningBridge, Failure> {
         certs::tls::install_crypto_provider();
         let (door, keys) = Door::open(config.http.clone()).await?;
         let store = open(&config).await?;
@@ -120,7 +120,7 @@ impl Bridge {
         parts.dispatch(&path.broker, notifications);
         parts.keep_up(path.acks);
         info!(http = %door.address, "bridge started");
-        Ok(Running {
+        Ok(RunningBridge {
             door,
             counters: path.counters,
             retention,
@@ -304,7 +304,7 @@ impl Parts<'_> {
     }
 }
 
-impl Running {
+impl RunningBridge {
     /// Where the API is served.
     #[must_use]
     pub const fn http_addr(&self) -> SocketAddr {

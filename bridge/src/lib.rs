@@ -33,5 +33,5 @@ mod timekeeper;
 mod upkeep;
 mod watch;
 
-pub use app::{Bridge, Running};
+pub use app::{Bridge, RunningBridge};
 pub use config::Config;

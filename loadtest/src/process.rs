@@ -50,7 +50,7 @@ pub enum ProcessError {
         name: String,
         /// What was waited for.
         what: String,
-        /// How long.
+        /// How long was waited.
         within: Duration,
         /// The end of its log.
         log: String,

@@ -62,7 +62,7 @@ pub struct AlertBounds {
 pub struct Finding {
     /// On which device, or on none.
     pub device: Option<DeviceId>,
-    /// What exactly.
+    /// What is wrong, in a sentence.
     pub detail: String,
 }
 

@@ -90,16 +90,16 @@ impl Changed {
 pub struct ConfigChange {
     /// Key, value and clock. A key that has a higher clock already does not change.
     pub entry: ConfigEntry,
-    /// When.
+    /// When it was changed.
     pub changed_at: ReceivedAt,
-    /// Who.
+    /// The name of the caller, or [`BY_DEVICE`](crate::overrides::BY_DEVICE).
     pub changed_by: String,
 }
 
 /// What a device says of its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigReport {
-    /// Whose.
+    /// The device that reports.
     pub device: DeviceId,
     /// What it has, and what of that is not in force.
     pub reported: ReportedConfig,

@@ -107,9 +107,9 @@ pub struct FleetSize {
 /// Who changes something, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
-    /// Who.
+    /// The name of the caller.
     pub name: String,
-    /// When.
+    /// When it was asked for, by the database\'s time.
     pub at: ReceivedAt,
 }
 

@@ -147,7 +147,7 @@ pub struct ReportsSettled {
 /// One birth or last will.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
-    /// Whose.
+    /// The device that sent it, or left it.
     pub device: DeviceId,
     /// What it says.
     pub status: Status,

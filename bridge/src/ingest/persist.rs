@@ -94,8 +94,9 @@ mod tests {
         let errors = StoreErrors::default();
         watch.does_not_write("gone".to_owned());
         for (wrote, is_ready) in [(false, false), (true, true)] {
-            let answer = attempt(&errors, &watch, |_| false, |()| wrote, async || Ok(()));
-            answer.await.unwrap();
+            attempt(&errors, &watch, |_| false, |()| wrote, async || Ok(()))
+                .await
+                .unwrap();
             assert_eq!(health.is_ready(), is_ready);
         }
     }
@@ -128,8 +129,9 @@ mod tests {
         answer.await.unwrap();
         assert!(!health.is_ready(), "nothing was written since");
         assert!(!watch.is_said_to_be_silent());
-        let answer = attempt(&errors, &watch, |_| false, |()| true, async || Ok(()));
-        answer.await.unwrap();
+        attempt(&errors, &watch, |_| false, |()| true, async || Ok(()))
+            .await
+            .unwrap();
         assert!(health.is_ready());
     }
 }

@@ -73,7 +73,7 @@ struct Suspect {
 /// A device of which readings are refused while those of others are committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Which.
+    /// The device.
     pub device: DeviceId,
     /// What the database said last.
     pub reason: String,

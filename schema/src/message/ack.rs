@@ -57,7 +57,7 @@ pub struct Ack {
 pub struct Rejection {
     /// Which readings.
     pub range: SeqRange,
-    /// Why.
+    /// Why they are refused.
     pub reason: RejectReason,
 }
 

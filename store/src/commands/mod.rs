@@ -110,7 +110,7 @@ pub struct NewCommand {
     pub command: Command,
     /// When it was asked for.
     pub created_at: ReceivedAt,
-    /// Who asked for it: the name of a token.
+    /// The name of the caller that asked for it.
     pub created_by: String,
     /// What its caller calls the request.
     pub request: Option<RequestKey>,
@@ -156,7 +156,7 @@ pub struct CommandRecord {
     pub output: String,
     /// When it was asked for.
     pub created_at: ReceivedAt,
-    /// Who asked for it: the name of a token.
+    /// The name of the caller that asked for it.
     pub created_by: String,
     /// How often it was sent.
     pub sent_times: u64,

@@ -120,10 +120,11 @@ impl<D: Database> CommandStore for D {
         let mut changed = 0;
         for some in furthest(reports).chunks(self.writes_together()) {
             let some: Vec<ProgressReport> = some.iter().copied().cloned().collect();
-            let done = self.run(Access::Write, some, |port, some| {
-                Box::pin(keep_progress(port, some))
-            });
-            changed += done.await?;
+            changed += self
+                .run(Access::Write, some, |port, some| {
+                    Box::pin(keep_progress(port, some))
+                })
+                .await?;
         }
         Ok(changed)
     }

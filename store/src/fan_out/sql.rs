@@ -164,10 +164,11 @@ impl<D: Database> FanOutStore for D {
         let mut postponed = 0;
         for id in running.await? {
             loop {
-                let page = self.run(Access::Transaction, (id, now), |port, (id, now)| {
-                    Box::pin(postpone(port, *id, *now))
-                });
-                let page = page.await?;
+                let page = self
+                    .run(Access::Transaction, (id, now), |port, (id, now)| {
+                        Box::pin(postpone(port, *id, *now))
+                    })
+                    .await?;
                 postponed += page as u64;
                 if page < FAN_OUT_PAGE {
                     break;
