@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
 use schema::{Balance, DiscardedBy};
 use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
-use store::{FleetLedger, Store, StoreClock, StoreError};
+use store::{FleetLedger, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -27,7 +27,6 @@ pub(crate) struct Alerts {
     pub(crate) store: Arc<dyn Store>,
     /// What this bridge's database refuses.
     pub(crate) watch: DatabaseWatch,
-    pub(crate) clock: StoreClock,
     pub(crate) bounds: AlertBounds,
     pub(crate) meters: AlertMeters,
     pub(crate) stop: CancellationToken,
@@ -108,7 +107,7 @@ impl Alerts {
         loop {
             // Nobody is offline by a clock that nobody knows.
             tokio::select! {
-                () = self.clock.known() => {}
+                () = self.store.clock().known() => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
             if let Err(error) = self.look().await {
@@ -123,7 +122,7 @@ impl Alerts {
     }
 
     async fn look(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let now = self.store.clock().now();
         self.raise_refusals(now).await?;
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
             for rule in Rule::ALL {

@@ -8,7 +8,7 @@ use axum::http::HeaderValue;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
-use store::{Store, StoreClock};
+use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -20,7 +20,7 @@ use crate::auth::{AuthMeters, KeyFolder};
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
 use crate::dispatch::{self, Dispatch, DispatchMeters, Notifications, Notifier, Rate};
-use crate::ingest::{AckPublisher, Counters, Ingest, IngestMeters, Sides, StoreErrors};
+use crate::ingest::{AckPublisher, Counters, Ingest, IngestMeters, Persistence, Sides};
 use crate::intake::{Broker, IntakeMeters, inbox};
 use crate::store_collector::StoreCollector;
 use crate::timekeeper::{self, Timekeeper};
@@ -65,7 +65,6 @@ struct Door {
 struct Parts<'a> {
     config: Config,
     store: Arc<dyn Store>,
-    clock: StoreClock,
     retention: Retention,
     lifecycle: &'a Lifecycle,
     health: &'a Health,
@@ -97,13 +96,11 @@ impl Bridge {
         let (door, keys) = Door::open(config.http.clone()).await?;
         let store = open(&config).await?;
         let retention = set_bounds(&*store, &config).await?;
-        let clock = store.clock().clone();
         let collector = StoreCollector(Arc::clone(&store));
         registry.register_collector(Box::new(collector));
         let mut parts = Parts {
             config,
             store,
-            clock,
             retention,
             lifecycle,
             health,
@@ -117,7 +114,7 @@ impl Bridge {
         let guard = Guard::new(keys, parts.store(), audit, meters);
         let (notifier, notifications) = dispatch::notifier();
         let path = parts.carry(watch, notifier.clone());
-        parts.dispatch(&path.broker, notifications);
+        parts.dispatch(path.broker.clone(), notifications);
         parts.keep_up(path.acks);
         info!(http = %door.address, "bridge started");
         Ok(RunningBridge {
@@ -198,7 +195,6 @@ impl Parts<'_> {
         let alerts = Alerts {
             store: self.store(),
             watch: watch.clone(),
-            clock: self.clock.clone(),
             bounds: self.config.alerts,
             meters: AlertMeters::register(self.registry),
             stop: self.lifecycle.token(),
@@ -221,12 +217,12 @@ impl Parts<'_> {
             self.health.component("bridge-broker"),
             leave.clone(),
         );
-        sides.answer_through(broker.clone(), self.clock.clone());
-        let acks = AckPublisher::register(broker.clone(), self.clock.clone(), self.registry);
-        let (direct, requests) = direct(self.config.bounds, self.clock.clone(), self.registry);
+        let clock = self.store.clock();
+        sides.answer_through(broker.clone(), clock.clone());
+        let acks = AckPublisher::register(broker.clone(), clock.clone(), self.registry);
+        let (direct, requests) = direct(self.config.bounds, clock.clone(), self.registry);
         let ingest = Ingest {
             store: self.store(),
-            clock: self.clock.clone(),
             broker: broker.clone(),
             messages: inbox,
             sides,
@@ -235,10 +231,8 @@ impl Parts<'_> {
             pipeline: self.config.pipeline,
             acks: acks.clone(),
             meters: IngestMeters::register(self.registry),
-            store_errors: StoreErrors::register(self.registry),
-            watch,
+            persistence: Persistence::register(watch, self.registry),
             counters: Arc::clone(&counters),
-            commits: Arc::default(),
             notifier,
             drain: self.lifecycle.token(),
         };
@@ -275,14 +269,15 @@ impl Parts<'_> {
         });
     }
 
-    fn dispatch(&mut self, broker: &Broker, notifications: Notifications) {
+    fn dispatch(&mut self, broker: Broker, notifications: Notifications) {
         let dispatch = Dispatch {
-            store: self.store(),
-            clock: self.clock.clone(),
-            broker: broker.clone(),
-            meters: DispatchMeters::register(self.registry),
+            sender: dispatch::Sender {
+                store: self.store(),
+                broker,
+                meters: DispatchMeters::register(self.registry),
+                rate: Rate::new(self.config.commands_per_second),
+            },
             notifications,
-            rate: Rate::new(self.config.commands_per_second),
             stop: self.lifecycle.token(),
         };
         self.lifecycle.spawn("commands", dispatch.run());
@@ -292,7 +287,6 @@ impl Parts<'_> {
         let keep = self.retention.keep;
         let upkeep = Upkeep {
             store: self.store(),
-            clock: self.clock.clone(),
             acks,
             meters: UpkeepMeters::register(self.registry),
             gap_age: self.config.gap_age,

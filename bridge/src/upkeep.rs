@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt};
-use store::{Settled, Store, StoreClock, StoreError};
+use store::{Settled, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -32,7 +32,6 @@ const GAPS_MAX: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: StoreClock,
     pub(crate) acks: AckPublisher,
     pub(crate) meters: UpkeepMeters,
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
@@ -88,7 +87,7 @@ impl Upkeep {
                 () = async {
                     tokio::time::sleep(pause).await;
                     // Nothing is too old by a clock that nobody knows.
-                    self.clock.known().await;
+                    self.store.clock().known().await;
                 } => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
@@ -117,7 +116,7 @@ impl Upkeep {
     /// Asks for one page of gaps. Returns where the next page begins.
     async fn ask_again(&self, after: Option<&DeviceId>) -> Result<Option<DeviceId>, StoreError> {
         let age = i64::try_from(self.gap_age.as_micros()).unwrap_or(i64::MAX);
-        let before = ReceivedAt::from_micros(self.clock.now_micros().saturating_sub(age));
+        let before = ReceivedAt::from_micros(self.store.clock().now_micros().saturating_sub(age));
         let gaps = self.store.gaps(before, after, GAPS_MAX).await?;
         let next = match gaps.len() {
             GAPS_MAX => gaps.last().map(|gap| gap.device.clone()),
@@ -136,7 +135,7 @@ impl Upkeep {
     /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and
     /// resolved alerts and audit entries that are as old as readings may be.
     async fn forget(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let now = self.store.clock().now();
         let old = self.keep.map(|keep| {
             let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
             ReceivedAt::from_micros(now.micros().saturating_sub(keep))
@@ -162,7 +161,7 @@ impl Upkeep {
         after: Option<&DeviceId>,
     ) -> Result<Option<DeviceId>, StoreError> {
         let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-        let before = self.clock.now_micros().saturating_sub(retention);
+        let before = self.store.clock().now_micros().saturating_sub(retention);
         let before = ObservedAt::from_micros(before);
         let expired = self.store.expire(before, after).await?;
         self.meters.rows_expired.inc_by(expired.rows);

@@ -226,23 +226,6 @@ impl Process {
         }
     }
 
-    /// Waits until its log holds `text`.
-    ///
-    /// # Errors
-    /// [`ProcessError::Late`] when it does not within `within`, or the process ended.
-    pub fn wait_for_log(&mut self, text: &str, within: Duration) -> Result<(), ProcessError> {
-        let deadline = Instant::now() + within;
-        loop {
-            if self.log_text().contains(text) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline || !self.is_running()? {
-                return Err(self.late(&format!("log {text:?}"), within));
-            }
-            std::thread::sleep(POLL);
-        }
-    }
-
     /// All that it has printed so far.
     #[must_use]
     pub fn log_text(&self) -> String {

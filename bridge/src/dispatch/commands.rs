@@ -44,7 +44,7 @@ impl<'s> Commands<'s> {
     pub(super) async fn run(mut self) {
         loop {
             // Nothing expires by a clock that nobody knows.
-            self.sender.clock.known().await;
+            self.sender.store.clock().known().await;
             if self.sender.broker.is_connected() {
                 match self.look().await {
                     Ok(()) => self.was_here = Some(Instant::now()),

@@ -13,14 +13,13 @@
 //! Reading order: this file (the loop) → `side` (presence, events and dead letters) → `acks` (what devices are sent) →
 //! `persist` (a call that is repeated until it succeeds).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::{Class, Failure, Fault};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
-use store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
+use store::{Delivery, Ingested, Settled, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -33,7 +32,6 @@ use crate::dispatch::Notifier;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use crate::watch::DatabaseWatch;
 
 mod acks;
 mod hello;
@@ -43,8 +41,7 @@ mod side;
 
 pub(crate) use acks::{AckPublisher, Acks};
 pub(crate) use meters::IngestMeters;
-pub(crate) use persist::StoreErrors;
-use persist::attempt;
+pub(crate) use persist::Persistence;
 pub use side::Sides;
 use side::{Content, SidePath, letter};
 
@@ -53,9 +50,6 @@ const REFUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked at whether something is refused.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
-
-/// A write that fails for so long, while others are committed, is tried apart.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What the loop has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -76,7 +70,6 @@ pub struct Counters {
 #[derive(Debug)]
 pub(crate) struct Ingest {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) messages: Inbox,
     /// What devices say beside readings.
@@ -87,11 +80,8 @@ pub(crate) struct Ingest {
     pub(crate) pipeline: PipelineConfig,
     pub(crate) acks: AckPublisher,
     pub(crate) meters: IngestMeters,
-    pub(crate) store_errors: StoreErrors,
-    pub(crate) watch: DatabaseWatch,
+    pub(crate) persistence: Persistence,
     pub(crate) counters: Arc<Mutex<Counters>>,
-    /// Writes that put rows into the table.
-    pub(crate) commits: Arc<AtomicU64>,
     /// Notified when a device came back, for which something may wait.
     pub(crate) notifier: Notifier,
     /// No more messages will come: write what is there, then end.
@@ -146,7 +136,7 @@ impl Ingest {
                 break;
             }
             // Nothing is judged by a clock that nobody knows: it waits, unacknowledged.
-            let takes = pipeline.has_room() && self.clock.is_known();
+            let takes = pipeline.has_room() && self.store.clock().is_known();
             let wakeup = pipeline.next_wakeup().map(|at| started + at);
             tokio::select! {
                 // Without room nothing is taken, the queue fills, and the broker holds back.
@@ -171,7 +161,7 @@ impl Ingest {
                 }
                 () = sleep_until(shown + SHOW_EVERY), if is_to_be_shown => {}
                 () = async { sleep_until(wakeup.unwrap_or(started)).await }, if wakeup.is_some() => {}
-                () = self.clock.known(), if !takes && pipeline.has_room() => {}
+                () = self.store.clock().known(), if !takes && pipeline.has_room() => {}
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
                     self.direct.close();
@@ -198,7 +188,7 @@ impl Ingest {
             received,
             receipt,
         } = message;
-        let received_at = self.clock.at(received);
+        let received_at = self.store.clock().at(received);
         let bytes = payload.len();
         let (letter, digest) = match topic {
             Ok(Topic {
@@ -264,12 +254,7 @@ impl Ingest {
         &self,
         write: Write<Token>,
     ) -> impl Future<Output = Result<Written, StoreError>> + Send + 'static {
-        let (store, errors, watch) = (
-            Arc::clone(&self.store),
-            self.store_errors.clone(),
-            self.watch.clone(),
-        );
-        let commits = Arc::clone(&self.commits);
+        let (store, persistence) = (Arc::clone(&self.store), self.persistence.clone());
         async move {
             let started = Instant::now();
             let rows = write
@@ -277,17 +262,10 @@ impl Ingest {
                 .iter()
                 .map(|delivery| delivery.batch.rows.len() + delivery.rejected.len())
                 .sum();
-            // What fails again and again while others are committed is refused, whatever the error says.
-            let others = commits.load(Ordering::Relaxed);
-            let is_hopeless = |error: &StoreError| {
-                let is_stuck =
-                    started.elapsed() >= STUCK_AFTER && commits.load(Ordering::Relaxed) != others;
-                error.is_refusal() || is_stuck
-            };
             let ingest = || store.ingest(&write.deliveries);
             // What is known is answered without asking the database.
             let wrote = |ingested: &Ingested| !ingested.stored.is_empty();
-            let ingested = match attempt(&errors, &watch, is_hopeless, wrote, ingest).await {
+            let ingested = match persistence.attempt(wrote, ingest).await {
                 Ok(ingested) => ingested,
                 Err(error) if error.fault() == Fault::Retry => {
                     return Ok(Written::Refused(write, error));
@@ -295,7 +273,7 @@ impl Ingest {
                 Err(error) => return Err(error),
             };
             if wrote(&ingested) {
-                commits.fetch_add(1, Ordering::Relaxed);
+                persistence.committed();
             }
             let of = write.deliveries.iter();
             Ok(Written::Done(Done {
@@ -355,7 +333,7 @@ impl Ingest {
             true => Vec::new(),
             false => pipeline.refused_devices(now, REFUSED_AFTER),
         };
-        self.watch.refuses(readings, devices);
+        self.persistence.watch.refuses(readings, devices);
     }
 
     /// After a commit: acks, then receipts, then room for more.

@@ -1,14 +1,17 @@
 //! A call to the database, repeated until it has succeeded: what trouble looks like from outside, and how fast it is
-//! tried again. What the database itself refuses is not repeated here: who asked decides what to try next.
+//! tried again. What the database itself refuses is not repeated here: who called decides what to try next.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use daemon::metrics::{Label, registered};
-use daemon::{Backoff, Class, Fault};
+use daemon::{Backoff, Fault};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use store::StoreError;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::watch::DatabaseWatch;
@@ -17,68 +20,82 @@ use crate::watch::DatabaseWatch;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Counts the errors of calls that are repeated, by class.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct StoreErrors(Family<Label, Counter>);
+/// A call that fails for so long, while others are committed, is of no use to repeat.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
-impl StoreErrors {
-    /// Registers the metric.
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        Self(registered(
-            registry,
-            "tideline_bridge_store_errors",
-            "Errors of the database, by class; each was tried again",
-        ))
-    }
-
-    fn count(&self, class: Class) {
-        self.0.get_or_create(&[("class", class.as_str())]).inc();
-    }
+/// Repeats calls to the database. Clones share what they know of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Persistence {
+    pub(super) watch: DatabaseWatch,
+    errors: Family<Label, Counter>,
+    /// Writes that put readings into the table.
+    commits: Arc<AtomicU64>,
 }
 
-/// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal, or that `is_hopeless` says is
-/// of no use to repeat. `wrote` says whether what it returned shows that the database writes: some calls are answered
-/// from memory.
-pub(crate) async fn attempt<T, F, Fut>(
-    errors: &StoreErrors,
-    watch: &DatabaseWatch,
-    is_hopeless: impl Fn(&StoreError) -> bool,
-    wrote: impl Fn(&T) -> bool,
-    mut call: F,
-) -> Result<T, StoreError>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, StoreError>>,
-{
-    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
-    loop {
-        let error = match call().await {
-            Ok(value) => {
-                if wrote(&value) {
-                    watch.wrote();
-                } else if backoff.attempts() > 0 {
-                    // What has failed was asked for again, which says nothing about writes.
-                    watch.answered();
+impl Persistence {
+    /// Registers its metric.
+    pub(crate) fn register(watch: DatabaseWatch, registry: &mut Registry) -> Self {
+        Self {
+            watch,
+            errors: registered(
+                registry,
+                "tideline_bridge_store_errors",
+                "Errors of the database, by class; each was tried again",
+            ),
+            commits: Arc::default(),
+        }
+    }
+
+    /// Readings were committed.
+    pub(super) fn committed(&self) {
+        self.commits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Repeats an idempotent call until it succeeds, or fails in a way that time does not heal: the database refuses it, or
+    /// it fails again and again while others are committed, whatever the error says. `wrote` says whether what it returned
+    /// shows that the database writes: some calls are answered from memory.
+    pub(super) async fn attempt<T, F, Fut>(
+        &self,
+        wrote: impl Fn(&T) -> bool,
+        mut call: F,
+    ) -> Result<T, StoreError>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreError>>,
+    {
+        let (started, others) = (Instant::now(), self.commits.load(Ordering::Relaxed));
+        let is_stuck =
+            || started.elapsed() >= STUCK_AFTER && self.commits.load(Ordering::Relaxed) != others;
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        loop {
+            let error = match call().await {
+                Ok(value) => {
+                    if wrote(&value) {
+                        self.watch.wrote();
+                    } else if backoff.attempts() > 0 {
+                        // What has failed was requested again, which says nothing about writes.
+                        self.watch.answered();
+                    }
+                    return Ok(value);
                 }
-                return Ok(value);
+                Err(error) => error,
+            };
+            let class = error.class().as_str();
+            self.errors.get_or_create(&[("class", class)]).inc();
+            if error.fault() != Fault::Retry || error.is_refusal() || is_stuck() {
+                return Err(error);
             }
-            Err(error) => error,
-        };
-        errors.count(error.class());
-        if error.fault() != Fault::Retry || is_hopeless(&error) {
-            return Err(error);
+            let pause = backoff.next_jittered();
+            if backoff.attempts() == 1 {
+                let (error, help) = (error.explained(), error.help());
+                warn!(
+                    class,
+                    error, help, "the database does not take writes; trying again"
+                );
+            }
+            self.watch.does_not_write(error.explained());
+            tokio::time::sleep(pause).await;
         }
-        let pause = backoff.next_jittered();
-        if backoff.attempts() == 1 {
-            let (class, help) = (error.class().as_str(), error.help());
-            let error = error.explained();
-            warn!(
-                class,
-                error, help, "the database does not take writes; trying again"
-            );
-        }
-        watch.does_not_write(error.explained());
-        tokio::time::sleep(pause).await;
     }
 }
 
@@ -91,10 +108,11 @@ mod tests {
     async fn an_answer_from_memory_says_nothing_of_the_database() {
         let health = Health::default();
         let watch = DatabaseWatch::new(health.component("database"));
-        let errors = StoreErrors::default();
+        let persistence = Persistence::register(watch.clone(), &mut Registry::default());
         watch.does_not_write("gone".to_owned());
         for (wrote, is_ready) in [(false, false), (true, true)] {
-            attempt(&errors, &watch, |_| false, |()| wrote, async || Ok(()))
+            persistence
+                .attempt(|()| wrote, async || Ok(()))
                 .await
                 .unwrap();
             assert_eq!(health.is_ready(), is_ready);
@@ -105,13 +123,10 @@ mod tests {
     async fn a_call_that_failed_and_then_writes_nothing_says_only_that_the_database_answers() {
         let health = Health::default();
         let watch = DatabaseWatch::new(health.component("database"));
-        let errors = StoreErrors::default();
+        let persistence = Persistence::register(watch.clone(), &mut Registry::default());
         watch.is_silent("gone");
         let mut calls = 0;
-        let answer = attempt(
-            &errors,
-            &watch,
-            |_| false,
+        let answer = persistence.attempt(
             |()| false,
             || {
                 calls += 1;
@@ -129,7 +144,8 @@ mod tests {
         answer.await.unwrap();
         assert!(!health.is_ready(), "nothing was written since");
         assert!(!watch.is_said_to_be_silent());
-        attempt(&errors, &watch, |_| false, |()| true, async || Ok(()))
+        persistence
+            .attempt(|()| true, async || Ok(()))
             .await
             .unwrap();
         assert!(health.is_ready());
