@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! payload that cannot be read, or with sequences that no acknowledgement can name
-//!                                      → dead letter, and the device is told by digest
+//!                                      → dead letter, and the device is sent its digest
 //! NaN, infinity                        → refused:  not_finite
 //! text over 1 KiB or with NUL          → refused:  bad_text
 //! observed too long ago                → refused:  too_old
@@ -101,7 +101,7 @@ pub fn admit_status(payload: &[u8]) -> Result<Status, SideError> {
 pub fn admit_event(payload: &[u8]) -> Result<Event, SideError> {
     let mut event = envelope::decode_kind(payload)?;
     match &mut event {
-        // An agent tells of no more epochs at once, the current one first. What is beyond is not heard: a report is a sign
+        // An agent reports no more epochs at once, the current one first. What is beyond is not heard: a report is a sign
         // of life, and thousands of epochs are work for everybody's bridge. Numbers and ranges are cut to what the ledger
         // can hold.
         Event::Report(Report { epochs, .. }) => epochs.truncate(REPORT_EPOCHS_MAX),
@@ -384,7 +384,7 @@ mod tests {
         assert!(!version("v".repeat(KEY_BYTES_MAX + 1)));
         assert!(!version("1\0".to_owned()));
 
-        let word = |percent, output: String| {
+        let progress = |percent, output: String| {
             fits(&Event::Command(CommandProgress {
                 id: CommandId::from_bits(1),
                 state: CommandState::Running,
@@ -392,10 +392,10 @@ mod tests {
                 output,
             }))
         };
-        assert!(word(100, "x".repeat(COMMAND_BODY_BYTES_MAX)));
-        assert!(!word(101, String::new()));
-        assert!(!word(0, "x".repeat(COMMAND_BODY_BYTES_MAX + 1)));
-        assert!(!word(0, "\0".to_owned()));
+        assert!(progress(100, "x".repeat(COMMAND_BODY_BYTES_MAX)));
+        assert!(!progress(101, String::new()));
+        assert!(!progress(0, "x".repeat(COMMAND_BODY_BYTES_MAX + 1)));
+        assert!(!progress(0, "\0".to_owned()));
 
         let config = |count, key: &str, value: &str, clock| {
             let entry = ConfigEntry {
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_heard_of_as_many_epochs_as_an_agent_tells_of() {
+    fn a_report_is_heard_of_as_many_epochs_as_an_agent_reports() {
         use schema::message::{ClockReport, ClockState, EpochAccount, EpochReport};
         let heard = |event: &Event| match admit_event(&envelope::encode(event).unwrap()).unwrap() {
             Event::Report(report) => report.epochs.iter().map(|of| of.epoch).collect::<Vec<_>>(),

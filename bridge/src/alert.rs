@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Failure;
+use daemon::metrics::{Label, registered};
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
+use schema::{Balance, DiscardedBy};
 use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
-use store::{Store, StoreClock, StoreError};
+use store::{FleetLedger, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::metrics::LedgerMeters;
 use crate::watch::{DatabaseWatch, Refusals};
 
-/// How often.
+/// How often is looked.
 const INTERVAL: Duration = Duration::from_secs(30);
 
 /// The task.
@@ -24,11 +27,78 @@ pub(crate) struct Alerts {
     pub(crate) store: Arc<dyn Store>,
     /// What this bridge's database refuses.
     pub(crate) watch: DatabaseWatch,
-    pub(crate) clock: StoreClock,
     pub(crate) bounds: AlertBounds,
-    pub(crate) firing: Gauge,
-    pub(crate) ledger: LedgerMeters,
+    pub(crate) meters: AlertMeters,
     pub(crate) stop: CancellationToken,
+}
+
+/// What a look shows: alerts, and what became of the fleet's readings by the ledger.
+#[derive(Debug)]
+pub(crate) struct AlertMeters {
+    firing: Gauge,
+    readings: Family<Label, Gauge>,
+    discarded: Family<Label, Gauge>,
+}
+
+impl AlertMeters {
+    /// Registers the metrics.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self {
+            firing: registered(
+                registry,
+                "tideline_bridge_alerts_firing",
+                "Alerts that nobody has acknowledged",
+            ),
+            readings: registered(
+                registry,
+                "tideline_bridge_ledger_readings",
+                "Readings of the fleet by what became of them, as of this bridge's last look at the ledger",
+            ),
+            discarded: registered(
+                registry,
+                "tideline_bridge_ledger_discarded",
+                "Discarded readings of the fleet by who gave them up, as of this bridge's last look",
+            ),
+        }
+    }
+
+    fn looked(&self, fleet: &FleetLedger) {
+        let Balance {
+            accepted,
+            committed,
+            pending,
+            quarantined,
+            evicted,
+            discarded,
+        } = fleet.balance;
+        for (fate, readings) in [
+            ("accepted", accepted),
+            ("committed", committed),
+            ("pending", pending),
+            ("quarantined", quarantined),
+            ("evicted", evicted),
+            ("discarded", discarded),
+            ("superseded", fleet.superseded),
+            ("expired", fleet.expired),
+            ("unaccounted", fleet.unaccounted),
+        ] {
+            set(&self.readings.get_or_create(&[("fate", fate)]), readings);
+        }
+        let by = [
+            Some(DiscardedBy::Person),
+            Some(DiscardedBy::QuarantineBudget),
+            None,
+        ];
+        for by in by {
+            let readings = fleet.discarded.get(&by).copied().unwrap_or(0);
+            let label = [("by", store::discarder(by))];
+            set(&self.discarded.get_or_create(&label), readings);
+        }
+    }
+}
+
+fn set(gauge: &Gauge, count: u64) {
+    gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
 }
 
 impl Alerts {
@@ -37,7 +107,7 @@ impl Alerts {
         loop {
             // Nobody is offline by a clock that nobody knows.
             tokio::select! {
-                () = self.clock.known() => {}
+                () = self.store.clock().known() => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
             if let Err(error) = self.look().await {
@@ -52,12 +122,12 @@ impl Alerts {
     }
 
     async fn look(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        self.tell_refusals(now).await?;
+        let now = self.store.clock().now();
+        self.raise_refusals(now).await?;
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
             for rule in Rule::ALL {
                 let found = match rule {
-                    // Each bridge tells what it sees itself.
+                    // Each bridge raises what it sees itself.
                     Rule::StoreRefuses => continue,
                     Rule::ReadingsUnaccounted => self.unaccounted().await?,
                     Rule::DeviceOffline
@@ -69,13 +139,13 @@ impl Alerts {
             }
         }
         let firing = self.store.alerts_firing().await?;
-        self.firing.set(i64::try_from(firing).unwrap_or(i64::MAX));
+        set(&self.meters.firing, firing);
         Ok(())
     }
 
     async fn unaccounted(&self) -> Result<Vec<Finding>, StoreError> {
         let fleet = self.store.fleet_ledger().await?;
-        self.ledger.looked(&fleet);
+        self.meters.looked(&fleet);
         let finding = |(device, readings)| Finding {
             device: Some(device),
             detail: format!("{readings} readings are neither in the database nor on the device"),
@@ -87,7 +157,7 @@ impl Alerts {
 impl Alerts {
     /// What a database refuses each bridge sees for itself: it is raised by each, and resolved once none has seen it for
     /// a while.
-    async fn tell_refusals(&self, now: ReceivedAt) -> Result<(), StoreError> {
+    async fn raise_refusals(&self, now: ReceivedAt) -> Result<(), StoreError> {
         let findings = findings(&self.watch.refusals());
         if !findings.is_empty() {
             let rule = Rule::StoreRefuses;
@@ -140,7 +210,7 @@ async fn keep(
     now: ReceivedAt,
     found: Vec<Finding>,
 ) -> Result<(), StoreError> {
-    // One alert for each device: the last word on it.
+    // One alert for each device: the last finding.
     let mut findings: Vec<Finding> = Vec::with_capacity(found.len());
     let is_whole = found.len() < FINDINGS_MAX;
     for finding in found {

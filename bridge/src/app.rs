@@ -8,23 +8,23 @@ use axum::http::HeaderValue;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
-use store::{Store, StoreClock};
+use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::alert::Alerts;
+use crate::alert::{AlertMeters, Alerts};
 use crate::api::{Api, Guard, Host, Retention};
 use crate::audit::{self, Audit};
-use crate::auth::KeyFolder;
+use crate::auth::{AuthMeters, KeyFolder};
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
-use crate::dispatch::{self, Dispatch, Notifications, Notifier, Rate};
-use crate::ingest::{Counters, Ingest, Sides};
-use crate::intake::{Broker, inbox};
-use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, LedgerMeters, StoreCollector};
+use crate::dispatch::{self, Dispatch, DispatchMeters, Notifications, Notifier, Rate};
+use crate::ingest::{AckPublisher, Counters, Ingest, IngestMeters, Persistence, Sides};
+use crate::intake::{Broker, IntakeMeters, inbox};
+use crate::store_collector::StoreCollector;
 use crate::timekeeper::{self, Timekeeper};
-use crate::upkeep::Upkeep;
+use crate::upkeep::{Upkeep, UpkeepMeters};
 use crate::watch::DatabaseWatch;
 
 /// How long what is in hand may take to reach the database when the bridge stops. What does not
@@ -40,7 +40,7 @@ pub struct Bridge;
 
 /// A bridge that runs. Dropping it changes nothing: the lifecycle stops it.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningBridge {
     door: Door,
     store: Arc<dyn Store>,
     counters: Arc<Mutex<Counters>>,
@@ -65,23 +65,23 @@ struct Door {
 struct Parts<'a> {
     config: Config,
     store: Arc<dyn Store>,
-    clock: StoreClock,
     retention: Retention,
-    meters: IngestMeters,
     lifecycle: &'a Lifecycle,
     health: &'a Health,
+    registry: &'a mut Registry,
 }
 
 /// The ends of the data path that others hold.
 struct DataPath {
     broker: Broker,
+    acks: AckPublisher,
     direct: Direct,
     counters: Arc<Mutex<Counters>>,
 }
 
 impl Bridge {
     /// Opens the database, brings its schema up to date, and connects to the broker. The API is
-    /// bound, and served once [`Running::serve`] is called with the metrics of the process.
+    /// bound, and served once [`RunningBridge::serve`] is called with the metrics of the process.
     ///
     /// # Errors
     /// A [`Failure`] when the database or the HTTP address cannot be had. A broker that cannot be
@@ -91,35 +91,33 @@ impl Bridge {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningBridge, Failure> {
         certs::tls::install_crypto_provider();
         let (door, keys) = Door::open(config.http.clone()).await?;
         let store = open(&config).await?;
         let retention = set_bounds(&*store, &config).await?;
-        let clock = store.clock().clone();
-        let meters = IngestMeters::register(registry);
-        let parts = Parts {
+        let collector = StoreCollector(Arc::clone(&store));
+        registry.register_collector(Box::new(collector));
+        let mut parts = Parts {
             config,
             store,
-            clock,
             retention,
-            meters,
             lifecycle,
             health,
+            registry,
         };
         parts.keep_time();
-        registry.register_collector(Box::new(StoreCollector(parts.store())));
-        let api_meters = ApiMeters::register(registry);
-        let audit = parts.audit(&api_meters);
+        let audit = parts.audit();
         let watch = parts.watch_database();
-        parts.look_for_alerts(&watch, &api_meters, LedgerMeters::register(registry));
-        let guard = Guard::new(keys, parts.store(), audit, api_meters);
+        parts.look_for_alerts(&watch);
+        let meters = AuthMeters::register(parts.registry);
+        let guard = Guard::new(keys, parts.store(), audit, meters);
         let (notifier, notifications) = dispatch::notifier();
-        let path = parts.carry(IntakeMeters::register(registry), watch, notifier.clone());
-        parts.dispatch(&path.broker, notifications);
-        parts.keep_up(&path.broker);
+        let path = parts.carry(watch, notifier.clone());
+        parts.dispatch(path.broker.clone(), notifications);
+        parts.keep_up(path.acks);
         info!(http = %door.address, "bridge started");
-        Ok(Running {
+        Ok(RunningBridge {
             door,
             counters: path.counters,
             retention,
@@ -177,9 +175,9 @@ impl Parts<'_> {
         self.lifecycle.spawn("clock", timekeeper.run());
     }
 
-    fn audit(&self, meters: &ApiMeters) -> Audit {
+    fn audit(&mut self) -> Audit {
         let stop = self.lifecycle.token();
-        let (audit, writer) = audit::audit(self.store(), stop, meters.audit_lost.clone());
+        let (audit, writer) = audit::audit(self.store(), stop, self.registry);
         self.lifecycle.spawn("audit", writer.run());
         audit
     }
@@ -193,49 +191,48 @@ impl Parts<'_> {
         watch
     }
 
-    fn look_for_alerts(&self, watch: &DatabaseWatch, meters: &ApiMeters, ledger: LedgerMeters) {
+    fn look_for_alerts(&mut self, watch: &DatabaseWatch) {
         let alerts = Alerts {
             store: self.store(),
             watch: watch.clone(),
-            clock: self.clock.clone(),
             bounds: self.config.alerts,
-            firing: meters.alerts_firing.clone(),
-            ledger,
+            meters: AlertMeters::register(self.registry),
             stop: self.lifecycle.token(),
         };
         self.lifecycle.spawn("alerts", alerts.run());
     }
 
     /// The data path: from the broker, and from callers over HTTP, into the database.
-    fn carry(&self, intake: IntakeMeters, watch: DatabaseWatch, notifier: Notifier) -> DataPath {
+    fn carry(&mut self, watch: DatabaseWatch, notifier: Notifier) -> DataPath {
         let counters = Arc::new(Mutex::new(Counters::default()));
         let (outbox, inbox) = inbox();
-        let sides = Sides::new(self.meters.overflows.clone());
+        let sides = Sides::new(self.registry);
         // The broker goes last: acknowledgements of the final commit travel through it.
         let leave = CancellationToken::new();
         let (broker, connection) = Broker::connect(
             self.config.broker.clone(),
             outbox,
             sides.clone(),
-            intake,
+            IntakeMeters::register(self.registry),
             self.health.component("bridge-broker"),
             leave.clone(),
         );
-        sides.answer_through(broker.clone(), self.clock.clone());
-        let (direct, asked) = direct(self.config.bounds, self.clock.clone(), self.meters.clone());
+        let clock = self.store.clock();
+        sides.answer_through(broker.clone(), clock.clone());
+        let acks = AckPublisher::register(broker.clone(), clock.clone(), self.registry);
+        let (direct, requests) = direct(self.config.bounds, clock.clone(), self.registry);
         let ingest = Ingest {
             store: self.store(),
-            clock: self.clock.clone(),
             broker: broker.clone(),
             messages: inbox,
             sides,
-            direct: asked,
+            direct: requests,
             bounds: self.config.bounds,
             pipeline: self.config.pipeline,
-            meters: self.meters.clone(),
-            watch,
+            acks: acks.clone(),
+            meters: IngestMeters::register(self.registry),
+            persistence: Persistence::register(watch, self.registry),
             counters: Arc::clone(&counters),
-            commits: Arc::default(),
             notifier,
             drain: self.lifecycle.token(),
         };
@@ -246,6 +243,7 @@ impl Parts<'_> {
         });
         DataPath {
             broker,
+            acks,
             direct,
             counters,
         }
@@ -271,26 +269,26 @@ impl Parts<'_> {
         });
     }
 
-    fn dispatch(&self, broker: &Broker, notifications: Notifications) {
+    fn dispatch(&mut self, broker: Broker, notifications: Notifications) {
         let dispatch = Dispatch {
-            store: self.store(),
-            clock: self.clock.clone(),
-            broker: broker.clone(),
-            meters: self.meters.clone(),
+            sender: dispatch::Sender {
+                store: self.store(),
+                broker,
+                meters: DispatchMeters::register(self.registry),
+                rate: Rate::new(self.config.commands_per_second),
+            },
             notifications,
-            rate: Rate::new(self.config.commands_per_second),
             stop: self.lifecycle.token(),
         };
         self.lifecycle.spawn("commands", dispatch.run());
     }
 
-    fn keep_up(&self, broker: &Broker) {
+    fn keep_up(&mut self, acks: AckPublisher) {
         let keep = self.retention.keep;
         let upkeep = Upkeep {
             store: self.store(),
-            clock: self.clock.clone(),
-            broker: broker.clone(),
-            meters: self.meters.clone(),
+            acks,
+            meters: UpkeepMeters::register(self.registry),
             gap_age: self.config.gap_age,
             keep,
             retention: keep.filter(|_| self.retention.is_counted),
@@ -300,7 +298,7 @@ impl Parts<'_> {
     }
 }
 
-impl Running {
+impl RunningBridge {
     /// Where the API is served.
     #[must_use]
     pub const fn http_addr(&self) -> SocketAddr {
@@ -313,7 +311,7 @@ impl Running {
         Arc::clone(&self.store)
     }
 
-    /// A handle that tells what the bridge has done so far.
+    /// A function that returns what the bridge has done so far.
     pub fn counters(&self) -> impl Fn() -> Counters + Send + Sync + 'static {
         let counters = Arc::clone(&self.counters);
         move || *counters.lock().unwrap_or_else(PoisonError::into_inner)

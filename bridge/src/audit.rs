@@ -4,8 +4,9 @@
 
 use std::sync::Arc;
 
-use daemon::Failure;
+use daemon::{Failure, registered};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -35,12 +36,17 @@ pub(crate) struct Writer {
     lost: Counter,
 }
 
-/// An audit, and the task that writes it down; `lost` counts what could not be kept.
+/// An audit, and the task that writes it down; its metric is registered.
 pub(crate) fn audit(
     store: Arc<dyn Store>,
     stop: CancellationToken,
-    lost: Counter,
+    registry: &mut Registry,
 ) -> (Audit, Writer) {
+    let lost: Counter = registered(
+        registry,
+        "tideline_bridge_audit_lost",
+        "Audit entries that could not be kept",
+    );
     let (entries, waiting) = mpsc::channel(QUEUE);
     let audit = Audit {
         entries,

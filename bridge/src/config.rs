@@ -74,7 +74,7 @@ pub struct Config {
 /// How the API is served, and to whom.
 #[derive(Debug, Clone)]
 pub struct Http {
-    /// Where.
+    /// The address to listen on.
     pub address: SocketAddr,
     /// The chain and the key that it is served with, in TLS; in the clear when left out.
     pub tls: Option<ServerFiles>,

@@ -1,6 +1,6 @@
 //! The way in for those who ask and wait: readings over HTTP, and dead letters that are tried again.
 //! They are admitted like what comes over MQTT, share its commits, and hear what became of them after
-//! the commit. Promise P5: what is in hand is bounded, and whoever finds no room is told to come back.
+//! the commit. Promise P5: what is in hand is bounded, and whoever finds no room is asked to come back.
 //!
 //! ```text
 //! request ─ hold(memory) ─► body read ─► deliver ─► queue ─► pipeline, once it has room ─► commit ─► answer
@@ -13,13 +13,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::registered;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::{Batch, DeviceId};
 use store::{Delivery, Origin, Settled, StoreClock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::admit::{AdmitError, Bounds, admit_batch};
-use crate::metrics::IngestMeters;
 
 /// Memory of all requests in hand, from before a body is read until it is answered.
 const HAND_KIB: usize = 32 * 1024;
@@ -35,7 +37,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A delivery, and who waits for its commit.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Request {
     pub(crate) delivery: Delivery,
     /// What it counts for in the pipeline.
     pub(crate) bytes: usize,
@@ -51,12 +53,13 @@ pub(crate) struct Hold {
 /// The senders' end.
 #[derive(Debug, Clone)]
 pub(crate) struct Direct {
-    queue: mpsc::Sender<Asked>,
+    queue: mpsc::Sender<Request>,
     hand: Arc<Semaphore>,
     patience: Duration,
     bounds: Bounds,
     clock: StoreClock,
-    meters: IngestMeters,
+    committed: Counter,
+    busy: Counter,
 }
 
 /// Why a delivery has no answer.
@@ -76,22 +79,31 @@ pub(crate) enum DirectError {
     Stopping,
 }
 
-/// Both ends of an empty queue.
+/// Both ends of an empty queue; its metrics are registered.
 pub(crate) fn direct(
     bounds: Bounds,
     clock: StoreClock,
-    meters: IngestMeters,
-) -> (Direct, mpsc::Receiver<Asked>) {
-    let (queue, asked) = mpsc::channel(QUEUE);
+    registry: &mut Registry,
+) -> (Direct, mpsc::Receiver<Request>) {
+    let (queue, requests) = mpsc::channel(QUEUE);
     let direct = Direct {
         queue,
         hand: Arc::new(Semaphore::new(HAND_KIB)),
         patience: PATIENCE,
         bounds,
         clock,
-        meters,
+        committed: registered(
+            registry,
+            "tideline_bridge_direct_deliveries",
+            "Batches committed for requests that waited for it",
+        ),
+        busy: registered(
+            registry,
+            "tideline_bridge_direct_busy",
+            "Requests with readings turned away, because there was no room or no commit in time",
+        ),
     };
-    (direct, asked)
+    (direct, requests)
 }
 
 impl Direct {
@@ -105,7 +117,7 @@ impl Direct {
         match Arc::clone(&self.hand).try_acquire_many_owned(kib) {
             Ok(permit) => Ok(Hold { _permit: permit }),
             Err(_) => {
-                self.meters.direct_busy.inc();
+                self.busy.inc();
                 Err(DirectError::Busy)
             }
         }
@@ -135,13 +147,13 @@ impl Direct {
         _hold: Hold,
     ) -> Result<Settled, DirectError> {
         let (answer, answered) = oneshot::channel();
-        let asked = Asked {
+        let request = Request {
             delivery,
             bytes,
             answer,
         };
         let exchange = async {
-            let queued = self.queue.send(asked).await;
+            let queued = self.queue.send(request).await;
             queued.map_err(|_| DirectError::Stopping)?;
             // What the database refuses is let go without an answer.
             answered.await.map_err(|_| match self.queue.is_closed() {
@@ -153,8 +165,8 @@ impl Direct {
             .await
             .unwrap_or(Err(DirectError::Busy));
         match &settled {
-            Ok(_) => self.meters.direct.inc(),
-            Err(_) => self.meters.direct_busy.inc(),
+            Ok(_) => self.committed.inc(),
+            Err(_) => self.busy.inc(),
         };
         settled
     }
@@ -163,16 +175,14 @@ impl Direct {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus_client::registry::Registry;
     use schema::Epoch;
     use schema::time::ReceivedAt;
 
-    fn ends() -> (Direct, mpsc::Receiver<Asked>) {
-        let meters = IngestMeters::register(&mut Registry::default());
+    fn ends() -> (Direct, mpsc::Receiver<Request>) {
         let clock = StoreClock::of_this_machine();
-        let (mut direct, asked) = direct(Bounds::default(), clock, meters);
+        let (mut direct, requests) = direct(Bounds::default(), clock, &mut Registry::default());
         direct.patience = Duration::from_millis(20);
-        (direct, asked)
+        (direct, requests)
     }
 
     fn delivery() -> Delivery {
@@ -191,7 +201,7 @@ mod tests {
 
     #[test]
     fn requests_in_hand_are_bounded_by_memory_and_by_number() {
-        let (direct, _asked) = ends();
+        let (direct, _requests) = ends();
         let most = HAND_KIB * 1024;
         assert_eq!(direct.hold(most + 1).unwrap_err(), DirectError::Busy);
         let all = direct.hold(most).unwrap();
@@ -208,22 +218,22 @@ mod tests {
 
     #[test]
     fn without_the_databases_time_nothing_is_taken() {
-        let (mut direct, _asked) = ends();
+        let (mut direct, _requests) = ends();
         direct.clock = StoreClock::of_a_database();
         assert_eq!(direct.hold(1).unwrap_err(), DirectError::NoTime);
         direct
             .clock
-            .sampled(direct.clock.ask(), 1_800_000_000_000_000);
+            .sampled(direct.clock.begin_sample(), 1_800_000_000_000_000);
         assert!(direct.hold(1).is_ok());
     }
 
     #[tokio::test]
     async fn a_commit_answers_and_room_is_given_back() {
-        let (direct, mut asked) = ends();
+        let (direct, mut requests) = ends();
         let hold = direct.hold(HAND_KIB * 1024).unwrap();
         let commits = tokio::spawn(async move {
-            let asked = asked.recv().await.unwrap();
-            asked.answer.send(Settled::default()).unwrap();
+            let request = requests.recv().await.unwrap();
+            request.answer.send(Settled::default()).unwrap();
         });
         let settled = direct.deliver(delivery(), 1, hold).await;
         assert_eq!(settled, Ok(Settled::default()));
@@ -233,7 +243,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_no_room_in_time_is_told_to_come_again() {
-        let (direct, mut asked) = ends();
+        let (direct, mut requests) = ends();
         // Nobody takes anything: the queue fills, and more wait in front of it.
         let waiting: Vec<_> = (0..=QUEUE)
             .map(|_| {
@@ -245,14 +255,14 @@ mod tests {
         for one in waiting {
             assert_eq!(one.await.unwrap(), Err(DirectError::Busy));
         }
-        // What is left in the queue is for nobody, and is told by that.
+        // What is left in the queue is for nobody, and shows it.
         let mut left = 0;
-        while let Ok(asked) = asked.try_recv() {
-            assert!(asked.answer.is_closed());
+        while let Ok(request) = requests.try_recv() {
+            assert!(request.answer.is_closed());
             left += 1;
         }
         assert_eq!(left, QUEUE);
-        asked.close();
+        requests.close();
         let hold = direct.hold(1).unwrap();
         let refused = direct.deliver(delivery(), 1, hold).await;
         assert_eq!(refused, Err(DirectError::Stopping));

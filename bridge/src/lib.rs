@@ -27,11 +27,11 @@ mod direct;
 mod dispatch;
 pub mod ingest;
 pub mod intake;
-pub mod metrics;
 pub mod pipeline;
+mod store_collector;
 mod timekeeper;
 mod upkeep;
 mod watch;
 
-pub use app::{Bridge, Running};
+pub use app::{Bridge, RunningBridge};
 pub use config::Config;

@@ -43,8 +43,8 @@ impl Timekeeper {
 
     /// One question. Returns the pause until the next one.
     async fn ask(&self) -> Duration {
-        let asked = timeout(PATIENCE, self.store.sample_clock()).await;
-        let pause = match &asked {
+        let answer = timeout(PATIENCE, self.store.sample_clock()).await;
+        let pause = match &answer {
             Ok(Ok(Sample::First | Sample::Kept)) => INTERVAL,
             Ok(Ok(Sample::Doubtful)) => HURRY,
             Ok(Ok(Sample::Stepped(by_ms))) => {
@@ -60,7 +60,7 @@ impl Timekeeper {
         if self.store.clock().is_known() {
             self.health.ready();
         } else {
-            let why = match asked {
+            let why = match answer {
                 Ok(Err(error)) => error.to_string(),
                 Ok(Ok(Sample::Doubtful)) => {
                     "its answers contradict each other; it is asked again".to_owned()
@@ -115,7 +115,7 @@ mod tests {
     async fn a_time_that_is_not_known_is_asked_for_once_a_pause() {
         let clock = StoreClock::of_a_database();
         assert!(waited(&clock, PAUSE).await >= PAUSE);
-        assert_eq!(clock.sampled(clock.ask(), 1), Sample::First);
+        assert_eq!(clock.sampled(clock.begin_sample(), 1), Sample::First);
         // Nobody knows how long this machine slept, and many ask.
         clock.set_machine_offset_ms(86_400_000);
         for _ in 0..3 {
@@ -127,8 +127,8 @@ mod tests {
     #[tokio::test]
     async fn answers_that_contradict_each_other_are_asked_for_again_after_a_pause() {
         let clock = StoreClock::of_a_database();
-        let _ = clock.sampled(clock.ask(), 0);
-        let far = clock.sampled(clock.ask(), 86_400_000_000);
+        let _ = clock.sampled(clock.begin_sample(), 0);
+        let far = clock.sampled(clock.begin_sample(), 86_400_000_000);
         assert_eq!(far, Sample::Doubtful);
         assert!(!clock.is_known());
         assert!(waited(&clock, PAUSE).await >= PAUSE);
@@ -137,7 +137,7 @@ mod tests {
     #[tokio::test]
     async fn a_known_time_is_asked_for_at_once_when_it_comes_into_doubt() {
         let clock = StoreClock::of_a_database();
-        let _ = clock.sampled(clock.ask(), 1);
+        let _ = clock.sampled(clock.begin_sample(), 1);
         let hour = Duration::from_secs(3600);
         let doubt = async {
             clock.set_machine_offset_ms(86_400_000);

@@ -4,17 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock as _, Failure};
+use daemon::{Clock as _, Failure, registered};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt};
-use store::{Settled, Store, StoreClock, StoreError};
+use store::{Settled, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::auth::token::VALIDITY_SECONDS_MAX;
-use crate::ingest::Acks;
-use crate::intake::Broker;
-use crate::metrics::IngestMeters;
+use crate::ingest::{AckPublisher, Acks};
 
 /// How often. Ranges merge in seconds, and gaps are rare: an agent's own time-out repairs most.
 const INTERVAL: Duration = Duration::from_secs(20);
@@ -32,9 +32,8 @@ const GAPS_MAX: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Upkeep {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: StoreClock,
-    pub(crate) broker: Broker,
-    pub(crate) meters: IngestMeters,
+    pub(crate) acks: AckPublisher,
+    pub(crate) meters: UpkeepMeters,
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
     /// is not asked for.
     pub(crate) gap_age: Duration,
@@ -43,6 +42,37 @@ pub(crate) struct Upkeep {
     /// How long readings are kept, where the database does not see to that itself.
     pub(crate) retention: Option<Duration>,
     pub(crate) stop: CancellationToken,
+}
+
+/// What the task counts.
+#[derive(Debug)]
+pub(crate) struct UpkeepMeters {
+    ranges_merged: Counter,
+    resyncs: Counter,
+    rows_expired: Counter,
+}
+
+impl UpkeepMeters {
+    /// Registers the metrics.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self {
+            ranges_merged: registered(
+                registry,
+                "tideline_bridge_ledger_ranges_merged",
+                "Ledger ranges merged into their neighbours",
+            ),
+            resyncs: registered(
+                registry,
+                "tideline_bridge_resync_requests",
+                "Ranges that devices were asked for again",
+            ),
+            rows_expired: registered(
+                registry,
+                "tideline_bridge_rows_expired",
+                "Readings, conflicts and dead letters dropped because they were too old",
+            ),
+        }
+    }
 }
 
 impl Upkeep {
@@ -57,7 +87,7 @@ impl Upkeep {
                 () = async {
                     tokio::time::sleep(pause).await;
                     // Nothing is too old by a clock that nobody knows.
-                    self.clock.known().await;
+                    self.store.clock().known().await;
                 } => {}
                 () = self.stop.cancelled() => return Ok(()),
             }
@@ -86,7 +116,7 @@ impl Upkeep {
     /// Asks for one page of gaps. Returns where the next page begins.
     async fn ask_again(&self, after: Option<&DeviceId>) -> Result<Option<DeviceId>, StoreError> {
         let age = i64::try_from(self.gap_age.as_micros()).unwrap_or(i64::MAX);
-        let before = ReceivedAt::from_micros(self.clock.now_micros().saturating_sub(age));
+        let before = ReceivedAt::from_micros(self.store.clock().now_micros().saturating_sub(age));
         let gaps = self.store.gaps(before, after, GAPS_MAX).await?;
         let next = match gaps.len() {
             GAPS_MAX => gaps.last().map(|gap| gap.device.clone()),
@@ -98,14 +128,14 @@ impl Upkeep {
             self.meters.resyncs.inc();
             acks.add(gap.device, gap.epoch, Settled::default(), vec![gap.range]);
         }
-        acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+        self.acks.publish(acks);
         Ok(next)
     }
 
     /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and
     /// resolved alerts and audit entries that are as old as readings may be.
     async fn forget(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
+        let now = self.store.clock().now();
         let old = self.keep.map(|keep| {
             let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
             ReceivedAt::from_micros(now.micros().saturating_sub(keep))
@@ -131,7 +161,7 @@ impl Upkeep {
         after: Option<&DeviceId>,
     ) -> Result<Option<DeviceId>, StoreError> {
         let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-        let before = self.clock.now_micros().saturating_sub(retention);
+        let before = self.store.clock().now_micros().saturating_sub(retention);
         let before = ObservedAt::from_micros(before);
         let expired = self.store.expire(before, after).await?;
         self.meters.rows_expired.inc_by(expired.rows);

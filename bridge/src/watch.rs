@@ -82,13 +82,13 @@ impl DatabaseWatch {
         stop: CancellationToken,
     ) -> Result<(), Failure> {
         loop {
-            let asked = tokio::time::timeout(PATIENCE, store.probe()).await;
-            let silent = match asked {
+            let answer = tokio::time::timeout(PATIENCE, store.probe()).await;
+            let silent = match answer {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.explained()),
                 Err(_) => Some(format!("database gives no answer within {PATIENCE:?}")),
             };
-            self.asked(silent, Instant::now());
+            self.probed(silent, Instant::now());
             tokio::select! {
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = stop.cancelled() => return Ok(()),
@@ -96,8 +96,8 @@ impl DatabaseWatch {
         }
     }
 
-    /// It was asked, and is silent for this reason or has answered that it takes writes.
-    fn asked(&self, silent: Option<String>, now: Instant) {
+    /// It was probed, and is silent for this reason or has answered that it takes writes.
+    fn probed(&self, silent: Option<String>, now: Instant) {
         let before = self.change(|state| {
             if silent.is_none() {
                 state.has_answered = true;
@@ -237,12 +237,12 @@ mod tests {
         let watch = DatabaseWatch::new(health.component("database"));
         watch.does_not_write("full".to_owned());
         let failed = Instant::now();
-        watch.asked(None, failed + FAILING_FOR / 2);
+        watch.probed(None, failed + FAILING_FOR / 2);
         assert!(!health.is_ready(), "it may be tried again");
-        watch.asked(Some("gone".to_owned()), failed + 2 * FAILING_FOR);
+        watch.probed(Some("gone".to_owned()), failed + 2 * FAILING_FOR);
         watch.change(|state| state.silent = None);
         assert!(!health.is_ready(), "silence mends nothing");
-        watch.asked(None, failed + 2 * FAILING_FOR);
+        watch.probed(None, failed + 2 * FAILING_FOR);
         assert!(health.is_ready());
     }
 }

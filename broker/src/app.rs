@@ -12,12 +12,12 @@ use tracing::info;
 
 use crate::config::{Config, Limits};
 use crate::listener;
-use crate::meters::Meters;
+use crate::meters::ConnectionMeters;
 use crate::pulse::Pulse;
 use crate::reload::Tls;
 use crate::retained::RetainedRoom;
 use crate::router::{Gone, Router, RouterLimits};
-use crate::shard::{Shard, Workers};
+use crate::shard::{Shard, ShardMeters, Workers};
 use crate::shared::Core;
 
 /// Links of one router: two of its shard, one that asks whether it is well, and of each service one, one that leaves while shards
@@ -50,7 +50,6 @@ impl Broker {
     ) -> Result<Running, Failure> {
         let listening = health.component("broker-listener");
         let routers_health = health.component("broker-routers");
-        let meters = Meters::register(registry);
         let Config {
             address,
             tls,
@@ -59,7 +58,7 @@ impl Broker {
             limits,
             timeouts,
         } = config;
-        let tls = Arc::new(Tls::read(tls, crl)?);
+        let tls = Arc::new(Tls::read(tls, crl, registry)?);
         listener::allow_sockets(&limits);
         let listener = listener::bind(address)?;
         let mqtt_addr = listener.local_addr().map_err(|error| {
@@ -74,7 +73,7 @@ impl Broker {
             routers.count,
             router_limits,
             room,
-            meters.clone(),
+            ShardMeters::register(registry),
             routers_health,
         );
         let (workers, pulse) = opened.await?;
@@ -82,7 +81,7 @@ impl Broker {
         let core = Arc::new(Core::new(
             workers.iter().map(Workers::shard).collect(),
             Arc::clone(&tls),
-            meters.clone(),
+            ConnectionMeters::register(registry),
             (limits, timeouts),
             stopping.clone(),
         ));
@@ -90,7 +89,7 @@ impl Broker {
             lifecycle.spawn("broker-shard", workers.run(stopping.clone()));
         }
         let seats = Arc::clone(&core.seats);
-        let watch = tls.watch(timeouts.reload, seats, meters, stopping);
+        let watch = tls.watch(timeouts.reload, seats, stopping);
         lifecycle.spawn("broker-tls-files", watch);
         lifecycle.spawn("broker-pulse", pulse.run(lifecycle.token()));
         lifecycle.spawn(
@@ -106,7 +105,7 @@ async fn open_shards(
     count: usize,
     limits: RouterLimits,
     room: Arc<RetainedRoom>,
-    meters: Meters,
+    meters: ShardMeters,
     health: Component,
 ) -> Result<(Vec<Workers>, Pulse), Failure> {
     let open = move || -> Result<(Vec<Workers>, Pulse), Gone> {

@@ -92,6 +92,31 @@ pub(crate) enum Close {
     Broken,
 }
 
+/// Why nobody knows who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HandshakeFailure {
+    /// TLS failed: no certificate, another authority's, revoked, too old a TLS.
+    Tls,
+    /// It took too long, TLS or the CONNECT after it.
+    Timeout,
+    /// The certificate names nobody.
+    Identity,
+    /// The client went away.
+    Lost,
+}
+
+impl HandshakeFailure {
+    /// The failure as it stands in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Identity => "identity",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 impl Refusal {
     /// The refusal as it stands in metrics.
     pub(crate) const fn as_str(self) -> &'static str {
@@ -146,6 +171,21 @@ impl Refusal {
 }
 
 impl Close {
+    /// The close as it stands in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disconnected { .. } => "disconnected",
+            Self::Lost => "lost",
+            Self::Refused(_) => "refused",
+            Self::KeepAlive => "keep_alive",
+            Self::TakenOver => "taken_over",
+            Self::Slow => "slow_consumer",
+            Self::Revoked => "revoked",
+            Self::Stopping => "stopping",
+            Self::Broken => "broken",
+        }
+    }
+
     /// Whether the client's last will is published.
     pub(crate) const fn fires_will(self) -> bool {
         match self {
@@ -161,7 +201,7 @@ impl Close {
         }
     }
 
-    /// What an MQTT 5 client is told, if anything.
+    /// What an MQTT 5 client is sent, if anything.
     pub(crate) const fn reason(self) -> Option<u8> {
         match self {
             Self::Disconnected { .. } | Self::Lost => None,

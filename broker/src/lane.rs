@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs::Role;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -20,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Close;
 use crate::filter::{Filter, split_topic};
-use crate::meters::Meters;
 use crate::router::{Direction, Gone, Heard, Link, Message, Router};
 use crate::seats::Kick;
 use crate::shard::{Delivery, Shard};
@@ -51,7 +51,7 @@ pub(crate) struct Feed {
 /// What a connection holds of the lanes to one shard.
 #[derive(Default)]
 struct Handle {
-    /// Tells the lane what it lets through; without it the lane leaves, with the last it was told.
+    /// Sends the lane what it lets through; without it the lane leaves, with the last that it was sent.
     interests: Option<watch::Sender<Interests>>,
     /// Ends the lane at once, leaving or not.
     _stop: Option<DropGuard>,
@@ -62,7 +62,6 @@ struct Handle {
 pub(crate) struct Passage {
     pub(crate) deliveries: mpsc::Sender<Delivery>,
     pub(crate) kick: Arc<Kick>,
-    pub(crate) meters: Meters,
 }
 
 type Interests = Arc<[Interest]>;
@@ -113,8 +112,8 @@ impl Feed {
         for (shard, lane) in self.lanes.iter_mut().enumerate() {
             if !interests.iter().any(|i| i.needs(shard, count)) {
                 lane.interests = None;
-            } else if let Some(told) = &lane.interests {
-                told.send_replace(Arc::clone(&interests));
+            } else if let Some(sender) = &lane.interests {
+                sender.send_replace(Arc::clone(&interests));
             } else {
                 missing.push(shard);
             }
@@ -138,17 +137,18 @@ impl Feed {
     /// Begins a lane; one to the same shard that is still leaving ends.
     fn begin(&mut self, shard: usize, link: Link, interests: Interests) {
         let stop = CancellationToken::new();
-        let (tell, interests) = watch::channel(interests);
+        let (sender, interests) = watch::channel(interests);
         let lane = Lane {
             shard,
             link,
             hears: self.hears,
             interests,
             passage: self.passage.clone(),
+            backlog_dropped: self.shards[shard].meters.backlog_dropped.clone(),
         };
         self.tracker.spawn(lane.run(stop.clone()));
         self.lanes[shard] = Handle {
-            interests: Some(tell),
+            interests: Some(sender),
             _stop: Some(stop.drop_guard()),
         };
     }
@@ -175,6 +175,7 @@ struct Lane {
     hears: &'static [Direction],
     interests: watch::Receiver<Interests>,
     passage: Passage,
+    backlog_dropped: Counter,
 }
 
 impl Lane {
@@ -195,7 +196,7 @@ impl Lane {
         loop {
             let heard = tokio::select! {
                 biased;
-                told = interests.changed() => match told {
+                changed = interests.changed() => match changed {
                     Ok(()) => continue,
                     Err(_) => break,
                 },
@@ -226,7 +227,7 @@ impl Lane {
     async fn handle(&mut self, heard: Heard) -> Result<(), Gone> {
         match heard {
             Heard::Message(message, missing) => {
-                self.passage.meters.backlog_dropped.inc_by(missing);
+                self.backlog_dropped.inc_by(missing);
                 if let Some(delivery) = self.admit(message)
                     && self.passage.deliveries.send(delivery).await.is_err()
                 {

@@ -21,9 +21,8 @@ use tracing::{debug, info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Limits;
-use crate::error::Close;
+use crate::error::{Close, HandshakeFailure};
 use crate::front::{self, Peer};
-use crate::meters::HandshakeFailure;
 use crate::shared::Core;
 
 /// A client without keep-alive is asked by TCP after so long whether it is still there, and
@@ -115,7 +114,7 @@ pub(crate) async fn listen(
     Ok(())
 }
 
-/// The next connection. What the system refuses is told, until a while without a refusal says that it is over: without
+/// The next connection. What the system refuses is logged, until a while without a refusal says that it is over: without
 /// file descriptors each connection that waits is refused at once.
 async fn next(core: &Core, listener: &TcpListener, health: &Component) -> (TcpStream, SocketAddr) {
     health.ready();

@@ -23,12 +23,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One link to each router, by its number.
 pub(crate) struct Pulse {
-    asked: Vec<Asked>,
+    probes: Vec<Probe>,
     health: Component,
 }
 
 /// A router that is asked.
-struct Asked {
+struct Probe {
     link: Link,
     /// A barrier is on its way.
     is_open: bool,
@@ -37,15 +37,15 @@ struct Asked {
 impl Pulse {
     /// Blocks until the routers have answered: not for async workers.
     pub(crate) fn open(routers: &[Arc<Router>], health: Component) -> Result<Self, Gone> {
-        let asked = routers.iter().map(|router| {
+        let probes = routers.iter().map(|router| {
             let link = Link::open(router)?;
-            Ok(Asked {
+            Ok(Probe {
                 link,
                 is_open: false,
             })
         });
         Ok(Self {
-            asked: asked.collect::<Result<_, _>>()?,
+            probes: probes.collect::<Result<_, _>>()?,
             health,
         })
     }
@@ -81,8 +81,8 @@ impl Pulse {
 
     /// The first router that does not answer.
     async fn silent(&mut self) -> Option<usize> {
-        for (number, asked) in self.asked.iter_mut().enumerate() {
-            if !matches!(timeout(PATIENCE, asked.answer()).await, Ok(Ok(()))) {
+        for (number, probe) in self.probes.iter_mut().enumerate() {
+            if !matches!(timeout(PATIENCE, probe.answer()).await, Ok(Ok(()))) {
                 return Some(number);
             }
         }
@@ -90,7 +90,7 @@ impl Pulse {
     }
 }
 
-impl Asked {
+impl Probe {
     /// Waits for the answer to the barrier that is on its way, or to a new one.
     async fn answer(&mut self) -> Result<(), Gone> {
         if !self.is_open {
@@ -150,7 +150,7 @@ mod tests {
             };
             assert_eq!(pulse.silent().await, Some(0));
             drop(hang);
-            let again = timeout(Duration::from_secs(10), pulse.asked[0].answer());
+            let again = timeout(Duration::from_secs(10), pulse.probes[0].answer());
             assert_eq!(again.await, Ok(Ok(())));
         }
     }

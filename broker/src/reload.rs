@@ -12,12 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use certs::revocation::Revocations;
 use certs::{Serial, TlsFiles, tls};
-use daemon::{Class, Failure};
+use daemon::{Class, Failure, registered};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::meters::Meters;
 use crate::seats::Seats;
 
 /// What the next handshake is done with.
@@ -26,6 +27,7 @@ pub(crate) struct Tls {
     files: TlsFiles,
     crl: Option<PathBuf>,
     current: RwLock<Current>,
+    failures: Counter,
 }
 
 #[derive(Debug)]
@@ -39,13 +41,22 @@ struct Current {
 struct Look(Vec<Option<(SystemTime, u64)>>);
 
 impl Tls {
-    /// Reads the files for the first time.
-    pub(crate) fn read(files: TlsFiles, crl: Option<PathBuf>) -> Result<Self, Failure> {
+    /// Reads the files for the first time; registers its metric.
+    pub(crate) fn read(
+        files: TlsFiles,
+        crl: Option<PathBuf>,
+        registry: &mut Registry,
+    ) -> Result<Self, Failure> {
         let current = read(&files, crl.as_deref())?;
         Ok(Self {
             files,
             crl,
             current: RwLock::new(current),
+            failures: registered(
+                registry,
+                "tideline_broker_reload_failures",
+                "Changed certificates or revocation lists that could not be used",
+            ),
         })
     }
 
@@ -66,7 +77,6 @@ impl Tls {
         self: Arc<Self>,
         every: Duration,
         seats: Arc<Seats>,
-        meters: Meters,
         stopping: CancellationToken,
     ) -> Result<(), Failure> {
         let mut ticks = tokio::time::interval(every);
@@ -88,7 +98,7 @@ impl Tls {
                     seats.kick_revoked(|serial| self.is_revoked(serial));
                 }
                 Err(failure) => {
-                    meters.reload_failures.inc();
+                    self.failures.inc();
                     warn!(%failure, "changed TLS files cannot be used, going on with the old ones");
                 }
             }

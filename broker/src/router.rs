@@ -311,9 +311,9 @@ impl Direction {
 impl Drop for Link {
     fn drop(&mut self) {
         let reason_code = DisconnectReasonCode::NormalDisconnection;
-        let told = self.push(Packet::Disconnect(Disconnect { reason_code }, None));
+        let sent = self.push(Packet::Disconnect(Disconnect { reason_code }, None));
         // A name that a dead router still holds is of no use to anybody.
-        if told.is_ok() {
+        if sent.is_ok() {
             self.router.names().free.push(self.name);
         }
     }
@@ -440,7 +440,7 @@ mod tests {
             for link in &mut links {
                 link.subscribe(Direction::Up).unwrap();
             }
-            // Buffers fill, and the links go while the router waits for their word.
+            // Buffers fill, and the links go while the router waits for their answer.
             publish(&mut from, 0..300).await;
             assert!(matches!(links[0].next().await, Ok(Heard::Message(..))));
             drop(links);

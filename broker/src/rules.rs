@@ -55,7 +55,7 @@ pub(crate) fn client_id(identity: &Identity, id: &str) -> Result<(), Refusal> {
 /// Whether the identity may publish on this topic.
 pub(crate) fn publish(identity: &Identity, topic: &Topic) -> Result<(), Refusal> {
     let allowed = match identity.role {
-        Role::Device => topic.channel.is_up() && topic.device == identity.name,
+        Role::Device => topic.channel.is_up() && topic.device.as_str() == identity.name.as_str(),
         Role::Bridge => !topic.channel.is_up(),
         Role::Observer | Role::Server => false,
     };
@@ -74,7 +74,7 @@ pub(crate) fn subscribe(identity: &Identity, requested: &Requested) -> Result<()
     let allowed = match identity.role {
         Role::Device => {
             requested.group.is_none()
-                && requested.filter.device.as_ref() == Some(&identity.name)
+                && requested.filter.device == identity.device()
                 && channels.is_within(Channels::DOWN)
                 && !channels.is_empty()
         }

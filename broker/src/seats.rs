@@ -1,25 +1,25 @@
 //! Who is connected under which client id, so that the same client comes in only once: the one
-//! that came before is told to go, and is gone, will and all, before the next begins. Also the
+//! that came before is asked to go, and is gone, will and all, before the next begins. Also the
 //! way to every connection at once, when certificates are revoked and when the broker stops.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use certs::Serial;
-use schema::DeviceId;
+use schema::CommonName;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Close;
 
 /// A client: its identity's name, and its client id under that.
-pub(crate) type Client = (DeviceId, String);
+pub(crate) type Client = (CommonName, String);
 
 /// Ends a connection from outside, once and for one reason.
 #[derive(Debug)]
 pub(crate) struct Kick {
     serial: Serial,
     why: OnceLock<Close>,
-    asked: CancellationToken,
+    kicked: CancellationToken,
     /// Cancelled when the connection has gone.
     gone: CancellationToken,
 }
@@ -44,7 +44,7 @@ impl Kick {
         Self {
             serial,
             why: OnceLock::new(),
-            asked: CancellationToken::new(),
+            kicked: CancellationToken::new(),
             gone: CancellationToken::new(),
         }
     }
@@ -52,12 +52,12 @@ impl Kick {
     /// Asks the connection to end; the first reason counts.
     pub(crate) fn kick(&self, why: Close) {
         let _ = self.why.set(why);
-        self.asked.cancel();
+        self.kicked.cancel();
     }
 
     /// Waits until the connection is asked to end.
-    pub(crate) async fn asked(&self) -> Close {
-        self.asked.cancelled().await;
+    pub(crate) async fn kicked(&self) -> Close {
+        self.kicked.cancelled().await;
         self.why.get().copied().unwrap_or(Close::Lost)
     }
 }
@@ -133,7 +133,7 @@ mod tests {
             let seats = Arc::clone(&seats);
             tokio::spawn(async move { seats.take(client("a"), kick()).await })
         };
-        assert_eq!(first.asked().await, Close::TakenOver);
+        assert_eq!(first.kicked().await, Close::TakenOver);
         assert!(!next.is_finished());
         drop(seat);
         let next = next.await.unwrap();
@@ -146,7 +146,7 @@ mod tests {
         let kick = kick();
         kick.kick(Close::Slow);
         kick.kick(Close::TakenOver);
-        assert_eq!(kick.asked().await, Close::Slow);
+        assert_eq!(kick.kicked().await, Close::Slow);
     }
 
     #[tokio::test]
@@ -156,9 +156,9 @@ mod tests {
         let _stolen = seats.take(client("a"), Arc::clone(&stolen)).await;
         let _good = seats.take(client("b"), Arc::clone(&good)).await;
         seats.kick_revoked(|serial| *serial == stolen.serial);
-        assert_eq!(stolen.asked().await, Close::Revoked);
-        assert!(!good.asked.is_cancelled());
+        assert_eq!(stolen.kicked().await, Close::Revoked);
+        assert!(!good.kicked.is_cancelled());
         seats.kick_all(Close::Stopping);
-        assert_eq!(good.asked().await, Close::Stopping);
+        assert_eq!(good.kicked().await, Close::Stopping);
     }
 }

@@ -16,7 +16,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use daemon::{Class, Failure};
+use daemon::{Class, Failure, registered};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use schema::{DeviceId, Topic, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -25,7 +28,6 @@ use tracing::warn;
 
 use crate::error::Close;
 use crate::filter::{Filter, split_topic};
-use crate::meters::Meters;
 use crate::retained::{Retained, RetainedRoom};
 use crate::router::{Direction, Gone, Heard, Link, Message, Router};
 use crate::seats::Kick;
@@ -88,11 +90,20 @@ pub(crate) struct Mailbox {
 /// One shard.
 pub(crate) struct Shard {
     pub(crate) router: Arc<Router>,
+    pub(crate) meters: ShardMeters,
     queue: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
     retained: Mutex<Retained>,
     /// By device id.
     devices: Mutex<HashMap<String, Mailbox>>,
+}
+
+/// What is counted of what shards carry. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardMeters {
+    pub(crate) backlog_dropped: Counter,
+    retained: Gauge,
+    not_retained: Counter,
 }
 
 #[derive(Debug)]
@@ -108,7 +119,6 @@ pub(crate) struct Workers {
     queue: mpsc::Receiver<Queued>,
     into: Link,
     out: Link,
-    meters: Meters,
 }
 
 /// The shard of a device among `count`.
@@ -117,12 +127,35 @@ pub(crate) fn shard_of(device: &str, count: usize) -> usize {
     usize::try_from(hash % count.max(1) as u64).unwrap_or(0)
 }
 
+impl ShardMeters {
+    /// Registers the metrics.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        Self {
+            backlog_dropped: registered(
+                registry,
+                "tideline_broker_backlog_dropped",
+                "Messages that were dropped because a subscriber did not take them in time",
+            ),
+            retained: registered(
+                registry,
+                "tideline_broker_retained_messages",
+                "Messages in the retained store",
+            ),
+            not_retained: registered(
+                registry,
+                "tideline_broker_not_retained",
+                "Messages that were not retained for want of room",
+            ),
+        }
+    }
+}
+
 impl Shard {
     /// Connects to a router. Blocks until it has answered.
     pub(crate) fn open(
         router: Arc<Router>,
         room: Arc<RetainedRoom>,
-        meters: Meters,
+        meters: ShardMeters,
     ) -> Result<Workers, Gone> {
         let into = Link::open(&router)?;
         let mut out = Link::open(&router)?;
@@ -130,6 +163,7 @@ impl Shard {
         let (queue, queued) = mpsc::channel(QUEUE_MESSAGES);
         let shard = Arc::new(Self {
             router,
+            meters,
             queue,
             room: Arc::new(Semaphore::new(QUEUE_BYTES)),
             retained: Mutex::new(Retained::new(room)),
@@ -140,7 +174,6 @@ impl Shard {
             queue: queued,
             into,
             out,
-            meters,
         })
     }
 
@@ -181,7 +214,7 @@ impl Shard {
         lock(&self.retained).matching(filter, qos, into);
     }
 
-    fn retain(&self, submission: &Submission, meters: &Meters) {
+    fn retain(&self, submission: &Submission) {
         let Topic { device, channel } = &submission.topic;
         if !submission.retain || !channel.is_retained() {
             return;
@@ -189,11 +222,11 @@ impl Shard {
         let mut retained = lock(&self.retained);
         let before = retained.count();
         if !retained.put(device, *channel, &submission.message) {
-            meters.not_retained.inc();
+            self.meters.not_retained.inc();
             warn!(%device, "no room to retain a message: raise retained_bytes_max");
         }
         let after = retained.count();
-        meters.retained.inc_by(after as i64 - before as i64);
+        self.meters.retained.inc_by(after as i64 - before as i64);
     }
 
     fn deliver(&self, message: Message) {
@@ -228,12 +261,11 @@ impl Workers {
             queue,
             into,
             out,
-            meters,
         } = self;
         let outcome = tokio::select! {
             () = stopping.cancelled() => Ok(()),
-            outcome = pump(&shard, into, queue, &meters) => outcome,
-            outcome = hub(&shard, out, &meters) => outcome,
+            outcome = pump(&shard, into, queue) => outcome,
+            outcome = hub(&shard, out) => outcome,
         };
         outcome.map_err(|gone| {
             Failure::new(Class::Overload, "keep a router thread alive")
@@ -247,7 +279,6 @@ async fn pump(
     shard: &Shard,
     mut link: Link,
     mut queue: mpsc::Receiver<Queued>,
-    meters: &Meters,
 ) -> Result<(), Gone> {
     let mut batch = Vec::with_capacity(BATCH_MESSAGES);
     loop {
@@ -258,7 +289,7 @@ async fn pump(
             return Ok(());
         }
         for Queued { submission, .. } in &batch {
-            shard.retain(submission, meters);
+            shard.retain(submission);
             let direction = match submission.topic.channel.is_up() {
                 true => Direction::Up,
                 false => Direction::Down,
@@ -287,11 +318,11 @@ async fn taken(link: &mut Link) -> Result<(), Gone> {
     Err(Gone)
 }
 
-async fn hub(shard: &Shard, mut link: Link, meters: &Meters) -> Result<(), Gone> {
+async fn hub(shard: &Shard, mut link: Link) -> Result<(), Gone> {
     loop {
         match link.next().await? {
             Heard::Message(message, missing) => {
-                meters.backlog_dropped.inc_by(missing);
+                shard.meters.backlog_dropped.inc_by(missing);
                 shard.deliver(message);
             }
             Heard::Full => link.resume().await?,

@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::config::{Limits, Timeouts};
 use crate::error::Refusal;
-use crate::meters::Meters;
+use crate::meters::ConnectionMeters;
 use crate::reload::Tls;
 use crate::seats::Seats;
 use crate::shard::{Shard, shard_of};
@@ -34,7 +34,7 @@ pub(crate) struct Core {
     pub(crate) seats: Arc<Seats>,
     pub(crate) shares: Shares,
     pub(crate) tls: Arc<Tls>,
-    pub(crate) meters: Meters,
+    pub(crate) meters: ConnectionMeters,
     pub(crate) limits: Limits,
     pub(crate) timeouts: Timeouts,
     pub(crate) stopping: CancellationToken,
@@ -50,7 +50,7 @@ impl Core {
     pub(crate) fn new(
         shards: Arc<[Arc<Shard>]>,
         tls: Arc<Tls>,
-        meters: Meters,
+        meters: ConnectionMeters,
         (limits, timeouts): (Limits, Timeouts),
         stopping: CancellationToken,
     ) -> Self {

@@ -61,14 +61,14 @@ impl Shares {
         }
     }
 
-    /// Adds a member; `changed` is told whenever what it serves changes later.
+    /// Adds a member; `changed` is notified whenever what it serves changes later.
     pub(crate) fn join(&self, key: &GroupKey, member: Member, changed: &Arc<Notify>) {
         let mut groups = self.lock();
         let group = groups
             .entry(key.clone())
             .or_insert_with(|| Group::new(self.shards));
         group.join(member, changed);
-        group.tell();
+        group.notify();
     }
 
     /// Takes a member out.
@@ -81,7 +81,7 @@ impl Shares {
         if group.members.is_empty() {
             groups.remove(key);
         } else {
-            group.tell();
+            group.notify();
         }
     }
 
@@ -97,7 +97,7 @@ impl Shares {
         if let Some(group) = self.lock().get_mut(key)
             && group.confirm(member, opened)
         {
-            group.tell();
+            group.notify();
         }
     }
 
@@ -114,7 +114,7 @@ impl Group {
         }
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         for changed in self.members.values() {
             changed.notify_one();
         }

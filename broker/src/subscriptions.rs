@@ -56,7 +56,7 @@ impl Subscriptions {
             group,
             filter: filter.clone(),
         });
-        let asked_for = match request.retain_handling {
+        let is_requested = match request.retain_handling {
             0 => true,
             1 => at.is_none(),
             _ => false,
@@ -65,7 +65,7 @@ impl Subscriptions {
             text: request.filter.to_owned(),
             filter,
             qos: request.qos.min(Qos::One),
-            wants_retained: asked_for && group.is_none(),
+            wants_retained: is_requested && group.is_none(),
             group,
         };
         let at = match at {

@@ -85,7 +85,7 @@ pub enum CertsError {
     NotRenewable {
         /// The certificate.
         path: PathBuf,
-        /// Why.
+        /// What is in the way.
         reason: String,
     },
     /// A certificate could not be made.

@@ -37,7 +37,7 @@ pub enum Overwrite {
     Allow,
 }
 
-/// A certificate that was issued from this folder, as the name of its copy tells.
+/// A certificate that was issued from this folder, as the name of its copy says.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Issued {
     /// The name it was issued to.

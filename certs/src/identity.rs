@@ -10,8 +10,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schema::DeviceId;
 use schema::id::IdError;
+use schema::{CommonName, DeviceId};
 use serde::{Deserialize, Serialize};
 use x509_parser::asn1_rs::Tag;
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
@@ -19,8 +19,8 @@ use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate};
 /// A checked identity: what the common name says, in the part that the role allows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Identity {
-    /// The common name; of the same characters as a device id, whatever the role.
-    pub name: DeviceId,
+    /// The device's id, or the service's name.
+    pub name: CommonName,
     /// What the bearer may do.
     pub role: Role,
 }
@@ -70,6 +70,21 @@ pub enum IdentityError {
 pub struct RoleError(String);
 
 impl Identity {
+    /// A device's.
+    #[must_use]
+    pub fn of_device(device: DeviceId) -> Self {
+        Self {
+            name: device.into(),
+            role: Role::Device,
+        }
+    }
+
+    /// The device that this is, if it is one.
+    #[must_use]
+    pub fn device(&self) -> Option<DeviceId> {
+        (self.role == Role::Device).then(|| self.name.device_id())
+    }
+
     /// Reads the identity of a certificate in DER. The chain is checked elsewhere: by rustls.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Pinning: beside the authority's word, the server's public key must be one of a known few.
+//! Pinning: beside the authority's signature, the server's public key must be one of a known few.
 //!
 //! A pin is SHA-256 over the certificate's SubjectPublicKeyInfo in DER, as RFC 7469 has it; it
 //! outlives a renewed certificate with the same key.

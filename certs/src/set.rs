@@ -89,7 +89,7 @@ impl MachineSet {
 }
 
 /// Finds or issues a pair for each of these devices, in their order, with the authority that the
-/// folder has. `each` is told of every one, as many take a while.
+/// folder has. `each` is called for every one, as many take a while.
 ///
 /// # Errors
 /// [`CertsError`] when the folder has no authority or cannot be written.
@@ -101,10 +101,7 @@ pub fn ensure_devices<'a>(
     let authority = Authority::open(folder.clone())?;
     let lock = folder.lock()?;
     for device in devices {
-        let identity = Identity {
-            name: device.clone(),
-            role: Role::Device,
-        };
+        let identity = Identity::of_device(device.clone());
         each(ensure(&lock, &authority, &identity, &[])?);
     }
     Ok(())
@@ -172,7 +169,7 @@ fn ensure(
     authority.issue_locked(lock, identity, hosts, validity, Overwrite::Allow)
 }
 
-/// An address as certificates tell it back.
+/// An address as certificates hold it.
 fn canonical(host: &str) -> String {
     host.parse()
         .map_or_else(|_| host.to_owned(), |address: IpAddr| address.to_string())

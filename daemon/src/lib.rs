@@ -4,7 +4,7 @@
 //! Knows nothing of MQTT, SQL or readings.
 //!
 //! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`], [`admin`] and [`http`] →
-//! [`clock`], [`backoff`], [`logs`], [`stdout`].
+//! [`clock`], [`backoff`], [`logs`], [`metrics`], [`stdout`].
 
 pub mod admin;
 pub mod backoff;
@@ -14,6 +14,7 @@ pub mod health;
 pub mod http;
 pub mod lifecycle;
 pub mod logs;
+pub mod metrics;
 pub mod settings;
 pub mod stdout;
 
@@ -22,3 +23,4 @@ pub use clock::{Clock, SystemClock};
 pub use failure::{Class, Failure, Fault};
 pub use health::{Component, Health};
 pub use lifecycle::Lifecycle;
+pub use metrics::registered;

@@ -44,12 +44,12 @@ enum Time {
     /// Its wall clock is right.
     Wall,
     /// It has no idea, and has asked under this number at this time, if it has.
-    Unknown { asked: Option<(u64, Duration)> },
-    /// It was told: so many milliseconds since the Unix epoch when time began.
-    Told { boot_ms: i64 },
+    Unknown { requested: Option<(u64, Duration)> },
+    /// A bridge said it: so many milliseconds since the Unix epoch when time began.
+    Known { boot_ms: i64 },
 }
 
-/// What a device tells its surroundings.
+/// What a device wants of its surroundings.
 #[derive(Debug)]
 pub(crate) enum Output {
     /// To be published.
@@ -99,7 +99,7 @@ impl Device {
 
     /// From now on its wall clock is not to be trusted.
     pub(crate) fn distrust_clock(&mut self) {
-        self.time = Time::Unknown { asked: None };
+        self.time = Time::Unknown { requested: None };
     }
 
     /// Whether its wall clock is taken for right.
@@ -107,7 +107,7 @@ impl Device {
         matches!(self.time, Time::Wall)
     }
 
-    /// Whether it waits to be told what time it is.
+    /// Whether it waits to learn what time it is.
     pub(crate) const fn wants_time(&self) -> bool {
         self.connected && matches!(self.time, Time::Unknown { .. })
     }
@@ -116,7 +116,7 @@ impl Device {
     pub(crate) fn time_ms(&self, now: Duration, wall_ms: u64) -> u64 {
         match self.time {
             Time::Wall | Time::Unknown { .. } => wall_ms,
-            Time::Told { boot_ms } => (boot_ms + millis(now)).max(0).unsigned_abs(),
+            Time::Known { boot_ms } => (boot_ms + millis(now)).max(0).unsigned_abs(),
         }
     }
 
@@ -157,7 +157,7 @@ impl Device {
             Downlink::Refused(refusal) => {
                 self.input(Input::Refused(refusal.payload_digest), now, wall_ms, out)
             }
-            Downlink::Hello(hello) => self.told_time(*hello, now, wall_ms, out),
+            Downlink::Hello(hello) => self.take_time(*hello, now, wall_ms, out),
             Downlink::Noted(_) => Ok(()),
         }
     }
@@ -169,14 +169,14 @@ impl Device {
         now: Duration,
         out: &mut Vec<Output>,
     ) -> Result<(), Breach> {
-        if let Time::Unknown { asked } = &mut self.time {
-            *asked = Some((nonce, now));
+        if let Time::Unknown { requested } = &mut self.time {
+            *requested = Some((nonce, now));
             out.push(event(&Event::TimeRequest(TimeRequest { nonce }))?);
         }
         Ok(())
     }
 
-    fn told_time(
+    fn take_time(
         &mut self,
         hello: Hello,
         now: Duration,
@@ -184,7 +184,7 @@ impl Device {
         out: &mut Vec<Output>,
     ) -> Result<(), Breach> {
         let Time::Unknown {
-            asked: Some((nonce, at)),
+            requested: Some((nonce, at)),
         } = self.time
         else {
             return Ok(());
@@ -195,7 +195,7 @@ impl Device {
         }
         let time_ms = hello.bridge_time_ms + millis(round_trip / 2);
         let boot_ms = time_ms - millis(now);
-        self.time = Time::Told { boot_ms };
+        self.time = Time::Known { boot_ms };
         // What was refused for its time may be taken now, or will be refused again.
         let mut offered = RangeSet::new();
         for reason in [RejectReason::TooNew, RejectReason::TooOld] {
@@ -221,7 +221,7 @@ impl Device {
         Ok(rows.count())
     }
 
-    /// Rows that the session has forgotten, or was never told of, are to be sent.
+    /// Rows that the session has forgotten, or never heard of, are to be sent.
     fn offer(
         &mut self,
         rows: &RangeSet,
@@ -291,7 +291,7 @@ impl Device {
         self.session.is_idle()
             && self.buffer.is_timed()
             && self.buffer.pending_rows() == 0
-            && self.buffer.is_told()
+            && self.buffer.is_reported()
     }
 
     /// An acknowledgement of any epoch in row numbers, which the session counts in.
@@ -338,7 +338,7 @@ impl Device {
                 let state = match self.time {
                     Time::Wall => ClockState::Kernel,
                     Time::Unknown { .. } => ClockState::Unverified,
-                    Time::Told { .. } => ClockState::Verified,
+                    Time::Known { .. } => ClockState::Verified,
                 };
                 out.push(event(&Event::Ledger(LedgerReport {
                     device_time_ms: i64::try_from(wall_ms).unwrap_or(i64::MAX),

@@ -238,7 +238,7 @@ impl MemoryBuffer {
         self.named(epoch)?.run().row_range(range)
     }
 
-    /// Takes a bridge's word, in row numbers: frees what is committed, sets aside what is refused,
+    /// Takes what a bridge settled, in row numbers: frees what is committed, sets aside what is refused,
     /// and notes what the ledger has of that which was given up.
     pub fn settle(
         &mut self,
@@ -300,7 +300,7 @@ impl MemoryBuffer {
 
     /// Whether the ledger has confirmed everything that it has to hear.
     #[must_use]
-    pub fn is_told(&self) -> bool {
+    pub fn is_reported(&self) -> bool {
         self.books.iter().all(|book| !book.account.awaits_word())
     }
 
@@ -460,7 +460,7 @@ mod tests {
 
         buffer.settle(&[range(2, 3)], &[], &[range(1, 1)]);
         let balance = buffer.balance();
-        assert!(balance.is_balanced() && buffer.is_told());
+        assert!(balance.is_balanced() && buffer.is_reported());
         assert_eq!(
             (balance.committed, balance.evicted, balance.pending),
             (2, 1, 3)
@@ -510,9 +510,9 @@ mod tests {
         let balance = buffer.balance();
         assert!(balance.is_balanced());
         assert_eq!((balance.quarantined, balance.discarded), (2, 1));
-        let told = &buffer.report()[0].discarded;
-        assert_eq!(told[0].by, DiscardedBy::QuarantineBudget);
-        assert_eq!(told[0].range, range(1, 1));
+        let discarded = &buffer.report()[0].discarded;
+        assert_eq!(discarded[0].by, DiscardedBy::QuarantineBudget);
+        assert_eq!(discarded[0].range, range(1, 1));
         // The database has it after all.
         buffer.settle(&[range(1, 1)], &[], &[]);
         let balance = buffer.balance();

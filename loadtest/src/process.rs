@@ -50,7 +50,7 @@ pub enum ProcessError {
         name: String,
         /// What was waited for.
         what: String,
-        /// How long.
+        /// How long was waited.
         within: Duration,
         /// The end of its log.
         log: String,
@@ -223,23 +223,6 @@ impl Process {
                 Ok(None) => std::thread::sleep(POLL),
                 Err(error) => return Err(self.system(error)),
             }
-        }
-    }
-
-    /// Waits until its log holds `text`.
-    ///
-    /// # Errors
-    /// [`ProcessError::Late`] when it does not within `within`, or the process ended.
-    pub fn wait_for_log(&mut self, text: &str, within: Duration) -> Result<(), ProcessError> {
-        let deadline = Instant::now() + within;
-        loop {
-            if self.log_text().contains(text) {
-                return Ok(());
-            }
-            if Instant::now() >= deadline || !self.is_running()? {
-                return Err(self.late(&format!("log {text:?}"), within));
-            }
-            std::thread::sleep(POLL);
         }
     }
 

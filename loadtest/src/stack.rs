@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use certs::{CertsError, Folder, Identity, Role, TlsFiles};
+use certs::{CertsError, Folder, Identity, TlsFiles};
 use schema::DeviceId;
 use testkit::port::free_port;
 
@@ -128,10 +128,7 @@ impl Stack {
                 let files = if number == 0 {
                     set.device.clone()
                 } else {
-                    let identity = Identity {
-                        name: device(number),
-                        role: Role::Device,
-                    };
+                    let identity = Identity::of_device(device(number));
                     authority.issue(&identity, &[], 30, certs::Overwrite::Allow)?
                 };
                 let name = format!("agent{number}");

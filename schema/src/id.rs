@@ -16,6 +16,10 @@ use crate::limits;
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct DeviceId(Arc<str>);
 
+/// The common name of a certificate, a device's or a service's: of the characters of a [`DeviceId`]. A device's equals its id.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct CommonName(Arc<str>);
+
 /// A sensor's name within its device: 1–128 characters of UTF-8 without control characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct SensorName(Arc<str>);
@@ -61,19 +65,63 @@ pub enum IdError {
     Epoch(u64),
 }
 
-impl DeviceId {
-    /// The id as text.
+/// What all checked texts have in common; `$check` says which are sound.
+macro_rules! checked_text {
+    ($type:ident, $check:expr) => {
+        impl $type {
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                $check(text)?;
+                Ok(Self(text.into()))
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(D::Error::custom)
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+checked_text!(DeviceId, |text| check_name("device id", text));
+checked_text!(CommonName, |text| check_name("common name", text));
+checked_text!(SensorName, check_sensor);
+
+impl CommonName {
+    /// The id of the device of this name. Whether there is one says the role beside it.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+    pub fn device_id(&self) -> DeviceId {
+        DeviceId(Arc::clone(&self.0))
     }
 }
 
-impl SensorName {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
+impl From<DeviceId> for CommonName {
+    fn from(device: DeviceId) -> Self {
+        Self(device.0)
     }
 }
 
@@ -94,40 +142,36 @@ impl Epoch {
     }
 }
 
-impl FromStr for DeviceId {
-    type Err = IdError;
-
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        const WHAT: &str = "device id";
-        check_length(WHAT, text, limits::DEVICE_ID_CHARS_MAX)?;
-        match text
-            .chars()
-            .find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '.' | '_' | '-'))
-        {
-            None => Ok(Self(text.into())),
-            Some(character) => Err(IdError::Character {
-                what: WHAT,
-                character,
-                allowed: "A-Z a-z 0-9 . _ -",
-            }),
-        }
-    }
+fn check_name(what: &'static str, text: &str) -> Result<(), IdError> {
+    check_length(what, text, limits::DEVICE_ID_CHARS_MAX)?;
+    let is_sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    check_characters(what, text, is_sound, "A-Z a-z 0-9 . _ -")
 }
 
-impl FromStr for SensorName {
-    type Err = IdError;
+fn check_sensor(text: &str) -> Result<(), IdError> {
+    const WHAT: &str = "sensor name";
+    check_length(WHAT, text, limits::SENSOR_NAME_CHARS_MAX)?;
+    check_characters(
+        WHAT,
+        text,
+        |c| !c.is_control(),
+        "all but control characters",
+    )
+}
 
-    fn from_str(text: &str) -> Result<Self, IdError> {
-        const WHAT: &str = "sensor name";
-        check_length(WHAT, text, limits::SENSOR_NAME_CHARS_MAX)?;
-        match text.chars().find(|c| c.is_control()) {
-            None => Ok(Self(text.into())),
-            Some(character) => Err(IdError::Character {
-                what: WHAT,
-                character,
-                allowed: "all but control characters",
-            }),
-        }
+fn check_characters(
+    what: &'static str,
+    text: &str,
+    is_sound: impl Fn(char) -> bool,
+    allowed: &'static str,
+) -> Result<(), IdError> {
+    match text.chars().find(|c| !is_sound(*c)) {
+        None => Ok(()),
+        Some(character) => Err(IdError::Character {
+            what,
+            character,
+            allowed,
+        }),
     }
 }
 
@@ -150,49 +194,9 @@ impl TryFrom<u64> for Epoch {
     }
 }
 
-impl<'de> Deserialize<'de> for DeviceId {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
-    }
-}
-
-impl<'de> Deserialize<'de> for SensorName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
-    }
-}
-
 impl<'de> Deserialize<'de> for Epoch {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::try_from(u64::deserialize(deserializer)?).map_err(D::Error::custom)
-    }
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
-impl fmt::Display for SensorName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for SensorName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{RangeSet, SeqRange};
 pub struct Balance {
     /// Taken over from a source and on the edge's disk once.
     pub accepted: u64,
-    /// In the database, by its own word.
+    /// In the database, by its own table.
     pub committed: u64,
     /// On the edge's disk and not yet acknowledged.
     pub pending: u64,
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_counts_once_by_the_strongest_word_on_it() {
+    fn a_reading_counts_once_by_the_strongest_claim_on_it() {
         let ledger = EpochLedger {
             committed: set(&[(1, 6)]),
             discarded: set(&[(6, 7)]),

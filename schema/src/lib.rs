@@ -32,7 +32,7 @@ pub use self::time::{ObservedAt, ReceivedAt};
 pub use address::BrokerAddress;
 pub use batch::{Batch, Row};
 pub use hlc::{Hlc, HlcClock};
-pub use id::{DeviceId, Epoch, SensorName};
+pub use id::{CommonName, DeviceId, Epoch, SensorName};
 pub use ledger::{Balance, DiscardedBy, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};

@@ -37,7 +37,7 @@ pub const KEY_BYTES_MAX: usize = 128;
 /// Largest arguments or output of one command, in bytes.
 pub const COMMAND_BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// Most words on commands that one message notes.
+/// Most reports on commands that one message notes.
 pub const NOTED_MAX: usize = 256;
 
 /// Most keys in one configuration document.

@@ -6,7 +6,7 @@
 //! epochs at each report would read all that a device ever had; so it is done when a device names
 //! others than before, and now and then.
 //!
-//! An agent of 0.1 has one epoch for each buffer file, and names it. A newer one that speaks in the words
+//! An agent of 0.1 has one epoch for each buffer file, and names it. A newer one that speaks in the form
 //! of 0.1, because it does not know its bridge yet, may have others besides.
 
 use std::collections::HashMap;

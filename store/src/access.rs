@@ -13,11 +13,11 @@ pub struct Revocation {
     pub jti: String,
     /// Whom it was made out to.
     pub subject: String,
-    /// Why.
+    /// What the person who revoked it gave as the reason.
     pub reason: String,
     /// When it was revoked.
     pub revoked_at: ReceivedAt,
-    /// By whom.
+    /// The caller that revoked it.
     pub revoked_by: String,
     /// When it would have ended, or later: until then this is remembered.
     pub expires_at: ReceivedAt,
@@ -37,30 +37,30 @@ pub struct Presented<'t> {
 /// Somebody none of whose tokens counts any more that were issued until then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubjectRevocation {
-    /// Who.
+    /// The subject of the tokens.
     pub subject: String,
     /// The last moment that it is about.
     pub issued_until: ReceivedAt,
-    /// Why.
+    /// What the person who revoked it gave as the reason.
     pub reason: String,
     /// When it was said.
     pub revoked_at: ReceivedAt,
-    /// By whom.
+    /// The caller that revoked it.
     pub revoked_by: String,
 }
 
 /// One line of the audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// When.
+    /// When it was answered.
     pub at: ReceivedAt,
-    /// Who; empty when nobody knows.
+    /// The caller; empty when nobody knows.
     pub actor: String,
-    /// What: a method and a path with names in braces, or `authenticate`.
+    /// What was done: a method and a path with names in braces, or `authenticate`.
     pub action: String,
-    /// On what: the path.
+    /// What it was done to: the path.
     pub target: String,
-    /// From where.
+    /// The IP address that it came from.
     pub address: String,
     /// The status of the answer, or why there was no caller.
     pub outcome: String,

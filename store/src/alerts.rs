@@ -62,7 +62,7 @@ pub struct AlertBounds {
 pub struct Finding {
     /// On which device, or on none.
     pub device: Option<DeviceId>,
-    /// What exactly.
+    /// What is wrong, in a sentence.
     pub detail: String,
 }
 
@@ -263,7 +263,7 @@ const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, $1) \
      ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at \
      WHERE alert_rounds.begun_at <= $2";
 
-/// Devices that were born once and gave no sign of life since, whatever their last word was.
+/// Devices that were born once and gave no sign of life since, whatever their last message was.
 const OFFLINE: &str = concat!(
     "SELECT d.device_id, ",
     last_seen!(),

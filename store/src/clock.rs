@@ -11,7 +11,7 @@
 //!
 //! Between samples the monotonic clock counts. The time never runs back by less than [`STEP`]: it
 //! waits instead. A sample that is further off must be confirmed by the next one, and is then followed
-//! in either direction, and told. While the time is unknown or in doubt the bridge takes nothing.
+//! in either direction, and logged. While the time is unknown or in doubt the bridge takes nothing.
 //!
 //! The embedded store is a file of this machine: its time is the machine's own.
 
@@ -53,9 +53,9 @@ struct Inner {
     doubted: Notify,
 }
 
-/// When a sample was asked for.
+/// When a sample was requested.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked(Duration);
+pub struct SampleStart(Duration);
 
 /// What a sample did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,18 +136,18 @@ impl StoreClock {
         ReceivedAt::from_micros(self.now_micros().saturating_sub(ago))
     }
 
-    /// A sample is asked for: its answer goes to [`Self::sampled`].
+    /// Requests a sample: its answer goes to [`Self::sampled`].
     #[must_use]
-    pub fn ask(&self) -> Asked {
-        Asked(self.inner.started.elapsed())
+    pub fn begin_sample(&self) -> SampleStart {
+        SampleStart(self.inner.started.elapsed())
     }
 
     /// The database said that it was `micros` since the Unix epoch, some time between the question and now.
-    pub fn sampled(&self, asked: Asked, micros: i64) -> Sample {
+    pub fn sampled(&self, begun: SampleStart, micros: i64) -> Sample {
         let Some(mut reckoning) = self.reckoning() else {
             return Sample::Kept;
         };
-        let sample = reckoning.sampled(asked.0, self.moment(), micros);
+        let sample = reckoning.sampled(begun.0, self.moment(), micros);
         drop(reckoning);
         self.inner.sampled.notify_waiters();
         sample
@@ -256,8 +256,8 @@ impl Reckoning {
         self.given
     }
 
-    fn sampled(&mut self, asked: Duration, moment: Moment, micros: i64) -> Sample {
-        let uncertainty = to_micros(moment.at.saturating_sub(asked)) / 2;
+    fn sampled(&mut self, begun: Duration, moment: Moment, micros: i64) -> Sample {
+        let uncertainty = to_micros(moment.at.saturating_sub(begun)) / 2;
         let fresh = Anchor {
             moment,
             micros: micros.saturating_add(uncertainty),
@@ -337,7 +337,7 @@ mod tests {
         }
     }
 
-    fn asked(at_ms: u64) -> Duration {
+    fn begun(at_ms: u64) -> Duration {
         Duration::from_millis(at_ms)
     }
 
@@ -346,7 +346,7 @@ mod tests {
         let mut clock = Reckoning::default();
         assert_eq!(clock.now(moment(0)), None);
         // 20 ms of round trip: the answer is 10 ms old, as far as anybody knows.
-        let first = clock.sampled(asked(0), moment(20), NOON);
+        let first = clock.sampled(begun(0), moment(20), NOON);
         assert_eq!(first, Sample::First);
         assert_eq!(clock.now(moment(20)), Some(NOON + 10_000));
         assert_eq!(clock.now(moment(5_020)), Some(NOON + 10_000 + 5 * SECOND));
@@ -355,20 +355,20 @@ mod tests {
     #[test]
     fn it_waits_rather_than_runs_back_and_follows_a_step_that_is_confirmed() {
         let mut clock = Reckoning::default();
-        clock.sampled(asked(0), moment(0), NOON);
+        clock.sampled(begun(0), moment(0), NOON);
         assert_eq!(clock.now(moment(10_000)), Some(NOON + 10 * SECOND));
         // Another node is a second behind.
-        let behind = clock.sampled(asked(10_000), moment(10_000), NOON + 9 * SECOND);
+        let behind = clock.sampled(begun(10_000), moment(10_000), NOON + 9 * SECOND);
         assert_eq!(behind, Sample::Kept);
         assert_eq!(clock.now(moment(10_500)), Some(NOON + 10 * SECOND));
         assert_eq!(clock.now(moment(12_000)), Some(NOON + 11 * SECOND));
-        // An hour back: not at the first word.
+        // An hour back: not at the first sample.
         let hour = NOON - 3600 * SECOND;
-        let once = clock.sampled(asked(12_000), moment(12_000), hour);
+        let once = clock.sampled(begun(12_000), moment(12_000), hour);
         assert_eq!(once, Sample::Doubtful);
         assert_eq!(clock.now(moment(12_000)), None);
         assert_eq!(clock.guess(moment(12_000)), NOON + 11 * SECOND);
-        let twice = clock.sampled(asked(13_000), moment(13_000), hour + SECOND);
+        let twice = clock.sampled(begun(13_000), moment(13_000), hour + SECOND);
         assert_eq!(twice, Sample::Stepped(-3_611_000));
         assert_eq!(clock.now(moment(13_000)), Some(hour + SECOND));
     }
@@ -376,18 +376,18 @@ mod tests {
     #[test]
     fn one_strange_answer_changes_nothing() {
         let mut clock = Reckoning::default();
-        clock.sampled(asked(0), moment(0), NOON);
-        let strange = clock.sampled(asked(1_000), moment(1_000), 0);
+        clock.sampled(begun(0), moment(0), NOON);
+        let strange = clock.sampled(begun(1_000), moment(1_000), 0);
         assert_eq!(strange, Sample::Doubtful);
         assert_eq!(
             clock.now(moment(1_500)),
             None,
             "nobody knows which is right"
         );
-        let right = clock.sampled(asked(2_000), moment(2_000), NOON + 2 * SECOND);
+        let right = clock.sampled(begun(2_000), moment(2_000), NOON + 2 * SECOND);
         assert_eq!(right, Sample::Kept);
         assert_eq!(clock.now(moment(2_500)), Some(NOON + 2_500_000));
-        let strange = clock.sampled(asked(3_000), moment(3_000), 0);
+        let strange = clock.sampled(begun(3_000), moment(3_000), 0);
         assert_eq!(strange, Sample::Doubtful);
         assert_eq!(clock.guess(moment(4_000)), NOON + 4 * SECOND);
         assert_eq!(clock.now(moment(4_000)), None);
@@ -396,14 +396,14 @@ mod tests {
     #[test]
     fn while_answers_contradict_each_other_nothing_is_known() {
         let mut clock = Reckoning::default();
-        clock.sampled(asked(0), moment(0), NOON);
+        clock.sampled(begun(0), moment(0), NOON);
         for (at, hours) in [(1, 2), (2, -3), (3, 7)] {
             let micros = NOON + hours * 3600 * SECOND;
-            let sample = clock.sampled(asked(at * 1000), moment(at as i64 * 1000), micros);
+            let sample = clock.sampled(begun(at * 1000), moment(at as i64 * 1000), micros);
             assert_eq!(sample, Sample::Doubtful);
             assert_eq!(clock.now(moment(at as i64 * 1000)), None);
         }
-        let again = clock.sampled(asked(4_000), moment(4_000), NOON + (7 * 3600 + 1) * SECOND);
+        let again = clock.sampled(begun(4_000), moment(4_000), NOON + (7 * 3600 + 1) * SECOND);
         assert!(matches!(again, Sample::Stepped(_)));
         let now = Some(NOON + (7 * 3600 + 1) * SECOND);
         assert_eq!(clock.now(moment(4_000)), now);
@@ -412,9 +412,9 @@ mod tests {
     #[test]
     fn a_slow_answer_does_not_replace_a_quick_one() {
         let mut clock = Reckoning::default();
-        clock.sampled(asked(0), moment(2), NOON);
+        clock.sampled(begun(0), moment(2), NOON);
         // It came back after 4 s, and was made at the end of them.
-        let slow = clock.sampled(asked(1_000), moment(5_000), NOON + 5 * SECOND);
+        let slow = clock.sampled(begun(1_000), moment(5_000), NOON + 5 * SECOND);
         assert_eq!(slow, Sample::Kept);
         let now = clock.now(moment(5_000)).unwrap();
         assert!(now.abs_diff(NOON + 5 * SECOND) < 10_000, "{now}");
@@ -423,10 +423,10 @@ mod tests {
     #[test]
     fn a_machine_that_slept_does_not_know_until_the_next_answer() {
         let mut clock = Reckoning::default();
-        clock.sampled(asked(0), moment(0), NOON);
+        clock.sampled(begun(0), moment(0), NOON);
         let hour = 3600 * SECOND;
         assert_eq!(clock.now(jumped(1_000, hour)), None);
-        let woken = clock.sampled(asked(1_000), jumped(1_000, hour), NOON + hour + SECOND);
+        let woken = clock.sampled(begun(1_000), jumped(1_000, hour), NOON + hour + SECOND);
         assert_eq!(woken, Sample::Kept);
         assert_eq!(
             clock.now(jumped(1_000, hour)),
@@ -442,7 +442,7 @@ mod tests {
         let waits = clock.clone();
         let waiting = tokio::spawn(async move { waits.known().await });
         tokio::task::yield_now().await;
-        assert_eq!(clock.sampled(clock.ask(), NOON), Sample::First);
+        assert_eq!(clock.sampled(clock.begin_sample(), NOON), Sample::First);
         waiting.await.unwrap();
         assert!(clock.now().micros().abs_diff(NOON) < 60 * SECOND.unsigned_abs());
         let before = clock.at(Instant::now() - Duration::from_secs(1));
@@ -461,10 +461,10 @@ mod tests {
         fn it_is_never_off_by_more_than_a_round_trip(trips in prop::collection::vec((1..10_000i64, 0..2_000i64, 0..=100i64), 1..50)) {
             let (mut clock, mut at, mut last) = (Reckoning::default(), 0, 0);
             for (pause, trip, part) in trips {
-                let asked_ms = at + pause;
-                at = asked_ms + trip;
-                let answered = NOON + (asked_ms + trip * part / 100) * 1000;
-                clock.sampled(asked(asked_ms.unsigned_abs()), moment(at), answered);
+                let begun_ms = at + pause;
+                at = begun_ms + trip;
+                let answered = NOON + (begun_ms + trip * part / 100) * 1000;
+                clock.sampled(begun(begun_ms.unsigned_abs()), moment(at), answered);
                 let now = clock.now(moment(at)).unwrap();
                 prop_assert!(now.abs_diff(NOON + at * 1000) <= 2_000_000);
                 prop_assert!(now >= last);

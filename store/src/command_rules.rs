@@ -14,13 +14,13 @@ use super::commands::{
 pub struct Standing {
     /// What everybody sees.
     pub state: State,
-    /// How far on that is; a word of the device only ever raises it.
+    /// How far on that is; a report of the device only ever raises it.
     step: i64,
     /// As the device said last.
     pub percent: u8,
     /// As the device said last.
     pub output: String,
-    /// It was withdrawn, and the device is being told.
+    /// It was withdrawn, and that is being sent to the device.
     pub cancel: bool,
     /// How often it was sent.
     pub sent_times: u64,
@@ -49,7 +49,7 @@ impl Standing {
         }
     }
 
-    /// Whether its end is the device's own word, or was decided before it was sent.
+    /// Whether its end is what the device reported, or was decided before it was sent.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         self.step >= STEP_ENDED
@@ -86,17 +86,17 @@ impl Standing {
         is_open
     }
 
-    /// The device's word counts if it is not behind what is known.
-    pub fn hear(&mut self, word: &CommandProgress, now: ReceivedAt) -> bool {
-        let said = step(word.state);
+    /// What the device reports counts if it is not behind what is known.
+    pub fn hear(&mut self, progress: &CommandProgress, now: ReceivedAt) -> bool {
+        let said = step(progress.state);
         let again = self.step == said && said <= STEP_RUNNING;
         if self.step >= said && !again {
             return false;
         }
-        self.state = State::Told(word.state);
+        self.state = State::Reported(progress.state);
         self.step = said;
-        self.percent = word.percent;
-        self.output.clone_from(&word.output);
+        self.percent = progress.percent;
+        self.output.clone_from(&progress.output);
         self.heard_at = Some(now);
         let has_ended = said >= STEP_ENDED;
         self.ended_at = has_ended.then_some(now);
@@ -108,10 +108,10 @@ impl Standing {
         true
     }
 
-    /// Withdraws it: at once if it was not sent, else its device is told until it answers.
+    /// Withdraws it: at once if it was not sent, else that is sent until its device answers.
     pub fn withdraw(&mut self, now: ReceivedAt) {
         if self.step == 0 {
-            self.state = State::Told(CommandState::Cancelled);
+            self.state = State::Reported(CommandState::Cancelled);
             self.step = STEP_ENDED;
             self.ended_at = Some(now);
             self.due_at = None;
@@ -128,7 +128,7 @@ impl Standing {
             && self.step <= STEP_SENT
             && expires_at_ms.saturating_mul(1000) < before;
         if is_over {
-            self.state = State::Told(CommandState::Expired);
+            self.state = State::Reported(CommandState::Expired);
             self.step = STEP_SENT;
             self.ended_at = Some(now);
             self.due_at = None;

@@ -36,7 +36,7 @@ pub trait ConfigStore: Send + Sync {
     ) -> Result<Changed, StoreError>;
 
     /// Keeps what devices say of their configuration, in the place of what they said before, and makes
-    /// desired what a device has set itself and is the last word. Returns how many keys that were. The
+    /// desired what a device has set itself, where that is the latest. Returns how many keys that were. The
     /// statements are as many for a thousand devices as for one; of several reports of a device the last counts.
     async fn report_configs(&self, reports: &[ConfigReport]) -> Result<usize, StoreError>;
 
@@ -90,16 +90,16 @@ impl Changed {
 pub struct ConfigChange {
     /// Key, value and clock. A key that has a higher clock already does not change.
     pub entry: ConfigEntry,
-    /// When.
+    /// When it was changed.
     pub changed_at: ReceivedAt,
-    /// Who.
+    /// The name of the caller, or [`BY_DEVICE`](crate::overrides::BY_DEVICE).
     pub changed_by: String,
 }
 
 /// What a device says of its configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigReport {
-    /// Whose.
+    /// The device that reports.
     pub device: DeviceId,
     /// What it has, and what of that is not in force.
     pub reported: ReportedConfig,

@@ -84,7 +84,7 @@ pub const DEAD_LETTER_BYTES_MAX: usize = 64 * 1024;
 /// A payload that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Whose, when the topic tells.
+    /// The device that sent it, where the topic names one.
     pub device: Option<DeviceId>,
     /// Where it arrived; anything but NUL.
     pub topic: String,
@@ -114,7 +114,7 @@ pub struct KeptLetter {
 pub struct LetterId {
     /// The digest of its whole payload.
     pub digest: u64,
-    /// Whose, when the topic told.
+    /// The device that sent it, where the topic names one.
     pub device: Option<DeviceId>,
 }
 

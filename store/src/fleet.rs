@@ -24,7 +24,7 @@ pub struct Device {
     pub first_seen: ReceivedAt,
     /// When the bridge last heard of it: presence, report or readings.
     pub last_seen: ReceivedAt,
-    /// Whether its last word on `up/status` was a birth, and it gave a sign of life lately
+    /// Whether its last message on `up/status` was a birth, and it gave a sign of life lately
     /// ([`Store::set_offline_after`](super::Store::set_offline_after)).
     pub online: bool,
     /// The agent's version, from its last birth.
@@ -107,9 +107,9 @@ pub struct FleetSize {
 /// Who changes something, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
-    /// Who.
+    /// The name of the caller.
     pub name: String,
-    /// When.
+    /// When it was asked for, by the database\'s time.
     pub at: ReceivedAt,
 }
 
@@ -237,13 +237,13 @@ const RETIRE: &str = "UPDATE devices SET retired_at = $2 \
 
 const REINSTATE: &str = "UPDATE devices SET retired_at = NULL WHERE device_id = $1";
 
-/// What was never sent ends here; what was sent is given up, and the device's word on it, should one
+/// What was never sent ends here; what was sent is given up, and the device's report on it, should one
 /// come, still counts.
 const CANCEL_ALL: &str = "UPDATE commands SET state = 'cancelled', ended_at = $2, due_at = NULL, \
          step = CASE WHEN step = 0 THEN $3::INT8 ELSE $4::INT8 END \
      WHERE device_id = $1 AND due_at IS NOT NULL AND step <= $4::INT8";
 
-/// Nor is it told to stop what it has.
+/// Nor is it asked to stop what it has.
 const TELL_NOTHING: &str = "UPDATE commands SET due_at = NULL \
      WHERE device_id = $1 AND due_at IS NOT NULL";
 

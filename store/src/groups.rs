@@ -216,8 +216,9 @@ async fn set(
     let name = group.as_str();
     let known = sound(port, CONFIG, cells![name], change).await?;
     let clock = clock_of(&known);
-    let members = first(port, MEMBERS, cells![name], |row| row.number(0));
-    let members = members.await?.unwrap_or_default();
+    let members = first(port, MEMBERS, cells![name], |row| row.number(0))
+        .await?
+        .unwrap_or_default();
     if expected.is_some_and(|expected| expected != clock) {
         // It may be this very change that moved it, and whose answer was lost.
         return Ok(match port.is_again() && is_made(&known, wanted, author) {

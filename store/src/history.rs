@@ -42,7 +42,7 @@ pub trait HistoryStore: Send + Sync {
 pub struct Cursor {
     /// When it was observed.
     pub observed_at: ObservedAt,
-    /// Of which sensor.
+    /// The sensor that it is of.
     pub sensor: SensorName,
 }
 
@@ -54,9 +54,9 @@ pub struct BucketWidth(u32);
 /// Which aggregates to return.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AggregateQuery {
-    /// Of which device.
+    /// The device that it is of.
     pub device: DeviceId,
-    /// Of which sensor.
+    /// The sensor that it is of.
     pub sensor: SensorName,
     /// Observed at or after. Of a bucket that begins earlier, only the rest counts.
     pub from: ObservedAt,
@@ -86,7 +86,7 @@ pub struct Aggregates {
 pub struct Bucket {
     /// When it begins.
     pub start: ObservedAt,
-    /// How many numbers.
+    /// Readings that hold a number.
     pub count: u64,
     /// The lowest.
     pub min: f64,

@@ -1,4 +1,4 @@
-//! What a bridge hands to its database, and the database's word on it: readings, reports, births and wills.
+//! What a bridge hands to its database, and what the database answers: readings, reports, births and wills.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ pub enum Origin {
     Letter,
 }
 
-/// The database's word on some deliveries.
+/// What the database answers on some deliveries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ingested {
     /// One for each delivery, in its order.
@@ -93,7 +93,7 @@ pub struct DeviceReport {
     pub device: DeviceId,
     /// What it says.
     pub report: LedgerReport,
-    /// It came in the words of agents 0.1, which free what is refused.
+    /// It came in the form of agents 0.1, which free what is refused.
     pub is_legacy: bool,
     /// When the bridge took it.
     pub received_at: ReceivedAt,
@@ -134,7 +134,7 @@ impl DeviceReport {
     }
 }
 
-/// The database's word on some reports.
+/// What the database answers on some reports.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReportsSettled {
     /// For each report and in its order, what is settled of each of its epochs.
@@ -147,7 +147,7 @@ pub struct ReportsSettled {
 /// One birth or last will.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Presence {
-    /// Whose.
+    /// The device that sent it, or left it.
     pub device: DeviceId,
     /// What it says.
     pub status: Status,

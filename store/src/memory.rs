@@ -96,8 +96,8 @@ impl Memory {
     pub fn report(&mut self, reports: &[DeviceReport]) -> Vec<Vec<Settled>> {
         // Agents of the simulation are of today.
         let agents = reports.iter().map(|of| (of.device.clone(), true)).collect();
-        let words = super::ledger::claims::words(reports, &agents);
-        let (groups, places) = super::ledger::claims::group(reports, &words);
+        let interpretations = super::ledger::claims::interpret(reports, &agents);
+        let (groups, places) = super::ledger::claims::group(reports, &interpretations);
         let mut states = self.states(&groups);
         for (group, state) in groups.iter().zip(&mut states) {
             if let Some(state) = state {

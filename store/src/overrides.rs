@@ -1,4 +1,4 @@
-//! What a device has set itself becomes desired, when it is the last word; in the commit that keeps the report.
+//! What a device has set itself becomes desired, when it is the latest; in the commit that keeps the report.
 //!
 //! Per key the later clock wins, and of equal clocks the greater value, as on the device. A clock that
 //! is ahead of this bridge's, and of all that is desired of the device, by more than
@@ -55,7 +55,7 @@ const REMEMBER: &str = put!(
          changed_at = excluded.changed_at, changed_by = excluded.changed_by, from_group = NULL"
 );
 
-/// Makes desired what is the last word of each report, one of a device; returns how many keys that were.
+/// Makes desired what is the latest of each report, one of a device; returns how many keys that were.
 pub(crate) async fn merge(port: &mut dyn Port, reports: &[ConfigReport]) -> Result<usize, Broken> {
     let ids = reports.iter().map(|report| report.device.to_string());
     let ids: Vec<String> = ids.collect();
@@ -98,7 +98,7 @@ pub fn overrides(desired: &[ConfigEntry], report: &ConfigReport) -> Vec<ConfigCh
         let known = desired.iter().find(|known| known.key == entry.key);
         let best = taken.get(entry.key.as_str());
         let beats_best = best.is_none_or(|best| wins(entry, best));
-        if beats_best && is_last_word(entry, known, latest_ms) {
+        if beats_best && is_latest(entry, known, latest_ms) {
             taken.insert(&entry.key, entry);
         }
     }
@@ -115,7 +115,7 @@ fn wins(new: &ConfigEntry, known: &ConfigEntry) -> bool {
     (new.hlc, &new.value) > (known.hlc, &known.value)
 }
 
-fn is_last_word(entry: &ConfigEntry, known: Option<&ConfigEntry>, latest_ms: u64) -> bool {
+fn is_latest(entry: &ConfigEntry, known: Option<&ConfigEntry>, latest_ms: u64) -> bool {
     let is_later = known.is_none_or(|known| wins(entry, known));
     let clock_max = CLOCK_MS_MAX.min(latest_ms.saturating_add(CLOCK_AHEAD_MS_MAX));
     is_later
@@ -153,18 +153,18 @@ mod tests {
 
     #[test]
     fn the_later_clock_wins_and_of_equal_ones_the_greater_value() {
-        let wins = |new: &ConfigEntry, known: &ConfigEntry| is_last_word(new, Some(known), NOW_MS);
+        let wins = |new: &ConfigEntry, known: &ConfigEntry| is_latest(new, Some(known), NOW_MS);
         let known = entry("2", 1_000);
         assert!(wins(&entry("1", 1_001), &known));
         assert!(wins(&entry("3", 1_000), &known));
         for loser in [entry("9", 999), entry("1", 1_000), known.clone()] {
             assert!(!wins(&loser, &known), "{loser:?}");
         }
-        assert!(is_last_word(&known, None, NOW_MS));
+        assert!(is_latest(&known, None, NOW_MS));
     }
 
     #[test]
-    fn a_report_that_names_a_key_twice_counts_with_its_last_word() {
+    fn a_report_that_names_a_key_twice_counts_with_its_latest_value() {
         for entries in [
             vec![entry("3", 7), entry("2", 5)],
             vec![entry("2", 5), entry("3", 7)],
@@ -176,14 +176,14 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_too_far_ahead_is_no_last_word() {
+    fn a_clock_too_far_ahead_is_not_the_latest() {
         let other = |ms| ConfigEntry {
             key: Setting::LOG_LEVEL.to_owned(),
             ..entry("null", ms)
         };
         let taken = |ms, desired: &[ConfigEntry]| {
-            let told = report(vec![entry("2", ms)]);
-            !overrides(desired, &told).is_empty()
+            let reported = report(vec![entry("2", ms)]);
+            !overrides(desired, &reported).is_empty()
         };
         let bound = NOW_MS + CLOCK_AHEAD_MS_MAX;
         assert!(taken(bound - 1, &[]) && taken(bound, &[]));
@@ -202,7 +202,7 @@ mod tests {
                 key: key.to_owned(),
                 ..entry(value, 1)
             };
-            is_last_word(&entry, None, NOW_MS)
+            is_latest(&entry, None, NOW_MS)
         };
         assert!(taken(Setting::COMMANDS_PARALLEL, "null"));
         assert!(!taken(Setting::COMMANDS_PARALLEL, "9"));

@@ -9,7 +9,7 @@ pub const QUERY_ROWS_MAX: usize = 10_000;
 /// Which readings to return.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TelemetryQuery {
-    /// Of which device.
+    /// The device that it is of.
     pub device: DeviceId,
     /// Of which sensor, or of all.
     pub sensor: Option<SensorName>,
@@ -35,7 +35,7 @@ pub enum Order {
 /// One stored reading.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredReading {
-    /// Of which sensor.
+    /// The sensor that it is of.
     pub sensor: SensorName,
     /// When it was taken.
     pub observed_at: ObservedAt,

@@ -14,7 +14,7 @@ pub const UNACCOUNTED_MAX: usize = 100;
 /// The ledger of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLedger {
-    /// Whose.
+    /// The device.
     pub device: DeviceId,
     /// By epoch, in the order in which the bridge first heard of them.
     pub epochs: Vec<EpochRecord>,
@@ -112,9 +112,9 @@ pub struct FleetLedger {
 /// Sequences that were skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gap {
-    /// Of which device.
+    /// The device that it is of.
     pub device: DeviceId,
-    /// Of which epoch.
+    /// The epoch that it is of.
     pub epoch: Epoch,
     /// Which sequences.
     pub range: SeqRange,

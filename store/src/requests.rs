@@ -33,16 +33,16 @@ pub enum Repeated {
 }
 
 impl RequestKey {
-    /// Names a request; `asked` is all that makes it what it is.
+    /// Names a request; `content` is all that makes it what it is.
     ///
     /// # Errors
     /// [`RequestKeyError`] when the name is empty, too long, or not plain.
-    pub fn new(key: &str, asked: &[u8]) -> Result<Self, RequestKeyError> {
+    pub fn new(key: &str, content: &[u8]) -> Result<Self, RequestKeyError> {
         let is_plain = key.bytes().all(|byte| byte.is_ascii_graphic());
         match (1..=REQUEST_KEY_BYTES_MAX).contains(&key.len()) && is_plain {
             true => Ok(Self {
                 key: key.to_owned(),
-                digest: payload_digest(asked),
+                digest: payload_digest(content),
             }),
             false => Err(RequestKeyError),
         }
@@ -54,7 +54,7 @@ impl RequestKey {
         &self.key
     }
 
-    /// What is asked, in short.
+    /// The digest of its content.
     pub(crate) const fn digest(&self) -> i64 {
         self.digest.cast_signed()
     }

@@ -1,4 +1,4 @@
-//! How long readings are kept, as a store was told last: what is older may have been removed.
+//! How long readings are kept, as a store was last set: what is older may have been removed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -10,7 +10,7 @@ use clap::Args;
 use daemon::{Class, Failure};
 use schema::codec::{self, DecodeError};
 use schema::envelope::{self, EnvelopeError};
-use schema::message::{DesiredConfig, Downlink, Event, Order, Status};
+use schema::message::{CommandRequest, DesiredConfig, Downlink, Event, Status};
 use schema::topic::TopicError;
 use schema::{Batch, Channel, DeviceId, Quality, SensorName, Topic, Value, limits};
 use serde::Serialize;
@@ -68,7 +68,7 @@ enum Message {
     Event(Event),
     Status(Status),
     Downlink(Downlink),
-    Command(Order),
+    Command(CommandRequest),
     Config(DesiredConfig),
 }
 

@@ -25,8 +25,7 @@ use tracing::debug;
 use super::problem::Problem;
 use crate::audit::{Audit, AuditEntry};
 use crate::auth::token::{self, Refused};
-use crate::auth::{Access, KeyFolder, Role};
-use crate::metrics::ApiMeters;
+use crate::auth::{Access, AuthMeters, KeyFolder, Role};
 use attempts::Attempts;
 use revoked::Revoked;
 
@@ -64,7 +63,7 @@ pub(crate) struct Guard {
     clock: StoreClock,
     attempts: Attempts,
     audit: Audit,
-    meters: ApiMeters,
+    meters: AuthMeters,
 }
 
 impl Guard {
@@ -73,7 +72,7 @@ impl Guard {
         keys: Option<KeyFolder>,
         store: Arc<dyn Store>,
         audit: Audit,
-        meters: ApiMeters,
+        meters: AuthMeters,
     ) -> Self {
         Self {
             keys,

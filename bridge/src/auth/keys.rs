@@ -44,9 +44,9 @@ pub enum KeyFolderError {
     /// A file or the folder cannot be read or written.
     #[error("{path}: {error}")]
     Io {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
-        /// Why.
+        /// What the system answered.
         error: std::io::Error,
     },
     /// A file is not what its name says.

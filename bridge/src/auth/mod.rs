@@ -7,9 +7,11 @@
 //! Reading order: [`role`] → [`token`] (texts and their check, pure) → [`keys`] (the folder).
 
 pub mod keys;
+mod meters;
 pub mod role;
 pub mod token;
 
 pub use keys::{KeyFolder, KeyFolderError};
+pub(crate) use meters::AuthMeters;
 pub use role::{Access, Role};
 pub use token::{Claims, Refused, SigningKey, VerifyingKey};

@@ -44,7 +44,7 @@ impl<'s> Commands<'s> {
     pub(super) async fn run(mut self) {
         loop {
             // Nothing expires by a clock that nobody knows.
-            self.sender.clock.known().await;
+            self.sender.store.clock().known().await;
             if self.sender.broker.is_connected() {
                 match self.look().await {
                     Ok(()) => self.was_here = Some(Instant::now()),
@@ -101,8 +101,8 @@ impl<'s> Commands<'s> {
 
     async fn send(&self, due: DueCommand) {
         let (id, device) = (due.command.id, due.device.clone());
-        for order in due.orders() {
-            match envelope::encode(&order) {
+        for request in due.requests() {
+            match envelope::encode(&request) {
                 Ok(payload) => {
                     let sender = self.sender;
                     let taken = sender.send(device.clone(), Channel::Command, payload).await;

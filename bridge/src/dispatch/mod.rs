@@ -3,10 +3,11 @@
 //! bridges do so at once: each claims the commands that it sends. Whether a message arrives is not
 //! known; what the device says is.
 //!
-//! Both share one rate, so that what a fleet is told at once reaches the broker as a stream.
+//! Both share one rate, so that what a fleet is sent at once reaches the broker as a stream.
 
 mod commands;
 mod configs;
+mod meters;
 mod rate;
 
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::intake::Broker;
-use crate::metrics::IngestMeters;
+pub(crate) use meters::DispatchMeters;
 pub(crate) use rate::{PER_SECOND, PER_SECOND_BOUNDS, Rate};
-use store::{Store, StoreClock};
+use store::Store;
 
 /// Changed configurations that wait; more are found by the next look.
 const CHANGED_QUEUE: usize = 1_024;
@@ -80,24 +81,19 @@ impl Notifier {
 /// The task.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: StoreClock,
-    pub(crate) broker: Broker,
-    pub(crate) meters: IngestMeters,
+    pub(crate) sender: Sender,
     pub(crate) notifications: Notifications,
-    /// What this bridge sends at most.
-    pub(crate) rate: Rate,
     pub(crate) stop: CancellationToken,
 }
 
 /// What both halves of the task share.
 #[derive(Debug)]
-struct Sender {
-    store: Arc<dyn Store>,
-    clock: StoreClock,
-    broker: Broker,
-    meters: IngestMeters,
-    rate: Rate,
+pub(crate) struct Sender {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) broker: Broker,
+    pub(crate) meters: DispatchMeters,
+    /// What this bridge sends at most.
+    pub(crate) rate: Rate,
 }
 
 impl Dispatch {
@@ -108,15 +104,8 @@ impl Dispatch {
             groups,
             configs,
         } = self.notifications;
-        let sender = Sender {
-            store: self.store,
-            clock: self.clock,
-            broker: self.broker,
-            meters: self.meters,
-            rate: self.rate,
-        };
-        let commands = commands::Commands::new(&sender, commands);
-        let configs = configs::Configs::new(&sender, configs, groups);
+        let commands = commands::Commands::new(&self.sender, commands);
+        let configs = configs::Configs::new(&self.sender, configs, groups);
         tokio::select! {
             () = async { tokio::join!(commands.run(), configs.run()); } => {}
             () = self.stop.cancelled() => {}
@@ -127,7 +116,7 @@ impl Dispatch {
 
 impl Sender {
     fn now(&self) -> ReceivedAt {
-        self.clock.now()
+        self.store.clock().now()
     }
 
     /// Sends one message when its turn has come. Returns whether the connection took it.

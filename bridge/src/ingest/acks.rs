@@ -1,21 +1,31 @@
-//! What is settled, told to its devices: acknowledgements joined by device and buffer file. Each is published after
+//! What is settled goes back to its devices: acknowledgements joined by device and buffer file. Each is published after
 //! the commit that it speaks of (promise P1), and may be lost: a device that hears nothing sends again, and the ledger
 //! knows what it has.
 
 use std::collections::BTreeMap;
 
+use daemon::{Clock as _, registered};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::message::{Ack, Downlink, Rejection};
 use schema::{Channel, DeviceId, Epoch, SeqRange, Topic, envelope, limits};
-use store::Settled;
+use store::{Settled, StoreClock};
 use tracing::warn;
 
 use crate::intake::Broker;
-use crate::metrics::IngestMeters;
 
 /// Acknowledgements, joined by device and epoch.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     by_epoch: BTreeMap<(DeviceId, Epoch), (Settled, Vec<SeqRange>)>,
+}
+
+/// Publishes them, and counts them.
+#[derive(Debug, Clone)]
+pub(crate) struct AckPublisher {
+    broker: Broker,
+    clock: StoreClock,
+    published: Counter,
 }
 
 impl Acks {
@@ -33,11 +43,26 @@ impl Acks {
         all.evicted.extend(settled.evicted);
         all_resync.extend(resync);
     }
+}
+
+impl AckPublisher {
+    /// Registers its metric.
+    pub(crate) fn register(broker: Broker, clock: StoreClock, registry: &mut Registry) -> Self {
+        Self {
+            broker,
+            clock,
+            published: registered(
+                registry,
+                "tideline_bridge_acks",
+                "Acknowledgements published",
+            ),
+        }
+    }
 
     /// Publishes one message for each device and epoch, or several where the ranges are many.
-    pub(crate) fn publish(self, broker: &Broker, meters: &IngestMeters, now_ms: u64) {
-        let bridge_time_ms = i64::try_from(now_ms).unwrap_or(i64::MAX);
-        for ((device, epoch), (settled, resync)) in self.by_epoch {
+    pub(crate) fn publish(&self, acks: Acks) {
+        let bridge_time_ms = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
+        for ((device, epoch), (settled, resync)) in acks.by_epoch {
             let committed = joined(settled.committed);
             let evicted = joined(settled.evicted);
             let resync = joined(resync);
@@ -60,8 +85,8 @@ impl Acks {
                     rejected: slice::<Rejection>(&settled.rejected, part),
                     resync: slice(&resync, part),
                 });
-                if publish(broker, &device, &ack) {
-                    meters.acks.inc();
+                if publish(&self.broker, &device, &ack) {
+                    self.published.inc();
                 }
             }
         }

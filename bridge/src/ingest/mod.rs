@@ -4,23 +4,22 @@
 //!
 //! ```text
 //! message ─► admit ─► pipeline ─► Store::ingest ─► ack to the device ─► PUBACK to the broker
-//!               │        ▲              └─► answer to who asked
+//!               │        ▲              └─► answer to the request
 //!               │        └─ request, admitted by [`crate::direct`]
 //!               │        └─ refused by the database: apart, until it is known whose fault it is
 //!               └─► dead letter ─► Store ─► refusal to the device ─► PUBACK
 //! ```
 //!
-//! Reading order: this file (the loop) → `side` (presence, events and dead letters) → `acks` (what devices are told) →
+//! Reading order: this file (the loop) → `side` (presence, events and dead letters) → `acks` (what devices are sent) →
 //! `persist` (a call that is repeated until it succeeds).
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Clock as _, Failure, Fault};
+use daemon::{Class, Failure, Fault};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
-use store::{Delivery, Ingested, Settled, Store, StoreClock, StoreError};
+use store::{Delivery, Ingested, Settled, Store, StoreError};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -28,21 +27,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::admit::{Bounds, admit};
-use crate::direct::Asked;
+use crate::direct::Request;
 use crate::dispatch::Notifier;
 use crate::intake::mqtt::Receipt;
 use crate::intake::{Broker, Inbox, Message};
-use crate::metrics::IngestMeters;
 use crate::pipeline::{Pipeline, PipelineConfig, Write, WriteId};
-use crate::watch::DatabaseWatch;
 
 mod acks;
 mod hello;
+mod meters;
 mod persist;
 mod side;
 
-pub(crate) use acks::Acks;
-use persist::attempt;
+pub(crate) use acks::{AckPublisher, Acks};
+pub(crate) use meters::IngestMeters;
+pub(crate) use persist::Persistence;
 pub use side::Sides;
 use side::{Content, SidePath, letter};
 
@@ -51,9 +50,6 @@ const REFUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked at whether something is refused.
 const SHOW_EVERY: Duration = Duration::from_secs(1);
-
-/// A write that fails for so long, while others are committed, is tried apart.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// What the loop has done so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
@@ -74,20 +70,18 @@ pub struct Counters {
 #[derive(Debug)]
 pub(crate) struct Ingest {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) clock: StoreClock,
     pub(crate) broker: Broker,
     pub(crate) messages: Inbox,
     /// What devices say beside readings.
     pub(crate) sides: Sides,
     /// Deliveries whose senders wait for an answer.
-    pub(crate) direct: mpsc::Receiver<Asked>,
+    pub(crate) direct: mpsc::Receiver<Request>,
     pub(crate) bounds: Bounds,
     pub(crate) pipeline: PipelineConfig,
+    pub(crate) acks: AckPublisher,
     pub(crate) meters: IngestMeters,
-    pub(crate) watch: DatabaseWatch,
+    pub(crate) persistence: Persistence,
     pub(crate) counters: Arc<Mutex<Counters>>,
-    /// Writes that put rows into the table.
-    pub(crate) commits: Arc<AtomicU64>,
     /// Notified when a device came back, for which something may wait.
     pub(crate) notifier: Notifier,
     /// No more messages will come: write what is there, then end.
@@ -99,8 +93,8 @@ pub(crate) struct Ingest {
 enum Token {
     /// The device, for an acknowledgement, and then the broker.
     Broker(Receipt),
-    /// Whoever asked.
-    Asker(oneshot::Sender<Settled>),
+    /// A request.
+    Request(oneshot::Sender<Settled>),
 }
 /// How a write has ended.
 enum Written {
@@ -142,15 +136,15 @@ impl Ingest {
                 break;
             }
             // Nothing is judged by a clock that nobody knows: it waits, unacknowledged.
-            let takes = pipeline.has_room() && self.clock.is_known();
+            let takes = pipeline.has_room() && self.store.clock().is_known();
             let wakeup = pipeline.next_wakeup().map(|at| started + at);
             tokio::select! {
                 // Without room nothing is taken, the queue fills, and the broker holds back.
                 Some(message) = self.messages.recv(), if takes => {
                     self.take(message, &mut pipeline, started.elapsed());
                 }
-                Some(asked) = self.direct.recv(), if takes => {
-                    self.take_asked(asked, &mut pipeline, started.elapsed());
+                Some(request) = self.direct.recv(), if takes => {
+                    self.take_request(request, &mut pipeline, started.elapsed());
                 }
                 Some(done) = writes.join_next() => {
                     let written = done
@@ -167,7 +161,7 @@ impl Ingest {
                 }
                 () = sleep_until(shown + SHOW_EVERY), if is_to_be_shown => {}
                 () = async { sleep_until(wakeup.unwrap_or(started)).await }, if wakeup.is_some() => {}
-                () = self.clock.known(), if !takes && pipeline.has_room() => {}
+                () = self.store.clock().known(), if !takes && pipeline.has_room() => {}
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
                     self.direct.close();
@@ -194,7 +188,7 @@ impl Ingest {
             received,
             receipt,
         } = message;
-        let received_at = self.clock.at(received);
+        let received_at = self.store.clock().at(received);
         let bytes = payload.len();
         let (letter, digest) = match topic {
             Ok(Topic {
@@ -230,16 +224,16 @@ impl Ingest {
             .offer(Content::Letter(letter, digest), bytes, received, receipt);
     }
 
-    fn take_asked(&self, asked: Asked, pipeline: &mut Pipeline<Token>, now: Duration) {
-        let Asked {
+    fn take_request(&self, request: Request, pipeline: &mut Pipeline<Token>, now: Duration) {
+        let Request {
             mut delivery,
             bytes,
             answer,
-        } = asked;
+        } = request;
         pipeline.recall(&mut delivery, now);
         // Who went away while there was no room sends it again.
         if !answer.is_closed() {
-            self.offer(delivery, bytes, Token::Asker(answer), pipeline, now);
+            self.offer(delivery, bytes, Token::Request(answer), pipeline, now);
         }
     }
 
@@ -260,12 +254,7 @@ impl Ingest {
         &self,
         write: Write<Token>,
     ) -> impl Future<Output = Result<Written, StoreError>> + Send + 'static {
-        let (store, meters, watch) = (
-            Arc::clone(&self.store),
-            self.meters.clone(),
-            self.watch.clone(),
-        );
-        let commits = Arc::clone(&self.commits);
+        let (store, persistence) = (Arc::clone(&self.store), self.persistence.clone());
         async move {
             let started = Instant::now();
             let rows = write
@@ -273,17 +262,10 @@ impl Ingest {
                 .iter()
                 .map(|delivery| delivery.batch.rows.len() + delivery.rejected.len())
                 .sum();
-            // What fails again and again while others are committed is refused, whatever the error says.
-            let others = commits.load(Ordering::Relaxed);
-            let is_hopeless = |error: &StoreError| {
-                let is_stuck =
-                    started.elapsed() >= STUCK_AFTER && commits.load(Ordering::Relaxed) != others;
-                error.is_refusal() || is_stuck
-            };
             let ingest = || store.ingest(&write.deliveries);
-            // What is known is answered without a word to the database.
+            // What is known is answered without asking the database.
             let wrote = |ingested: &Ingested| !ingested.stored.is_empty();
-            let ingested = match attempt(&meters, &watch, is_hopeless, wrote, ingest).await {
+            let ingested = match persistence.attempt(wrote, ingest).await {
                 Ok(ingested) => ingested,
                 Err(error) if error.fault() == Fault::Retry => {
                     return Ok(Written::Refused(write, error));
@@ -291,7 +273,7 @@ impl Ingest {
                 Err(error) => return Err(error),
             };
             if wrote(&ingested) {
-                commits.fetch_add(1, Ordering::Relaxed);
+                persistence.committed();
             }
             let of = write.deliveries.iter();
             Ok(Written::Done(Done {
@@ -337,8 +319,8 @@ impl Ingest {
             self.meters.let_go.inc();
             match token {
                 Token::Broker(receipt) => receipt.acknowledge(),
-                // Who asked hears that it is to be sent again.
-                Token::Asker(answer) => drop(answer),
+                // Its caller hears that it is to be sent again.
+                Token::Request(answer) => drop(answer),
             }
         }
     }
@@ -351,7 +333,7 @@ impl Ingest {
             true => Vec::new(),
             false => pipeline.refused_devices(now, REFUSED_AFTER),
         };
-        self.watch.refuses(readings, devices);
+        self.persistence.watch.refuses(readings, devices);
     }
 
     /// After a commit: acks, then receipts, then room for more.
@@ -369,10 +351,7 @@ impl Ingest {
         if was_in_doubt && !pipeline.is_in_doubt() {
             info!("the database takes readings again");
         }
-        self.meters.committed(ingested.rows);
-        self.meters.rows_left.inc_by(rows as u64);
-        self.meters.write_seconds.observe(took.as_secs_f64());
-        self.meters.write_rows.observe(rows as f64);
+        self.meters.committed(rows, took, ingested.rows);
         {
             let mut counters = lock(&self.counters);
             let rows = ingested.rows;
@@ -387,7 +366,7 @@ impl Ingest {
         for (((device, epoch), token), settled) in ended {
             match token {
                 // Who went away meanwhile sends it again, and hears that it is known.
-                Some(Token::Asker(answer)) => drop(answer.send(settled)),
+                Some(Token::Request(answer)) => drop(answer.send(settled)),
                 Some(Token::Broker(receipt)) => {
                     acks.add(device, epoch, settled, Vec::new());
                     receipts.push(receipt);
@@ -395,7 +374,7 @@ impl Ingest {
                 None => acks.add(device, epoch, settled, Vec::new()),
             }
         }
-        acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+        self.acks.publish(acks);
         for receipt in receipts {
             receipt.acknowledge();
         }

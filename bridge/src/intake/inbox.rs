@@ -9,7 +9,7 @@
 //!
 //! A receipt that is kept holds a place in the broker's window for us: when all are held, the
 //! broker stops sending, and the devices' windows close. A dropped message is sent again by its
-//! device, which frees nothing on the broker's word.
+//! device, which frees nothing because the broker took it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ const QUEUE_MESSAGES: usize = 2_048;
 /// Bytes of payload in the queue.
 const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Receipts kept of dropped messages. A broker whose window is larger is told at once beyond it.
+/// Receipts kept of dropped messages. A broker whose window is larger is acknowledged at once beyond it.
 const RECEIPTS_MAX: usize = 4_096;
 
 /// The end that takes messages out.

@@ -1,6 +1,7 @@
 //! The bridge's connection to the broker: messages in, acknowledgements out.
 
 mod inbox;
+mod meters;
 pub mod mqtt;
 
 use std::time::Instant;
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use schema::Topic;
 
 pub use inbox::{Inbox, Outbox, inbox};
+pub use meters::IntakeMeters;
 pub use mqtt::{Broker, BrokerConfig};
 
 /// One message from a device, or what claims to be one.

@@ -28,9 +28,8 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Message, Outbox};
+use super::{IntakeMeters, Message, Outbox};
 use crate::ingest::Sides;
-use crate::metrics::IntakeMeters;
 
 /// Publishes and acknowledgements that wait for the client.
 const REQUESTS: usize = 4_096;
@@ -223,7 +222,7 @@ impl Connection {
             let text = error.to_string();
             self.health.waiting(text.clone());
             let pause = backoff.next_jittered();
-            // The same trouble is told once.
+            // The same trouble is logged once.
             if text != said {
                 let class = error.class().as_str();
                 warn!(class, error = text, retry_in = ?pause, "no connection to the broker");
@@ -316,7 +315,7 @@ impl Connection {
         }
     }
 
-    /// Has the broker tell the births and wills that nobody heard: a shared subscription gets nothing
+    /// Has the broker send the births and wills that nobody heard: a shared subscription gets nothing
     /// that is retained. Once they have come, the shared one is enough.
     fn catch_up(&self, client: &AsyncClient) {
         let _ = client.try_subscribe(status_filter(), QoS::AtLeastOnce);

@@ -57,7 +57,7 @@ pub(super) struct Group<Token> {
     /// Refusals since it is what it is.
     tries: u32,
     evidence: Evidence,
-    /// The last write that had begun when it was refused: later ones tell about the database since.
+    /// The last write that had begun when it was refused: later ones say how the database is since.
     judged_by: WriteId,
 }
 
@@ -73,7 +73,7 @@ struct Suspect {
 /// A device of which readings are refused while those of others are committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// Which.
+    /// The device.
     pub device: DeviceId,
     /// What the database said last.
     pub reason: String,
@@ -100,7 +100,7 @@ pub(super) struct Apart<Token> {
     suspects: BTreeMap<DeviceId, Suspect>,
     /// Whose turn it is: doubtful ones, or suspects.
     turn: bool,
-    /// Readings that were set aside lately: whoever asked for one was told nothing then.
+    /// Readings that were set aside lately: whoever asked for one had no answer then.
     aside: VecDeque<Aside>,
     /// Tokens of deliveries that are let go: their devices get no acknowledgement, and send again.
     let_go: Vec<Token>,

@@ -40,15 +40,16 @@ fn a_bridge_with_a_wrong_clock_takes_readings_and_lets_commands_live() {
             ("00c0ffee0002", TWO_DAYS_MS),
         ] {
             let database = Location::parse(&url).unwrap();
-            let served = Served::start_on(database, |config| config.clock_offset_ms = offset_ms);
-            let served = served.await;
+            let served =
+                Served::start_on(database, |config| config.clock_offset_ms = offset_ms).await;
             let post = served.request(Method::POST, READINGS);
             let answer = expect(post.json(&reading(epoch)), StatusCode::OK).await;
             assert_eq!(answer["rejected"], json!([]), "{answer}");
             assert_eq!(answer["committed"], json!([{"first": 1, "last": 1}]));
             let command = json!({"name": "ping", "ttl_seconds": 3600});
-            let kept = served.send(Method::POST, COMMANDS, &command, StatusCode::CREATED);
-            let kept = kept.await;
+            let kept = served
+                .send(Method::POST, COMMANDS, &command, StatusCode::CREATED)
+                .await;
             let left =
                 seconds(&kept["expires_at"]) - SystemClock::default().now_micros() / 1_000_000;
             assert!((3_500..3_700).contains(&left), "{left}: {kept}");

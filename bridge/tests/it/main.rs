@@ -9,4 +9,5 @@
 mod api;
 mod clock;
 mod faults;
+mod metrics;
 mod process;

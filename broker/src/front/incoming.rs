@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use certs::Role;
 use governor::clock::Clock as _;
-use schema::Topic;
 use schema::limits::PAYLOAD_BYTES_MAX;
+use schema::{DeviceId, Topic};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -198,8 +197,8 @@ where
 
     /// Makes what is heard what is subscribed to.
     pub(super) async fn follow_subscriptions(&mut self) -> Result<(), Close> {
-        if self.peer.identity.role == Role::Device {
-            self.follow_as_device();
+        if let Some(device) = self.peer.identity.device() {
+            self.follow_as_device(&device);
             return Ok(());
         }
         let mut shared = Vec::new();
@@ -220,7 +219,6 @@ where
             let passage = Passage {
                 deliveries: self.mailbox.clone(),
                 kick: Arc::clone(&self.kick),
-                meters: self.core.meters.clone(),
             };
             self.feed = Some(Feed::new(
                 self.peer.identity.role,
@@ -238,8 +236,7 @@ where
         Ok(())
     }
 
-    fn follow_as_device(&self) {
-        let device = &self.peer.identity.name;
+    fn follow_as_device(&self, device: &DeviceId) {
         let shard = &self.core.shards[shard_of(device.as_str(), self.core.shards.len())];
         if self.subscriptions.is_empty() {
             shard.leave(device, &self.kick);

@@ -10,8 +10,7 @@ use tokio::time::Instant;
 
 use super::outgoing::farewell;
 use super::{Front, READ_BYTES_MIN};
-use crate::error::{Close, Refusal};
-use crate::meters::HandshakeFailure;
+use crate::error::{Close, HandshakeFailure, Refusal};
 use crate::rules;
 use crate::seats::{Kick, Seat};
 use crate::shared::Core;

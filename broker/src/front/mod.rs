@@ -251,7 +251,7 @@ where
         }
         tokio::select! {
             biased;
-            close = self.kick.asked() => Event::Kicked(close),
+            close = self.kick.kicked() => Event::Kicked(close),
             sent = send(&mut self.writer, &mut self.out), if owing => Event::Sent(sent),
             read = self.reader.read_buf(&mut self.inbuf), if reading => Event::Read(read),
             Some(id) = self.receipts.recv() => Event::Taken(id),
@@ -324,9 +324,10 @@ where
         for key in self.subscriptions.iter().filter_map(|s| s.group.as_ref()) {
             self.core.shares.leave(key, self.number);
         }
-        let device = &self.peer.identity.name;
-        let shard = shard_of(device.as_str(), self.core.shards.len());
-        self.core.shards[shard].leave(device, &self.kick);
+        if let Some(device) = self.peer.identity.device() {
+            let shard = shard_of(device.as_str(), self.core.shards.len());
+            self.core.shards[shard].leave(&device, &self.kick);
+        }
         if close.fires_will()
             && let Some(will) = self.will.take()
         {

@@ -1,4 +1,4 @@
-//! What a client is sent: receipts, messages within its window, a last word.
+//! What a client is sent: receipts, messages within its window, a goodbye.
 
 use std::io;
 use std::time::Duration;
@@ -86,14 +86,14 @@ where
     }
 }
 
-/// Says a last word, and waits a moment for the client to read it: closing at once, with bytes
-/// of the client's unread, would take the word back.
-pub(super) async fn farewell<S>(reader: &mut ReadHalf<S>, writer: &mut WriteHalf<S>, word: &[u8])
+/// Says goodbye, and waits a moment for the client to read it: closing at once, with bytes
+/// of the client's unread, would take the goodbye back.
+pub(super) async fn farewell<S>(reader: &mut ReadHalf<S>, writer: &mut WriteHalf<S>, goodbye: &[u8])
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     let say = async {
-        writer.write_all(word).await?;
+        writer.write_all(goodbye).await?;
         writer.shutdown().await?;
         let mut unread = [0; 512];
         let mut most = PAYLOAD_BYTES_MAX;

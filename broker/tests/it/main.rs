@@ -10,6 +10,7 @@ mod client;
 mod delivery;
 mod flow;
 mod hostile;
+mod metrics;
 mod mosquitto;
 mod outsiders;
 mod process;

@@ -119,6 +119,10 @@ impl Rig {
         self.lifecycle.finish(Duration::from_secs(2)).await.unwrap();
     }
 
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// The sum of a metric over all series whose line holds every one of `labels`.
     pub(crate) fn metric(&self, name: &str, labels: &[&str]) -> u64 {
         let mut text = String::new();

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use daemon::{Failure, say};
-use schema::DeviceId;
+use schema::{CommonName, DeviceId};
 use time::OffsetDateTime;
 
 use crate::authority::{Authority, Key, default_name};
@@ -80,7 +80,7 @@ enum Command {
     /// Issue the certificate of a bridge or of an observer
     Service {
         /// The service's name; no device may have it
-        name: DeviceId,
+        name: CommonName,
         /// What it may do
         #[arg(long)]
         role: ServiceRole,
@@ -133,7 +133,7 @@ enum Command {
         certificates: Vec<String>,
         /// Every certificate that was issued to this name: what a stolen device needs
         #[arg(long = "name", value_name = "NAME", group = "which")]
-        names: Vec<DeviceId>,
+        names: Vec<CommonName>,
     },
     /// Issue a certificate again for the same identity and hosts, in its place
     ///
@@ -197,11 +197,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
             self::issue(json, folder, &[Identity { name, role }], &[], &issue)?;
         }
         Command::Device { ids, issue } => {
-            let role = Role::Device;
-            let identities: Vec<_> = ids
-                .into_iter()
-                .map(|name| Identity { name, role })
-                .collect();
+            let identities: Vec<_> = ids.into_iter().map(Identity::of_device).collect();
             self::issue(json, folder, &identities, &[], &issue)?;
         }
         Command::Ensure {
@@ -306,7 +302,7 @@ fn revoke(
     json: bool,
     folder: Folder,
     certificates: &[String],
-    names: &[DeviceId],
+    names: &[CommonName],
 ) -> Result<(), Failure> {
     let authority = Authority::open(folder.clone())?;
     let mut serials = Vec::new();

@@ -4,7 +4,7 @@
 //! valid", and the one who could tell it the time is behind that certificate. Two rules, and no hole:
 //! - **Floor.** A date before the program's release, and when the authority signed this machine's own
 //!   certificate, have certainly passed: a clock below that is proven wrong, and the floor takes its
-//!   place. The last time that somebody trusted told raises the floor further, but proves no clock
+//!   place. The last time from somebody who is trusted raises the floor further, but proves no clock
 //!   wrong: a wrong answer must not lock out machines whose clocks are right. Nothing lowers it.
 //! - **Allowance.** Only while the clock is proven wrong, a server's
 //!   certificate that begins after the floor, and at most [`ALLOWANCE_DAYS`] after it, is judged at its
@@ -40,7 +40,7 @@ pub struct FlooredClock {
     clock: Arc<dyn Clock>,
     /// Has certainly passed: a clock below it is wrong.
     proven: AtomicI64,
-    /// Was told, and counts while the clock is wrong.
+    /// Heard from somebody trusted; counts while the clock is wrong.
     learned: AtomicI64,
 }
 
@@ -66,9 +66,9 @@ impl FlooredClock {
         self.proven.fetch_max(passed, Ordering::Relaxed);
     }
 
-    /// A time that somebody trusted told. It lowers nothing.
-    pub fn learn(&self, told: i64) {
-        self.learned.fetch_max(told, Ordering::Relaxed);
+    /// A time from somebody who is trusted. It lowers nothing.
+    pub fn learn(&self, time: i64) {
+        self.learned.fetch_max(time, Ordering::Relaxed);
     }
 
     /// What is judged by while the clock is proven wrong.

@@ -11,7 +11,7 @@ use crate::clock::exchange::Answer;
 use crate::clock::{ClockSettings, Machine};
 use daemon::{Clock as _, SystemClock};
 use schema::limits;
-use schema::message::{Ask, Cancel, Noted, Order};
+use schema::message::{Ask, Cancel, CommandRequest, Noted};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
@@ -126,12 +126,13 @@ impl Rig {
         self.folder
     }
 
-    async fn order(&self, order: Order) {
+    async fn order(&self, order: CommandRequest) {
         self.orders.send(Instruction::Order(order)).await.unwrap();
     }
 
     async fn exec(&self, id: CommandId, program: &str) {
-        self.order(Order::Run(command(id, program, 0))).await;
+        self.order(CommandRequest::Run(command(id, program, 0)))
+            .await;
     }
 
     async fn awaits(&self, id: CommandId, state: CommandState) -> CommandProgress {
@@ -218,15 +219,17 @@ async fn the_more_important_goes_first_and_an_expired_one_never() {
     rig.exec(busy, "stall").await;
     rig.awaits(busy, CommandState::Running).await;
     let (low, high, late) = (id(2), id(3), id(4));
-    rig.order(Order::Run(command(low, "mark", 1))).await;
-    rig.order(Order::Run(command(high, "mark", 2))).await;
+    rig.order(CommandRequest::Run(command(low, "mark", 1)))
+        .await;
+    rig.order(CommandRequest::Run(command(high, "mark", 2)))
+        .await;
     let mut expired = command(late, "mark", 3);
     expired.expires_at_ms = i64::try_from(now_ms()).unwrap() + 50;
-    rig.order(Order::Run(expired)).await;
+    rig.order(CommandRequest::Run(expired)).await;
     // It expires while it waits, not when its turn comes.
     rig.awaits(late, CommandState::Expired).await;
     let expires_at_ms = i64::MAX;
-    rig.order(Order::Cancel(Cancel {
+    rig.order(CommandRequest::Cancel(Cancel {
         id: busy,
         expires_at_ms,
     }))
@@ -250,7 +253,7 @@ async fn what_ran_when_the_agent_stopped_is_unknown_and_stays_so() {
     rig.awaits(waiting, CommandState::Delivered).await;
     assert!(rig.marks().is_empty());
     let expires_at_ms = i64::MAX;
-    rig.order(Order::Ask(Ask {
+    rig.order(CommandRequest::Ask(Ask {
         id: waiting,
         expires_at_ms,
     }))
@@ -303,8 +306,8 @@ async fn a_command_that_is_too_long_fails_and_takes_no_room() {
         arguments: " ".repeat(bytes),
         ..command(id, "mark", 0)
     };
-    rig.order(Order::Run(with(more, room + 1))).await;
-    rig.order(Order::Run(with(most, room))).await;
+    rig.order(CommandRequest::Run(with(more, room + 1))).await;
+    rig.order(CommandRequest::Run(with(most, room))).await;
     let failed = rig.awaits(most, CommandState::Failed).await;
     assert!(failed.output.contains("not of the form"), "{failed:?}");
     // Its words were written after its end, and before the other one began.
@@ -323,7 +326,8 @@ async fn a_withdrawal_that_comes_first_is_remembered() {
     let rig = Rig::start(folder(), 1).await;
     let id = id(1);
     let expires_at_ms = i64::MAX;
-    rig.order(Order::Cancel(Cancel { id, expires_at_ms })).await;
+    rig.order(CommandRequest::Cancel(Cancel { id, expires_at_ms }))
+        .await;
     rig.awaits(id, CommandState::Cancelled).await;
     rig.exec(id, "mark").await;
     let other = self::id(2);
@@ -343,7 +347,7 @@ async fn one_command_more_than_may_wait_is_not_kept() {
     // Answered after the one too many was looked at.
     let gone = CommandId::from_bits(1 << 100);
     let expires_at_ms = i64::MAX;
-    rig.order(Order::Cancel(Cancel {
+    rig.order(CommandRequest::Cancel(Cancel {
         id: gone,
         expires_at_ms,
     }))
@@ -360,7 +364,7 @@ async fn what_is_noted_ended_and_long_expired_is_forgotten() {
     let mut long_ago = command(old, "mark", 0);
     let now = i64::try_from(now_ms()).unwrap();
     long_ago.expires_at_ms = now - REMEMBER_MS - 1;
-    rig.order(Order::Run(long_ago)).await;
+    rig.order(CommandRequest::Run(long_ago)).await;
     rig.exec(young, "mark").await;
     rig.awaits(old, CommandState::Expired).await;
     rig.awaits(young, CommandState::Succeeded).await;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use certs::identity::{Identity, Role};
+use certs::identity::Identity;
 use certs::tls::{TlsError, TlsFiles};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Class, Failure, logs};
@@ -275,13 +275,13 @@ fn device_of(tls: &TlsFiles) -> Result<DeviceId, String> {
     let first = certificates
         .first()
         .ok_or_else(|| format!("{} holds no certificate", tls.cert.display()))?;
-    let Identity { name, role } =
+    let identity =
         Identity::from_der(first).map_err(|error| format!("{}: {error}", tls.cert.display()))?;
-    match role {
-        Role::Device => Ok(name),
-        Role::Bridge | Role::Observer | Role::Server => Err(format!(
+    identity.device().ok_or_else(|| {
+        let Identity { name, role } = identity;
+        format!(
             "{} is {name}'s, whose role is {role}; an agent needs a certificate of role device",
             tls.cert.display()
-        )),
-    }
+        )
+    })
 }

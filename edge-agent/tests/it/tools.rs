@@ -6,7 +6,7 @@ use daemon::{Clock, SystemClock};
 use edge_agent::commands::work::Program;
 use edge_agent::source::host::HostConfig;
 use schema::Channel;
-use schema::message::{Command, CommandId, CommandProgress, CommandState, Order};
+use schema::message::{Command, CommandId, CommandProgress, CommandRequest, CommandState};
 
 use crate::bridge::{Bridge, Mood};
 use crate::broker::Broker;
@@ -29,7 +29,7 @@ pub(crate) async fn order(bridge: &Bridge, id: CommandId, name: &str, arguments:
         priority: 0,
     };
     eventually("the device has the command", || {
-        bridge.say(Channel::Command, &Order::Run(command.clone()));
+        bridge.say(Channel::Command, &CommandRequest::Run(command.clone()));
         std::thread::sleep(Duration::from_millis(20));
         words(bridge, id).next().is_some()
     })
@@ -187,7 +187,7 @@ async fn a_restart_happens_once_and_is_known_to_have_succeeded() {
     );
     // Sent again, as a bridge does that has not heard of its end.
     let heard = words(&bridge, asked).count();
-    let again = Order::Run(Command {
+    let again = CommandRequest::Run(Command {
         id: asked,
         name: "restart".to_owned(),
         arguments: "{}".to_owned(),

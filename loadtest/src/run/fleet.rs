@@ -47,7 +47,7 @@ pub(super) struct Started {
 }
 
 impl Fleet {
-    /// Finds or issues a certificate for each device. `progress` is told how many are done.
+    /// Finds or issues a certificate for each device. `progress` is called with how many are done.
     pub(super) fn prepare(
         folder: &Folder,
         plan: Plan,
@@ -115,7 +115,7 @@ impl Fleet {
 }
 
 impl Started {
-    /// How long it takes until the last device is told to connect.
+    /// How long it takes until the last device is to connect.
     pub(super) fn ramp(&self) -> Duration {
         self.ramp
     }

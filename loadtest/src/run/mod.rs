@@ -28,7 +28,7 @@ use report::Report;
 use tally::Tally;
 
 /// How often the progress line is written.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const SHOW_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the drain looks whether it is done.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -105,7 +105,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
     };
     let mut progress = Progress::new();
     let fleet = Fleet::prepare(&Folder::new(&options.certs), plan, |done, of| {
-        progress.tell(&format!("certificates {done} of {of}"));
+        progress.show(&format!("certificates {done} of {of}"));
     })?;
     let report = lifecycle::runtime(None)?.block_on(drive(fleet, options, &mut progress))?;
     progress.end();
@@ -131,7 +131,7 @@ async fn drive(
 
     let scanning = sleep(ramp + options.duration);
     let interrupted = tokio::select! {
-        () = tell_progress(&tally, devices, progress) => unreachable!("progress has no end"),
+        () = show_progress(&tally, devices, progress) => unreachable!("progress has no end"),
         signal = lifecycle::signalled() => signal.map(|()| true)?,
         () = scanning => false,
     };
@@ -148,7 +148,7 @@ async fn drive(
         options.drain
     };
     tokio::select! {
-        () = tell_progress(&tally, devices, progress) => unreachable!("progress has no end"),
+        () = show_progress(&tally, devices, progress) => unreachable!("progress has no end"),
         signal = lifecycle::signalled() => signal?,
         _ = timeout(drain, settled) => {}
     }
@@ -159,14 +159,14 @@ async fn drive(
     Ok(report)
 }
 
-async fn tell_progress(tally: &Tally, devices: usize, progress: &mut Progress) {
-    let mut ticks = interval(TELL_EVERY);
+async fn show_progress(tally: &Tally, devices: usize, progress: &mut Progress) {
+    let mut ticks = interval(SHOW_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = tally.balance().committed;
     loop {
         ticks.tick().await;
         let now = tally.balance();
-        progress.tell(&format!(
+        progress.show(&format!(
             "connected {} of {devices}  accepted {}  pending {}  committed {} ({}/s)",
             tally.connected(),
             now.accepted,
@@ -195,10 +195,10 @@ impl Progress {
         }
     }
 
-    fn tell(&mut self, line: &str) {
+    fn show(&mut self, line: &str) {
         let mut out = std::io::stderr();
         let every = if out.is_terminal() {
-            TELL_EVERY / 2
+            SHOW_EVERY / 2
         } else {
             Self::LINE_EVERY
         };

@@ -57,7 +57,7 @@ struct Simulated {
     out: Vec<Output>,
 }
 
-/// Runs a device until it is stopped, or broke a rule of its own, which the tally is told.
+/// Runs a device until it is stopped, or broke a rule of its own, which the tally counts.
 pub(super) async fn simulate(load: Load) {
     let tally = Arc::clone(&load.tally);
     let name = load.link.device.clone();

@@ -51,7 +51,7 @@ fn quarantine(world: &World) -> Result<(), Violation> {
 }
 
 /// P2 and P3: the table holds, of each key, the highest committed version and nothing else. Said
-/// here in other words than the code under test has for it. And P8 for the committed: each is a row,
+/// here in other terms than the code under test has for it. And P8 for the committed: each is a row,
 /// or superseded, or expired.
 fn rows(world: &World) -> Result<(), Violation> {
     let mut expected: BTreeMap<&Key, Version> = BTreeMap::new();

@@ -38,9 +38,9 @@ pub enum Violation {
     /// P1.
     #[error("reading {seq} of {device} was accepted, and is lost: {how}")]
     Lost {
-        /// Whose.
+        /// The device.
         device: DeviceId,
-        /// Which.
+        /// Its sequence number.
         seq: u64,
         /// In which way.
         how: &'static str,
@@ -48,17 +48,17 @@ pub enum Violation {
     /// P1: two readings under one name.
     #[error("sequence {seq} of {device} was given before, in the same epoch")]
     Reused {
-        /// Whose.
+        /// The device.
         device: DeviceId,
-        /// Which.
+        /// Its sequence number.
         seq: u64,
     },
     /// P2: a batch holds a reading that is not the one that was sent, or accepted, before.
     #[error("reading {seq} of {device} has changed since it was sent")]
     Changed {
-        /// Whose.
+        /// The device.
         device: DeviceId,
-        /// Which.
+        /// Its sequence number.
         seq: u64,
     },
     /// P10: a device sent a reading under a time that it could not know.
@@ -66,9 +66,9 @@ pub enum Violation {
         "reading {seq} of {device} was sent with a time that is {off_ms} ms off, as a good one"
     )]
     WrongTime {
-        /// Whose.
+        /// The device.
         device: DeviceId,
-        /// Which.
+        /// Its sequence number.
         seq: u64,
         /// By how much.
         off_ms: i64,
@@ -76,7 +76,7 @@ pub enum Violation {
     /// P8: committed is final.
     #[error("readings of {device} were committed, and are not any more")]
     Uncommitted {
-        /// Whose.
+        /// The device.
         device: DeviceId,
     },
     /// P8: what is committed is a row, superseded or expired.
@@ -84,7 +84,7 @@ pub enum Violation {
         "{committed} readings of {device} are committed, and {parts:?} are rows, superseded, expired"
     )]
     Rowless {
-        /// Whose.
+        /// The device.
         device: DeviceId,
         /// By the ledger.
         committed: u64,
@@ -94,19 +94,19 @@ pub enum Violation {
     /// P1 and P10: what is in order is not taken, though nothing is in its way.
     #[error("reading {seq} of {device} is in order, and is refused as {reason}")]
     Refused {
-        /// Whose.
+        /// The device.
         device: DeviceId,
-        /// Which.
+        /// Its sequence number.
         seq: u64,
-        /// Why.
+        /// The reason that it was given.
         reason: &'static str,
     },
     /// P6.
     #[error("reading {seq} of {device} is bad, and was taken")]
     BadAdmitted {
-        /// Whose.
+        /// The device.
         device: DeviceId,
-        /// Which.
+        /// Its sequence number.
         seq: u64,
     },
     /// P2 or P3.
@@ -120,7 +120,7 @@ pub enum Violation {
     /// P8.
     #[error("the ledger of {device} does not add up: edge {edge:?}, database {central:?}")]
     Ledger {
-        /// Whose.
+        /// The device.
         device: DeviceId,
         /// The edge's counts.
         edge: Balance,
@@ -145,7 +145,7 @@ pub enum Violation {
     /// P7.
     #[error("command {id} {what}")]
     Command {
-        /// Which.
+        /// The command.
         id: CommandId,
         /// What is wrong with it.
         what: String,

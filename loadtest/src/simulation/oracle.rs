@@ -150,7 +150,7 @@ impl Oracle {
             let known = of.get_mut(&(fate.epoch, fate.seq));
             let known = known.ok_or_else(|| lost("nobody has accepted it"))?;
             match fate.kind {
-                // Freed by the bridge's word: then it is in the table.
+                // Freed because the bridge acknowledged it: then it is in the table.
                 FateKind::Committed if known.stored.is_none() => {
                     return Err(lost("its device freed it before it was committed"));
                 }

@@ -42,7 +42,7 @@ pub enum Fault {
     ClockJump,
     /// An agent's wall clock jumped by years, or back to 1970.
     ClockLeap,
-    /// An agent was killed before it had been told what time it is.
+    /// An agent was killed before it had heard what time it is.
     UntimedCrash,
     /// The database refused everything, for reasons of its own, for a while.
     StoreRefusal,

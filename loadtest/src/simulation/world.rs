@@ -75,7 +75,7 @@ enum Event {
         agent: usize,
         connection: u64,
     },
-    Order,
+    PutInOrder,
     Partitioned {
         agent: usize,
         until: Duration,
@@ -198,8 +198,8 @@ impl World {
             world.at(Duration::ZERO, Event::Connect { agent });
             world.at(Duration::from_millis(50), Event::Scan { agent });
         }
-        world.at(ORDER, Event::Order);
-        world.at(ORDER_AGAIN, Event::Order);
+        world.at(ORDER, Event::PutInOrder);
+        world.at(ORDER_AGAIN, Event::PutInOrder);
         for (at, incident) in std::mem::take(&mut world.plan.incidents) {
             world.at(at, Event::Incident(incident));
         }
@@ -317,7 +317,7 @@ impl World {
             Event::Incident(incident) => self.incident(incident),
             Event::Connect { agent } => self.connect(agent),
             Event::AskTime { agent, connection } => self.ask_time(agent, connection),
-            Event::Order => self.put_in_order(),
+            Event::PutInOrder => self.put_in_order(),
             Event::Partitioned { agent, until } => {
                 self.cut_until[agent] = self.cut_until[agent].max(until);
                 self.disconnect(agent)

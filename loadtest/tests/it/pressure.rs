@@ -53,8 +53,10 @@ async fn a_bridge_without_its_database_stays_within_its_memory_and_loses_nothing
     sleep(Duration::from_secs(10)).await;
     let without = stack.bridges[0].process().unwrap().memory_peak().unwrap();
     link.set(Mode::Pass);
-    let waited = tokio::task::spawn_blocking(|| load.wait_with_output());
-    let output = waited.await.unwrap().unwrap();
+    let output = tokio::task::spawn_blocking(|| load.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let peak = stack.bridges[0].process().unwrap().memory_peak().unwrap();
     assert!(output.status.success(), "{report}");

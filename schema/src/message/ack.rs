@@ -1,4 +1,4 @@
-//! `down/ack`: what the database has, in the bridge's word. The only message that frees a reading
+//! `down/ack`: what the database has, as the bridge says. The only message that frees a reading
 //! on the edge, or lets it forget what it said of a command.
 
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ pub struct Ack {
 pub struct Rejection {
     /// Which readings.
     pub range: SeqRange,
-    /// Why.
+    /// Why they are refused.
     pub reason: RejectReason,
 }
 

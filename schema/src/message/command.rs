@@ -5,10 +5,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What the bridge says on `down/command`.
+/// What the bridge wants of a device about a command; sent on `down/command`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Order {
+pub enum CommandRequest {
     /// Run this, unless it is known already.
     Run(Command),
     /// Do not start it any more; a device that never heard of it remembers that.
@@ -36,7 +36,7 @@ pub struct Cancel {
     pub expires_at_ms: i64,
 }
 
-/// A word of the device that the bridge has in its database, and that need not be repeated.
+/// Progress that the bridge has in its database: the device need not report it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Noted {
     /// Which command.
@@ -95,7 +95,7 @@ pub struct CommandProgress {
     pub output: String,
 }
 
-/// Where a command stands, as its device tells it.
+/// Where a command stands, as its device reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CommandState {

@@ -36,6 +36,6 @@ pub struct ReportedConfig {
 pub struct FailedKey {
     /// The key.
     pub key: String,
-    /// Why.
+    /// What kept it from being applied.
     pub reason: String,
 }

@@ -10,7 +10,7 @@ use crate::{Balance, Epoch, SeqRange};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
-    /// The device's side of the ledger in the words of agents 0.1; newer agents say it to bridges
+    /// The device's side of the ledger in the form of agents 0.1; newer agents say it to bridges
     /// of which they heard no [`Hello`](super::Hello).
     Report(Report),
     /// How a command fares.
@@ -23,7 +23,7 @@ pub enum Event {
     TimeRequest(TimeRequest),
 }
 
-/// The device's side of the ledger, as agents 0.1 tell it. Sent after a connect, now and then, and
+/// The device's side of the ledger, as agents 0.1 report it. Sent after a connect, now and then, and
 /// when something was evicted; it states totals, so a lost one is made good by the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -33,7 +33,7 @@ pub struct Report {
     pub epochs: Vec<EpochReport>,
 }
 
-/// One epoch's side of the ledger, as agents 0.1 tell it.
+/// One epoch's side of the ledger, as agents 0.1 report it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochReport {
     /// The epoch.

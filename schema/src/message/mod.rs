@@ -11,8 +11,8 @@ use crate::envelope::Kinds;
 
 pub use ack::{Ack, Downlink, Hello, Refusal, RejectReason, Rejection};
 pub use command::{
-    Ask, Cancel, Command, CommandId, CommandIdError, CommandProgress, CommandState, KnownCommand,
-    Noted, Order,
+    Ask, Cancel, Command, CommandId, CommandIdError, CommandProgress, CommandRequest, CommandState,
+    KnownCommand, Noted,
 };
 pub use config::{ConfigEntry, DesiredConfig, FailedKey, ReportedConfig};
 pub use event::{
@@ -33,7 +33,7 @@ impl Kinds for Event {
     const KNOWN: u64 = 5;
 }
 
-impl Kinds for Order {
+impl Kinds for CommandRequest {
     const KNOWN: u64 = 3;
 }
 
@@ -250,7 +250,7 @@ mod tests {
             protocol: PROTOCOL,
         }));
         check_known(&Event::TimeRequest(TimeRequest { nonce: 1 }));
-        check_known(&Order::Ask(Ask {
+        check_known(&CommandRequest::Ask(Ask {
             id: CommandId::from_bits(1),
             expires_at_ms: 1,
         }));
@@ -279,7 +279,7 @@ mod tests {
         let id = CommandId::from_bits(0x0190_0000_0000_7000_8000_0000_0000_0001);
         assert_eq!(id.to_string(), "01900000-0000-7000-8000-000000000001");
         check(
-            &Order::Run(Command {
+            &CommandRequest::Run(Command {
                 id,
                 name: "ping".to_owned(),
                 arguments: "{}".to_owned(),
@@ -289,14 +289,14 @@ mod tests {
             "01000081808080808080808081c0838080808090030470696e67027b7d80a0abfef96203",
         );
         check(
-            &Order::Cancel(Cancel {
+            &CommandRequest::Cancel(Cancel {
                 id,
                 expires_at_ms: 1_700_000_000_000,
             }),
             "01000181808080808080808081c08380808080900380a0abfef962",
         );
         check(
-            &Order::Ask(Ask {
+            &CommandRequest::Ask(Ask {
                 id,
                 expires_at_ms: 1_700_000_000_000,
             }),

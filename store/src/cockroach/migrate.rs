@@ -116,12 +116,12 @@ impl Cockroach {
             &mut Budget::new(LOOK_BUDGET),
             Purpose::Read,
             |connection| {
-                let asked = clock.ask();
+                let begun = clock.begin_sample();
                 let row = connection
                     .fetch_one(sqlx::query("SELECT clock_timestamp()"))
                     .await?;
                 let Micros(now) = row.try_get(0)?;
-                Ok(clock.sampled(asked, now))
+                Ok(clock.sampled(begun, now))
             }
         )
     }

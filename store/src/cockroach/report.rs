@@ -14,7 +14,7 @@ use super::super::absent::{is_whole, named};
 use super::super::contract::ReportStore;
 use super::super::ledger::Group;
 use super::super::ledger::claims::{
-    Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
+    Agents, Interpretation, given_up, group, has_quarantine, interpret, of_doubt, settled_by_report,
 };
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
@@ -35,12 +35,12 @@ impl ReportStore for Cockroach {
         let mut due = self.absent.due(reports);
         let agents = self.agents(&of_doubt(reports, &due), &mut budget).await?;
         due.retain(|report| is_whole(report, &agents));
-        let words = words(reports, &agents);
-        let (groups, places) = group(reports, &words);
+        let interpretations = interpret(reports, &agents);
+        let (groups, places) = group(reports, &interpretations);
         let Known { states, era } = self.enter(&groups, &mut budget).await?;
         // Of one that does not know its bridge yet, the next report tells more.
-        let said = reports.iter().zip(&words);
-        let said = said.filter(|(_, words)| **words != Words::Guarded);
+        let said = reports.iter().zip(&interpretations);
+        let said = said.filter(|(_, interpretation)| **interpretation != Interpretation::Guarded);
         let totals: Vec<Total<'_>> = said.flat_map(|(report, _)| totals(report)).collect();
         let mut stored = false;
         for wave in waves(&totals, |total| (total.device, total.of.epoch)) {

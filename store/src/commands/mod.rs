@@ -1,10 +1,10 @@
 //! Commands as the database keeps them. The states and which may follow which are here, once for
-//! both databases: a word of the device counts when it is further on than what is known.
+//! both databases: a report of the device counts when it is further on than what is known.
 //!
 //! ```text
 //! queued ──► sent ──► delivered ──► running ──► succeeded | failed | cancelled | unknown
 //!    │         │          └──► expired | cancelled
-//!    └─────────┴──► expired | cancelled, by the bridge: the device's word still counts
+//!    └─────────┴──► expired | cancelled, by the bridge: the device's report still counts
 //! ```
 //!
 //! Reading order: this file → `sql` (the statements); [`command_rules`](super::command_rules) says the same as plain
@@ -14,7 +14,9 @@ pub(crate) mod sql;
 
 use async_trait::async_trait;
 use schema::DeviceId;
-use schema::message::{Ask, Cancel, Command, CommandId, CommandProgress, CommandState, Order};
+use schema::message::{
+    Ask, Cancel, Command, CommandId, CommandProgress, CommandRequest, CommandState,
+};
 use schema::time::ReceivedAt;
 
 use super::StoreError;
@@ -43,12 +45,12 @@ pub trait CommandStore: Send + Sync {
         now: ReceivedAt,
     ) -> Result<u64, StoreError>;
 
-    /// Takes down what devices say of their commands. A word that is behind what is known changes
-    /// nothing, nor does one after the end, nor one on an unknown command. Returns how many changed
+    /// Writes what devices report of their commands. A report that is behind what is known changes
+    /// nothing, nor does one after the end, nor one of an unknown command. Returns how many changed
     /// something.
-    async fn command_words(&self, words: &[CommandWord]) -> Result<u64, StoreError>;
+    async fn record_progress(&self, reports: &[ProgressReport]) -> Result<u64, StoreError>;
 
-    /// Withdraws a command: at once if it was not sent, else its device is told until it answers.
+    /// Withdraws a command: at once if it was not sent, else that is sent until its device answers.
     async fn cancel_command(
         &self,
         device: &DeviceId,
@@ -96,19 +98,19 @@ pub enum State {
     /// Sent, once or more; the device has said nothing.
     Sent,
     /// What the device said last, or the bridge gave it up.
-    Told(CommandState),
+    Reported(CommandState),
 }
 
 /// A new command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewCommand {
-    /// For whom.
+    /// The device that is to run it.
     pub device: DeviceId,
-    /// What.
+    /// What is to be run.
     pub command: Command,
     /// When it was asked for.
     pub created_at: ReceivedAt,
-    /// By whom.
+    /// The name of the caller that asked for it.
     pub created_by: String,
     /// What its caller calls the request.
     pub request: Option<RequestKey>,
@@ -117,9 +119,9 @@ pub struct NewCommand {
 /// One that is to be sent now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DueCommand {
-    /// To whom.
+    /// The device that is to run it.
     pub device: DeviceId,
-    /// What.
+    /// What is to be run.
     pub command: Command,
     /// It was withdrawn: that is to be sent.
     pub cancel: bool,
@@ -128,12 +130,12 @@ pub struct DueCommand {
     pub is_known: bool,
 }
 
-/// A device's word on a command.
+/// What a device reports of one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandWord {
-    /// Whose word.
+pub struct ProgressReport {
+    /// The device that reports.
     pub device: DeviceId,
-    /// What it says.
+    /// How far it is.
     pub progress: CommandProgress,
     /// When the bridge took it.
     pub received_at: ReceivedAt,
@@ -142,19 +144,19 @@ pub struct CommandWord {
 /// A command with all that is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandRecord {
-    /// For whom.
+    /// The device that is to run it.
     pub device: DeviceId,
-    /// What.
+    /// What is to be run.
     pub command: Command,
     /// Where it stands.
     pub state: State,
-    /// Done so far, in percent, by the device's word.
+    /// Done so far, in percent, as the device reports.
     pub percent: u8,
-    /// Output or error, by the device's word.
+    /// Output or error, as the device reports.
     pub output: String,
     /// When it was asked for.
     pub created_at: ReceivedAt,
-    /// By whom.
+    /// The name of the caller that asked for it.
     pub created_by: String,
     /// How often it was sent.
     pub sent_times: u64,
@@ -164,7 +166,7 @@ pub struct CommandRecord {
     pub heard_at: Option<ReceivedAt>,
     /// When it ended.
     pub ended_at: Option<ReceivedAt>,
-    /// It was withdrawn, and the device is being told.
+    /// It was withdrawn, and that is being sent to the device.
     pub cancel: bool,
 }
 
@@ -201,7 +203,7 @@ pub(crate) const AGAIN_SECONDS_MAX: i64 = 60;
 /// Seconds until a device that has a command is asked how it stands: it may have lost its memory.
 pub(crate) const ASK_AGAIN_SECONDS: i64 = 3_600;
 
-/// How long after its expiry the bridge gives up a command of which nothing was heard: a word may
+/// How long after its expiry the bridge gives up a command of which nothing was heard: a report may
 /// be under way.
 pub(crate) const EXPIRY_GRACE_MICROS: i64 = 60_000_000;
 
@@ -219,20 +221,20 @@ impl Queued {
 }
 
 impl DueCommand {
-    /// What its device is told, in this order.
+    /// What its device is sent, in this order.
     #[must_use]
-    pub fn orders(self) -> Vec<Order> {
+    pub fn requests(self) -> Vec<CommandRequest> {
         let (id, expires_at_ms) = (self.command.id, self.command.expires_at_ms);
-        let mut orders = Vec::new();
+        let mut requests = Vec::new();
         if self.is_known {
-            orders.push(Order::Ask(Ask { id, expires_at_ms }));
+            requests.push(CommandRequest::Ask(Ask { id, expires_at_ms }));
         }
         if self.cancel {
-            orders.push(Order::Cancel(Cancel { id, expires_at_ms }));
+            requests.push(CommandRequest::Cancel(Cancel { id, expires_at_ms }));
         } else if !self.is_known {
-            orders.push(Order::Run(self.command));
+            requests.push(CommandRequest::Run(self.command));
         }
-        orders
+        requests
     }
 }
 
@@ -243,23 +245,23 @@ impl State {
         match self {
             Self::Queued => "queued",
             Self::Sent => "sent",
-            Self::Told(state) => state.as_str(),
+            Self::Reported(state) => state.as_str(),
         }
     }
 
     /// The state that [`Self::as_str`] names so.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let told = || {
+        let reported = || {
             CommandState::ALL
                 .into_iter()
                 .find(|state| state.as_str() == text)
-                .map(Self::Told)
+                .map(Self::Reported)
         };
         match text {
             "queued" => Some(Self::Queued),
             "sent" => Some(Self::Sent),
-            _ => told(),
+            _ => reported(),
         }
     }
 
@@ -268,15 +270,15 @@ impl State {
     pub const fn is_final(self) -> bool {
         match self {
             Self::Queued | Self::Sent => false,
-            Self::Told(state) => state.is_final(),
+            Self::Reported(state) => state.is_final(),
         }
     }
 }
 
-/// How far on a device's word says that a command is.
+/// How far on a command is that its device reports in this state.
 #[must_use]
-pub const fn step(word: CommandState) -> i64 {
-    match word {
+pub const fn step(state: CommandState) -> i64 {
+    match state {
         CommandState::Delivered => STEP_DELIVERED,
         CommandState::Running => STEP_RUNNING,
         CommandState::Succeeded
@@ -287,18 +289,18 @@ pub const fn step(word: CommandState) -> i64 {
     }
 }
 
-/// The last word of each command, in the order of the devices: one statement each is enough.
-pub(crate) fn last_words(words: &[CommandWord]) -> Vec<&CommandWord> {
-    let mut last: std::collections::BTreeMap<(&DeviceId, CommandId), &CommandWord> =
+/// The furthest progress of each command, in the order of the devices: one statement each is enough.
+pub(crate) fn furthest(reports: &[ProgressReport]) -> Vec<&ProgressReport> {
+    let mut last: std::collections::BTreeMap<(&DeviceId, CommandId), &ProgressReport> =
         std::collections::BTreeMap::new();
-    for word in words {
-        last.entry((&word.device, word.progress.id))
+    for report in reports {
+        last.entry((&report.device, report.progress.id))
             .and_modify(|kept| {
-                if step(word.progress.state) >= step(kept.progress.state) {
-                    *kept = word;
+                if step(report.progress.state) >= step(kept.progress.state) {
+                    *kept = report;
                 }
             })
-            .or_insert(word);
+            .or_insert(report);
     }
     last.into_values().collect()
 }
@@ -309,8 +311,8 @@ mod tests {
 
     #[test]
     fn states_are_read_as_they_were_written() {
-        let told = CommandState::ALL.map(State::Told);
-        for state in [State::Queued, State::Sent].into_iter().chain(told) {
+        let reported = CommandState::ALL.map(State::Reported);
+        for state in [State::Queued, State::Sent].into_iter().chain(reported) {
             assert_eq!(State::parse(state.as_str()), Some(state));
         }
         assert_eq!(State::parse("lost"), None);
@@ -324,7 +326,7 @@ mod tests {
                 let taken =
                     step(now) < step(next) || step(now) == step(next) && step(next) <= STEP_RUNNING;
                 // A running command does not expire; a device that says so all the same is heard.
-                // A repeated word says that the device still has the command.
+                // A repeated report says that the device still has the command.
                 let odd = now == CommandState::Running && next == CommandState::Expired
                     || now == CommandState::Delivered && next == CommandState::Delivered;
                 assert_eq!(taken, now.may_become(next) || odd, "{now:?} to {next:?}");
@@ -333,8 +335,8 @@ mod tests {
     }
 
     #[test]
-    fn the_furthest_word_of_a_command_counts() {
-        let word = |state| CommandWord {
+    fn the_furthest_report_of_a_command_counts() {
+        let report = |state| ProgressReport {
             device: "d".parse().unwrap(),
             progress: CommandProgress {
                 id: CommandId::from_bits(1),
@@ -344,12 +346,12 @@ mod tests {
             },
             received_at: ReceivedAt::default(),
         };
-        let words = [
+        let reports = [
             CommandState::Running,
             CommandState::Failed,
             CommandState::Delivered,
         ]
-        .map(word);
-        assert_eq!(last_words(&words), [&words[1]]);
+        .map(report);
+        assert_eq!(furthest(&reports), [&reports[1]]);
     }
 }

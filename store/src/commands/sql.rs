@@ -10,8 +10,8 @@ use super::super::StoreError;
 use super::super::requests::{Repeated, RequestKey};
 use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, page_limit, unreadable};
 use super::{
-    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, CommandWord,
-    DueCommand, EXPIRY_GRACE_MICROS, NewCommand, Queued, STEP_ENDED, State, last_words, step,
+    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, DueCommand,
+    EXPIRY_GRACE_MICROS, NewCommand, ProgressReport, Queued, STEP_ENDED, State, furthest, step,
 };
 
 /// Commands that are given up at a time.
@@ -47,7 +47,7 @@ pub(crate) const CLAIM: &str = "UPDATE commands SET \
 const RECALL: &str = "UPDATE commands SET due_at = $2 \
      WHERE device_id = ANY($1) AND due_at IS NOT NULL AND due_at > $2 AND step > 0";
 
-const WORD: &str = "UPDATE commands SET state = $3, step = $4::INT8, percent = $5::INT8, \
+const PROGRESS: &str = "UPDATE commands SET state = $3, step = $4::INT8, percent = $5::INT8, \
          output = $6, heard_at = $7, \
          ended_at = CASE WHEN $4::INT8 >= $8::INT8 THEN $7 ELSE NULL END, \
          due_at = CASE WHEN $4::INT8 >= $8::INT8 OR EXISTS (SELECT 1 FROM devices AS v \
@@ -117,14 +117,15 @@ impl<D: Database> CommandStore for D {
         self.execute(RECALL, cells![devices, now]).await
     }
 
-    async fn command_words(&self, words: &[CommandWord]) -> Result<u64, StoreError> {
+    async fn record_progress(&self, reports: &[ProgressReport]) -> Result<u64, StoreError> {
         let mut changed = 0;
-        for some in last_words(words).chunks(self.writes_together()) {
-            let some: Vec<CommandWord> = some.iter().copied().cloned().collect();
-            let done = self.run(Access::Write, some, |port, some| {
-                Box::pin(take_words(port, some))
-            });
-            changed += done.await?;
+        for some in furthest(reports).chunks(self.writes_together()) {
+            let some: Vec<ProgressReport> = some.iter().copied().cloned().collect();
+            changed += self
+                .run(Access::Write, some, |port, some| {
+                    Box::pin(keep_progress(port, some))
+                })
+                .await?;
         }
         Ok(changed)
     }
@@ -208,22 +209,22 @@ async fn queue(port: &mut dyn Port, new: &NewCommand) -> Result<Queued, Broken> 
     Ok(Queued::of(id, found))
 }
 
-async fn take_words(port: &mut dyn Port, words: &[CommandWord]) -> Result<u64, Broken> {
+async fn keep_progress(port: &mut dyn Port, reports: &[ProgressReport]) -> Result<u64, Broken> {
     let mut changed = 0;
-    for word in words {
-        let progress = &word.progress;
+    for report in reports {
+        let progress = &report.progress;
         let cells = cells![
-            &word.device,
+            &report.device,
             progress.id.to_string(),
             progress.state.as_str(),
             step(progress.state),
             progress.percent,
             &progress.output,
-            word.received_at,
+            report.received_at,
             STEP_ENDED,
             ASK_AGAIN_SECONDS,
         ];
-        changed += port.execute(WORD, cells).await?;
+        changed += port.execute(PROGRESS, cells).await?;
     }
     Ok(changed)
 }

@@ -10,7 +10,7 @@ use super::super::absent::{is_whole, named};
 use super::super::ledger::EpochState;
 use super::super::ledger::Group;
 use super::super::ledger::claims::{
-    Agents, Words, given_up, group, has_quarantine, of_doubt, settled_by_report, words,
+    Agents, Interpretation, given_up, group, has_quarantine, interpret, of_doubt, settled_by_report,
 };
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
@@ -73,13 +73,13 @@ pub(super) fn report(
         agents.extend(found.first().map(|has| (device.clone(), *has)));
     }
     due.retain(|report| is_whole(report, &agents));
-    let words = words(reports, &agents);
-    let (groups, places) = group(reports, &words);
+    let interpretations = interpret(reports, &agents);
+    let (groups, places) = group(reports, &interpretations);
     let states = enter(file, &groups)?;
     let mut stored = false;
-    for (report, words) in reports.iter().zip(&words) {
+    for (report, interpretation) in reports.iter().zip(&interpretations) {
         // Of one that does not know its bridge yet, the next report tells more.
-        if *words == Words::Guarded {
+        if *interpretation == Interpretation::Guarded {
             continue;
         }
         for of in &report.report.epochs {

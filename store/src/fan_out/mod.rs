@@ -96,7 +96,7 @@ pub struct NewFanOut {
     pub ttl_micros: i64,
     /// When it was asked for.
     pub created_at: ReceivedAt,
-    /// By whom.
+    /// The name of the caller that asked for it.
     pub created_by: String,
     /// What its caller calls the request; not read back.
     pub request: Option<RequestKey>,

@@ -69,7 +69,7 @@ const WITHDRAW_QUEUED: &str = "UPDATE commands SET state = 'cancelled', step = $
      WHERE (device_id, id) IN (SELECT device_id, id FROM commands \
          WHERE id = $1 AND state = 'queued' LIMIT $4)";
 
-const TO_TELL: &str = "SELECT device_id FROM commands \
+const SENT: &str = "SELECT device_id FROM commands \
      WHERE id = $1 AND state = ANY($2) AND NOT cancel AND ended_at IS NULL LIMIT $3";
 
 const TELL: &str = "UPDATE commands SET cancel = true, \
@@ -164,10 +164,11 @@ impl<D: Database> FanOutStore for D {
         let mut postponed = 0;
         for id in running.await? {
             loop {
-                let page = self.run(Access::Transaction, (id, now), |port, (id, now)| {
-                    Box::pin(postpone(port, *id, *now))
-                });
-                let page = page.await?;
+                let page = self
+                    .run(Access::Transaction, (id, now), |port, (id, now)| {
+                        Box::pin(postpone(port, *id, *now))
+                    })
+                    .await?;
                 postponed += page as u64;
                 if page < FAN_OUT_PAGE {
                     break;
@@ -268,15 +269,15 @@ async fn withdraw(port: &mut dyn Port, id: CommandId, now: ReceivedAt) -> Result
     if done == 0 {
         let open = [
             State::Sent,
-            State::Told(CommandState::Delivered),
-            State::Told(CommandState::Running),
+            State::Reported(CommandState::Delivered),
+            State::Reported(CommandState::Running),
         ];
         let open = open.map(|state| state.as_str().to_owned()).to_vec();
         let cells = cells![&id, open, page_limit(FAN_OUT_PAGE)];
-        let told = sql::sound(port, TO_TELL, cells, |row| row.device(0)).await?;
-        done = told.len() as u64;
-        if !told.is_empty() {
-            let rows = due(&id, told.iter().zip(withdrawals(now)), now);
+        let sent = sql::sound(port, SENT, cells, |row| row.device(0)).await?;
+        done = sent.len() as u64;
+        if !sent.is_empty() {
+            let rows = due(&id, sent.iter().zip(withdrawals(now)), now);
             port.execute(TELL, cells![rows, now, vec![id.clone()]])
                 .await?;
         }

@@ -427,7 +427,7 @@ mod tests {
     const TOO_NEW: Kind = Kind::Quarantined(RejectReason::TooNew);
 
     #[test]
-    fn each_sequence_is_listed_by_the_strongest_word_on_it() {
+    fn each_sequence_is_listed_by_the_strongest_claim_on_it() {
         let budget = Kind::Discarded {
             by: Some(DiscardedBy::QuarantineBudget),
             reason: None,

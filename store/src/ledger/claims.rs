@@ -1,13 +1,13 @@
 //! What reports claim of the ledger: ranges that devices evicted, keep in quarantine, or gave up. Pure,
 //! the same for both databases.
 //!
-//! Agents of 0.1 have no quarantine: they free what is refused, and count it. A report in their words
+//! Agents of 0.1 have no quarantine: they free what is refused, and count it. A report in their form
 //! therefore makes discarded of all that the ledger has in quarantine of an epoch. Newer agents use
-//! those words too, before they know their bridge; then what they count as rejected may be in
+//! that form too, before they know their bridge; then what they count as rejected may be in
 //! quarantine, and nothing follows from it. The version in the device's birth tells who speaks; it is
-//! looked for only when a report in those words counts something as rejected, or names other epochs than
+//! looked for only when a report in that form counts something as rejected, or names other epochs than
 //! before. A birth may come late, or to another
-//! bridge: a newer agent's own words, that it has something in quarantine, count more than what was
+//! bridge: a newer agent's own report, that it has something in quarantine, counts more than what was
 //! concluded.
 
 use std::collections::HashMap;
@@ -23,7 +23,7 @@ use crate::{DeviceReport, Kind, Settled};
 
 /// How a report is to be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Words {
+pub(crate) enum Interpretation {
     /// As it says.
     Plain,
     /// Of an agent of 0.1, which has freed what was refused.
@@ -50,11 +50,11 @@ pub(crate) fn of_doubt<'a>(
 }
 
 /// How each report is to be taken.
-pub(crate) fn words(reports: &[DeviceReport], agents: &Agents) -> Vec<Words> {
+pub(crate) fn interpret(reports: &[DeviceReport], agents: &Agents) -> Vec<Interpretation> {
     let of = |report: &DeviceReport| match counts_rejected(report) {
-        false => Words::Plain,
-        true if agents.get(&report.device) == Some(&true) => Words::Guarded,
-        true => Words::Freed,
+        false => Interpretation::Plain,
+        true if agents.get(&report.device) == Some(&true) => Interpretation::Guarded,
+        true => Interpretation::Freed,
     };
     reports.iter().map(of).collect()
 }
@@ -75,11 +75,14 @@ pub(crate) fn has_quarantine(agent_version: &str) -> bool {
 }
 
 /// The epochs that reports speak of, and for each epoch of each report, in order, which.
-pub(crate) fn group(reports: &[DeviceReport], words: &[Words]) -> (Vec<Group>, Vec<usize>) {
+pub(crate) fn group(
+    reports: &[DeviceReport],
+    interpretations: &[Interpretation],
+) -> (Vec<Group>, Vec<usize>) {
     let mut by_file: HashMap<(&DeviceId, Epoch), usize> = HashMap::new();
     let mut groups: Vec<Group> = Vec::new();
     let mut places = Vec::new();
-    for (report, words) in reports.iter().zip(words) {
+    for (report, interpretation) in reports.iter().zip(interpretations) {
         for of in &report.report.epochs {
             let at = *by_file
                 .entry((&report.device, of.epoch))
@@ -89,7 +92,7 @@ pub(crate) fn group(reports: &[DeviceReport], words: &[Words]) -> (Vec<Group>, V
                 });
             let group = &mut groups[at];
             group.received_at = group.received_at.max(report.received_at);
-            claim(group, of, *words, report.is_legacy);
+            claim(group, of, *interpretation, report.is_legacy);
             // A report without ranges still makes its file known.
             group.floor = group.floor.min(SQL_INTEGER_MAX);
             places.push(at);
@@ -98,15 +101,17 @@ pub(crate) fn group(reports: &[DeviceReport], words: &[Words]) -> (Vec<Group>, V
     (groups, places)
 }
 
-fn claim(group: &mut Group, of: &EpochAccount, words: Words, is_legacy: bool) {
+fn claim(group: &mut Group, of: &EpochAccount, interpretation: Interpretation, is_legacy: bool) {
     for range in &of.evicted {
         group.claim(Kind::Evicted, *range);
     }
     for &Rejection { range, reason } in &of.quarantined {
-        match words {
-            Words::Plain if !is_legacy => group.claim_held(reason, range),
-            Words::Plain | Words::Guarded => group.claim(Kind::Quarantined(reason), range),
-            Words::Freed => {
+        match interpretation {
+            Interpretation::Plain if !is_legacy => group.claim_held(reason, range),
+            Interpretation::Plain | Interpretation::Guarded => {
+                group.claim(Kind::Quarantined(reason), range)
+            }
+            Interpretation::Freed => {
                 let reason = Some(reason);
                 group.claim(Kind::Discarded { by: None, reason }, range);
             }
@@ -119,7 +124,7 @@ fn claim(group: &mut Group, of: &EpochAccount, words: Words, is_legacy: bool) {
         };
         group.claim(kind, discard.range);
     }
-    if words == Words::Freed && of.balance.discarded > 0 {
+    if interpretation == Interpretation::Freed && of.balance.discarded > 0 {
         group.is_freed = true;
         group.floor = 1;
     }

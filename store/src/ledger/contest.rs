@@ -60,7 +60,7 @@ pub(crate) struct Lost<'a> {
 }
 
 impl Loser {
-    /// What lost.
+    /// The reading that lost.
     pub(crate) fn reading<'l>(&'l self, intake: &Intake<'l>) -> Lost<'l> {
         let (delivery, sensor, reading) = intake.row(&self.row);
         let (value, quality, version, received_at) = match &self.stored {

@@ -12,7 +12,7 @@
 //! Spans of different kinds may overlap: a sequence counts as the strongest that holds it, committed
 //! before discarded before evicted before quarantined. So whatever is said late adds a span and
 //! undoes none; a quarantined span that stronger ones cover goes when the file's ledger is merged.
-//! Quarantined and discarded ones do not overlap: a table holds both under one word, which bridges of
+//! Quarantined and discarded ones do not overlap: a table holds both under one name, which bridges of
 //! 0.1 read as well, and so the later takes the place of the earlier ([`EpochState::turned`]).
 //!
 //! Invariant: the spans of one kind ascend and are disjoint. A run of sequences that continues a
@@ -90,7 +90,7 @@ impl EpochState {
         same.map(|span| span.range).collect()
     }
 
-    /// What was taken to be gone without a word of its device about it, and was not committed: an agent of
+    /// What was taken to be gone without a report of its device about it, and was not committed: an agent of
     /// 0.1 was taken to have freed it, or a person accepted its loss. What a device discards has a reason.
     pub(crate) fn taken_for_gone(&self) -> RangeSet {
         let spans = self.discarded.iter();
@@ -116,7 +116,7 @@ impl EpochState {
             .unwrap_or_else(|| run.span(now))
     }
 
-    /// Whether `run` takes the place of what was refused under another word.
+    /// Whether `run` takes the place of what was refused under another kind.
     pub(crate) fn is_turned(&self, run: &Run) -> bool {
         !self.others(run).is_empty()
     }
@@ -153,7 +153,7 @@ impl EpochState {
         rows
     }
 
-    /// What is refused under another word than `run`, where that is about what was refused.
+    /// What is refused under another kind than `run`, where that is about what was refused.
     fn others(&self, run: &Run) -> Vec<Span> {
         if !run.kind.track().is_refused() {
             return Vec::new();

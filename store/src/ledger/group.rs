@@ -152,21 +152,21 @@ impl Group {
                 }
             }
         }
-        // Each sequence under one word only: the ledger has one row for it.
+        // Each sequence under one kind only: the ledger has one row for it.
         let mut said = RangeSet::new();
-        let mut words: Vec<(Kind, bool, RangeSet)> = Vec::new();
+        let mut claims: Vec<(Kind, bool, RangeSet)> = Vec::new();
         for claim in held.iter().rev() {
             let new = said.gaps(claim.range);
             said.insert(claim.range);
             let same = |(kind, is_held, _): &&mut (Kind, bool, RangeSet)| {
                 (*kind, *is_held) == (claim.kind, claim.is_held)
             };
-            match words.iter_mut().find(same) {
+            match claims.iter_mut().find(same) {
                 Some((_, _, ranges)) => ranges.merge(&new),
-                None => words.push((claim.kind, claim.is_held, new)),
+                None => claims.push((claim.kind, claim.is_held, new)),
             }
         }
-        for (kind, is_held, mut new) in words {
+        for (kind, is_held, mut new) in claims {
             let held_after_all = match is_held {
                 true => state.taken_for_gone().intersection(&new),
                 false => RangeSet::new(),
@@ -218,8 +218,8 @@ pub(crate) fn grow(state: &EpochState, runs: &[Run], now: ReceivedAt) -> (Vec<Sp
             for row in after.turned(run, now) {
                 after.put(row);
                 let is_same = |other: &Span| {
-                    let word = |span: &Span| span.kind.track().as_str();
-                    (word(other), other.range.first()) == (word(&row), row.range.first())
+                    let track = |span: &Span| span.kind.track().as_str();
+                    (track(other), other.range.first()) == (track(&row), row.range.first())
                 };
                 spans.retain(|other| !is_same(other));
                 spans.push(row);

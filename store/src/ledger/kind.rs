@@ -81,7 +81,7 @@ impl Track {
         Self::Discarded,
     ];
 
-    /// As it stands in the ledger's `kind`: the words that bridges of 0.1 know.
+    /// As it stands in the ledger's `kind`: the names that bridges of 0.1 know.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Committed => "committed",
@@ -123,9 +123,9 @@ mod tests {
     fn every_kind_is_read_as_it_is_written() {
         let check = |kind: Kind| {
             let reason = kind.reason().map(RejectReason::as_str);
-            let word = kind.track().as_str();
-            assert!(["committed", "rejected", "evicted"].contains(&word));
-            assert_eq!(kind_of(word, reason, kind.discarder()), Some(kind));
+            let track = kind.track().as_str();
+            assert!(["committed", "rejected", "evicted"].contains(&track));
+            assert_eq!(kind_of(track, reason, kind.discarder()), Some(kind));
         };
         for reason in RejectReason::ALL {
             check(Kind::Quarantined(reason));

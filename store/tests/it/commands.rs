@@ -5,7 +5,7 @@ use rand::{RngExt, SeedableRng};
 use schema::message::{Command, CommandId, CommandProgress, CommandState};
 use store::Store;
 use store::command_rules::Standing;
-use store::commands::{CommandWord, NewCommand, Queued, State};
+use store::commands::{NewCommand, ProgressReport, Queued, State};
 use store::requests::RequestKey;
 use tokio::task::JoinSet;
 
@@ -50,8 +50,8 @@ fn new(number: u64, ttl_seconds: i64) -> NewCommand {
     }
 }
 
-fn word(number: u64, state: CommandState, seconds: i64) -> CommandWord {
-    CommandWord {
+fn word(number: u64, state: CommandState, seconds: i64) -> ProgressReport {
+    ProgressReport {
         device: device("d"),
         progress: CommandProgress {
             id: id(number),
@@ -103,11 +103,11 @@ async fn a_command_goes_from_the_queue_to_its_end(fixture: Fixture) {
     ];
     for (seconds, state) in (20..).zip(told) {
         store
-            .command_words(&[word(1, state, seconds)])
+            .record_progress(&[word(1, state, seconds)])
             .await
             .unwrap();
         let found = store.command(&device("d"), id(1)).await.unwrap().unwrap();
-        assert_eq!(found.state, State::Told(state));
+        assert_eq!(found.state, State::Reported(state));
         assert_eq!(found.heard_at, Some(at(START + seconds)));
         assert_eq!(found.ended_at.is_some(), state.is_final());
         assert_eq!((found.percent, found.output), (50, format!("{state:?}")));
@@ -128,13 +128,13 @@ async fn words_in_any_order_leave_the_furthest(fixture: Fixture) {
         ];
         for at in order {
             store
-                .command_words(&[word(number, told[at], 1)])
+                .record_progress(&[word(number, told[at], 1)])
                 .await
                 .unwrap();
         }
         assert_eq!(
             state(&*store, number).await,
-            State::Told(CommandState::Failed)
+            State::Reported(CommandState::Failed)
         );
     }
     // One call with several, and a word on a command that nobody asked for.
@@ -144,14 +144,17 @@ async fn words_in_any_order_leave_the_furthest(fixture: Fixture) {
         word(77, CommandState::Running, 2),
         word(9, CommandState::Delivered, 1),
     ];
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     // Nobody speaks of another device's command.
-    let stranger = CommandWord {
+    let stranger = ProgressReport {
         device: device("e"),
         ..word(9, CommandState::Failed, 3)
     };
-    assert_eq!(store.command_words(&[stranger]).await.unwrap(), 0);
-    assert_eq!(state(&*store, 9).await, State::Told(CommandState::Running));
+    assert_eq!(store.record_progress(&[stranger]).await.unwrap(), 0);
+    assert_eq!(
+        state(&*store, 9).await,
+        State::Reported(CommandState::Running)
+    );
     assert_eq!(store.command(&device("d"), id(77)).await.unwrap(), None);
 }
 
@@ -185,7 +188,7 @@ async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
     store.queue_command(&new(2, 3_600)).await.unwrap();
     assert_eq!(claimed(&*store, 0).await.len(), 2);
     store
-        .command_words(&[word(2, CommandState::Delivered, 0)])
+        .record_progress(&[word(2, CommandState::Delivered, 0)])
         .await
         .unwrap();
     let back = [device("d"), device("e")];
@@ -209,7 +212,7 @@ async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
     asked.sort_unstable();
     assert_eq!(asked, [(id(1), false), (id(2), true)]);
     let words = [1, 2].map(|number| word(number, CommandState::Delivered, 2));
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     let found = store.command(&device("d"), id(2)).await.unwrap().unwrap();
     assert_eq!(found.heard_at, Some(at(START + 2)));
     // After an hour it is asked without having come back.
@@ -282,7 +285,7 @@ async fn statements_do_what_the_rules_say(fixture: Fixture) {
                     CommandState::ALL[rng.random_range(0..states).min(rng.random_range(0..states))];
                 let word = word(number as u64, state, now);
                 store
-                    .command_words(std::slice::from_ref(&word))
+                    .record_progress(std::slice::from_ref(&word))
                     .await
                     .unwrap();
                 known[number].hear(&word.progress, time);
@@ -322,7 +325,7 @@ async fn what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device(fixtu
         }
     }
     store
-        .command_words(&[word(2, CommandState::Running, 0)])
+        .record_progress(&[word(2, CommandState::Running, 0)])
         .await
         .unwrap();
     for number in 1..=3 {
@@ -333,23 +336,26 @@ async fn what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device(fixtu
     }
     assert_eq!(
         state(&*store, 3).await,
-        State::Told(CommandState::Cancelled)
+        State::Reported(CommandState::Cancelled)
     );
     assert_eq!(state(&*store, 1).await, State::Sent);
-    assert_eq!(state(&*store, 2).await, State::Told(CommandState::Running));
+    assert_eq!(
+        state(&*store, 2).await,
+        State::Reported(CommandState::Running)
+    );
     let mut told = claimed(&*store, 1).await;
     told.sort_unstable();
     assert_eq!(told, [(id(1), true), (id(2), true)]);
     // Progress does not end the telling; the end does.
     store
-        .command_words(&[word(2, CommandState::Running, 2)])
+        .record_progress(&[word(2, CommandState::Running, 2)])
         .await
         .unwrap();
     let words = [word(1, CommandState::Cancelled, 3)];
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     assert_eq!(claimed(&*store, 3_000).await, [(id(2), true)]);
     store
-        .command_words(&[word(2, CommandState::Succeeded, 4)])
+        .record_progress(&[word(2, CommandState::Succeeded, 4)])
         .await
         .unwrap();
     assert_eq!(claimed(&*store, 9_000).await, []);
@@ -364,7 +370,7 @@ async fn what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device(fixtu
         .unwrap();
     assert_eq!(
         state(&*store, 2).await,
-        State::Told(CommandState::Succeeded)
+        State::Reported(CommandState::Succeeded)
     );
 }
 
@@ -374,25 +380,28 @@ async fn silence_expires_and_a_late_word_counts(fixture: Fixture) {
     store.queue_command(&new(2, 10)).await.unwrap();
     claimed(&*store, 0).await;
     store
-        .command_words(&[word(2, CommandState::Delivered, 1)])
+        .record_progress(&[word(2, CommandState::Delivered, 1)])
         .await
         .unwrap();
     // A minute of grace.
     assert_eq!(store.expire_commands(at(START + 70)).await.unwrap(), 0);
     assert_eq!(store.expire_commands(at(START + 71)).await.unwrap(), 1);
-    assert_eq!(state(&*store, 1).await, State::Told(CommandState::Expired));
+    assert_eq!(
+        state(&*store, 1).await,
+        State::Reported(CommandState::Expired)
+    );
     assert_eq!(
         state(&*store, 2).await,
-        State::Told(CommandState::Delivered)
+        State::Reported(CommandState::Delivered)
     );
     assert_eq!(claimed(&*store, 1_000).await, []);
     // The device had it all along.
     store
-        .command_words(&[word(1, CommandState::Running, 80)])
+        .record_progress(&[word(1, CommandState::Running, 80)])
         .await
         .unwrap();
     let found = store.command(&device("d"), id(1)).await.unwrap().unwrap();
-    assert_eq!(found.state, State::Told(CommandState::Running));
+    assert_eq!(found.state, State::Reported(CommandState::Running));
     assert_eq!(found.ended_at, None);
 }
 
@@ -424,7 +433,7 @@ async fn a_retired_device_gets_no_command(fixture: Fixture) {
         }
     }
     let words = [2, 5].map(|number| word(number, CommandState::Delivered, 0));
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     // What it has is being withdrawn.
     store
         .cancel_command(&device("d"), id(2), at(START))
@@ -438,7 +447,7 @@ async fn a_retired_device_gets_no_command(fixture: Fixture) {
     for number in [1, 3] {
         let found = store.command(&device("d"), id(number)).await.unwrap();
         let found = found.unwrap();
-        assert_eq!(found.state, State::Told(CommandState::Cancelled));
+        assert_eq!(found.state, State::Reported(CommandState::Cancelled));
         assert_eq!(found.ended_at, Some(at(START + 1)));
     }
     let refused = store.queue_command(&new(4, 3_600)).await.unwrap();
@@ -449,21 +458,24 @@ async fn a_retired_device_gets_no_command(fixture: Fixture) {
     assert_eq!(known, Queued::Kept);
     // What it says all the same is heard, and not answered: the first was sent, others it had.
     let words = [2, 5].map(|number| word(number, CommandState::Running, 2));
-    store.command_words(&words).await.unwrap();
-    assert_eq!(state(&*store, 5).await, State::Told(CommandState::Running));
+    store.record_progress(&words).await.unwrap();
+    assert_eq!(
+        state(&*store, 5).await,
+        State::Reported(CommandState::Running)
+    );
     assert_eq!(claimed(&*store, 10_000).await, []);
     let words = [
         word(1, CommandState::Succeeded, 2),
         word(2, CommandState::Succeeded, 2),
         word(3, CommandState::Succeeded, 2),
     ];
-    store.command_words(&words).await.unwrap();
-    let told = State::Told(CommandState::Succeeded);
+    store.record_progress(&words).await.unwrap();
+    let told = State::Reported(CommandState::Succeeded);
     assert_eq!(state(&*store, 1).await, told);
     assert_eq!(state(&*store, 2).await, told);
     assert_eq!(
         state(&*store, 3).await,
-        State::Told(CommandState::Cancelled)
+        State::Reported(CommandState::Cancelled)
     );
     store.reinstate(&device("d")).await.unwrap().unwrap();
     let queued = store.queue_command(&new(4, 3_600)).await.unwrap();

@@ -2,7 +2,7 @@
 
 use schema::message::{Command, CommandId, CommandProgress, CommandState};
 use store::Store;
-use store::commands::{CommandWord, State};
+use store::commands::{ProgressReport, State};
 use store::fan_out::{FAN_OUT_PAGE, FanOut, NewFanOut};
 use store::requests::{Repeated, RequestKey};
 use tokio::task::JoinSet;
@@ -76,11 +76,11 @@ async fn fan_out(store: &dyn Store) -> FanOut {
 }
 
 fn told(state: CommandState) -> State {
-    State::Told(state)
+    State::Reported(state)
 }
 
-fn word(name: &str, state: CommandState) -> CommandWord {
-    CommandWord {
+fn word(name: &str, state: CommandState) -> ProgressReport {
+    ProgressReport {
         device: device(name),
         progress: CommandProgress {
             id: id(),
@@ -132,7 +132,7 @@ async fn every_device_with_the_labels_has_its_turn(fixture: Fixture) {
         word("b", CommandState::Failed),
         word("d", CommandState::Running),
     ];
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     let found = fan_out(&*store).await;
     assert!(!found.is_ended());
     let states = [
@@ -144,7 +144,7 @@ async fn every_device_with_the_labels_has_its_turn(fixture: Fixture) {
     let failed = store.fan_out_commands(id(), told(CommandState::Failed), None, 10);
     assert_eq!(failed.await.unwrap()[0].device, device("b"));
     let words = [word("d", CommandState::Unknown)];
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     assert!(fan_out(&*store).await.is_ended());
     // A command to one device is no fan-out.
     assert_eq!(store.fan_out(CommandId::from_bits(1)).await.unwrap(), None);
@@ -260,7 +260,7 @@ async fn a_fan_out_is_withdrawn_whole(fixture: Fixture) {
         word("a", CommandState::Succeeded),
         word("b", CommandState::Running),
     ];
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     assert!(store.cancel_fan_out(id(), at(START + 1)).await.unwrap());
     assert!(fan_out(&*store).await.is_unfinished);
     while store.advance_fan_out(id(), at(START + 1)).await.unwrap() {}
@@ -289,7 +289,7 @@ async fn a_fan_out_is_withdrawn_whole(fixture: Fixture) {
         word("b", CommandState::Cancelled),
         word("c", CommandState::Cancelled),
     ];
-    store.command_words(&words).await.unwrap();
+    store.record_progress(&words).await.unwrap();
     assert!(fan_out(&*store).await.is_ended());
     // Once more changes nothing; one that is cancelled before it is spread reaches nobody.
     assert!(store.cancel_fan_out(id(), at(START + 9)).await.unwrap());

@@ -3,7 +3,7 @@
 use schema::DeviceId;
 use schema::message::{CommandId, Status};
 use schema::time::ReceivedAt;
-use store::commands::CommandWord;
+use store::commands::ProgressReport;
 use store::config::ConfigReport;
 use store::{DeadLetter, DeviceReport, Presence};
 
@@ -15,7 +15,7 @@ pub(crate) enum Content {
     /// Its side of the ledger.
     Report(DeviceReport),
     /// Progress of a command.
-    Word(CommandWord),
+    Progress(ProgressReport),
     /// The configuration that it has.
     Config(ConfigReport),
     /// A payload that could not be used, and its digest where it is to be refused.
@@ -28,7 +28,7 @@ pub(super) enum Kind {
     Letter,
     Presence,
     Report,
-    Word,
+    Progress,
     Config,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Slot {
     Will,
     Report,
     Config,
-    Word(CommandId),
+    Progress(CommandId),
     /// Each letter is one.
     Letter(u64),
 }
@@ -48,7 +48,7 @@ impl Slot {
     /// Whether a device may have many of its kind.
     pub(super) const fn is_shared(&self) -> bool {
         match self {
-            Self::Word(_) | Self::Letter(_) => true,
+            Self::Progress(_) | Self::Letter(_) => true,
             Self::Birth | Self::Will | Self::Report | Self::Config => false,
         }
     }
@@ -59,7 +59,7 @@ impl Content {
         match self {
             Self::Presence(_) => Kind::Presence,
             Self::Report(_) => Kind::Report,
-            Self::Word(_) => Kind::Word,
+            Self::Progress(_) => Kind::Progress,
             Self::Config(_) => Kind::Config,
             Self::Letter(..) => Kind::Letter,
         }
@@ -69,7 +69,7 @@ impl Content {
         match self {
             Self::Presence(Presence { device, .. })
             | Self::Report(DeviceReport { device, .. })
-            | Self::Word(CommandWord { device, .. })
+            | Self::Progress(ProgressReport { device, .. })
             | Self::Config(ConfigReport { device, .. }) => Some(device),
             Self::Letter(letter, _) => letter.device.as_ref(),
         }
@@ -80,7 +80,7 @@ impl Content {
         match self {
             Self::Presence(Presence { received_at, .. })
             | Self::Report(DeviceReport { received_at, .. })
-            | Self::Word(CommandWord { received_at, .. })
+            | Self::Progress(ProgressReport { received_at, .. })
             | Self::Config(ConfigReport { received_at, .. })
             | Self::Letter(DeadLetter { received_at, .. }, _) => *received_at = at,
         }
@@ -93,7 +93,7 @@ impl Content {
                 Status::Offline { .. } => Slot::Will,
             },
             Self::Report(_) => Slot::Report,
-            Self::Word(word) => Slot::Word(word.progress.id),
+            Self::Progress(report) => Slot::Progress(report.progress.id),
             Self::Config(_) => Slot::Config,
             Self::Letter(..) => Slot::Letter(order),
         }
@@ -106,7 +106,7 @@ impl Kind {
             Self::Letter => "dead letters",
             Self::Presence => "births and wills",
             Self::Report => "reports",
-            Self::Word => "progress of commands",
+            Self::Progress => "progress of commands",
             Self::Config => "configurations",
         }
     }

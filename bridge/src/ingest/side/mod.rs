@@ -7,10 +7,11 @@
 //! ```
 //!
 //! Nothing is acknowledged to the broker before it is kept. Without room the receipt is withheld, so that the broker's
-//! window for us closes; once there is room, the broker tells births and wills again ([`Sides::wanting`]), and devices say
+//! window for us closes; once there is room, the broker sends births and wills again ([`Sides::wanting`]), and devices say
 //! again what they have not been answered.
 
 mod content;
+mod meters;
 mod path;
 mod queue;
 
@@ -19,11 +20,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::Clock as _;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 use schema::message::Event;
 use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic};
-use store::commands::CommandWord;
+use store::commands::ProgressReport;
 use store::config::ConfigReport;
 use store::{DeadLetter, DeviceReport, Presence, StoreClock};
 use tokio::sync::Notify;
@@ -38,10 +39,11 @@ use crate::intake::mqtt::Receipt;
 
 pub(crate) use content::Content;
 use content::Kind;
+use meters::SideMeters;
 pub(super) use path::SidePath;
 use queue::{Bounds, Entry, Offered, Queue};
 
-/// Receipts that are withheld for want of room. A broker whose window is larger is told at once beyond it.
+/// Receipts that are withheld for want of room. A broker whose window is larger is acknowledged at once beyond it.
 const WITHHELD_MAX: usize = 4_096;
 
 /// What waits to be written beside readings. Clones share it.
@@ -56,9 +58,9 @@ struct Shared {
     state: Mutex<State>,
     /// Something waits, or no more will come.
     filled: Notify,
-    /// Something was missed that the broker can tell again.
+    /// Something was missed that the broker can send again.
     missed: Notify,
-    overflows: Counter,
+    meters: SideMeters,
     /// What births and questions for the time are answered through, and with.
     answers: OnceLock<(Broker, StoreClock)>,
 }
@@ -71,8 +73,8 @@ struct State {
 }
 
 impl Sides {
-    /// With nothing in it. `overflows` counts what had no room.
-    pub(crate) fn new(overflows: Counter) -> Self {
+    /// With nothing in it; registers its metrics.
+    pub(crate) fn new(registry: &mut Registry) -> Self {
         let state = State {
             queue: Queue::new(Bounds::default()),
             withheld: Vec::new(),
@@ -84,7 +86,7 @@ impl Sides {
                 state: Mutex::new(state),
                 filled: Notify::new(),
                 missed: Notify::new(),
-                overflows,
+                meters: SideMeters::register(registry),
                 answers: OnceLock::new(),
             }),
         }
@@ -132,11 +134,11 @@ impl Sides {
         let done = match state.queue.offer(content, bytes, received, receipt) {
             Offered::Kept(done) => done,
             Offered::OverShare(receipt) => {
-                self.shared.overflows.inc();
+                self.shared.meters.overflows.inc();
                 Some(receipt)
             }
             Offered::Full(receipt) => {
-                self.shared.overflows.inc();
+                self.shared.meters.overflows.inc();
                 if state.withheld.len() < WITHHELD_MAX {
                     state.withheld.push(receipt.without_payload());
                     None
@@ -219,6 +221,10 @@ impl Sides {
         }
     }
 
+    fn meters(&self) -> &SideMeters {
+        &self.shared.meters
+    }
+
     fn now(&self) -> Duration {
         self.shared.started.elapsed()
     }
@@ -232,7 +238,7 @@ impl Sides {
 }
 
 /// Events and presence, parsed; or a letter that says why not; `None` where there is nothing to keep.
-/// Who is to hear [`hello`] is told with the nonce to answer.
+/// `greet` is called for who is to hear [`hello`], with the nonce to answer.
 fn content(
     topic: Topic,
     payload: &Bytes,
@@ -270,7 +276,7 @@ fn content(
                 greet(&device, request.nonce);
                 return None;
             }
-            Ok(Event::Command(progress)) => Content::Word(CommandWord {
+            Ok(Event::Command(progress)) => Content::Progress(ProgressReport {
                 device,
                 progress,
                 received_at,

@@ -2,26 +2,22 @@
 //! halved until it is known which entries it refuses; these are tried again later, and stop nobody.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use daemon::{Clock as _, Failure, Fault};
+use daemon::{Failure, Fault};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
-use store::commands::CommandWord;
-use store::{DeadLetter, Presence, ReportsSettled, Store, StoreClock, StoreError};
-use tokio::time::Instant;
+use store::commands::ProgressReport;
+use store::{DeadLetter, Presence, ReportsSettled, Store, StoreError};
 use tracing::{debug, warn};
 
-use super::super::acks::{Acks, publish};
-use super::super::persist::attempt;
-use super::super::{Counters, Ingest, STUCK_AFTER, lock};
+use super::super::acks::{AckPublisher, Acks, publish};
+use super::super::persist::Persistence;
+use super::super::{Counters, Ingest, lock};
 use super::{Content, Entry, Kind, Sides};
 use crate::dispatch::Notifier;
 use crate::intake::Broker;
 use crate::intake::mqtt::Receipt;
-use crate::metrics::IngestMeters;
-use crate::watch::DatabaseWatch;
 
 /// Entries that are written together.
 const GROUP: usize = 512;
@@ -33,12 +29,10 @@ const REFUSALS_QUICK: usize = 16;
 pub(in super::super) struct SidePath {
     sides: Sides,
     store: Arc<dyn Store>,
-    clock: StoreClock,
     broker: Broker,
-    meters: IngestMeters,
-    watch: DatabaseWatch,
+    acks: AckPublisher,
+    persistence: Persistence,
     counters: Arc<Mutex<Counters>>,
-    commits: Arc<AtomicU64>,
     notifier: Notifier,
 }
 
@@ -47,12 +41,10 @@ impl SidePath {
         Self {
             sides: ingest.sides.clone(),
             store: Arc::clone(&ingest.store),
-            clock: ingest.clock.clone(),
             broker: ingest.broker.clone(),
-            meters: ingest.meters.clone(),
-            watch: ingest.watch.clone(),
+            acks: ingest.acks.clone(),
+            persistence: ingest.persistence.clone(),
             counters: Arc::clone(&ingest.counters),
-            commits: Arc::clone(&ingest.commits),
             notifier: ingest.notifier.clone(),
         }
     }
@@ -62,16 +54,16 @@ impl SidePath {
         while let Some(group) = self.sides.next(GROUP).await {
             let mut by_kind: BTreeMap<Kind, Vec<Entry<Receipt>>> = BTreeMap::new();
             // Nothing is stamped by a clock that nobody knows.
-            self.clock.known().await;
+            self.store.clock().known().await;
             for mut entry in group {
-                entry.content.stamp(self.clock.at(entry.received));
+                entry.content.stamp(self.store.clock().at(entry.received));
                 by_kind.entry(entry.content.kind()).or_default().push(entry);
             }
             for (kind, entries) in by_kind {
                 let written = self.write_apart(kind, entries).await;
                 written.map_err(|error| error.into_failure(format!("write {}", kind.as_str())))?;
             }
-            self.watch.refuses_sides(self.sides.refused());
+            self.persistence.watch.refuses_sides(self.sides.refused());
             self.sides.release_withheld();
         }
         Ok(())
@@ -120,40 +112,39 @@ impl SidePath {
 
     /// Writes entries of one kind, and answers them.
     async fn write(&self, kind: Kind, entries: &[Entry<Receipt>]) -> Result<(), StoreError> {
-        let contents = entries.iter().map(|entry| &entry.content);
         match kind {
             Kind::Letter => {
-                let letters = contents.filter_map(|content| match content {
+                let letters = contents(entries, |content| match content {
                     Content::Letter(letter, digest) => Some((letter.clone(), *digest)),
                     _ => None,
                 });
-                let (letters, digests): (Vec<_>, Vec<_>) = letters.unzip();
+                let (letters, digests): (Vec<_>, Vec<_>) = letters.into_iter().unzip();
                 self.persist(|| self.store.keep_dead_letters(&letters))
                     .await?;
-                self.meters.dead_letters.inc_by(letters.len() as u64);
+                self.sides
+                    .meters()
+                    .dead_letters
+                    .inc_by(letters.len() as u64);
                 lock(&self.counters).dead_letters += letters.len() as u64;
                 self.refuse(&letters, &digests);
             }
             Kind::Presence => {
-                let changes: Vec<Presence> = contents
-                    .filter_map(|content| match content {
-                        Content::Presence(presence) => Some(presence.clone()),
-                        _ => None,
-                    })
-                    .collect();
+                let changes = contents(entries, |content| match content {
+                    Content::Presence(presence) => Some(presence.clone()),
+                    _ => None,
+                });
                 self.persist(|| self.store.presence(&changes)).await?;
                 self.recall(&changes).await;
             }
             Kind::Report => {
-                let reports: Vec<_> = contents
-                    .filter_map(|content| match content {
-                        Content::Report(report) => Some(report.clone()),
-                        _ => None,
-                    })
-                    .collect();
+                let reports = contents(entries, |content| match content {
+                    Content::Report(report) => Some(report.clone()),
+                    _ => None,
+                });
                 let wrote = |kept: &ReportsSettled| kept.stored;
                 let ReportsSettled { settled, .. } = self
-                    .persist_if(wrote, || self.store.report(&reports))
+                    .persistence
+                    .attempt(wrote, || self.store.report(&reports))
                     .await?;
                 let mut acks = Acks::default();
                 for (report, settled) in reports.iter().zip(settled) {
@@ -161,29 +152,27 @@ impl SidePath {
                         acks.add(report.device.clone(), epoch.epoch, settled, Vec::new());
                     }
                 }
-                acks.publish(&self.broker, &self.meters, self.clock.now_ms());
+                self.acks.publish(acks);
             }
-            Kind::Word => {
-                let words: Vec<CommandWord> = contents
-                    .filter_map(|content| match content {
-                        Content::Word(word) => Some(word.clone()),
-                        _ => None,
-                    })
-                    .collect();
+            Kind::Progress => {
+                let reports = contents(entries, |content| match content {
+                    Content::Progress(report) => Some(report.clone()),
+                    _ => None,
+                });
                 let wrote = |changed: &u64| *changed > 0;
-                self.persist_if(wrote, || self.store.command_words(&words))
+                self.persistence
+                    .attempt(wrote, || self.store.record_progress(&reports))
                     .await?;
-                self.note(&words);
+                self.note(&reports);
             }
             Kind::Config => {
-                let reports: Vec<_> = contents
-                    .filter_map(|content| match content {
-                        Content::Config(report) => Some(report.clone()),
-                        _ => None,
-                    })
-                    .collect();
+                let reports = contents(entries, |content| match content {
+                    Content::Config(report) => Some(report.clone()),
+                    _ => None,
+                });
                 let overrides = self.persist(|| self.store.report_configs(&reports)).await?;
-                self.meters.config_overrides.inc_by(overrides as u64);
+                let meters = self.sides.meters();
+                meters.config_overrides.inc_by(overrides as u64);
             }
         }
         Ok(())
@@ -195,25 +184,7 @@ impl SidePath {
         F: FnMut() -> Fut,
         Fut: Future<Output = Result<T, StoreError>>,
     {
-        self.persist_if(|_| true, call).await
-    }
-
-    /// The same of one that may not have written.
-    async fn persist_if<T, F, Fut>(
-        &self,
-        wrote: impl Fn(&T) -> bool,
-        call: F,
-    ) -> Result<T, StoreError>
-    where
-        F: FnMut() -> Fut,
-        Fut: Future<Output = Result<T, StoreError>>,
-    {
-        let (started, others) = (Instant::now(), self.commits.load(Ordering::Relaxed));
-        let is_hopeless = |error: &StoreError| {
-            let commits = self.commits.load(Ordering::Relaxed);
-            error.is_refusal() || (started.elapsed() >= STUCK_AFTER && commits != others)
-        };
-        attempt(&self.meters, &self.watch, is_hopeless, wrote, call).await
+        self.persistence.attempt(|_| true, call).await
     }
 
     /// What waits for a device that came back is sent at once; it is sent a little later in any case.
@@ -226,7 +197,7 @@ impl SidePath {
         if back.is_empty() {
             return;
         }
-        let now = self.clock.now();
+        let now = self.store.clock().now();
         match self
             .persist(|| self.store.recall_commands(&back, now))
             .await
@@ -237,13 +208,16 @@ impl SidePath {
         }
     }
 
-    /// Words on commands are kept, and noted, so that the device need not repeat them.
-    fn note(&self, words: &[CommandWord]) {
-        self.meters.command_words.inc_by(words.len() as u64);
+    /// Progress of commands is kept, and noted, so that the device need not report it again.
+    fn note(&self, reports: &[ProgressReport]) {
+        self.sides
+            .meters()
+            .command_progress
+            .inc_by(reports.len() as u64);
         let mut noted: BTreeMap<&DeviceId, Vec<Noted>> = BTreeMap::new();
-        for CommandWord {
+        for ProgressReport {
             device, progress, ..
-        } in words
+        } in reports
         {
             noted.entry(device).or_default().push(Noted {
                 id: progress.id,
@@ -267,8 +241,14 @@ impl SidePath {
                 reason: letter.reason.clone(),
             });
             if publish(&self.broker, device, &refusal) {
-                self.meters.refusals.inc();
+                self.sides.meters().refusals.inc();
             }
         }
     }
+}
+
+/// What entries of one kind hold.
+fn contents<T>(entries: &[Entry<Receipt>], pick: impl Fn(&Content) -> Option<T>) -> Vec<T> {
+    let contents = entries.iter().map(|entry| &entry.content);
+    contents.filter_map(pick).collect()
 }

@@ -1,4 +1,4 @@
-//! What waits to be written of what devices say beside readings: the latest word of each, bounded in number and bytes.
+//! What waits to be written of what devices say beside readings: the latest of each kind, bounded in number and bytes.
 //! Pure: `Receipt` is whatever is acknowledged once an entry is kept.
 //!
 //! ```text
@@ -8,10 +8,10 @@
 //!   └─ no room ─► withheld: the receipt stays with the broker's window, which closes
 //! ```
 //!
-//! A later word of a device replaces an earlier one of the same kind, because it says all that the earlier one said: a
+//! A later content of a device replaces an earlier one of the same kind, because it says all that the earlier one said: a
 //! birth of a later connection, a report with the same epochs, a whole configuration, a further state of a command. What
 //! is replaced is acknowledged; what it stood for waits on. Of births, wills, reports and configurations a device has so
-//! one each; its share bounds what there may be many of, words and letters, and can cost it nothing else.
+//! one each; its share bounds what there may be many of, progress and letters, and can cost it nothing else.
 //!
 //! Invariant: entries and bytes are within their bounds, or beyond them by what was taken out at once and put back: that
 //! was acknowledged, and is not dropped.
@@ -46,7 +46,7 @@ pub(super) struct Bounds {
     pub(super) entries: usize,
     /// Bytes of their payloads.
     pub(super) bytes: usize,
-    /// Words and letters of one device, or of those without one, and their bytes: it loses its own, and nobody else's.
+    /// Progress and letters of one device, or of those without one, and their bytes: it loses its own, and nobody else's.
     pub(super) device_entries: usize,
     pub(super) device_bytes: usize,
 }
@@ -69,7 +69,7 @@ pub(super) enum Offered<Receipt> {
     Kept(Option<Receipt>),
     /// There is no room for anybody.
     Full(Receipt),
-    /// Its device has too many words and letters waiting.
+    /// Its device has too much progress and too many letters waiting.
     OverShare(Receipt),
 }
 
@@ -85,7 +85,7 @@ pub(super) struct Queue<Receipt> {
     refused: usize,
 }
 
-/// What waits of one device's words and letters.
+/// What waits of one device's progress and letters.
 #[derive(Debug, Clone, Copy, Default)]
 struct Share {
     entries: usize,
@@ -160,12 +160,14 @@ impl<Receipt> Queue<Receipt> {
                     .get(&birth)
                     .is_some_and(|birth| birth.has_replaced(*session))
             }
-            Content::Word(word) => match self.entries.get(&entry.key).map(|entry| &entry.content) {
-                Some(Content::Word(known)) => {
-                    step(known.progress.state) > step(word.progress.state)
+            Content::Progress(report) => {
+                match self.entries.get(&entry.key).map(|entry| &entry.content) {
+                    Some(Content::Progress(known)) => {
+                        step(known.progress.state) > step(report.progress.state)
+                    }
+                    _ => false,
                 }
-                _ => false,
-            },
+            }
             _ => false,
         }
     }

@@ -82,8 +82,9 @@ impl Served {
         let is_guarded = config.http.keys.is_some();
         let (lifecycle, health) = (Lifecycle::new(), Health::default());
         let mut registry = Registry::default();
-        let running = Bridge::start(config, &lifecycle, &health, &mut registry);
-        let running = running.await.unwrap();
+        let running = Bridge::start(config, &lifecycle, &health, &mut registry)
+            .await
+            .unwrap();
         let (address, store) = (running.http_addr(), running.store());
         running.serve(Arc::new(registry), health, &lifecycle);
         let client = Client::builder().no_proxy();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted, Order};
+use schema::message::{Command, CommandId, CommandProgress, CommandRequest, CommandState, Noted};
 
 use crate::buffer::Kept;
 
@@ -10,7 +10,7 @@ use crate::buffer::Kept;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Instruction {
     /// A command, or its withdrawal.
-    Order(Order),
+    Order(CommandRequest),
     /// Words that need not be repeated.
     Noted(Vec<Noted>),
 }

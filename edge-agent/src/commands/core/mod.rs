@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use daemon::Backoff;
 use schema::limits;
-use schema::message::{Command, CommandId, CommandProgress, CommandState, Order};
+use schema::message::{Command, CommandId, CommandProgress, CommandRequest, CommandState};
 
 use super::restart::after_start;
 use crate::buffer::{StoredCommand, StoredCommands};
@@ -218,9 +218,11 @@ impl Core {
         }
         while let Some(arrival) = self.arrivals.pop_front() {
             let write = match arrival {
-                Instruction::Order(Order::Run(command)) => self.keep(command, now, out),
-                Instruction::Order(Order::Cancel(cancel)) => self.keep_cancel(&cancel, now, out),
-                Instruction::Order(Order::Ask(ask)) => self.keep_ask(&ask, now, out),
+                Instruction::Order(CommandRequest::Run(command)) => self.keep(command, now, out),
+                Instruction::Order(CommandRequest::Cancel(cancel)) => {
+                    self.keep_cancel(&cancel, now, out)
+                }
+                Instruction::Order(CommandRequest::Ask(ask)) => self.keep_ask(&ask, now, out),
                 Instruction::Noted(noted) => {
                     self.under_way = Some(UnderWay::Note);
                     Some(Write::Note {
@@ -260,13 +262,17 @@ impl Core {
     /// What may be decided without the disk is, and the rest waits for it.
     fn instructed(&mut self, instruction: Instruction, now: Moment, out: &mut Vec<Effect>) {
         match &instruction {
-            Instruction::Order(Order::Run(command)) if self.open.contains_key(&command.id) => {
+            Instruction::Order(CommandRequest::Run(command))
+                if self.open.contains_key(&command.id) =>
+            {
                 return self.say_again(command.id, now, out);
             }
-            Instruction::Order(Order::Ask(ask)) if self.open.contains_key(&ask.id) => {
+            Instruction::Order(CommandRequest::Ask(ask)) if self.open.contains_key(&ask.id) => {
                 return self.say_again(ask.id, now, out);
             }
-            Instruction::Order(Order::Cancel(cancel)) if self.open.contains_key(&cancel.id) => {
+            Instruction::Order(CommandRequest::Cancel(cancel))
+                if self.open.contains_key(&cancel.id) =>
+            {
                 return self.withdraw(cancel.id, now, out);
             }
             Instruction::Order(_) => {}

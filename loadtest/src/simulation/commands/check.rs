@@ -1,4 +1,4 @@
-//! P7, held against what devices really did: at each start, at each word, and when all is settled.
+//! P7, held against what devices really did: at each start, at each report, and when all is settled.
 
 use std::time::Duration;
 
@@ -36,11 +36,11 @@ pub(super) fn start(world: &mut World, device: usize, command: &Command) -> Resu
         ));
     }
     let stored = world.store.commands.get(&id);
-    let expired = State::Told(CommandState::Expired);
+    let expired = State::Reported(CommandState::Expired);
     if stored.is_some_and(|known| known.standing.state == expired) {
         return Err(broken(id, "started after everybody saw it expired"));
     }
-    let cancelled = State::Told(CommandState::Cancelled);
+    let cancelled = State::Reported(CommandState::Cancelled);
     if truth.said_cancelled || stored.is_some_and(|known| known.standing.state == cancelled) {
         return Err(broken(id, "started after its cancellation was confirmed"));
     }
@@ -52,22 +52,23 @@ pub(super) fn start(world: &mut World, device: usize, command: &Command) -> Resu
 }
 
 /// A device is about to say something: never more than its disk has.
-pub(super) fn word(
+pub(super) fn progress(
     world: &mut World,
     device: usize,
-    word: &CommandProgress,
+    progress: &CommandProgress,
 ) -> Result<(), Violation> {
-    let on_disk = world.devices[device].disk.state(word.id);
-    let is_known = on_disk.is_some_and(|state| state == word.state || word.state.may_become(state));
+    let on_disk = world.devices[device].disk.state(progress.id);
+    let is_known =
+        on_disk.is_some_and(|state| state == progress.state || progress.state.may_become(state));
     if !is_known {
         let what = format!(
             "was said to be {}, and the disk says {on_disk:?}",
-            word.state.as_str()
+            progress.state.as_str()
         );
-        return Err(broken(word.id, &what));
+        return Err(broken(progress.id, &what));
     }
-    if let Some(truth) = world.truths.get_mut(&word.id) {
-        truth.said_cancelled |= word.state == CommandState::Cancelled;
+    if let Some(truth) = world.truths.get_mut(&progress.id) {
+        truth.said_cancelled |= progress.state == CommandState::Cancelled;
     }
     Ok(())
 }
@@ -82,7 +83,7 @@ pub(super) fn all(world: &World) -> Result<(), Violation> {
         let forgot_until = device.disk.forgot_until_ms;
         let forgotten = forgot_until > 0 && id.made_ms() <= forgot_until + FORGOTTEN_MARGIN_MS;
         outcome(*id, known, truth, forgotten)?;
-        let on_disk = device.disk.state(*id).map(State::Told);
+        let on_disk = device.disk.state(*id).map(State::Reported);
         if known.standing.is_settled()
             && !forgotten
             && on_disk.is_some_and(|state| state != known.standing.state)
@@ -95,13 +96,13 @@ pub(super) fn all(world: &World) -> Result<(), Violation> {
 
 fn outcome(id: CommandId, known: &Known, truth: &Truth, forgotten: bool) -> Result<(), Violation> {
     let standing = &known.standing;
-    let State::Told(state) = standing.state else {
+    let State::Reported(state) = standing.state else {
         return Err(broken(id, "has no outcome"));
     };
     let agrees = match state {
         CommandState::Succeeded => truth.ended == Some(true),
         CommandState::Failed => truth.ended == Some(false),
-        // Not the device's own word: what it had begun may be lost with its memory.
+        // Not what the device reported: what it had begun may be lost with its memory.
         CommandState::Expired if !standing.is_settled() => truth.starts == 0 || forgotten,
         CommandState::Expired => truth.starts == 0,
         CommandState::Cancelled if standing.output.contains("while it ran") => {
@@ -135,7 +136,7 @@ pub(super) fn unsettled(world: &World, at: Duration) -> Violation {
         ),
         None => broken(
             CommandId::from_bits(0),
-            &format!("is none, and still a device has something to tell after {at:?}"),
+            &format!("is none, and still a device has something to report after {at:?}"),
         ),
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Device {
     pub(super) run: u64,
     pub(super) up: bool,
     pub(super) connected: bool,
-    /// A bridge has told it the time, since it started.
+    /// A bridge has sent it the time, since it started.
     pub(super) knows_time: bool,
     pub(super) cut_until: Duration,
     pub(super) clock_offset_ms: i64,
@@ -83,7 +83,7 @@ impl Device {
         self.core.next_wakeup(now)
     }
 
-    /// Whether the bridge has noted all that there was to tell.
+    /// Whether the bridge has noted all that there was to report.
     pub(super) fn is_idle(&self) -> bool {
         self.up && self.core.is_idle() && self.inbox.is_empty()
     }

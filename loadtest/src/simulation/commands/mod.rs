@@ -4,7 +4,7 @@
 //! ```text
 //! operator ─► store (rules) ─► bridge: claim, commit ┄ publish ─► network ─► core ─► disk, work
 //!               ▲                                                              │
-//!               └────────── commit ┄ noted ◄── bridge ◄── network ◄── words ◄──┘
+//!               └────────── commit ┄ noted ◄── bridge ◄── network ◄ reports ◄──┘
 //! ```
 //!
 //! A crash may fall into every gap: of a bridge between a commit and what it publishes for it, of

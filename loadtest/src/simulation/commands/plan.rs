@@ -27,7 +27,7 @@ pub(super) struct Plan {
     pub(super) disk_slow: f64,
     /// Probability that a commit succeeds and its answer is lost.
     pub(super) commit_unknown: f64,
-    pub(super) asked: Vec<Asked>,
+    pub(super) commands: Vec<PlannedCommand>,
     pub(super) incidents: Vec<(Duration, Incident)>,
 }
 
@@ -38,9 +38,9 @@ pub(super) struct DevicePlan {
     pub(super) clock_offset_ms: i64,
 }
 
-/// A command that somebody asks for.
+/// A command that somebody will ask for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct PlannedCommand {
     pub(super) at: Duration,
     pub(super) device: usize,
     pub(super) ttl: Duration,
@@ -91,12 +91,12 @@ impl Plan {
             .collect();
         let bridges = rng.random_range(1..=2);
         let odds = Odds::draw(&mut rng);
-        let mut asked: Vec<Asked> = (0..rng.random_range(1..25))
-            .map(|_| Asked::draw(&mut rng, devices.len()))
+        let mut commands: Vec<PlannedCommand> = (0..rng.random_range(1..25))
+            .map(|_| PlannedCommand::draw(&mut rng, devices.len()))
             .collect();
         if rng.random_bool(0.05) {
-            let first = Asked::draw(&mut rng, devices.len());
-            asked.extend((0..BURST).map(|_| first));
+            let first = PlannedCommand::draw(&mut rng, devices.len());
+            commands.extend((0..BURST).map(|_| first));
         }
         let incidents = (0..rng.random_range(0..10))
             .map(|_| {
@@ -111,14 +111,14 @@ impl Plan {
             disk_refusal: up_to(&mut rng, 0.2),
             disk_slow: up_to(&mut rng, 0.2),
             commit_unknown: up_to(&mut rng, 0.3),
-            asked,
+            commands,
             incidents,
         };
         (plan, rng)
     }
 }
 
-impl Asked {
+impl PlannedCommand {
     fn draw(rng: &mut SmallRng, devices: usize) -> Self {
         let at = TROUBLE.mul_f64(rng.random());
         let ttl_ms = match rng.random_range(0..4) {

@@ -57,28 +57,31 @@ impl Store {
         }
     }
 
-    /// An end by the device's word is the end.
+    /// An end that the device reported is the end.
     pub(super) fn hear(
         &mut self,
         device: &DeviceId,
-        word: &CommandProgress,
+        progress: &CommandProgress,
         now: ReceivedAt,
     ) -> Result<(), Violation> {
-        let Some(known) = self.commands.get_mut(&word.id) else {
+        let Some(known) = self.commands.get_mut(&progress.id) else {
             return Ok(());
         };
         if known.device != *device {
             return Ok(());
         }
         let before = known.standing.clone();
-        known.standing.hear(word, now);
+        known.standing.hear(progress, now);
         if before.is_settled() && known.standing.state != before.state {
             let what = format!(
                 "was {} and became {}",
                 before.state.as_str(),
-                word.state.as_str()
+                progress.state.as_str()
             );
-            return Err(Violation::Command { id: word.id, what });
+            return Err(Violation::Command {
+                id: progress.id,
+                what,
+            });
         }
         Ok(())
     }

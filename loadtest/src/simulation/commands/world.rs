@@ -24,7 +24,7 @@ use super::super::chance::Chance;
 use super::super::plan::{Faults, TROUBLE};
 use super::check;
 use super::device::Device;
-use super::plan::{Asked, Incident, Plan};
+use super::plan::{Incident, Plan, PlannedCommand};
 use super::store::{Known, Store};
 
 /// Wall time of the bridges at the start, in milliseconds.
@@ -63,7 +63,7 @@ struct Bridge {
 /// What happens at a moment.
 #[derive(Debug)]
 enum Event {
-    Ask(Asked),
+    Ask(PlannedCommand),
     Withdraw(CommandId),
     Incident(Incident),
     Connect {
@@ -95,12 +95,12 @@ enum Event {
         run: u64,
         again: bool,
     },
-    /// A bridge writes down a device's word.
+    /// A bridge writes down a device's report.
     Hear {
         bridge: usize,
         run: u64,
         device: usize,
-        word: CommandProgress,
+        progress: CommandProgress,
     },
     /// A bridge publishes for a device.
     Publish {
@@ -166,8 +166,8 @@ impl World {
         });
         let devices: Vec<Device> = devices.collect();
         let bridges = (0..plan.bridges).map(|_| Bridge { run: 0, up: true });
-        let (asked, incidents) = (
-            std::mem::take(&mut plan.asked),
+        let (commands, incidents) = (
+            std::mem::take(&mut plan.commands),
             std::mem::take(&mut plan.incidents),
         );
         let mut world = Self {
@@ -182,7 +182,7 @@ impl World {
             devices,
             store: Store::default(),
             truths: BTreeMap::new(),
-            to_ask: asked.len(),
+            to_ask: commands.len(),
             travelling: 0,
             broker: 0,
             broker_down_until: Duration::ZERO,
@@ -194,8 +194,8 @@ impl World {
         for bridge in 0..world.bridges.len() {
             world.dispatch(bridge, Duration::ZERO, true);
         }
-        for asked in asked {
-            world.at(asked.at, Event::Ask(asked));
+        for planned in commands {
+            world.at(planned.at, Event::Ask(planned));
         }
         for (at, incident) in incidents {
             world.at(at, Event::Incident(incident));
@@ -242,7 +242,7 @@ impl World {
 
     fn handle(&mut self, event: Event) -> Result<(), Violation> {
         match event {
-            Event::Ask(asked) => self.ask(asked),
+            Event::Ask(planned) => self.ask(planned),
             Event::Withdraw(id) => self.withdraw(id),
             Event::Incident(incident) => return self.incident(incident),
             Event::Connect { device } => return self.connect(device),
@@ -273,9 +273,9 @@ impl World {
                 bridge,
                 run,
                 device,
-                word,
+                progress,
             } => {
-                return self.hear(bridge, run, device, word);
+                return self.hear(bridge, run, device, progress);
             }
             Event::Publish {
                 bridge,

@@ -31,7 +31,7 @@ pub(in crate::ingest::side) struct Entry<Receipt> {
     replaced: Vec<u64>,
 }
 
-/// What an earlier report tells of epochs that a later one leaves out.
+/// What an earlier report says of epochs that a later one leaves out.
 #[derive(Debug, Default)]
 pub(super) struct Rest {
     epochs: Vec<EpochAccount>,
@@ -66,21 +66,21 @@ impl<Receipt> Entry<Receipt> {
         self.replaced.contains(&session)
     }
 
-    /// What stays of an earlier report, as far as one message has room for it: a device tells all of it again, and no
+    /// What stays of an earlier report, as far as one message has room for it: a device reports all of it again, and no
     /// more epochs at once.
     pub(super) fn rest_of(&self, before: &Self) -> Rest {
         let (Content::Report(report), Content::Report(earlier)) = (&self.content, &before.content)
         else {
             return Rest::default();
         };
-        // What was told in the words of another version is told again.
+        // What came in the form of another version comes again in this one.
         if report.is_legacy != earlier.is_legacy {
             return Rest::default();
         }
-        let told = &report.report.epochs;
-        let room = REPORT_EPOCHS_MAX.saturating_sub(told.len());
+        let named = &report.report.epochs;
+        let room = REPORT_EPOCHS_MAX.saturating_sub(named.len());
         let rest = earlier.report.epochs.iter();
-        let rest = rest.filter(|of| !told.iter().any(|new| new.epoch == of.epoch));
+        let rest = rest.filter(|of| !named.iter().any(|new| new.epoch == of.epoch));
         let epochs: Vec<EpochAccount> = rest.take(room).cloned().collect();
         let all = weight(&earlier.report.epochs).max(1);
         let bytes = (before.bytes * weight(&epochs)).div_ceil(all);
@@ -97,7 +97,7 @@ impl<Receipt> Entry<Receipt> {
                 if let (Status::Online { session, .. }, Status::Online { session: last, .. }) =
                     (&now.status, &earlier.status)
                 {
-                    // Also a birth that is told again: its will is still to come.
+                    // Also a birth that comes again: its will is still to come.
                     self.replaced = before.replaced;
                     self.replaced.push(*last);
                     self.replaced.retain(|replaced| replaced != session);

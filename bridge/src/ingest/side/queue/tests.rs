@@ -4,7 +4,7 @@ use schema::limits::{PAYLOAD_BYTES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::{CommandId, CommandProgress, CommandState, EpochAccount};
 use schema::time::ReceivedAt;
 use store::DeviceReport;
-use store::commands::CommandWord;
+use store::commands::ProgressReport;
 
 use super::*;
 
@@ -39,8 +39,8 @@ fn presence(device: &str, session: u64, online: bool) -> Content {
     })
 }
 
-fn word(device: &str, id: u128, state: CommandState) -> Content {
-    Content::Word(CommandWord {
+fn progress(device: &str, id: u128, state: CommandState) -> Content {
+    Content::Progress(ProgressReport {
         device: device.parse().unwrap(),
         progress: CommandProgress {
             id: CommandId::from_bits(id),
@@ -64,7 +64,7 @@ fn sessions(entries: &[Entry<u32>]) -> Vec<(u64, bool)> {
 }
 
 #[test]
-fn a_later_word_replaces_an_earlier_one_and_frees_its_receipt() {
+fn what_comes_later_replaces_what_came_earlier_and_frees_its_receipt() {
     let mut queue = queue();
     assert_eq!(
         offer(&mut queue, presence("a", 1, true), 10, 1),
@@ -98,12 +98,12 @@ fn a_birth_after_a_will_is_written_after_it() {
 #[test]
 fn a_command_keeps_its_furthest_state() {
     let mut queue = queue();
-    let _ = offer(&mut queue, word("a", 1, CommandState::Succeeded), 10, 1);
+    let _ = offer(&mut queue, progress("a", 1, CommandState::Succeeded), 10, 1);
     assert_eq!(
-        offer(&mut queue, word("a", 1, CommandState::Running), 10, 2),
+        offer(&mut queue, progress("a", 1, CommandState::Running), 10, 2),
         Offered::Kept(Some(2))
     );
-    let _ = offer(&mut queue, word("a", 2, CommandState::Running), 10, 3);
+    let _ = offer(&mut queue, progress("a", 2, CommandState::Running), 10, 3);
     assert_eq!(queue.take(NOW, 10).len(), 2);
 }
 
@@ -111,14 +111,14 @@ fn a_command_keeps_its_furthest_state() {
 fn without_room_for_anybody_a_receipt_is_withheld_and_a_device_loses_its_own() {
     let mut queue = queue();
     for id in 0..4 {
-        let _ = offer(&mut queue, word("a", id, CommandState::Running), 10, 1);
+        let _ = offer(&mut queue, progress("a", id, CommandState::Running), 10, 1);
     }
     assert_eq!(
-        offer(&mut queue, word("a", 9, CommandState::Running), 10, 9),
+        offer(&mut queue, progress("a", 9, CommandState::Running), 10, 9),
         Offered::OverShare(9)
     );
     assert_eq!(
-        offer(&mut queue, word("b", 1, CommandState::Running), 401, 2),
+        offer(&mut queue, progress("b", 1, CommandState::Running), 401, 2),
         Offered::OverShare(2)
     );
     let _ = offer(&mut queue, presence("b", 1, true), 10, 2);
@@ -138,19 +138,19 @@ fn without_room_for_anybody_a_receipt_is_withheld_and_a_device_loses_its_own() {
 }
 
 #[test]
-fn words_that_wait_cost_a_device_no_birth() {
+fn progress_that_waits_costs_a_device_no_birth() {
     let mut queue = Queue::new(Bounds::default());
     for id in 0..16 {
         let kept = offer(
             &mut queue,
-            word("a", id, CommandState::Running),
+            progress("a", id, CommandState::Running),
             64 * 1024,
             1,
         );
         assert_eq!(kept, Offered::Kept(None));
     }
     assert_eq!(
-        offer(&mut queue, word("a", 16, CommandState::Running), 1, 2),
+        offer(&mut queue, progress("a", 16, CommandState::Running), 1, 2),
         Offered::OverShare(2)
     );
     for content in [
@@ -183,7 +183,7 @@ fn a_will_is_dropped_of_a_session_that_was_replaced_and_of_no_other() {
     for session in [1, 2, 1] {
         let _ = offer(&mut queue, presence("a", session, true), 10, 1);
     }
-    // The birth of 1 was told last: it is that session whose will counts.
+    // The birth of 1 came last: it is that session whose will counts.
     for (session, kept) in [(2, Offered::Kept(Some(9))), (1, Offered::Kept(None))] {
         let offered = offer(&mut queue, presence("a", session, false), 10, 9);
         assert_eq!(offered, kept, "{session}");
@@ -241,7 +241,7 @@ fn joined_reports_have_no_more_epochs_than_one_message() {
 }
 
 #[test]
-fn a_report_that_is_told_again_and_again_does_not_grow() {
+fn a_report_that_comes_again_and_again_does_not_grow() {
     let mut queue = queue();
     for round in 0..100 {
         let kept = offer(&mut queue, report("a", round * 20..round * 20 + 8), 300, 1);

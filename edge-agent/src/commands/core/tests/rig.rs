@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use schema::message::{Ask, Cancel, Command, CommandId, CommandState, Noted, Order};
+use schema::message::{Ask, Cancel, Command, CommandId, CommandRequest, CommandState, Noted};
 
 use crate::buffer::{Kept, StoredCommand, StoredCommands};
 use crate::commands::core::{Answer, Core, Effect, Input, Instruction, Moment, Write, word};
@@ -59,7 +59,9 @@ impl Rig {
     }
 
     pub(super) fn order(&mut self, command: Command) {
-        self.input(Input::Instruction(Instruction::Order(Order::Run(command))));
+        self.input(Input::Instruction(Instruction::Order(CommandRequest::Run(
+            command,
+        ))));
     }
 
     pub(super) fn ask(&mut self, number: u128) {
@@ -67,7 +69,9 @@ impl Rig {
             id: id(number),
             expires_at_ms: i64::MAX,
         };
-        self.input(Input::Instruction(Instruction::Order(Order::Ask(ask))));
+        self.input(Input::Instruction(Instruction::Order(CommandRequest::Ask(
+            ask,
+        ))));
     }
 
     pub(super) fn cancel(&mut self, number: u128) {
@@ -75,9 +79,9 @@ impl Rig {
             id: id(number),
             expires_at_ms: i64::MAX,
         };
-        self.input(Input::Instruction(Instruction::Order(Order::Cancel(
-            cancel,
-        ))));
+        self.input(Input::Instruction(Instruction::Order(
+            CommandRequest::Cancel(cancel),
+        )));
     }
 
     pub(super) fn noted(&mut self, number: u128, state: CommandState) {

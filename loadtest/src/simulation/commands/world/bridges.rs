@@ -1,16 +1,16 @@
-//! Bridges: which words they write down, what is due, and what they publish for it after the commit.
+//! Bridges: which reports they write down, what is due, and what they publish for it after the commit.
 
 use std::time::Duration;
 
 use rand::RngExt;
-use schema::message::{CommandProgress, Downlink, Event as Word, Noted};
+use schema::message::{CommandProgress, Downlink, Event as Uplink, Noted};
 use schema::{Channel, envelope};
 
 use super::super::super::Violation;
 use super::super::super::plan::Fault;
 use super::{Event, World};
 
-/// How often a bridge looks for what is due when nobody tells it.
+/// How often a bridge looks for what is due when nobody notifies it.
 const DISPATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 impl World {
@@ -35,12 +35,12 @@ impl World {
         }
     }
 
-    /// A word has arrived at the bridges' side of the broker.
+    /// A report has arrived at the bridges' side of the broker.
     pub(super) fn take(&mut self, device: usize, broker: u64, payload: &[u8]) {
         let Some(bridge) = self.bridge_of(device).filter(|_| broker == self.broker) else {
             return;
         };
-        if let Ok(Word::Command(word)) = envelope::decode(payload) {
+        if let Ok(Uplink::Command(progress)) = envelope::decode(payload) {
             let run = self.bridges[bridge].run;
             let took = self.chance.millis(1..200);
             self.at(
@@ -49,26 +49,26 @@ impl World {
                     bridge,
                     run,
                     device,
-                    word,
+                    progress,
                 },
             );
         }
     }
 
-    /// A word is committed, and then noted.
+    /// A report is committed, and then noted.
     pub(super) fn hear(
         &mut self,
         bridge: usize,
         run: u64,
         device: usize,
-        word: CommandProgress,
+        progress: CommandProgress,
     ) -> Result<(), Violation> {
         if self.bridges[bridge].run != run {
             return Ok(());
         }
         let has_store = self.has_store();
         if has_store {
-            self.commit_word(device, &word)?;
+            self.commit_progress(device, &progress)?;
         }
         let unknown = has_store
             && self
@@ -82,14 +82,14 @@ impl World {
                     bridge,
                     run,
                     device,
-                    word,
+                    progress,
                 },
             );
             return Ok(());
         }
         let noted = Noted {
-            id: word.id,
-            state: word.state,
+            id: progress.id,
+            state: progress.state,
         };
         if let Ok(payload) = envelope::encode(&Downlink::Noted(vec![noted])) {
             self.publish_later(bridge, device, Channel::Ack, payload);
@@ -97,29 +97,33 @@ impl World {
         Ok(())
     }
 
-    fn commit_word(&mut self, device: usize, word: &CommandProgress) -> Result<(), Violation> {
+    fn commit_progress(
+        &mut self,
+        device: usize,
+        progress: &CommandProgress,
+    ) -> Result<(), Violation> {
         let now = self.bridge_wall();
-        self.store.hear(&self.devices[device].id, word, now)
+        self.store.hear(&self.devices[device].id, progress, now)
     }
 
-    /// A bridge dies between commit and answer: some words are in the database.
+    /// A bridge dies between commit and answer: some reports are in the database.
     pub(super) fn heard_without_witness(&mut self, bridge: usize) -> Result<(), Violation> {
-        let words: Vec<(usize, CommandProgress)> = self
+        let reports: Vec<(usize, CommandProgress)> = self
             .events
             .values()
             .filter_map(|event| match event {
                 Event::Hear {
                     bridge: of,
                     device,
-                    word,
+                    progress,
                     ..
-                } if *of == bridge => Some((*device, word.clone())),
+                } if *of == bridge => Some((*device, progress.clone())),
                 _ => None,
             })
             .collect();
-        for (device, word) in words {
+        for (device, progress) in reports {
             if self.has_store() && self.chance.rng.random() {
-                self.commit_word(device, &word)?;
+                self.commit_progress(device, &progress)?;
             }
         }
         Ok(())
@@ -155,8 +159,8 @@ impl World {
             let Some(device) = device else {
                 continue;
             };
-            for order in due.orders() {
-                if let Ok(payload) = envelope::encode(&order) {
+            for request in due.requests() {
+                if let Ok(payload) = envelope::encode(&request) {
                     self.publish_later(bridge, device, Channel::Command, payload);
                 }
             }

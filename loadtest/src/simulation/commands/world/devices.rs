@@ -2,7 +2,7 @@
 
 use edge_agent::commands::core::{Answer, Effect, Input, Instruction};
 use rand::RngExt;
-use schema::message::{CommandId, CommandProgress, Downlink, Event as Word};
+use schema::message::{CommandId, CommandProgress, Downlink, Event as Uplink};
 use schema::{Channel, envelope};
 
 use super::super::super::Violation;
@@ -91,9 +91,9 @@ impl World {
                 Effect::Abort(id) => {
                     self.devices[device].working.remove(&id);
                 }
-                Effect::Publish(word) => {
-                    check::word(self, device, &word)?;
-                    self.publish(device, &word);
+                Effect::Publish(progress) => {
+                    check::progress(self, device, &progress)?;
+                    self.publish(device, &progress);
                 }
             }
         }
@@ -160,11 +160,11 @@ impl World {
     }
 
     /// From a device to a bridge, if it is connected.
-    fn publish(&mut self, device: usize, word: &CommandProgress) {
+    fn publish(&mut self, device: usize, progress: &CommandProgress) {
         if !self.devices[device].connected {
             return;
         }
-        if let Ok(payload) = envelope::encode(&Word::Command(word.clone())) {
+        if let Ok(payload) = envelope::encode(&Uplink::Command(progress.clone())) {
             self.travel(|broker| Event::Up {
                 device,
                 broker,

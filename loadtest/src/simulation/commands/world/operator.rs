@@ -5,36 +5,36 @@ use std::time::Duration;
 use rand::RngExt;
 use schema::message::{Command, CommandId};
 
-use super::super::plan::Asked;
+use super::super::plan::PlannedCommand;
 use super::{Event, Truth, World};
 
 impl World {
     /// Somebody asks a bridge for a command, and again when none can take it.
-    pub(super) fn ask(&mut self, asked: Asked) {
-        let Some(bridge) = self.bridge_of(asked.device).filter(|_| self.has_store()) else {
-            return self.at(self.now + Duration::from_millis(700), Event::Ask(asked));
+    pub(super) fn ask(&mut self, planned: PlannedCommand) {
+        let Some(bridge) = self.bridge_of(planned.device).filter(|_| self.has_store()) else {
+            return self.at(self.now + Duration::from_millis(700), Event::Ask(planned));
         };
         self.to_ask -= 1;
         let made_ms = (self.bridge_wall().micros() / 1000).unsigned_abs();
         let id = CommandId::new(made_ms, self.chance.rng.random());
-        let ttl_ms = u64::try_from(asked.ttl.as_millis()).unwrap_or(u64::MAX);
+        let ttl_ms = u64::try_from(planned.ttl.as_millis()).unwrap_or(u64::MAX);
         let command = Command {
             id,
             name: "exec".to_owned(),
             arguments: "{}".to_owned(),
             expires_at_ms: i64::try_from(made_ms + ttl_ms).unwrap_or(i64::MAX),
-            priority: asked.priority,
+            priority: planned.priority,
         };
         let truth = Truth {
-            device: asked.device,
+            device: planned.device,
             ..Truth::default()
         };
         self.truths.insert(id, truth);
-        let device = self.devices[asked.device].id.clone();
+        let device = self.devices[planned.device].id.clone();
         let now = self.bridge_wall();
         self.store.queue(device, command, now);
         self.dispatch(bridge, Duration::ZERO, false);
-        if let Some(at) = asked.withdrawn_at {
+        if let Some(at) = planned.withdrawn_at {
             self.at(at.max(self.now), Event::Withdraw(id));
         }
     }
