@@ -20,15 +20,15 @@ use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
 use crate::clock::{AgentClock, Machine};
 use crate::commands::Commands;
 use crate::commands::restart::Restart;
-use crate::commands::work::{Tools, Workshop};
+use crate::commands::work::{SendRequest, Tools, Workshop};
 use crate::config::Config;
-use crate::driver::{Control, Driver};
+use crate::driver::Driver;
 use crate::ingest::Ingest;
-use crate::link::Link;
+use crate::link::{Link, LinkMeters, PUBLISHES_MAX};
 use crate::log_level::LogLevels;
-use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
+use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
-use crate::session::Session;
+use crate::session::{Session, SessionConfig};
 use crate::source::Source;
 use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
 use crate::source::socket::SocketSource;
@@ -37,7 +37,10 @@ use crate::twin::knobs::{Knob, Knobs};
 use crate::twin::{self, Twin};
 
 /// Requests to the driver that may wait.
-const CONTROLS: usize = 16;
+const SEND_REQUESTS_QUEUE: usize = 16;
+
+/// Beside a full window, the link has room for reports, events and presence.
+const _: () = assert!(SessionConfig::WINDOW_BATCHES_MAX + 16 <= PUBLISHES_MAX as usize);
 
 /// How long a start waits for somebody who has the buffer only for a moment: the command line, when
 /// it changes a setting.
@@ -61,7 +64,7 @@ pub struct Running {
     buffer: Buffer,
     ingest: Ingest,
     status: watch::Receiver<Status>,
-    controls: mpsc::Sender<Control>,
+    sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
     restart: Option<Restart>,
     intake: CancellationToken,
@@ -185,7 +188,7 @@ impl Agent {
         let counted = buffer.clone();
         registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
-        let (link, mut link_handle) = Link::new(
+        let (link, received) = Link::new(
             config.link.clone(),
             buffer.epochs(),
             clock.servers(),
@@ -213,7 +216,7 @@ impl Agent {
                 bytes_max: config.buffer.bytes_max,
             }),
         });
-        let (controls, controls_heard) = mpsc::channel(CONTROLS);
+        let (sending, send_requests) = mpsc::channel(SEND_REQUESTS_QUEUE);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
         let restart = config
             .own_process
@@ -232,32 +235,29 @@ impl Agent {
             endings: tokio_util::task::TaskTracker::new(),
         };
         let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.heard());
-        let commands = link_handle
-            .instructions
-            .take()
-            .map(|instructions| Commands {
+        let commands = Commands {
+            buffer: buffer.clone(),
+            clock: clock.clone(),
+            link: received.state.clone(),
+            instructions: received.instructions,
+            workshop: Workshop {
                 buffer: buffer.clone(),
-                clock: clock.clone(),
-                link: link_handle.state.clone(),
-                instructions,
-                workshop: Workshop {
-                    buffer: buffer.clone(),
-                    controls: controls.clone(),
-                    programs: Arc::new(config.commands.exec.clone()),
-                    tools,
-                },
-                parallel: knobs.commands_parallel.heard(),
-                stop: lifecycle.token(),
-            });
-        let twin = link_handle.documents.take().map(|documents| Twin {
+                sending: sending.clone(),
+                programs: Arc::new(config.commands.exec.clone()),
+                tools,
+            },
+            parallel: knobs.commands_parallel.heard(),
+            stop: lifecycle.token(),
+        };
+        let twin = Twin {
             buffer: buffer.clone(),
             clock: Arc::new(clock.clone()),
-            link: link_handle.state.clone(),
-            documents,
+            link: received.state.clone(),
+            documents: received.documents,
             requests,
             knobs,
             stop: lifecycle.token(),
-        });
+        };
         let driver = Driver {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
@@ -266,8 +266,10 @@ impl Agent {
             probes: Probes::new(config.probes),
             buffer: buffer.clone(),
             clock,
-            link: link_handle,
-            controls: controls_heard,
+            link_state: received.state,
+            downlinks: received.downlinks,
+            link_stop: received.stop,
+            requests: send_requests,
             tuning,
             status,
             meters: SessionMeters::register(registry),
@@ -282,12 +284,8 @@ impl Agent {
         };
         lifecycle.spawn("link", linking.instrument(span.clone()));
         lifecycle.spawn("log level", log_level.run(lifecycle.token()));
-        if let Some(twin) = twin {
-            lifecycle.spawn("twin", twin.run().instrument(span.clone()));
-        }
-        if let Some(commands) = commands {
-            lifecycle.spawn("commands", commands.run().instrument(span.clone()));
-        }
+        lifecycle.spawn("twin", twin.run().instrument(span.clone()));
+        lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         let closing = buffer.clone();
         let driving = async move {
             let outcome = driver.run().await;
@@ -302,7 +300,7 @@ impl Agent {
             buffer,
             ingest,
             status: status_heard,
-            controls,
+            sending,
             twin: twin_requests,
             restart,
             intake,
@@ -358,7 +356,7 @@ impl Running {
     pub async fn drain(&self, deadline: Duration) -> Balance {
         self.intake.cancel();
         // A driver that is gone has nothing to flush.
-        let _ = self.controls.send(Control::Flush(true)).await;
+        let _ = self.sending.send(SendRequest::Flush(true)).await;
         let mut status = self.status.clone();
         let drained = status.wait_for(|_| self.buffer.balance().pending == 0);
         let _ = timeout(deadline, drained).await;

@@ -54,7 +54,7 @@ impl Rig {
         let buffer = open(folder.path()).await.buffer;
         let (orders, instructions) = mpsc::channel(256);
         let (link, link_heard) = watch::channel(LinkState::Down(None));
-        let (controls, _) = mpsc::channel(1);
+        let (sending, _) = mpsc::channel(1);
         let marks = folder.path().join("marks").display().to_string();
         let mark = Program {
             program: "/bin/sh".into(),
@@ -81,7 +81,7 @@ impl Rig {
             instructions,
             workshop: Workshop {
                 buffer: buffer.clone(),
-                controls,
+                sending,
                 programs: Arc::new(programs),
                 tools: Tools::default(),
             },

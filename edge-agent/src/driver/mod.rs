@@ -25,8 +25,9 @@ use tracing::warn;
 use crate::buffer::{Buffer, BufferError, Progress, Starts, Storage};
 use crate::clock::AgentClock;
 use crate::clock::core::Change;
+use crate::commands::work::{Resynced, SendRequest};
 use crate::gather::Gatherer;
-use crate::link::{LinkHandle, LinkState, Uplink};
+use crate::link::{LinkState, Uplink};
 use crate::metrics::SessionMeters;
 use crate::probes::Probes;
 use crate::repeat::Repeats;
@@ -37,24 +38,6 @@ use crate::timekeeping::Timekeeping;
 /// A warning that lasts is repeated this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// What others may ask of the driver.
-#[derive(Debug)]
-pub(crate) enum Control {
-    /// Send all there is, without linger and pace.
-    Flush(bool),
-    /// Send again what is not acknowledged, and report anew.
-    Resync(oneshot::Sender<Resynced>),
-}
-
-/// What a resync found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Resynced {
-    /// Rows that were in flight.
-    pub(crate) again: u64,
-    /// Rows that wait beside them.
-    pub(crate) waiting: u64,
-}
-
 /// What can happen.
 enum Happening {
     Link(LinkState),
@@ -62,7 +45,7 @@ enum Happening {
     Appended,
     BufferEnded,
     Storage,
-    Control(Control),
+    Request(SendRequest),
     Tuned(Tuning),
     Timer,
     /// Something in quarantine is to be offered again.
@@ -85,8 +68,11 @@ pub(crate) struct Driver {
     pub(crate) probes: Probes,
     pub(crate) buffer: Buffer,
     pub(crate) clock: AgentClock,
-    pub(crate) link: LinkHandle,
-    pub(crate) controls: mpsc::Receiver<Control>,
+    pub(crate) link_state: watch::Receiver<LinkState>,
+    pub(crate) downlinks: mpsc::Receiver<Downlink>,
+    /// Ends the link, when cancelled.
+    pub(crate) link_stop: CancellationToken,
+    pub(crate) requests: mpsc::Receiver<SendRequest>,
     /// The limits that may change.
     pub(crate) tuning: watch::Receiver<Tuning>,
     pub(crate) status: watch::Sender<Status>,
@@ -192,11 +178,11 @@ impl Running {
         tokio::select! {
             biased;
             () = self.parts.stop.cancelled() => Happening::Stop,
-            Ok(()) = self.parts.link.state.changed() => {
-                Happening::Link(self.parts.link.state.borrow_and_update().clone())
+            Ok(()) = self.parts.link_state.changed() => {
+                Happening::Link(self.parts.link_state.borrow_and_update().clone())
             }
-            Some(downlink) = self.parts.link.downlinks.recv() => Happening::Downlink(downlink),
-            Some(control) = self.parts.controls.recv() => Happening::Control(control),
+            Some(downlink) = self.parts.downlinks.recv() => Happening::Downlink(downlink),
+            Some(request) = self.parts.requests.recv() => Happening::Request(request),
             Ok(()) = self.parts.tuning.changed() => {
                 Happening::Tuned(*self.parts.tuning.borrow_and_update())
             }
@@ -276,8 +262,8 @@ impl Running {
                 self.storage_changed();
             }
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
-            Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
-            Happening::Control(Control::Resync(reply)) => self.resync(reply).await,
+            Happening::Request(SendRequest::Flush(on)) => self.input(Input::Flush(on)).await,
+            Happening::Request(SendRequest::Resync(reply)) => self.resync(reply).await,
             Happening::Tuned(tuning) => self.input(Input::Tune(tuning)).await,
             Happening::Timer => self.input(Input::Timer).await,
             Happening::Probe => self.probe().await,

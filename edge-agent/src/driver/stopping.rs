@@ -39,11 +39,10 @@ impl Running {
 
     /// Waits, not for ever, until the link has said goodbye.
     pub(super) async fn leave(&mut self) {
-        self.parts.link.stop.cancel();
+        self.parts.link_stop.cancel();
         let gone = self
             .parts
-            .link
-            .state
+            .link_state
             .wait_for(|state| matches!(state, LinkState::Down(None)));
         let _ = tokio::time::timeout(GOODBYE_GRACE, gone).await;
         self.uplink = None;

@@ -2,18 +2,10 @@
 
 use std::time::Duration;
 
-use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted, Order};
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use crate::buffer::Kept;
-
-/// What the bridge says of commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Instruction {
-    /// A command, or its withdrawal.
-    Order(Order),
-    /// Words that need not be repeated.
-    Noted(Vec<Noted>),
-}
+pub use crate::link::Instruction;
 
 /// What time it is, and what chance says: the core has neither.
 #[derive(Debug, Clone, Copy, PartialEq)]
