@@ -15,7 +15,9 @@ use schema::limits::{COMMAND_BODY_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use super::connect::number as first_number;
+use super::error::BufferError;
 use super::file::File;
+use super::handle::Buffer;
 use super::set_aside::OddRow;
 use super::stored::{self, Stored};
 
@@ -96,44 +98,160 @@ enum Which {
     All,
 }
 
-impl File {
-    /// Keeps a command unless it is known, or there is no room.
-    pub(super) async fn keep_command(
+impl Buffer {
+    /// Keeps a command in this state, unless it is known. Without room nothing is kept, and only
+    /// what is known is answered.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then it was not kept.
+    pub async fn keep_command(
         &self,
-        command: &Command,
+        command: Command,
         state: CommandState,
         has_room: bool,
-        now_ms: u64,
-    ) -> Result<Kept, Error> {
-        let id = id_bytes(command.id);
-        let mut known = self.find(Which::One(command.id)).await?;
-        if let Some(known) = known.pop() {
-            return Ok(Kept::Known(match known {
-                Found::Sound(known) => known.progress,
-                Found::Known(..) | Found::Lost(..) => unknown(command.id).progress,
-            }));
-        }
-        if !has_room || !self.has_place(now_ms).await? {
-            return Ok(Kept::Full);
-        }
-        self.connection
-            .execute(
-                "INSERT INTO command_queue (id, name, arguments, priority, state, received_at, \
-                 expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                params![
-                    id,
-                    command.name.as_str(),
-                    command.arguments.as_str(),
-                    i64::from(command.priority),
-                    number(state),
-                    time(now_ms),
-                    command.expires_at_ms
-                ],
-            )
-            .await?;
-        Ok(Kept::New)
+    ) -> Result<Kept, BufferError> {
+        self.write_table(async move |file, now_ms| {
+            let mut known = file.find(Which::One(command.id)).await?;
+            if let Some(known) = known.pop() {
+                return Ok(Kept::Known(match known {
+                    Found::Sound(known) => known.progress,
+                    Found::Known(..) | Found::Lost(..) => unknown(command.id).progress,
+                }));
+            }
+            if !has_room || !file.has_place(now_ms).await? {
+                return Ok(Kept::Full);
+            }
+            file.connection
+                .execute(
+                    "INSERT INTO command_queue (id, name, arguments, priority, state, received_at, \
+                     expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    params![
+                        id_bytes(command.id),
+                        command.name,
+                        command.arguments,
+                        i64::from(command.priority),
+                        number(state),
+                        time(now_ms),
+                        command.expires_at_ms
+                    ],
+                )
+                .await?;
+            Ok(Kept::New)
+        })
+        .await
     }
 
+    /// Writes where a command stands, which the bridge is then to be told.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then nothing has changed.
+    pub async fn move_command(&self, progress: CommandProgress) -> Result<(), BufferError> {
+        self.write_table(async move |file, now_ms| {
+            let now = time(now_ms);
+            let started = (progress.state == CommandState::Running).then_some(now);
+            let ended = progress.state.is_final().then_some(now);
+            file.connection
+                .execute(
+                    "UPDATE command_queue SET state = ?, percent = ?, output = ?, reported = 0, \
+                     started_at = coalesce(started_at, ?), ended_at = coalesce(ended_at, ?) \
+                     WHERE id = ?",
+                    params![
+                        number(progress.state),
+                        i64::from(progress.percent),
+                        progress.output,
+                        started,
+                        ended,
+                        id_bytes(progress.id)
+                    ],
+                )
+                .await
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Records what the bridge has noted and drops the bodies of what has ended; forgets commands that have
+    /// ended, were noted, and expired before a time in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn note_commands(
+        &self,
+        noted: Vec<Noted>,
+        forget_before_ms: i64,
+    ) -> Result<(), BufferError> {
+        self.write_table(async move |file, _| {
+            for Noted { id, state } in noted {
+                file.connection
+                    .execute(
+                        "UPDATE command_queue SET reported = 1, \
+                         arguments = CASE WHEN state > ?3 THEN '' ELSE arguments END, \
+                         output = CASE WHEN state > ?3 THEN '' ELSE output END \
+                         WHERE id = ?1 AND state = ?2",
+                        params![id_bytes(id), number(state), number(CommandState::Running)],
+                    )
+                    .await?;
+            }
+            file.connection
+                .execute(
+                    "DELETE FROM command_queue WHERE state > ? AND reported = 1 AND expires_at < ?",
+                    params![number(CommandState::Running), forget_before_ms],
+                )
+                .await
+                .map(drop)
+        })
+        .await
+    }
+
+    /// The commands that are open: those that have not ended, or whose end the bridge has not noted. Rows that
+    /// make no sense are mended or set aside.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn commands(&self) -> Result<StoredCommands, BufferError> {
+        self.read_table(TABLE, async |file, now_ms| {
+            file.drop_bodies().await?;
+            let mut found = StoredCommands::default();
+            let mut odd = Vec::new();
+            for row in file.find(Which::Open).await? {
+                match row {
+                    Found::Sound(known) => found.commands.push(known),
+                    Found::Known(id, row) => {
+                        found.commands.push(unknown(id));
+                        odd.push((Ok(id), row));
+                    }
+                    Found::Lost(key, row) => odd.push((Err(key), row)),
+                }
+            }
+            let odd_rows = odd.len() as u64;
+            if !odd.is_empty() {
+                let mend = async move |file: &mut File| {
+                    for (which, row) in odd {
+                        file.keep_aside(&row, now_ms).await?;
+                        match which {
+                            Ok(id) => file.end_as_unknown(id, now_ms).await?,
+                            Err(key) => file.delete_by_key(TABLE, "id", key).await?,
+                        }
+                    }
+                    Ok(())
+                };
+                file.transaction(mend).await?;
+            }
+            // A recovery: see the table's description.
+            let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log
+                             WHERE kind = 4 AND typeof(at_ms) = 'integer'";
+            let recovered = first_number(&file.connection, recovered).await?;
+            let aside = file.aside().await?;
+            found.forgot_until_ms = u64::try_from(recovered)
+                .unwrap_or(0)
+                .max(aside.commands_at_ms);
+            Ok((found, odd_rows))
+        })
+        .await
+    }
+}
+
+impl File {
     /// Whether one more may be kept. Of those that have ended, been noted and expired some are
     /// forgotten for it.
     async fn has_place(&self, now_ms: u64) -> Result<bool, Error> {
@@ -155,106 +273,6 @@ impl File {
             )
             .await?;
         Ok(forgotten > 0)
-    }
-
-    /// Writes where a command stands; the bridge has not noted that yet.
-    pub(super) async fn move_command(
-        &self,
-        progress: &CommandProgress,
-        now_ms: u64,
-    ) -> Result<(), Error> {
-        let now = time(now_ms);
-        let started = (progress.state == CommandState::Running).then_some(now);
-        let ended = progress.state.is_final().then_some(now);
-        self.connection
-            .execute(
-                "UPDATE command_queue SET state = ?, percent = ?, output = ?, reported = 0, \
-                 started_at = coalesce(started_at, ?), ended_at = coalesce(ended_at, ?) \
-                 WHERE id = ?",
-                params![
-                    number(progress.state),
-                    i64::from(progress.percent),
-                    progress.output.as_str(),
-                    started,
-                    ended,
-                    id_bytes(progress.id)
-                ],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Takes down what the bridge has noted, drops the bodies of what has ended, and forgets commands that ended, were noted and
-    /// expired before `forget_before_ms`.
-    pub(super) async fn note_commands(
-        &self,
-        noted: &[Noted],
-        forget_before_ms: i64,
-    ) -> Result<(), Error> {
-        for Noted { id, state } in noted {
-            self.connection
-                .execute(
-                    "UPDATE command_queue SET reported = 1, \
-                     arguments = CASE WHEN state > ?3 THEN '' ELSE arguments END, \
-                     output = CASE WHEN state > ?3 THEN '' ELSE output END \
-                     WHERE id = ?1 AND state = ?2",
-                    params![id_bytes(*id), number(*state), number(CommandState::Running)],
-                )
-                .await?;
-        }
-        self.connection
-            .execute(
-                "DELETE FROM command_queue WHERE state > ? AND reported = 1 AND expires_at < ?",
-                params![number(CommandState::Running), forget_before_ms],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// The commands that are open. Rows that make no sense are mended or set aside on the way, and
-    /// counted in the second value.
-    pub(super) async fn commands(&mut self, now_ms: u64) -> Result<(StoredCommands, u64), Error> {
-        self.drop_bodies().await?;
-        let mut found = StoredCommands::default();
-        let mut odd = Vec::new();
-        for row in self.find(Which::Open).await? {
-            match row {
-                Found::Sound(known) => found.commands.push(known),
-                Found::Known(id, row) => {
-                    found.commands.push(unknown(id));
-                    odd.push((Ok(id), row));
-                }
-                Found::Lost(key, row) => odd.push((Err(key), row)),
-            }
-        }
-        let odd_rows = odd.len() as u64;
-        if !odd.is_empty() {
-            self.begin().await?;
-            let mended = async {
-                for (which, row) in odd {
-                    self.keep_aside(&row, now_ms).await?;
-                    match which {
-                        Ok(id) => self.end_as_unknown(id, now_ms).await?,
-                        Err(key) => self.delete_by_key(TABLE, "id", key).await?,
-                    }
-                }
-                self.commit().await
-            }
-            .await;
-            if let Err(error) = mended {
-                self.rollback().await;
-                return Err(error);
-            }
-        }
-        // A recovery: see the table's description.
-        let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log
-                         WHERE kind = 4 AND typeof(at_ms) = 'integer'";
-        let recovered = first_number(&self.connection, recovered).await?;
-        let aside = self.aside().await?;
-        found.forgot_until_ms = u64::try_from(recovered)
-            .unwrap_or(0)
-            .max(aside.commands_at_ms);
-        Ok((found, odd_rows))
     }
 
     /// Deletes a row by its key, of whatever type that is.
@@ -369,10 +387,8 @@ impl File {
         }
         Ok(found)
     }
-}
 
-impl File {
-    /// Of what an agent before 0.2 kept whole.
+    /// Drops the bodies of ended commands, which an agent before 0.2 kept.
     async fn drop_bodies(&self) -> Result<(), Error> {
         let some = "UPDATE command_queue SET arguments = '', output = '' WHERE id IN (SELECT id \
              FROM command_queue WHERE state > ? AND reported = 1 \

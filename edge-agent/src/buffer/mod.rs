@@ -29,7 +29,7 @@
 //! read a clock of its own.
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
-//! `request` and `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
+//! `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
 //! for the accounts' rows; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk.
 
@@ -56,7 +56,6 @@ mod place;
 mod quarantine;
 mod read;
 mod recovery;
-mod request;
 mod reserve;
 mod row;
 mod sample;

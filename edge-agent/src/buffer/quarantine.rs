@@ -14,7 +14,10 @@ use schema::{DiscardedBy, RangeSet, SeqRange};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::commit::Settle;
+use super::error::BufferError;
 use super::file::File;
+use super::handle::Buffer;
 use super::log::{Entry, Kind, Write};
 use super::row::ROW_BYTES;
 use super::writer::{WARN_EVERY, Writer};
@@ -115,6 +118,73 @@ impl Quarantine {
     }
 }
 
+impl Buffer {
+    /// What is in quarantine for one of these reasons, or for any, is to be offered again: a part
+    /// of it at a time, as history. Returns how many readings that are.
+    ///
+    /// # Errors
+    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
+    pub async fn requeue(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
+        self.run(async move |writer| {
+            let rows = writer.state.epochs.in_quarantine(reasons.as_deref());
+            let count = writer.requeue_rows(&rows).await;
+            writer.keep_accounts().await?;
+            Ok(count)
+        })
+        .await
+    }
+
+    /// Gives up what is in quarantine for one of these reasons, or for any, as a person has asked
+    /// for. Returns how many readings that were.
+    ///
+    /// # Errors
+    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
+    pub async fn discard(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
+        self.run(async move |writer| {
+            let rows = writer.state.epochs.in_quarantine(reasons.as_deref());
+            let count = writer.discard_rows(&rows, DiscardedBy::Person).await;
+            if count > 0 {
+                warn!(count, "readings in quarantine were discarded, as asked for");
+            }
+            writer.tell();
+            writer.keep_accounts().await?;
+            Ok(count)
+        })
+        .await
+    }
+
+    /// Offers all of the quarantine again if it was refused for another version of the agent, or
+    /// by a bridge of another protocol. Returns how many readings that are. What the bridge understands
+    /// is kept, see [`Opened::bridge_protocol`].
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn offer(&self, protocol: Option<u16>) -> Result<u64, BufferError> {
+        self.run(async move |writer| {
+            if let Some(protocol) = protocol {
+                writer.quarantine.protocol = protocol;
+            }
+            if writer.quarantine.is_offered_to(&writer.quarantine.peers()) {
+                return Ok(0);
+            }
+            if writer.state.epochs.quarantined_rows() == 0 {
+                // What a bridge understands is worth knowing at the next start.
+                if protocol.is_some() {
+                    writer.keep_peers().await;
+                }
+                return Ok(0);
+            }
+            // No peer mends a clock that is shown wrong.
+            let mut rows = writer.state.epochs.in_quarantine(None);
+            rows.subtract(&writer.state.epochs.shown_wrong());
+            let count = writer.requeue_rows(&rows).await;
+            writer.keep_peers().await;
+            Ok(count)
+        })
+        .await
+    }
+}
+
 impl Writer {
     /// Takes note that rows have left the pending ones, or the quarantine.
     pub(super) fn quarantine_answered(&mut self, rows: &RangeSet) {
@@ -198,24 +268,6 @@ impl Writer {
         freed.count()
     }
 
-    /// A person gives up what is in quarantine for one of these reasons, or for any.
-    pub(super) async fn discard(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
-        let rows = self.state.epochs.in_quarantine(reasons);
-        let count = self.discard_rows(&rows, DiscardedBy::Person).await;
-        if count > 0 {
-            warn!(count, "readings in quarantine were discarded, as asked for");
-        }
-        self.tell();
-        count
-    }
-
-    /// What is in quarantine for one of these reasons, or for any, is to be offered again. Returns
-    /// how many rows that are.
-    pub(super) async fn requeue(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
-        let rows = self.state.epochs.in_quarantine(reasons);
-        self.requeue_rows(&rows).await
-    }
-
     /// These rows are to be offered again. Returns how many there are.
     pub(super) async fn requeue_rows(&mut self, rows: &RangeSet) -> u64 {
         let count = rows.count();
@@ -230,27 +282,13 @@ impl Writer {
         count
     }
 
-    /// Agent or bridge may be another than those that refused: then all of it is offered again.
-    pub(super) async fn offer(&mut self, protocol: Option<u16>) -> u64 {
-        if let Some(protocol) = protocol {
-            self.quarantine.protocol = protocol;
+    /// What a person is told was done has to be on the disk, also where it was done before and could not be
+    /// kept.
+    async fn keep_accounts(&mut self) -> Result<(), BufferError> {
+        match self.deferred.is_account_due() {
+            true => self.commit(Settle::Rows).await,
+            false => Ok(()),
         }
-        if self.quarantine.is_offered_to(&self.quarantine.peers()) {
-            return 0;
-        }
-        if self.state.epochs.quarantined_rows() == 0 {
-            // That a bridge said what it understands is worth knowing at the next start.
-            if protocol.is_some() {
-                self.keep_peers().await;
-            }
-            return 0;
-        }
-        // No peer mends a clock that is shown wrong.
-        let mut rows = self.state.epochs.in_quarantine(None);
-        rows.subtract(&self.state.epochs.shown_wrong());
-        let count = self.requeue_rows(&rows).await;
-        self.keep_peers().await;
-        count
     }
 
     /// Offers the next part of what is to be offered again.
@@ -311,14 +349,12 @@ impl Writer {
         };
         let write = Write::Put(entry);
         let keep = async |file: &mut File| {
-            file.begin().await?;
-            file.write_log(std::iter::once(&write)).await?;
-            file.commit().await
+            file.transaction(async |file| file.write_log(std::iter::once(&write)).await)
+                .await
         };
         match self.in_place(keep).await {
             Ok(()) => self.quarantine.kept = Some((id, peers)),
             Err(error) => {
-                self.file.rollback().await;
                 if self.quarantine.not_kept.is_due(&error.to_string()) {
                     // It is offered once more after the next start.
                     warn!(%error, "for whom the quarantine was offered is not kept");

@@ -8,7 +8,9 @@ use schema::setting::CLOCK_MS_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{RowKey, row_key};
+use super::error::BufferError;
 use super::file::File;
+use super::handle::Buffer;
 use super::log::{self, Entry, Write};
 use super::row::{Cell, SensorId, small_mark};
 use super::set_aside::OddRow;
@@ -126,28 +128,54 @@ pub struct StoredSetting {
     pub origin: Origin,
 }
 
-impl File {
-    /// Keeps settings, each unless one that wins is there; all or none.
-    pub(super) async fn keep_config(
-        &mut self,
-        entries: &[ConfigEntry],
+impl Buffer {
+    /// Keeps settings in one commit, each unless one that wins is there: with a later clock, or the
+    /// same and a greater value.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then none was kept.
+    pub async fn keep_config(
+        &self,
+        entries: Vec<ConfigEntry>,
         origin: Origin,
-        now_ms: u64,
-    ) -> Result<(), Error> {
-        self.begin().await?;
-        for entry in entries {
-            if let Err(error) = self.keep_setting(entry, origin, now_ms).await {
-                self.rollback().await;
-                return Err(error);
-            }
-        }
-        let committed = self.commit().await;
-        if committed.is_err() {
-            self.rollback().await;
-        }
-        committed
+    ) -> Result<(), BufferError> {
+        self.write_table(async move |file, now_ms| {
+            file.transaction(async move |file| {
+                for entry in &entries {
+                    file.keep_setting(entry, origin, now_ms).await?;
+                }
+                Ok(())
+            })
+            .await
+        })
+        .await
     }
 
+    /// The settings that were kept, by key. Rows that make no sense are set aside.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn config(&self) -> Result<Vec<StoredSetting>, BufferError> {
+        self.read_table(SETTINGS, async |file, now_ms| {
+            let (kept, odd) = file.look_at_config().await?;
+            let odd_rows = odd.len() as u64;
+            if !odd.is_empty() {
+                let set_aside = async move |file: &mut File| {
+                    for (key, row) in odd {
+                        file.keep_aside(&row, now_ms).await?;
+                        file.delete_by_key(SETTINGS, "key", key).await?;
+                    }
+                    Ok(())
+                };
+                file.transaction(set_aside).await?;
+            }
+            Ok((kept, odd_rows))
+        })
+        .await
+    }
+}
+
+impl File {
     pub(super) async fn keep_setting(
         &self,
         entry: &ConfigEntry,
@@ -171,29 +199,6 @@ impl File {
             )
             .await?;
         Ok(())
-    }
-
-    /// The settings, by key. Rows that make no sense are set aside on the way, and counted in the
-    /// second value.
-    pub(super) async fn config(&mut self, now_ms: u64) -> Result<(Vec<StoredSetting>, u64), Error> {
-        let (kept, odd) = self.look_at_config().await?;
-        let odd_rows = odd.len() as u64;
-        if !odd.is_empty() {
-            self.begin().await?;
-            let done = async {
-                for (key, row) in odd {
-                    self.keep_aside(&row, now_ms).await?;
-                    self.delete_by_key(SETTINGS, "key", key).await?;
-                }
-                self.commit().await
-            }
-            .await;
-            if let Err(error) = done {
-                self.rollback().await;
-                return Err(error);
-            }
-        }
-        Ok((kept, odd_rows))
     }
 
     /// The settings of a damaged file.

@@ -18,7 +18,7 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Writer {
     /// Commits what waits, with the settlements when they are due.
-    pub(super) async fn commit(&mut self, settle: Settle) -> Result<(), BufferError> {
+    pub(in crate::buffer) async fn commit(&mut self, settle: Settle) -> Result<(), BufferError> {
         self.append_by = None;
         self.waiting_rows = 0;
         let waiting = std::mem::take(&mut self.waiting);

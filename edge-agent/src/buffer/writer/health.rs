@@ -124,7 +124,7 @@ impl Writer {
     }
 
     /// Counts rows of a small table that were set aside.
-    pub(super) async fn note_odd(&mut self, rows: u64, table: &'static str) {
+    pub(in crate::buffer) async fn note_odd(&mut self, rows: u64, table: &'static str) {
         if rows > 0 {
             error!(
                 path = %self.settings.path.display(),

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::LOOK_IDLE;
-use super::{WARN_EVERY, Writer};
+use super::{Request, WARN_EVERY, Writer};
 use crate::buffer::deferred::Deferred;
 use crate::buffer::epochs::Run;
 use crate::buffer::error::BufferError;
@@ -17,7 +17,6 @@ use crate::buffer::load::Anchor;
 use crate::buffer::open;
 use crate::buffer::quarantine::Quarantine;
 use crate::buffer::recovery::Recovery;
-use crate::buffer::request::Request;
 use crate::buffer::settings::BufferSettings;
 use crate::buffer::shows::Shows;
 use crate::buffer::starts::Starts;
