@@ -15,10 +15,11 @@
 //! quarantined + evicted + discarded, shown by [`Running::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver`, `gather` and `probes` → [`buffer`] → [`link`] → [`ingest`] and
-//! [`source`] → [`commands`] and [`twin`] → `app` → [`config`].
+//! [`source`] → [`commands`] and [`twin`] → `app` → [`config`] → [`cli`].
 
 mod app;
 pub mod buffer;
+pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
@@ -28,7 +29,7 @@ pub mod ingest;
 pub mod link;
 mod log_level;
 mod metrics;
-pub mod place;
+mod place;
 mod probes;
 mod repeat;
 pub mod session;

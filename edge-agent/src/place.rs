@@ -10,7 +10,7 @@ use rustix::fs::{Access, access};
 ///
 /// # Errors
 /// When the folder is none, is not there, or takes no files.
-pub fn check_folder_of(path: &Path) -> io::Result<()> {
+pub(crate) fn check_folder_of(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

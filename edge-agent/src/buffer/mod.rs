@@ -78,7 +78,7 @@ pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
-pub use open::begins_damaged;
+pub(crate) use open::begins_damaged;
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};

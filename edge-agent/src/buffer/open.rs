@@ -142,7 +142,7 @@ fn refuse_foreign(paths: &Paths) -> Result<(), BufferError> {
 ///
 /// # Errors
 /// [`BufferError::Foreign`] where a start refuses it by its beginning, and when it cannot be read.
-pub fn begins_damaged(path: &Path) -> Result<bool, BufferError> {
+pub(crate) fn begins_damaged(path: &Path) -> Result<bool, BufferError> {
     let paths = Paths::of(path);
     if !exists(&paths.lock)? {
         refuse_foreign(&paths)?;

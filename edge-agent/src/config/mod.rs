@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use certs::identity::{Identity, Role};
 use certs::tls::{TlsError, TlsFiles};
+use daemon::logs::{Levels, LogSettings};
 use daemon::settings::{self, Problems, relative_to};
-use daemon::{Class, Failure, logs};
+use daemon::{Class, Failure};
 use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
@@ -53,7 +54,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct OwnProcess {
     /// Changes what it logs.
-    pub levels: logs::Levels,
+    pub levels: Levels,
     /// The command for which it was started again by [`Running::restart_wanted`].
     ///
     /// [`Running::restart_wanted`]: crate::Running::restart_wanted
@@ -97,15 +98,6 @@ pub struct Settings {
     pub log: LogSettings,
     /// Where to serve `/metrics`, `/healthz`, `/readyz` and `/status`.
     pub admin: SocketAddr,
-}
-
-/// How to log.
-#[derive(Debug, Clone)]
-pub struct LogSettings {
-    /// As lines for people or JSON.
-    pub format: logs::Format,
-    /// Level or directives.
-    pub level: String,
 }
 
 impl Config {
@@ -192,10 +184,7 @@ impl Settings {
                 clock: raw.clock.settings(origin),
                 own_process: None,
             },
-            log: LogSettings {
-                format: raw.log.format,
-                level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
-            },
+            log: raw.log.or_level("info"),
             admin: raw.admin.http.unwrap_or(ADMIN_HTTP),
         })
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use daemon::logs;
+use daemon::logs::RawLog;
 use daemon::settings::{Problems, relative_to};
 use schema::{BrokerAddress, TimestampUnit};
 use serde::Deserialize;
@@ -170,13 +170,6 @@ impl RawClock {
             ..ClockSettings::default()
         }
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct RawLog {
-    #[serde(default)]
-    pub(super) format: logs::Format,
-    pub(super) level: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
