@@ -41,5 +41,5 @@ mod wills;
 mod window;
 mod wire;
 
-pub use app::{Broker, Running};
+pub use app::{Broker, RunningBroker};
 pub use config::{Config, Settings};

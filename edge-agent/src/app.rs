@@ -60,7 +60,7 @@ pub struct Agent;
 
 /// An agent that runs. Dropping it changes nothing: the lifecycle stops it.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningAgent {
     buffer: Buffer,
     ingest: Ingest,
     status: watch::Receiver<Status>,
@@ -87,7 +87,7 @@ impl Agent {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningAgent, Failure> {
         let knobs = knobs(&config);
         let sources = configured_sources(&config, &knobs).await?;
         Self::start_with(config, knobs, sources, lifecycle, health, registry).await
@@ -103,7 +103,7 @@ impl Agent {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningAgent, Failure> {
         let knobs = knobs(&config);
         let sources = Sources {
             all: sources,
@@ -119,7 +119,7 @@ impl Agent {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningAgent, Failure> {
         certs::tls::install_crypto_provider();
         let clock = AgentClock::begin(Machine::new(config.clock.clone()));
         let stamps = clock.stamps();
@@ -183,8 +183,8 @@ impl Agent {
             IngestMeters::register(registry),
             intake.clone(),
         );
-        let told = clock.clone();
-        registry.register_collector(Box::new(ClockCollector(move || told.report())));
+        let reported = clock.clone();
+        registry.register_collector(Box::new(ClockCollector(move || reported.report())));
         let counted = buffer.clone();
         registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
@@ -194,7 +194,7 @@ impl Agent {
             clock.servers(),
             LinkMeters::register(registry),
         );
-        let (status, status_heard) = watch::channel(Status {
+        let (status, status_receiver) = watch::channel(Status {
             device: config.link.device.clone(),
             epoch: opened.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -234,7 +234,7 @@ impl Agent {
             progress: None,
             endings: tokio_util::task::TaskTracker::new(),
         };
-        let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.heard());
+        let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.subscribe());
         let commands = Commands {
             buffer: buffer.clone(),
             clock: clock.clone(),
@@ -246,7 +246,7 @@ impl Agent {
                 programs: Arc::new(config.commands.exec.clone()),
                 tools,
             },
-            parallel: knobs.commands_parallel.heard(),
+            parallel: knobs.commands_parallel.subscribe(),
             stop: lifecycle.token(),
         };
         let twin = Twin {
@@ -296,10 +296,10 @@ impl Agent {
         for source in sources.all {
             spawn_source(source, &ingest, &intake, lifecycle);
         }
-        Ok(Running {
+        Ok(RunningAgent {
             buffer,
             ingest,
-            status: status_heard,
+            status: status_receiver,
             sending,
             twin: twin_requests,
             restart,
@@ -308,7 +308,7 @@ impl Agent {
     }
 }
 
-impl Running {
+impl RunningAgent {
     /// Takes readings from code, beside those of the sources.
     #[must_use]
     pub fn ingest(&self) -> Ingest {
@@ -447,11 +447,11 @@ async fn configured_sources(config: &Config, knobs: &Knobs) -> Result<Sources, F
         scans: None,
     };
     if let Some(host) = &config.sources.host {
-        let (scans, asked) = mpsc::channel(SCANS_QUEUE);
+        let (scans, requests) = mpsc::channel(SCANS_QUEUE);
         let source = HostSource::new(host.clone()).following(HostControls {
-            interval: knobs.host_interval.heard(),
-            dead_band: knobs.host_dead_band.heard(),
-            scans: asked,
+            interval: knobs.host_interval.subscribe(),
+            dead_band: knobs.host_dead_band.subscribe(),
+            scans: requests,
         });
         sources.all.push(Box::new(source));
         sources.scans = Some(scans);

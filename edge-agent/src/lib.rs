@@ -12,7 +12,7 @@
 //!
 //! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
 //! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
-//! quarantined + evicted + discarded, shown by [`Running::balance`] and the metrics.
+//! quarantined + evicted + discarded, shown by [`RunningAgent::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver`, `gather` and `probes` → [`buffer`] → [`link`] → [`ingest`] and
 //! [`source`] → [`commands`] and [`twin`] → `app` → [`config`] → [`cli`].
@@ -38,7 +38,7 @@ pub mod status;
 mod timekeeping;
 pub mod twin;
 
-pub use app::{Agent, Running};
+pub use app::{Agent, RunningAgent};
 pub use config::{Config, OwnProcess, Settings};
 pub use ingest::Ingest;
 pub use probes::ProbePauses;

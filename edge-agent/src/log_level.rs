@@ -58,10 +58,10 @@ impl LogLevels {
 
     /// Changes the log until stopped.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let mut heard = self.wanted.subscribe();
+        let mut wanted = self.wanted.subscribe();
         let mut now = None;
         loop {
-            let (level, until) = heard.borrow_and_update().at(Instant::now());
+            let (level, until) = wanted.borrow_and_update().at(Instant::now());
             if level != now
                 && let Some(levels) = &self.levels
             {
@@ -73,7 +73,7 @@ impl LogLevels {
             }
             let never = Instant::now();
             tokio::select! {
-                changed = heard.changed() => if changed.is_err() { return Ok(()) },
+                changed = wanted.changed() => if changed.is_err() { return Ok(()) },
                 () = sleep_until(until.unwrap_or(never)), if until.is_some() => {}
                 () = stop.cancelled() => return Ok(()),
             }

@@ -58,8 +58,8 @@ impl Timekeeping {
     }
 
     /// The bridge said something else than the time.
-    pub(crate) fn heard(&mut self) {
-        self.exchange.heard(self.clock.monotonic());
+    pub(crate) fn received_other(&mut self) {
+        self.exchange.received_other(self.clock.monotonic());
     }
 
     pub(crate) fn down(&mut self) {
@@ -73,7 +73,7 @@ impl Timekeeping {
         let Some(answer) = self.exchange.hello(hello, now) else {
             return Vec::new();
         };
-        let trip_ms = (now - answer.asked_at) / 1000;
+        let trip_ms = (now - answer.requested_at) / 1000;
         debug!(
             trip_ms,
             protocol = hello.protocol,
@@ -87,7 +87,7 @@ impl Timekeeping {
                 offset_ms, "the bridge tells the time"
             );
         }
-        self.told(changes)
+        self.log_changes(changes)
     }
 
     /// When [`Self::tick`] is due.
@@ -129,11 +129,11 @@ impl Timekeeping {
             }
             Some(Due::Silent) => {
                 info!("the bridge is there and does not tell the time: it is an old one");
-                changes.extend(self.clock.nobody_tells());
+                changes.extend(self.clock.bridge_is_silent());
             }
             None => {}
         }
-        self.told(changes)
+        self.log_changes(changes)
     }
 
     /// What is known could not be kept: the next look is a try.
@@ -141,7 +141,7 @@ impl Timekeeping {
         self.look_at = self.look_at.min(Instant::now() + LOOK_WAITING);
     }
 
-    fn told(&self, changes: Vec<Change>) -> Vec<Change> {
+    fn log_changes(&self, changes: Vec<Change>) -> Vec<Change> {
         for change in &changes {
             match change {
                 Change::Known(state) => {

@@ -280,7 +280,7 @@ impl Account {
 
     /// Whether something is in the account that an acknowledgement has to confirm.
     #[must_use]
-    pub fn awaits_word(&self) -> bool {
+    pub fn awaits_ack(&self) -> bool {
         let own = |cause: &Cause| cause.is_own;
         self.sets.quarantined.keys().any(own)
             || !self.sets.discarded.is_empty()
@@ -296,7 +296,7 @@ impl Account {
     /// Whether nothing is left to be said of this epoch, once it has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.holds_nothing() && !self.awaits_word()
+        self.holds_nothing() && !self.awaits_ack()
     }
 
     /// Takes over the sequences up to `last_seq`.

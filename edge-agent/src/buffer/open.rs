@@ -113,7 +113,7 @@ pub(super) async fn open(
                     // The damaged file stays as it is; what was made of it so far takes room.
                     let _ = paths.remove_new();
                 })?;
-                tell(&paths, &recovered);
+                log_recovery(&paths, &recovered);
                 recovery = Some(recovered);
             }
         }
@@ -343,7 +343,7 @@ pub(super) fn new_epoch() -> Epoch {
 }
 
 /// Tells the operator what may be missing.
-fn tell(paths: &Paths, recovery: &Recovery) {
+fn log_recovery(paths: &Paths, recovery: &Recovery) {
     error!(
         path = %paths.main.display(),
         kept_as = %recovery.kept_as.display(),

@@ -146,7 +146,7 @@ impl Buffer {
             if count > 0 {
                 warn!(count, "readings in quarantine were discarded, as asked for");
             }
-            writer.tell();
+            writer.publish_progress();
             writer.keep_accounts().await?;
             Ok(count)
         })
@@ -211,11 +211,11 @@ impl Writer {
     fn reasons(&self) -> String {
         let counts = self.state.epochs.reasons();
         let named = RejectReason::ALL.iter().zip(counts);
-        let told: Vec<String> = named
+        let listed: Vec<String> = named
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| format!("{} {count}", reason.as_str()))
             .collect();
-        told.join(", ")
+        listed.join(", ")
     }
 
     /// Discards the oldest of it while it is over its budget. Returns how many.
@@ -277,7 +277,7 @@ impl Writer {
             self.deferred.settle(&RangeSet::new());
             self.settle_soon();
             self.offer_next().await;
-            self.tell();
+            self.publish_progress();
         }
         count
     }

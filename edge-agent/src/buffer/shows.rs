@@ -59,18 +59,18 @@ pub(super) struct Evictions(Arc<Mutex<RangeSet>>);
 
 impl Evictions {
     pub(super) fn add(&self, ranges: &RangeSet) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for range in ranges.iter() {
-            if told.as_slice().len() >= EVICTED_RANGES_MAX {
+            if kept.as_slice().len() >= EVICTED_RANGES_MAX {
                 break;
             }
-            told.insert(range);
+            kept.insert(range);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.is_empty()
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.is_empty()
     }
 
     pub(super) fn take(&self) -> RangeSet {

@@ -101,7 +101,7 @@ impl Buffer {
                 rows.subtract(&writer.state.epochs.shown_wrong());
                 writer.requeue_rows(&rows).await;
             }
-            writer.tell();
+            writer.publish_progress();
             Ok(())
         })
         .await
@@ -127,7 +127,7 @@ impl Buffer {
                     "this epoch goes on, and its order with the latest stamp: too many wait to be settled, or its clock is not kept yet"
                 );
             }
-            writer.tell();
+            writer.publish_progress();
             Ok(begun)
         });
         if let Some([ended, begun]) = begun.await? {

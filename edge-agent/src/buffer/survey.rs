@@ -142,11 +142,11 @@ impl Source {
         let mut main = open_existing(paths.content())?;
         let wal = wal::read(&paths.log)?;
         let mut start = [0; 18];
-        let told = main
+        let stated = main
             .as_mut()
             .and_then(|main| main.read_exact(&mut start).ok())
             .and_then(|()| pages::page_bytes(&start));
-        let page_bytes = told.or(wal.page_bytes).unwrap_or(PAGE_BYTES as usize);
+        let page_bytes = stated.or(wal.page_bytes).unwrap_or(PAGE_BYTES as usize);
         Ok(Self {
             main,
             log: open_existing(&paths.log)?,

@@ -53,13 +53,13 @@ fn scan(mut log: impl Read) -> io::Result<Wal> {
         // Not even a header: a process was killed when it made the log.
         return Ok(wal);
     }
-    let told = word(&header, 2) as usize;
-    let is_known = word(&header, 0) & !1 == MAGIC && is_page_size(told);
+    let stated = word(&header, 2) as usize;
+    let is_known = word(&header, 0) & !1 == MAGIC && is_page_size(stated);
     let mut sum = Checksum::new(word(&header, 0));
     sum.add(&header[..24]);
     let is_sound = is_known && sum.is(word(&header, 6), word(&header, 7));
-    let page_bytes = if is_page_size(told) {
-        told
+    let page_bytes = if is_page_size(stated) {
+        stated
     } else {
         PAGE_BYTES as usize
     };

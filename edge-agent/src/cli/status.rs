@@ -23,7 +23,7 @@ pub(super) async fn status(
         Some(address) => address,
         None => Settings::load(config)?.admin,
     };
-    let asked = async {
+    let request = async {
         let client = reqwest::Client::builder()
             .timeout(STATUS_TIMEOUT)
             .no_proxy()
@@ -37,7 +37,7 @@ pub(super) async fn status(
         }
         answer.error_for_status()?.json::<Status>().await.map(Ok)
     };
-    let answer = asked.await.map_err(|error| {
+    let answer = request.await.map_err(|error| {
         Failure::new(Class::Network, format!("ask the agent at {address}"))
             .because(error)
             .help("is the agent running, and is this its [admin] http address?")

@@ -303,7 +303,7 @@ impl Core {
     /// `bridge_time_ms` meanwhile. Only a `last` one decides, after which no better one is waited for.
     pub fn hello(
         &mut self,
-        asked: i64,
+        requested_at: i64,
         now: Moment,
         bridge_time_ms: i64,
         last: bool,
@@ -311,7 +311,7 @@ impl Core {
         let mut changes = Vec::new();
         self.silent = None;
         self.is_measured |= last;
-        let trip = now.monotonic.saturating_sub(asked).max(0);
+        let trip = now.monotonic.saturating_sub(requested_at).max(0);
         // The answer is older than now by half the trip, and cut to whole milliseconds.
         let answered = bridge_time_ms.saturating_mul(1000).saturating_add(500);
         let fresh = Known {
@@ -338,7 +338,7 @@ impl Core {
     /// The bridge does not tell the time: it is an old one. What is held goes as it is, and the wall
     /// clock is followed, as it always was. A clock before `floor` is shown wrong, and its rows wait until
     /// it is set: an old bridge would refuse them.
-    pub fn nobody_tells(&mut self, now: Moment, floor: i64) -> Vec<Change> {
+    pub fn bridge_is_silent(&mut self, now: Moment, floor: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         self.silent = Some(floor);
         self.settle(now, &mut changes);

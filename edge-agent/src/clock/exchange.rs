@@ -54,7 +54,7 @@ pub struct Exchange {
     ignored: u32,
     /// All questions since then that were not answered, and when the last one was asked.
     unanswered: u32,
-    asked_at: i64,
+    requested_at: i64,
     /// The bridge was found to be an old one.
     is_silent: bool,
     /// Answers in a row that were slow.
@@ -72,8 +72,8 @@ struct Connection {
     /// What the bridge understands; `None` until it said so.
     protocol: Option<u16>,
     /// The question that is open, and whether the bridge was there when it was asked.
-    asked: Option<(u64, i64)>,
-    is_asked_there: bool,
+    request: Option<(u64, i64)>,
+    was_bridge_there: bool,
     /// A bridge said something else, since it was first asked and before it told the time.
     has_spoken: bool,
     next_at: Option<i64>,
@@ -97,7 +97,7 @@ pub enum Due {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
     /// When it was.
-    pub asked_at: i64,
+    pub requested_at: i64,
     /// No better one is to be waited for.
     pub is_last: bool,
 }
@@ -116,7 +116,7 @@ impl Exchange {
     pub fn up(&mut self, session: u64, born: i64, now: i64) {
         let soon = now + SILENCE;
         let next = match self.is_silent {
-            true => soon.max(self.asked_at.saturating_add(self.pause())),
+            true => soon.max(self.requested_at.saturating_add(self.pause())),
             false => soon,
         };
         self.connection = Connection {
@@ -146,17 +146,19 @@ impl Exchange {
 
     /// An answer, if it was asked for.
     pub fn hello(&mut self, hello: &Hello, now: i64) -> Option<Answer> {
-        let answers = |asked: &Option<(u64, i64)>| asked.filter(|(nonce, _)| *nonce == hello.nonce);
+        let answers =
+            |request: &Option<(u64, i64)>| request.filter(|(nonce, _)| *nonce == hello.nonce);
         let connection = &mut self.connection;
-        let (_, asked_at) = answers(&connection.asked).or_else(|| answers(&connection.birth))?;
-        if answers(&connection.asked).is_some() {
-            connection.asked = None;
+        let (_, requested_at) =
+            answers(&connection.request).or_else(|| answers(&connection.birth))?;
+        if answers(&connection.request).is_some() {
+            connection.request = None;
         }
         let is_first = connection.protocol.replace(hello.protocol).is_none();
         connection.greeted_by = None;
         (self.is_new, self.is_silent) = (true, false);
         (self.ignored, self.unanswered) = (0, 0);
-        let is_slow = now - asked_at > TRIP_GOOD;
+        let is_slow = now - requested_at > TRIP_GOOD;
         self.slow = match is_slow {
             true => self.slow + 1,
             false => 0,
@@ -170,14 +172,17 @@ impl Exchange {
         } else {
             now + SLOW_PAUSE
         });
-        Some(Answer { asked_at, is_last })
+        Some(Answer {
+            requested_at,
+            is_last,
+        })
     }
 
     /// The bridge said something else than the time. The first time in a connection it is asked anew: what it was
     /// asked before it was there tells nothing, and it need not wait for the next question.
-    pub const fn heard(&mut self, now: i64) {
+    pub const fn received_other(&mut self, now: i64) {
         let is_first = !self.connection.has_spoken && self.connection.protocol.is_none();
-        if self.connection.asked.is_none() || !is_first {
+        if self.connection.request.is_none() || !is_first {
             return;
         }
         self.connection.has_spoken = true;
@@ -220,13 +225,13 @@ impl Exchange {
             return Some(Due::Silent);
         }
         if is_due(self.connection.next_at) {
-            if self.asked_there_at().is_some() {
+            if self.requested_there_at().is_some() {
                 // No more than tell something: each connection begins with short pauses.
                 self.ignored = (self.ignored + 1).min(SILENT_AFTER - 1);
             }
-            self.connection.is_asked_there = self.connection.has_spoken;
-            self.connection.asked = Some((nonce, now));
-            self.asked_at = now;
+            self.connection.was_bridge_there = self.connection.has_spoken;
+            self.connection.request = Some((nonce, now));
+            self.requested_at = now;
             self.unanswered = self.unanswered.saturating_add(1);
             self.connection.next_at = Some(now.saturating_add(self.pause()));
             let is_probing = !self.is_new && !self.connection.has_spoken;
@@ -238,19 +243,19 @@ impl Exchange {
     /// When the bridge is shown to be an old one.
     fn silent_at(&self) -> Option<i64> {
         let is_last = self.ignored + 1 >= SILENT_AFTER;
-        let asked_at = self
-            .asked_there_at()
+        let requested_at = self
+            .requested_there_at()
             .filter(|_| is_last && !self.is_new && !self.is_silent)?;
-        Some(asked_at + SILENCE)
+        Some(requested_at + SILENCE)
     }
 
     /// When the open question was asked, if the bridge was there.
-    fn asked_there_at(&self) -> Option<i64> {
-        let asked = self
+    fn requested_there_at(&self) -> Option<i64> {
+        let request = self
             .connection
-            .asked
-            .filter(|_| self.connection.is_asked_there);
-        asked.map(|(_, at)| at)
+            .request
+            .filter(|_| self.connection.was_bridge_there);
+        request.map(|(_, at)| at)
     }
 
     /// How long to wait for the answer to the last question before the next one.
@@ -281,8 +286,11 @@ mod tests {
         }
     }
 
-    const fn answer(asked_at: i64, is_last: bool) -> Option<Answer> {
-        Some(Answer { asked_at, is_last })
+    const fn answer(requested_at: i64, is_last: bool) -> Option<Answer> {
+        Some(Answer {
+            requested_at,
+            is_last,
+        })
     }
 
     /// Goes on until `until`; what was due, and when. After each question a bridge says something else, if
@@ -294,7 +302,7 @@ mod tests {
                 found.push((now, due));
             }
             if is_there {
-                exchange.heard(now);
+                exchange.received_other(now);
             }
             assert!(found.len() < 1000);
         }
@@ -364,10 +372,10 @@ mod tests {
             let pauses = found.windows(2).map(|pair| pair[1].0 - pair[0].0);
             assert!(pauses.is_sorted());
             let last = found.len() as u64 - 1;
-            let asked_at = at(found.len() - 1);
+            let requested_at = at(found.len() - 1);
             assert_eq!(
-                exchange.hello(&hello(last), asked_at),
-                answer(asked_at, true)
+                exchange.hello(&hello(last), requested_at),
+                answer(requested_at, true)
             );
         }
     }
@@ -389,14 +397,14 @@ mod tests {
                     assert!(matches!(asked, Some(Due::Ask { .. })), "{asked:?}");
                 }
                 let back = 24 * HOUR + SILENCE + SECOND;
-                exchange.heard(back);
+                exchange.received_other(back);
                 assert_eq!(exchange.next_at(), Some(back));
                 let asked = Due::Ask {
                     nonce: 99,
                     is_probing: false,
                 };
                 assert_eq!(exchange.due(99, back), Some(asked));
-                exchange.heard(back);
+                exchange.received_other(back);
                 assert_eq!(exchange.next_at(), Some(back + SILENCE));
                 // One that takes its time to answer is not taken for an old one.
                 let mut answered = exchange.clone();
@@ -450,7 +458,7 @@ mod tests {
         let mut exchange = Exchange::new(false);
         exchange.up(7, 0, 0);
         // What it says before it was asked tells nothing.
-        exchange.heard(0);
+        exchange.received_other(0);
         let found = go_on(&mut exchange, 24 * HOUR, true);
         let ask = |nonce, is_probing| Due::Ask { nonce, is_probing };
         // It speaks after the first question, and is asked three from then on.

@@ -95,17 +95,21 @@ impl AgentClock {
     /// A bridge told the time; when it was asked is as [`Self::monotonic`] had it.
     #[must_use]
     pub fn hello(&self, answer: Answer, bridge_time_ms: i64) -> Vec<Change> {
-        let Answer { asked_at, is_last } = answer;
+        let Answer {
+            requested_at,
+            is_last,
+        } = answer;
         let now = self.machine.moment();
         self.servers.learn(bridge_time_ms.div_euclid(1000));
-        self.core().hello(asked_at, now, bridge_time_ms, is_last)
+        self.core()
+            .hello(requested_at, now, bridge_time_ms, is_last)
     }
 
     /// No bridge tells the time.
     #[must_use]
-    pub fn nobody_tells(&self) -> Vec<Change> {
+    pub fn bridge_is_silent(&self) -> Vec<Change> {
         let now = self.machine.moment();
-        self.core().nobody_tells(now, BUILT)
+        self.core().bridge_is_silent(now, BUILT)
     }
 
     /// What becomes of the rows of earlier starts that are held, now that the time is known.
@@ -114,8 +118,8 @@ impl AgentClock {
         let now = self.machine.moment();
         let core = self.core();
         let held: Vec<HeldStart> = starts.held.iter().map(|(_, held)| *held).collect();
-        let told = (!core.is_trusted()).then(|| core.time(now));
-        let verdicts = core::judge(&held, starts.before, &core.start(), BUILT, told);
+        let certain_time = (!core.is_trusted()).then(|| core.time(now));
+        let verdicts = core::judge(&held, starts.before, &core.start(), BUILT, certain_time);
         let epochs = starts.held.iter().map(|(epoch, _)| *epoch);
         epochs.zip(verdicts).collect()
     }

@@ -51,35 +51,35 @@ pub struct Program {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) id: CommandId,
-    pub(super) tell: Option<mpsc::Sender<(CommandId, u8)>>,
-    told_at: Option<Instant>,
-    untold: Option<u8>,
+    pub(super) sender: Option<mpsc::Sender<(CommandId, u8)>>,
+    sent_at: Option<Instant>,
+    unsent: Option<u8>,
 }
 
 impl Progress {
-    pub(super) const fn new(id: CommandId, tell: Option<mpsc::Sender<(CommandId, u8)>>) -> Self {
+    pub(super) const fn new(id: CommandId, sender: Option<mpsc::Sender<(CommandId, u8)>>) -> Self {
         Self {
             id,
-            tell,
-            told_at: None,
-            untold: None,
+            sender,
+            sent_at: None,
+            unsent: None,
         }
     }
 
     /// When there is something to tell, if there is.
     fn due(&self) -> Option<Instant> {
-        let due = self.told_at.map(|at| at + PROGRESS_GAP);
-        self.untold.map(|_| due.unwrap_or_else(Instant::now))
+        let due = self.sent_at.map(|at| at + PROGRESS_GAP);
+        self.unsent.map(|_| due.unwrap_or_else(Instant::now))
     }
 
-    fn tell_if_due(&mut self) {
+    fn send_if_due(&mut self) {
         if self.due().is_some_and(|due| due <= Instant::now())
-            && let Some(percent) = self.untold.take()
+            && let Some(percent) = self.unsent.take()
         {
-            self.told_at = Some(Instant::now());
-            if let Some(tell) = &self.tell {
+            self.sent_at = Some(Instant::now());
+            if let Some(sender) = &self.sender {
                 // Progress that finds no room is overtaken by the next.
-                let _ = tell.try_send((self.id, percent));
+                let _ = sender.try_send((self.id, percent));
             }
         }
     }
@@ -123,7 +123,7 @@ pub(super) async fn run(
             }
         });
         let is_late = ended.await.is_err();
-        group.ask();
+        group.terminate();
         // What is on its way is read; and one that is late may still say something.
         let rest = async {
             if !is_read {
@@ -178,9 +178,9 @@ async fn read(
         match &mut progress {
             Some(progress) => {
                 if let Some(percent) = lines.take(&part[..bytes]) {
-                    progress.untold = Some(percent);
+                    progress.unsent = Some(percent);
                 }
-                progress.tell_if_due();
+                progress.send_if_due();
             }
             None => lines.keep(&part[..bytes]),
         }
@@ -200,7 +200,7 @@ struct Lines {
 impl Lines {
     /// Takes what came; answers the last progress that it told.
     fn take(&mut self, bytes: &[u8]) -> Option<u8> {
-        let mut told = None;
+        let mut percent_found = None;
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.is_output {
                 self.keep(line);
@@ -209,7 +209,7 @@ impl Lines {
                 let (head, tail) = line.split_at(line.len().min(room));
                 self.begun.extend_from_slice(head);
                 if let Some(percent) = percent(&self.begun) {
-                    told = Some(percent);
+                    percent_found = Some(percent);
                     self.begun.clear();
                 } else if !may_become_progress(&self.begun) {
                     let begun = std::mem::take(&mut self.begun);
@@ -222,7 +222,7 @@ impl Lines {
                 self.is_output = false;
             }
         }
-        told
+        percent_found
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -501,36 +501,36 @@ mod tests {
 
     #[tokio::test]
     async fn progress_is_told_at_most_once_a_second_and_is_no_output() {
-        let (tell, mut told) = mpsc::channel(16);
+        let (sender, mut reports) = mpsc::channel(16);
         let script = "echo begin; for n in 1 2 3 4 5 6 7 8 9; do echo progress: $n; done; \
                       sleep 1.3; echo 'progress: 50'; echo end";
         let started = Instant::now();
         let program = program(script, 10_000);
         let endings = TaskTracker::new();
-        let ran = super::run(&program, Progress::new(ID, Some(tell)), &endings);
+        let ran = super::run(&program, Progress::new(ID, Some(sender)), &endings);
         let watching = async {
-            let mut heard = Vec::new();
-            while let Some((id, percent)) = told.recv().await {
+            let mut received = Vec::new();
+            while let Some((id, percent)) = reports.recv().await {
                 assert_eq!(id, ID);
-                heard.push((percent, started.elapsed()));
+                received.push((percent, started.elapsed()));
             }
-            heard
+            received
         };
-        let (outcome, heard) = tokio::join!(ran, watching);
+        let (outcome, received) = tokio::join!(ran, watching);
         assert_eq!(outcome, Ok("begin\nend".to_owned()));
         // Of those that came together the last, and at most one more a second.
-        assert!((1..=3).contains(&heard.len()), "{heard:?}");
-        assert!(heard.is_sorted(), "{heard:?}");
-        for two in heard.windows(2) {
-            assert!(two[1].1 - two[0].1 > PROGRESS_GAP / 2, "{heard:?}");
+        assert!((1..=3).contains(&received.len()), "{received:?}");
+        assert!(received.is_sorted(), "{received:?}");
+        for two in received.windows(2) {
+            assert!(two[1].1 - two[0].1 > PROGRESS_GAP / 2, "{received:?}");
         }
     }
 
     #[test]
     fn only_whole_lines_of_that_form_are_progress() {
-        let check = |text: &str, told: Option<u8>, output: &str| {
+        let check = |text: &str, percent_found: Option<u8>, output: &str| {
             let mut lines = Lines::default();
-            assert_eq!(lines.take(text.as_bytes()), told, "{text:?}");
+            assert_eq!(lines.take(text.as_bytes()), percent_found, "{text:?}");
             assert_eq!(lines.end(), output, "{text:?}");
         };
         check("progress: 0\n", Some(0), "");
@@ -553,7 +553,7 @@ mod tests {
         #[test]
         fn chunks_do_not_matter(text in "(progress: ?[0-9]{1,3}\n|[a-p: ]{0,30}\n|\r|progress)*", cuts in prop::collection::vec(0..200usize, 0..8)) {
             let mut whole = Lines::default();
-            let told = whole.take(text.as_bytes());
+            let percent_found = whole.take(text.as_bytes());
             let mut parts = Lines::default();
             let (mut last, mut from) = (None, 0);
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
@@ -562,7 +562,7 @@ mod tests {
                 last = parts.take(&text.as_bytes()[from..cut]).or(last);
                 from = cut;
             }
-            prop_assert_eq!(last, told);
+            prop_assert_eq!(last, percent_found);
             prop_assert_eq!(parts.end(), whole.end());
         }
     }

@@ -50,7 +50,7 @@ pub(super) struct Group {
     /// when it is asked to end must not be ended by that (`SIGPIPE`).
     pipes: Vec<OwnedFd>,
     endings: TaskTracker,
-    was_asked: bool,
+    was_terminated: bool,
     command: CommandId,
 }
 
@@ -69,7 +69,7 @@ impl Group {
             child: Some(child),
             id,
             endings: endings.clone(),
-            was_asked: false,
+            was_terminated: false,
             command,
         }
     }
@@ -111,8 +111,8 @@ impl Group {
     }
 
     /// Asks everybody to end.
-    pub(super) fn ask(&mut self) {
-        self.was_asked = true;
+    pub(super) fn terminate(&mut self) {
+        self.was_terminated = true;
         self.signal(Signal::TERM);
     }
 
@@ -145,10 +145,10 @@ impl Drop for Group {
             id: self.id,
             pipes: std::mem::take(&mut self.pipes),
             endings: self.endings.clone(),
-            was_asked: true,
+            was_terminated: true,
             command: self.command,
         };
-        if self.was_asked || Handle::try_current().is_err() {
+        if self.was_terminated || Handle::try_current().is_err() {
             rest.signal(Signal::KILL);
             rest.child = None;
             return;

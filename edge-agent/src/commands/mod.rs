@@ -62,7 +62,7 @@ pub(crate) struct Commands {
 }
 
 /// The task at work.
-struct Running {
+struct CommandsTask {
     parts: Commands,
     core: Core,
     started: Instant,
@@ -98,7 +98,7 @@ impl Commands {
         let restarted_for = self.workshop.tools.restarted_for;
         let now = moment(started, &self.clock);
         let (core, effects) = Core::new(stored, parallel, restarted_for, now);
-        let mut running = Running {
+        let mut task = CommandsTask {
             parts: self,
             core,
             started,
@@ -107,14 +107,14 @@ impl Commands {
             write: None,
             percents,
         };
-        running.carry_out(effects);
-        running.go().await;
-        running.end().await;
+        task.carry_out(effects);
+        task.go().await;
+        task.end().await;
         Ok(())
     }
 }
 
-impl Running {
+impl CommandsTask {
     /// Only a stop ends it.
     async fn go(&mut self) {
         loop {

@@ -53,7 +53,7 @@ impl Rig {
     async fn start(folder: TempDir, parallel: usize) -> Self {
         let buffer = open(folder.path()).await.buffer;
         let (orders, instructions) = mpsc::channel(256);
-        let (link, link_heard) = watch::channel(LinkState::Down(None));
+        let (link, link_receiver) = watch::channel(LinkState::Down(None));
         let (sending, _) = mpsc::channel(1);
         let marks = folder.path().join("marks").display().to_string();
         let mark = Program {
@@ -73,11 +73,11 @@ impl Rig {
         };
         let programs = BTreeMap::from([("mark".to_owned(), mark), ("stall".to_owned(), stall)]);
         let stop = CancellationToken::new();
-        let (parallel, parallel_heard) = watch::channel(parallel);
+        let (parallel, parallel_receiver) = watch::channel(parallel);
         let commands = Commands {
             buffer: buffer.clone(),
             clock: clock(),
-            link: link_heard,
+            link: link_receiver,
             instructions,
             workshop: Workshop {
                 buffer: buffer.clone(),
@@ -85,7 +85,7 @@ impl Rig {
                 programs: Arc::new(programs),
                 tools: Tools::default(),
             },
-            parallel: parallel_heard,
+            parallel: parallel_receiver,
             stop: stop.clone(),
         };
         Self {
@@ -166,7 +166,7 @@ fn clock() -> AgentClock {
     let clock = AgentClock::begin(Machine::new(ClockSettings::default()));
     let now = i64::try_from(now_ms()).unwrap();
     let answer = Answer {
-        asked_at: clock.monotonic(),
+        requested_at: clock.monotonic(),
         is_last: true,
     };
     let _ = clock.hello(answer, now);

@@ -55,9 +55,9 @@ pub struct Config {
 pub struct OwnProcess {
     /// Changes what it logs.
     pub levels: Levels,
-    /// The command for which it was started again by [`Running::restart_wanted`].
+    /// The command for which it was started again by [`RunningAgent::restart_wanted`].
     ///
-    /// [`Running::restart_wanted`]: crate::Running::restart_wanted
+    /// [`RunningAgent::restart_wanted`]: crate::RunningAgent::restart_wanted
     pub restarted_for: Option<CommandId>,
 }
 

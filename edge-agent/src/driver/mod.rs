@@ -85,7 +85,7 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs until stopped, then drains and says goodbye.
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let mut running = Running {
+        let mut task = DriverTask {
             appended: self.buffer.appended(),
             storage: self.buffer.storage(),
             seen: self.session.last_seq(),
@@ -107,31 +107,31 @@ impl Driver {
             last_error: None,
             next_probe: None,
         };
-        running.storage_changed();
-        running.offer(None).await;
+        task.storage_changed();
+        task.offer(None).await;
         loop {
-            running.count_quarantine();
-            running.publish_status();
-            match running.next().await {
+            task.count_quarantine();
+            task.publish_status();
+            match task.next().await {
                 Happening::Stop => break,
-                happening => running.apply(happening).await,
+                happening => task.apply(happening).await,
             }
-            if let Some(error) = running.broken.take() {
-                running.parts.buffer_health.broken(error.to_string());
-                running.leave().await;
+            if let Some(error) = task.broken.take() {
+                task.parts.buffer_health.broken(error.to_string());
+                task.leave().await;
                 return Err(Failure::new(error.class(), "go on with the buffer")
                     .because(error)
                     .help("the next start saves what can be read"));
             }
         }
-        running.drain().await;
-        running.leave().await;
+        task.drain().await;
+        task.leave().await;
         Ok(())
     }
 }
 
 /// The driver at work.
-struct Running {
+struct DriverTask {
     parts: Driver,
     gatherer: Gatherer,
     time: Timekeeping,
@@ -164,7 +164,7 @@ struct Running {
     next_probe: Option<(Duration, NextProbe)>,
 }
 
-impl Running {
+impl DriverTask {
     async fn next(&mut self) -> Happening {
         let wakeup = self
             .parts
@@ -222,11 +222,11 @@ impl Running {
                 self.input(Input::Disconnected).await;
             }
             Happening::Downlink(Downlink::Ack(ack)) => {
-                self.time.heard();
+                self.time.received_other();
                 self.acked(ack).await;
             }
             Happening::Downlink(Downlink::Refused(refusal)) => {
-                self.time.heard();
+                self.time.received_other();
                 let reason = refusal.reason;
                 if self.refusals.is_due(&reason) {
                     warn!(
@@ -237,7 +237,7 @@ impl Running {
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
             // The link hands these to the commands as well.
-            Happening::Downlink(Downlink::Noted(_)) => self.time.heard(),
+            Happening::Downlink(Downlink::Noted(_)) => self.time.received_other(),
             Happening::Downlink(Downlink::Hello(hello)) => {
                 let was_new = self.time.protocol().is_some();
                 let changes = self.time.hello(&hello);

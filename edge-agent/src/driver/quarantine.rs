@@ -4,10 +4,10 @@
 use schema::RangeSet;
 use schema::message::RejectReason;
 
-use super::Running;
+use super::DriverTask;
 use crate::probes::Offer;
 
-impl Running {
+impl DriverTask {
     /// What another agent or bridge refused is offered once more.
     pub(super) async fn offer(&mut self, protocol: Option<u16>) {
         let offered = self.parts.buffer.offer(protocol).await;

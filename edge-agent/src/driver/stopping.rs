@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Happening, Running};
+use super::{DriverTask, Happening};
 use crate::link::LinkState;
 use crate::session::Input;
 
@@ -16,7 +16,7 @@ const DRAIN_GRACE: Duration = Duration::from_secs(3);
 /// How long the link may take to say goodbye.
 const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
 
-impl Running {
+impl DriverTask {
     /// Sends what is left, as long as the bridge acknowledges.
     pub(super) async fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN_GRACE;

@@ -4,10 +4,10 @@
 use daemon::Fault;
 use tracing::warn;
 
-use super::Running;
+use super::DriverTask;
 use crate::buffer::BufferError;
 
-impl Running {
+impl DriverTask {
     /// What the buffer gave, if it could.
     pub(super) fn storage_did<T>(
         &mut self,

@@ -6,8 +6,8 @@ use schema::message::{Ack, RejectReason, Rejection};
 use schema::{RangeSet, SeqRange};
 
 use super::Session;
+use super::backlog::{self, Kind};
 use super::interface::{Effect, Settle};
-use super::order::{self, Kind};
 use super::suspect::Failed;
 use super::window::InFlight;
 
@@ -76,7 +76,7 @@ impl Session {
 
     /// Rows of a range that wait, and were not sent since they do.
     fn not_sent_since(&self, range: SeqRange) -> RangeSet {
-        let mut waiting = self.order.waiting(range);
+        let mut waiting = self.backlog.waiting(range);
         if let Some(preparing) = &self.preparing {
             waiting.merge(&preparing.ranges.intersection(&RangeSet::from_iter([range])));
         }
@@ -87,7 +87,7 @@ impl Session {
     /// Forgets rows whose fate is known.
     fn settled(&mut self, range: SeqRange) {
         self.window.forget(range);
-        self.order.forget(range);
+        self.backlog.forget(range);
         self.suspects.forget(range);
         if let Some(preparing) = &mut self.preparing {
             preparing.ranges.remove(range);
@@ -131,7 +131,7 @@ impl Session {
             }
         }
         for range in wanted.iter() {
-            self.order.resume(range);
+            self.backlog.resume(range);
         }
         self.report_soon();
     }
@@ -146,7 +146,7 @@ impl Session {
             rows: batch.rows,
         });
         if let Some(left) = self.suspects.fail(batch, Failed::Refused, self.now) {
-            self.order.put_back(Kind::History, &left);
+            self.backlog.put_back(Kind::History, &left);
         }
         let pause = self.suspects.pause();
         if !pause.is_zero() {
@@ -182,11 +182,11 @@ impl Session {
         } else {
             self.suspects.failed(self.now);
             self.struck.merge(&batch.ranges);
-            order::bound(&mut self.struck);
+            backlog::bound(&mut self.struck);
             Some(batch.ranges)
         };
         if let Some(left) = left {
-            self.order.put_back(kind, &left);
+            self.backlog.put_back(kind, &left);
         }
     }
 

@@ -66,7 +66,7 @@ pub struct Prepared {
 pub enum Effect {
     /// Read rows, encode and publish them, and answer with [`Input::Prepared`] or
     /// [`Input::NotSent`]. There is one at a time.
-    Send(Ask),
+    Send(BatchRequest),
     /// A batch is in flight.
     Sent {
         /// Which one.
@@ -100,7 +100,7 @@ pub enum Effect {
 
 /// From which sequences to fill a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
+pub struct BatchRequest {
     /// Its name.
     pub batch: BatchId,
     /// Candidates, to be taken in ascending order; they may be more than fit.

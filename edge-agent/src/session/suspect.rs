@@ -60,7 +60,7 @@ pub(crate) struct Suspects {
     streak: u32,
     /// When the latest batch that was read had been sent, and when that was heard.
     read_sent_at: Option<Duration>,
-    read_heard_at: Option<Duration>,
+    read_known_at: Option<Duration>,
     /// When a payload last failed that was not sent apart.
     failed_at: Option<Duration>,
     stale: Duration,
@@ -134,7 +134,7 @@ impl Suspects {
             pieces: VecDeque::new(),
             streak: 0,
             read_sent_at: None,
-            read_heard_at: None,
+            read_known_at: None,
             failed_at: None,
             stale,
         }
@@ -235,7 +235,7 @@ impl Suspects {
     pub(crate) fn readable(&mut self, sent_at: Duration, now: Duration) {
         self.streak = 0;
         self.read_sent_at = self.read_sent_at.max(Some(sent_at));
-        self.read_heard_at = Some(now);
+        self.read_known_at = Some(now);
         for piece in &mut self.pieces {
             piece.suspicion.others_read(sent_at, now);
             if let Some(failed_at) = piece.failed_at
@@ -286,7 +286,7 @@ impl Suspects {
             piece.rest_until <= now && is_free
         })?;
         let mut piece = self.pieces.remove(at)?;
-        let was_read_lately = self.read_heard_at > self.failed_at
+        let was_read_lately = self.read_known_at > self.failed_at
             && self
                 .read_sent_at
                 .is_some_and(|read| read + self.stale >= now);

@@ -1,5 +1,5 @@
 //! The device's copy of its configuration: per key a value, its clock, and who set it. Pure: what
-//! arrives and the time come in, what is to be kept and told goes out.
+//! arrives and the time come in, what is to be kept and reported goes out.
 //!
 //! ```text
 //! the bridge's document ─► news ─┐                       ┌─► report ─► the bridge
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Per key the later clock wins, and of equal clocks the greater value: two that never heard of each
-//! other may stamp alike. So the order of arrival, repetition and loss of what is told again change
+//! other may stamp alike. So the order of arrival, repetition and loss of what is sent again change
 //! nothing at the end (P3).
 //!
 //! An edit is stamped later than everything that is known here, so it wins on this device whatever
@@ -73,9 +73,9 @@ impl Document {
 
     /// What of a document of the bridge is later than what is known, each key once.
     #[must_use]
-    pub fn news(&self, told: &DesiredConfig) -> Vec<ConfigEntry> {
+    pub fn news(&self, desired: &DesiredConfig) -> Vec<ConfigEntry> {
         let mut news: BTreeMap<&str, &ConfigEntry> = BTreeMap::new();
-        for entry in told.entries.iter().take(limits::CONFIG_KEYS_MAX) {
+        for entry in desired.entries.iter().take(limits::CONFIG_KEYS_MAX) {
             let known = self.keys.get(&entry.key).map(|key| &key.entry);
             let known = known.or_else(|| news.get(entry.key.as_str()).copied());
             let has_room =
@@ -138,8 +138,8 @@ impl Document {
     }
 
     /// Takes in all that is news of a document of the bridge.
-    pub fn merge(&mut self, told: &DesiredConfig) {
-        for entry in self.news(told) {
+    pub fn merge(&mut self, desired: &DesiredConfig) {
+        for entry in self.news(desired) {
             self.take(entry, Origin::Bridge);
         }
     }
@@ -163,7 +163,7 @@ impl Document {
         clocks.max().unwrap_or_default()
     }
 
-    /// What the bridge is told; `None` when there is nothing.
+    /// What is reported to the bridge; `None` when there is nothing.
     #[must_use]
     pub fn report(&self) -> Option<ReportedConfig> {
         let failed = self.keys.values().filter_map(|key| {

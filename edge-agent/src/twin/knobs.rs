@@ -35,7 +35,7 @@ impl<T: Copy + PartialEq> Knob<T> {
     }
 
     /// Hears of changes.
-    pub(crate) fn heard(&self) -> watch::Receiver<T> {
+    pub(crate) fn subscribe(&self) -> watch::Receiver<T> {
         self.now.subscribe()
     }
 
@@ -127,7 +127,10 @@ mod tests {
     #[test]
     fn settings_are_set_and_taken_back() {
         let knobs = knobs();
-        let (interval, parallel) = (knobs.host_interval.heard(), knobs.commands_parallel.heard());
+        let (interval, parallel) = (
+            knobs.host_interval.subscribe(),
+            knobs.commands_parallel.subscribe(),
+        );
         knobs.set(Setting::HOST_INTERVAL, "2.5").unwrap();
         knobs.set(Setting::COMMANDS_PARALLEL, "3").unwrap();
         assert_eq!(*interval.borrow(), Duration::from_millis(2_500));
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn the_session_hears_of_its_four_together() {
         let knobs = knobs();
-        let (heard, file) = (knobs.session.heard(), SessionConfig::default().tuning());
+        let (session, file) = (knobs.session.subscribe(), SessionConfig::default().tuning());
         for (key, json) in [
             (Setting::BATCH_ROWS, "7"),
             (Setting::BYTES_PER_SECOND, "5000"),
@@ -160,13 +163,13 @@ mod tests {
             history_rows_per_second: 9,
             bytes_per_second: NonZeroU32::new(5_000),
         };
-        assert_eq!(*heard.borrow(), set);
+        assert_eq!(*session.borrow(), set);
         knobs.set(Setting::BATCH_ROWS, "null").unwrap();
-        assert_eq!(heard.borrow().batch_rows_max, file.batch_rows_max);
+        assert_eq!(session.borrow().batch_rows_max, file.batch_rows_max);
         for known in Setting::ALL {
             knobs.set(known.key, "null").unwrap();
         }
-        assert_eq!(*heard.borrow(), file);
+        assert_eq!(*session.borrow(), file);
     }
 
     #[test]

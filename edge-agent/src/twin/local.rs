@@ -194,7 +194,7 @@ async fn ask(
     changes: Option<&BTreeMap<String, Value>>,
 ) -> Result<LocalConfig, Failure> {
     let address = settings.admin;
-    let asked = async {
+    let request = async {
         let client = reqwest::Client::builder()
             .timeout(ANSWER_TIMEOUT)
             .no_proxy()
@@ -208,7 +208,7 @@ async fn ask(
         let status = answer.status();
         Ok::<_, reqwest::Error>((status, answer.bytes().await?))
     };
-    let (status, body) = asked.await.map_err(|error| {
+    let (status, body) = request.await.map_err(|error| {
         Failure::new(Class::Network, format!("ask the agent at {address}"))
             .because(error)
             .help("the agent has the buffer; is this its [admin] http address?")

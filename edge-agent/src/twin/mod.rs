@@ -62,7 +62,7 @@ pub(crate) struct Twin {
     pub(crate) stop: CancellationToken,
 }
 
-struct Running {
+struct TwinTask {
     parts: Twin,
     document: Document,
 }
@@ -73,37 +73,33 @@ impl Twin {
         let kept = self.buffer.config().await.map_err(|error| {
             Failure::new(error.class(), "read the configuration of the buffer").because(error)
         })?;
-        let mut running = Running {
+        let mut task = TwinTask {
             parts: self,
             document: Document::restore(kept),
         };
-        let kept: Vec<ConfigEntry> = running
-            .document
-            .keys()
-            .map(|key| key.entry.clone())
-            .collect();
+        let kept: Vec<ConfigEntry> = task.document.keys().map(|key| key.entry.clone()).collect();
         for entry in &kept {
-            running.apply(entry);
+            task.apply(entry);
         }
-        running.report();
+        task.report();
         loop {
             tokio::select! {
                 biased;
-                () = running.parts.stop.cancelled() => return Ok(()),
-                Some(request) = running.parts.requests.recv() => running.answer(request).await,
-                Some(document) = running.parts.documents.recv() => running.hear(&document).await,
-                Ok(()) = running.parts.link.changed() => {
-                    running.parts.link.borrow_and_update();
-                    running.report();
+                () = task.parts.stop.cancelled() => return Ok(()),
+                Some(request) = task.parts.requests.recv() => task.answer(request).await,
+                Some(document) = task.parts.documents.recv() => task.receive(&document).await,
+                Ok(()) = task.parts.link.changed() => {
+                    task.parts.link.borrow_and_update();
+                    task.report();
                 }
             }
         }
     }
 }
 
-impl Running {
-    async fn hear(&mut self, told: &DesiredConfig) {
-        let news = self.document.news(told);
+impl TwinTask {
+    async fn receive(&mut self, desired: &DesiredConfig) {
+        let news = self.document.news(desired);
         match self.take(news, Origin::Bridge).await {
             Ok(()) | Err(BufferError::Closed) => {}
             // The bridge says it again while it hears no report of it.
@@ -172,7 +168,7 @@ impl Running {
         match envelope::encode(&Event::Config(report)) {
             // What the link does not take is told after the next connect.
             Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
-            Err(error) => warn!(%error, "the configuration cannot be told"),
+            Err(error) => warn!(%error, "the configuration cannot be desired"),
         }
     }
 }

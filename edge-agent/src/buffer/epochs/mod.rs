@@ -301,7 +301,7 @@ impl Ledgers {
     /// The current one, then those that have ended: first those of which something is to be
     /// confirmed, then the oldest.
     pub(super) fn to_report(&self) -> impl Iterator<Item = &Account> {
-        let waits = |ledger: &&Ledger| ledger.account.awaits_word();
+        let waits = |ledger: &&Ledger| ledger.account.awaits_ack();
         let first = self.ended.iter().filter(waits);
         let rest = self.ended.iter().filter(move |ledger| !waits(ledger));
         std::iter::once(&self.current)

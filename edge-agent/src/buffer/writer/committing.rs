@@ -36,7 +36,7 @@ impl Writer {
                     // There is more of it.
                     Settle::Accounts | Settle::Rows => Some(Instant::now()),
                 };
-                self.tell();
+                self.publish_progress();
                 for (waiting, appended) in waiting.into_iter().zip(appended) {
                     // A source that went away does not need to know.
                     let _ = waiting.reply.send(Ok(appended));

@@ -99,9 +99,9 @@ impl Writer {
             .warned_at
             .is_none_or(|said| said + WARN_EVERY <= Instant::now());
         self.trouble = Some(error.clone());
-        let is_news = self.shows.storage.send_if_modified(|told| {
-            let is_news = told.trouble.as_ref() != Some(&trouble);
-            told.trouble = Some(trouble.clone());
+        let is_news = self.shows.storage.send_if_modified(|storage| {
+            let is_news = storage.trouble.as_ref() != Some(&trouble);
+            storage.trouble = Some(trouble.clone());
             is_news
         });
         if is_news || is_due {
@@ -118,7 +118,9 @@ impl Writer {
     fn is_well(&mut self) {
         if self.trouble.take().is_some() {
             self.warned_at = None;
-            self.shows.storage.send_modify(|told| told.trouble = None);
+            self.shows
+                .storage
+                .send_modify(|storage| storage.trouble = None);
             info!(path = %self.settings.path.display(), "the buffer works again");
         }
     }
@@ -136,9 +138,9 @@ impl Writer {
         let aside = self.file.aside().await.map(|aside| aside.rows);
         // What cannot be counted is counted the next time.
         if let Ok(aside) = aside {
-            self.shows.storage.send_if_modified(|told| {
-                let is_news = told.set_aside != aside;
-                told.set_aside = aside;
+            self.shows.storage.send_if_modified(|storage| {
+                let is_news = storage.set_aside != aside;
+                storage.set_aside = aside;
                 is_news
             });
         }

@@ -241,7 +241,7 @@ impl Writer {
     }
 
     /// Shows where the buffer stands.
-    pub(super) fn tell(&self) {
+    pub(super) fn publish_progress(&self) {
         let epochs = &self.state.epochs;
         let now = Progress {
             balance: epochs.balance(),
@@ -255,8 +255,8 @@ impl Writer {
         };
         // Those that were offered again may be as many as were refused again in the same step.
         let has_ranges = !self.shows.requeued.is_empty() || !self.shows.evictions.is_empty();
-        self.shows.progress.send_if_modified(|told| {
-            let before = std::mem::replace(told, now);
+        self.shows.progress.send_if_modified(|shown| {
+            let before = std::mem::replace(shown, now);
             has_ranges
                 || before.balance.accepted != now.balance.accepted
                 || before.balance.evicted < now.balance.evicted

@@ -13,13 +13,13 @@ use crate::buffer::read;
 impl Writer {
     pub(super) async fn read(
         &mut self,
-        asked: &RangeSet,
+        requested: &RangeSet,
         rows_max: usize,
     ) -> Result<Taken, BufferError> {
-        let found = match self.try_read(asked, rows_max).await {
+        let found = match self.try_read(requested, rows_max).await {
             Err(error) if is_unreadable(&error) => {
-                self.go_around(asked, &error).await;
-                self.try_read(asked, rows_max).await
+                self.go_around(requested, &error).await;
+                self.try_read(requested, rows_max).await
             }
             found => found,
         };
@@ -34,16 +34,23 @@ impl Writer {
 
     async fn try_read(
         &self,
-        asked: &RangeSet,
+        requested: &RangeSet,
         rows_max: usize,
     ) -> Result<(Taken, RangeSet), libsql::Error> {
-        read::read(&self.file, &self.state, asked, &self.unreadable, rows_max).await
+        read::read(
+            &self.file,
+            &self.state,
+            requested,
+            &self.unreadable,
+            rows_max,
+        )
+        .await
     }
 
     /// Finds the rows that cannot be read, so that the others can. They stay pending, and where they
     /// are: the next start tries again, and saves what the disk gives then.
-    async fn go_around(&mut self, asked: &RangeSet, error: &libsql::Error) {
-        let mut wanted = asked.intersection(&self.state.epochs.pending());
+    async fn go_around(&mut self, requested: &RangeSet, error: &libsql::Error) {
+        let mut wanted = requested.intersection(&self.state.epochs.pending());
         wanted.subtract(&self.unreadable);
         let found = read::unreadable(&self.file, &wanted).await;
         if found.is_empty() {
@@ -60,7 +67,7 @@ impl Writer {
         let rows = self.unreadable.count();
         self.shows
             .storage
-            .send_modify(|told| told.unreadable = rows);
+            .send_modify(|storage| storage.unreadable = rows);
     }
 
     /// Evicts rows that do not say any more what was written.
@@ -70,7 +77,7 @@ impl Writer {
             .await
             .map_err(|error| self.failed(error))?;
         self.evicted(&given_up);
-        self.tell();
+        self.publish_progress();
         Ok(())
     }
 }

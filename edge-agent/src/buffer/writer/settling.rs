@@ -71,7 +71,7 @@ impl Writer {
             .await;
         }
         self.offer_next().await;
-        self.tell();
+        self.publish_progress();
         self.state.epochs.balance()
     }
 

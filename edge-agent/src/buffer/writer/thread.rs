@@ -113,7 +113,7 @@ pub(in crate::buffer) fn run(
         };
         // What was asked for before.
         writer.offer_next().await;
-        writer.tell();
+        writer.publish_progress();
         writer.note_odd(0, "set_aside").await;
         if opened.send(Ok(answer)).is_ok() {
             writer.serve(&mut queue).await;

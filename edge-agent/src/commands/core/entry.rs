@@ -43,7 +43,7 @@ pub(super) struct Entry {
     pub(super) command: Command,
     stage: Stage,
     /// What the disk has, and the bridge is told.
-    pub(super) word: CommandProgress,
+    pub(super) progress: CommandProgress,
     /// The bridge has noted the word.
     pub(super) is_noted: bool,
     /// A percentage has not been told.
@@ -53,11 +53,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(command: Command, stage: Stage, word: CommandProgress) -> Self {
+    pub(super) fn new(command: Command, stage: Stage, progress: CommandProgress) -> Self {
         let mut entry = Self {
             command,
             stage,
-            word,
+            progress,
             is_noted: false,
             percent_waits: false,
             percent_at: Duration::ZERO,
@@ -99,7 +99,7 @@ impl Entry {
     }
 
     /// Whether its word is to be repeated. An end that is being written will be the next word.
-    pub(super) fn is_untold(&self) -> bool {
+    pub(super) fn needs_report(&self) -> bool {
         !self.is_noted && !matches!(self.stage, Stage::Ending(_) | Stage::Found)
     }
 }

@@ -6,7 +6,7 @@ use schema::message::{Ask, Cancel, Command, CommandId, CommandState};
 
 use super::entry::{Entry, Stage};
 use super::interface::{Effect, Moment, Write};
-use super::{COMMANDS_OPEN_MAX, Core, FORGOTTEN_MARGIN_MS, UnderWay, WITHDRAWN, found, word};
+use super::{COMMANDS_OPEN_MAX, Core, FORGOTTEN_MARGIN_MS, UnderWay, WITHDRAWN, found, progress};
 use crate::buffer::Kept;
 
 const FORGOTTEN: &str = "the device lost its memory of commands from before; this one may have run";
@@ -22,7 +22,7 @@ impl Core {
     ) -> Option<Write> {
         let id = command.id;
         if self.open.contains_key(&id) {
-            self.say_again(id, now, out);
+            self.report_again(id, now, out);
             return None;
         }
         let (state, output) = if self.may_be_forgotten(id) {
@@ -66,7 +66,7 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Option<Write> {
         if self.open.contains_key(&ask.id) {
-            self.say_again(ask.id, now, out);
+            self.report_again(ask.id, now, out);
             return None;
         }
         let tombstone = tombstone(ask.id, ask.expires_at_ms);
@@ -110,21 +110,21 @@ impl Core {
         let id = command.id;
         let (stage, on_disk) = match kept {
             Kept::New if state == CommandState::Delivered => {
-                (Stage::Waiting, word(id, state, String::new()))
+                (Stage::Waiting, progress(id, state, String::new()))
             }
             // The output is not on the disk yet.
             Kept::New if !output.is_empty() => {
-                let end = word(id, state, output.to_owned());
-                (Stage::Ending(end), word(id, state, String::new()))
+                let end = progress(id, state, output.to_owned());
+                (Stage::Ending(end), progress(id, state, String::new()))
             }
-            Kept::New => (Stage::Ended, word(id, state, String::new())),
+            Kept::New => (Stage::Ended, progress(id, state, String::new())),
             Kept::Known(known) if known.state.is_final() => (Stage::Ended, known),
             // Open on the disk and not here: a write that was said to have failed had been made.
             Kept::Known(known) => {
                 let stage = match (known.state, state) {
                     (CommandState::Delivered, CommandState::Delivered) => Stage::Waiting,
                     (CommandState::Delivered, CommandState::Cancelled) => {
-                        Stage::Ending(word(id, state, WITHDRAWN.to_owned()))
+                        Stage::Ending(progress(id, state, WITHDRAWN.to_owned()))
                     }
                     _ => Stage::Ending(found(id, None)),
                 };
@@ -133,7 +133,7 @@ impl Core {
             Kept::Full => return,
         };
         self.open.insert(id, Entry::new(command, stage, on_disk));
-        self.say_again(id, now, out);
+        self.report_again(id, now, out);
     }
 }
 

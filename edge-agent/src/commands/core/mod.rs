@@ -15,7 +15,7 @@
 mod entry;
 mod interface;
 mod keeping;
-mod telling;
+mod reporting;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +30,7 @@ use schema::message::{Command, CommandId, CommandProgress, CommandState, Order};
 use super::restart::after_start;
 use crate::buffer::{StoredCommand, StoredCommands};
 use entry::{Entry, Stage};
-use telling::{TELL_FIRST, TELL_MAX, publish};
+use reporting::{REPORT_FIRST, REPORT_MAX, publish};
 
 pub use interface::{Answer, Effect, Input, Instruction, Moment, Write};
 
@@ -70,8 +70,8 @@ pub struct Core {
     /// The disk refused, and is left alone until then.
     write_not_before: Duration,
     parallel: usize,
-    tell_at: Duration,
-    tell_pause: Backoff,
+    report_at: Duration,
+    report_pause: Backoff,
     forgot_until_ms: u64,
 }
 
@@ -104,8 +104,8 @@ impl Core {
             under_way: None,
             write_not_before: Duration::ZERO,
             parallel,
-            tell_at: now.at,
-            tell_pause: Backoff::new(TELL_FIRST, TELL_MAX),
+            report_at: now.at,
+            report_pause: Backoff::new(REPORT_FIRST, REPORT_MAX),
             forgot_until_ms: stored.forgot_until_ms,
         };
         for StoredCommand {
@@ -150,8 +150,8 @@ impl Core {
             Input::Ended { id, outcome } => self.ended(id, outcome),
             Input::Progress { id, percent } => self.progressed(id, percent),
             Input::LinkUp => {
-                self.tell_pause.reset();
-                self.tell(now, &mut out);
+                self.report_pause.reset();
+                self.report_all(now, &mut out);
             }
             Input::Parallel(parallel) => self.parallel = parallel,
             Input::Timer => {}
@@ -166,8 +166,8 @@ impl Core {
         let mut wakeup: Option<Duration> = None;
         let mut due = |at: Duration| wakeup = Some(wakeup.map_or(at, |first| first.min(at)));
         for entry in self.open.values() {
-            if entry.is_untold() {
-                due(self.tell_at);
+            if entry.needs_report() {
+                due(self.report_at);
             }
             if entry.percent_waits {
                 due(entry.percent_at);
@@ -197,8 +197,8 @@ impl Core {
                 publish(entry, now, out);
             }
         }
-        if self.tell_at <= now.at && self.open.values().any(Entry::is_untold) {
-            self.tell(now, out);
+        if self.report_at <= now.at && self.open.values().any(Entry::needs_report) {
+            self.report_all(now, out);
         }
         if self.under_way.is_none() && self.write_not_before <= now.at {
             let write = self.next_write(now, out);
@@ -252,7 +252,7 @@ impl Core {
             .filter(waiting)
             .min_by_key(|entry| (Reverse(entry.command.priority), entry.command.id))?;
         entry.enter(Stage::Starting { withdrawn: false });
-        let running = word(entry.command.id, CommandState::Running, String::new());
+        let running = progress(entry.command.id, CommandState::Running, String::new());
         self.under_way = Some(UnderWay::Move(running.clone()));
         Some(Write::Move(running))
     }
@@ -261,10 +261,10 @@ impl Core {
     fn instructed(&mut self, instruction: Instruction, now: Moment, out: &mut Vec<Effect>) {
         match &instruction {
             Instruction::Order(Order::Run(command)) if self.open.contains_key(&command.id) => {
-                return self.say_again(command.id, now, out);
+                return self.report_again(command.id, now, out);
             }
             Instruction::Order(Order::Ask(ask)) if self.open.contains_key(&ask.id) => {
-                return self.say_again(ask.id, now, out);
+                return self.report_again(ask.id, now, out);
             }
             Instruction::Order(Order::Cancel(cancel)) if self.open.contains_key(&cancel.id) => {
                 return self.withdraw(cancel.id, now, out);
@@ -298,7 +298,7 @@ impl Core {
             ) => self.kept(command, state, output, kept, now, out),
             // It is sent again.
             (UnderWay::Keep { .. }, _) => {}
-            (UnderWay::Move(word), _) => self.moved(word, failed, now, out),
+            (UnderWay::Move(progress), _) => self.moved(progress, failed, now, out),
             // Without it the word is told once more after the next start.
             (UnderWay::Note, _) => {}
         }
@@ -327,20 +327,20 @@ impl Core {
             Stage::Starting { .. } if failed => entry.enter(Stage::Waiting),
             Stage::Starting { .. } => {
                 entry.enter(Stage::Running);
-                entry.word = written;
+                entry.progress = written;
                 let begun = Command {
                     name: std::mem::take(&mut entry.command.name),
                     arguments: std::mem::take(&mut entry.command.arguments),
                     ..entry.command
                 };
-                self.say(id, now, out);
+                self.report(id, now, out);
                 out.push(Effect::Start(begun));
             }
             Stage::Ending(_) if failed => {}
             Stage::Ending(_) => {
                 entry.enter(Stage::Ended);
-                entry.word = written;
-                self.say(id, now, out);
+                entry.progress = written;
+                self.report(id, now, out);
             }
             Stage::Found | Stage::Waiting | Stage::Running | Stage::Ended => {
                 debug_assert!(false, "nothing was to be written of {id}");
@@ -360,7 +360,7 @@ impl Core {
                 end(id, entry, CommandState::Cancelled, STOPPED);
             }
             Stage::Ending(_) => {}
-            Stage::Ended => self.say_again(id, now, out),
+            Stage::Ended => self.report_again(id, now, out),
         }
     }
 
@@ -393,10 +393,10 @@ impl Core {
 
 fn end(id: CommandId, entry: &mut Entry, state: CommandState, output: &str) {
     entry.percent_waits = false;
-    entry.enter(Stage::Ending(word(id, state, output.to_owned())));
+    entry.enter(Stage::Ending(progress(id, state, output.to_owned())));
 }
 
-fn word(id: CommandId, state: CommandState, output: String) -> CommandProgress {
+fn progress(id: CommandId, state: CommandState, output: String) -> CommandProgress {
     CommandProgress {
         id,
         state,
@@ -410,7 +410,7 @@ fn found(id: CommandId, restarted_for: Option<CommandId>) -> CommandProgress {
     let (state, percent, output) = after_start(id, restarted_for);
     CommandProgress {
         percent,
-        ..word(id, state, output.to_owned())
+        ..progress(id, state, output.to_owned())
     }
 }
 

@@ -173,7 +173,7 @@ impl Connection {
                 }
                 let weight = weight(&texts);
                 let hold = lock(habit).arrived(now, self.seat.is_unanswered());
-                self.seat.heard(texts.len(), now);
+                self.seat.received(texts.len(), now);
                 let permits = u32::try_from(weight).unwrap_or(u32::MAX);
                 // Never closed.
                 let Ok(room) = Arc::clone(&window).acquire_many_owned(permits).await else {

@@ -24,7 +24,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Taken {
-    heard_at: Instant,
+    received_at: Instant,
     /// Lines without an answer.
     unanswered: usize,
     leave: CancellationToken,
@@ -48,8 +48,8 @@ impl Seats {
                 .taken
                 .iter()
                 .filter(|(_, taken)| taken.unanswered == 0)
-                .filter(|(_, taken)| now.duration_since(taken.heard_at) >= idle)
-                .min_by_key(|(_, taken)| taken.heard_at)
+                .filter(|(_, taken)| now.duration_since(taken.received_at) >= idle)
+                .min_by_key(|(_, taken)| taken.received_at)
                 .map(|(number, _)| *number)?;
             if let Some(taken) = table.taken.remove(&idlest) {
                 taken.leave.cancel();
@@ -59,7 +59,7 @@ impl Seats {
         let number = table.next;
         let leave = CancellationToken::new();
         let taken = Taken {
-            heard_at: now,
+            received_at: now,
             unanswered: 0,
             leave: leave.clone(),
         };
@@ -80,9 +80,9 @@ impl Seats {
 
 impl Seat {
     /// So many lines came.
-    pub(super) fn heard(&self, lines: usize, now: Instant) {
+    pub(super) fn received(&self, lines: usize, now: Instant) {
         self.change(|taken| {
-            taken.heard_at = now;
+            taken.received_at = now;
             taken.unanswered += lines;
         });
     }
@@ -136,9 +136,9 @@ mod tests {
             "nobody was silent for long"
         );
         for seat in &all[..30] {
-            seat.heard(1, at(3));
+            seat.received(1, at(3));
         }
-        all[30].heard(1, at(1));
+        all[30].received(1, at(1));
         assert!(all[30].answered(1) && !all[30].is_unanswered());
         // 31 never said anything, 30 was answered, the others wait for their answers.
         let next = seats.take(at(60), IDLE).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     fn answers_are_counted() {
         let (seats, now) = (Seats::default(), Instant::now());
         let seat = seats.take(now, IDLE).unwrap();
-        seat.heard(3, now);
+        seat.received(3, now);
         assert!(!seat.answered(2) && seat.is_unanswered());
         assert!(seat.answered(1) && !seat.is_unanswered());
         assert!(seat.answered(7));

@@ -3,7 +3,7 @@
 
 mod bounds;
 mod random;
+mod reporting;
 mod restart;
 mod rig;
 mod stages;
-mod telling;

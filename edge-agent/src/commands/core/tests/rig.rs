@@ -5,7 +5,7 @@ use std::time::Duration;
 use schema::message::{Ask, Cancel, Command, CommandId, CommandState, Noted, Order};
 
 use crate::buffer::{Kept, StoredCommand, StoredCommands};
-use crate::commands::core::{Answer, Core, Effect, Input, Instruction, Moment, Write, word};
+use crate::commands::core::{Answer, Core, Effect, Input, Instruction, Moment, Write, progress};
 
 pub(super) const WALL_MS: i64 = 1_800_000_000_000;
 
@@ -121,15 +121,15 @@ impl Rig {
     }
 
     /// The words told since the last look.
-    pub(super) fn told(&mut self) -> Vec<(CommandId, CommandState)> {
-        let told = self.done.iter().filter_map(|effect| match effect {
-            Effect::Publish(word) => Some((word.id, word.state)),
+    pub(super) fn reported(&mut self) -> Vec<(CommandId, CommandState)> {
+        let reported = self.done.iter().filter_map(|effect| match effect {
+            Effect::Publish(progress) => Some((progress.id, progress.state)),
             _ => None,
         });
-        let told = told.collect();
+        let reported = reported.collect();
         self.done
             .retain(|effect| !matches!(effect, Effect::Publish(_)));
-        told
+        reported
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) fn command(number: u128) -> Command {
 pub(super) fn stored(number: u128, state: CommandState, noted: bool) -> StoredCommand {
     StoredCommand {
         command: command(number),
-        progress: word(id(number), state, String::new()),
+        progress: progress(id(number), state, String::new()),
         noted,
     }
 }

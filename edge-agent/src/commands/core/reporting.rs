@@ -10,8 +10,8 @@ use super::entry::{Entry, Stage};
 use super::interface::{Effect, Moment};
 
 /// Pauses before what is not noted is told again: the first, and the longest.
-pub(super) const TELL_FIRST: Duration = Duration::from_secs(3);
-pub(super) const TELL_MAX: Duration = Duration::from_secs(60);
+pub(super) const REPORT_FIRST: Duration = Duration::from_secs(3);
+pub(super) const REPORT_MAX: Duration = Duration::from_secs(60);
 
 /// Shortest time between two percentages of one command.
 pub(super) const PERCENT_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,8 +22,8 @@ impl Core {
         let Some(entry) = self.open.get_mut(&id) else {
             return;
         };
-        if *entry.stage() == Stage::Running && percent > entry.word.percent {
-            entry.word.percent = percent.min(100);
+        if *entry.stage() == Stage::Running && percent > entry.progress.percent {
+            entry.progress.percent = percent.min(100);
             entry.percent_waits = true;
         }
     }
@@ -34,7 +34,7 @@ impl Core {
             let Some(entry) = self.open.get_mut(id) else {
                 continue;
             };
-            if entry.word.state != *state || matches!(entry.stage(), Stage::Ending(_)) {
+            if entry.progress.state != *state || matches!(entry.stage(), Stage::Ending(_)) {
                 continue;
             }
             entry.is_noted = true;
@@ -47,7 +47,7 @@ impl Core {
     /// The bridge speaks of what is open: where it stands may not have arrived. A command that has ended
     /// there is not spoken of any more, so what an earlier start kept has not run in another copy of the
     /// file, as far as the bridge knows.
-    pub(super) fn say_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+    pub(super) fn report_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
         let Some(entry) = self.open.get_mut(&id) else {
             return;
         };
@@ -55,32 +55,32 @@ impl Core {
             entry.enter(Stage::Waiting);
         }
         if !matches!(entry.stage(), Stage::Ending(_)) {
-            self.say(id, now, out);
+            self.report(id, now, out);
         }
     }
 
     /// Tells one word now, and again until it is noted.
-    pub(super) fn say(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
+    pub(super) fn report(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
         let Some(entry) = self.open.get_mut(&id) else {
             return;
         };
         entry.is_noted = false;
         publish(entry, now, out);
-        self.tell_pause.reset();
-        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
+        self.report_pause.reset();
+        self.report_at = now.at + self.report_pause.next_delay(now.random);
     }
 
     /// Tells everything that is not noted.
-    pub(super) fn tell(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        for entry in self.open.values_mut().filter(|entry| entry.is_untold()) {
+    pub(super) fn report_all(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for entry in self.open.values_mut().filter(|entry| entry.needs_report()) {
             publish(entry, now, out);
         }
-        self.tell_at = now.at + self.tell_pause.next_delay(now.random);
+        self.report_at = now.at + self.report_pause.next_delay(now.random);
     }
 }
 
 pub(super) fn publish(entry: &mut Entry, now: Moment, out: &mut Vec<Effect>) {
     entry.percent_waits = false;
     entry.percent_at = now.at + PERCENT_INTERVAL;
-    out.push(Effect::Publish(entry.word.clone()));
+    out.push(Effect::Publish(entry.progress.clone()));
 }
