@@ -124,7 +124,7 @@ impl Agent {
         let clock = AgentClock::begin(Machine::new(config.clock.clone()));
         let stamps = clock.stamps();
         let buffer_health = health.component("agent-buffer");
-        // Another program that runs the agent inside itself is told at once.
+        // A program that runs the agent inside itself gets the error at once.
         let may_wait = config.own_process.is_some();
         let opened = open_patiently(&config.buffer, &clock, may_wait, &buffer_health);
         let opened = opened.await.map_err(|error| {
@@ -344,7 +344,7 @@ impl RunningAgent {
     }
 
     /// The command that wants the process to run itself again, once the agent has ended; the one that
-    /// starts then is to be told of it by [`OwnProcess`](crate::OwnProcess).
+    /// starts then gets it by [`OwnProcess`](crate::OwnProcess).
     #[must_use]
     pub fn restart_wanted(&self) -> Option<CommandId> {
         self.restart.as_ref().and_then(Restart::wanted)
@@ -388,7 +388,7 @@ fn with_counts(buffer: &Buffer, status: Status) -> Status {
     }
 }
 
-/// What the settings file says of what can change.
+/// The knobs, set as the settings file says.
 fn knobs(config: &Config) -> Knobs {
     let host = config.sources.host.clone().unwrap_or_default();
     let levels = config.own_process.as_ref().map(|own| own.levels.clone());

@@ -10,7 +10,7 @@
 //!
 //! Beside that, [`commands`] and settings ([`twin`]) come down the link and are kept in the same file.
 //!
-//! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
+//! Promises kept here: **P1** a reading is freed only by the bridge's acknowledgement ([`session`]), **P5**
 //! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
 //! quarantined + evicted + discarded, shown by [`RunningAgent::balance`] and the metrics.
 //!

@@ -22,7 +22,7 @@ pub(crate) struct LogLevels {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Wanted {
     setting: Option<LogLevel>,
-    /// Until when, or until the agent starts again.
+    /// The level of a command, and until when it holds: `None` until the agent starts again.
     command: Option<(LogLevel, Option<Instant>)>,
 }
 
@@ -82,7 +82,7 @@ impl LogLevels {
 }
 
 impl Wanted {
-    /// The level that holds, and when that ends.
+    /// The level that holds now, and when that ends.
     fn at(self, now: Instant) -> (Option<LogLevel>, Option<Instant>) {
         match self.command {
             Some((level, None)) => (Some(level), None),

@@ -29,7 +29,7 @@ pub(crate) struct SessionMeters {
     pub(crate) ack_latency: Histogram,
 }
 
-/// What the way in counts.
+/// What the intake counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct IngestMeters {
     refused: Family<ReasonLabel, Counter>,
@@ -198,7 +198,7 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
     }
 }
 
-/// Tells of the device's clock when it is scraped.
+/// Exports the state of the device's clock when it is scraped.
 pub(crate) struct ClockCollector<F>(pub(crate) F);
 
 impl<F: Fn() -> ClockReport + Send + Sync + 'static> Collector for ClockCollector<F> {

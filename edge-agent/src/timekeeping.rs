@@ -1,5 +1,5 @@
-//! The driver's part in knowing the time: it looks at the clocks, asks the bridge, says what changed in
-//! the log, and hands on what follows for the rows that wait.
+//! The driver's part in knowing the time: it looks at the clocks, requests the time from the bridge, logs what
+//! changed, and returns it, because rows may wait for it.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) struct Timekeeping {
 }
 
 impl Timekeeping {
-    /// Before the first connection; whether a bridge has told this device the time in an earlier run.
+    /// Before the first connection; whether a bridge has sent this device the time in an earlier run.
     pub(crate) fn new(clock: AgentClock, is_new: bool) -> Self {
         Self {
             clock,
@@ -57,7 +57,7 @@ impl Timekeeping {
         self.exchange.up(uplink.session(), now - since, now);
     }
 
-    /// The bridge said something else than the time.
+    /// The bridge sent something else than the time.
     pub(crate) fn received_other(&mut self) {
         self.exchange.received_other(self.clock.monotonic());
     }
@@ -66,7 +66,7 @@ impl Timekeeping {
         self.exchange.down();
     }
 
-    /// The bridge answered a birth or a question.
+    /// The bridge answered a birth or a request.
     pub(crate) fn hello(&mut self, hello: &Hello) -> Vec<Change> {
         let was_new = self.exchange.protocol().is_some();
         let now = self.clock.monotonic();
@@ -77,14 +77,14 @@ impl Timekeeping {
         debug!(
             trip_ms,
             protocol = hello.protocol,
-            "the bridge told the time"
+            "the bridge sent the time"
         );
         let changes = self.clock.hello(answer, hello.bridge_time_ms);
         if !was_new {
             let offset_ms = self.clock.report().offset_ms;
             info!(
                 protocol = hello.protocol,
-                offset_ms, "the bridge tells the time"
+                offset_ms, "the bridge sends the time"
             );
         }
         self.log_changes(changes)
@@ -103,7 +103,7 @@ impl Timekeeping {
             .min(Instant::now() + Duration::from_micros(left))
     }
 
-    /// Looks, and asks.
+    /// Looks at the machine's clocks, and requests the time when that is due.
     pub(crate) fn tick(&mut self, uplink: Option<&Uplink>) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.look_at <= Instant::now() {
@@ -128,7 +128,7 @@ impl Timekeeping {
                 }
             }
             Some(Due::Silent) => {
-                info!("the bridge is there and does not tell the time: it is an old one");
+                info!("the bridge is there and does not send the time: it is an old one");
                 changes.extend(self.clock.bridge_is_silent());
             }
             None => {}
@@ -181,7 +181,7 @@ const fn probe() -> Event {
     })
 }
 
-/// What the link does not take is asked again.
+/// Publishes an event; what the link does not take is requested again.
 fn say(uplink: Option<&Uplink>, event: &Event) {
     let Some(uplink) = uplink else {
         return;

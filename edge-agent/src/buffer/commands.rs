@@ -1,4 +1,4 @@
-//! The table of commands: what was asked of this device, kept before it runs and after it ended, so
+//! The table of commands: what was sent to this device, kept before it runs and after it ended, so
 //! that nothing runs twice. Each change is its own transaction; commands are rare.
 //!
 //! A command is whole while it is open: until it has ended and the bridge has noted that. From then
@@ -7,7 +7,7 @@
 //! expired is never forgotten, and a new command has to wait.
 //!
 //! A row that makes no sense stops none of the others. When its id can be read, the command may have
-//! run: it ends as unknown, and is told so. When it cannot, the row is set aside, and with it goes the
+//! run: it ends as unknown, and is reported so. When it cannot, the row is set aside, and with it goes the
 //! memory of one command: orders from before are not run any more, as after a damaged file.
 
 use libsql::{Error, params};
@@ -30,20 +30,20 @@ const FORGET_AT_ONCE: i64 = 64;
 /// A command and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCommand {
-    /// As the bridge sent it; without a name when only its withdrawal was heard.
+    /// As the bridge sent it; without a name when only its withdrawal was received.
     pub command: Command,
-    /// Where it stands.
+    /// Its state, its progress and its output so far.
     pub progress: CommandProgress,
-    /// Whether the bridge has noted that.
+    /// Whether the bridge has noted that state.
     pub noted: bool,
 }
 
 /// What became of a command that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
-    /// It is on the disk now.
+    /// It was not known, and is on the disk now.
     New,
-    /// It was there; this is where it stands.
+    /// It is known; this is its state.
     Known(CommandProgress),
     /// It is not known, and there is no room. Nothing was kept.
     Full,
@@ -59,10 +59,10 @@ pub struct StoredCommands {
     pub forgot_until_ms: u64,
 }
 
-/// The table.
+/// The table's name.
 const TABLE: &str = "command_queue";
 
-/// What is read of it.
+/// The columns that are read.
 const COLUMNS: [&str; 9] = [
     "id",
     "name",
@@ -75,25 +75,25 @@ const COLUMNS: [&str; 9] = [
     "reported",
 ];
 
-/// What is told of a command whose row makes no sense.
+/// The output of a command whose row makes no sense.
 const ODD: &str = "what this device had kept of the command makes no sense; it may have run";
 
-/// What a row of the table says.
+/// A row of the table, as far as it makes sense.
 enum Found {
     Sound(StoredCommand),
-    /// Only its id does.
+    /// Only its id makes sense.
     Known(CommandId, OddRow),
-    /// Nothing does; this finds it again.
+    /// Nothing of it makes sense; the key finds the row again.
     Lost(RowKey, OddRow),
 }
 
 /// Finds a row by its key, of whatever type that is.
 pub(super) type RowKey = (String, Vec<u8>);
 
-/// Which rows are wanted.
+/// Which rows to read.
 enum Which {
     One(CommandId),
-    /// Those that are not known to have ended and been noted.
+    /// Rows that are not known to have ended and been noted.
     Open,
     All,
 }
@@ -141,7 +141,7 @@ impl Buffer {
         .await
     }
 
-    /// Writes where a command stands, which the bridge is then to be told.
+    /// Writes the state of a command, which is then to be reported.
     ///
     /// # Errors
     /// [`BufferError`]; then nothing has changed.
@@ -237,7 +237,7 @@ impl Buffer {
                 };
                 file.transaction(mend).await?;
             }
-            // A recovery: see the table's description.
+            // After a recovery: see the head of this file.
             let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log
                              WHERE kind = 4 AND typeof(at_ms) = 'integer'";
             let recovered = first_number(&file.connection, recovered).await?;
@@ -399,7 +399,7 @@ impl File {
     }
 }
 
-/// What finds a row again, whose key is `key` and stands as a blob in `column`.
+/// What finds a row again by its key, whatever that is: `key`, which stands as a blob in `column`, too.
 pub(super) fn row_key(key: &Stored, row: &libsql::Row, column: usize) -> Result<RowKey, Error> {
     let kind = match key {
         Stored::Null => "null",

@@ -1,4 +1,4 @@
-//! Why the buffer could not do what was asked, and what to do about it.
+//! Why a request to the buffer failed, and what to do about it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ mod code {
     pub(super) const NOT_A_DATABASE: i32 = 26;
 }
 
-/// Why the buffer could not do what was asked.
+/// Why a request to the buffer failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BufferError {
     /// A setting makes no sense.
@@ -36,7 +36,7 @@ pub enum BufferError {
     Newer {
         /// The buffer's file.
         path: PathBuf,
-        /// The file's schema.
+        /// The version of the file's schema.
         found: i64,
         /// The highest schema that this build knows.
         known: i64,
@@ -52,7 +52,7 @@ pub enum BufferError {
     File {
         /// What was tried.
         action: &'static str,
-        /// On which file.
+        /// The file on which it was tried.
         path: PathBuf,
         /// What the system said.
         source: Arc<std::io::Error>,

@@ -49,7 +49,7 @@ pub struct Opened {
     pub pending: RangeSet,
     /// What the clocks of earlier starts say.
     pub starts: Starts,
-    /// What the bridge understood that was heard last; 0 when none has ever said so.
+    /// The protocol of the bridge that sent one last; 0 when none ever has.
     pub bridge_protocol: u16,
     /// What was done about a damaged file, if it was.
     pub recovery: Option<Recovery>,
@@ -60,7 +60,7 @@ pub struct Opened {
 pub struct Appended {
     /// The row numbers given, in the order of the readings. `None` when each was refused.
     pub range: Option<SeqRange>,
-    /// Readings that were not accepted, by their index; the source must hear of them.
+    /// Readings that were not accepted, by their index; the source has to be given them.
     pub refused: Vec<(usize, ReadingError)>,
 }
 
@@ -73,10 +73,9 @@ pub struct Submitted(oneshot::Receiver<Result<Appended, BufferError>>);
 pub struct Taken {
     /// The rows, ascending by sequence; of one epoch.
     pub batch: Batch,
-    /// What makes row numbers of the batch's sequences, when it is added.
+    /// To be added to the batch's sequences; the sum is a row number.
     pub base: u64,
-    /// Rows that were asked for, lie before the end of the batch, and are not pending:
-    /// evicted, or settled.
+    /// Requested rows that lie before the end of the batch and are not pending: evicted, or settled.
     pub gone: RangeSet,
 }
 
@@ -92,8 +91,8 @@ impl Buffer {
         Self::open_with(settings, clock, None).await
     }
 
-    /// As [`Self::open`]; `start` is kept beside the epoch of this start, whose stamps `clock` then
-    /// tells on its axis.
+    /// As [`Self::open`]; `start` is kept beside the epoch of this start, on whose axis
+    /// `clock` then gives the stamps.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -186,14 +185,14 @@ impl Buffer {
             .await
     }
 
-    /// Takes the bridge's word: exactly the committed rows are freed, and the rejected ones are in
+    /// Applies an acknowledgement: exactly the committed rows are freed, and the rejected ones are in
     /// quarantine. Returns the balance that results.
     ///
     /// It counts at once; the disk follows with the next append's commit, or after
     /// `settle_linger`. A crash in between leaves the rows pending, which costs a retransmission.
     ///
-    /// Rows rejected as [`RejectReason::Undecodable`] while they are pending are the device's own
-    /// word: they are reported until an ack confirms them.
+    /// Rows rejected as [`RejectReason::Undecodable`](schema::message::RejectReason::Undecodable) while they are
+    /// pending are the device's own decision: they are reported until an ack confirms them.
     ///
     /// # Errors
     /// [`BufferError::Closed`].
@@ -300,7 +299,7 @@ impl Buffer {
         *self.progress.borrow()
     }
 
-    /// How the file fares. Wakes its holder when that changes.
+    /// The health of the file. Wakes its holder when that changes.
     #[must_use]
     pub fn storage(&self) -> watch::Receiver<Storage> {
         self.storage.clone()
@@ -340,7 +339,7 @@ impl Buffer {
         let _ = ended.wait_for(|ended| *ended).await;
     }
 
-    /// Has the thread run `work`, in turn with what else is asked of it.
+    /// Has the thread run `work`, in turn with other requests.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl AsyncFnOnce(&mut Writer) -> Result<T, BufferError> + Send + 'static,
@@ -348,7 +347,7 @@ impl Buffer {
         self.ask(|reply| {
             Request::Run(Box::new(move |writer| {
                 Box::pin(async move {
-                    // Who asked may be gone.
+                    // The caller may be gone.
                     let _ = reply.send(work(writer).await);
                 })
             }))

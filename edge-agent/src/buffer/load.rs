@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) text_bytes: u64,
     /// Bytes of the texts in quarantine.
     pub(super) quarantined_text_bytes: u64,
-    /// For whom the quarantine was offered last: agent and bridge.
+    /// The agent and the bridge for which the quarantine was offered last.
     pub(super) offered: Option<Entry>,
     /// The row number before which names are not forgotten again.
     pub(super) forget_sensors_from: u64,
@@ -102,7 +102,7 @@ pub(super) async fn load(
         .max()
         .unwrap_or(0);
     let mut ended = Vec::with_capacity(found.len());
-    // A row in quarantine that is not there has vanished unasked.
+    // A row in quarantine that is not in the file has vanished by mistake.
     let in_quarantine: u64 = found.iter().map(|found| found.in_quarantine.count()).sum();
     if rows.quarantined.count() != in_quarantine {
         return Err(damaged(CONTRADICTION));

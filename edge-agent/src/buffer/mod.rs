@@ -9,13 +9,13 @@
 //!   sequences count from 1 without holes, and clocks increase strictly.
 //! - A reading that comes without a time falls on no other of its sensor: the commit moves its stamp if it
 //!   would.
-//! - A row leaves the file for one of four reasons: the bridge's word that it is committed, a policy
+//! - A row leaves the file for one of four reasons: the bridge acknowledged that it is committed, a policy
 //!   of a full buffer, damage, or because it was given up out of the quarantine. Each is counted; the
 //!   counts of an epoch always add up to the last sequence given.
 //! - What is damaged is never taken for a reading, and never thrown away.
 //!
-//! What a bridge refuses: `writer/settling` puts it into quarantine, `quarantine` offers it again when somebody asks, `sample`
-//! a few rows of it by itself.
+//! What a bridge refuses: `writer/settling` puts it into quarantine, `quarantine` offers it again on request, `sample`
+//! a few rows of it unasked.
 //!
 //! ```text
 //! PATH          the buffer            PATH.lock           one process at a time

@@ -6,7 +6,7 @@
 //! - It is offered again a part at a time, the oldest first, and the next part when the bridge has
 //!   answered: however much there is, an outage then can make a policy evict no more than one part.
 //! - For which agent and bridge it was offered last is kept in the file, so that an upgrade of
-//!   either offers it once more, and a restart alone does not. What a person or a clock has asked for
+//!   either offers it once more, and a restart alone does not. What a person has requested, or a clock that became known,
 //!   is kept there too, until all of it was offered.
 
 use schema::message::{RejectReason, Rejection};
@@ -35,12 +35,12 @@ const PART_ROWS: u64 = 1024;
 /// Longest text of a row, for a first guess.
 const TEXT_BYTES_MAX: u64 = schema::limits::TEXT_BYTES_MAX as u64;
 
-/// For whom the quarantine is offered. Kept without one, too, once a bridge has said what it understands.
+/// The versions for which the quarantine was offered. Kept also while there is none, once a bridge has sent its protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peers {
     /// This agent's version.
     agent: String,
-    /// What the bridge understands; 0 as long as none has said so.
+    /// The protocol of the bridge; 0 as long as none has sent one.
     protocol: u16,
 }
 
@@ -49,13 +49,13 @@ pub(super) struct Peers {
 pub(super) struct Quarantine {
     /// Rows that were offered again, and wait for an answer.
     offered: RangeSet,
-    /// For whom it was offered last, as the file has it.
+    /// The versions for which it was offered last, with the id of their row in the file.
     kept: Option<(i64, Peers)>,
-    /// That this could not be kept is said now and then.
+    /// Limits the warnings that these could not be kept.
     not_kept: Repeats,
-    /// And that texts could not be counted.
+    /// Limits the warnings that texts could not be counted.
     not_counted: Repeats,
-    /// The bridge of which was heard last.
+    /// The protocol of the bridge that sent one last.
     protocol: u16,
     /// Rows that were put in it since the start, by reason, in the order of [`RejectReason::ALL`].
     pub(super) refused: [u64; RejectReason::ALL.len()],
@@ -101,7 +101,7 @@ impl Quarantine {
         }
     }
 
-    /// What the bridge understands that was heard last; 0 as long as none has said so.
+    /// The protocol of the bridge that sent one last; 0 as long as none has.
     pub(super) const fn protocol(&self) -> u16 {
         self.protocol
     }
@@ -192,7 +192,7 @@ impl Writer {
         self.state.epochs.again.subtract(rows);
     }
 
-    /// Rows were put in quarantine: keeps it within its budget, and says so.
+    /// Rows were put in quarantine: logs that, and keeps the quarantine within its budget.
     pub(super) async fn quarantined(&mut self, rows: &RangeSet) {
         if self.warnings.is_due("quarantined") {
             let (count, all) = (rows.count(), self.state.epochs.quarantined_rows());
@@ -282,8 +282,8 @@ impl Writer {
         count
     }
 
-    /// What a person is told was done has to be on the disk, also where it was done before and could not be
-    /// kept.
+    /// Before a person is answered, what was done has to be on the disk; also what was done before and could not be
+    /// kept then.
     async fn keep_accounts(&mut self) -> Result<(), BufferError> {
         match self.deferred.is_account_due() {
             true => self.commit(Settle::Rows).await,
@@ -328,7 +328,7 @@ impl Writer {
         }
     }
 
-    /// Keeps for whom all of it was offered, once it was.
+    /// Keeps the versions for which all of it was offered, once it was.
     async fn keep_peers(&mut self) {
         let peers = self.quarantine.peers();
         if self.quarantine.is_offered_to(&peers) || !self.state.epochs.again.is_empty() {

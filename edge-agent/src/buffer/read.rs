@@ -1,4 +1,4 @@
-//! Reads pending rows for a batch, calls them by the sequences of their epoch, and mends their stamps.
+//! Reads pending rows for a batch, translates their numbers to sequences of their epoch, and mends their stamps.
 
 use schema::limits::BATCH_ROWS_MAX;
 use schema::{RangeSet, Row, SeqRange};
@@ -12,7 +12,7 @@ use super::row::Held;
 use super::starts::leaving;
 use crate::clock::core::StartClock;
 
-/// Reads what is pending of `asked`, ascending, as far as one batch goes. Returns beside it the
+/// Reads what is pending of `requested`, ascending, as far as one batch goes. Returns beside it the
 /// rows that do not say any more what was written. What is `unreadable` is not looked at, and counts as
 /// gone.
 pub(super) async fn read(
@@ -62,7 +62,7 @@ pub(super) async fn read(
         })
         .await?;
     }
-    // Up to here everything that was asked for was looked at.
+    // Everything that was requested was looked at up to here.
     let end = match batch.rows().last() {
         Some(row) if is_full => Some(of.base + row.seq),
         None if is_full => None,
@@ -78,7 +78,7 @@ pub(super) async fn read(
     Ok((Taken { batch, base, gone }, damaged))
 }
 
-/// The epoch of the lowest row that is pending of those asked for, and its rows among them. A
+/// The epoch of the lowest pending row of those requested, and its rows among them. A
 /// batch is of one epoch.
 fn first_run<'s>(
     state: &'s State,
@@ -92,7 +92,7 @@ fn first_run<'s>(
             return (run, run.rows_of(&seqs), ledger.clock.as_ref());
         }
     }
-    // Nothing is pending of what was asked for.
+    // None of the requested rows is pending.
     let run = Run {
         epoch: state.epochs.current().account.epoch(),
         base: 0,

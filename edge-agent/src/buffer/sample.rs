@@ -1,4 +1,4 @@
-//! What is in quarantine for one reason, offered again by itself: a few rows of it, or all.
+//! What is in quarantine for one reason, offered again without a request: a few rows of it, or all.
 
 use schema::message::RejectReason;
 use schema::{RangeSet, SeqRange};

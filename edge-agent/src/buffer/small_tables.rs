@@ -109,13 +109,13 @@ impl File {
     }
 }
 
-/// Who set a setting.
+/// Where a setting was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The bridge says that it is desired.
+    /// In a document of the bridge.
     Bridge,
-    /// Somebody on the device.
+    /// On the device itself.
     Device,
 }
 
@@ -124,7 +124,7 @@ pub enum Origin {
 pub struct StoredSetting {
     /// Key, value and clock.
     pub entry: ConfigEntry,
-    /// Who set it.
+    /// Where it was made.
     pub origin: Origin,
 }
 
@@ -232,7 +232,7 @@ impl File {
 const SETTINGS: &str = "device_config";
 const SETTING_COLUMNS: [&str; 4] = ["key", "value", "hlc", "source"];
 
-/// A row that says something that could have been written.
+/// The setting of a row; `None` when the agent cannot have written it.
 fn setting(values: &[Stored]) -> Option<StoredSetting> {
     let [key, value, hlc, by] = values else {
         return None;

@@ -1,4 +1,4 @@
-//! How the file itself fares: what it cannot do now and what a person can do about it, and what was
+//! The health of the file: what it cannot do now and what a person can do about it, and what was
 //! found in it that is not as it was written. It reaches status, health and log from here.
 
 use serde::{Deserialize, Serialize};

@@ -22,13 +22,13 @@ use super::block_on;
 use crate::app::Agent;
 use crate::config::{OwnProcess, Settings};
 
-/// Tells the process for which command it was started again.
+/// The option with the command for which the process was started again.
 const RESTARTED_FOR: &str = "--restarted-for";
 
 /// How long a stop may take: draining, the farewell, the last commit.
 const STOP_GRACE: Duration = Duration::from_millis(4_800);
 
-/// How often it is looked whether a start has to wait.
+/// How often a start looks whether it has to wait.
 const WAITING_LOOK: Duration = Duration::from_millis(100);
 
 // What a fault plan has wrong about the clocks. (A doc comment would become the help of `run`.)
@@ -103,7 +103,7 @@ async fn run(
     let (lifecycle, health) = (Lifecycle::new(), Health::default());
     let mut registry = Registry::default();
     let mut signals = Signals::listen()?;
-    // A start may have to wait for the disk, is asked why meanwhile, and may be stopped.
+    // A start may have to wait for the disk; it has to answer why meanwhile, and may be stopped.
     let waiting = waiting_room(&listener, &lifecycle, &health);
     let agent = tokio::select! {
         started = Agent::start(settings.agent, &lifecycle, &health, &mut registry) => started?,
@@ -121,7 +121,7 @@ async fn run(
     Ok(agent.restart_wanted())
 }
 
-/// Answers for the agent until it has started: how its parts fare, also to who asks for its status.
+/// Answers for the agent until it has started: the health of its parts, also as an answer to `/status`.
 fn waiting_room(
     listener: &tokio::net::TcpListener,
     lifecycle: &Lifecycle,
@@ -147,7 +147,7 @@ fn waiting_room(
     answering.abort_handle()
 }
 
-/// Whether a part waits for more than its start.
+/// Whether a part waits for something else than its start.
 fn has_reason(state: &State) -> bool {
     matches!(state, State::Waiting(reason) if reason != STARTING)
 }

@@ -56,7 +56,7 @@ impl AgentClock {
         }
     }
 
-    /// By what the certificates of servers are judged: the wall clock, but never before what has
+    /// The clock for checking servers' certificates: the wall clock, but never before what has
     /// certainly passed.
     #[must_use]
     pub fn servers(&self) -> Arc<FlooredClock> {
@@ -69,7 +69,7 @@ impl AgentClock {
         Arc::new(Stamps(self.clone()))
     }
 
-    /// What is kept of this start.
+    /// What the file keeps of this start's clock.
     #[must_use]
     pub fn start(&self) -> StartClock {
         self.core().start()
@@ -92,7 +92,7 @@ impl AgentClock {
         self.core().look(now)
     }
 
-    /// A bridge told the time; when it was asked is as [`Self::monotonic`] had it.
+    /// A bridge sent the time; the answer's request time is by [`Self::monotonic`].
     #[must_use]
     pub fn hello(&self, answer: Answer, bridge_time_ms: i64) -> Vec<Change> {
         let Answer {
@@ -105,7 +105,7 @@ impl AgentClock {
             .hello(requested_at, now, bridge_time_ms, is_last)
     }
 
-    /// No bridge tells the time.
+    /// The bridge is there and does not send the time.
     #[must_use]
     pub fn bridge_is_silent(&self) -> Vec<Change> {
         let now = self.machine.moment();
@@ -144,8 +144,8 @@ impl AgentClock {
         self.machine.moment().wall / 1000
     }
 
-    /// By what commands expire, in milliseconds: the database's time, or with a bridge that does not tell
-    /// it this machine's, as it always was. `None` while it is not known.
+    /// The time by which commands expire, in milliseconds: the database's; with a bridge that does not send
+    /// it, this machine's. `None` while it is not known.
     #[must_use]
     pub fn commands_ms(&self) -> Option<i64> {
         let now = self.machine.moment();
@@ -158,7 +158,7 @@ impl AgentClock {
         self.core().is_known()
     }
 
-    /// What is told of it.
+    /// What the bridge and the status are given of the clock.
     #[must_use]
     pub fn report(&self) -> ClockReport {
         let now = self.machine.moment();

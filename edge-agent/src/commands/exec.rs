@@ -1,7 +1,7 @@
 //! `exec`: a program that the device's owner allows, run to its end. Nothing that arrives is ever a
 //! program's name or argument.
 //!
-//! What it prints is the command's output, up to a bound, save for lines that tell how far it is:
+//! What it prints is the command's output, up to a bound, save for lines that say how far it is:
 //! `progress: 40`, a whole number up to 100.
 //!
 //! The command ends with the program. What it has started is ended with it ([`super::group`]),
@@ -24,30 +24,30 @@ use super::group::{GRACE, Group};
 use super::strays;
 use super::work::Outcome;
 
-/// Tells a program which command it was started for.
+/// The environment's variable with the id of the command, for the program.
 pub(super) const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
 
-/// What a line that tells of progress begins with.
+/// How a line with progress begins.
 const PROGRESS: &[u8] = b"progress:";
 
-/// Longest line that may tell of progress; a program that prints anything longer prints output.
+/// Longest line that may be progress; anything longer is output.
 const PROGRESS_LINE_MAX: usize = 24;
 
-/// Shortest time between two words on progress.
+/// Shortest time between two reports of progress.
 const PROGRESS_GAP: Duration = Duration::from_secs(1);
 
 /// A program that commands may start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Where it is.
+    /// The path of its executable file.
     pub program: PathBuf,
-    /// What it is called with, always.
+    /// Its arguments, always the same.
     pub args: Vec<String>,
     /// It is killed after this time, with all that it has started.
     pub timeout: Duration,
 }
 
-/// Tells how far a command is, in percent.
+/// Sends how far a command is, in percent, and not too often.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) id: CommandId,
@@ -66,7 +66,7 @@ impl Progress {
         }
     }
 
-    /// When there is something to tell, if there is.
+    /// When [`Self::send_if_due`] has something to send; `None` when nothing is unsent.
     fn due(&self) -> Option<Instant> {
         let due = self.sent_at.map(|at| at + PROGRESS_GAP);
         self.unsent.map(|_| due.unwrap_or_else(Instant::now))
@@ -124,7 +124,7 @@ pub(super) async fn run(
         });
         let is_late = ended.await.is_err();
         group.terminate();
-        // What is on its way is read; and one that is late may still say something.
+        // What is on its way is read; a program that is late may still print something.
         let rest = async {
             if !is_read {
                 reading.await;
@@ -155,7 +155,7 @@ pub(super) async fn run(
     }
 }
 
-/// Reads to the end, and keeps as much as may travel; tells of progress on the way.
+/// Reads to the end, and keeps as much as may travel; sends progress on the way.
 async fn read(
     from: Option<impl AsyncRead + Unpin>,
     lines: &mut Lines,
@@ -187,18 +187,18 @@ async fn read(
     }
 }
 
-/// Tells lines on progress from output.
+/// Separates lines with progress from output.
 #[derive(Debug, Default)]
 struct Lines {
     kept: Vec<u8>,
-    /// The beginning of a line that may tell of progress.
+    /// The beginning of a line that may be progress.
     begun: Vec<u8>,
     /// The line has turned out to be output.
     is_output: bool,
 }
 
 impl Lines {
-    /// Takes what came; answers the last progress that it told.
+    /// Takes what was read; returns the last progress in it.
     fn take(&mut self, bytes: &[u8]) -> Option<u8> {
         let mut percent_found = None;
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -244,7 +244,7 @@ impl Lines {
     }
 }
 
-/// The progress that a whole line tells.
+/// The percentage of a whole line with progress.
 fn percent(line: &[u8]) -> Option<u8> {
     let rest = line.strip_prefix(PROGRESS)?.strip_suffix(b"\n")?;
     let number = std::str::from_utf8(rest).ok()?.trim();
@@ -549,7 +549,7 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes arrive, the same is told and kept.
+        /// However the bytes arrive, the same is sent and kept.
         #[test]
         fn chunks_do_not_matter(text in "(progress: ?[0-9]{1,3}\n|[a-p: ]{0,30}\n|\r|progress)*", cuts in prop::collection::vec(0..200usize, 0..8)) {
             let mut whole = Lines::default();

@@ -161,7 +161,7 @@ impl Rig {
     }
 }
 
-/// One that a bridge has told the time.
+/// A clock to which a bridge has sent the time.
 fn clock() -> AgentClock {
     let clock = AgentClock::begin(Machine::new(ClockSettings::default()));
     let now = i64::try_from(now_ms()).unwrap();
@@ -307,7 +307,7 @@ async fn a_command_that_is_too_long_fails_and_takes_no_room() {
     rig.order(Order::Run(with(most, room))).await;
     let failed = rig.awaits(most, CommandState::Failed).await;
     assert!(failed.output.contains("not of the form"), "{failed:?}");
-    // Its words were written after its end, and before the other one began.
+    // Its output was written after its end, and before the other one began.
     let failed = rig.awaits(more, CommandState::Failed).await;
     assert!(failed.output.contains("too long"), "{failed:?}");
     let known = rig.buffer.commands().await.unwrap().commands;

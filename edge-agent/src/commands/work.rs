@@ -31,7 +31,7 @@ const LOG_LEVEL_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How a command ended, and its output.
 pub(crate) type Outcome = Result<String, String>;
 
-/// What commands, and a stop of the agent, ask of whoever sends the readings.
+/// Requests of commands, and of a stop of the agent, to whatever sends the readings.
 #[derive(Debug)]
 pub(crate) enum SendRequest {
     /// Whether to send everything without linger and pace.
@@ -40,7 +40,7 @@ pub(crate) enum SendRequest {
     Resync(oneshot::Sender<Resynced>),
 }
 
-/// What a resync found.
+/// What a resync sends again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Resynced {
     /// Rows that were in flight.
@@ -49,7 +49,7 @@ pub(crate) struct Resynced {
     pub(crate) waiting: u64,
 }
 
-/// What commands work with.
+/// What the work of commands needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Workshop {
     pub(crate) buffer: Buffer,
@@ -58,7 +58,7 @@ pub(crate) struct Workshop {
     pub(crate) tools: Tools,
 }
 
-/// What not every agent has.
+/// What commands need beyond that; not every agent has all of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tools {
     /// To the host source.
@@ -69,7 +69,7 @@ pub(crate) struct Tools {
     pub(crate) restart: Option<Restart>,
     /// The command for which the process was started again.
     pub(crate) restarted_for: Option<CommandId>,
-    /// Hears how far a command is, in percent.
+    /// Receives how far a command is, in percent.
     pub(crate) progress: Option<mpsc::Sender<(CommandId, u8)>>,
     /// Programs whose commands were withdrawn, until nothing of them is left.
     pub(crate) endings: TaskTracker,
@@ -188,7 +188,7 @@ impl Workshop {
         match restart.begin(id).await {}
     }
 
-    /// What is not acknowledged goes again, and ledger and configuration are told anew.
+    /// What is not acknowledged is sent again, and ledger and configuration are reported again.
     async fn resync(&self) -> Outcome {
         let Resynced { again, waiting } = ask(&self.sending, SendRequest::Resync).await?;
         let keys = match &self.tools.twin {
@@ -242,7 +242,7 @@ impl Workshop {
     }
 }
 
-/// The reason that the arguments name, if they do, and how to say it.
+/// The reason that the arguments name, if they do, and the words for it in the output.
 fn reasons(arguments: &str) -> Result<(Option<Vec<RejectReason>>, String), String> {
     let Quarantined { reason } = serde_json::from_str(arguments)
         .map_err(|error| format!("arguments are not of the form {{\"reason\": …}}: {error}"))?;
@@ -256,7 +256,7 @@ fn reasons(arguments: &str) -> Result<(Option<Vec<RejectReason>>, String), Strin
     Ok((Some(vec![reason]), format!(" for {name}")))
 }
 
-/// Asks another part of the agent, and waits for its answer.
+/// Sends a request to another part of the agent, and waits for its answer.
 async fn ask<T, R>(
     of: &mpsc::Sender<R>,
     request: impl FnOnce(oneshot::Sender<T>) -> R,

@@ -25,7 +25,7 @@ use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
 use crate::source::socket::{SocketAddress, SocketConfig};
 
-/// Where the admin endpoints listen unless told otherwise: this machine only.
+/// Where the admin endpoints listen by default: on this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 /// Everything that an agent needs to run. Made by [`Settings::load`] from a file, or by

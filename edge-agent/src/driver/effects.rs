@@ -52,7 +52,7 @@ impl DriverTask {
         }
     }
 
-    /// Makes a batch, hands it to the link, and tells the session.
+    /// Makes a batch, hands it to the link, and returns what the session makes of that.
     async fn send(&mut self, request: &BatchRequest) -> Vec<Effect> {
         let outcome = self.try_send(request).await;
         let now = self.origin.elapsed();
@@ -119,7 +119,7 @@ impl DriverTask {
         }
     }
 
-    /// Reports, as soon as it is known in which words.
+    /// Reports; while the bridge may still say which protocol it understands, later.
     pub(super) async fn report(&mut self) {
         self.report_waits = self.time.may_greet();
         if !self.report_waits {

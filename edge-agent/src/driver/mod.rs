@@ -62,7 +62,7 @@ pub(crate) struct Driver {
     pub(crate) starts: Starts,
     /// Whether rows behind those that the session knows are held until the time is known.
     pub(crate) is_held: bool,
-    /// A bridge has told this device the time in an earlier run.
+    /// A bridge has sent this device the time in an earlier run.
     pub(crate) is_bridge_new: bool,
     /// When what is in quarantine is offered again by itself.
     pub(crate) probes: Probes,
@@ -130,24 +130,24 @@ impl Driver {
     }
 }
 
-/// The driver at work.
+/// The driver while it runs.
 struct DriverTask {
     parts: Driver,
     gatherer: Gatherer,
     time: Timekeeping,
-    /// A report is due, in the words that the bridge understands: which these are may soon be known.
+    /// A report is due, and waits: which protocol the bridge understands may soon be known.
     report_waits: bool,
-    /// The time has become known, and what was refused for its time was not offered since.
+    /// The time has become known, and what was refused because of its time is not offered again yet.
     clock_news: bool,
-    /// What is known of the clock is not on disk.
+    /// What is known of the clock is not on disk yet.
     clock_unkept: bool,
-    /// A new epoch begins once it is.
+    /// A new epoch begins once that is on disk.
     epoch_due: bool,
     uplink: Option<Uplink>,
     /// Where the session's time starts.
     origin: Instant,
     appended: watch::Receiver<Progress>,
-    /// Discarded so far, as the bridge was told.
+    /// Readings discarded so far, as reported to the bridge.
     discarded: u64,
     storage: watch::Receiver<Storage>,
     /// The highest row that the session knows of.
@@ -157,10 +157,11 @@ struct DriverTask {
     is_draining: bool,
     storage_warnings: Repeats,
     refusals: Repeats,
-    /// What no retry mends.
+    /// An error of the buffer that no retry mends.
     broken: Option<BufferError>,
     last_error: Option<String>,
-    /// When the next probe is due, and how that is told: reckoned once, as clocks are set.
+    /// When the next probe is due since `origin`, and the same by the wall clock for the status. Computed once,
+    /// because the wall clock may be set meanwhile.
     next_probe: Option<(Duration, NextProbe)>,
 }
 
@@ -243,7 +244,7 @@ impl DriverTask {
                 let changes = self.time.hello(&hello);
                 self.clock_changed(&changes).await;
                 if !was_new && self.time.protocol().is_some() {
-                    // It understands more than what it was told so far.
+                    // It understands more than what was reported to it so far.
                     self.offer(Some(hello.protocol)).await;
                     self.report().await;
                 }
@@ -257,7 +258,7 @@ impl DriverTask {
             }
             Happening::Appended => self.appended().await,
             Happening::Storage => {
-                // By its own account it is tried again meanwhile, and that counts.
+                // The buffer itself tries again, and its own report counts.
                 self.storage_fails = false;
                 self.storage_changed();
             }
@@ -271,7 +272,7 @@ impl DriverTask {
         }
     }
 
-    /// The session works on rows; of an epoch that has none here, it hands the word on.
+    /// The session works on row numbers; an acknowledgement for an epoch without rows here is passed on as it is.
     async fn acked(&mut self, ack: Ack) {
         let epoch = self.parts.session.epoch();
         let ack = self.parts.buffer.in_rows(&ack, epoch).unwrap_or(ack);
@@ -292,7 +293,7 @@ impl DriverTask {
         let _ = reply.send(found);
     }
 
-    /// What follows from what is known of the time.
+    /// Keeps what has become known of the time, and releases the rows that waited for it.
     async fn clock_changed(&mut self, changes: &[Change]) {
         let is_news = |change: &Change| matches!(change, Change::Known(_) | Change::Trusted);
         self.clock_news |= changes.iter().any(is_news);
@@ -355,7 +356,7 @@ impl DriverTask {
         }
         let discarded = self.appended.borrow().balance.discarded;
         if discarded > std::mem::replace(&mut self.discarded, discarded) {
-            // Nothing to be sent less, but to be told.
+            // Nothing less is to be sent, but the count is to be reported.
             self.input(Input::Evicted(&RangeSet::new())).await;
         }
         let requeued = self.parts.buffer.take_requeued();

@@ -8,7 +8,7 @@ use super::DriverTask;
 use crate::probes::Offer;
 
 impl DriverTask {
-    /// What another agent or bridge refused is offered once more.
+    /// Offers again what another version of the agent or the bridge refused.
     pub(super) async fn offer(&mut self, protocol: Option<u16>) {
         let offered = self.parts.buffer.offer(protocol).await;
         self.storage_did("offer again", offered);

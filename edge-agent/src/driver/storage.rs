@@ -8,7 +8,7 @@ use super::DriverTask;
 use crate::buffer::BufferError;
 
 impl DriverTask {
-    /// What the buffer gave, if it could.
+    /// The value of an answer of the buffer; a failure is counted and reported.
     pub(super) fn storage_did<T>(
         &mut self,
         what: &'static str,
@@ -19,7 +19,7 @@ impl DriverTask {
             .ok()
     }
 
-    /// The disk was asked, and did what it should.
+    /// An operation on the disk succeeded.
     pub(super) fn storage_works(&mut self) {
         if std::mem::take(&mut self.storage_fails) {
             self.storage_changed();

@@ -36,7 +36,7 @@ const INSTRUCTIONS_QUEUE: usize = 64;
 /// Most documents of settings that wait. One more is dropped, and sent again.
 const DOCUMENTS_QUEUE: usize = 8;
 
-/// Where the broker is and who we are.
+/// The broker's address, and this device's identity.
 #[derive(Debug, Clone)]
 pub struct LinkConfig {
     /// The broker's host name or IPv4 address; its certificate must hold it.
@@ -58,7 +58,7 @@ pub struct LinkConfig {
 /// Whether the broker can be talked to.
 #[derive(Debug, Clone)]
 pub enum LinkState {
-    /// Not connected; why, once an attempt failed.
+    /// Not connected; with the reason, once an attempt failed.
     Down(Option<Arc<LinkError>>),
     /// Connected and subscribed.
     Up(Uplink),

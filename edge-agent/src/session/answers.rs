@@ -1,6 +1,6 @@
 //! What came of a batch: an acknowledgement settles rows, a refusal or silence makes them wait again, in front,
-//! behind or apart. Here promise P1 is kept: nothing else than the bridge's word, or a row that no reader will ever
-//! read, settles anything.
+//! behind or apart. Here promise P1 is kept: rows are settled by the bridge's acknowledgement, or because no
+//! reader will ever read them, and by nothing else.
 
 use schema::message::{Ack, RejectReason, Rejection};
 use schema::{RangeSet, SeqRange};
@@ -14,7 +14,7 @@ use super::window::InFlight;
 impl Session {
     pub(super) fn acked(&mut self, ack: &Ack, effects: &mut Vec<Effect>) {
         if ack.epoch != self.epoch {
-            // One without rows here; the buffer knows what it still has to do with it.
+            // An epoch without rows here; the buffer knows what is left to do about it.
             effects.extend(Settle::effect(
                 ack.epoch,
                 ack.committed.iter().copied().collect(),
@@ -119,7 +119,7 @@ impl Session {
         }
     }
 
-    /// Queues again what is asked for; what the buffer does not hold any more shows in the
+    /// Queues again what is requested; what the buffer does not hold any more shows in the
     /// report.
     fn resync(&mut self, ranges: &RangeSet) {
         let mut wanted = ranges.clone();

@@ -1,15 +1,15 @@
 //! The sync session: which rows travel when, and what an acknowledgement settles. Promise P1's
-//! half at the edge: a row is settled only by the bridge's word, never by the broker's.
+//! half at the edge: a row is settled only by the bridge's acknowledgement, never by the broker's.
 //!
 //! Pure: no IO, no clock, no randomness. Inputs and the time come in, effects go out;
 //! [`Session::next_wakeup`] says when to call again. Time is a [`Duration`] since any origin that
 //! does not run backwards, so that a simulation can drive it.
 //!
 //! ```text
-//!   append ──► order (fresh · history · lost) ──► preparing ──► window ──ack──► settled
-//!                  ▲        the driver reads rows, encodes, publishes │
-//!                  └── time-out, disconnect ──────────────────────────┤
-//!                  suspects (halves of payloads that do not get ◄─────┘
+//!   append ──► backlog (fresh · history · lost) ──► preparing ──► window ──ack──► settled
+//!                  ▲          the driver reads rows, encodes, publishes │
+//!                  └── time-out, disconnect ────────────────────────────┤
+//!                  suspects (halves of payloads that do not get ◄───────┘
 //!                  through)            refused, or unanswered once more
 //! ```
 //!
@@ -18,7 +18,7 @@
 //! know payloads, or keep anything over a restart; the buffer is the record of truth.
 //!
 //! Reading order: `interface` → here, each input in turn → `sending` (what goes next) and `answers` (what comes of
-//! it) → `order`, `window`, `suspect`, the three places where rows wait → `pace`, `rto`.
+//! it) → `backlog`, `window`, `suspect`, the three places where rows wait → `pace`, `rto`.
 
 mod answers;
 mod backlog;

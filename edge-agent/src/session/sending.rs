@@ -1,4 +1,4 @@
-//! What is sent next: when there is room, from which queue, and how much. A batch is asked for, prepared by the
+//! What is sent next: when there is room, from which queue, and how much. A batch is requested, prepared by the
 //! driver, and then in flight; at every step its rows know where they return to.
 
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) const NOT_SENT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Preparing {
     pub(super) batch: BatchId,
     pub(super) origin: Origin,
-    /// Asked for, less what was settled meanwhile.
+    /// The requested sequences, less what was settled meanwhile.
     pub(super) ranges: RangeSet,
 }
 

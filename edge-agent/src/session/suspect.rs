@@ -3,7 +3,7 @@
 //! not stop the good ones beside it.
 //!
 //! A bridge that reads nothing at all, because it is older than the agent, or that is down, must not
-//! talk an agent into setting good rows aside. So only a row that was sent alone counts, and only by
+//! make an agent set good rows aside. So only a row that was sent alone counts, and only by
 //! what became of *others* around it:
 //!
 //! ```text
@@ -58,7 +58,7 @@ const ATTEMPTS_SOON: u32 = 12;
 pub(crate) struct Suspects {
     pieces: VecDeque<Piece>,
     streak: u32,
-    /// When the latest batch that was read had been sent, and when that was heard.
+    /// When the latest batch known to be read was sent, and when that became known.
     read_sent_at: Option<Duration>,
     read_known_at: Option<Duration>,
     /// When a payload last failed that was not sent apart.
@@ -71,7 +71,7 @@ pub(crate) struct Suspects {
 pub(crate) struct Suspicion {
     /// When the payload that they come from first failed.
     pub(crate) since: Duration,
-    /// When it was first heard that something sent since is read.
+    /// When it first became known that something sent since then was read.
     read_since: Option<Duration>,
     /// For a single row: how sure it is that it will not get through.
     evidence: u32,

@@ -172,7 +172,7 @@ impl Source for HostSource {
                     // Whoever asked may be gone.
                     let _ = asked.send(outcome);
                 }
-                // A scan that is refused is over: the next one tells how things stand then.
+                // A scan that is refused is over: the next one shows how things stand then.
                 (Some(outcome), Due::Tick) => scans.refusals.note(outcome),
             }
         }
@@ -390,7 +390,7 @@ impl Scan {
         if self.readings.len() == SCAN_READINGS_MAX {
             return;
         }
-        // Mount points and labels are the machine's own words: those that make no name, and
+        // Mount points and labels come from the machine: those that make no name, and
         // temperatures that are not known, are left out.
         let sensor: SensorName = match sensor.parse() {
             Ok(sensor) => sensor,

@@ -7,12 +7,12 @@
 //! an edit on the device ─► edit ─┘                       └─► applied ─► note
 //! ```
 //!
-//! Per key the later clock wins, and of equal clocks the greater value: two that never heard of each
-//! other may stamp alike. So the order of arrival, repetition and loss of what is sent again change
+//! Per key the later clock wins, and of equal clocks the greater value: two devices or people that do not know of each
+//! other may use the same stamp. So the order of arrival, repetition and loss of what is sent again change
 //! nothing at the end (P3).
 //!
 //! An edit is stamped later than everything that is known here, so it wins on this device whatever
-//! its wall clock says. What the bridge says is taken however far ahead its clock is: it is the
+//! its wall clock says. What the bridge sends is taken however far ahead its clock is: it is the
 //! fleet's clock, and a device without a battery begins in 1970. It is the bridge that refuses
 //! overrides from a clock too far ahead, [`CLOCK_AHEAD_MS_MAX`](schema::setting::CLOCK_AHEAD_MS_MAX).
 
@@ -33,35 +33,35 @@ pub struct Document {
 /// What is known of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Its value and clock.
+    /// Key, value as JSON, and the clock at which it was set.
     pub entry: ConfigEntry,
-    /// Who set it.
+    /// Where it was set.
     pub origin: Origin,
-    /// Why it is not in force.
+    /// Why the value is not in force; `None` when it is, or has not been applied yet.
     pub failure: Option<String>,
 }
 
 /// Why an edit is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// The key or its value.
+    /// The key is not known, or the value is not allowed for it.
     #[error("{key} {error}")]
     Setting {
-        /// The key.
+        /// The key that was to be set.
         key: String,
-        /// What would be right.
+        /// What is wrong with it, and what would be right.
         error: SettingError,
     },
-    /// No stamp is left that anybody could overrule.
+    /// The clock is so far ahead that nothing could be set later than this.
     #[error("this device's clock is past the year 3000: set it first")]
     Clock,
-    /// Nothing to do.
+    /// The edit names no key.
     #[error("no key is named")]
     Empty,
 }
 
 impl Document {
-    /// What was kept on the disk.
+    /// The document as it was kept on the disk.
     #[must_use]
     pub fn restore(kept: Vec<StoredSetting>) -> Self {
         let mut document = Self::default();
@@ -71,7 +71,7 @@ impl Document {
         document
     }
 
-    /// What of a document of the bridge is later than what is known, each key once.
+    /// The entries of a document of the bridge that are later than what is known, each key once.
     #[must_use]
     pub fn news(&self, desired: &DesiredConfig) -> Vec<ConfigEntry> {
         let mut news: BTreeMap<&str, &ConfigEntry> = BTreeMap::new();
@@ -122,7 +122,7 @@ impl Document {
         entries.collect()
     }
 
-    /// Takes one entry in, unless what is known wins. Whether it did.
+    /// Takes one entry in, unless what is known wins. Returns whether it was taken.
     pub fn take(&mut self, entry: ConfigEntry, origin: Origin) -> bool {
         let known = self.keys.get(&entry.key);
         let is_news = known.is_none_or(|known| wins(&entry, &known.entry));
@@ -137,7 +137,7 @@ impl Document {
         is_news
     }
 
-    /// Takes in all that is news of a document of the bridge.
+    /// Takes in every entry of a document of the bridge that is later than what is known.
     pub fn merge(&mut self, desired: &DesiredConfig) {
         for entry in self.news(desired) {
             self.take(entry, Origin::Bridge);
@@ -184,7 +184,7 @@ fn wins(new: &ConfigEntry, known: &ConfigEntry) -> bool {
     (new.hlc, &new.value) > (known.hlc, &known.value)
 }
 
-/// What nobody could ever overrule, or keep, is ignored.
+/// Whether an entry may be taken: one that nobody could ever overrule, or that cannot be kept, is ignored.
 fn is_sound(entry: &ConfigEntry) -> bool {
     entry.key.len() <= limits::KEY_BYTES_MAX
         && entry.value.len() <= limits::CONFIG_VALUE_BYTES_MAX
@@ -230,8 +230,8 @@ mod tests {
     }
 
     proptest! {
-        /// Commutative, associative and idempotent: what was heard counts, not in which order, in
-        /// what groups or how often.
+        /// Commutative, associative and idempotent: the order, the grouping and the repetition of documents do not
+        /// matter.
         #[test]
         fn the_order_of_documents_does_not_matter(mut heard in documents(), rotate in 0..6usize) {
             let expected = all(&heard);
@@ -259,7 +259,7 @@ mod tests {
         }
     }
 
-    /// The device's clock may be years behind: what the bridge says counts all the same, and a later
+    /// The device's clock may be years behind: what the bridge sends counts all the same, and a later
     /// edit here is later than that.
     #[test]
     fn a_bridge_that_is_far_ahead_is_believed_and_can_be_overruled() {

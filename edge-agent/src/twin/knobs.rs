@@ -1,4 +1,4 @@
-//! What can be changed while the agent runs: each knob is heard by the part that it turns.
+//! What can be changed while the agent runs: the part that a knob turns is notified of each change.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::log_level::LogLevels;
 use crate::session::Tuning;
 
-/// All of them, each with what the settings file says.
+/// All knobs, each with the value of the settings file.
 #[derive(Debug)]
 pub(crate) struct Knobs {
     pub(crate) commands_parallel: Knob<usize>,
@@ -19,7 +19,7 @@ pub(crate) struct Knobs {
     pub(crate) session: Knob<Tuning>,
 }
 
-/// One setting, or several that one part hears of together.
+/// One setting, or several that one part is notified of together.
 #[derive(Debug)]
 pub(crate) struct Knob<T> {
     from_file: T,
@@ -34,12 +34,12 @@ impl<T: Copy + PartialEq> Knob<T> {
         }
     }
 
-    /// Hears of changes.
+    /// A receiver that is notified of changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<T> {
         self.now.subscribe()
     }
 
-    /// Sets it, or takes it back.
+    /// Sets the value; `None` takes it back to the settings file's.
     fn set(&self, value: Option<T>) {
         let value = value.unwrap_or(self.from_file);
         self.change(|now, _| *now = value);

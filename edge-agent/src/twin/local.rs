@@ -28,22 +28,22 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// The settings of this device that somebody has set, by key.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LocalConfig {
-    /// By key. One that is not there is as the settings file says.
+    /// Each key that is set. For the others the settings file holds.
     pub keys: BTreeMap<String, LocalKey>,
 }
 
-/// One key.
+/// A key that is set on this device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocalKey {
-    /// Its value; `null` for what the settings file says.
+    /// The value; `null` when the settings file's holds.
     pub value: Value,
-    /// `bridge` or `device`.
+    /// Where it was set: `bridge` or `device`.
     pub set_by: Origin,
-    /// By the clock of who set it, RFC 3339.
+    /// When it was set, by the clock of whoever set it, RFC 3339.
     pub set_at: String,
     /// Whether it is in force; nobody knows while no agent runs.
     pub in_force: Option<bool>,
-    /// Why it is not.
+    /// Why it is not in force.
     pub failure: Option<String>,
 }
 
@@ -138,15 +138,15 @@ pub async fn show(settings: &Settings) -> Result<LocalConfig, Failure> {
     .await
 }
 
-/// Where the settings are to be had.
+/// Where the settings can be read and changed.
 enum Place {
-    /// In the file, which nobody else has.
+    /// In the buffer's file, which no agent has open.
     File(Buffer),
-    /// With the agent that has it.
+    /// Through the agent that has the file open.
     Agent,
 }
 
-/// Does what is to be done where that can be done, and closes the file.
+/// Runs `work` on the file or through the agent, whichever can be reached, and closes the file.
 async fn with(
     settings: &Settings,
     act: impl AsyncFn(Place) -> Result<LocalConfig, Failure>,
@@ -225,7 +225,7 @@ async fn ask(
         .map_err(|error| Failure::new(Class::Data, "read the agent's answer").because(error))
 }
 
-/// The values as they are kept.
+/// The values as JSON texts, as they are kept.
 pub(super) fn texts(changes: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let text = |(key, value): (&String, &Value)| (key.clone(), value.to_string());
     changes.iter().map(text).collect()

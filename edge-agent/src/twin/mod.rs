@@ -1,8 +1,8 @@
 //! The twin's side on the device: settings are kept in the buffer's file, applied while the agent
-//! runs, and what came of that is told after each change and each connect.
+//! runs, and the outcome is reported after each change and each connect.
 //!
 //! They come from the bridge, and from people on the device itself ([`local`]). Which one counts is
-//! decided by [`document`], which is pure; here is the task that keeps, applies and tells.
+//! decided by [`document`], which is pure; here is the task that keeps, applies and reports them.
 
 pub mod document;
 pub(crate) mod http;
@@ -31,14 +31,14 @@ pub(crate) const REQUESTS_QUEUE: usize = 8;
 /// What others on this machine may ask.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Set keys to the JSON texts of values.
+    /// Sets keys to the JSON texts of values.
     Change {
         changes: BTreeMap<String, String>,
         reply: oneshot::Sender<Result<LocalConfig, ChangeError>>,
     },
-    /// What is known and in force.
+    /// Answers with what is set, and whether it is in force.
     Show(oneshot::Sender<LocalConfig>),
-    /// Tell the bridge anew; answers how many keys it is told of.
+    /// Reports to the bridge again; answers how many keys the report has.
     Report(oneshot::Sender<usize>),
 }
 
@@ -102,10 +102,10 @@ impl TwinTask {
         let news = self.document.news(desired);
         match self.take(news, Origin::Bridge).await {
             Ok(()) | Err(BufferError::Closed) => {}
-            // The bridge says it again while it hears no report of it.
+            // The bridge sends it again until a report has it.
             Err(error) => warn!(%error, "settings were not kept"),
         }
-        // Also when nothing is new: the bridge asks because it has not heard so.
+        // Also when nothing is new: the bridge sent it because it lacks the report.
         self.report();
     }
 
@@ -134,7 +134,7 @@ impl TwinTask {
         Ok(())
     }
 
-    /// Keeps, then applies: what is in force is on the disk.
+    /// Keeps the entries, then applies them: what is in force is always on the disk.
     async fn take(&mut self, news: Vec<ConfigEntry>, origin: Origin) -> Result<(), BufferError> {
         if news.is_empty() {
             return Ok(());
@@ -166,9 +166,9 @@ impl TwinTask {
             return;
         };
         match envelope::encode(&Event::Config(report)) {
-            // What the link does not take is told after the next connect.
+            // What the link does not take is reported after the next connect.
             Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
-            Err(error) => warn!(%error, "the configuration cannot be desired"),
+            Err(error) => warn!(%error, "the configuration cannot be reported"),
         }
     }
 }

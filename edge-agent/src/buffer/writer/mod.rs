@@ -15,9 +15,9 @@
 //! costs a retransmission. In memory it counts at once, so no row is read after it was settled.
 //!
 //! Here: its requests and its loop. `thread` begins and ends it, `committing` is how a commit is tried, `settling`
-//! what an acknowledgement changes, `reading` what a batch is made of, `health` how the file fares. What is asked
-//! rarely is a piece of work that comes with its question ([`Request::Run`]), and stands where its data does, in one method
-//! of [`super::Buffer`]: `commands`, `small_tables`, `quarantine`, `sample`, `starts` beside this folder.
+//! what an acknowledgement changes, `reading` what a batch is made of, `health` how the file fares. A rare request
+//! brings the work that the thread is to do ([`Request::Run`]); each is one method of [`super::Buffer`], beside its data:
+//! in `commands`, `small_tables`, `quarantine`, `sample` and `starts`.
 
 mod committing;
 mod health;
@@ -63,7 +63,7 @@ const COMMIT_ROWS: usize = 4096;
 /// Settled rows at which their deletion waits no longer.
 const SETTLED_ROWS_MAX: u64 = 8192;
 
-/// A trouble that lasts is said this often.
+/// A trouble that lasts is logged this often.
 pub(super) const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Requests that may wait for the thread; more make their callers wait.
@@ -71,14 +71,14 @@ pub(super) const REQUESTS_MAX: usize = 256;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
 
-/// What the thread may be asked for, over one bounded queue, and where it answers.
+/// Requests to the thread, over one bounded queue, each with the channel for its answer.
 pub(super) enum Request {
     Append(Append, Reply<Appended>),
     /// Rows of these ranges, at most so many.
     Read(RangeSet, usize, Reply<Taken>),
     /// What the bridge acknowledged: sequences of this epoch, or rows of the file.
     Settle(Option<Epoch>, Acknowledged, Reply<Balance>),
-    /// Whatever is asked rarely: of the small tables, the quarantine, the clocks.
+    /// Anything that is requested rarely: of the small tables, the quarantine, the clocks.
     Run(Work),
     Close,
 }
@@ -119,7 +119,7 @@ pub(super) struct Writer {
     trouble: Option<BufferError>,
     /// Settled rows stand in a part of the file that cannot be changed now.
     is_undeletable: bool,
-    /// When that was last said.
+    /// When the trouble was last logged.
     warned_at: Option<Instant>,
     /// When the file is tried again, without a reading having come in.
     probe_at: Option<Instant>,
@@ -167,7 +167,7 @@ impl Writer {
                     true => Settle::Rows,
                     false => Settle::No,
                 };
-                // What failed was said, and is tried again.
+                // What failed was reported, and is tried again.
                 let _ = self.commit(settle).await;
             }
         }
@@ -227,7 +227,7 @@ impl Writer {
             .map(|account| account.report(&mut ranges_left))
             .collect();
         if accounts.is_empty() {
-            // But a report is a sign of life, and tells a bridge that this file is another one than it knew.
+            // But a report is a sign of life, and shows a bridge that this file is another one than it knew.
             let current = self.state.epochs.to_report().next();
             accounts.extend(current.map(|account| account.report(&mut ranges_left)));
         }
@@ -240,7 +240,7 @@ impl Writer {
         (rows, rows * ROW_BYTES + self.state.text_bytes)
     }
 
-    /// Shows where the buffer stands.
+    /// Publishes the counts and the fill.
     pub(super) fn publish_progress(&self) {
         let epochs = &self.state.epochs;
         let now = Progress {

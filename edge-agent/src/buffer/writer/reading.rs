@@ -1,5 +1,5 @@
-//! Reading rows for a batch, also where the disk does not give all of them: what cannot be read now is gone around
-//! and stays, what does not say any more what was written is given up and counted.
+//! Reading rows for a batch, also where the disk does not give all of them: rows that cannot be read now are skipped
+//! and kept, rows that are damaged are given up and counted.
 
 use schema::RangeSet;
 use tracing::error;
@@ -70,7 +70,7 @@ impl Writer {
             .send_modify(|storage| storage.unreadable = rows);
     }
 
-    /// Evicts rows that do not say any more what was written.
+    /// Evicts damaged rows.
     async fn give_up(&mut self, rows: &RangeSet) -> Result<(), BufferError> {
         let given_up = Commit::new(&mut self.file, &mut self.state, &mut self.deferred)
             .give_up(rows, self.clock.now_ms())

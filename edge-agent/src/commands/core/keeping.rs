@@ -12,7 +12,7 @@ use crate::buffer::Kept;
 const FORGOTTEN: &str = "the device lost its memory of commands from before; this one may have run";
 
 impl Core {
-    /// An order of which the disk is asked whether it is known. One write decides: what was kept as
+    /// A command that is not open here; the disk is asked whether it is known. One write decides: what was kept as
     /// ended never runs, whatever fails later.
     pub(super) fn keep(
         &mut self,
@@ -58,7 +58,7 @@ impl Core {
         Some(self.ask_to_keep(tombstone, state, output))
     }
 
-    /// The device had this once. If it does not know it any more it may have run.
+    /// The bridge asks about a command that the device once had. If it is not known any more, it may have run.
     pub(super) fn keep_ask(
         &mut self,
         ask: &Ask,
@@ -73,7 +73,7 @@ impl Core {
         Some(self.ask_to_keep(tombstone, CommandState::Unknown, FORGOTTEN))
     }
 
-    /// Whether it was made before a loss of memory.
+    /// Whether it was made before the device lost commands with a damaged file.
     fn may_be_forgotten(&self, id: CommandId) -> bool {
         let forgot_until = self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS);
         self.forgot_until_ms > 0 && id.made_ms() <= forgot_until
@@ -137,7 +137,7 @@ impl Core {
     }
 }
 
-/// What is remembered of a command without knowing what it was.
+/// What is kept of a command of which only the id is known.
 fn tombstone(id: CommandId, expires_at_ms: i64) -> Command {
     Command {
         id,

@@ -1,16 +1,16 @@
-//! The core of commands: what is kept, what begins, what ends and what is told, without IO, clock
+//! The core of commands: what is kept, what begins, what ends and what is reported, without IO, clock
 //! or chance.
 //!
 //! Invariants, which the simulation holds against every crash: work begins only when "running" is
 //! on the disk, and the disk was asked before whether the command is known (P7); what an earlier start kept
-//! begins only after the bridge has spoken of it to this one; what waits begins neither
-//! after its expiry, by the bridge's time, nor after its withdrawal, nor before that time is known; each word is told until the bridge has noted it.
+//! begins only after the bridge has sent it to this one, or asked about it; what waits begins neither
+//! after its expiry, by the bridge's time, nor after its withdrawal, nor before that time is known; each state is reported until the bridge has noted it.
 //!
 //! One write is under way at a time. What follows from it is decided when it is answered, with
 //! what is true then: a command may expire or be withdrawn while the disk is busy.
 //!
 //! Reading order: `interface` → `entry` (the stages of one command) → here, what follows from each input →
-//! `keeping` (is it known?) and `telling` (what the bridge hears).
+//! `keeping` (is it known?) and `reporting` (what the bridge gets).
 
 mod entry;
 mod interface;
@@ -60,11 +60,11 @@ const EXPIRED: &str = "it expired before it could start";
 const WITHDRAWN: &str = "withdrawn before it started";
 const STOPPED: &str = "withdrawn while it ran; it was stopped";
 
-/// All that is known of open commands.
+/// The open commands, and what waits for the disk.
 #[derive(Debug)]
 pub struct Core {
     open: BTreeMap<CommandId, Entry>,
-    /// What waits until the disk is free.
+    /// Instructions that wait until the disk is free.
     arrivals: VecDeque<Instruction>,
     under_way: Option<UnderWay>,
     /// The disk refused, and is left alone until then.
@@ -75,13 +75,13 @@ pub struct Core {
     forgot_until_ms: u64,
 }
 
-/// The write that is not answered yet.
+/// The write that was asked for and is not answered yet.
 #[derive(Debug)]
 enum UnderWay {
     Keep {
         command: Command,
         state: CommandState,
-        /// Of a command that is kept as ended.
+        /// The output of a command that is kept as ended; else empty.
         output: &'static str,
     },
     Move(CommandProgress),
@@ -299,7 +299,7 @@ impl Core {
             // It is sent again.
             (UnderWay::Keep { .. }, _) => {}
             (UnderWay::Move(progress), _) => self.moved(progress, failed, now, out),
-            // Without it the word is told once more after the next start.
+            // Without it the state is reported once more after the next start.
             (UnderWay::Note, _) => {}
         }
     }

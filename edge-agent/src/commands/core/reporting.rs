@@ -1,5 +1,5 @@
-//! What the bridge is told: where a command stands after each step, and again, ever more rarely, until it has noted
-//! it. Percentages are told now and then, and never kept.
+//! What is reported to the bridge: the state of a command after each step, and again, ever more rarely, until it has
+//! noted it. Percentages are reported now and then, and never kept.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::Core;
 use super::entry::{Entry, Stage};
 use super::interface::{Effect, Moment};
 
-/// Pauses before what is not noted is told again: the first, and the longest.
+/// Pauses before what is not noted is reported again: the first, and the longest.
 pub(super) const REPORT_FIRST: Duration = Duration::from_secs(3);
 pub(super) const REPORT_MAX: Duration = Duration::from_secs(60);
 
@@ -17,7 +17,7 @@ pub(super) const REPORT_MAX: Duration = Duration::from_secs(60);
 pub(super) const PERCENT_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// Percentages are told and not written: the next one is worth as much.
+    /// Percentages are reported and not written: the next one is worth as much.
     pub(super) fn progressed(&mut self, id: CommandId, percent: u8) {
         let Some(entry) = self.open.get_mut(&id) else {
             return;
@@ -28,7 +28,7 @@ impl Core {
         }
     }
 
-    /// The bridge need not hear these words again.
+    /// The bridge has noted these states: they need not be reported again.
     pub(super) fn note(&mut self, noted: &[Noted]) {
         for Noted { id, state } in noted {
             let Some(entry) = self.open.get_mut(id) else {
@@ -44,9 +44,9 @@ impl Core {
         }
     }
 
-    /// The bridge speaks of what is open: where it stands may not have arrived. A command that has ended
-    /// there is not spoken of any more, so what an earlier start kept has not run in another copy of the
-    /// file, as far as the bridge knows.
+    /// The bridge sent an open command again, or asked about it: the last report may not have arrived. The bridge
+    /// does not send a command that has ended for it, so one that an earlier start kept has not run in another copy
+    /// of the file, as far as the bridge knows.
     pub(super) fn report_again(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
         let Some(entry) = self.open.get_mut(&id) else {
             return;
@@ -59,7 +59,7 @@ impl Core {
         }
     }
 
-    /// Tells one word now, and again until it is noted.
+    /// Reports one command now, and again until that is noted.
     pub(super) fn report(&mut self, id: CommandId, now: Moment, out: &mut Vec<Effect>) {
         let Some(entry) = self.open.get_mut(&id) else {
             return;
@@ -70,7 +70,7 @@ impl Core {
         self.report_at = now.at + self.report_pause.next_delay(now.random);
     }
 
-    /// Tells everything that is not noted.
+    /// Reports every command whose state is not noted.
     pub(super) fn report_all(&mut self, now: Moment, out: &mut Vec<Effect>) {
         for entry in self.open.values_mut().filter(|entry| entry.needs_report()) {
             publish(entry, now, out);

@@ -42,7 +42,7 @@ fn what_is_in_quarantine_is_reported_at_the_interval_and_no_sooner() {
         }],
         ..ack(&[])
     };
-    // News: the report tells it.
+    // The count is new, so it is reported.
     edge.input(Input::Acked(&refused));
     assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(1)));
     for report in 2..5 {

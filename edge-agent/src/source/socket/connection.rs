@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What a producer can do wrong costs its own connection only: one that does not read its answers, does not
-//! end a line that it has begun, or says nothing for an hour, is told and closed.
+//! end a line that it has begun, or says nothing for an hour, gets a reason and is closed.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,11 +48,11 @@ const LINE_BYTES: usize = 64;
 /// How long producers are waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// To read their answers.
+    /// For reading their answers.
     pub answers: Duration,
     /// To end a line that they have begun.
     pub line: Duration,
-    /// To say anything at all.
+    /// For sending anything at all.
     pub silence: Duration,
     /// To say something before they may have to give way to others.
     pub idle: Duration,
@@ -75,7 +75,7 @@ impl Default for Patience {
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a producer hears of one line.
+/// The answer to one line of a producer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
@@ -114,7 +114,7 @@ struct Unanswered {
     /// Which lines are readings, and what is wrong with the others.
     places: Vec<Result<(), LineError>>,
     handed: Option<Handed>,
-    /// Freed with the answers.
+    /// The room of the lines, freed when they are answered.
     _room: OwnedSemaphorePermit,
 }
 
@@ -281,15 +281,14 @@ impl Connection {
     }
 }
 
-/// Tells a producer why there is no place for it.
+/// Sends a producer the reason why there is no place for it.
 pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let reason = format!("{CONNECTIONS_MAX} producers are connected and busy: connect again later");
     farewell(&mut reading, &mut writing, reason).await;
 }
 
-/// Says a last word, and reads what is still sent: who has unread bytes when it closes cuts off its own
-/// word.
+/// Sends a last line, and reads what still comes: a socket that is closed with unread bytes may discard the line.
 async fn farewell<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reading: &mut R,
     writing: &mut W,

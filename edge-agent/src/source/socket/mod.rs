@@ -55,7 +55,7 @@ use crate::repeat::Repeats;
 /// A warning about producers that find no place, this often while it lasts.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// What of a socket can be set.
+/// The settings of a socket source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketConfig {
     /// Where producers connect.
@@ -208,7 +208,7 @@ impl Source for SocketSource {
 
     async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
         let seats = Seats::default();
-        // Those who are being told that there is no place.
+        // Producers that are being turned away.
         let doorstep = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let mut warnings = Repeats::new(WARN_EVERY);
@@ -234,7 +234,7 @@ impl Source for SocketSource {
                         "producers are turned away: all places are taken by busy ones"
                     );
                 }
-                // Beyond that there is no word: whoever comes so often is not listening.
+                // Beyond that, connections are closed without an answer: who comes so often reads none.
                 if let Ok(step) = Arc::clone(&doorstep).try_acquire_owned() {
                     connections.spawn(async move {
                         connection::turn_away(stream).await;

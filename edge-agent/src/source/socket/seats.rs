@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// Most producers at once.
 pub(super) const CONNECTIONS_MAX: usize = 32;
 
-/// The places.
+/// The places of all producers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seats(Arc<Mutex<Table>>);
 
@@ -40,7 +40,7 @@ pub(super) struct Seat {
 
 impl Seats {
     /// Takes a place; `None` when all are taken by producers that are busy.
-    /// Who was silent for `idle` may have to give way.
+    /// A producer that was silent for `idle` may have to give way.
     pub(super) fn take(&self, now: Instant, idle: Duration) -> Option<Seat> {
         let mut table = self.lock();
         if table.taken.len() >= CONNECTIONS_MAX {
@@ -79,7 +79,7 @@ impl Seats {
 }
 
 impl Seat {
-    /// So many lines came.
+    /// Notes that so many lines were received.
     pub(super) fn received(&self, lines: usize, now: Instant) {
         self.change(|taken| {
             taken.received_at = now;
@@ -87,7 +87,7 @@ impl Seat {
         });
     }
 
-    /// So many lines were answered; returns whether no answer is left.
+    /// Notes that so many lines were answered; returns whether none waits any more.
     pub(super) fn answered(&self, lines: usize) -> bool {
         self.change(|taken| {
             taken.unanswered -= lines.min(taken.unanswered);
@@ -106,7 +106,7 @@ impl Seat {
         self.leave.cancelled().await;
     }
 
-    /// Nothing changes when the place was given away.
+    /// Changes the table's entry; does nothing when the place was given away.
     fn change<T>(&self, change: impl FnOnce(&mut Taken) -> T) -> Option<T> {
         self.seats.lock().taken.get_mut(&self.number).map(change)
     }

@@ -1,4 +1,4 @@
-//! What the bridge is told, and how often.
+//! What is reported to the bridge, and how often.
 
 use schema::message::CommandState;
 
@@ -7,7 +7,7 @@ use crate::commands::core::reporting::{PERCENT_INTERVAL, REPORT_FIRST, REPORT_MA
 use crate::commands::core::{Effect, Input, REMEMBER_MS, Write};
 
 #[test]
-fn a_word_is_told_until_it_is_noted() {
+fn a_state_is_reported_until_it_is_noted() {
     let mut rig = Rig::empty();
     rig.order(command(1));
     rig.settle();
@@ -19,7 +19,7 @@ fn a_word_is_told_until_it_is_noted() {
     assert!(rig.reported().is_empty());
     rig.input(Input::LinkUp);
     assert_eq!(rig.reported(), [(id(1), CommandState::Running)]);
-    // An older word was noted: that is not this one.
+    // An older state was noted: that is not this one.
     rig.noted(1, CommandState::Delivered);
     rig.settle();
     rig.pass(REPORT_MAX);
@@ -47,7 +47,7 @@ fn a_word_is_told_until_it_is_noted() {
 }
 
 #[test]
-fn percentages_go_forwards_and_are_told_once_a_second() {
+fn percentages_go_forwards_and_are_reported_once_a_second() {
     let mut rig = Rig::empty();
     rig.order(command(1));
     rig.settle();

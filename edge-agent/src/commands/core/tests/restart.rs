@@ -44,7 +44,7 @@ fn a_start_ends_what_ran_and_begins_what_waited_once_the_bridge_asks_after_it() 
     rig.input(Input::LinkUp);
     assert!(rig.started().is_empty());
     let reported = rig.reported();
-    // Nor is it told: the bridge goes on asking until it is.
+    // Nor is it reported: the bridge goes on asking until it is.
     assert!(!reported.iter().any(|(reported, _)| *reported == id(2)));
     rig.ask(2);
     assert_eq!(

@@ -120,7 +120,7 @@ impl Rig {
         started.collect()
     }
 
-    /// The words told since the last look.
+    /// What was reported since the last look.
     pub(super) fn reported(&mut self) -> Vec<(CommandId, CommandState)> {
         let reported = self.done.iter().filter_map(|effect| match effect {
             Effect::Publish(progress) => Some((progress.id, progress.state)),

@@ -22,7 +22,7 @@ fn nothing_starts_before_running_is_on_the_disk() {
     rig.answer(Answer::Done);
     assert_eq!(rig.started(), [id(1)]);
     assert_eq!(rig.reported(), [(id(1), CommandState::Running)]);
-    // Its end is told when it is on the disk.
+    // Its end is reported when it is on the disk.
     let outcome = Ok("done".to_owned());
     rig.input(Input::Ended { id: id(1), outcome });
     assert!(rig.reported().is_empty());
