@@ -70,7 +70,7 @@ pub struct RunningAgent {
     intake: CancellationToken,
 }
 
-/// The sources, and how to ask the host source for a scan.
+/// The sources, and the channel to request a scan of the host source.
 struct Sources {
     all: Vec<Box<dyn Source>>,
     scans: Option<mpsc::Sender<ScanRequest>>,
@@ -321,7 +321,7 @@ impl RunningAgent {
         self.buffer.balance()
     }
 
-    /// How the agent fares.
+    /// The agent's status now.
     #[must_use]
     pub fn status(&self) -> Status {
         with_counts(&self.buffer, self.status.borrow().clone())
@@ -401,7 +401,7 @@ fn knobs(config: &Config) -> Knobs {
     }
 }
 
-/// Opens the buffer. A disk that is full or takes nothing may heal: then an agent that `may_wait` says
+/// Opens the buffer. A disk that is full or takes nothing may heal: then an agent that `may_wait` reports
 /// what is wrong, and tries again, ever more rarely. Nothing of the file is given up meanwhile.
 async fn open_patiently(
     settings: &BufferSettings,

@@ -1,4 +1,4 @@
-//! What the session asks for → rows of the buffer → one payload that fits.
+//! A request of the session → rows of the buffer → one payload that fits.
 
 use schema::codec::{EncodeError, Encoder};
 use schema::message::ack::payload_digest;
@@ -30,7 +30,7 @@ pub(crate) enum GatherError {
 }
 
 impl Gatherer {
-    /// Makes the batch that the session asks for, with as many rows as there are and as fit.
+    /// Makes the batch that the session requests, with as many rows as there are and as fit.
     pub(crate) async fn gather(
         &mut self,
         buffer: &Buffer,

@@ -34,7 +34,7 @@ pub enum IngestError {
     /// Too many at once.
     #[error("{readings} readings at once, at most {APPEND_READINGS_MAX} are accepted")]
     TooMany {
-        /// How many there were.
+        /// The number of readings in the append.
         readings: usize,
     },
     /// The agent is stopping.

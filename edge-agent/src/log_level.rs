@@ -1,5 +1,5 @@
-//! What the agent logs, changed while it runs: for good by a setting, for a while by a command,
-//! which goes before.
+//! The agent's log level, changed while it runs: for good by a setting, for a while by a command,
+//! which takes precedence.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! When a little of what is in quarantine is offered again without anybody asking. Pure: the time and
+//! When a little of what is in quarantine is offered again without a request. Pure: the time and
 //! random numbers are arguments.
 //!
 //! ```text
@@ -69,7 +69,7 @@ pub(crate) struct Probes {
     pauses: ProbePauses,
 }
 
-/// What is to be offered.
+/// Rows to be offered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offer {
     /// The reason for which the rows are in quarantine.
@@ -167,7 +167,7 @@ impl Probes {
         self.all.iter().filter_map(|probe| probe.due).min()
     }
 
-    /// What is to be offered now. It is asked for again until there is no more.
+    /// The next offer that is due now; call it until there is none.
     pub(crate) fn due(&mut self, random: f64, now: Duration) -> Option<Offer> {
         for probe in &mut self.all {
             if probe.due.is_none_or(|due| now < due) {
@@ -428,7 +428,7 @@ mod tests {
         }
         world.probe(&rows(1, 4)).unwrap();
         world.change(RejectReason::TooNew, 50);
-        // Others' commits say nothing.
+        // Commits of other rows prove nothing.
         assert!(world.commit(&rows(5, 9)).is_empty());
         world.refuse(&rows(1, 2), reason);
         assert_eq!(world.commit(&rows(3, 3)), [reason]);
@@ -529,7 +529,7 @@ mod tests {
         assert_eq!(world.left(), None);
         world.refuse_and_offer(reason, 1, 5);
         assert_eq!(world.left(), Some(15 * MINUTE));
-        // What the answer to a report says once more is no news.
+        // What the answer to a report repeats is nothing new.
         let again = [Rejection {
             range: SeqRange::new(20, 29).unwrap(),
             reason,

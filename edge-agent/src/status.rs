@@ -38,7 +38,7 @@ pub struct Status {
     pub in_flight: InFlight,
     /// Waits to be sent.
     pub waiting: Waiting,
-    /// What is known of the device's clock; older agents do not say.
+    /// What is known of the device's clock; older agents do not send it.
     #[serde(default = "unknown_clock")]
     pub clock: ClockReport,
     /// Smoothed time from sending a batch to the bridge's acknowledgement, in seconds.
@@ -48,7 +48,7 @@ pub struct Status {
     /// The health of the buffer's file.
     #[serde(default)]
     pub storage: Storage,
-    /// How much of the buffer is taken; older agents do not say.
+    /// How much of the buffer is taken; older agents do not send it.
     #[serde(default)]
     pub room: Option<Room>,
 }
@@ -86,7 +86,7 @@ pub struct NextProbe {
     pub at_ms: u64,
 }
 
-/// What is in flight.
+/// Counts of what is in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
     /// Number of unacknowledged batches.

@@ -41,12 +41,12 @@ impl Timekeeping {
         }
     }
 
-    /// What the bridge of this connection understands, once it said so.
+    /// The protocol that the bridge of this connection understands, once it has sent it.
     pub(crate) const fn protocol(&self) -> Option<u16> {
         self.exchange.protocol()
     }
 
-    /// Whether the bridge may say soon what it understands: what can wait, waits for that.
+    /// Whether the bridge may still send its protocol soon: what can wait, waits for that.
     pub(crate) fn may_greet(&self) -> bool {
         self.exchange.may_greet(self.clock.monotonic())
     }
@@ -171,7 +171,7 @@ impl Timekeeping {
 }
 
 /// What every bridge answers and none keeps: the state of a command that there never was. An old bridge
-/// has no other cause to speak to a device that waits for the time.
+/// has no other reason to send anything to a device that waits for the time.
 const fn probe() -> Event {
     Event::Command(CommandProgress {
         id: CommandId::from_bits(0),

@@ -54,7 +54,7 @@ pub enum BufferError {
         action: &'static str,
         /// The file on which it was tried.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<std::io::Error>,
     },
     /// No room: nothing of the request was written.
@@ -68,7 +68,7 @@ pub enum BufferError {
     ReadOnly {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// The disk does not do what it should: nothing of the request was written.
@@ -76,7 +76,7 @@ pub enum BufferError {
     Disk {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// The file is not where it was: what is written now would be lost with this process.
@@ -90,7 +90,7 @@ pub enum BufferError {
     Damaged {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// Anything else that libSQL reports: nothing of the request was written.
@@ -98,7 +98,7 @@ pub enum BufferError {
     Database {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// The buffer is closed, or its thread has ended.

@@ -47,7 +47,7 @@ pub struct Opened {
     pub last_row: u64,
     /// The rows that wait for an acknowledgement, of this and of earlier epochs.
     pub pending: RangeSet,
-    /// What the clocks of earlier starts say.
+    /// What is known of the clocks of earlier starts.
     pub starts: Starts,
     /// The protocol of the bridge that sent one last; 0 when none ever has.
     pub bridge_protocol: u16,
@@ -335,7 +335,7 @@ impl Buffer {
         // A send can only fail when the thread has ended.
         let _ = self.requests.send(Request::Close).await;
         let mut ended = self.ended.clone();
-        // An error says that the thread is gone: ended all the same.
+        // An error means that the thread is gone: ended all the same.
         let _ = ended.wait_for(|ended| *ended).await;
     }
 

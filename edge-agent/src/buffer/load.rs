@@ -1,5 +1,5 @@
 //! Reads a file's whole content into what the buffer keeps in memory, and checks all of it on the
-//! way: what says something else than was written is damage.
+//! way: whatever is not as it was written is damage.
 
 use schema::{Epoch, Hlc, HlcClock, RangeSet, SensorName, SeqRange};
 
@@ -46,7 +46,7 @@ const CONTRADICTION: &str = "the counters of sync_log contradict the rows";
 /// Why a file cannot be read.
 #[derive(Debug)]
 pub(super) enum LoadError {
-    /// It does not say what was written.
+    /// Its content is not what was written.
     Damaged(String),
     /// libSQL failed.
     Database(libsql::Error),

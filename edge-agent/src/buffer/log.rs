@@ -108,7 +108,7 @@ impl Entry {
         columns
     }
 
-    /// The row, or `None` when it does not say what was written. The id is the rowid.
+    /// The row, or `None` when it is damaged. The id is the rowid.
     pub(super) fn check(id: i64, columns: &[Cell<'_>]) -> Option<Self> {
         let [_, numbers @ .., note, Cell::Integer(mark)] = columns else {
             return None;
@@ -300,7 +300,7 @@ impl Ranges {
         }
     }
 
-    /// What is said of any range.
+    /// Every possible [`RangeOf`].
     fn said(&self) -> Vec<RangeOf> {
         let mut said: Vec<RangeOf> = self.0.keys().map(|(of, _)| *of).collect();
         said.dedup();

@@ -1,4 +1,4 @@
-//! The edge buffer: what was accepted stays here until the bridge says that the database has
+//! The edge buffer: what was accepted stays here until the bridge acknowledges that the database has
 //! committed it. Promise P1's first half, and promise P8 at the edge.
 //!
 //! One libSQL file, one thread that owns it (`writer`), a cheap handle for everyone else

@@ -13,7 +13,7 @@ use super::starts::leaving;
 use crate::clock::core::StartClock;
 
 /// Reads what is pending of `requested`, ascending, as far as one batch goes. Returns beside it the
-/// rows that do not say any more what was written. What is `unreadable` is not looked at, and counts as
+/// damaged rows. What is `unreadable` is not looked at, and counts as
 /// gone.
 pub(super) async fn read(
     file: &File,

@@ -258,7 +258,7 @@ const fn source(origin: Origin) -> i64 {
     }
 }
 
-/// A dictionary entry that says what was written.
+/// A dictionary entry; `None` when it is damaged.
 pub(super) fn sensor_entry(id: i64, name: Cell<'_>, mark: Cell<'_>) -> Option<(SensorId, String)> {
     let (Cell::Bytes(name), Cell::Integer(mark)) = (name, mark) else {
         return None;

@@ -21,7 +21,7 @@ use super::handle::Buffer;
 use super::open;
 use super::row::Key;
 
-/// What the clocks of earlier starts say.
+/// What is known of the clocks of earlier starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Starts {
     /// Those whose rows are held, oldest first.

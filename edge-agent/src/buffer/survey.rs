@@ -364,7 +364,7 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
 }
 
 impl Known {
-    /// The last row number that the log speaks of.
+    /// The last row number that the log mentions.
     pub(super) fn last_row(&self) -> u64 {
         let ends = self.epochs.iter().map(|of| of.base + of.ended_at);
         ends.chain(self.gone.last()).max().unwrap_or(0)
@@ -409,7 +409,7 @@ impl KnownEpoch {
         self.last_seq(last_row).saturating_sub(self.counts.sum())
     }
 
-    /// The highest sequence that anything in the file speaks of.
+    /// The highest sequence that anything in the file mentions.
     fn last_seq(&self, last_row: u64) -> u64 {
         if !self.may_grow() {
             return self.ended_at;

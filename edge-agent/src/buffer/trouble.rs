@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::BufferError;
 
-/// How the buffer's file fares.
+/// The health of the buffer's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Storage {
@@ -22,9 +22,9 @@ pub struct Storage {
 /// Something that keeps readings from being accepted, or acknowledgements from being kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// What is wrong.
+    /// The error and its causes, in one line.
     pub what: String,
-    /// What to do about it.
+    /// What a person can do about it.
     pub help: String,
     /// Since when, milliseconds since the Unix epoch.
     pub since_ms: u64,

@@ -35,7 +35,7 @@ pub(super) async fn check(config: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says what stands at the buffer's path, and fails when an agent could not begin there.
+/// Describes what stands at the buffer's path, and fails when an agent could not begin there.
 fn check_buffer(path: &Path) -> Result<String, Failure> {
     let unusable = |error| {
         Failure::new(Class::Storage, format!("use the buffer {}", path.display()))

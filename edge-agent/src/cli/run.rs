@@ -116,7 +116,7 @@ async fn run(
     waiting.abort();
     let router = admin::router(Arc::new(registry), health).merge(agent.router());
     admin::serve(listener, router, &lifecycle);
-    // Whoever stops the process while it restarts wants it stopped: only a stop in order goes on.
+    // A signal while it restarts means a stop: only a stop in order is followed by the restart.
     signals.run_until_stopped(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())
 }
@@ -135,7 +135,7 @@ fn waiting_room(
     let shared = share(listener);
     let parts = health.clone();
     let answering = tokio::spawn(async move {
-        // A start that need not wait answers for itself, and needs nobody to hand over from.
+        // A start that need not wait needs no substitute.
         while !parts.states().values().any(has_reason) {
             tokio::time::sleep(WAITING_LOOK).await;
         }

@@ -1,4 +1,4 @@
-//! `status`: asks the agent that runs on this machine.
+//! `status`: gets the status of the agent that runs on this machine.
 
 use std::net::SocketAddr;
 use std::path::Path;

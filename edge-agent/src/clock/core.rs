@@ -78,7 +78,7 @@ pub enum Release {
     Held,
     /// They travel with their stamps moved by so many microseconds. For good.
     Shifted(i64),
-    /// The same, and nobody knows how right the clock was: their quality is uncertain.
+    /// The same, and it is not known how right the clock was: their quality is uncertain.
     Uncertain(i64),
     /// Their clock is shown wrong, and by how much is not known.
     Quarantined(RejectReason),
@@ -414,8 +414,8 @@ impl Known {
 /// What becomes of the rows of earlier starts, oldest first, now that the time is known. `before` is the
 /// boot before the first of them, and until when it lasted, in right time.
 ///
-/// A start of a boot in which the time was known is mended. Of another one nobody knows how wrong its
-/// clock was: it is set aside when that is *shown*, and else travels as uncertain. Shown means: below
+/// A start of a boot in which the time was known is mended. Of another one it is not known how wrong its
+/// clock was: its rows are quarantined when that is *shown*, and else travel as uncertain. Shown means: below
 /// `floor`, a time that had passed when this program was built; before the end of the boot before it; or
 /// ahead of `now`, the database's time. Without a known time (`None`) no clock is shown wrong by it.
 #[must_use]

@@ -331,7 +331,7 @@ mod tests {
             answer(2 * SECOND, true)
         );
         assert_eq!(exchange.next_at(), Some(answered + INTERVAL));
-        // A second answer to the same question is nobody's.
+        // A second answer to the same request does not count.
         assert_eq!(exchange.hello(&hello(9), answered), None);
     }
 
@@ -358,8 +358,8 @@ mod tests {
         assert_eq!(exchange.next_at(), Some(now + SILENCE));
     }
 
-    /// A bridge that is away, or slow to start: a fresh device goes on asking, ever more rarely, and
-    /// believes nothing.
+    /// A bridge that is away, or slow to start: a fresh device goes on with requests, ever more rarely, and
+    /// decides nothing.
     #[test]
     fn silence_alone_says_nothing() {
         for is_new in [false, true] {
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    /// What nobody could answer shows nothing of who comes later.
+    /// Requests that reached no bridge prove nothing about one that comes later.
     #[test]
     fn a_bridge_that_comes_back_is_asked_at_once_and_has_three_questions_of_its_own() {
         for is_new in [false, true] {
@@ -461,7 +461,7 @@ mod tests {
         exchange.received_other(0);
         let found = go_on(&mut exchange, 24 * HOUR, true);
         let ask = |nonce, is_probing| Due::Ask { nonce, is_probing };
-        // It speaks after the first question, and is asked three from then on.
+        // It sends something after the first request, and gets three from then on.
         let expected = [
             (5 * SECOND, ask(0, true)),
             (5 * SECOND, ask(1, false)),
@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(exchange.protocol(), Some(2));
         exchange.down();
         assert_eq!((exchange.protocol(), exchange.next_at()), (None, None));
-        // From then on one that speaks and does not answer is in trouble: it is asked for ever.
+        // From then on a bridge that is there and does not answer is in trouble: it gets requests for ever.
         exchange.up(9, 31 * HOUR, 31 * HOUR);
         let found = go_on(&mut exchange, 32 * HOUR, true);
         let is_ask = |(_, due): &(i64, Due)| {

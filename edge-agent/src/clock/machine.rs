@@ -119,7 +119,7 @@ impl Machine {
         self.boot
     }
 
-    /// What the clocks say now.
+    /// Reads the three clocks.
     #[must_use]
     pub fn moment(&self) -> Moment {
         let offset_ms = self.offset_ms.load(Ordering::Relaxed);

@@ -1,7 +1,7 @@
 //! The device's clock: which time readings are stamped with, and what is known of it.
 //!
-//! [`core`] decides; [`exchange`] is when a bridge is asked; [`machine`] reads the clocks of this machine; [`AgentClock`] joins the two for
-//! everybody who asks what time it is.
+//! [`core`] decides; [`exchange`] is when the time is requested from a bridge; [`machine`] reads the clocks of this machine; [`AgentClock`] joins the two for
+//! all parts of the agent.
 
 pub mod core;
 pub mod exchange;

@@ -333,8 +333,8 @@ mod tests {
         }
     }
 
-    /// Runs a program that does not end by itself for so long that it has come to say something. Returns how
-    /// long that was, and what is said of it then.
+    /// Runs a program that does not end by itself, for so long that it has printed `word`. Returns how
+    /// long that was, and the error.
     async fn killed(script: &str, word: &str) -> (Duration, String) {
         let mut time_ms = 500;
         loop {
@@ -386,7 +386,7 @@ mod tests {
         for script in [
             "sleep S & echo ok",
             "sleep S & sleep S & echo ok",
-            // Who does not hear is killed.
+            // What ignores SIGTERM is killed.
             "(trap '' TERM; sleep S; sleep S) & echo ok",
             // Nor do those help who change their pipes.
             "sleep S >/dev/null 2>&1 & echo ok",
@@ -417,7 +417,7 @@ mod tests {
         }
     }
 
-    /// One that is asked to end may say something still.
+    /// After SIGTERM a program may still print something.
     #[tokio::test]
     async fn a_program_is_asked_before_it_is_killed() {
         let script = "trap 'echo cleaned up; exit 1' TERM; while true; do sleep 0.05; done";

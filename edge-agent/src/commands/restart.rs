@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use daemon::Lifecycle;
 use schema::message::{CommandId, CommandState};
 
-/// Ends the agent, and says that it is to be started again.
+/// Ends the agent, and records that it is to be started again.
 #[derive(Debug, Clone)]
 pub(crate) struct Restart {
     lifecycle: Lifecycle,

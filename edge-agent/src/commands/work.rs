@@ -114,7 +114,7 @@ impl Drop for Flushing<'_> {
 }
 
 impl Workshop {
-    /// Does what a command says. Dropping it stops what it started.
+    /// Does the work of a command. Dropping it stops what it started.
     pub(crate) fn perform(
         &self,
         id: CommandId,

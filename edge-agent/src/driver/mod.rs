@@ -38,7 +38,7 @@ use crate::timekeeping::Timekeeping;
 /// A warning that lasts is repeated this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// What can happen.
+/// The events that the loop waits for.
 enum Happening {
     Link(LinkState),
     Downlink(Downlink),
@@ -58,7 +58,7 @@ enum Happening {
 /// Everything that the loop needs.
 pub(crate) struct Driver {
     pub(crate) session: Session,
-    /// What the clocks of earlier starts say.
+    /// The clocks of earlier starts.
     pub(crate) starts: Starts,
     /// Whether rows behind those that the session knows are held until the time is known.
     pub(crate) is_held: bool,
@@ -83,7 +83,7 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Runs until stopped, then drains and says goodbye.
+    /// Runs until stopped, then drains and disconnects.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let mut task = DriverTask {
             appended: self.buffer.appended(),

@@ -1,4 +1,4 @@
-//! What the driver shows to whoever asks for the status.
+//! The driver's part of the status.
 
 use crate::status::{InFlight, NextProbe, Status, Waiting};
 

@@ -1,4 +1,4 @@
-//! A stop: what is left is sent as long as the bridge acknowledges, not for long, and the link says goodbye.
+//! A stop: what is left is sent for a short time, as long as the bridge acknowledges, and the link disconnects in order.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::session::Input;
 /// next start sends.
 const DRAIN_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the link may take to say goodbye.
+/// How long the link may take to disconnect in order.
 const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
 
 impl DriverTask {
@@ -37,7 +37,7 @@ impl DriverTask {
         }
     }
 
-    /// Waits, not for ever, until the link has said goodbye.
+    /// Waits for a bounded time until the link has disconnected in order.
     pub(super) async fn leave(&mut self) {
         self.parts.link_stop.cancel();
         let gone = self
@@ -49,7 +49,7 @@ impl DriverTask {
         self.publish_status();
     }
 
-    /// As [`Self::next`], after the stop was asked for.
+    /// As [`Self::next`], after a stop was requested.
     async fn next_while_stopping(&mut self) -> Happening {
         let stop = std::mem::take(&mut self.parts.stop);
         let happening = self.next().await;

@@ -1,4 +1,4 @@
-//! How the buffer fares, as the driver saw it and as the buffer says itself: a failure is said, shown, and tried
+//! The health of the buffer, as the driver sees it and as the buffer reports it: a failure is logged, shown, and tried
 //! again; one that no retry mends ends the driver.
 
 use daemon::Fault;
@@ -40,7 +40,7 @@ impl DriverTask {
         self.last_error = Some(text);
     }
 
-    /// Says how the file fares, by the buffer's own account.
+    /// Shows the health of the file, as the buffer itself reports it.
     pub(super) fn storage_changed(&mut self) {
         let trouble = self.storage.borrow_and_update().trouble.clone();
         match trouble {

@@ -187,7 +187,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Connects, says that we are there, and subscribes. Only a granted subscription makes a
+    /// Connects, publishes the birth, and subscribes. Only a granted subscription makes a
     /// connection useful: acknowledgements come through it. Returns when the broker had taken the
     /// connection; what is queued is sent after that.
     async fn join(
@@ -415,7 +415,7 @@ const fn refusal(code: ConnectReturnCode) -> &'static str {
     }
 }
 
-/// What rustls said, wherever in the chain it stands. An `io::Error` hides what it was made of
+/// The error of rustls, wherever in the chain it stands. An `io::Error` hides its inner error
 /// from `source()`, so it is looked into.
 fn tls_reason(error: &ConnectionError) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);

@@ -11,7 +11,7 @@ use super::Tuning;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub(super) u64);
 
-/// What happens to the session.
+/// The session's inputs.
 #[derive(Debug, Clone)]
 pub enum Input<'a> {
     /// The link is up, with nothing in flight.
@@ -61,7 +61,7 @@ pub struct Prepared {
     pub bytes: usize,
 }
 
-/// What the session wants done.
+/// What the session wants to have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Read rows, encode and publish them, and answer with [`Input::Prepared`] or
@@ -124,7 +124,7 @@ pub struct Settle {
     pub evicted: RangeSet,
 }
 
-/// What is in flight.
+/// Counts of what is in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InFlightCounts {
     /// Number of unacknowledged batches.
@@ -135,7 +135,7 @@ pub struct InFlightCounts {
     pub bytes: usize,
 }
 
-/// What waits.
+/// Counts of rows that wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitingCounts {
     /// Rows accepted since the connection came up.

@@ -180,7 +180,7 @@ impl Session {
         self.last_seq
     }
 
-    /// What is in flight.
+    /// Counts of what is in flight.
     #[must_use]
     pub fn in_flight(&self) -> InFlightCounts {
         InFlightCounts {
@@ -190,7 +190,7 @@ impl Session {
         }
     }
 
-    /// What waits.
+    /// Counts of what waits.
     #[must_use]
     pub fn waiting(&self) -> WaitingCounts {
         let (fresh, history) = self.backlog.counts();
@@ -282,7 +282,7 @@ impl Session {
         self.report_soon();
     }
 
-    /// They travel as history, at its pace. What was said of them before does not count any more.
+    /// They travel as history, at its pace. Earlier answers about them do not count any more.
     fn requeue(&mut self, ranges: &RangeSet) {
         self.attempted.subtract(ranges);
         for range in ranges.iter() {

@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn stale_refusals_are_no_evidence() {
-        // The reader was first heard to read at 5 s; ten seconds later old refusals have died out.
+        // The reader was first known to read at 5 s; ten seconds later old refusals have died out.
         let refused = Failed::Refused;
         let close = [14u64].into_iter().chain(times(100, 7));
         assert!(!is_condemned(refused, close, Some(1), false, Some(1)));

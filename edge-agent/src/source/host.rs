@@ -57,13 +57,13 @@ impl Default for HostConfig {
     }
 }
 
-/// Scans that are asked for and wait.
+/// Requests for a scan that may wait.
 pub(crate) const SCANS_QUEUE: usize = 8;
 
-/// Wants a scan now, and to know how many readings of it were accepted, or why none was.
+/// A request for a scan now; answered with how many of its readings were accepted, or why none was.
 pub(crate) type ScanRequest = oneshot::Sender<Result<u64, IngestError>>;
 
-/// What of a host source changes while it runs, and who may ask it for a scan.
+/// The settings of a host source that change while it runs, and the requests for scans.
 #[derive(Debug)]
 pub(crate) struct HostControls {
     pub(crate) interval: watch::Receiver<Duration>,
@@ -83,7 +83,7 @@ const NAME: &str = "host source";
 /// Why a scan is due.
 enum Due {
     Tick,
-    /// Somebody asked; all of it is taken.
+    /// It was requested; each of its readings is taken.
     Asked(ScanRequest),
 }
 
@@ -105,7 +105,7 @@ impl HostSource {
     }
 }
 
-/// Waits for a change; for ever when there is nobody who could make one.
+/// Waits for a change; for ever when the sender is gone.
 async fn changed(interval: &mut watch::Receiver<Duration>) -> Duration {
     if interval.changed().await.is_ok() {
         return *interval.borrow_and_update();
@@ -119,7 +119,7 @@ fn ticks_every(pause: Duration) -> Interval {
     ticks
 }
 
-/// The source at work.
+/// The source while it runs.
 struct Scans {
     ingest: Ingest,
     scanner: Scanner,
@@ -135,7 +135,7 @@ impl Source for HostSource {
 
     async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
         let Self { config, controls } = *self;
-        // What nobody can change is as configured for good.
+        // Without controls the configuration holds for good.
         let mut controls = controls.unwrap_or_else(|| HostControls {
             interval: watch::channel(config.interval).1,
             dead_band: watch::channel(config.dead_band).1,
@@ -169,7 +169,7 @@ impl Source for HostSource {
                 (None, _) => return Ok(()),
                 (Some(outcome), Due::Asked(asked)) => {
                     scans.refusals.note(outcome.clone());
-                    // Whoever asked may be gone.
+                    // The caller may be gone.
                     let _ = asked.send(outcome);
                 }
                 // A scan that is refused is over: the next one shows how things stand then.

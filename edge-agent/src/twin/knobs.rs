@@ -45,7 +45,7 @@ impl<T: Copy + PartialEq> Knob<T> {
         self.change(|now, _| *now = value);
     }
 
-    /// Changes a part of it, with what the file says at hand.
+    /// Changes a part of the value, with the settings file's at hand.
     fn change(&self, change: impl FnOnce(&mut T, &T)) {
         self.now.send_if_modified(|now| {
             let before = *now;

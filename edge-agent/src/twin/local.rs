@@ -22,7 +22,7 @@ use crate::buffer::{Buffer, BufferError, Origin};
 /// How long an agent may take to answer, and how long one that starts or stops is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause before an agent that has the file and does not listen yet is asked again.
+/// Pause before another request to an agent that has the file and does not listen yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The settings of this device that somebody has set, by key.
@@ -41,14 +41,14 @@ pub struct LocalKey {
     pub set_by: Origin,
     /// When it was set, by the clock of whoever set it, RFC 3339.
     pub set_at: String,
-    /// Whether it is in force; nobody knows while no agent runs.
+    /// Whether it is in force; not known while no agent runs.
     pub in_force: Option<bool>,
     /// Why it is not in force.
     pub failure: Option<String>,
 }
 
 impl LocalConfig {
-    /// What a document says; `applied` when an agent has applied it.
+    /// The settings of a document; `applied` when an agent has applied it.
     pub(crate) fn of(document: &Document, applied: bool) -> Self {
         let keys = document.keys().map(|key| {
             let Key {
@@ -188,7 +188,7 @@ async fn change_file(
     Ok(LocalConfig::of(&document, false))
 }
 
-/// Asks the agent that runs: to change something, or what is set.
+/// Requests a change from the agent that runs, or what is set.
 async fn ask(
     settings: &Settings,
     changes: Option<&BTreeMap<String, Value>>,

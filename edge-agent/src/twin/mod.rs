@@ -28,7 +28,7 @@ use local::LocalConfig;
 /// Requests of this machine that may wait.
 pub(crate) const REQUESTS_QUEUE: usize = 8;
 
-/// What others on this machine may ask.
+/// Requests of others on this machine.
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Sets keys to the JSON texts of values.
@@ -51,7 +51,7 @@ pub(crate) enum ChangeError {
     Buffer(#[from] BufferError),
 }
 
-/// What the task needs.
+/// What the task is made of.
 pub(crate) struct Twin {
     pub(crate) buffer: Buffer,
     pub(crate) clock: Arc<dyn Clock>,
@@ -110,7 +110,7 @@ impl TwinTask {
     }
 
     async fn answer(&mut self, request: Request) {
-        // Whoever asked and went away needs no answer.
+        // A caller that went away needs no answer.
         match request {
             Request::Change { changes, reply } => {
                 let changed = self.change(&changes).await;

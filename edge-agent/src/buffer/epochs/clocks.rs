@@ -1,4 +1,4 @@
-//! What the clocks of the starts say: which rows are held until the time is known, by how much the others are
+//! What follows from the clocks of the starts: which rows are held until the time is known, by how much the others are
 //! mended, and which are put in quarantine because their clock is shown wrong.
 
 use schema::{Epoch, RangeSet, SeqRange};
@@ -25,7 +25,7 @@ impl Ledgers {
         Some(clock)
     }
 
-    /// What the clocks of earlier starts say.
+    /// What is known of the clocks of earlier starts.
     pub(in crate::buffer) fn starts(&self) -> Starts {
         let mut starts = Starts::default();
         for ledger in &self.ended {

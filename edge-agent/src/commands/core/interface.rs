@@ -19,7 +19,7 @@ pub struct Moment {
     pub random: f64,
 }
 
-/// What happens to commands.
+/// The core's inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A message of the bridge.

@@ -1,5 +1,5 @@
-//! Whether a command is known: each order, withdrawal and question about one that is not open here asks the disk,
-//! and one write both asks and keeps. So what ran, or was withdrawn, never runs later.
+//! Whether a command is known: for each order, withdrawal and question about one that is not open here, one write
+//! to the disk both looks it up and keeps it. So what ran, or was withdrawn, never runs later.
 
 use schema::limits;
 use schema::message::{Ask, Cancel, Command, CommandId, CommandState};
@@ -119,7 +119,7 @@ impl Core {
             }
             Kept::New => (Stage::Ended, progress(id, state, String::new())),
             Kept::Known(known) if known.state.is_final() => (Stage::Ended, known),
-            // Open on the disk and not here: a write that was said to have failed had been made.
+            // Open on the disk and not here: a write that was reported as failed had been made.
             Kept::Known(known) => {
                 let stage = match (known.state, state) {
                     (CommandState::Delivered, CommandState::Delivered) => Stage::Waiting,

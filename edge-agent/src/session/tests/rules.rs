@@ -223,7 +223,7 @@ fn a_confirmed_report_is_followed_by_the_next() {
         edge.sleep_until(end);
     }
     assert!(edge.now < Duration::from_secs(120), "{:?}", edge.now);
-    // What confirms nothing asks for nothing.
+    // An acknowledgement that confirms nothing causes no report.
     let reports = edge.reports;
     edge.input(Input::Acked(&ack(&[range(1, 10)])));
     let end = edge.now + Duration::from_secs(50);

@@ -50,11 +50,11 @@ const LINE_BYTES: usize = 64;
 pub struct Patience {
     /// For reading their answers.
     pub answers: Duration,
-    /// To end a line that they have begun.
+    /// For ending a line that they have begun.
     pub line: Duration,
     /// For sending anything at all.
     pub silence: Duration,
-    /// To say something before they may have to give way to others.
+    /// For sending something before they may have to give way to others.
     pub idle: Duration,
 }
 
@@ -71,7 +71,7 @@ impl Default for Patience {
     }
 }
 
-/// How long a farewell may take, and the bytes that are read of whoever does not hear it.
+/// How long sending a last line may take, and the most bytes that are read and dropped meanwhile.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 
@@ -159,7 +159,7 @@ impl Connection {
         let window = Arc::new(Semaphore::new(WINDOW_BYTES));
         let mut codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
         let mut bytes = BytesMut::new();
-        // Bytes that were handed over since the buffer was last asked to hurry.
+        // Bytes that were handed over since the last append that was not held.
         let mut lingering = 0;
         let mut ended = false;
         while !ended {
@@ -302,7 +302,7 @@ async fn farewell<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         let mut rest = (&mut *reading).take(FAREWELL_BYTES_MAX as u64);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // Whoever does not want to hear it goes without.
+    // A producer that does not read it goes without.
     let _ = timeout(FAREWELL, said).await;
 }
 
