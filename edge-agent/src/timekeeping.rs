@@ -121,7 +121,7 @@ impl Timekeeping {
             self.exchange.hurry(self.clock.monotonic());
         }
         match self.exchange.due(rand::random(), self.clock.monotonic()) {
-            Some(Due::Ask { nonce, is_probing }) => {
+            Some(Due::Request { nonce, is_probing }) => {
                 say(uplink, &Event::TimeRequest(TimeRequest { nonce }));
                 if is_probing {
                     say(uplink, &probe());

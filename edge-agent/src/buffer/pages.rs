@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_size_is_told_by_a_databases_first_bytes() {
+    fn a_page_size_is_found_in_a_databases_first_bytes() {
         let mut start = b"SQLite format 3\0\x08\x00".to_vec();
         assert_eq!(page_bytes(&start), Some(2048));
         start[16..].copy_from_slice(&[0, 1]);

@@ -12,7 +12,7 @@
 //! Silence alone proves nothing: the bridge may be away. Only one that is there and does not answer is an
 //! old one, and only for a device that no bridge ever sent the time: bridges are not downgraded. A device
 //! whose readings wait for the time gives an old bridge no reason to send anything; so a request comes with
-//! an event that old bridges answer as well ([`Due::Ask`]).
+//! an event that old bridges answer as well ([`Due::Request`]).
 //!
 //! These three may be of several connections: a link may never stay up for long. A request counts only if its
 //! connection lasted as long as an answer may take.
@@ -83,7 +83,7 @@ struct Connection {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
     /// Request the time.
-    Ask {
+    Request {
         /// Identifies the request; the answer repeats it.
         nonce: u64,
         /// Whether to publish, too, what makes an old bridge answer.
@@ -235,7 +235,7 @@ impl Exchange {
             self.unanswered = self.unanswered.saturating_add(1);
             self.connection.next_at = Some(now.saturating_add(self.pause()));
             let is_probing = !self.is_new && !self.connection.has_spoken;
-            return Some(Due::Ask { nonce, is_probing });
+            return Some(Due::Request { nonce, is_probing });
         }
         None
     }
@@ -319,11 +319,11 @@ mod tests {
         assert_eq!(exchange.hello(&hello(7), 2 * SECOND), answer(0, false));
         assert_eq!(exchange.protocol(), Some(2));
         assert!(!exchange.may_greet(2 * SECOND));
-        let asked = Due::Ask {
+        let request = Due::Request {
             nonce: 9,
             is_probing: false,
         };
-        assert_eq!(exchange.due(9, 2 * SECOND), Some(asked));
+        assert_eq!(exchange.due(9, 2 * SECOND), Some(request));
         assert_eq!(exchange.due(10, 2 * SECOND), None);
         let answered = 2 * SECOND + 50_000;
         assert_eq!(
@@ -393,17 +393,17 @@ mod tests {
                 if is_reconnected {
                     exchange.down();
                     exchange.up(8, 24 * HOUR, 24 * HOUR);
-                    let asked = exchange.due(98, 24 * HOUR + SILENCE);
-                    assert!(matches!(asked, Some(Due::Ask { .. })), "{asked:?}");
+                    let request = exchange.due(98, 24 * HOUR + SILENCE);
+                    assert!(matches!(request, Some(Due::Request { .. })), "{request:?}");
                 }
                 let back = 24 * HOUR + SILENCE + SECOND;
                 exchange.received_other(back);
                 assert_eq!(exchange.next_at(), Some(back));
-                let asked = Due::Ask {
+                let request = Due::Request {
                     nonce: 99,
                     is_probing: false,
                 };
-                assert_eq!(exchange.due(99, back), Some(asked));
+                assert_eq!(exchange.due(99, back), Some(request));
                 exchange.received_other(back);
                 assert_eq!(exchange.next_at(), Some(back + SILENCE));
                 // One that takes its time to answer is not taken for an old one.
@@ -429,8 +429,8 @@ mod tests {
         };
         // A request that the end of the connection left no time to answer proves nothing.
         for n in 0..9 {
-            let asked = connect(&mut exchange, n * 60 * SECOND, 9);
-            assert_eq!(asked.len(), 2, "{asked:?}");
+            let due = connect(&mut exchange, n * 60 * SECOND, 9);
+            assert_eq!(due.len(), 2, "{due:?}");
         }
         let start = HOUR;
         for n in 0..3 {
@@ -460,7 +460,7 @@ mod tests {
         // What it sends before a request proves nothing.
         exchange.received_other(0);
         let found = go_on(&mut exchange, 24 * HOUR, true);
-        let ask = |nonce, is_probing| Due::Ask { nonce, is_probing };
+        let ask = |nonce, is_probing| Due::Request { nonce, is_probing };
         // It sends something after the first request, and gets three from then on.
         let expected = [
             (5 * SECOND, ask(0, true)),
@@ -495,7 +495,7 @@ mod tests {
         let is_ask = |(_, due): &(i64, Due)| {
             matches!(
                 due,
-                Due::Ask {
+                Due::Request {
                     is_probing: false,
                     ..
                 }

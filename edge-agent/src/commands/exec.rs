@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_programs_output_and_end_are_told() {
+    async fn a_programs_output_and_end_are_returned() {
         let run = async |script| run(&program(script, 10_000)).await;
         let named = program("echo $TIDELINE_COMMAND_ID", 10_000);
         let named = super::run(&named, Progress::new(ID, None), &TaskTracker::new()).await;
@@ -419,7 +419,7 @@ mod tests {
 
     /// After SIGTERM a program may still print something.
     #[tokio::test]
-    async fn a_program_is_asked_before_it_is_killed() {
+    async fn a_program_is_terminated_before_it_is_killed() {
         let script = "trap 'echo cleaned up; exit 1' TERM; while true; do sleep 0.05; done";
         let (_, said) = killed(script, "cleaned up").await;
         assert!(said.contains(": cleaned up"), "{said}");
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn progress_is_told_at_most_once_a_second_and_is_no_output() {
+    async fn progress_is_sent_at_most_once_a_second_and_is_no_output() {
         let (sender, mut reports) = mpsc::channel(16);
         let script = "echo begin; for n in 1 2 3 4 5 6 7 8 9; do echo progress: $n; done; \
                       sleep 1.3; echo 'progress: 50'; echo end";

@@ -199,7 +199,7 @@ impl CommandsTask {
             // What the link does not take is reported again.
             Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
             Err(error) => {
-                warn!(%error, command = %progress.id, "a command's state cannot be reported")
+                warn!(%error, command = %progress.id, "a command's state cannot be reported");
             }
         }
     }

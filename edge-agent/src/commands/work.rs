@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_resync_tells_what_goes_again() {
+    async fn a_resync_says_what_is_sent_again() {
         let folder = tempfile::tempdir().unwrap();
         let (twin, mut twin_requests) = mpsc::channel(1);
         let tools = Tools {

@@ -308,14 +308,14 @@ mod tests {
         kind: Kind,
         sent: SeqRange,
     ) {
-        let (found, mut asked) = backlog
+        let (found, mut picked) = backlog
             .pick(rows_max, flush, false, now)
             .expect("something was due");
         assert_eq!(found, kind);
-        assert_eq!(asked.first(), Some(sent.first()));
-        assert!(asked.contains_range(sent));
-        asked.remove(sent);
-        backlog.put_back(kind, &asked);
+        assert_eq!(picked.first(), Some(sent.first()));
+        assert!(picked.contains_range(sent));
+        picked.remove(sent);
+        backlog.put_back(kind, &picked);
         backlog.sent(kind, sent.count());
     }
 
@@ -411,9 +411,9 @@ mod tests {
         backlog.put_back(Kind::Lost, &[range(3, 3)].into_iter().collect());
         backlog.outage();
         backlog.append(range(7, 7), false, MS(1));
-        let (kind, asked) = backlog.pick(50, false, false, MS(1)).unwrap();
+        let (kind, picked) = backlog.pick(50, false, false, MS(1)).unwrap();
         assert_eq!(kind, Kind::History);
-        assert_eq!(asked.as_slice(), [range(1, 3), range(5, 7)]);
+        assert_eq!(picked.as_slice(), [range(1, 3), range(5, 7)]);
     }
 
     #[test]

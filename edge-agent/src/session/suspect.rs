@@ -293,7 +293,7 @@ impl Suspects {
         let are_stale_ones_gone = piece
             .suspicion
             .read_since
-            .is_some_and(|heard| heard + self.stale <= now);
+            .is_some_and(|since| since + self.stale <= now);
         piece.suspicion.is_backed = was_read_lately && are_stale_ones_gone;
         Some(piece)
     }

@@ -84,7 +84,7 @@ const NAME: &str = "host source";
 enum Due {
     Tick,
     /// It was requested; each of its readings is taken.
-    Asked(ScanRequest),
+    Requested(ScanRequest),
 }
 
 impl HostSource {
@@ -151,7 +151,7 @@ impl Source for HostSource {
         loop {
             let due = tokio::select! {
                 _ = ticks.tick() => Due::Tick,
-                Some(asked) = controls.scans.recv() => Due::Asked(asked),
+                Some(request) = controls.scans.recv() => Due::Requested(request),
                 // The first tick comes at once: the effect of a change shows.
                 pause = changed(&mut controls.interval) => {
                     ticks = ticks_every(pause);
@@ -161,16 +161,16 @@ impl Source for HostSource {
             };
             let dead_band = match due {
                 Due::Tick => *controls.dead_band.borrow(),
-                Due::Asked(_) => None,
+                Due::Requested(_) => None,
             };
             let outcome;
             (scans, outcome) = scans.scan(dead_band, &stop).await?;
             match (outcome, due) {
                 (None, _) => return Ok(()),
-                (Some(outcome), Due::Asked(asked)) => {
+                (Some(outcome), Due::Requested(request)) => {
                     scans.refusals.note(outcome.clone());
                     // The caller may be gone.
-                    let _ = asked.send(outcome);
+                    let _ = request.send(outcome);
                 }
                 // A scan that is refused is over: the next one shows how things stand then.
                 (Some(outcome), Due::Tick) => scans.refusals.note(outcome),

@@ -210,7 +210,7 @@ mod tests {
         document.edit(&changes, now_ms).map(|made| made[0].hlc)
     }
 
-    fn told(entries: Vec<ConfigEntry>) -> DesiredConfig {
+    fn desired(entries: Vec<ConfigEntry>) -> DesiredConfig {
         DesiredConfig { entries }
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let value = prop_oneof![Just("1"), Just("2"), Just("null")];
         let entry = (0..3usize, value, 0..4u64)
             .prop_map(|(key, value, hlc)| entry(["a", "b", "c"][key], value, Hlc::from_bits(hlc)));
-        prop::collection::vec(prop::collection::vec(entry, 0..4).prop_map(told), 0..6)
+        prop::collection::vec(prop::collection::vec(entry, 0..4).prop_map(desired), 0..6)
     }
 
     fn all(documents: &[DesiredConfig]) -> Document {
@@ -233,24 +233,24 @@ mod tests {
         /// Commutative, associative and idempotent: the order, the grouping and the repetition of documents do not
         /// matter.
         #[test]
-        fn the_order_of_documents_does_not_matter(mut heard in documents(), rotate in 0..6usize) {
-            let expected = all(&heard);
-            let joined = told(heard.iter().flat_map(|document| document.entries.clone()).collect());
+        fn the_order_of_documents_does_not_matter(mut received in documents(), rotate in 0..6usize) {
+            let expected = all(&received);
+            let joined = desired(received.iter().flat_map(|document| document.entries.clone()).collect());
             prop_assert_eq!(&all(&[joined]), &expected);
-            let middle = rotate.min(heard.len());
-            heard.rotate_left(middle);
-            prop_assert_eq!(&all(&heard), &expected);
-            heard.reverse();
-            heard.extend_from_within(..);
-            prop_assert_eq!(&all(&heard), &expected);
+            let middle = rotate.min(received.len());
+            received.rotate_left(middle);
+            prop_assert_eq!(&all(&received), &expected);
+            received.reverse();
+            received.extend_from_within(..);
+            prop_assert_eq!(&all(&received), &expected);
             // What the device reports is a document that brings another one to the same.
             let entries = expected.report().unwrap_or_default().entries;
-            prop_assert_eq!(&all(&[told(entries)]), &expected);
+            prop_assert_eq!(&all(&[desired(entries)]), &expected);
         }
 
         #[test]
-        fn an_edit_is_later_than_all_that_is_known(heard in documents(), now in 0..3u64) {
-            let known = all(&heard);
+        fn an_edit_is_later_than_all_that_is_known(received in documents(), now in 0..3u64) {
+            let known = all(&received);
             let hlc = edit(&known, "commands.parallel", "3", now).unwrap();
             prop_assert!(hlc > known.clock() && hlc >= Hlc::new(now, 0));
             let changes = BTreeMap::from(["commands.parallel", "host.dead_band"].map(|key| (key.to_owned(), "1".to_owned())));
@@ -265,7 +265,7 @@ mod tests {
     fn a_bridge_that_is_far_ahead_is_believed_and_can_be_overruled() {
         let far = Hlc::new(1_700_000_000_000 + 2 * CLOCK_AHEAD_MS_MAX, 0);
         let mut document = Document::default();
-        document.merge(&told(vec![entry("commands.parallel", "2", far)]));
+        document.merge(&desired(vec![entry("commands.parallel", "2", far)]));
         assert_eq!(document.clock(), far);
         assert!(edit(&document, "commands.parallel", "3", 0).unwrap() > far);
     }
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn what_could_not_be_overruled_is_ignored() {
         let mut document = Document::default();
-        let at = |ms| told(vec![entry("k", "1", Hlc::new(ms, u16::MAX))]);
+        let at = |ms| desired(vec![entry("k", "1", Hlc::new(ms, u16::MAX))]);
         document.merge(&at(CLOCK_MS_MAX + 1));
         assert_eq!(document, Document::default());
         document.merge(&at(CLOCK_MS_MAX));
@@ -291,18 +291,18 @@ mod tests {
     fn documents_are_bounded() {
         let keys = |from: usize, count: usize| {
             let key = |at| entry(&format!("k{at}"), "1", Hlc::from_bits(1));
-            told((from..from + count).map(key).collect())
+            desired((from..from + count).map(key).collect())
         };
         let mut document = Document::default();
         document.merge(&keys(0, limits::CONFIG_KEYS_MAX - 1));
         document.merge(&keys(1_000, 2));
         assert_eq!(document.keys().count(), limits::CONFIG_KEYS_MAX);
         // A known key still changes.
-        document.merge(&told(vec![entry("k0", "2", Hlc::from_bits(2))]));
+        document.merge(&desired(vec![entry("k0", "2", Hlc::from_bits(2))]));
         assert_eq!(document.clock(), Hlc::from_bits(2));
         let long = |key: usize, value: usize| {
             let entry = entry(&"k".repeat(key), &"1".repeat(value), Hlc::from_bits(1));
-            Document::default().news(&told(vec![entry])).len()
+            Document::default().news(&desired(vec![entry])).len()
         };
         assert_eq!(
             long(limits::KEY_BYTES_MAX, limits::CONFIG_VALUE_BYTES_MAX),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_force_is_told_until_it_is_or_changes() {
+    fn what_is_not_in_force_is_reported_until_it_is_or_changes() {
         let mut document = Document::default();
         assert_eq!(document.report(), None);
         document.take(entry("k", "1", Hlc::from_bits(1)), Origin::Bridge);

@@ -146,7 +146,7 @@ enum Place {
     Agent,
 }
 
-/// Runs `work` on the file or through the agent, whichever can be reached, and closes the file.
+/// Runs `act` on the file or through the agent, whichever can be reached, and closes the file.
 async fn with(
     settings: &Settings,
     act: impl AsyncFn(Place) -> Result<LocalConfig, Failure>,

@@ -135,7 +135,7 @@ fn what_the_device_gave_up_is_reported_until_an_acknowledgement_confirms_it() {
 }
 
 #[test]
-fn a_row_that_no_reader_reads_is_the_devices_own_word_until_it_is_confirmed() {
+fn a_row_that_no_reader_reads_is_the_devices_own_decision_until_it_is_confirmed() {
     let mut account = account(3);
     let own = rejection(2, 2, RejectReason::Undecodable);
     let changed = account.settle(&none(), &[own], &none());

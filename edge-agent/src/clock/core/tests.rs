@@ -138,8 +138,8 @@ fn an_old_bridge_has_what_is_held_sent_as_it_is() {
     assert_eq!(core.state(), ClockState::Unverified);
     assert_eq!(core.bridge_is_silent(moment(6 * SECOND, HOUR), BUILT), []);
     // It is upgraded. A slow answer changes nothing yet.
-    let told = (BOOT + 7 * SECOND) / 1000;
-    let slow = core.hello(0, moment(7 * SECOND, HOUR), told, false);
+    let bridge_ms = (BOOT + 7 * SECOND) / 1000;
+    let slow = core.hello(0, moment(7 * SECOND, HOUR), bridge_ms, false);
     assert_eq!((slow, core.is_trusted()), (vec![], true));
     // New stamps are right, those that were sent stay as they are.
     let last = core.stamp(moment(7 * SECOND, HOUR));
@@ -200,8 +200,8 @@ fn a_slow_answer_decides_only_when_no_better_one_is_waited_for() {
     let early = core.stamp(moment(SECOND, -YEAR));
     // Twenty seconds on its way, most of them to the bridge.
     let at = 30 * SECOND;
-    let told = |at: i64| (BOOT + at) / 1000;
-    let changes = core.hello(10 * SECOND, moment(at, -YEAR), told(at), false);
+    let bridge_ms = |at: i64| (BOOT + at) / 1000;
+    let changes = core.hello(10 * SECOND, moment(at, -YEAR), bridge_ms(at), false);
     assert_eq!(changes, []);
     assert_eq!(core.look(moment(at, -YEAR)), []);
     let start = core.start();
