@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::{Failure, Health, Lifecycle, lifecycle, logs, say};
+use daemon::{Failure, Health, Lifecycle, lifecycle, say};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use store::Migration;
@@ -89,7 +89,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 async fn serve(settings: Settings) -> Result<ExitCode, Failure> {
-    logs::start(settings.log_format, &settings.log_level)?;
+    settings.log.start()?;
     let (lifecycle, health) = (Lifecycle::new(), Health::default());
     let mut registry = Registry::default();
     let running = Bridge::start(settings.bridge, &lifecycle, &health, &mut registry).await?;

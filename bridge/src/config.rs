@@ -10,8 +10,9 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use certs::identity::{Identity, Role};
 use certs::tls::{self, TlsFiles};
+use daemon::Failure;
+use daemon::logs::{LogSettings, RawLog};
 use daemon::settings::{self, Problems, relative_to};
-use daemon::{Failure, logs};
 use schema::BrokerAddress;
 use serde::Deserialize;
 use store::alerts::AlertBounds;
@@ -100,9 +101,7 @@ pub struct Settings {
     /// The bridge.
     pub bridge: Config,
     /// How to log.
-    pub log_format: logs::Format,
-    /// Level or directives.
-    pub log_level: String,
+    pub log: LogSettings,
 }
 
 #[derive(Debug, Deserialize)]
@@ -199,13 +198,6 @@ struct RawAlerts {
 #[derive(Debug, Default, Deserialize)]
 struct RawAuth {
     keys: Option<PathBuf>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct RawLog {
-    #[serde(default)]
-    format: logs::Format,
-    level: Option<String>,
 }
 
 impl Config {
@@ -383,8 +375,7 @@ impl Settings {
         bridge.http = http;
         Ok(Self {
             bridge,
-            log_format: raw.log.format,
-            log_level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
+            log: raw.log.or_level("info"),
         })
     }
 }

@@ -6,8 +6,5 @@ use bridge::cli::{Cli, run};
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(code) => code,
-        Err(failure) => failure.report(),
-    }
+    run(Cli::parse()).unwrap_or_else(|failure| failure.report())
 }

@@ -32,7 +32,7 @@ pub struct Broker;
 
 /// A broker that runs.
 #[derive(Debug, Clone, Copy)]
-pub struct Running {
+pub struct RunningBroker {
     /// Where MQTT listens, with the port that was chosen.
     pub mqtt_addr: SocketAddr,
 }
@@ -47,7 +47,7 @@ impl Broker {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningBroker, Failure> {
         let listening = health.component("broker-listener");
         let routers_health = health.component("broker-routers");
         let Config {
@@ -97,7 +97,7 @@ impl Broker {
             listener::listen(core, listener, listening),
         );
         info!(%mqtt_addr, routers = routers.count, "MQTT over TLS 1.3");
-        Ok(Running { mqtt_addr })
+        Ok(RunningBroker { mqtt_addr })
     }
 }
 

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use certs::TlsFiles;
+use daemon::Failure;
+use daemon::logs::{LogSettings, RawLog};
 use daemon::settings::{self, Problems, relative_to};
-use daemon::{Failure, logs};
 use schema::limits::PAYLOAD_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -106,16 +107,6 @@ pub struct Settings {
     pub admin: SocketAddr,
 }
 
-/// How to log.
-#[derive(Debug, Clone, Deserialize, Serialize)]
-#[serde(default)]
-pub struct LogSettings {
-    /// For people or for collectors.
-    pub format: logs::Format,
-    /// A level, or directives as `info,broker=debug`.
-    pub level: String,
-}
-
 impl Default for Routers {
     fn default() -> Self {
         Self {
@@ -152,19 +143,10 @@ impl Default for Timeouts {
     }
 }
 
-impl Default for LogSettings {
-    fn default() -> Self {
-        Self {
-            format: logs::Format::default(),
-            level: LOG_LEVEL.to_owned(),
-        }
-    }
-}
-
 #[derive(Debug, Deserialize)]
 struct Raw {
     #[serde(default)]
-    log: LogSettings,
+    log: RawLog,
     #[serde(default)]
     admin: RawAdmin,
     #[serde(default)]
@@ -337,7 +319,7 @@ impl Settings {
         problems.into_result(origin)?;
         Ok(Self {
             broker,
-            log: raw.log,
+            log: raw.log.or_level(LOG_LEVEL),
             admin: raw.admin.http,
         })
     }

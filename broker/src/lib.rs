@@ -15,10 +15,11 @@
 //! nothing relies on it: what was in flight is retransmitted end to end.
 //!
 //! Reading order: [`config`] → `filter` and `rules` → `wire` → `window`, `shares` → `router` →
-//! `shard` and `lane` → `shared` (what connections share) → `front` → `listener` → [`app`]. Why it is built so:
+//! `shard` and `lane` → `shared` (what connections share) → `front` → `listener` → [`app`] → [`cli`]. Why it is built so:
 //! `docs/decisions/0004-broker-front.md`.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 mod error;
 mod filter;
@@ -40,5 +41,5 @@ mod wills;
 mod window;
 mod wire;
 
-pub use app::{Broker, Running};
+pub use app::{Broker, RunningBroker};
 pub use config::{Config, Settings};

@@ -8,8 +8,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tracing::info;
 
 use crate::health::Health;
+use crate::http;
+use crate::lifecycle::Lifecycle;
 
 /// The content type of OpenMetrics text, which prometheus-client writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -27,6 +31,17 @@ pub fn router(registry: Arc<Registry>, health: Health) -> Router {
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(Admin { registry, health })
+}
+
+/// Serves these endpoints, or a larger router that holds them, until the lifecycle stops.
+pub fn serve(listener: TcpListener, router: Router, lifecycle: &Lifecycle) {
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "admin endpoints");
+    }
+    lifecycle.spawn(
+        "admin",
+        http::serve(listener, router, None, lifecycle.clone()),
+    );
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
@@ -64,8 +79,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::http::{bind, serve};
-    use crate::lifecycle::Lifecycle;
+    use crate::http::bind;
 
     /// A process of which one part is asked about, on a real socket.
     struct Served {
@@ -83,7 +97,7 @@ mod tests {
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = router(Arc::new(registry), health.clone());
-        lifecycle.spawn("admin", serve(listener, router, None, lifecycle.clone()));
+        serve(listener, router, &lifecycle);
         Served {
             address,
             lifecycle,

@@ -21,6 +21,44 @@ pub enum Format {
     Json,
 }
 
+/// The `[log]` table of a settings file.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct RawLog {
+    #[serde(default)]
+    format: Format,
+    level: Option<String>,
+}
+
+impl RawLog {
+    /// What it says; `level` where it names none.
+    #[must_use]
+    pub fn or_level(self, level: &str) -> LogSettings {
+        LogSettings {
+            format: self.format,
+            level: self.level.unwrap_or_else(|| level.to_owned()),
+        }
+    }
+}
+
+/// How a process logs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogSettings {
+    /// For people or for collectors.
+    pub format: Format,
+    /// A level, or directives as `info,broker=debug`.
+    pub level: String,
+}
+
+impl LogSettings {
+    /// As [`start`].
+    ///
+    /// # Errors
+    /// As [`start`].
+    pub fn start(&self) -> Result<Levels, Failure> {
+        start(self.format, &self.level)
+    }
+}
+
 /// Changes what a process logs, while it runs. Clones do the same.
 #[derive(Clone)]
 pub struct Levels {

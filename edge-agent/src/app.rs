@@ -20,15 +20,15 @@ use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
 use crate::clock::{AgentClock, Machine};
 use crate::commands::Commands;
 use crate::commands::restart::Restart;
-use crate::commands::work::{Tools, Workshop};
+use crate::commands::work::{SendRequest, Tools, Workshop};
 use crate::config::Config;
-use crate::driver::{Control, Driver};
+use crate::driver::Driver;
 use crate::ingest::Ingest;
-use crate::link::Link;
+use crate::link::{Link, LinkMeters, PUBLISHES_MAX};
 use crate::log_level::LogLevels;
-use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, LinkMeters, SessionMeters};
+use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
-use crate::session::Session;
+use crate::session::{Session, SessionConfig};
 use crate::source::Source;
 use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
 use crate::source::socket::SocketSource;
@@ -37,7 +37,10 @@ use crate::twin::knobs::{Knob, Knobs};
 use crate::twin::{self, Twin};
 
 /// Requests to the driver that may wait.
-const CONTROLS: usize = 16;
+const SEND_REQUESTS_QUEUE: usize = 16;
+
+/// Beside a full window, the link has room for reports, events and presence.
+const _: () = assert!(SessionConfig::WINDOW_BATCHES_MAX + 16 <= PUBLISHES_MAX as usize);
 
 /// How long a start waits for somebody who has the buffer only for a moment: the command line, when
 /// it changes a setting.
@@ -57,17 +60,17 @@ pub struct Agent;
 
 /// An agent that runs. Dropping it changes nothing: the lifecycle stops it.
 #[derive(Debug)]
-pub struct Running {
+pub struct RunningAgent {
     buffer: Buffer,
     ingest: Ingest,
     status: watch::Receiver<Status>,
-    controls: mpsc::Sender<Control>,
+    sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
     restart: Option<Restart>,
     intake: CancellationToken,
 }
 
-/// The sources, and how to ask the host source for a scan.
+/// The sources, and the channel to request a scan of the host source.
 struct Sources {
     all: Vec<Box<dyn Source>>,
     scans: Option<mpsc::Sender<ScanRequest>>,
@@ -84,7 +87,7 @@ impl Agent {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningAgent, Failure> {
         let knobs = knobs(&config);
         let sources = configured_sources(&config, &knobs).await?;
         Self::start_with(config, knobs, sources, lifecycle, health, registry).await
@@ -100,7 +103,7 @@ impl Agent {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningAgent, Failure> {
         let knobs = knobs(&config);
         let sources = Sources {
             all: sources,
@@ -116,12 +119,12 @@ impl Agent {
         lifecycle: &Lifecycle,
         health: &Health,
         registry: &mut Registry,
-    ) -> Result<Running, Failure> {
+    ) -> Result<RunningAgent, Failure> {
         certs::tls::install_crypto_provider();
         let clock = AgentClock::begin(Machine::new(config.clock.clone()));
         let stamps = clock.stamps();
         let buffer_health = health.component("agent-buffer");
-        // Another program that runs the agent inside itself is told at once.
+        // A program that runs the agent inside itself gets the error at once.
         let may_wait = config.own_process.is_some();
         let opened = open_patiently(&config.buffer, &clock, may_wait, &buffer_health);
         let opened = opened.await.map_err(|error| {
@@ -180,18 +183,18 @@ impl Agent {
             IngestMeters::register(registry),
             intake.clone(),
         );
-        let told = clock.clone();
-        registry.register_collector(Box::new(ClockCollector(move || told.report())));
+        let reported = clock.clone();
+        registry.register_collector(Box::new(ClockCollector(move || reported.report())));
         let counted = buffer.clone();
         registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
-        let (link, mut link_handle) = Link::new(
+        let (link, received) = Link::new(
             config.link.clone(),
             buffer.epochs(),
             clock.servers(),
             LinkMeters::register(registry),
         );
-        let (status, status_heard) = watch::channel(Status {
+        let (status, status_receiver) = watch::channel(Status {
             device: config.link.device.clone(),
             epoch: opened.epoch,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -213,7 +216,7 @@ impl Agent {
                 bytes_max: config.buffer.bytes_max,
             }),
         });
-        let (controls, controls_heard) = mpsc::channel(CONTROLS);
+        let (sending, send_requests) = mpsc::channel(SEND_REQUESTS_QUEUE);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
         let restart = config
             .own_process
@@ -231,33 +234,30 @@ impl Agent {
             progress: None,
             endings: tokio_util::task::TaskTracker::new(),
         };
-        let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.heard());
-        let commands = link_handle
-            .instructions
-            .take()
-            .map(|instructions| Commands {
+        let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.subscribe());
+        let commands = Commands {
+            buffer: buffer.clone(),
+            clock: clock.clone(),
+            link: received.state.clone(),
+            instructions: received.instructions,
+            workshop: Workshop {
                 buffer: buffer.clone(),
-                clock: clock.clone(),
-                link: link_handle.state.clone(),
-                instructions,
-                workshop: Workshop {
-                    buffer: buffer.clone(),
-                    controls: controls.clone(),
-                    programs: Arc::new(config.commands.exec.clone()),
-                    tools,
-                },
-                parallel: knobs.commands_parallel.heard(),
-                stop: lifecycle.token(),
-            });
-        let twin = link_handle.documents.take().map(|documents| Twin {
+                sending: sending.clone(),
+                programs: Arc::new(config.commands.exec.clone()),
+                tools,
+            },
+            parallel: knobs.commands_parallel.subscribe(),
+            stop: lifecycle.token(),
+        };
+        let twin = Twin {
             buffer: buffer.clone(),
             clock: Arc::new(clock.clone()),
-            link: link_handle.state.clone(),
-            documents,
+            link: received.state.clone(),
+            documents: received.documents,
             requests,
             knobs,
             stop: lifecycle.token(),
-        });
+        };
         let driver = Driver {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
@@ -266,8 +266,10 @@ impl Agent {
             probes: Probes::new(config.probes),
             buffer: buffer.clone(),
             clock,
-            link: link_handle,
-            controls: controls_heard,
+            link_state: received.state,
+            downlinks: received.downlinks,
+            link_stop: received.stop,
+            requests: send_requests,
             tuning,
             status,
             meters: SessionMeters::register(registry),
@@ -282,12 +284,8 @@ impl Agent {
         };
         lifecycle.spawn("link", linking.instrument(span.clone()));
         lifecycle.spawn("log level", log_level.run(lifecycle.token()));
-        if let Some(twin) = twin {
-            lifecycle.spawn("twin", twin.run().instrument(span.clone()));
-        }
-        if let Some(commands) = commands {
-            lifecycle.spawn("commands", commands.run().instrument(span.clone()));
-        }
+        lifecycle.spawn("twin", twin.run().instrument(span.clone()));
+        lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         let closing = buffer.clone();
         let driving = async move {
             let outcome = driver.run().await;
@@ -298,11 +296,11 @@ impl Agent {
         for source in sources.all {
             spawn_source(source, &ingest, &intake, lifecycle);
         }
-        Ok(Running {
+        Ok(RunningAgent {
             buffer,
             ingest,
-            status: status_heard,
-            controls,
+            status: status_receiver,
+            sending,
             twin: twin_requests,
             restart,
             intake,
@@ -310,7 +308,7 @@ impl Agent {
     }
 }
 
-impl Running {
+impl RunningAgent {
     /// Takes readings from code, beside those of the sources.
     #[must_use]
     pub fn ingest(&self) -> Ingest {
@@ -323,7 +321,7 @@ impl Running {
         self.buffer.balance()
     }
 
-    /// How the agent fares.
+    /// The agent's status now.
     #[must_use]
     pub fn status(&self) -> Status {
         with_counts(&self.buffer, self.status.borrow().clone())
@@ -346,7 +344,7 @@ impl Running {
     }
 
     /// The command that wants the process to run itself again, once the agent has ended; the one that
-    /// starts then is to be told of it by [`OwnProcess`](crate::OwnProcess).
+    /// starts then gets it by [`OwnProcess`](crate::OwnProcess).
     #[must_use]
     pub fn restart_wanted(&self) -> Option<CommandId> {
         self.restart.as_ref().and_then(Restart::wanted)
@@ -358,7 +356,7 @@ impl Running {
     pub async fn drain(&self, deadline: Duration) -> Balance {
         self.intake.cancel();
         // A driver that is gone has nothing to flush.
-        let _ = self.controls.send(Control::Flush(true)).await;
+        let _ = self.sending.send(SendRequest::Flush(true)).await;
         let mut status = self.status.clone();
         let drained = status.wait_for(|_| self.buffer.balance().pending == 0);
         let _ = timeout(deadline, drained).await;
@@ -390,7 +388,7 @@ fn with_counts(buffer: &Buffer, status: Status) -> Status {
     }
 }
 
-/// What the settings file says of what can change.
+/// The knobs, set as the settings file says.
 fn knobs(config: &Config) -> Knobs {
     let host = config.sources.host.clone().unwrap_or_default();
     let levels = config.own_process.as_ref().map(|own| own.levels.clone());
@@ -403,7 +401,7 @@ fn knobs(config: &Config) -> Knobs {
     }
 }
 
-/// Opens the buffer. A disk that is full or takes nothing may heal: then an agent that `may_wait` says
+/// Opens the buffer. A disk that is full or takes nothing may heal: then an agent that `may_wait` reports
 /// what is wrong, and tries again, ever more rarely. Nothing of the file is given up meanwhile.
 async fn open_patiently(
     settings: &BufferSettings,
@@ -449,11 +447,11 @@ async fn configured_sources(config: &Config, knobs: &Knobs) -> Result<Sources, F
         scans: None,
     };
     if let Some(host) = &config.sources.host {
-        let (scans, asked) = mpsc::channel(SCANS_QUEUE);
+        let (scans, requests) = mpsc::channel(SCANS_QUEUE);
         let source = HostSource::new(host.clone()).following(HostControls {
-            interval: knobs.host_interval.heard(),
-            dead_band: knobs.host_dead_band.heard(),
-            scans: asked,
+            interval: knobs.host_interval.subscribe(),
+            dead_band: knobs.host_dead_band.subscribe(),
+            scans: requests,
         });
         sources.all.push(Box::new(source));
         sources.scans = Some(scans);

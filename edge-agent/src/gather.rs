@@ -1,11 +1,11 @@
-//! What the session asks for → rows of the buffer → one payload that fits.
+//! A request of the session → rows of the buffer → one payload that fits.
 
 use schema::codec::{EncodeError, Encoder};
 use schema::message::ack::payload_digest;
 use schema::{Batch, SeqRange};
 
 use crate::buffer::{Buffer, BufferError, Taken};
-use crate::session::{Ask, Prepared};
+use crate::session::{BatchRequest, Prepared};
 
 /// Encodes, and keeps its memory between batches.
 #[derive(Debug, Default)]
@@ -30,18 +30,19 @@ pub(crate) enum GatherError {
 }
 
 impl Gatherer {
-    /// Makes the batch that the session asks for, with as many rows as there are and as fit.
+    /// Makes the batch that the session requests, with as many rows as there are and as fit.
     pub(crate) async fn gather(
         &mut self,
         buffer: &Buffer,
-        ask: &Ask,
+        request: &BatchRequest,
     ) -> Result<Gathered, GatherError> {
-        let Taken { batch, base, gone } =
-            buffer.read_ranges(ask.ranges.clone(), ask.rows_max).await?;
-        let (batch, payload) = self.encode(batch, ask.bytes_max)?;
+        let Taken { batch, base, gone } = buffer
+            .read_ranges(request.ranges.clone(), request.rows_max)
+            .await?;
+        let (batch, payload) = self.encode(batch, request.bytes_max)?;
         let rows = |seqs: SeqRange| SeqRange::new(base + seqs.first(), base + seqs.last());
         let prepared = Prepared {
-            batch: ask.batch,
+            batch: request.batch,
             sent: batch.ranges().filter_map(rows).collect(),
             gone,
             digest: payload.as_deref().map_or(0, payload_digest),

@@ -1,4 +1,4 @@
-//! The way in: readings from a source, or from code, to the buffer. What [`Ingest::append`]
+//! Intake: readings from a source, or from code, to the buffer. What [`Ingest::append`]
 //! returned `Ok` for is on disk.
 
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub enum IngestError {
     /// Too many at once.
     #[error("{readings} readings at once, at most {APPEND_READINGS_MAX} are accepted")]
     TooMany {
-        /// How many there were.
+        /// The number of readings in the append.
         readings: usize,
     },
     /// The agent is stopping.
@@ -179,7 +179,7 @@ const fn reading_label(error: &ReadingError) -> &'static str {
     }
 }
 
-/// Tells that a source's readings are refused, and that they are accepted again.
+/// Logs that a source's readings are refused, and that they are accepted again.
 #[derive(Debug)]
 pub(crate) struct Refusals {
     source: &'static str,

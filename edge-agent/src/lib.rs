@@ -10,15 +10,16 @@
 //!
 //! Beside that, [`commands`] and settings ([`twin`]) come down the link and are kept in the same file.
 //!
-//! Promises kept here: **P1** a reading is freed only by the bridge's word ([`session`]), **P5**
+//! Promises kept here: **P1** a reading is freed only by the bridge's acknowledgement ([`session`]), **P5**
 //! every queue has a bound and pressure ends on the disk, **P7** a command runs at most once ([`commands`]), **P8** accepted = committed + pending +
-//! quarantined + evicted + discarded, shown by [`Running::balance`] and the metrics.
+//! quarantined + evicted + discarded, shown by [`RunningAgent::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver`, `gather` and `probes` → [`buffer`] → [`link`] → [`ingest`] and
-//! [`source`] → [`commands`] and [`twin`] → `app` → [`config`].
+//! [`source`] → [`commands`] and [`twin`] → `app` → [`config`] → [`cli`].
 
 mod app;
 pub mod buffer;
+pub mod cli;
 pub mod clock;
 pub mod commands;
 pub mod config;
@@ -28,7 +29,7 @@ pub mod ingest;
 pub mod link;
 mod log_level;
 mod metrics;
-pub mod place;
+mod place;
 mod probes;
 mod repeat;
 pub mod session;
@@ -37,7 +38,7 @@ pub mod status;
 mod timekeeping;
 pub mod twin;
 
-pub use app::{Agent, Running};
+pub use app::{Agent, RunningAgent};
 pub use config::{Config, OwnProcess, Settings};
 pub use ingest::Ingest;
 pub use probes::ProbePauses;

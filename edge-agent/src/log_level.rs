@@ -1,5 +1,5 @@
-//! What the agent logs, changed while it runs: for good by a setting, for a while by a command,
-//! which goes before.
+//! The agent's log level, changed while it runs: for good by a setting, for a while by a command,
+//! which takes precedence.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub(crate) struct LogLevels {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Wanted {
     setting: Option<LogLevel>,
-    /// Until when, or until the agent starts again.
+    /// The level of a command, and until when it holds: `None` until the agent starts again.
     command: Option<(LogLevel, Option<Instant>)>,
 }
 
@@ -58,10 +58,10 @@ impl LogLevels {
 
     /// Changes the log until stopped.
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let mut heard = self.wanted.subscribe();
+        let mut wanted = self.wanted.subscribe();
         let mut now = None;
         loop {
-            let (level, until) = heard.borrow_and_update().at(Instant::now());
+            let (level, until) = wanted.borrow_and_update().at(Instant::now());
             if level != now
                 && let Some(levels) = &self.levels
             {
@@ -73,7 +73,7 @@ impl LogLevels {
             }
             let never = Instant::now();
             tokio::select! {
-                changed = heard.changed() => if changed.is_err() { return Ok(()) },
+                changed = wanted.changed() => if changed.is_err() { return Ok(()) },
                 () = sleep_until(until.unwrap_or(never)), if until.is_some() => {}
                 () = stop.cancelled() => return Ok(()),
             }
@@ -82,7 +82,7 @@ impl LogLevels {
 }
 
 impl Wanted {
-    /// The level that holds, and when that ends.
+    /// The level that holds now, and when that ends.
     fn at(self, now: Instant) -> (Option<LogLevel>, Option<Instant>) {
         match self.command {
             Some((level, None)) => (Some(level), None),

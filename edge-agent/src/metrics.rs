@@ -5,32 +5,17 @@
 
 use std::fmt;
 
-use daemon::Class;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use schema::message::{ClockReport, ClockState};
 
 use crate::buffer::Progress;
-
-/// What the link counts.
-#[derive(Debug, Clone, Default)]
-pub struct LinkMeters {
-    /// 1 while connected.
-    pub connected: Gauge,
-    /// Connections that came up.
-    pub connections: Counter,
-    /// Messages that could not be read.
-    pub unreadable: Counter,
-    /// Acknowledgements that found no room.
-    pub overflowed: Counter,
-    failures: Family<ClassLabel, Counter>,
-}
 
 /// What the session's driver counts.
 #[derive(Debug, Clone)]
@@ -44,7 +29,7 @@ pub(crate) struct SessionMeters {
     pub(crate) ack_latency: Histogram,
 }
 
-/// What the way in counts.
+/// What the intake counts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct IngestMeters {
     refused: Family<ReasonLabel, Counter>,
@@ -52,50 +37,8 @@ pub(crate) struct IngestMeters {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClassLabel {
-    class: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
-}
-
-impl LinkMeters {
-    pub(crate) fn register(registry: &mut Registry) -> Self {
-        let meters = Self::default();
-        registry.register(
-            "tideline_agent_connected",
-            "Whether the broker is connected and subscribed to",
-            meters.connected.clone(),
-        );
-        registry.register(
-            "tideline_agent_connections",
-            "Connections to the broker that came up",
-            meters.connections.clone(),
-        );
-        registry.register(
-            "tideline_agent_connection_failures",
-            "Attempts and connections that failed, by class",
-            meters.failures.clone(),
-        );
-        registry.register(
-            "tideline_agent_downlinks_unreadable",
-            "Messages for this device that could not be read",
-            meters.unreadable.clone(),
-        );
-        registry.register(
-            "tideline_agent_downlinks_overflowed",
-            "Acknowledgements dropped because too many waited; each costs a retransmission",
-            meters.overflowed.clone(),
-        );
-        meters
-    }
-
-    pub(crate) fn failed(&self, class: Class) {
-        let class = class.as_str();
-        self.failures.get_or_create(&ClassLabel { class }).inc();
-    }
 }
 
 impl SessionMeters {
@@ -255,7 +198,7 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
     }
 }
 
-/// Tells of the device's clock when it is scraped.
+/// Exports the state of the device's clock when it is scraped.
 pub(crate) struct ClockCollector<F>(pub(crate) F);
 
 impl<F: Fn() -> ClockReport + Send + Sync + 'static> Collector for ClockCollector<F> {

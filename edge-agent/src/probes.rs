@@ -1,4 +1,4 @@
-//! When a little of what is in quarantine is offered again without anybody asking. Pure: the time and
+//! When a little of what is in quarantine is offered again without a request. Pure: the time and
 //! random numbers are arguments.
 //!
 //! ```text
@@ -13,11 +13,11 @@
 //! column, the database's clock, a bridge's decoder, or time that passes. A probe finds out, and costs a
 //! tiny batch, once a day where nothing is ever mended.
 //!
-//! - Each reason has pauses of its own: what one cause does says nothing of another.
+//! - Each reason has pauses of its own: the causes are independent of each other.
 //! - A pause is at least half of its longest, at random: a fleet that was refused together does not come
 //!   together, nor does one that has been away together.
-//! - What is refused meanwhile begins the pauses anew, and puts no probe off: a source that is refused all
-//!   the time keeps nobody waiting.
+//! - A refusal in the meantime makes the pauses short again, but does not postpone the next probe: a source whose
+//!   readings are refused all the time must not keep others waiting.
 //! - One probe of a reason is under way at a time. One that is not answered for as long as the longest
 //!   pause is taken for refused.
 //! - Where the value itself is at fault, or its sequence is taken for good, nothing is offered.
@@ -35,7 +35,7 @@ use schema::message::{RejectReason, Rejection};
 pub struct ProbePauses {
     /// The longest that the first one may be. It doubles with each probe that was in vain.
     pub first: Duration,
-    /// The longest of all.
+    /// The longest pause: the doubling ends there.
     pub max: Duration,
 }
 
@@ -69,12 +69,12 @@ pub(crate) struct Probes {
     pauses: ProbePauses,
 }
 
-/// What is to be offered.
+/// Rows to be offered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offer {
-    /// Why it is in quarantine.
+    /// The reason for which the rows are in quarantine.
     pub(crate) reason: RejectReason,
-    /// Most rows.
+    /// The most rows to offer.
     pub(crate) rows_max: u64,
 }
 
@@ -82,17 +82,17 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 struct Probe {
     offer: Offer,
-    /// Its place among the counts.
+    /// The index of its reason in [`Counts`].
     place: usize,
     backoff: Backoff,
-    /// When the next is due; while one is under way, when it is given up.
+    /// When the next probe is due; while one is under way, when it counts as refused. Since the driver's start.
     due: Option<Duration>,
-    /// What was offered and is not answered.
+    /// Rows that were offered and are not answered yet.
     offered: RangeSet,
-    /// Rows in quarantine, as they were counted last.
+    /// Rows in quarantine for this reason, as counted last.
     held: u64,
-    /// And those that were refused since the start: where others are offered again at the same time, they
-    /// are no more than before.
+    /// Rows refused for it since the start, as counted last. `held` alone does not show a refusal: as many other
+    /// rows may have been offered again at the same time.
     refused: u64,
 }
 
@@ -167,7 +167,7 @@ impl Probes {
         self.all.iter().filter_map(|probe| probe.due).min()
     }
 
-    /// What is to be offered now. It is asked for again until there is no more.
+    /// The next offer that is due now; call it until there is none.
     pub(crate) fn due(&mut self, random: f64, now: Duration) -> Option<Offer> {
         for probe in &mut self.all {
             if probe.due.is_none_or(|due| now < due) {
@@ -181,7 +181,7 @@ impl Probes {
         None
     }
 
-    /// These rows were offered; none when there is nothing of which a probe could tell.
+    /// These rows were offered; none when there is nothing of which a probe could learn anything.
     pub(crate) fn offered(&mut self, reason: RejectReason, rows: RangeSet, now: Duration) {
         let given_up_at = now + self.pauses.max;
         if let Some(probe) = self.of(reason) {
@@ -246,7 +246,7 @@ impl Probes {
 }
 
 impl Probe {
-    /// Nothing to do, and nothing learnt.
+    /// No probe is due, and the pauses are as long as at first.
     fn rest(&mut self) {
         self.backoff.reset();
         self.due = None;
@@ -393,7 +393,7 @@ mod tests {
         for _ in 0..10 {
             pauses.push(world.left().unwrap());
             world.probe(&rows(1, 4)).unwrap();
-            // Half of it tells nothing yet.
+            // An answer to half of it decides nothing yet.
             world.refuse(&rows(3, 4), reason);
             assert_eq!(world.left(), None);
             assert!(world.refuse(&rows(1, 2), reason).is_empty());
@@ -428,7 +428,7 @@ mod tests {
         }
         world.probe(&rows(1, 4)).unwrap();
         world.change(RejectReason::TooNew, 50);
-        // Others' commits say nothing.
+        // Commits of other rows prove nothing.
         assert!(world.commit(&rows(5, 9)).is_empty());
         world.refuse(&rows(1, 2), reason);
         assert_eq!(world.commit(&rows(3, 3)), [reason]);
@@ -524,12 +524,12 @@ mod tests {
         world.change(reason, -20);
         world.refuse_and_offer(reason, 20, 20);
         assert_eq!(world.left(), Some(15 * MINUTE));
-        // Also where no row could tell before.
+        // Also where no row could show anything before.
         world.probe(&RangeSet::new()).unwrap();
         assert_eq!(world.left(), None);
         world.refuse_and_offer(reason, 1, 5);
         assert_eq!(world.left(), Some(15 * MINUTE));
-        // What the answer to a report says once more is no news.
+        // What the answer to a report repeats is nothing new.
         let again = [Rejection {
             range: SeqRange::new(20, 29).unwrap(),
             reason,

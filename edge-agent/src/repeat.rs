@@ -1,4 +1,4 @@
-//! Warnings that repeat: what is new is said at once, what lasts only now and then.
+//! Warnings that repeat: a new one is logged at once, one that lasts only now and then.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -23,13 +23,13 @@ impl Repeats {
         }
     }
 
-    /// Whether to say it.
+    /// Whether to log a warning with this text.
     pub(crate) fn is_due(&mut self, text: &str) -> bool {
         let is_new = self.last.as_deref() != Some(text);
         if is_new {
             self.last = Some(text.to_owned());
         }
-        // Asked in any case: news count against the limit too.
+        // Checked in any case: new texts count against the limit too.
         self.limiter.check().is_ok() || is_new
     }
 

@@ -1,4 +1,4 @@
-//! How the agent fares, for people and programs on this machine: `GET /status`, `edge-agent
+//! The agent's status, for people and programs on this machine: `GET /status`, `edge-agent
 //! status`, and the process that runs the agent inside itself.
 
 use std::collections::BTreeMap;
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::buffer::Storage;
 use crate::twin::local::rfc3339;
 
-/// A look at the agent.
+/// The agent's status at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
-    /// Which device this is.
+    /// The device's id.
     pub device: DeviceId,
     /// The epoch of this start.
     pub epoch: Epoch,
@@ -25,12 +25,12 @@ pub struct Status {
     pub connected: bool,
     /// The ledger's counts at this end, over all epochs that the buffer's file has seen.
     pub balance: Balance,
-    /// Those of the epoch of this start alone.
+    /// The counts of the epoch of this start alone.
     pub current: Balance,
     /// What is in quarantine, by reason.
     #[serde(default)]
     pub quarantine: BTreeMap<RejectReason, u64>,
-    /// When a little of it is offered again, to learn whether the cause is mended; `None` while nothing of it
+    /// When a little of the quarantine is offered again, to learn whether the cause is mended; `None` while nothing of it
     /// can be mended, a probe is under way, or there is no connection.
     #[serde(default)]
     pub next_probe: Option<NextProbe>,
@@ -38,17 +38,17 @@ pub struct Status {
     pub in_flight: InFlight,
     /// Waits to be sent.
     pub waiting: Waiting,
-    /// What is known of the device's clock; older agents do not say.
+    /// What is known of the device's clock; older agents do not send it.
     #[serde(default = "unknown_clock")]
     pub clock: ClockReport,
     /// Smoothed time from sending a batch to the bridge's acknowledgement, in seconds.
     pub ack_latency_seconds: Option<f64>,
     /// Why there is no connection, or what the buffer last failed to do.
     pub last_error: Option<String>,
-    /// How the buffer's file fares.
+    /// The health of the buffer's file.
     #[serde(default)]
     pub storage: Storage,
-    /// How much of the buffer is taken; older agents do not say.
+    /// How much of the buffer is taken; older agents do not send it.
     #[serde(default)]
     pub room: Option<Room>,
 }
@@ -56,13 +56,13 @@ pub struct Status {
 /// What pending readings take of the buffer, and may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
-    /// Readings.
+    /// Pending readings.
     pub rows: u64,
-    /// Most of them.
+    /// The most readings that may be pending.
     pub rows_max: u64,
     /// Their bytes, as the limit counts them.
     pub bytes: u64,
-    /// Most of these.
+    /// The most bytes that they may have.
     pub bytes_max: u64,
 }
 
@@ -77,23 +77,23 @@ impl Room {
     }
 }
 
-/// When something is offered again by itself.
+/// When the next probe offers readings again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextProbe {
-    /// Why it is in quarantine.
+    /// The reason for which they are in quarantine.
     pub reason: RejectReason,
     /// When, in milliseconds since the Unix epoch by this machine's clock.
     pub at_ms: u64,
 }
 
-/// What is in flight.
+/// Counts of what is in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InFlight {
-    /// Batches.
+    /// Number of unacknowledged batches.
     pub batches: usize,
-    /// Their rows.
+    /// Rows in them.
     pub rows: u64,
-    /// Their bytes.
+    /// Bytes of their payloads.
     pub bytes: usize,
 }
 
@@ -106,7 +106,7 @@ pub struct Waiting {
     pub history: u64,
     /// From payloads that the bridge refused, sent in ever smaller parts.
     pub suspect: u64,
-    /// Taken by a clock that nobody has compared, and held until one has.
+    /// Stamped by a clock that was not compared with another yet, and held until it is.
     #[serde(default)]
     pub untimed: u64,
 }

@@ -1,5 +1,5 @@
-//! The driver's part in knowing the time: it looks at the clocks, asks the bridge, says what changed in
-//! the log, and hands on what follows for the rows that wait.
+//! The driver's part in knowing the time: it looks at the clocks, requests the time from the bridge, logs what
+//! changed, and returns it, because rows may wait for it.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ pub(crate) struct Timekeeping {
 }
 
 impl Timekeeping {
-    /// Before the first connection; whether a bridge has told this device the time in an earlier run.
+    /// Before the first connection; whether a bridge has sent this device the time in an earlier run.
     pub(crate) fn new(clock: AgentClock, is_new: bool) -> Self {
         Self {
             clock,
@@ -41,12 +41,12 @@ impl Timekeeping {
         }
     }
 
-    /// What the bridge of this connection understands, once it said so.
+    /// The protocol that the bridge of this connection understands, once it has sent it.
     pub(crate) const fn protocol(&self) -> Option<u16> {
         self.exchange.protocol()
     }
 
-    /// Whether the bridge may say soon what it understands: what can wait, waits for that.
+    /// Whether the bridge may still send its protocol soon: what can wait, waits for that.
     pub(crate) fn may_greet(&self) -> bool {
         self.exchange.may_greet(self.clock.monotonic())
     }
@@ -57,37 +57,37 @@ impl Timekeeping {
         self.exchange.up(uplink.session(), now - since, now);
     }
 
-    /// The bridge said something else than the time.
-    pub(crate) fn heard(&mut self) {
-        self.exchange.heard(self.clock.monotonic());
+    /// The bridge sent something else than the time.
+    pub(crate) fn received_other(&mut self) {
+        self.exchange.received_other(self.clock.monotonic());
     }
 
     pub(crate) fn down(&mut self) {
         self.exchange.down();
     }
 
-    /// The bridge answered a birth or a question.
+    /// The bridge answered a birth or a request.
     pub(crate) fn hello(&mut self, hello: &Hello) -> Vec<Change> {
         let was_new = self.exchange.protocol().is_some();
         let now = self.clock.monotonic();
         let Some(answer) = self.exchange.hello(hello, now) else {
             return Vec::new();
         };
-        let trip_ms = (now - answer.asked_at) / 1000;
+        let trip_ms = (now - answer.requested_at) / 1000;
         debug!(
             trip_ms,
             protocol = hello.protocol,
-            "the bridge told the time"
+            "the bridge sent the time"
         );
         let changes = self.clock.hello(answer, hello.bridge_time_ms);
         if !was_new {
             let offset_ms = self.clock.report().offset_ms;
             info!(
                 protocol = hello.protocol,
-                offset_ms, "the bridge tells the time"
+                offset_ms, "the bridge sends the time"
             );
         }
-        self.told(changes)
+        self.log_changes(changes)
     }
 
     /// When [`Self::tick`] is due.
@@ -103,7 +103,7 @@ impl Timekeeping {
             .min(Instant::now() + Duration::from_micros(left))
     }
 
-    /// Looks, and asks.
+    /// Looks at the machine's clocks, and requests the time when that is due.
     pub(crate) fn tick(&mut self, uplink: Option<&Uplink>) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.look_at <= Instant::now() {
@@ -121,19 +121,19 @@ impl Timekeeping {
             self.exchange.hurry(self.clock.monotonic());
         }
         match self.exchange.due(rand::random(), self.clock.monotonic()) {
-            Some(Due::Ask { nonce, is_probing }) => {
+            Some(Due::Request { nonce, is_probing }) => {
                 say(uplink, &Event::TimeRequest(TimeRequest { nonce }));
                 if is_probing {
                     say(uplink, &probe());
                 }
             }
             Some(Due::Silent) => {
-                info!("the bridge is there and does not tell the time: it is an old one");
-                changes.extend(self.clock.nobody_tells());
+                info!("the bridge is there and does not send the time: it is an old one");
+                changes.extend(self.clock.bridge_is_silent());
             }
             None => {}
         }
-        self.told(changes)
+        self.log_changes(changes)
     }
 
     /// What is known could not be kept: the next look is a try.
@@ -141,7 +141,7 @@ impl Timekeeping {
         self.look_at = self.look_at.min(Instant::now() + LOOK_WAITING);
     }
 
-    fn told(&self, changes: Vec<Change>) -> Vec<Change> {
+    fn log_changes(&self, changes: Vec<Change>) -> Vec<Change> {
         for change in &changes {
             match change {
                 Change::Known(state) => {
@@ -171,7 +171,7 @@ impl Timekeeping {
 }
 
 /// What every bridge answers and none keeps: the state of a command that there never was. An old bridge
-/// has no other cause to speak to a device that waits for the time.
+/// has no other reason to send anything to a device that waits for the time.
 const fn probe() -> Event {
     Event::Command(CommandProgress {
         id: CommandId::from_bits(0),
@@ -181,7 +181,7 @@ const fn probe() -> Event {
     })
 }
 
-/// What the link does not take is asked again.
+/// Publishes an event; what the link does not take is requested again.
 fn say(uplink: Option<&Uplink>, event: &Event) {
     let Some(uplink) = uplink else {
         return;

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use edge_agent::session::{Ask, Effect, Input, Prepared, Session, SessionConfig};
+use edge_agent::session::{BatchRequest, Effect, Input, Prepared, Session, SessionConfig};
 use schema::codec::Encoder;
 use schema::message::ack::payload_digest;
 use schema::message::{
@@ -363,7 +363,7 @@ impl Device {
         Ok(None)
     }
 
-    fn prepare(&mut self, ask: &Ask, out: &mut Vec<Output>) -> Result<Prepared, Breach> {
+    fn prepare(&mut self, ask: &BatchRequest, out: &mut Vec<Output>) -> Result<Prepared, Breach> {
         let mut sent = RangeSet::new();
         let mut gone = RangeSet::new();
         let mut batch = Batch {

@@ -301,7 +301,7 @@ impl MemoryBuffer {
     /// Whether the ledger has confirmed everything that it has to hear.
     #[must_use]
     pub fn is_reported(&self) -> bool {
-        self.books.iter().all(|book| !book.account.awaits_word())
+        self.books.iter().all(|book| !book.account.awaits_ack())
     }
 
     fn set_aside(&mut self, range: SeqRange, reason: RejectReason) {

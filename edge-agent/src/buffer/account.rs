@@ -10,12 +10,12 @@
 //! ```
 //!
 //! The sets are disjoint and together hold every sequence; what is evicted follows from the rest,
-//! so a row that vanished unasked would be reported, never silently taken for delivered. The sets
+//! so a row that vanished by mistake would be reported, never silently taken for delivered. The sets
 //! that are kept stay small: pending is mostly one range, and settled one that grows.
 //!
 //! Each sequence counts once, by the strongest fate that is known: committed before discarded before
-//! evicted before quarantined before pending. A word that comes late changes nothing that is
-//! stronger, and a commit overrides everything.
+//! evicted before quarantined before pending. What comes late does not replace a stronger
+//! fate, and a commit overrides everything.
 //!
 //! One thing is forgotten: a sequence whose eviction or discard the ledger has confirmed stays so
 //! here, though a straying batch may still have it committed. The ledger counts it as committed.
@@ -55,25 +55,25 @@ pub struct Sets {
 /// Why a row is in quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cause {
-    /// The device's own word, which the ledger does not have yet: no reader could read it.
+    /// Whether the device itself decided that, because no reader could read the row; the ledger does not know yet.
     pub is_own: bool,
-    /// The reason.
+    /// Why the row is refused.
     pub reason: RejectReason,
 }
 
 /// Who gave a row up, and why it was in quarantine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GivenUp {
-    /// Who.
+    /// A person, or the quarantine's budget.
     pub by: DiscardedBy,
     /// Why it was in quarantine.
     pub reason: RejectReason,
 }
 
-/// What was counted.
+/// Sequences that are counted and kept no more.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// In the database.
+    /// Committed by the database.
     pub committed: u64,
     /// Dropped by a policy, or damaged.
     pub evicted: u64,
@@ -81,19 +81,19 @@ pub struct Counts {
     pub discarded: u64,
 }
 
-/// What a word has changed.
+/// What a settlement has changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
-    /// Rows that were pending and are free.
+    /// Rows that were pending and are needed no more.
     pub freed: RangeSet,
-    /// Rows that were in quarantine and are free.
+    /// Rows that were in quarantine and are needed no more.
     pub released: RangeSet,
     /// Rows that were pending and are in quarantine.
     pub quarantined: RangeSet,
 }
 
 impl Counts {
-    /// All of them.
+    /// The sum of the three.
     #[must_use]
     pub const fn sum(self) -> u64 {
         self.committed
@@ -101,7 +101,7 @@ impl Counts {
             .saturating_add(self.discarded)
     }
 
-    /// The identity's counts, with those that are not kept.
+    /// The ledger's counts: these, and the ones that the caller gives.
     #[must_use]
     pub const fn balance(self, accepted: u64, pending: u64, quarantined: u64) -> Balance {
         Balance {
@@ -128,13 +128,13 @@ impl std::ops::AddAssign for Counts {
 }
 
 impl Sets {
-    /// Everything in quarantine.
+    /// All sequences in quarantine.
     #[must_use]
     pub fn in_quarantine(&self) -> RangeSet {
         union(self.quarantined.values())
     }
 
-    /// The highest sequence in any of them.
+    /// The highest sequence in any of the sets.
     #[must_use]
     pub fn last(&self) -> Option<u64> {
         let all = std::iter::once(&self.settled).chain(self.quarantined.values());
@@ -143,7 +143,7 @@ impl Sets {
             .max()
     }
 
-    /// Whether a row of this sequence needs no keeping.
+    /// Whether the row of this sequence need not be kept.
     #[must_use]
     pub fn is_free(&self, seq: u64) -> bool {
         self.settled.contains(seq) || self.discarded.values().any(|set| set.contains(seq))
@@ -212,7 +212,7 @@ impl Account {
         is_counted.then_some(account)
     }
 
-    /// Its epoch.
+    /// The epoch whose account this is.
     #[must_use]
     pub const fn epoch(&self) -> Epoch {
         self.epoch
@@ -230,7 +230,7 @@ impl Account {
         &self.pending
     }
 
-    /// The sets beside it.
+    /// The sets beside the pending ones.
     #[must_use]
     pub const fn sets(&self) -> &Sets {
         &self.sets
@@ -254,7 +254,7 @@ impl Account {
         self.quarantined
     }
 
-    /// The identity's counts.
+    /// The ledger's counts of this epoch.
     #[must_use]
     pub fn balance(&self) -> Balance {
         debug_assert_eq!(self.pending_rows(), self.pending.count());
@@ -278,25 +278,25 @@ impl Account {
         evicted
     }
 
-    /// Whether something is in the account that an acknowledgement has to confirm.
+    /// Whether the account has something that an acknowledgement has to confirm.
     #[must_use]
-    pub fn awaits_word(&self) -> bool {
+    pub fn awaits_ack(&self) -> bool {
         let own = |cause: &Cause| cause.is_own;
         self.sets.quarantined.keys().any(own)
             || !self.sets.discarded.is_empty()
             || !self.evicted().is_empty()
     }
 
-    /// Whether no row of it is in the file for its value.
+    /// Whether the file keeps no row of the epoch for its value.
     #[must_use]
     pub fn holds_nothing(&self) -> bool {
         self.pending.is_empty() && self.sets.quarantined.is_empty()
     }
 
-    /// Whether nothing is left to be said of this epoch, once it has ended.
+    /// Whether nothing of this epoch is left to be sent or confirmed, once it has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.holds_nothing() && !self.awaits_word()
+        self.holds_nothing() && !self.awaits_ack()
     }
 
     /// Takes over the sequences up to `last_seq`.
@@ -315,8 +315,8 @@ impl Account {
         self.counts.evicted += self.leave_quarantine(victims).count();
     }
 
-    /// Takes the bridge's word, and the device's own about rows that no reader can read. Saying a
-    /// thing twice changes nothing.
+    /// Applies an acknowledgement, or the device's own decision about rows that no reader can read. Applying the
+    /// same twice changes nothing.
     pub fn settle(
         &mut self,
         committed: &RangeSet,
@@ -371,7 +371,7 @@ impl Account {
             reason,
         };
         self.put_in_quarantine(is_confirmed, &known);
-        // Where the row is still pending, this is the device's own word: the bridge cannot name a
+        // Where the row is still pending, the device itself decided this: the bridge cannot name a
         // sequence that it could not read. It is yet to be reported.
         let cause = Cause {
             is_own: reason == RejectReason::Undecodable,
@@ -382,7 +382,7 @@ impl Account {
         changed.quarantined.merge(&pending);
     }
 
-    /// Sets aside what is pending, on the device's own word. Returns it.
+    /// Puts all pending rows in quarantine, as the device's own decision. Returns them.
     pub fn set_aside(&mut self, reason: RejectReason) -> RangeSet {
         let pending = std::mem::take(&mut self.pending);
         let is_own = true;
@@ -422,7 +422,7 @@ impl Account {
         rows
     }
 
-    /// Gives rows up that are in quarantine. Returns them: they are free.
+    /// Gives up rows that are in quarantine. Returns them: the file need not keep them.
     pub fn discard(&mut self, set: &RangeSet, by: DiscardedBy) -> RangeSet {
         let mut all = RangeSet::new();
         let causes: Vec<Cause> = self.sets.quarantined.keys().copied().collect();
@@ -497,7 +497,7 @@ fn union<'a>(sets: impl Iterator<Item = &'a RangeSet>) -> RangeSet {
     all
 }
 
-/// Takes `set` out of all of them, and returns what was there.
+/// Takes `set` out of all the sets, and returns what was in one of them.
 fn take_out<K: Ord>(sets: &mut BTreeMap<K, RangeSet>, set: &RangeSet) -> RangeSet {
     let mut taken = RangeSet::new();
     if set.is_empty() {

@@ -1,4 +1,4 @@
-//! What a source hands over at once: readings, whose time each of them has, how long they may wait
+//! What a source hands over at once: readings, where the time of each comes from, how long they may wait
 //! for others to share their commit, and whether the source keeps what finds no room.
 //!
 //! A source never makes up a time of its own: a reading whose producer gave none says when it was
@@ -22,21 +22,21 @@ pub struct Append {
     pub can_hold_back: bool,
 }
 
-/// A reading, and whose time it has.
+/// A reading, and where its time comes from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// The reading.
     pub reading: Reading,
-    /// What its time is.
+    /// Where its time comes from.
     pub timing: Timing,
 }
 
-/// What the time of a reading is.
+/// Where the time of a reading comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Timing {
-    /// Its producer's, which stays as it is.
+    /// From its producer; it stays as it is.
     Given,
-    /// The agent's clock when it was read. The commit stamps it: later than any other of its sensor
+    /// From the agent's clock when it was read. The commit stamps it: later than any other of its sensor
     /// that was stamped, see [`schema::stamp`].
     Read,
 }
@@ -47,7 +47,7 @@ pub enum Hold {
     /// As long as [`super::BufferSettings::linger`] says: nobody waits for the answer.
     #[default]
     Linger,
-    /// At most so long, and no longer than that. Zero commits at once, with what came meanwhile: for
+    /// At most this long, and no longer than the linger. Zero commits at once, with what came meanwhile: for
     /// a producer that does nothing until it has its answer.
     AtMost(Duration),
 }
@@ -69,7 +69,7 @@ impl Append {
 }
 
 impl Hold {
-    /// The wait where an append lingers so long.
+    /// How long to wait, given the buffer's linger.
     pub(super) fn within(self, linger: Duration) -> Duration {
         match self {
             Self::Linger => linger,

@@ -1,4 +1,4 @@
-//! The table of commands: what was asked of this device, kept before it runs and after it ended, so
+//! The table of commands: what was sent to this device, kept before it runs and after it ended, so
 //! that nothing runs twice. Each change is its own transaction; commands are rare.
 //!
 //! A command is whole while it is open: until it has ended and the bridge has noted that. From then
@@ -7,7 +7,7 @@
 //! expired is never forgotten, and a new command has to wait.
 //!
 //! A row that makes no sense stops none of the others. When its id can be read, the command may have
-//! run: it ends as unknown, and is told so. When it cannot, the row is set aside, and with it goes the
+//! run: it ends as unknown, and is reported so. When it cannot, the row is set aside, and with it goes the
 //! memory of one command: orders from before are not run any more, as after a damaged file.
 
 use libsql::{Error, params};
@@ -15,7 +15,9 @@ use schema::limits::{COMMAND_BODY_BYTES_MAX, KEY_BYTES_MAX};
 use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use super::connect::number as first_number;
+use super::error::BufferError;
 use super::file::File;
+use super::handle::Buffer;
 use super::set_aside::OddRow;
 use super::stored::{self, Stored};
 
@@ -28,20 +30,20 @@ const FORGET_AT_ONCE: i64 = 64;
 /// A command and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCommand {
-    /// As the bridge sent it; without a name when only its withdrawal was heard.
+    /// As the bridge sent it; without a name when only its withdrawal was received.
     pub command: Command,
-    /// Where it stands.
+    /// Its state, its progress and its output so far.
     pub progress: CommandProgress,
-    /// Whether the bridge has noted that.
+    /// Whether the bridge has noted that state.
     pub noted: bool,
 }
 
 /// What became of a command that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kept {
-    /// It is on the disk now.
+    /// It was not known, and is on the disk now.
     New,
-    /// It was there; this is where it stands.
+    /// It is known; this is its state.
     Known(CommandProgress),
     /// It is not known, and there is no room. Nothing was kept.
     Full,
@@ -57,10 +59,10 @@ pub struct StoredCommands {
     pub forgot_until_ms: u64,
 }
 
-/// The table.
+/// The table's name.
 const TABLE: &str = "command_queue";
 
-/// What is read of it.
+/// The columns that are read.
 const COLUMNS: [&str; 9] = [
     "id",
     "name",
@@ -73,67 +75,183 @@ const COLUMNS: [&str; 9] = [
     "reported",
 ];
 
-/// What is told of a command whose row makes no sense.
+/// The output of a command whose row makes no sense.
 const ODD: &str = "what this device had kept of the command makes no sense; it may have run";
 
-/// What a row of the table says.
+/// A row of the table, as far as it makes sense.
 enum Found {
     Sound(StoredCommand),
-    /// Only its id does.
+    /// Only its id makes sense.
     Known(CommandId, OddRow),
-    /// Nothing does; this finds it again.
+    /// Nothing of it makes sense; the key finds the row again.
     Lost(RowKey, OddRow),
 }
 
 /// Finds a row by its key, of whatever type that is.
 pub(super) type RowKey = (String, Vec<u8>);
 
-/// Which rows are wanted.
+/// Which rows to read.
 enum Which {
     One(CommandId),
-    /// Those that are not known to have ended and been noted.
+    /// Rows that are not known to have ended and been noted.
     Open,
     All,
 }
 
-impl File {
-    /// Keeps a command unless it is known, or there is no room.
-    pub(super) async fn keep_command(
+impl Buffer {
+    /// Keeps a command in this state, unless it is known. Without room nothing is kept, and only
+    /// what is known is answered.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then it was not kept.
+    pub async fn keep_command(
         &self,
-        command: &Command,
+        command: Command,
         state: CommandState,
         has_room: bool,
-        now_ms: u64,
-    ) -> Result<Kept, Error> {
-        let id = id_bytes(command.id);
-        let mut known = self.find(Which::One(command.id)).await?;
-        if let Some(known) = known.pop() {
-            return Ok(Kept::Known(match known {
-                Found::Sound(known) => known.progress,
-                Found::Known(..) | Found::Lost(..) => unknown(command.id).progress,
-            }));
-        }
-        if !has_room || !self.has_place(now_ms).await? {
-            return Ok(Kept::Full);
-        }
-        self.connection
-            .execute(
-                "INSERT INTO command_queue (id, name, arguments, priority, state, received_at, \
-                 expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                params![
-                    id,
-                    command.name.as_str(),
-                    command.arguments.as_str(),
-                    i64::from(command.priority),
-                    number(state),
-                    time(now_ms),
-                    command.expires_at_ms
-                ],
-            )
-            .await?;
-        Ok(Kept::New)
+    ) -> Result<Kept, BufferError> {
+        self.write_table(async move |file, now_ms| {
+            let mut known = file.find(Which::One(command.id)).await?;
+            if let Some(known) = known.pop() {
+                return Ok(Kept::Known(match known {
+                    Found::Sound(known) => known.progress,
+                    Found::Known(..) | Found::Lost(..) => unknown(command.id).progress,
+                }));
+            }
+            if !has_room || !file.has_place(now_ms).await? {
+                return Ok(Kept::Full);
+            }
+            file.connection
+                .execute(
+                    "INSERT INTO command_queue (id, name, arguments, priority, state, received_at, \
+                     expires_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    params![
+                        id_bytes(command.id),
+                        command.name,
+                        command.arguments,
+                        i64::from(command.priority),
+                        number(state),
+                        time(now_ms),
+                        command.expires_at_ms
+                    ],
+                )
+                .await?;
+            Ok(Kept::New)
+        })
+        .await
     }
 
+    /// Writes the state of a command, which is then to be reported.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then nothing has changed.
+    pub async fn move_command(&self, progress: CommandProgress) -> Result<(), BufferError> {
+        self.write_table(async move |file, now_ms| {
+            let now = time(now_ms);
+            let started = (progress.state == CommandState::Running).then_some(now);
+            let ended = progress.state.is_final().then_some(now);
+            file.connection
+                .execute(
+                    "UPDATE command_queue SET state = ?, percent = ?, output = ?, reported = 0, \
+                     started_at = coalesce(started_at, ?), ended_at = coalesce(ended_at, ?) \
+                     WHERE id = ?",
+                    params![
+                        number(progress.state),
+                        i64::from(progress.percent),
+                        progress.output,
+                        started,
+                        ended,
+                        id_bytes(progress.id)
+                    ],
+                )
+                .await
+                .map(drop)
+        })
+        .await
+    }
+
+    /// Records what the bridge has noted and drops the bodies of what has ended; forgets commands that have
+    /// ended, were noted, and expired before a time in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn note_commands(
+        &self,
+        noted: Vec<Noted>,
+        forget_before_ms: i64,
+    ) -> Result<(), BufferError> {
+        self.write_table(async move |file, _| {
+            for Noted { id, state } in noted {
+                file.connection
+                    .execute(
+                        "UPDATE command_queue SET reported = 1, \
+                         arguments = CASE WHEN state > ?3 THEN '' ELSE arguments END, \
+                         output = CASE WHEN state > ?3 THEN '' ELSE output END \
+                         WHERE id = ?1 AND state = ?2",
+                        params![id_bytes(id), number(state), number(CommandState::Running)],
+                    )
+                    .await?;
+            }
+            file.connection
+                .execute(
+                    "DELETE FROM command_queue WHERE state > ? AND reported = 1 AND expires_at < ?",
+                    params![number(CommandState::Running), forget_before_ms],
+                )
+                .await
+                .map(drop)
+        })
+        .await
+    }
+
+    /// The commands that are open: those that have not ended, or whose end the bridge has not noted. Rows that
+    /// make no sense are mended or set aside.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn commands(&self) -> Result<StoredCommands, BufferError> {
+        self.read_table(TABLE, async |file, now_ms| {
+            file.drop_bodies().await?;
+            let mut found = StoredCommands::default();
+            let mut odd = Vec::new();
+            for row in file.find(Which::Open).await? {
+                match row {
+                    Found::Sound(known) => found.commands.push(known),
+                    Found::Known(id, row) => {
+                        found.commands.push(unknown(id));
+                        odd.push((Ok(id), row));
+                    }
+                    Found::Lost(key, row) => odd.push((Err(key), row)),
+                }
+            }
+            let odd_rows = odd.len() as u64;
+            if !odd.is_empty() {
+                let mend = async move |file: &mut File| {
+                    for (which, row) in odd {
+                        file.keep_aside(&row, now_ms).await?;
+                        match which {
+                            Ok(id) => file.end_as_unknown(id, now_ms).await?,
+                            Err(key) => file.delete_by_key(TABLE, "id", key).await?,
+                        }
+                    }
+                    Ok(())
+                };
+                file.transaction(mend).await?;
+            }
+            // After a recovery: see the head of this file.
+            let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log
+                             WHERE kind = 4 AND typeof(at_ms) = 'integer'";
+            let recovered = first_number(&file.connection, recovered).await?;
+            let aside = file.aside().await?;
+            found.forgot_until_ms = u64::try_from(recovered)
+                .unwrap_or(0)
+                .max(aside.commands_at_ms);
+            Ok((found, odd_rows))
+        })
+        .await
+    }
+}
+
+impl File {
     /// Whether one more may be kept. Of those that have ended, been noted and expired some are
     /// forgotten for it.
     async fn has_place(&self, now_ms: u64) -> Result<bool, Error> {
@@ -155,106 +273,6 @@ impl File {
             )
             .await?;
         Ok(forgotten > 0)
-    }
-
-    /// Writes where a command stands; the bridge has not noted that yet.
-    pub(super) async fn move_command(
-        &self,
-        progress: &CommandProgress,
-        now_ms: u64,
-    ) -> Result<(), Error> {
-        let now = time(now_ms);
-        let started = (progress.state == CommandState::Running).then_some(now);
-        let ended = progress.state.is_final().then_some(now);
-        self.connection
-            .execute(
-                "UPDATE command_queue SET state = ?, percent = ?, output = ?, reported = 0, \
-                 started_at = coalesce(started_at, ?), ended_at = coalesce(ended_at, ?) \
-                 WHERE id = ?",
-                params![
-                    number(progress.state),
-                    i64::from(progress.percent),
-                    progress.output.as_str(),
-                    started,
-                    ended,
-                    id_bytes(progress.id)
-                ],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// Takes down what the bridge has noted, drops the bodies of what has ended, and forgets commands that ended, were noted and
-    /// expired before `forget_before_ms`.
-    pub(super) async fn note_commands(
-        &self,
-        noted: &[Noted],
-        forget_before_ms: i64,
-    ) -> Result<(), Error> {
-        for Noted { id, state } in noted {
-            self.connection
-                .execute(
-                    "UPDATE command_queue SET reported = 1, \
-                     arguments = CASE WHEN state > ?3 THEN '' ELSE arguments END, \
-                     output = CASE WHEN state > ?3 THEN '' ELSE output END \
-                     WHERE id = ?1 AND state = ?2",
-                    params![id_bytes(*id), number(*state), number(CommandState::Running)],
-                )
-                .await?;
-        }
-        self.connection
-            .execute(
-                "DELETE FROM command_queue WHERE state > ? AND reported = 1 AND expires_at < ?",
-                params![number(CommandState::Running), forget_before_ms],
-            )
-            .await?;
-        Ok(())
-    }
-
-    /// The commands that are open. Rows that make no sense are mended or set aside on the way, and
-    /// counted in the second value.
-    pub(super) async fn commands(&mut self, now_ms: u64) -> Result<(StoredCommands, u64), Error> {
-        self.drop_bodies().await?;
-        let mut found = StoredCommands::default();
-        let mut odd = Vec::new();
-        for row in self.find(Which::Open).await? {
-            match row {
-                Found::Sound(known) => found.commands.push(known),
-                Found::Known(id, row) => {
-                    found.commands.push(unknown(id));
-                    odd.push((Ok(id), row));
-                }
-                Found::Lost(key, row) => odd.push((Err(key), row)),
-            }
-        }
-        let odd_rows = odd.len() as u64;
-        if !odd.is_empty() {
-            self.begin().await?;
-            let mended = async {
-                for (which, row) in odd {
-                    self.keep_aside(&row, now_ms).await?;
-                    match which {
-                        Ok(id) => self.end_as_unknown(id, now_ms).await?,
-                        Err(key) => self.delete_by_key(TABLE, "id", key).await?,
-                    }
-                }
-                self.commit().await
-            }
-            .await;
-            if let Err(error) = mended {
-                self.rollback().await;
-                return Err(error);
-            }
-        }
-        // A recovery: see the table's description.
-        let recovered = "SELECT coalesce(max(at_ms), 0) FROM sync_log
-                         WHERE kind = 4 AND typeof(at_ms) = 'integer'";
-        let recovered = first_number(&self.connection, recovered).await?;
-        let aside = self.aside().await?;
-        found.forgot_until_ms = u64::try_from(recovered)
-            .unwrap_or(0)
-            .max(aside.commands_at_ms);
-        Ok((found, odd_rows))
     }
 
     /// Deletes a row by its key, of whatever type that is.
@@ -369,10 +387,8 @@ impl File {
         }
         Ok(found)
     }
-}
 
-impl File {
-    /// Of what an agent before 0.2 kept whole.
+    /// Drops the bodies of ended commands, which an agent before 0.2 kept.
     async fn drop_bodies(&self) -> Result<(), Error> {
         let some = "UPDATE command_queue SET arguments = '', output = '' WHERE id IN (SELECT id \
              FROM command_queue WHERE state > ? AND reported = 1 \
@@ -383,7 +399,7 @@ impl File {
     }
 }
 
-/// What finds a row again, whose key is `key` and stands as a blob in `column`.
+/// What finds a row again by its key, whatever that is: `key`, which stands as a blob in `column`, too.
 pub(super) fn row_key(key: &Stored, row: &libsql::Row, column: usize) -> Result<RowKey, Error> {
     let kind = match key {
         Stored::Null => "null",

@@ -270,7 +270,7 @@ impl<'a> Commit<'a> {
             is_spent: true,
         }) = self.anchor
         {
-            // Turned away: it stands in the file for its number alone.
+            // Its reading was evicted at once: the row is there for its number alone.
             self.file
                 .add_row(key, key.spent_mark(), libsql::Value::Null)
                 .await?;
@@ -384,7 +384,7 @@ impl<'a> Commit<'a> {
     /// Writes what has changed of the accounts, commits, and only then changes the memory.
     async fn finish(&mut self, now_ms: u64) -> Result<(), libsql::Error> {
         let state = &mut *self.state;
-        // The first rows of an epoch bring its name along; later ones need no word on it.
+        // The first rows of an epoch bring its name along; later ones need not.
         let begins = self.last_row > state.epochs.last_row() && !state.epochs.is_begun();
         let mut plan: Option<Plan> = None;
         if self.deleted.is_some() || !self.evicted.is_empty() || begins {

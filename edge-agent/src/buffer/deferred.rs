@@ -38,7 +38,7 @@ impl Deferred {
         !self.is_account_due && self.rows_count == 0
     }
 
-    /// Whether the file's accounts say less.
+    /// Whether the file's accounts lack a settlement.
     pub(super) const fn is_account_due(&self) -> bool {
         self.is_account_due
     }

@@ -1,4 +1,4 @@
-//! Why the buffer could not do what was asked, and what to do about it.
+//! Why a request to the buffer failed, and what to do about it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ mod code {
     pub(super) const NOT_A_DATABASE: i32 = 26;
 }
 
-/// Why the buffer could not do what was asked.
+/// Why a request to the buffer failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum BufferError {
     /// A setting makes no sense.
@@ -36,7 +36,7 @@ pub enum BufferError {
     Newer {
         /// The buffer's file.
         path: PathBuf,
-        /// The file's schema.
+        /// The version of the file's schema.
         found: i64,
         /// The highest schema that this build knows.
         known: i64,
@@ -52,9 +52,9 @@ pub enum BufferError {
     File {
         /// What was tried.
         action: &'static str,
-        /// On which file.
+        /// The file on which it was tried.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: Arc<std::io::Error>,
     },
     /// No room: nothing of the request was written.
@@ -68,7 +68,7 @@ pub enum BufferError {
     ReadOnly {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// The disk does not do what it should: nothing of the request was written.
@@ -76,7 +76,7 @@ pub enum BufferError {
     Disk {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// The file is not where it was: what is written now would be lost with this process.
@@ -90,7 +90,7 @@ pub enum BufferError {
     Damaged {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// Anything else that libSQL reports: nothing of the request was written.
@@ -98,7 +98,7 @@ pub enum BufferError {
     Database {
         /// The buffer's file.
         path: PathBuf,
-        /// What libSQL said.
+        /// libSQL's error.
         source: Arc<libsql::Error>,
     },
     /// The buffer is closed, or its thread has ended.

@@ -40,7 +40,7 @@ pub enum Policy {
     DropNewest,
     /// Half of the readings, from the oldest on: the course matters, at half the resolution.
     ThinOut,
-    /// None that it holds: whoever hands one over too many keeps it.
+    /// None that it holds: a source that hands over one too many keeps it.
     Never,
 }
 
@@ -71,7 +71,7 @@ pub struct Policies {
 pub(super) struct Candidate {
     pub(super) seq: u64,
     pub(super) sensor: SensorId,
-    /// As the limit counts them.
+    /// Bytes of the row, as the limit counts them.
     pub(super) bytes: u64,
 }
 

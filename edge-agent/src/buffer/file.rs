@@ -95,6 +95,22 @@ impl File {
         }
     }
 
+    /// Runs `work` in a transaction: all of it is kept, or nothing.
+    pub(super) async fn transaction(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.begin().await?;
+        let mut done = work(self).await;
+        if done.is_ok() {
+            done = self.commit().await;
+        }
+        if done.is_err() {
+            self.rollback().await;
+        }
+        done
+    }
+
     /// Adds a row. It is written with those around it, at the latest by [`Self::finish_rows`].
     pub(super) async fn add_row(
         &mut self,
@@ -238,17 +254,11 @@ impl File {
 
     /// Writes, and changes nothing: whether the disk takes it.
     pub(super) async fn probe(&mut self) -> Result<(), Error> {
-        self.begin().await?;
-        let done = async {
+        self.transaction(async |file| {
             let same = format!("PRAGMA user_version = {SCHEMA_VERSION}");
-            number(&self.connection, &same).await?;
-            self.commit().await
-        }
-        .await;
-        if done.is_err() {
-            self.rollback().await;
-        }
-        done
+            number(&file.connection, &same).await.map(drop)
+        })
+        .await
     }
 
     /// Writes all that this file holds into a new one.

@@ -4,26 +4,22 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Clock;
-use schema::message::{
-    Ack, Command, CommandProgress, CommandState, ConfigEntry, EpochAccount, Noted, RejectReason,
-    Rejection,
-};
+use schema::message::{Ack, EpochAccount, Rejection};
 use schema::{Balance, Batch, Epoch, RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::append::Append;
-use super::commands::{Kept, StoredCommands};
 use super::epochs::Run;
 use super::error::BufferError;
+use super::file::File;
 use super::recovery::Recovery;
-use super::request::{REQUESTS_MAX, Reply, Request};
 use super::row::ReadingError;
 use super::settings::BufferSettings;
 use super::shows::{Evictions, Progress, Shows};
-use super::small_tables::{Origin, StoredSetting};
 use super::starts::Starts;
 use super::trouble::Storage;
-use crate::clock::core::{Release, StartClock};
+use super::writer::{Acknowledged, REQUESTS_MAX, Reply, Request, Writer};
+use crate::clock::core::StartClock;
 
 /// A buffer. Clones share it; it closes when the last one is dropped, or by [`Buffer::close`].
 #[derive(Debug, Clone)]
@@ -34,9 +30,9 @@ pub struct Buffer {
     evictions: Evictions,
     requeued: Evictions,
     /// The epochs that had rows in the file when it was opened, and those that began since.
-    runs: Arc<Mutex<Vec<Run>>>,
+    pub(super) runs: Arc<Mutex<Vec<Run>>>,
     /// The epoch that takes new rows.
-    epoch: watch::Sender<Epoch>,
+    pub(super) epoch: watch::Sender<Epoch>,
     ended: watch::Receiver<bool>,
 }
 
@@ -51,9 +47,9 @@ pub struct Opened {
     pub last_row: u64,
     /// The rows that wait for an acknowledgement, of this and of earlier epochs.
     pub pending: RangeSet,
-    /// What the clocks of earlier starts say.
+    /// What is known of the clocks of earlier starts.
     pub starts: Starts,
-    /// What the bridge understood that was heard last; 0 when none has ever said so.
+    /// The protocol of the bridge that sent one last; 0 when none ever has.
     pub bridge_protocol: u16,
     /// What was done about a damaged file, if it was.
     pub recovery: Option<Recovery>,
@@ -64,7 +60,7 @@ pub struct Opened {
 pub struct Appended {
     /// The row numbers given, in the order of the readings. `None` when each was refused.
     pub range: Option<SeqRange>,
-    /// Readings that were not accepted, by their index; the source must hear of them.
+    /// Readings that were not accepted, by their index; the source has to be given them.
     pub refused: Vec<(usize, ReadingError)>,
 }
 
@@ -77,10 +73,9 @@ pub struct Submitted(oneshot::Receiver<Result<Appended, BufferError>>);
 pub struct Taken {
     /// The rows, ascending by sequence; of one epoch.
     pub batch: Batch,
-    /// What makes row numbers of the batch's sequences, when it is added.
+    /// To be added to the batch's sequences; the sum is a row number.
     pub base: u64,
-    /// Rows that were asked for, lie before the end of the batch, and are not pending:
-    /// evicted, or settled.
+    /// Requested rows that lie before the end of the batch and are not pending: evicted, or settled.
     pub gone: RangeSet,
 }
 
@@ -96,8 +91,8 @@ impl Buffer {
         Self::open_with(settings, clock, None).await
     }
 
-    /// As [`Self::open`]; `start` is kept beside the epoch of this start, whose stamps `clock` then
-    /// tells on its axis.
+    /// As [`Self::open`]; `start` is kept beside the epoch of this start, on whose axis
+    /// `clock` then gives the stamps.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -163,9 +158,7 @@ impl Buffer {
     /// # Errors
     /// [`BufferError::Closed`].
     pub async fn submit(&self, append: Append) -> Result<Submitted, BufferError> {
-        let answer = self
-            .begin(|reply| Request::Append { append, reply })
-            .await?;
+        let answer = self.begin(|reply| Request::Append(append, reply)).await?;
         Ok(Submitted(answer))
     }
 
@@ -188,22 +181,18 @@ impl Buffer {
         ranges: RangeSet,
         rows_max: usize,
     ) -> Result<Taken, BufferError> {
-        self.ask(|reply| Request::Read {
-            ranges,
-            rows_max,
-            reply,
-        })
-        .await
+        self.ask(|reply| Request::Read(ranges, rows_max, reply))
+            .await
     }
 
-    /// Takes the bridge's word: exactly the committed rows are freed, and the rejected ones are in
+    /// Applies an acknowledgement: exactly the committed rows are freed, and the rejected ones are in
     /// quarantine. Returns the balance that results.
     ///
     /// It counts at once; the disk follows with the next append's commit, or after
     /// `settle_linger`. A crash in between leaves the rows pending, which costs a retransmission.
     ///
-    /// Rows rejected as [`RejectReason::Undecodable`] while they are pending are the device's own
-    /// word: they are reported until an ack confirms them.
+    /// Rows rejected as [`RejectReason::Undecodable`](schema::message::RejectReason::Undecodable) while they are
+    /// pending are the device's own decision: they are reported until an ack confirms them.
     ///
     /// # Errors
     /// [`BufferError::Closed`].
@@ -214,14 +203,13 @@ impl Buffer {
         rejected: Vec<Rejection>,
         evicted_confirmed: RangeSet,
     ) -> Result<Balance, BufferError> {
-        self.ask(|reply| Request::Settle {
-            epoch: Some(epoch),
+        let acknowledged = Acknowledged {
             committed,
             rejected,
             evicted: evicted_confirmed,
-            reply,
-        })
-        .await
+        };
+        self.ask(|reply| Request::Settle(Some(epoch), acknowledged, reply))
+            .await
     }
 
     /// As [`Self::settle`], by row number, of whatever epoch.
@@ -234,54 +222,13 @@ impl Buffer {
         rejected: Vec<Rejection>,
         evicted_confirmed: RangeSet,
     ) -> Result<Balance, BufferError> {
-        self.ask(|reply| Request::Settle {
-            epoch: None,
+        let acknowledged = Acknowledged {
             committed,
             rejected,
             evicted: evicted_confirmed,
-            reply,
-        })
-        .await
-    }
-
-    /// Decides what becomes of the rows of starts that were held, in one commit that is on disk when
-    /// this returns, and keeps what is known of this start's clock. With news of the time, what was
-    /// refused because of its time is offered again.
-    ///
-    /// # Errors
-    /// [`BufferError`]; then nothing has changed.
-    pub async fn release(
-        &self,
-        verdicts: Vec<(Epoch, Release)>,
-        current: StartClock,
-        is_news: bool,
-    ) -> Result<(), BufferError> {
-        self.ask(|reply| Request::Release {
-            verdicts,
-            current,
-            is_news,
-            reply,
-        })
-        .await
-    }
-
-    /// Begins a new epoch while running: readings that come from now on are in an order of their own,
-    /// which `start` knows the clock of. One that has no rows is used anew. Nothing is written before the
-    /// first of its rows.
-    ///
-    /// # Errors
-    /// [`BufferError::Closed`].
-    pub async fn begin_again(&self, start: StartClock) -> Result<(), BufferError> {
-        let begun = self.ask(|reply| Request::BeginAgain { start, reply });
-        if let Some([ended, begun]) = begun.await? {
-            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = runs.iter_mut().find(|run| run.epoch == ended.epoch);
-            before.into_iter().for_each(|run| *run = ended);
-            runs.push(begun);
-            drop(runs);
-            self.epoch.send_replace(begun.epoch);
-        }
-        Ok(())
+        };
+        self.ask(|reply| Request::Settle(None, acknowledged, reply))
+            .await
     }
 
     /// The epoch that takes new rows. Costs nothing.
@@ -294,54 +241,6 @@ impl Buffer {
     #[must_use]
     pub fn epochs(&self) -> watch::Receiver<Epoch> {
         self.epoch.subscribe()
-    }
-
-    /// What is in quarantine for one of these reasons, or for any, is to be offered again: a part
-    /// of it at a time, as history. Returns how many readings that are.
-    ///
-    /// # Errors
-    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
-    pub async fn requeue(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
-        self.ask(|reply| Request::Requeue { reasons, reply }).await
-    }
-
-    /// Some of what is in quarantine for this reason is to be offered again, at most so many rows, which
-    /// ones depends on `chance`: none of a start whose clock is shown wrong. Returns the rows.
-    ///
-    /// # Errors
-    /// [`BufferError::Closed`].
-    pub async fn offer_sample(
-        &self,
-        reason: RejectReason,
-        rows_max: u64,
-        chance: u64,
-    ) -> Result<RangeSet, BufferError> {
-        self.ask(|reply| Request::OfferSample {
-            reason,
-            rows_max,
-            chance,
-            reply,
-        })
-        .await
-    }
-
-    /// Gives up what is in quarantine for one of these reasons, or for any, as a person has asked
-    /// for. Returns how many readings that were.
-    ///
-    /// # Errors
-    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
-    pub async fn discard(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
-        self.ask(|reply| Request::Discard { reasons, reply }).await
-    }
-
-    /// Offers all of the quarantine again if it was refused for another version of the agent, or
-    /// by a bridge of another protocol. Returns how many readings that are. What the bridge understands
-    /// is kept, see [`Opened::bridge_protocol`].
-    ///
-    /// # Errors
-    /// [`BufferError::Closed`].
-    pub async fn offer(&self, protocol: Option<u16>) -> Result<u64, BufferError> {
-        self.ask(|reply| Request::Offer { protocol, reply }).await
     }
 
     /// Rows that were offered again since this was last called, for the one session.
@@ -385,88 +284,7 @@ impl Buffer {
     /// # Errors
     /// [`BufferError::Closed`].
     pub async fn report(&self) -> Result<Vec<EpochAccount>, BufferError> {
-        self.ask(|reply| Request::Report { reply }).await
-    }
-
-    /// Keeps a command in this state, unless it is known. Without room nothing is kept, and only
-    /// what is known is answered.
-    ///
-    /// # Errors
-    /// [`BufferError`]; then it was not kept.
-    pub async fn keep_command(
-        &self,
-        command: Command,
-        state: CommandState,
-        has_room: bool,
-    ) -> Result<Kept, BufferError> {
-        self.ask(|reply| Request::KeepCommand {
-            command,
-            state,
-            has_room,
-            reply,
-        })
-        .await
-    }
-
-    /// Writes where a command stands, which the bridge is then to be told.
-    ///
-    /// # Errors
-    /// [`BufferError`]; then nothing has changed.
-    pub async fn move_command(&self, progress: CommandProgress) -> Result<(), BufferError> {
-        self.ask(|reply| Request::MoveCommand { progress, reply })
-            .await
-    }
-
-    /// Takes down what the bridge has noted; forgets commands that have ended, were noted, and
-    /// expired before a time in milliseconds since the Unix epoch.
-    ///
-    /// # Errors
-    /// [`BufferError`].
-    pub async fn note_commands(
-        &self,
-        noted: Vec<Noted>,
-        forget_before_ms: i64,
-    ) -> Result<(), BufferError> {
-        self.ask(|reply| Request::NoteCommands {
-            noted,
-            forget_before_ms,
-            reply,
-        })
-        .await
-    }
-
-    /// The commands that are open: those that have not ended, or whose end the bridge has not noted.
-    ///
-    /// # Errors
-    /// [`BufferError`].
-    pub async fn commands(&self) -> Result<StoredCommands, BufferError> {
-        self.ask(|reply| Request::Commands { reply }).await
-    }
-
-    /// Keeps settings in one commit, each unless one that wins is there: with a later clock, or the
-    /// same and a greater value.
-    ///
-    /// # Errors
-    /// [`BufferError`]; then none was kept.
-    pub async fn keep_config(
-        &self,
-        entries: Vec<ConfigEntry>,
-        origin: Origin,
-    ) -> Result<(), BufferError> {
-        self.ask(|reply| Request::KeepConfig {
-            entries,
-            origin,
-            reply,
-        })
-        .await
-    }
-
-    /// The settings that were kept, by key.
-    ///
-    /// # Errors
-    /// [`BufferError`].
-    pub async fn config(&self) -> Result<Vec<StoredSetting>, BufferError> {
-        self.ask(|reply| Request::Config { reply }).await
+        self.run(async |writer| Ok(writer.report())).await
     }
 
     /// The counts of all epochs that the file has seen. Costs nothing.
@@ -481,7 +299,7 @@ impl Buffer {
         *self.progress.borrow()
     }
 
-    /// How the file fares. Wakes its holder when that changes.
+    /// The health of the file. Wakes its holder when that changes.
     #[must_use]
     pub fn storage(&self) -> watch::Receiver<Storage> {
         self.storage.clone()
@@ -505,8 +323,11 @@ impl Buffer {
     /// [`BufferError`].
     #[doc(hidden)]
     pub async fn limit_file_pages(&self, pages_max: u32) -> Result<(), BufferError> {
-        self.ask(|reply| Request::LimitPages { pages_max, reply })
-            .await
+        self.run(async move |writer| {
+            let limited = writer.file.limit_pages(pages_max).await;
+            limited.map_err(|error| writer.failed(error))
+        })
+        .await
     }
 
     /// Commits what waits and closes the file. Later requests get [`BufferError::Closed`].
@@ -514,8 +335,57 @@ impl Buffer {
         // A send can only fail when the thread has ended.
         let _ = self.requests.send(Request::Close).await;
         let mut ended = self.ended.clone();
-        // An error says that the thread is gone: ended all the same.
+        // An error means that the thread is gone: ended all the same.
         let _ = ended.wait_for(|ended| *ended).await;
+    }
+
+    /// Has the thread run `work`, in turn with other requests.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce(&mut Writer) -> Result<T, BufferError> + Send + 'static,
+    ) -> Result<T, BufferError> {
+        self.ask(|reply| {
+            Request::Run(Box::new(move |writer| {
+                Box::pin(async move {
+                    // The caller may be gone.
+                    let _ = reply.send(work(writer).await);
+                })
+            }))
+        })
+        .await
+    }
+
+    /// As [`Self::run`], for what concerns the file alone; `work` is given the wall time in milliseconds, too.
+    pub(super) async fn write_table<T: Send + 'static>(
+        &self,
+        work: impl AsyncFnOnce(&mut File, u64) -> Result<T, libsql::Error> + Send + 'static,
+    ) -> Result<T, BufferError> {
+        self.run(async move |writer| {
+            let now_ms = writer.clock.now_ms();
+            writer
+                .in_place(async move |file: &mut File| work(file, now_ms).await)
+                .await
+        })
+        .await
+    }
+
+    /// As [`Self::write_table`], for reading all of `table`; `work` also says how many of its rows made no sense
+    /// and were set aside.
+    pub(super) async fn read_table<T: Send + 'static>(
+        &self,
+        table: &'static str,
+        work: impl AsyncFnOnce(&mut File, u64) -> Result<(T, u64), libsql::Error> + Send + 'static,
+    ) -> Result<T, BufferError> {
+        self.run(async move |writer| {
+            let now_ms = writer.clock.now_ms();
+            let read = work(&mut writer.file, now_ms).await;
+            let (content, odd) = read.map_err(|error| writer.failed(error))?;
+            if odd > 0 {
+                writer.note_odd(odd, table).await;
+            }
+            Ok(content)
+        })
+        .await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, BufferError> {

@@ -1,5 +1,5 @@
 //! Reads a file's whole content into what the buffer keeps in memory, and checks all of it on the
-//! way: what says something else than was written is damage.
+//! way: whatever is not as it was written is damage.
 
 use schema::{Epoch, Hlc, HlcClock, RangeSet, SensorName, SeqRange};
 
@@ -25,7 +25,7 @@ pub(super) struct State {
     pub(super) text_bytes: u64,
     /// Bytes of the texts in quarantine.
     pub(super) quarantined_text_bytes: u64,
-    /// For whom the quarantine was offered last: agent and bridge.
+    /// The agent and the bridge for which the quarantine was offered last.
     pub(super) offered: Option<Entry>,
     /// The row number before which names are not forgotten again.
     pub(super) forget_sensors_from: u64,
@@ -46,7 +46,7 @@ const CONTRADICTION: &str = "the counters of sync_log contradict the rows";
 /// Why a file cannot be read.
 #[derive(Debug)]
 pub(super) enum LoadError {
-    /// It does not say what was written.
+    /// Its content is not what was written.
     Damaged(String),
     /// libSQL failed.
     Database(libsql::Error),
@@ -102,7 +102,7 @@ pub(super) async fn load(
         .max()
         .unwrap_or(0);
     let mut ended = Vec::with_capacity(found.len());
-    // A row in quarantine that is not there has vanished unasked.
+    // A row in quarantine that is not in the file has vanished by mistake.
     let in_quarantine: u64 = found.iter().map(|found| found.in_quarantine.count()).sum();
     if rows.quarantined.count() != in_quarantine {
         return Err(damaged(CONTRADICTION));

@@ -57,7 +57,7 @@ pub(super) struct Ids(i64);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ranges(BTreeMap<(RangeOf, u64), (u64, i64)>);
 
-/// What a range says of its numbers: the kind of a row, and its note.
+/// What the numbers of a range have in common: the kind of a row, and its note.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RangeOf {
     Settled,
@@ -80,7 +80,7 @@ pub(super) struct Book {
     ranges: Ranges,
 }
 
-/// What the one row of an epoch says.
+/// The content of the one row of an epoch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Head {
     /// The row number before the epoch's first.
@@ -108,7 +108,7 @@ impl Entry {
         columns
     }
 
-    /// The row, or `None` when it does not say what was written. The id is the rowid.
+    /// The row, or `None` when it is damaged. The id is the rowid.
     pub(super) fn check(id: i64, columns: &[Cell<'_>]) -> Option<Self> {
         let [_, numbers @ .., note, Cell::Integer(mark)] = columns else {
             return None;
@@ -243,7 +243,7 @@ impl Ranges {
         Self(entries.filter_map(of_range).collect())
     }
 
-    /// What has to be written so that the file says this of `set`, and of nothing else.
+    /// The changes after which the file has this about `set`, and about no other numbers.
     pub(super) fn changes(
         &self,
         of: RangeOf,
@@ -300,7 +300,7 @@ impl Ranges {
         }
     }
 
-    /// What is said of any range.
+    /// Every possible [`RangeOf`].
     fn said(&self) -> Vec<RangeOf> {
         let mut said: Vec<RangeOf> = self.0.keys().map(|(of, _)| *of).collect();
         said.dedup();
@@ -429,7 +429,7 @@ impl Kind {
 /// The note of row numbers whose epochs are forgotten.
 const FORGOTTEN: &str = "forgotten";
 
-/// Before the reason of what the device itself put in quarantine.
+/// Stands before the reason where the device itself put something in quarantine.
 const OWN: &str = "own ";
 
 impl RangeOf {
@@ -470,7 +470,7 @@ impl Cause {
 }
 
 impl GivenUp {
-    /// An agent 0.1 gave up what no reader could read. Nobody asked it to.
+    /// An agent 0.1 gave up what no reader could read, without a person's decision.
     const BY_AN_OLD_AGENT: Self = Self {
         by: DiscardedBy::QuarantineBudget,
         reason: RejectReason::Undecodable,

@@ -1,4 +1,4 @@
-//! The edge buffer: what was accepted stays here until the bridge says that the database has
+//! The edge buffer: what was accepted stays here until the bridge acknowledges that the database has
 //! committed it. Promise P1's first half, and promise P8 at the edge.
 //!
 //! One libSQL file, one thread that owns it (`writer`), a cheap handle for everyone else
@@ -9,13 +9,13 @@
 //!   sequences count from 1 without holes, and clocks increase strictly.
 //! - A reading that comes without a time falls on no other of its sensor: the commit moves its stamp if it
 //!   would.
-//! - A row leaves the file for one of four reasons: the bridge's word that it is committed, a policy
+//! - A row leaves the file for one of four reasons: the bridge acknowledged that it is committed, a policy
 //!   of a full buffer, damage, or because it was given up out of the quarantine. Each is counted; the
 //!   counts of an epoch always add up to the last sequence given.
 //! - What is damaged is never taken for a reading, and never thrown away.
 //!
-//! What a bridge refuses: `writer/settling` puts it into quarantine, `quarantine` offers it again when somebody asks, `sample`
-//! a few rows of it by itself.
+//! What a bridge refuses: `writer/settling` puts it into quarantine, `quarantine` offers it again on request, `sample`
+//! a few rows of it unasked.
 //!
 //! ```text
 //! PATH          the buffer            PATH.lock           one process at a time
@@ -29,7 +29,7 @@
 //! read a clock of its own.
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
-//! `request` and `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
+//! `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
 //! for the accounts' rows; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk.
 
@@ -56,7 +56,6 @@ mod place;
 mod quarantine;
 mod read;
 mod recovery;
-mod request;
 mod reserve;
 mod row;
 mod sample;
@@ -79,7 +78,7 @@ pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
-pub use open::begins_damaged;
+pub(crate) use open::begins_damaged;
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};

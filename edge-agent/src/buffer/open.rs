@@ -23,7 +23,7 @@ use super::survey::{Source, Tail};
 use super::wal;
 use crate::clock::core::StartClock;
 
-/// As much of the file's header as is looked at: up to the format's two version bytes.
+/// Bytes of the file's header that are looked at: up to the format's two version bytes.
 const HEADER_BYTES: u64 = 20;
 
 /// A file that is ready to be used.
@@ -106,14 +106,14 @@ pub(super) async fn open(
             }
             Look::Damaged(damage) => {
                 warn!(path = %paths.main.display(), %damage, "the buffer is damaged, saving what can be read");
-                // What is held for the worst moment: this is one.
+                // The reserve is for a moment like this.
                 Reserve::at(paths.reserve.clone()).release();
                 let recovered = recover(&paths, damage, new_epoch(), clock.now_ms()).await;
                 let recovered = recovered.inspect_err(|_| {
                     // The damaged file stays as it is; what was made of it so far takes room.
                     let _ = paths.remove_new();
                 })?;
-                tell(&paths, &recovered);
+                log_recovery(&paths, &recovered);
                 recovery = Some(recovered);
             }
         }
@@ -142,7 +142,7 @@ fn refuse_foreign(paths: &Paths) -> Result<(), BufferError> {
 ///
 /// # Errors
 /// [`BufferError::Foreign`] where a start refuses it by its beginning, and when it cannot be read.
-pub fn begins_damaged(path: &Path) -> Result<bool, BufferError> {
+pub(crate) fn begins_damaged(path: &Path) -> Result<bool, BufferError> {
     let paths = Paths::of(path);
     if !exists(&paths.lock)? {
         refuse_foreign(&paths)?;
@@ -175,7 +175,7 @@ async fn look(paths: &Paths, now_ms: u64, start: Option<StartClock>) -> Result<L
             "the file is gone, its log or the beginning of a copy is there".into(),
         ));
     }
-    // What the system refuses is no damage.
+    // A file that the system does not let us read is not damaged.
     let opened = OpenOptions::new().read(true).write(true).open(&paths.main);
     let disk = opened.map_err(|error| BufferError::file("opening", &paths.main, error))?;
     let mut header = Vec::with_capacity(HEADER_BYTES as usize);
@@ -337,13 +337,13 @@ fn exists(path: &Path) -> Result<bool, BufferError> {
         .map_err(|error| BufferError::file("looking for", path, error))
 }
 
-/// A name that no other epoch has.
+/// A random name, which no other epoch has.
 pub(super) fn new_epoch() -> Epoch {
     Epoch::from_random(rand::random())
 }
 
-/// Tells the operator what may be missing.
-fn tell(paths: &Paths, recovery: &Recovery) {
+/// Logs what was saved, and what may be missing.
+fn log_recovery(paths: &Paths, recovery: &Recovery) {
     error!(
         path = %paths.main.display(),
         kept_as = %recovery.kept_as.display(),

@@ -1,6 +1,6 @@
 //! Picks rows from the raw pages of a damaged file, whatever else of it is broken: no header, no
-//! tree and no schema is needed, only pages that are leaves of a table. The caller tells by a
-//! row's mark whether it says what was written.
+//! tree and no schema is needed, only pages that are leaves of a table. By a row's mark the
+//! caller decides whether it is what was written.
 //!
 //! ```text
 //! leaf: 0x0d │ free block (2) │ cells (2) │ content (2) │ fragments (1) │ cell offsets (2 each)
@@ -34,7 +34,7 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The columns.
+    /// The record's columns.
     pub(super) fn columns(&self) -> &[Cell<'a>] {
         &self.columns[..self.count]
     }
@@ -45,7 +45,7 @@ pub(super) const fn is_page_size(bytes: usize) -> bool {
     bytes.is_power_of_two() && 512 <= bytes && bytes <= 65_536
 }
 
-/// The page size that a file's first bytes tell, when they are those of a database.
+/// The page size in a file's first bytes, when they are those of a database.
 pub(super) fn page_bytes(start: &[u8]) -> Option<usize> {
     let rest = start.strip_prefix(b"SQLite format 3\0")?;
     let bytes = match u16::from_be_bytes(*rest.first_chunk()?) {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_size_is_told_by_a_databases_first_bytes() {
+    fn a_page_size_is_found_in_a_databases_first_bytes() {
         let mut start = b"SQLite format 3\0\x08\x00".to_vec();
         assert_eq!(page_bytes(&start), Some(2048));
         start[16..].copy_from_slice(&[0, 1]);

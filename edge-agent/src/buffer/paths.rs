@@ -17,7 +17,7 @@ use super::error::BufferError;
 /// Damaged files of one second, and files that were put aside.
 const NAMES_MAX: u32 = 100;
 
-/// As much of a database's start as tells whose it is.
+/// Bytes at a database's start that say which application's it is.
 const START_BYTES: usize = 105;
 
 /// How a database begins.
@@ -47,7 +47,7 @@ impl Paths {
         }
     }
 
-    /// All of them.
+    /// The paths of all these files.
     pub(super) fn all(self) -> Vec<PathBuf> {
         let new_log = with_suffix(&self.new, "-wal");
         vec![
@@ -73,14 +73,14 @@ impl Paths {
     pub(super) fn may_be_buffer(&self) -> io::Result<bool> {
         match start_of(&self.main, START_BYTES) {
             Ok(Some(start)) => Ok(is_begun_buffer(&start) || start.iter().all(|byte| *byte == 0)),
-            // What else it may be, opening it says.
+            // What else it may be shows when it is opened.
             Ok(None) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether the file has a start, and that is no database's.
+    /// Whether the file has a beginning that is not a database's.
     pub(super) fn begins_damaged(&self) -> io::Result<bool> {
         let start = start_of(&self.main, DATABASE.len())?;
         Ok(start.is_some_and(|start| !start.is_empty() && start != DATABASE))
@@ -215,7 +215,7 @@ pub(super) fn start_of(path: &Path, bytes: usize) -> io::Result<Option<Vec<u8>>>
 fn is_begun_buffer(start: &[u8]) -> bool {
     const MARK: [u8; 3] = [0x54, 0x4c, 0x62];
     let is_database = start.starts_with(DATABASE);
-    // SQLite's number of whose file it is, but for the version in its last byte; and the number of tables.
+    // SQLite's application id, but for the version in its last byte; and the number of tables.
     let is_marked = start.get(68..71) == Some(&MARK);
     let is_empty = start.get(103..105) == Some(&[0, 0]);
     start.is_empty() || is_database && (is_marked || is_empty)

@@ -43,7 +43,7 @@ impl Place {
         }
     }
 
-    /// Whether the same file stands there, and is the open one. What cannot be told is not taken for a loss.
+    /// Whether the same file stands there, and is the open one. What cannot be found out is not taken for a loss.
     pub(super) fn is_kept(&self) -> bool {
         !self.is_unopened && self.stands()
     }
@@ -92,7 +92,7 @@ impl Place {
             .map_err(|error| BufferError::file("syncing", &paths.copy, error))?;
         let copied = std::fs::metadata(&paths.copy)
             .map_err(|error| BufferError::file("reading", &paths.copy, error))?;
-        // By this it is known where the renames end before they are done.
+        // Set before the renames: if they are interrupted, the file that stands there then is known for this one.
         self.identity = Some(identity(&copied));
         self.is_unopened = true;
         Ok(paths.adopt_copy()?)

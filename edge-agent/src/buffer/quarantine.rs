@@ -6,7 +6,7 @@
 //! - It is offered again a part at a time, the oldest first, and the next part when the bridge has
 //!   answered: however much there is, an outage then can make a policy evict no more than one part.
 //! - For which agent and bridge it was offered last is kept in the file, so that an upgrade of
-//!   either offers it once more, and a restart alone does not. What a person or a clock has asked for
+//!   either offers it once more, and a restart alone does not. What a person has requested, or a clock that became known,
 //!   is kept there too, until all of it was offered.
 
 use schema::message::{RejectReason, Rejection};
@@ -14,7 +14,10 @@ use schema::{DiscardedBy, RangeSet, SeqRange};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::commit::Settle;
+use super::error::BufferError;
 use super::file::File;
+use super::handle::Buffer;
 use super::log::{Entry, Kind, Write};
 use super::row::ROW_BYTES;
 use super::writer::{WARN_EVERY, Writer};
@@ -32,12 +35,12 @@ const PART_ROWS: u64 = 1024;
 /// Longest text of a row, for a first guess.
 const TEXT_BYTES_MAX: u64 = schema::limits::TEXT_BYTES_MAX as u64;
 
-/// For whom the quarantine is offered. Kept without one, too, once a bridge has said what it understands.
+/// The versions for which the quarantine was offered. Kept also while there is none, once a bridge has sent its protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peers {
     /// This agent's version.
     agent: String,
-    /// What the bridge understands; 0 as long as none has said so.
+    /// The protocol of the bridge; 0 as long as none has sent one.
     protocol: u16,
 }
 
@@ -46,13 +49,13 @@ pub(super) struct Peers {
 pub(super) struct Quarantine {
     /// Rows that were offered again, and wait for an answer.
     offered: RangeSet,
-    /// For whom it was offered last, as the file has it.
+    /// The versions for which it was offered last, with the id of their row in the file.
     kept: Option<(i64, Peers)>,
-    /// That this could not be kept is said now and then.
+    /// Limits the warnings that these could not be kept.
     not_kept: Repeats,
-    /// And that texts could not be counted.
+    /// Limits the warnings that texts could not be counted.
     not_counted: Repeats,
-    /// The bridge of which was heard last.
+    /// The protocol of the bridge that sent one last.
     protocol: u16,
     /// Rows that were put in it since the start, by reason, in the order of [`RejectReason::ALL`].
     pub(super) refused: [u64; RejectReason::ALL.len()],
@@ -98,7 +101,7 @@ impl Quarantine {
         }
     }
 
-    /// What the bridge understands that was heard last; 0 as long as none has said so.
+    /// The protocol of the bridge that sent one last; 0 as long as none has.
     pub(super) const fn protocol(&self) -> u16 {
         self.protocol
     }
@@ -115,6 +118,73 @@ impl Quarantine {
     }
 }
 
+impl Buffer {
+    /// What is in quarantine for one of these reasons, or for any, is to be offered again: a part
+    /// of it at a time, as history. Returns how many readings that are.
+    ///
+    /// # Errors
+    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
+    pub async fn requeue(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
+        self.run(async move |writer| {
+            let rows = writer.state.epochs.in_quarantine(reasons.as_deref());
+            let count = writer.requeue_rows(&rows).await;
+            writer.keep_accounts().await?;
+            Ok(count)
+        })
+        .await
+    }
+
+    /// Gives up what is in quarantine for one of these reasons, or for any, as a person has asked
+    /// for. Returns how many readings that were.
+    ///
+    /// # Errors
+    /// When it could not be kept: it is done, and a restart may undo it before the disk takes it.
+    pub async fn discard(&self, reasons: Option<Vec<RejectReason>>) -> Result<u64, BufferError> {
+        self.run(async move |writer| {
+            let rows = writer.state.epochs.in_quarantine(reasons.as_deref());
+            let count = writer.discard_rows(&rows, DiscardedBy::Person).await;
+            if count > 0 {
+                warn!(count, "readings in quarantine were discarded, as asked for");
+            }
+            writer.publish_progress();
+            writer.keep_accounts().await?;
+            Ok(count)
+        })
+        .await
+    }
+
+    /// Offers all of the quarantine again if it was refused for another version of the agent, or
+    /// by a bridge of another protocol. Returns how many readings that are. What the bridge understands
+    /// is kept, see [`Opened::bridge_protocol`].
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn offer(&self, protocol: Option<u16>) -> Result<u64, BufferError> {
+        self.run(async move |writer| {
+            if let Some(protocol) = protocol {
+                writer.quarantine.protocol = protocol;
+            }
+            if writer.quarantine.is_offered_to(&writer.quarantine.peers()) {
+                return Ok(0);
+            }
+            if writer.state.epochs.quarantined_rows() == 0 {
+                // What a bridge understands is worth knowing at the next start.
+                if protocol.is_some() {
+                    writer.keep_peers().await;
+                }
+                return Ok(0);
+            }
+            // No peer mends a clock that is shown wrong.
+            let mut rows = writer.state.epochs.in_quarantine(None);
+            rows.subtract(&writer.state.epochs.shown_wrong());
+            let count = writer.requeue_rows(&rows).await;
+            writer.keep_peers().await;
+            Ok(count)
+        })
+        .await
+    }
+}
+
 impl Writer {
     /// Takes note that rows have left the pending ones, or the quarantine.
     pub(super) fn quarantine_answered(&mut self, rows: &RangeSet) {
@@ -122,7 +192,7 @@ impl Writer {
         self.state.epochs.again.subtract(rows);
     }
 
-    /// Rows were put in quarantine: keeps it within its budget, and says so.
+    /// Rows were put in quarantine: logs that, and keeps the quarantine within its budget.
     pub(super) async fn quarantined(&mut self, rows: &RangeSet) {
         if self.warnings.is_due("quarantined") {
             let (count, all) = (rows.count(), self.state.epochs.quarantined_rows());
@@ -141,11 +211,11 @@ impl Writer {
     fn reasons(&self) -> String {
         let counts = self.state.epochs.reasons();
         let named = RejectReason::ALL.iter().zip(counts);
-        let told: Vec<String> = named
+        let listed: Vec<String> = named
             .filter(|(_, count)| *count > 0)
             .map(|(reason, count)| format!("{} {count}", reason.as_str()))
             .collect();
-        told.join(", ")
+        listed.join(", ")
     }
 
     /// Discards the oldest of it while it is over its budget. Returns how many.
@@ -198,24 +268,6 @@ impl Writer {
         freed.count()
     }
 
-    /// A person gives up what is in quarantine for one of these reasons, or for any.
-    pub(super) async fn discard(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
-        let rows = self.state.epochs.in_quarantine(reasons);
-        let count = self.discard_rows(&rows, DiscardedBy::Person).await;
-        if count > 0 {
-            warn!(count, "readings in quarantine were discarded, as asked for");
-        }
-        self.tell();
-        count
-    }
-
-    /// What is in quarantine for one of these reasons, or for any, is to be offered again. Returns
-    /// how many rows that are.
-    pub(super) async fn requeue(&mut self, reasons: Option<&[RejectReason]>) -> u64 {
-        let rows = self.state.epochs.in_quarantine(reasons);
-        self.requeue_rows(&rows).await
-    }
-
     /// These rows are to be offered again. Returns how many there are.
     pub(super) async fn requeue_rows(&mut self, rows: &RangeSet) -> u64 {
         let count = rows.count();
@@ -225,32 +277,18 @@ impl Writer {
             self.deferred.settle(&RangeSet::new());
             self.settle_soon();
             self.offer_next().await;
-            self.tell();
+            self.publish_progress();
         }
         count
     }
 
-    /// Agent or bridge may be another than those that refused: then all of it is offered again.
-    pub(super) async fn offer(&mut self, protocol: Option<u16>) -> u64 {
-        if let Some(protocol) = protocol {
-            self.quarantine.protocol = protocol;
+    /// Before a person is answered, what was done has to be on the disk; also what was done before and could not be
+    /// kept then.
+    async fn keep_accounts(&mut self) -> Result<(), BufferError> {
+        match self.deferred.is_account_due() {
+            true => self.commit(Settle::Rows).await,
+            false => Ok(()),
         }
-        if self.quarantine.is_offered_to(&self.quarantine.peers()) {
-            return 0;
-        }
-        if self.state.epochs.quarantined_rows() == 0 {
-            // That a bridge said what it understands is worth knowing at the next start.
-            if protocol.is_some() {
-                self.keep_peers().await;
-            }
-            return 0;
-        }
-        // No peer mends a clock that is shown wrong.
-        let mut rows = self.state.epochs.in_quarantine(None);
-        rows.subtract(&self.state.epochs.shown_wrong());
-        let count = self.requeue_rows(&rows).await;
-        self.keep_peers().await;
-        count
     }
 
     /// Offers the next part of what is to be offered again.
@@ -290,7 +328,7 @@ impl Writer {
         }
     }
 
-    /// Keeps for whom all of it was offered, once it was.
+    /// Keeps the versions for which all of it was offered, once it was.
     async fn keep_peers(&mut self) {
         let peers = self.quarantine.peers();
         if self.quarantine.is_offered_to(&peers) || !self.state.epochs.again.is_empty() {
@@ -311,14 +349,12 @@ impl Writer {
         };
         let write = Write::Put(entry);
         let keep = async |file: &mut File| {
-            file.begin().await?;
-            file.write_log(std::iter::once(&write)).await?;
-            file.commit().await
+            file.transaction(async |file| file.write_log(std::iter::once(&write)).await)
+                .await
         };
         match self.in_place(keep).await {
             Ok(()) => self.quarantine.kept = Some((id, peers)),
             Err(error) => {
-                self.file.rollback().await;
                 if self.quarantine.not_kept.is_due(&error.to_string()) {
                     // It is offered once more after the next start.
                     warn!(%error, "for whom the quarantine was offered is not kept");

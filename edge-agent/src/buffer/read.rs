@@ -1,4 +1,4 @@
-//! Reads pending rows for a batch, calls them by the sequences of their epoch, and mends their stamps.
+//! Reads pending rows for a batch, translates their numbers to sequences of their epoch, and mends their stamps.
 
 use schema::limits::BATCH_ROWS_MAX;
 use schema::{RangeSet, Row, SeqRange};
@@ -12,19 +12,19 @@ use super::row::Held;
 use super::starts::leaving;
 use crate::clock::core::StartClock;
 
-/// Reads what is pending of `asked`, ascending, as far as one batch goes. Returns beside it the
-/// rows that do not say any more what was written. What is `unreadable` is not looked at, and counts as
+/// Reads what is pending of `requested`, ascending, as far as one batch goes. Returns beside it the
+/// damaged rows. What is `unreadable` is not looked at, and counts as
 /// gone.
 pub(super) async fn read(
     file: &File,
     state: &State,
-    asked: &RangeSet,
+    requested: &RangeSet,
     unreadable: &RangeSet,
     rows_max: usize,
 ) -> Result<(Taken, RangeSet), libsql::Error> {
-    let mut asked_for = asked.clone();
-    asked_for.subtract(unreadable);
-    let (of, wanted, clock) = first_run(state, &asked_for);
+    let mut readable = requested.clone();
+    readable.subtract(unreadable);
+    let (of, wanted, clock) = first_run(state, &readable);
     let mut batch = BatchBuilder::new(of.epoch, rows_max.min(BATCH_ROWS_MAX));
     let mut damaged = RangeSet::new();
     let mut is_full = batch.is_full();
@@ -62,14 +62,14 @@ pub(super) async fn read(
         })
         .await?;
     }
-    // Up to here everything that was asked for was looked at.
+    // Everything that was requested was looked at up to here.
     let end = match batch.rows().last() {
         Some(row) if is_full => Some(of.base + row.seq),
         None if is_full => None,
-        _ => asked.last().map(|last| last.min(of.last_row)),
+        _ => requested.last().map(|last| last.min(of.last_row)),
     };
     let mut gone = match end.and_then(|end| SeqRange::new(1, end)) {
-        Some(looked_at) => asked.intersection(&RangeSet::from_iter([looked_at])),
+        Some(looked_at) => requested.intersection(&RangeSet::from_iter([looked_at])),
         None => RangeSet::new(),
     };
     let batch = batch.finish();
@@ -78,16 +78,21 @@ pub(super) async fn read(
     Ok((Taken { batch, base, gone }, damaged))
 }
 
-/// The epoch of the lowest row that is pending of those asked for, and its rows among them. A
+/// The epoch of the lowest pending row of those requested, and its rows among them. A
 /// batch is of one epoch.
-fn first_run<'s>(state: &'s State, asked: &RangeSet) -> (Run, RangeSet, Option<&'s StartClock>) {
+fn first_run<'s>(
+    state: &'s State,
+    requested: &RangeSet,
+) -> (Run, RangeSet, Option<&'s StartClock>) {
     for (ledger, run) in state.epochs.with_rows() {
-        let seqs = run.seqs_of(asked).intersection(ledger.account.pending());
+        let seqs = run
+            .seqs_of(requested)
+            .intersection(ledger.account.pending());
         if !seqs.is_empty() {
             return (run, run.rows_of(&seqs), ledger.clock.as_ref());
         }
     }
-    // Nothing is pending of what was asked for.
+    // None of the requested rows is pending.
     let run = Run {
         epoch: state.epochs.current().account.epoch(),
         base: 0,

@@ -1,5 +1,5 @@
 //! What is done about a damaged file: it is moved aside, and what can be read of it goes into a
-//! new one. Rows keep number and epoch where the accounts still tell them; the others move behind
+//! new one. Rows keep number and epoch where the accounts still have them; the others move behind
 //! all the rest, under a new epoch, with the sensor, time, clock and value that they have.
 //!
 //! ```text
@@ -44,8 +44,8 @@ pub struct Recovery {
     pub old_epoch: Option<Epoch>,
     /// Readings that were saved into the new file.
     pub salvaged: u64,
-    /// Pending readings that are known to be missing, when the damaged file still told anything of
-    /// them. There may be more: a file whose end was cut off does not tell how much it held.
+    /// Pending readings that are known to be missing; `None` when the damaged file does not show any of
+    /// them. There may be more: a file whose end was cut off does not show how much it held.
     pub missing: Option<u64>,
     /// Saved readings whose sensor's name could not be read: they are under `unknown-sensor-N`.
     pub unnamed: u64,
@@ -271,7 +271,7 @@ async fn save_small_tables(
     file: &mut File,
     now_ms: u64,
 ) -> Result<(), libsql::Error> {
-    // What cannot be read is lost, and was said to be damaged.
+    // What cannot be read is lost, and was reported as damaged.
     let Ok(damaged) = look_only(paths.content()).await else {
         return Ok(());
     };

@@ -56,7 +56,7 @@ pub(super) fn text_bytes(value: &Value) -> u64 {
 /// A name in the file's dictionary, from 1.
 pub(super) type SensorId = u32;
 
-/// What a row says, all but its value.
+/// The content of a row, all but its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
     pub(super) seq: u64,
@@ -88,7 +88,7 @@ pub(super) enum Cell<'a> {
     Bytes(&'a [u8]),
 }
 
-/// A row that says what was written.
+/// A row that is as it was written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Held {
     /// Keeps sequence and clock, nothing else.
@@ -170,7 +170,7 @@ pub(super) fn to_sql(value: &Value) -> libsql::Value {
 }
 
 impl Columns<'_> {
-    /// The row, or `None` when it does not say what was written.
+    /// The row, or `None` when it is damaged.
     pub(super) fn check(self) -> Option<Held> {
         let key = Key {
             seq: u64::try_from(self.seq).ok().filter(|seq| *seq > 0)?,

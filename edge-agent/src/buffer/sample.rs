@@ -1,26 +1,33 @@
-//! What is in quarantine for one reason, offered again by itself: a few rows of it, or all.
+//! What is in quarantine for one reason, offered again without a request: a few rows of it, or all.
 
 use schema::message::RejectReason;
 use schema::{RangeSet, SeqRange};
 
-use super::writer::Writer;
+use super::error::BufferError;
+use super::handle::Buffer;
 
-impl Writer {
-    /// Offers rows again that are in quarantine for this reason, at most so many, which ones depends on
+impl Buffer {
+    /// Offers rows again that are in quarantine for this reason, at most `rows_max`; which ones depends on
     /// `chance`. Not those that wait to be offered anyway, and none of a start whose clock is shown wrong:
     /// no bridge mends that, and it may be one that would take them. Returns the rows.
-    pub(super) async fn offer_sample(
-        &mut self,
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn offer_sample(
+        &self,
         reason: RejectReason,
         rows_max: u64,
         chance: u64,
-    ) -> RangeSet {
-        let mut rows = self.state.epochs.in_quarantine(Some(&[reason]));
-        rows.subtract(&self.state.epochs.shown_wrong());
-        rows.subtract(&self.state.epochs.again);
-        let rows = sample(&rows, rows_max, chance);
-        self.requeue_rows(&rows).await;
-        rows
+    ) -> Result<RangeSet, BufferError> {
+        self.run(async move |writer| {
+            let mut rows = writer.state.epochs.in_quarantine(Some(&[reason]));
+            rows.subtract(&writer.state.epochs.shown_wrong());
+            rows.subtract(&writer.state.epochs.again);
+            let rows = sample(&rows, rows_max, chance);
+            writer.requeue_rows(&rows).await;
+            Ok(rows)
+        })
+        .await
     }
 }
 

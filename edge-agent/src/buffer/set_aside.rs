@@ -1,5 +1,5 @@
 //! Rows of the small tables that make no sense: damage, or somebody's hand. One such row must stop
-//! nothing. It is moved out of its table, kept in words for a person, counted, and never read again.
+//! nothing. It is moved out of its table, kept as text for a person, counted, and never read again.
 
 use libsql::{Error, params};
 
@@ -9,19 +9,19 @@ use super::file::File;
 /// Rows kept for a person, the newest.
 const ROWS_MAX: i64 = 100;
 
-/// Bytes kept of each.
+/// The most bytes kept of each row.
 const CONTENT_BYTES_MAX: usize = 2048;
 
 /// A row that was found to make no sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OddRow {
-    /// Its table.
+    /// The table that it stood in.
     pub(super) table: &'static str,
-    /// What stood in it.
+    /// Its columns and values, as text.
     pub(super) content: String,
 }
 
-/// Where rows are set aside, and when that was last of commands.
+/// How many rows are set aside, and when the last one of the commands was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Aside {
     pub(super) rows: u64,

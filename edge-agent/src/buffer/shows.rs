@@ -1,5 +1,5 @@
-//! What the thread that owns the file shows without being asked: counts and fill, how the file fares, and which
-//! rows were evicted or offered again. Whoever holds the other end is woken, and looks when it likes.
+//! What the thread that owns the file publishes by itself: counts and fill, the file's health, and which
+//! rows were evicted or offered again. Receivers are woken, and read the newest value when they like.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use super::trouble::Storage;
 /// Most ranges kept for [`super::Buffer::take_evicted`].
 const EVICTED_RANGES_MAX: usize = 4096;
 
-/// Where the buffer stands. A receiver is woken when the session or the bridge has to hear of it:
+/// The buffer's counts and fill. A receiver is woken when the session or the bridge needs them:
 /// rows were accepted, evicted, discarded or offered again; other changes are there to be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -29,7 +29,7 @@ pub struct Progress {
     pub reasons: [u64; RejectReason::ALL.len()],
     /// Readings that were refused since the start, in the same order; each time that they were.
     pub refused: [u64; RejectReason::ALL.len()],
-    /// Their bytes, as their limit counts them.
+    /// Bytes of the readings in quarantine, as their limit counts them.
     pub quarantined_bytes: u64,
 }
 
@@ -42,7 +42,7 @@ impl Progress {
     }
 }
 
-/// Where the thread shows how it stands.
+/// The sending ends of what the thread publishes.
 #[derive(Debug)]
 pub(super) struct Shows {
     pub(super) progress: watch::Sender<Progress>,
@@ -53,24 +53,24 @@ pub(super) struct Shows {
 }
 
 /// Ranges evicted, or offered again, since they were last taken. Bounded: what does not fit of the
-/// evicted is not told, and shows as [`super::Taken::gone`] when it is asked for.
+/// evicted is dropped, and shows as [`super::Taken::gone`] when it is read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Evictions(Arc<Mutex<RangeSet>>);
 
 impl Evictions {
     pub(super) fn add(&self, ranges: &RangeSet) {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for range in ranges.iter() {
-            if told.as_slice().len() >= EVICTED_RANGES_MAX {
+            if kept.as_slice().len() >= EVICTED_RANGES_MAX {
                 break;
             }
-            told.insert(range);
+            kept.insert(range);
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.is_empty()
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.is_empty()
     }
 
     pub(super) fn take(&self) -> RangeSet {

@@ -8,7 +8,9 @@ use schema::setting::CLOCK_MS_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{RowKey, row_key};
+use super::error::BufferError;
 use super::file::File;
+use super::handle::Buffer;
 use super::log::{self, Entry, Write};
 use super::row::{Cell, SensorId, small_mark};
 use super::set_aside::OddRow;
@@ -107,13 +109,13 @@ impl File {
     }
 }
 
-/// Who set a setting.
+/// Where a setting was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The bridge says that it is desired.
+    /// In a document of the bridge.
     Bridge,
-    /// Somebody on the device.
+    /// On the device itself.
     Device,
 }
 
@@ -122,32 +124,58 @@ pub enum Origin {
 pub struct StoredSetting {
     /// Key, value and clock.
     pub entry: ConfigEntry,
-    /// Who set it.
+    /// Where it was made.
     pub origin: Origin,
 }
 
-impl File {
-    /// Keeps settings, each unless one that wins is there; all or none.
-    pub(super) async fn keep_config(
-        &mut self,
-        entries: &[ConfigEntry],
+impl Buffer {
+    /// Keeps settings in one commit, each unless one that wins is there: with a later clock, or the
+    /// same and a greater value.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then none was kept.
+    pub async fn keep_config(
+        &self,
+        entries: Vec<ConfigEntry>,
         origin: Origin,
-        now_ms: u64,
-    ) -> Result<(), Error> {
-        self.begin().await?;
-        for entry in entries {
-            if let Err(error) = self.keep_setting(entry, origin, now_ms).await {
-                self.rollback().await;
-                return Err(error);
-            }
-        }
-        let committed = self.commit().await;
-        if committed.is_err() {
-            self.rollback().await;
-        }
-        committed
+    ) -> Result<(), BufferError> {
+        self.write_table(async move |file, now_ms| {
+            file.transaction(async move |file| {
+                for entry in &entries {
+                    file.keep_setting(entry, origin, now_ms).await?;
+                }
+                Ok(())
+            })
+            .await
+        })
+        .await
     }
 
+    /// The settings that were kept, by key. Rows that make no sense are set aside.
+    ///
+    /// # Errors
+    /// [`BufferError`].
+    pub async fn config(&self) -> Result<Vec<StoredSetting>, BufferError> {
+        self.read_table(SETTINGS, async |file, now_ms| {
+            let (kept, odd) = file.look_at_config().await?;
+            let odd_rows = odd.len() as u64;
+            if !odd.is_empty() {
+                let set_aside = async move |file: &mut File| {
+                    for (key, row) in odd {
+                        file.keep_aside(&row, now_ms).await?;
+                        file.delete_by_key(SETTINGS, "key", key).await?;
+                    }
+                    Ok(())
+                };
+                file.transaction(set_aside).await?;
+            }
+            Ok((kept, odd_rows))
+        })
+        .await
+    }
+}
+
+impl File {
     pub(super) async fn keep_setting(
         &self,
         entry: &ConfigEntry,
@@ -171,29 +199,6 @@ impl File {
             )
             .await?;
         Ok(())
-    }
-
-    /// The settings, by key. Rows that make no sense are set aside on the way, and counted in the
-    /// second value.
-    pub(super) async fn config(&mut self, now_ms: u64) -> Result<(Vec<StoredSetting>, u64), Error> {
-        let (kept, odd) = self.look_at_config().await?;
-        let odd_rows = odd.len() as u64;
-        if !odd.is_empty() {
-            self.begin().await?;
-            let done = async {
-                for (key, row) in odd {
-                    self.keep_aside(&row, now_ms).await?;
-                    self.delete_by_key(SETTINGS, "key", key).await?;
-                }
-                self.commit().await
-            }
-            .await;
-            if let Err(error) = done {
-                self.rollback().await;
-                return Err(error);
-            }
-        }
-        Ok((kept, odd_rows))
     }
 
     /// The settings of a damaged file.
@@ -227,7 +232,7 @@ impl File {
 const SETTINGS: &str = "device_config";
 const SETTING_COLUMNS: [&str; 4] = ["key", "value", "hlc", "source"];
 
-/// A row that says something that could have been written.
+/// The setting of a row; `None` when the agent cannot have written it.
 fn setting(values: &[Stored]) -> Option<StoredSetting> {
     let [key, value, hlc, by] = values else {
         return None;
@@ -253,7 +258,7 @@ const fn source(origin: Origin) -> i64 {
     }
 }
 
-/// A dictionary entry that says what was written.
+/// A dictionary entry; `None` when it is damaged.
 pub(super) fn sensor_entry(id: i64, name: Cell<'_>, mark: Cell<'_>) -> Option<(SensorId, String)> {
     let (Cell::Bytes(name), Cell::Integer(mark)) = (name, mark) else {
         return None;

@@ -7,17 +7,21 @@
 //! however many rows there are, nothing is half mended after a crash, and a row that has been in a batch
 //! never changes.
 
+use std::sync::PoisonError;
+
 use schema::message::RejectReason;
-use schema::{Epoch, Hlc, ObservedAt, Quality, RangeSet};
+use schema::{Epoch, Hlc, HlcClock, ObservedAt, Quality, RangeSet};
+use tracing::warn;
 
 use crate::clock::core::{HeldStart, Release, StartClock};
 
 use super::commit::Settle;
 use super::error::BufferError;
+use super::handle::Buffer;
+use super::open;
 use super::row::Key;
-use super::writer::Writer;
 
-/// What the clocks of earlier starts say.
+/// What is known of the clocks of earlier starts.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Starts {
     /// Those whose rows are held, oldest first.
@@ -60,37 +64,80 @@ fn shifted(hlc: Hlc, shift: i64) -> Hlc {
     Hlc::from_bits(bits.unsigned_abs())
 }
 
-impl Writer {
-    /// Releases what is held and sets aside the rows that are shown wrong, in one commit; then what was
-    /// refused for its time is offered again. A full disk has the reserve for this. What is known of an
-    /// epoch without rows is written with its first.
-    pub(super) async fn release(
-        &mut self,
-        verdicts: &[(Epoch, Release)],
+impl Buffer {
+    /// Decides what becomes of the rows of starts that were held, in one commit that is on disk when
+    /// this returns, and keeps what is known of this start's clock. With news of the time, what was
+    /// refused because of its time is offered again.
+    ///
+    /// # Errors
+    /// [`BufferError`]; then nothing has changed.
+    pub async fn release(
+        &self,
+        verdicts: Vec<(Epoch, Release)>,
         current: StartClock,
         is_news: bool,
     ) -> Result<(), BufferError> {
-        let before = self.state.epochs.clocks();
-        let set_aside = self.state.epochs.set_clocks(verdicts, current);
-        if !verdicts.is_empty() || self.state.epochs.current().account.last_seq() > 0 {
-            let now_ms = self.clock.now_ms();
-            if let Err(error) = self.commit_with_reserve(&[], Settle::Rows, now_ms).await {
-                self.state.epochs.restore_clocks(&before);
-                self.state.epochs.requeue(&set_aside);
-                self.has_trouble(&error);
-                return Err(error);
+        self.run(async move |writer| {
+            let before = writer.state.epochs.clocks();
+            let set_aside = writer.state.epochs.set_clocks(&verdicts, current);
+            // The clock of an epoch without rows is written with its first.
+            if !verdicts.is_empty() || writer.state.epochs.current().account.last_seq() > 0 {
+                let now_ms = writer.clock.now_ms();
+                // A full disk has the reserve for this.
+                let kept = writer.commit_with_reserve(&[], Settle::Rows, now_ms).await;
+                if let Err(error) = kept {
+                    writer.state.epochs.restore_clocks(&before);
+                    writer.state.epochs.requeue(&set_aside);
+                    writer.has_trouble(&error);
+                    return Err(error);
+                }
             }
+            if !set_aside.is_empty() {
+                let none = RangeSet::new();
+                writer.settled(none.clone(), none, set_aside).await;
+            }
+            if is_news {
+                let mut rows = writer.state.epochs.in_quarantine(Some(&OF_TIMES));
+                rows.subtract(&writer.state.epochs.shown_wrong());
+                writer.requeue_rows(&rows).await;
+            }
+            writer.publish_progress();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Begins a new epoch while running: readings that come from now on are in an order of their own,
+    /// which `start` knows the clock of. One that has no rows is used anew. Nothing is written before the
+    /// first of its rows.
+    ///
+    /// # Errors
+    /// [`BufferError::Closed`].
+    pub async fn begin_again(&self, start: StartClock) -> Result<(), BufferError> {
+        let begun = self.run(async move |writer| {
+            // What was handed over before stays in the epoch that ends.
+            writer.commit_waiting().await;
+            let epochs = &mut writer.state.epochs;
+            let begun = epochs.begin_again(open::new_epoch(), start, &mut writer.state.ids);
+            if epochs.current().account.last_seq() == 0 {
+                // Its order depends on nothing that was before it.
+                writer.state.clock = HlcClock::default();
+            } else {
+                warn!(
+                    "this epoch goes on, and its order with the latest stamp: too many wait to be settled, or its clock is not kept yet"
+                );
+            }
+            writer.publish_progress();
+            Ok(begun)
+        });
+        if let Some([ended, begun]) = begun.await? {
+            let mut runs = self.runs.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = runs.iter_mut().find(|run| run.epoch == ended.epoch);
+            before.into_iter().for_each(|run| *run = ended);
+            runs.push(begun);
+            drop(runs);
+            self.epoch.send_replace(begun.epoch);
         }
-        if !set_aside.is_empty() {
-            let none = RangeSet::new();
-            self.settled(none.clone(), none, set_aside).await;
-        }
-        if is_news {
-            let mut rows = self.state.epochs.in_quarantine(Some(&OF_TIMES));
-            rows.subtract(&self.state.epochs.shown_wrong());
-            self.requeue_rows(&rows).await;
-        }
-        self.tell();
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Reads a damaged file and its log as bytes: which pages hold rows, and what the small tables say.
 //!
-//! Every image of a page is looked at, also older ones in the log: rows are told by their marks, and
+//! Every image of a page is looked at, also older ones in the log: rows are recognised by their marks, and
 //! rows that were settled since by the accounts. Nothing is written to the files.
 
 use std::collections::{BTreeMap, HashMap};
@@ -51,37 +51,37 @@ pub(super) struct Survey {
     pub(super) last_row: u64,
 }
 
-/// What the rows of the log say together. Rows of older images only say less.
+/// What the rows of `sync_log` say together. Rows of older images only say less.
 #[derive(Default)]
 pub(super) struct Known {
     /// The epochs, oldest first.
     pub(super) epochs: Vec<KnownEpoch>,
     /// Row numbers of epochs that held none any more.
     pub(super) gone: RangeSet,
-    /// Those of them whose epochs were forgotten.
+    /// Row numbers among these whose epochs were forgotten.
     pub(super) forgotten: RangeSet,
     /// Rows that were to be offered again.
     pub(super) again: RangeSet,
-    /// The counts of those that were forgotten.
+    /// The counts of epochs that were forgotten.
     pub(super) past: Option<Entry>,
-    /// For whom the quarantine was offered last, and so that a bridge has said what it understands.
+    /// For which agent and bridge the quarantine was offered last, and so which protocol a bridge understands.
     pub(super) offered: Option<Entry>,
 }
 
-/// An epoch, as the rows of the log tell it.
+/// An epoch, as the rows of `sync_log` describe it.
 pub(super) struct KnownEpoch {
     pub(super) epoch: Epoch,
     pub(super) base: u64,
     ended_at: u64,
     counts: Counts,
     sets: Sets,
-    /// What is kept of its start's clock: what was decided last.
+    /// The clock of its start, with what was decided last.
     pub(super) clock: Option<StartClock>,
     /// Sequences whose rows were found, and are held: pending or in quarantine.
     pub(super) found: RangeSet,
 }
 
-/// Rows and names of a last commit that is not whole. Whether it was ever accepted cannot be told,
+/// Rows and names of a last commit that is not whole. Whether it was ever accepted is not known,
 /// so what of it is readable is kept: a reading more does no harm, a sequence given twice would.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
@@ -142,11 +142,11 @@ impl Source {
         let mut main = open_existing(paths.content())?;
         let wal = wal::read(&paths.log)?;
         let mut start = [0; 18];
-        let told = main
+        let stated = main
             .as_mut()
             .and_then(|main| main.read_exact(&mut start).ok())
             .and_then(|()| pages::page_bytes(&start));
-        let page_bytes = told.or(wal.page_bytes).unwrap_or(PAGE_BYTES as usize);
+        let page_bytes = stated.or(wal.page_bytes).unwrap_or(PAGE_BYTES as usize);
         Ok(Self {
             main,
             log: open_existing(&paths.log)?,
@@ -314,7 +314,7 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
         let set = match entry.kind {
             Kind::Settled | Kind::GivenUp | Kind::Quarantined | Kind::Discarded => {
                 if let Some(of) = known.epochs.iter_mut().find(of_epoch) {
-                    // What makes no sense says nothing.
+                    // A row that makes no sense is left out.
                     let _ = entry.join(&mut of.sets);
                 }
                 None
@@ -364,7 +364,7 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
 }
 
 impl Known {
-    /// The last row number that the log speaks of.
+    /// The last row number that the log mentions.
     pub(super) fn last_row(&self) -> u64 {
         let ends = self.epochs.iter().map(|of| of.base + of.ended_at);
         ends.chain(self.gone.last()).max().unwrap_or(0)
@@ -409,7 +409,7 @@ impl KnownEpoch {
         self.last_seq(last_row).saturating_sub(self.counts.sum())
     }
 
-    /// The highest sequence that anything in the file speaks of.
+    /// The highest sequence that anything in the file mentions.
     fn last_seq(&self, last_row: u64) -> u64 {
         if !self.may_grow() {
             return self.ended_at;
@@ -427,7 +427,7 @@ impl KnownEpoch {
         let last_seq = self.last_seq(last_row);
         let all = RangeSet::from_iter([SeqRange::new(1, last_seq)?]);
         let found = self.found.intersection(&all);
-        // Older images of a row of the log may say what was true before: the strongest word counts.
+        // Older images of a row of the log may say what was true before: the strongest fate counts.
         let mut sets = self.sets;
         sets.settled = sets.settled.intersection(&all);
         let mut known = sets.settled.clone();

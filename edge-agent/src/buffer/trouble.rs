@@ -1,11 +1,11 @@
-//! How the file itself fares: what it cannot do now and what a person can do about it, and what was
+//! The health of the file: what it cannot do now and what a person can do about it, and what was
 //! found in it that is not as it was written. It reaches status, health and log from here.
 
 use serde::{Deserialize, Serialize};
 
 use super::error::BufferError;
 
-/// How the buffer's file fares.
+/// The health of the buffer's file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Storage {
@@ -22,9 +22,9 @@ pub struct Storage {
 /// Something that keeps readings from being accepted, or acknowledgements from being kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// What is wrong.
+    /// The error and its causes, in one line.
     pub what: String,
-    /// What to do about it.
+    /// What a person can do about it.
     pub help: String,
     /// Since when, milliseconds since the Unix epoch.
     pub since_ms: u64,

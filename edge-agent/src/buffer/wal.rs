@@ -1,5 +1,5 @@
-//! Reads a write-ahead log as SQLite writes it, to tell a log that ends cleanly from a damaged one
-//! before SQLite does: it would drop everything after a bad frame without a word, and sequences
+//! Reads a write-ahead log as SQLite writes it, to distinguish a log that ends cleanly from a damaged one
+//! before SQLite opens it: that would silently drop everything after a bad frame, and sequences
 //! would be given a second time.
 //!
 //! ```text
@@ -24,16 +24,16 @@ const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
 const MAGIC: u32 = 0x377f_0682;
 
-/// What a log says.
+/// What was found in a log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Wal {
     /// Where the page images begin in the log, with the number of their page.
     pub(super) images: Vec<(u32, u64)>,
     /// Its page size, when it holds any page.
     pub(super) page_bytes: Option<usize>,
-    /// Those of a last commit that is not whole.
+    /// Page images of a last commit that is not whole.
     pub(super) tail: Vec<(u32, u64)>,
-    /// What is wrong with it.
+    /// Why the log counts as damaged, if it does.
     pub(super) damage: Option<&'static str>,
 }
 
@@ -53,13 +53,13 @@ fn scan(mut log: impl Read) -> io::Result<Wal> {
         // Not even a header: a process was killed when it made the log.
         return Ok(wal);
     }
-    let told = word(&header, 2) as usize;
-    let is_known = word(&header, 0) & !1 == MAGIC && is_page_size(told);
+    let stated = word(&header, 2) as usize;
+    let is_known = word(&header, 0) & !1 == MAGIC && is_page_size(stated);
     let mut sum = Checksum::new(word(&header, 0));
     sum.add(&header[..24]);
     let is_sound = is_known && sum.is(word(&header, 6), word(&header, 7));
-    let page_bytes = if is_page_size(told) {
-        told
+    let page_bytes = if is_page_size(stated) {
+        stated
     } else {
         PAGE_BYTES as usize
     };
@@ -126,7 +126,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(four)
 }
 
-/// SQLite's running checksum, over words whose order the magic's last bit tells.
+/// SQLite's running checksum, over 32-bit words; the magic's last bit says whether they are big-endian.
 struct Checksum {
     is_big_endian: bool,
     a: u32,

@@ -5,7 +5,7 @@
 //! ```text
 //!          ┌── Hello of a bridge (the database's time, with the round trip) ──► Verified ◄─┐ either way
 //!  Held ───┼── the kernel says that its clock is synchronised ────────────────► Kernel   ◄─┤ in a new epoch
-//!          └── a bridge speaks and says no Hello: an old one ─────────────────► Trusted ───┘
+//!          └── a bridge is there and sends no Hello: an old one ──────────────► Trusted ───┘
 //! ```
 //!
 //! *Trusted* means that the wall clock is followed, for want of a better one: what is stamped then leaves
@@ -56,7 +56,7 @@ pub struct Moment {
 /// What is kept of one start of the agent, beside its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StartClock {
-    /// Which boot.
+    /// The boot in which it started, by the machine's id of it.
     pub boot: u64,
     /// Monotonic time of the start.
     pub began: i64,
@@ -78,16 +78,16 @@ pub enum Release {
     Held,
     /// They travel with their stamps moved by so many microseconds. For good.
     Shifted(i64),
-    /// The same, and nobody knows how right the clock was: their quality is uncertain.
+    /// The same, and it is not known how right the clock was: their quality is uncertain.
     Uncertain(i64),
-    /// Their clock is shown wrong, and nothing tells by how much.
+    /// Their clock is shown wrong, and by how much is not known.
     Quarantined(RejectReason),
 }
 
 /// An earlier start whose rows are held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeldStart {
-    /// What was kept.
+    /// The clock of that start, as it was kept.
     pub clock: StartClock,
     /// The last stamp on its axis.
     pub last_stamp: i64,
@@ -98,7 +98,7 @@ pub struct HeldStart {
 pub enum Change {
     /// The time has become known: what is held can be judged and released.
     Known(ClockState),
-    /// No bridge tells the time: what is held goes as it is, and as uncertain.
+    /// No bridge sends the time: what is held is sent as it is, and as uncertain.
     Trusted,
     /// The wall clock was set, by so many microseconds.
     WallSet(i64),
@@ -108,14 +108,14 @@ pub enum Change {
     Certain,
 }
 
-/// What a bridge said of the time.
+/// The time that a bridge has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     /// The database's time less the monotonic time.
     offset: i64,
-    /// By how much it may be wrong.
+    /// By how much `offset` may be wrong, in microseconds.
     uncertainty: i64,
-    /// When that was, monotonic.
+    /// When the answer came, monotonic.
     at: i64,
 }
 
@@ -130,11 +130,11 @@ pub struct Core {
     is_synchronised: bool,
     /// The last answer of a bridge is as exact as it will get.
     is_measured: bool,
-    /// The bridge does not tell the time. A wall clock before this is not followed even so.
+    /// Set once the bridge was found not to send the time. A wall clock before this is not followed even then.
     silent: Option<i64>,
     /// What the shift leaves of the difference, below a millisecond: the axis has no step where it was decided.
     trim: i64,
-    /// The latest stamp.
+    /// The latest stamp that was made, on the axis.
     last: i64,
 }
 
@@ -223,7 +223,7 @@ impl Core {
         now.monotonic + self.offset(now)
     }
 
-    /// The database's time now, at the earliest and at the latest, once a bridge has told it.
+    /// The database's time now, at the earliest and at the latest, once a bridge has sent it.
     #[must_use]
     pub fn database_time(&self, now: Moment) -> Option<(i64, i64)> {
         let known = self.known?;
@@ -231,8 +231,8 @@ impl Core {
         Some((at - off, at + off))
     }
 
-    /// By what commands expire: the database's time, at the latest; with a bridge that does not tell it
-    /// this machine's, as it always was. `None` while it is not known.
+    /// The time by which commands expire: the database's, at the latest; with a bridge that does not send it,
+    /// this machine's. `None` while it is not known.
     #[must_use]
     pub fn commands_time(&self, now: Moment) -> Option<i64> {
         match self.database_time(now) {
@@ -248,12 +248,12 @@ impl Core {
         self.start.release != Release::Held
     }
 
-    /// Whether somebody told the time, as exactly as will be: the kernel, or a bridge.
+    /// Whether the time was given, as exactly as it will be: by the kernel, or by a bridge.
     const fn is_certain(&self) -> bool {
         self.is_measured || self.kernel.is_some()
     }
 
-    /// Whether the wall clock is followed, because no bridge tells the time.
+    /// Whether the wall clock is followed, because no bridge sends the time.
     #[must_use]
     pub fn is_trusted(&self) -> bool {
         self.is_known() && !self.is_certain()
@@ -271,7 +271,7 @@ impl Core {
         }
     }
 
-    /// What is told of it.
+    /// What the bridge and the status are given of it.
     #[must_use]
     pub fn report(&self, now: Moment) -> ClockReport {
         let offset = |known: Known| (now.wall - now.monotonic - known.offset) / 1000;
@@ -299,11 +299,11 @@ impl Core {
         changes
     }
 
-    /// A bridge answered the question of the moment `asked` (monotonic): the database's time was
+    /// A bridge answered the request sent at `requested_at` (monotonic): the database's time was
     /// `bridge_time_ms` meanwhile. Only a `last` one decides, after which no better one is waited for.
     pub fn hello(
         &mut self,
-        asked: i64,
+        requested_at: i64,
         now: Moment,
         bridge_time_ms: i64,
         last: bool,
@@ -311,7 +311,7 @@ impl Core {
         let mut changes = Vec::new();
         self.silent = None;
         self.is_measured |= last;
-        let trip = now.monotonic.saturating_sub(asked).max(0);
+        let trip = now.monotonic.saturating_sub(requested_at).max(0);
         // The answer is older than now by half the trip, and cut to whole milliseconds.
         let answered = bridge_time_ms.saturating_mul(1000).saturating_add(500);
         let fresh = Known {
@@ -335,10 +335,10 @@ impl Core {
         changes
     }
 
-    /// The bridge does not tell the time: it is an old one. What is held goes as it is, and the wall
-    /// clock is followed, as it always was. A clock before `floor` is shown wrong, and its rows wait until
+    /// The bridge does not send the time: it is an old one. What is held is sent as it is, and the wall
+    /// clock is followed. A clock before `floor` is shown wrong, and its rows wait until
     /// it is set: an old bridge would refuse them.
-    pub fn nobody_tells(&mut self, now: Moment, floor: i64) -> Vec<Change> {
+    pub fn bridge_is_silent(&mut self, now: Moment, floor: i64) -> Vec<Change> {
         let mut changes = Vec::new();
         self.silent = Some(floor);
         self.settle(now, &mut changes);
@@ -414,10 +414,10 @@ impl Known {
 /// What becomes of the rows of earlier starts, oldest first, now that the time is known. `before` is the
 /// boot before the first of them, and until when it lasted, in right time.
 ///
-/// A start of a boot in which the time was known is mended. Of another one nobody knows how wrong its
-/// clock was: it is set aside when that is *shown*, and else travels as uncertain. Shown means: below
+/// A start of a boot in which the time was known is mended. Of another one it is not known how wrong its
+/// clock was: its rows are quarantined when that is *shown*, and else travel as uncertain. Shown means: below
 /// `floor`, a time that had passed when this program was built; before the end of the boot before it; or
-/// ahead of `now`, the database's time. A time that nobody told (`None`) shows no other one wrong.
+/// ahead of `now`, the database's time. Without a known time (`None`) no clock is shown wrong by it.
 #[must_use]
 pub fn judge(
     held: &[HeldStart],

@@ -1,60 +1,60 @@
-//! When a bridge is asked for the time, and what its answer is worth. Pure: times are arguments, in
+//! When the time is requested from a bridge, and which answer counts. Pure: times are arguments, in
 //! microseconds since boot.
 //!
 //! ```text
 //! birth ──Hello──► new bridge ──TimeRequest──► Hello ──… every ten minutes
-//!   └── none within 5 s ──► asked, ever more rarely ──Hello──► new bridge
-//!                             └── the bridge says something else: it is there ──► asked at once
-//!                                   └── three questions unanswered while it is there ──► silent: an old
+//!   └── none within 5 s ──► requested, ever more rarely ──Hello──► new bridge
+//!                             └── the bridge sends something else: it is there ──► requested at once
+//!                                   └── three requests unanswered while it is there ──► silent: an old
 //!                                       bridge, the clock is followed as it is
 //! ```
 //!
-//! Silence alone tells nothing: the bridge may be away. Only one that is there and does not answer is an
-//! old one, and only for a device that no bridge ever told the time: bridges do not grow younger. A device
-//! whose readings wait for the time gives an old bridge no cause to speak; so a question comes with
-//! another one that those answer as well ([`Due::Ask`]).
+//! Silence alone proves nothing: the bridge may be away. Only one that is there and does not answer is an
+//! old one, and only for a device that no bridge ever sent the time: bridges are not downgraded. A device
+//! whose readings wait for the time gives an old bridge no reason to send anything; so a request comes with
+//! an event that old bridges answer as well ([`Due::Request`]).
 //!
-//! These three may be of several connections: a link may never stay up for long. Only a question whose
-//! connection stood for as long as an answer may take counts.
+//! These three may be of several connections: a link may never stay up for long. A request counts only if its
+//! connection lasted as long as an answer may take.
 //!
-//! A slow answer is asked for again, a few times, before it counts.
+//! After a slow answer the time is requested again, a few times, before the best of them counts.
 
 use schema::message::Hello;
 
-/// How long a bridge has to answer a birth, or one of the first questions.
+/// How long a bridge has to answer a birth, or one of the first requests.
 const SILENCE: i64 = 5_000_000;
 
-/// Questions without an answer that show a bridge to be an old one, if it is there.
+/// Requests without an answer that show a bridge to be an old one, if it is there.
 const SILENT_AFTER: u32 = 3;
 
-/// Pause between two questions that are answered. Two good clocks part by a tenth of a second in this
+/// Pause between two requests that are answered. Two good clocks drift apart by a tenth of a second in this
 /// time.
 const INTERVAL: i64 = 600_000_000;
 
-/// The first pause after those questions, which then doubles; and the longest, of a bridge that may
+/// The first pause after those requests, which then doubles; and the longest, for a bridge that may
 /// keep each as a dead letter.
 const AGAIN: i64 = 10_000_000;
 const AGAIN_MAX: i64 = 6 * 3_600_000_000;
 
-/// An answer that took longer is asked for again.
+/// After an answer that took longer, the time is requested again.
 const TRIP_GOOD: i64 = 200_000;
 
-/// Pause before a question is repeated whose answer was slow.
+/// Pause before a request is repeated whose answer was slow.
 const SLOW_PAUSE: i64 = 1_000_000;
 
-/// Slow answers in a row of which the best counts. The link is so.
+/// Slow answers in a row of which the best counts: the link is that slow.
 const SLOW_MAX: u32 = 4;
 
 /// The exchange with the bridges, one connection after the other.
 #[derive(Debug, Clone, Default)]
 pub struct Exchange {
-    /// A bridge has told this device the time, now or in an earlier run.
+    /// A bridge has sent this device the time, now or in an earlier run.
     is_new: bool,
-    /// Questions in a row that a bridge which was there has left unanswered, over connections.
+    /// Requests in a row that a bridge which was there has left unanswered, over connections.
     ignored: u32,
-    /// All questions since then that were not answered, and when the last one was asked.
+    /// All requests since then that were not answered, and when the last one was sent.
     unanswered: u32,
-    asked_at: i64,
+    requested_at: i64,
     /// The bridge was found to be an old one.
     is_silent: bool,
     /// Answers in a row that were slow.
@@ -62,48 +62,48 @@ pub struct Exchange {
     connection: Connection,
 }
 
-/// What is gone with the connection.
+/// What is forgotten with the connection.
 #[derive(Debug, Clone, Default)]
 struct Connection {
     /// The birth's session, and when it was sent at the earliest.
     birth: Option<(u64, i64)>,
-    /// Until when a `Hello` is waited for before anything else is said.
+    /// Until when a `Hello` is waited for before anything else is sent.
     greeted_by: Option<i64>,
-    /// What the bridge understands; `None` until it said so.
+    /// The protocol that the bridge understands; `None` before its first `Hello`.
     protocol: Option<u16>,
-    /// The question that is open, and whether the bridge was there when it was asked.
-    asked: Option<(u64, i64)>,
-    is_asked_there: bool,
-    /// A bridge said something else, since it was first asked and before it told the time.
+    /// The nonce of the open request and when it was sent, and whether the bridge was there then.
+    request: Option<(u64, i64)>,
+    was_bridge_there: bool,
+    /// The bridge sent something else, after the first request and before the time.
     has_spoken: bool,
     next_at: Option<i64>,
 }
 
-/// What is to be done.
+/// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Due {
-    /// Ask for the time.
-    Ask {
-        /// Under this number.
+    /// Request the time.
+    Request {
+        /// Identifies the request; the answer repeats it.
         nonce: u64,
-        /// And give an old bridge cause to say something.
+        /// Whether to publish, too, what makes an old bridge answer.
         is_probing: bool,
     },
-    /// This bridge does not tell the time.
+    /// This bridge does not send the time.
     Silent,
 }
 
-/// An answer that was asked for.
+/// An answer to a request of this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer {
-    /// When it was.
-    pub asked_at: i64,
-    /// No better one is to be waited for.
+    /// When the request was sent, microseconds since boot.
+    pub requested_at: i64,
+    /// Whether it counts, because no better one is waited for.
     pub is_last: bool,
 }
 
 impl Exchange {
-    /// Before the first connection; whether a bridge has told this device the time in an earlier run.
+    /// Before the first connection; whether a bridge has sent this device the time in an earlier run.
     #[must_use]
     pub fn new(is_new: bool) -> Self {
         Self {
@@ -116,7 +116,7 @@ impl Exchange {
     pub fn up(&mut self, session: u64, born: i64, now: i64) {
         let soon = now + SILENCE;
         let next = match self.is_silent {
-            true => soon.max(self.asked_at.saturating_add(self.pause())),
+            true => soon.max(self.requested_at.saturating_add(self.pause())),
             false => soon,
         };
         self.connection = Connection {
@@ -132,31 +132,33 @@ impl Exchange {
         self.connection = Connection::default();
     }
 
-    /// What the bridge of this connection understands, once it said so.
+    /// The protocol that the bridge of this connection understands, once it has sent it.
     #[must_use]
     pub const fn protocol(&self) -> Option<u16> {
         self.connection.protocol
     }
 
-    /// Whether the bridge may say soon what it understands.
+    /// Whether the bridge may still send soon which protocol it understands.
     #[must_use]
     pub fn may_greet(&self, now: i64) -> bool {
         self.connection.greeted_by.is_some_and(|by| now < by)
     }
 
-    /// An answer, if it was asked for.
+    /// Takes an answer; `None` when it was not requested.
     pub fn hello(&mut self, hello: &Hello, now: i64) -> Option<Answer> {
-        let answers = |asked: &Option<(u64, i64)>| asked.filter(|(nonce, _)| *nonce == hello.nonce);
+        let answers =
+            |request: &Option<(u64, i64)>| request.filter(|(nonce, _)| *nonce == hello.nonce);
         let connection = &mut self.connection;
-        let (_, asked_at) = answers(&connection.asked).or_else(|| answers(&connection.birth))?;
-        if answers(&connection.asked).is_some() {
-            connection.asked = None;
+        let (_, requested_at) =
+            answers(&connection.request).or_else(|| answers(&connection.birth))?;
+        if answers(&connection.request).is_some() {
+            connection.request = None;
         }
         let is_first = connection.protocol.replace(hello.protocol).is_none();
         connection.greeted_by = None;
         (self.is_new, self.is_silent) = (true, false);
         (self.ignored, self.unanswered) = (0, 0);
-        let is_slow = now - asked_at > TRIP_GOOD;
+        let is_slow = now - requested_at > TRIP_GOOD;
         self.slow = match is_slow {
             true => self.slow + 1,
             false => 0,
@@ -170,14 +172,17 @@ impl Exchange {
         } else {
             now + SLOW_PAUSE
         });
-        Some(Answer { asked_at, is_last })
+        Some(Answer {
+            requested_at,
+            is_last,
+        })
     }
 
-    /// The bridge said something else than the time. The first time in a connection it is asked anew: what it was
-    /// asked before it was there tells nothing, and it need not wait for the next question.
-    pub const fn heard(&mut self, now: i64) {
+    /// The bridge sent something else than the time. The first time in a connection the time is requested again, at
+    /// once: that a request from before the bridge was there is unanswered proves nothing.
+    pub const fn received_other(&mut self, now: i64) {
         let is_first = !self.connection.has_spoken && self.connection.protocol.is_none();
-        if self.connection.asked.is_none() || !is_first {
+        if self.connection.request.is_none() || !is_first {
             return;
         }
         self.connection.has_spoken = true;
@@ -187,7 +192,7 @@ impl Exchange {
         }
     }
 
-    /// The clock was set, or is in doubt: ask soon.
+    /// The clock was set, or is in doubt: the next request is due at once.
     pub const fn hurry(&mut self, now: i64) {
         if self.connection.protocol.is_some() {
             self.connection.next_at = Some(now);
@@ -209,7 +214,7 @@ impl Exchange {
             .min()
     }
 
-    /// What is due now; a question goes out with `nonce`.
+    /// What is due now; a request is sent with `nonce`.
     pub fn due(&mut self, nonce: u64, now: i64) -> Option<Due> {
         let is_due = |at: Option<i64>| at.is_some_and(|at| at <= now);
         if is_due(self.connection.greeted_by) {
@@ -220,17 +225,17 @@ impl Exchange {
             return Some(Due::Silent);
         }
         if is_due(self.connection.next_at) {
-            if self.asked_there_at().is_some() {
-                // No more than tell something: each connection begins with short pauses.
+            if self.requested_there_at().is_some() {
+                // Not beyond what the decision needs: each connection begins with short pauses.
                 self.ignored = (self.ignored + 1).min(SILENT_AFTER - 1);
             }
-            self.connection.is_asked_there = self.connection.has_spoken;
-            self.connection.asked = Some((nonce, now));
-            self.asked_at = now;
+            self.connection.was_bridge_there = self.connection.has_spoken;
+            self.connection.request = Some((nonce, now));
+            self.requested_at = now;
             self.unanswered = self.unanswered.saturating_add(1);
             self.connection.next_at = Some(now.saturating_add(self.pause()));
             let is_probing = !self.is_new && !self.connection.has_spoken;
-            return Some(Due::Ask { nonce, is_probing });
+            return Some(Due::Request { nonce, is_probing });
         }
         None
     }
@@ -238,22 +243,22 @@ impl Exchange {
     /// When the bridge is shown to be an old one.
     fn silent_at(&self) -> Option<i64> {
         let is_last = self.ignored + 1 >= SILENT_AFTER;
-        let asked_at = self
-            .asked_there_at()
+        let requested_at = self
+            .requested_there_at()
             .filter(|_| is_last && !self.is_new && !self.is_silent)?;
-        Some(asked_at + SILENCE)
+        Some(requested_at + SILENCE)
     }
 
-    /// When the open question was asked, if the bridge was there.
-    fn asked_there_at(&self) -> Option<i64> {
-        let asked = self
+    /// When the open request was sent, if the bridge was there.
+    fn requested_there_at(&self) -> Option<i64> {
+        let request = self
             .connection
-            .asked
-            .filter(|_| self.connection.is_asked_there);
-        asked.map(|(_, at)| at)
+            .request
+            .filter(|_| self.connection.was_bridge_there);
+        request.map(|(_, at)| at)
     }
 
-    /// How long to wait for the answer to the last question before the next one.
+    /// How long to wait for the answer to the last request before the next one.
     fn pause(&self) -> i64 {
         let max = match self.is_new {
             true => INTERVAL,
@@ -281,8 +286,11 @@ mod tests {
         }
     }
 
-    const fn answer(asked_at: i64, is_last: bool) -> Option<Answer> {
-        Some(Answer { asked_at, is_last })
+    const fn answer(requested_at: i64, is_last: bool) -> Option<Answer> {
+        Some(Answer {
+            requested_at,
+            is_last,
+        })
     }
 
     /// Goes on until `until`; what was due, and when. After each question a bridge says something else, if
@@ -294,7 +302,7 @@ mod tests {
                 found.push((now, due));
             }
             if is_there {
-                exchange.heard(now);
+                exchange.received_other(now);
             }
             assert!(found.len() < 1000);
         }
@@ -311,11 +319,11 @@ mod tests {
         assert_eq!(exchange.hello(&hello(7), 2 * SECOND), answer(0, false));
         assert_eq!(exchange.protocol(), Some(2));
         assert!(!exchange.may_greet(2 * SECOND));
-        let asked = Due::Ask {
+        let request = Due::Request {
             nonce: 9,
             is_probing: false,
         };
-        assert_eq!(exchange.due(9, 2 * SECOND), Some(asked));
+        assert_eq!(exchange.due(9, 2 * SECOND), Some(request));
         assert_eq!(exchange.due(10, 2 * SECOND), None);
         let answered = 2 * SECOND + 50_000;
         assert_eq!(
@@ -323,7 +331,7 @@ mod tests {
             answer(2 * SECOND, true)
         );
         assert_eq!(exchange.next_at(), Some(answered + INTERVAL));
-        // A second answer to the same question is nobody's.
+        // A second answer to the same request does not count.
         assert_eq!(exchange.hello(&hello(9), answered), None);
     }
 
@@ -350,8 +358,8 @@ mod tests {
         assert_eq!(exchange.next_at(), Some(now + SILENCE));
     }
 
-    /// A bridge that is away, or slow to start: a fresh device goes on asking, ever more rarely, and
-    /// believes nothing.
+    /// A bridge that is away, or slow to start: a fresh device goes on with requests, ever more rarely, and
+    /// decides nothing.
     #[test]
     fn silence_alone_says_nothing() {
         for is_new in [false, true] {
@@ -364,15 +372,15 @@ mod tests {
             let pauses = found.windows(2).map(|pair| pair[1].0 - pair[0].0);
             assert!(pauses.is_sorted());
             let last = found.len() as u64 - 1;
-            let asked_at = at(found.len() - 1);
+            let requested_at = at(found.len() - 1);
             assert_eq!(
-                exchange.hello(&hello(last), asked_at),
-                answer(asked_at, true)
+                exchange.hello(&hello(last), requested_at),
+                answer(requested_at, true)
             );
         }
     }
 
-    /// What nobody could answer shows nothing of who comes later.
+    /// Requests that reached no bridge prove nothing about one that comes later.
     #[test]
     fn a_bridge_that_comes_back_is_asked_at_once_and_has_three_questions_of_its_own() {
         for is_new in [false, true] {
@@ -385,18 +393,18 @@ mod tests {
                 if is_reconnected {
                     exchange.down();
                     exchange.up(8, 24 * HOUR, 24 * HOUR);
-                    let asked = exchange.due(98, 24 * HOUR + SILENCE);
-                    assert!(matches!(asked, Some(Due::Ask { .. })), "{asked:?}");
+                    let request = exchange.due(98, 24 * HOUR + SILENCE);
+                    assert!(matches!(request, Some(Due::Request { .. })), "{request:?}");
                 }
                 let back = 24 * HOUR + SILENCE + SECOND;
-                exchange.heard(back);
+                exchange.received_other(back);
                 assert_eq!(exchange.next_at(), Some(back));
-                let asked = Due::Ask {
+                let request = Due::Request {
                     nonce: 99,
                     is_probing: false,
                 };
-                assert_eq!(exchange.due(99, back), Some(asked));
-                exchange.heard(back);
+                assert_eq!(exchange.due(99, back), Some(request));
+                exchange.received_other(back);
                 assert_eq!(exchange.next_at(), Some(back + SILENCE));
                 // One that takes its time to answer is not taken for an old one.
                 let mut answered = exchange.clone();
@@ -419,10 +427,10 @@ mod tests {
             exchange.up(8, up_at, up_at);
             go_on(exchange, up_at + seconds * SECOND, true)
         };
-        // What an end of the connection leaves no time to answer tells nothing.
+        // A request that the end of the connection left no time to answer proves nothing.
         for n in 0..9 {
-            let asked = connect(&mut exchange, n * 60 * SECOND, 9);
-            assert_eq!(asked.len(), 2, "{asked:?}");
+            let due = connect(&mut exchange, n * 60 * SECOND, 9);
+            assert_eq!(due.len(), 2, "{due:?}");
         }
         let start = HOUR;
         for n in 0..3 {
@@ -449,11 +457,11 @@ mod tests {
     fn a_bridge_that_speaks_and_does_not_answer_is_an_old_one() {
         let mut exchange = Exchange::new(false);
         exchange.up(7, 0, 0);
-        // What it says before it was asked tells nothing.
-        exchange.heard(0);
+        // What it sends before a request proves nothing.
+        exchange.received_other(0);
         let found = go_on(&mut exchange, 24 * HOUR, true);
-        let ask = |nonce, is_probing| Due::Ask { nonce, is_probing };
-        // It speaks after the first question, and is asked three from then on.
+        let ask = |nonce, is_probing| Due::Request { nonce, is_probing };
+        // It sends something after the first request, and gets three from then on.
         let expected = [
             (5 * SECOND, ask(0, true)),
             (5 * SECOND, ask(1, false)),
@@ -481,13 +489,13 @@ mod tests {
         assert_eq!(exchange.protocol(), Some(2));
         exchange.down();
         assert_eq!((exchange.protocol(), exchange.next_at()), (None, None));
-        // From then on one that speaks and does not answer is in trouble: it is asked for ever.
+        // From then on a bridge that is there and does not answer is in trouble: it gets requests for ever.
         exchange.up(9, 31 * HOUR, 31 * HOUR);
         let found = go_on(&mut exchange, 32 * HOUR, true);
         let is_ask = |(_, due): &(i64, Due)| {
             matches!(
                 due,
-                Due::Ask {
+                Due::Request {
                     is_probing: false,
                     ..
                 }

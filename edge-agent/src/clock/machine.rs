@@ -6,7 +6,7 @@
 //!   process's own monotonic clock gives the rest.
 //! - Which boot: `/proc/sys/kernel/random/boot_id`.
 //! - Synchronised: a file that a time daemon touches when it has set the clock, below `/run`, which is
-//!   empty after a boot. systemd-timesyncd does so by itself; others can be told to. The file counts
+//!   empty after a boot. systemd-timesyncd does so by itself; others can be configured to. The file counts
 //!   when it was touched after the clock was last set by somebody else.
 //!
 //! Where `/proc` is not, each process is a boot of its own: what it takes is mended within its own life.
@@ -34,21 +34,21 @@ const LOOK_AGE_MAX: Duration = Duration::from_millis(100);
 /// Where the two clocks part by more, the machine slept. `/proc/uptime` has hundredths.
 const SLEPT: i64 = 50_000;
 
-/// What of the clock can be set.
+/// How the clock is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClockSettings {
-    /// The file that says that the kernel's clock is synchronised; nobody does, when left out.
+    /// The file that a time daemon touches when the clock is synchronised; `None`: there is no such daemon.
     pub synchronised_file: Option<PathBuf>,
     /// By how much the wall clock is wrong, in milliseconds, for fault plans. It is then not taken for
     /// synchronised.
     pub offset_ms: i64,
-    /// A file that says the same, and may change while the agent runs.
+    /// A file with that offset, which may change while the agent runs.
     pub offset_file: Option<PathBuf>,
     /// Which boot to take this one for, for fault plans.
     pub boot: Option<String>,
 }
 
-/// The clocks.
+/// This machine's clocks, as they are read.
 #[derive(Debug)]
 pub struct Machine {
     settings: ClockSettings,
@@ -92,7 +92,7 @@ impl Machine {
         let before = uptime().unwrap_or(0);
         let started = Instant::now();
         let machine = Self {
-            // Nothing is known of other processes where the system does not tell boots apart.
+            // Nothing is known of other processes where the system does not distinguish boots.
             boot: boot.map_or_else(rand::random, |id| xxh3_64(id.trim().as_bytes()) >> 1),
             offset_ms: AtomicI64::new(settings.offset_ms),
             settings,
@@ -119,7 +119,7 @@ impl Machine {
         self.boot
     }
 
-    /// What the clocks say now.
+    /// Reads the three clocks.
     #[must_use]
     pub fn moment(&self) -> Moment {
         let offset_ms = self.offset_ms.load(Ordering::Relaxed);

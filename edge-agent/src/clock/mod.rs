@@ -1,7 +1,7 @@
 //! The device's clock: which time readings are stamped with, and what is known of it.
 //!
-//! [`core`] decides; [`exchange`] is when a bridge is asked; [`machine`] reads the clocks of this machine; [`AgentClock`] joins the two for
-//! everybody who asks what time it is.
+//! [`core`] decides; [`exchange`] is when the time is requested from a bridge; [`machine`] reads the clocks of this machine; [`AgentClock`] joins the two for
+//! all parts of the agent.
 
 pub mod core;
 pub mod exchange;
@@ -56,7 +56,7 @@ impl AgentClock {
         }
     }
 
-    /// By what the certificates of servers are judged: the wall clock, but never before what has
+    /// The clock for checking servers' certificates: the wall clock, but never before what has
     /// certainly passed.
     #[must_use]
     pub fn servers(&self) -> Arc<FlooredClock> {
@@ -69,7 +69,7 @@ impl AgentClock {
         Arc::new(Stamps(self.clone()))
     }
 
-    /// What is kept of this start.
+    /// What the file keeps of this start's clock.
     #[must_use]
     pub fn start(&self) -> StartClock {
         self.core().start()
@@ -92,20 +92,24 @@ impl AgentClock {
         self.core().look(now)
     }
 
-    /// A bridge told the time; when it was asked is as [`Self::monotonic`] had it.
+    /// A bridge sent the time; the answer's request time is by [`Self::monotonic`].
     #[must_use]
     pub fn hello(&self, answer: Answer, bridge_time_ms: i64) -> Vec<Change> {
-        let Answer { asked_at, is_last } = answer;
+        let Answer {
+            requested_at,
+            is_last,
+        } = answer;
         let now = self.machine.moment();
         self.servers.learn(bridge_time_ms.div_euclid(1000));
-        self.core().hello(asked_at, now, bridge_time_ms, is_last)
+        self.core()
+            .hello(requested_at, now, bridge_time_ms, is_last)
     }
 
-    /// No bridge tells the time.
+    /// The bridge is there and does not send the time.
     #[must_use]
-    pub fn nobody_tells(&self) -> Vec<Change> {
+    pub fn bridge_is_silent(&self) -> Vec<Change> {
         let now = self.machine.moment();
-        self.core().nobody_tells(now, BUILT)
+        self.core().bridge_is_silent(now, BUILT)
     }
 
     /// What becomes of the rows of earlier starts that are held, now that the time is known.
@@ -114,8 +118,8 @@ impl AgentClock {
         let now = self.machine.moment();
         let core = self.core();
         let held: Vec<HeldStart> = starts.held.iter().map(|(_, held)| *held).collect();
-        let told = (!core.is_trusted()).then(|| core.time(now));
-        let verdicts = core::judge(&held, starts.before, &core.start(), BUILT, told);
+        let certain_time = (!core.is_trusted()).then(|| core.time(now));
+        let verdicts = core::judge(&held, starts.before, &core.start(), BUILT, certain_time);
         let epochs = starts.held.iter().map(|(epoch, _)| *epoch);
         epochs.zip(verdicts).collect()
     }
@@ -140,8 +144,8 @@ impl AgentClock {
         self.machine.moment().wall / 1000
     }
 
-    /// By what commands expire, in milliseconds: the database's time, or with a bridge that does not tell
-    /// it this machine's, as it always was. `None` while it is not known.
+    /// The time by which commands expire, in milliseconds: the database's; with a bridge that does not send
+    /// it, this machine's. `None` while it is not known.
     #[must_use]
     pub fn commands_ms(&self) -> Option<i64> {
         let now = self.machine.moment();
@@ -154,7 +158,7 @@ impl AgentClock {
         self.core().is_known()
     }
 
-    /// What is told of it.
+    /// What the bridge and the status are given of the clock.
     #[must_use]
     pub fn report(&self) -> ClockReport {
         let now = self.machine.moment();

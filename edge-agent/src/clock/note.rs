@@ -4,11 +4,11 @@ use schema::message::RejectReason;
 
 use super::core::{Release, StartClock};
 
-/// The first field, should the line ever change.
+/// The first field: the version of the line's format.
 const VERSION: &str = "1";
 
 impl StartClock {
-    /// The line.
+    /// The line as it is written.
     #[must_use]
     pub fn note(&self) -> String {
         let Self {
@@ -29,7 +29,7 @@ impl StartClock {
         format!("{VERSION} {boot} {began} {axis} {wall} {known} {release}")
     }
 
-    /// What the line says; `None` of one that this build does not understand.
+    /// The clock that the line describes; `None` when this build does not understand it.
     #[must_use]
     pub fn parse(note: &str) -> Option<Self> {
         let mut words = note.split(' ');

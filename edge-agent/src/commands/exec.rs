@@ -1,7 +1,7 @@
 //! `exec`: a program that the device's owner allows, run to its end. Nothing that arrives is ever a
 //! program's name or argument.
 //!
-//! What it prints is the command's output, up to a bound, save for lines that tell how far it is:
+//! What it prints is the command's output, up to a bound, save for lines that say how far it is:
 //! `progress: 40`, a whole number up to 100.
 //!
 //! The command ends with the program. What it has started is ended with it ([`super::group`]),
@@ -24,62 +24,62 @@ use super::group::{GRACE, Group};
 use super::strays;
 use super::work::Outcome;
 
-/// Tells a program which command it was started for.
+/// The environment's variable with the id of the command, for the program.
 pub(super) const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
 
-/// What a line that tells of progress begins with.
+/// How a line with progress begins.
 const PROGRESS: &[u8] = b"progress:";
 
-/// Longest line that may tell of progress; a program that prints anything longer prints output.
+/// Longest line that may be progress; anything longer is output.
 const PROGRESS_LINE_MAX: usize = 24;
 
-/// Shortest time between two words on progress.
+/// Shortest time between two reports of progress.
 const PROGRESS_GAP: Duration = Duration::from_secs(1);
 
 /// A program that commands may start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
-    /// Where it is.
+    /// The path of its executable file.
     pub program: PathBuf,
-    /// What it is called with, always.
+    /// Its arguments, always the same.
     pub args: Vec<String>,
     /// It is killed after this time, with all that it has started.
     pub timeout: Duration,
 }
 
-/// Tells how far a command is, in percent.
+/// Sends how far a command is, in percent, and not too often.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) id: CommandId,
-    pub(super) tell: Option<mpsc::Sender<(CommandId, u8)>>,
-    told_at: Option<Instant>,
-    untold: Option<u8>,
+    pub(super) sender: Option<mpsc::Sender<(CommandId, u8)>>,
+    sent_at: Option<Instant>,
+    unsent: Option<u8>,
 }
 
 impl Progress {
-    pub(super) const fn new(id: CommandId, tell: Option<mpsc::Sender<(CommandId, u8)>>) -> Self {
+    pub(super) const fn new(id: CommandId, sender: Option<mpsc::Sender<(CommandId, u8)>>) -> Self {
         Self {
             id,
-            tell,
-            told_at: None,
-            untold: None,
+            sender,
+            sent_at: None,
+            unsent: None,
         }
     }
 
-    /// When there is something to tell, if there is.
+    /// When [`Self::send_if_due`] has something to send; `None` when nothing is unsent.
     fn due(&self) -> Option<Instant> {
-        let due = self.told_at.map(|at| at + PROGRESS_GAP);
-        self.untold.map(|_| due.unwrap_or_else(Instant::now))
+        let due = self.sent_at.map(|at| at + PROGRESS_GAP);
+        self.unsent.map(|_| due.unwrap_or_else(Instant::now))
     }
 
-    fn tell_if_due(&mut self) {
+    fn send_if_due(&mut self) {
         if self.due().is_some_and(|due| due <= Instant::now())
-            && let Some(percent) = self.untold.take()
+            && let Some(percent) = self.unsent.take()
         {
-            self.told_at = Some(Instant::now());
-            if let Some(tell) = &self.tell {
+            self.sent_at = Some(Instant::now());
+            if let Some(sender) = &self.sender {
                 // Progress that finds no room is overtaken by the next.
-                let _ = tell.try_send((self.id, percent));
+                let _ = sender.try_send((self.id, percent));
             }
         }
     }
@@ -123,8 +123,8 @@ pub(super) async fn run(
             }
         });
         let is_late = ended.await.is_err();
-        group.ask();
-        // What is on its way is read; and one that is late may still say something.
+        group.terminate();
+        // What is on its way is read; a program that is late may still print something.
         let rest = async {
             if !is_read {
                 reading.await;
@@ -155,7 +155,7 @@ pub(super) async fn run(
     }
 }
 
-/// Reads to the end, and keeps as much as may travel; tells of progress on the way.
+/// Reads to the end, and keeps as much as may travel; sends progress on the way.
 async fn read(
     from: Option<impl AsyncRead + Unpin>,
     lines: &mut Lines,
@@ -178,29 +178,29 @@ async fn read(
         match &mut progress {
             Some(progress) => {
                 if let Some(percent) = lines.take(&part[..bytes]) {
-                    progress.untold = Some(percent);
+                    progress.unsent = Some(percent);
                 }
-                progress.tell_if_due();
+                progress.send_if_due();
             }
             None => lines.keep(&part[..bytes]),
         }
     }
 }
 
-/// Tells lines on progress from output.
+/// Separates lines with progress from output.
 #[derive(Debug, Default)]
 struct Lines {
     kept: Vec<u8>,
-    /// The beginning of a line that may tell of progress.
+    /// The beginning of a line that may be progress.
     begun: Vec<u8>,
     /// The line has turned out to be output.
     is_output: bool,
 }
 
 impl Lines {
-    /// Takes what came; answers the last progress that it told.
+    /// Takes what was read; returns the last progress in it.
     fn take(&mut self, bytes: &[u8]) -> Option<u8> {
-        let mut told = None;
+        let mut percent_found = None;
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
             if self.is_output {
                 self.keep(line);
@@ -209,7 +209,7 @@ impl Lines {
                 let (head, tail) = line.split_at(line.len().min(room));
                 self.begun.extend_from_slice(head);
                 if let Some(percent) = percent(&self.begun) {
-                    told = Some(percent);
+                    percent_found = Some(percent);
                     self.begun.clear();
                 } else if !may_become_progress(&self.begun) {
                     let begun = std::mem::take(&mut self.begun);
@@ -222,7 +222,7 @@ impl Lines {
                 self.is_output = false;
             }
         }
-        told
+        percent_found
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -244,7 +244,7 @@ impl Lines {
     }
 }
 
-/// The progress that a whole line tells.
+/// The percentage of a whole line with progress.
 fn percent(line: &[u8]) -> Option<u8> {
     let rest = line.strip_prefix(PROGRESS)?.strip_suffix(b"\n")?;
     let number = std::str::from_utf8(rest).ok()?.trim();
@@ -333,8 +333,8 @@ mod tests {
         }
     }
 
-    /// Runs a program that does not end by itself for so long that it has come to say something. Returns how
-    /// long that was, and what is said of it then.
+    /// Runs a program that does not end by itself, for so long that it has printed `word`. Returns how
+    /// long that was, and the error.
     async fn killed(script: &str, word: &str) -> (Duration, String) {
         let mut time_ms = 500;
         loop {
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_programs_output_and_end_are_told() {
+    async fn a_programs_output_and_end_are_returned() {
         let run = async |script| run(&program(script, 10_000)).await;
         let named = program("echo $TIDELINE_COMMAND_ID", 10_000);
         let named = super::run(&named, Progress::new(ID, None), &TaskTracker::new()).await;
@@ -386,7 +386,7 @@ mod tests {
         for script in [
             "sleep S & echo ok",
             "sleep S & sleep S & echo ok",
-            // Who does not hear is killed.
+            // What ignores SIGTERM is killed.
             "(trap '' TERM; sleep S; sleep S) & echo ok",
             // Nor do those help who change their pipes.
             "sleep S >/dev/null 2>&1 & echo ok",
@@ -417,9 +417,9 @@ mod tests {
         }
     }
 
-    /// One that is asked to end may say something still.
+    /// After SIGTERM a program may still print something.
     #[tokio::test]
-    async fn a_program_is_asked_before_it_is_killed() {
+    async fn a_program_is_terminated_before_it_is_killed() {
         let script = "trap 'echo cleaned up; exit 1' TERM; while true; do sleep 0.05; done";
         let (_, said) = killed(script, "cleaned up").await;
         assert!(said.contains(": cleaned up"), "{said}");
@@ -500,37 +500,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn progress_is_told_at_most_once_a_second_and_is_no_output() {
-        let (tell, mut told) = mpsc::channel(16);
+    async fn progress_is_sent_at_most_once_a_second_and_is_no_output() {
+        let (sender, mut reports) = mpsc::channel(16);
         let script = "echo begin; for n in 1 2 3 4 5 6 7 8 9; do echo progress: $n; done; \
                       sleep 1.3; echo 'progress: 50'; echo end";
         let started = Instant::now();
         let program = program(script, 10_000);
         let endings = TaskTracker::new();
-        let ran = super::run(&program, Progress::new(ID, Some(tell)), &endings);
+        let ran = super::run(&program, Progress::new(ID, Some(sender)), &endings);
         let watching = async {
-            let mut heard = Vec::new();
-            while let Some((id, percent)) = told.recv().await {
+            let mut received = Vec::new();
+            while let Some((id, percent)) = reports.recv().await {
                 assert_eq!(id, ID);
-                heard.push((percent, started.elapsed()));
+                received.push((percent, started.elapsed()));
             }
-            heard
+            received
         };
-        let (outcome, heard) = tokio::join!(ran, watching);
+        let (outcome, received) = tokio::join!(ran, watching);
         assert_eq!(outcome, Ok("begin\nend".to_owned()));
         // Of those that came together the last, and at most one more a second.
-        assert!((1..=3).contains(&heard.len()), "{heard:?}");
-        assert!(heard.is_sorted(), "{heard:?}");
-        for two in heard.windows(2) {
-            assert!(two[1].1 - two[0].1 > PROGRESS_GAP / 2, "{heard:?}");
+        assert!((1..=3).contains(&received.len()), "{received:?}");
+        assert!(received.is_sorted(), "{received:?}");
+        for two in received.windows(2) {
+            assert!(two[1].1 - two[0].1 > PROGRESS_GAP / 2, "{received:?}");
         }
     }
 
     #[test]
     fn only_whole_lines_of_that_form_are_progress() {
-        let check = |text: &str, told: Option<u8>, output: &str| {
+        let check = |text: &str, percent_found: Option<u8>, output: &str| {
             let mut lines = Lines::default();
-            assert_eq!(lines.take(text.as_bytes()), told, "{text:?}");
+            assert_eq!(lines.take(text.as_bytes()), percent_found, "{text:?}");
             assert_eq!(lines.end(), output, "{text:?}");
         };
         check("progress: 0\n", Some(0), "");
@@ -549,11 +549,11 @@ mod tests {
     }
 
     proptest! {
-        /// However the bytes arrive, the same is told and kept.
+        /// However the bytes arrive, the same is sent and kept.
         #[test]
         fn chunks_do_not_matter(text in "(progress: ?[0-9]{1,3}\n|[a-p: ]{0,30}\n|\r|progress)*", cuts in prop::collection::vec(0..200usize, 0..8)) {
             let mut whole = Lines::default();
-            let told = whole.take(text.as_bytes());
+            let percent_found = whole.take(text.as_bytes());
             let mut parts = Lines::default();
             let (mut last, mut from) = (None, 0);
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
@@ -562,7 +562,7 @@ mod tests {
                 last = parts.take(&text.as_bytes()[from..cut]).or(last);
                 from = cut;
             }
-            prop_assert_eq!(last, told);
+            prop_assert_eq!(last, percent_found);
             prop_assert_eq!(parts.end(), whole.end());
         }
     }

@@ -2,19 +2,19 @@
 //!
 //! The program leads a process group of its own, and whatever it starts belongs to that unless it
 //! leaves on purpose. The end of the program ends the group, and so does a time-out, a withdrawal
-//! and a stop of the agent: each is asked to end (SIGTERM), and those who are still there a moment
+//! and a stop of the agent: each gets SIGTERM, and those who are still there a moment
 //! later are killed.
 //!
 //! ```text
-//! running ──► asked ──► killed ──► its status is taken
-//!    └───────────┴─ dropped: asked, and killed a moment later by a task of `endings`; at once when
-//!                   nobody can wait any more
+//! running ──► SIGTERM ──► SIGKILL ──► its status is taken
+//!    └────────────┴─ dropped: SIGTERM, and a moment later SIGKILL by a task of `endings`; at once when
+//!                    no runtime is left
 //! ```
 //!
 //! The group's number is that of its leader, which stays taken until the leader's status is: so the
 //! group is only ever signalled before that, and never a stranger's. Who has left the group, or
-//! outlives an agent that is killed, is found by [`super::strays`]: to be told of the agent's end
-//! (`PR_SET_PDEATHSIG`) a program must ask between fork and exec, which takes `unsafe`.
+//! outlives an agent that is killed, is found by [`super::strays`]: a signal at the agent's end
+//! (`PR_SET_PDEATHSIG`) has to be requested between fork and exec, which takes `unsafe`.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use super::strays;
 
-/// How long a program may take to end by itself when it is asked to.
+/// How long a program may take to end by itself after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// How long what it has started may take beyond that.
@@ -46,11 +46,11 @@ pub(super) struct Group {
     /// `None` once its status is taken.
     child: Option<Child>,
     id: Option<Pid>,
-    /// The ends of its pipes that are read, open as long as it may write: a program that says something
-    /// when it is asked to end must not be ended by that (`SIGPIPE`).
+    /// The reading ends of its pipes, open as long as it may write: a program that prints something
+    /// after SIGTERM must not be ended by SIGPIPE.
     pipes: Vec<OwnedFd>,
     endings: TaskTracker,
-    was_asked: bool,
+    was_terminated: bool,
     command: CommandId,
 }
 
@@ -69,7 +69,7 @@ impl Group {
             child: Some(child),
             id,
             endings: endings.clone(),
-            was_asked: false,
+            was_terminated: false,
             command,
         }
     }
@@ -84,7 +84,7 @@ impl Group {
 
     /// Waits for the end of the program itself, and leaves its status where it is.
     pub(super) async fn ended(&mut self) {
-        // Before the first look: an end in between is heard.
+        // Before the first look, so that an end in between is not missed.
         let Ok(mut ends) = signal(SignalKind::child()) else {
             return self.status_taken().await;
         };
@@ -103,16 +103,16 @@ impl Group {
         matches!(waitid(WaitId::Pid(id), options), Ok(None))
     }
 
-    /// When nobody tells of ends: from here on the group's number may be another's in theory.
+    /// Where SIGCHLD cannot be received: from here on the group's number may be another's in theory.
     async fn status_taken(&mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.wait().await;
         }
     }
 
-    /// Asks everybody to end.
-    pub(super) fn ask(&mut self) {
-        self.was_asked = true;
+    /// Sends SIGTERM to the group.
+    pub(super) fn terminate(&mut self) {
+        self.was_terminated = true;
         self.signal(Signal::TERM);
     }
 
@@ -145,10 +145,10 @@ impl Drop for Group {
             id: self.id,
             pipes: std::mem::take(&mut self.pipes),
             endings: self.endings.clone(),
-            was_asked: true,
+            was_terminated: true,
             command: self.command,
         };
-        if self.was_asked || Handle::try_current().is_err() {
+        if self.was_terminated || Handle::try_current().is_err() {
             rest.signal(Signal::KILL);
             rest.child = None;
             return;

@@ -1,9 +1,9 @@
-//! Commands: kept before they run, run at most once (P7), and told of until the bridge has noted it.
+//! Commands: kept before they run, run at most once (P7), and reported until the bridge has noted it.
 //!
 //! ```text
 //! order ─► kept on disk ─► waits by priority ─► "running" on disk ─► runs ─► its end on disk
-//!             │ known: only its state is told again                             │
-//!             └──────────────── told after each step, and again until noted ◄───┘
+//!             │ known: only its state is reported again                         │
+//!             └──────────── reported after each step, and again until noted ◄───┘
 //! ```
 //!
 //! What ran when the agent was killed ends as unknown: it may have taken effect, so it is not tried
@@ -11,7 +11,7 @@
 //! answered as unknown too.
 //!
 //! [`core`] decides, [`work`] is what a command does, and the task here carries out: it waits for
-//! one thing to happen, tells the core, and does what it says.
+//! one input, hands it to the core, and carries out the effects.
 
 pub mod core;
 mod exec;
@@ -43,13 +43,13 @@ use work::{Outcome, Workshop};
 
 pub use self::core::{COMMANDS_OPEN_MAX, Instruction};
 
-/// How long programs are waited for that were asked to end, and then killed, when the agent stops.
+/// How long a stop of the agent waits for programs that were terminated, and then killed.
 const ENDINGS_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// Words on progress that wait; each program says one a second.
+/// Reports of progress that may wait; each program sends one a second.
 const PERCENTS_QUEUE: usize = 16;
 
-/// What the task needs.
+/// What the task is made of.
 pub(crate) struct Commands {
     pub(crate) buffer: Buffer,
     pub(crate) clock: AgentClock,
@@ -61,8 +61,8 @@ pub(crate) struct Commands {
     pub(crate) stop: CancellationToken,
 }
 
-/// The task at work.
-struct Running {
+/// The task while it runs.
+struct CommandsTask {
     parts: Commands,
     core: Core,
     started: Instant,
@@ -70,7 +70,7 @@ struct Running {
     work: JoinSet<(CommandId, Outcome)>,
     /// The write that the core waits for.
     write: Option<Writing>,
-    /// Hears how far running commands are, in percent.
+    /// Receives how far running commands are, in percent.
     percents: mpsc::Receiver<(CommandId, u8)>,
 }
 
@@ -98,7 +98,7 @@ impl Commands {
         let restarted_for = self.workshop.tools.restarted_for;
         let now = moment(started, &self.clock);
         let (core, effects) = Core::new(stored, parallel, restarted_for, now);
-        let mut running = Running {
+        let mut task = CommandsTask {
             parts: self,
             core,
             started,
@@ -107,15 +107,15 @@ impl Commands {
             write: None,
             percents,
         };
-        running.carry_out(effects);
-        running.go().await;
-        running.end().await;
+        task.carry_out(effects);
+        task.go().await;
+        task.end().await;
         Ok(())
     }
 }
 
-impl Running {
-    /// Only a stop ends it.
+impl CommandsTask {
+    /// Handles inputs until the agent stops or the buffer is closed.
     async fn go(&mut self) {
         loop {
             let wakeup = self.core.next_wakeup(self.moment());
@@ -153,7 +153,7 @@ impl Running {
         }
     }
 
-    /// Ends what runs, and with programs all that they have started.
+    /// Ends what runs, and all that programs have started.
     async fn end(&mut self) {
         let endings = self.parts.workshop.tools.endings.clone();
         let ended = async {
@@ -196,9 +196,11 @@ impl Running {
             return;
         };
         match envelope::encode(&Event::Command(progress.clone())) {
-            // What the link does not take is told again.
+            // What the link does not take is reported again.
             Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
-            Err(error) => warn!(%error, command = %progress.id, "a command's state cannot be told"),
+            Err(error) => {
+                warn!(%error, command = %progress.id, "a command's state cannot be reported");
+            }
         }
     }
 
@@ -215,7 +217,7 @@ fn moment(started: Instant, clock: &AgentClock) -> Moment {
     }
 }
 
-/// How work ended; nothing of work that was stopped, whose end is known already.
+/// How work ended; `None` for work that was stopped, whose end is known already.
 fn broken_off(
     done: Result<(CommandId, Outcome), JoinError>,
     running: &HashMap<CommandId, AbortHandle>,
@@ -241,7 +243,7 @@ async fn written(write: &mut Option<Writing>) -> Option<Answer> {
     }
 }
 
-/// Puts something on the disk, and says what became of it.
+/// Carries out a write, and returns the answer for the core; `None` when the buffer is closed.
 async fn perform(buffer: Buffer, write: Write) -> Option<Answer> {
     let (id, done) = match write {
         Write::Keep {

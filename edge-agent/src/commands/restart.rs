@@ -1,11 +1,11 @@
 //! `restart`: the agent ends in order, and its process runs itself again with the same arguments.
 //!
 //! ```text
-//! "running" on disk ─► stop in order ─► run again, told for which command ─► "succeeded" on disk
+//! "running" on disk ─► stop in order ─► run again, with the command's id ─► "succeeded" on disk
 //! ```
 //!
-//! The one that starts is told by an argument for which command it was started. It alone may call
-//! that command a success; whoever else finds it running, after a crash on the way, cannot know.
+//! The process that starts gets the command's id as an argument. It alone may report
+//! that command as a success; any other start that finds it running, after a crash on the way, cannot know.
 //! Either way it has ended then: nothing restarts twice for one command (P7).
 
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use daemon::Lifecycle;
 use schema::message::{CommandId, CommandState};
 
-/// Ends the agent, and says that it is to be started again.
+/// Ends the agent, and records that it is to be started again.
 #[derive(Debug, Clone)]
 pub(crate) struct Restart {
     lifecycle: Lifecycle,
@@ -28,9 +28,9 @@ impl Restart {
         }
     }
 
-    /// Lets the agent end; the command's outcome is told by the one that starts then.
+    /// Lets the agent end; the process that starts then reports the command's outcome.
     pub(super) async fn begin(&self, id: CommandId) -> std::convert::Infallible {
-        // A second one finds the stop under way, and is asked about after the start.
+        // A second one finds the stop under way; its outcome is decided after the start.
         let _ = self.wanted.set(id);
         self.lifecycle.stop();
         std::future::pending().await

@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 use super::exec::ID_VARIABLE;
 
-/// Kills the strays of a command, and tells how many there were.
+/// Kills the strays of a command, and returns how many there were.
 pub(super) async fn kill(id: CommandId) -> usize {
     // What cannot be looked for any more is left to the next start.
     spawn_blocking(move || kill_now(id)).await.unwrap_or(0)
@@ -32,7 +32,7 @@ fn kill_now(id: CommandId) -> usize {
         let Some(pid) = number.filter(|number| *number != std::process::id().cast_signed()) else {
             continue;
         };
-        // The handle first: whatever is read of the process then is of the one that is killed.
+        // The handle first, so that the process whose environment is read is the one that is killed.
         let Some(Ok(handle)) = Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty()))
         else {
             continue;

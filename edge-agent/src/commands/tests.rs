@@ -53,8 +53,8 @@ impl Rig {
     async fn start(folder: TempDir, parallel: usize) -> Self {
         let buffer = open(folder.path()).await.buffer;
         let (orders, instructions) = mpsc::channel(256);
-        let (link, link_heard) = watch::channel(LinkState::Down(None));
-        let (controls, _) = mpsc::channel(1);
+        let (link, link_receiver) = watch::channel(LinkState::Down(None));
+        let (sending, _) = mpsc::channel(1);
         let marks = folder.path().join("marks").display().to_string();
         let mark = Program {
             program: "/bin/sh".into(),
@@ -73,19 +73,19 @@ impl Rig {
         };
         let programs = BTreeMap::from([("mark".to_owned(), mark), ("stall".to_owned(), stall)]);
         let stop = CancellationToken::new();
-        let (parallel, parallel_heard) = watch::channel(parallel);
+        let (parallel, parallel_receiver) = watch::channel(parallel);
         let commands = Commands {
             buffer: buffer.clone(),
             clock: clock(),
-            link: link_heard,
+            link: link_receiver,
             instructions,
             workshop: Workshop {
                 buffer: buffer.clone(),
-                controls,
+                sending,
                 programs: Arc::new(programs),
                 tools: Tools::default(),
             },
-            parallel: parallel_heard,
+            parallel: parallel_receiver,
             stop: stop.clone(),
         };
         Self {
@@ -127,7 +127,7 @@ impl Rig {
     }
 
     async fn order(&self, order: CommandRequest) {
-        self.orders.send(Instruction::Order(order)).await.unwrap();
+        self.orders.send(Instruction::Command(order)).await.unwrap();
     }
 
     async fn exec(&self, id: CommandId, program: &str) {
@@ -162,12 +162,12 @@ impl Rig {
     }
 }
 
-/// One that a bridge has told the time.
+/// A clock to which a bridge has sent the time.
 fn clock() -> AgentClock {
     let clock = AgentClock::begin(Machine::new(ClockSettings::default()));
     let now = i64::try_from(now_ms()).unwrap();
     let answer = Answer {
-        asked_at: clock.monotonic(),
+        requested_at: clock.monotonic(),
         is_last: true,
     };
     let _ = clock.hello(answer, now);
@@ -310,7 +310,7 @@ async fn a_command_that_is_too_long_fails_and_takes_no_room() {
     rig.order(CommandRequest::Run(with(most, room))).await;
     let failed = rig.awaits(most, CommandState::Failed).await;
     assert!(failed.output.contains("not of the form"), "{failed:?}");
-    // Its words were written after its end, and before the other one began.
+    // Its output was written after its end, and before the other one began.
     let failed = rig.awaits(more, CommandState::Failed).await;
     assert!(failed.output.contains("too long"), "{failed:?}");
     let known = rig.buffer.commands().await.unwrap().commands;

@@ -15,7 +15,6 @@ pub use super::exec::Program;
 use super::exec::{self, Progress};
 use super::restart::Restart;
 use crate::buffer::Buffer;
-use crate::driver::{Control, Resynced};
 use crate::log_level::LogLevels;
 use crate::source::host::ScanRequest;
 use crate::twin;
@@ -32,16 +31,34 @@ const LOG_LEVEL_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How a command ended, and its output.
 pub(crate) type Outcome = Result<String, String>;
 
-/// What commands work with.
+/// Requests of commands, and of a stop of the agent, to whatever sends the readings.
+#[derive(Debug)]
+pub(crate) enum SendRequest {
+    /// Whether to send everything without linger and pace.
+    Flush(bool),
+    /// Send again what is not acknowledged, and report anew.
+    Resync(oneshot::Sender<Resynced>),
+}
+
+/// What a resync sends again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Resynced {
+    /// Rows that were in flight.
+    pub(crate) again: u64,
+    /// Rows that wait beside them.
+    pub(crate) waiting: u64,
+}
+
+/// What the work of commands needs.
 #[derive(Debug, Clone)]
 pub(crate) struct Workshop {
     pub(crate) buffer: Buffer,
-    pub(crate) controls: mpsc::Sender<Control>,
+    pub(crate) sending: mpsc::Sender<SendRequest>,
     pub(crate) programs: Arc<BTreeMap<String, Program>>,
     pub(crate) tools: Tools,
 }
 
-/// What not every agent has.
+/// What commands need beyond that; not every agent has all of it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tools {
     /// To the host source.
@@ -52,7 +69,7 @@ pub(crate) struct Tools {
     pub(crate) restart: Option<Restart>,
     /// The command for which the process was started again.
     pub(crate) restarted_for: Option<CommandId>,
-    /// Hears how far a command is, in percent.
+    /// Receives how far a command is, in percent.
     pub(crate) progress: Option<mpsc::Sender<(CommandId, u8)>>,
     /// Programs whose commands were withdrawn, until nothing of them is left.
     pub(crate) endings: TaskTracker,
@@ -79,25 +96,25 @@ struct SetLogLevel {
 }
 
 /// A flush, which ends when this is dropped: also when its command is withdrawn.
-struct Flushing<'a>(&'a mpsc::Sender<Control>);
+struct Flushing<'a>(&'a mpsc::Sender<SendRequest>);
 
 impl<'a> Flushing<'a> {
-    async fn begin(controls: &'a mpsc::Sender<Control>) -> Result<Self, String> {
-        let begun = controls.send(Control::Flush(true)).await;
+    async fn begin(sending: &'a mpsc::Sender<SendRequest>) -> Result<Self, String> {
+        let begun = sending.send(SendRequest::Flush(true)).await;
         begun.map_err(|_| stopping())?;
-        Ok(Self(controls))
+        Ok(Self(sending))
     }
 }
 
 impl Drop for Flushing<'_> {
     fn drop(&mut self) {
-        // A driver that is gone flushes no more.
-        let _ = self.0.try_send(Control::Flush(false));
+        // Nothing is flushed any more once the receiver is gone.
+        let _ = self.0.try_send(SendRequest::Flush(false));
     }
 }
 
 impl Workshop {
-    /// Does what a command says. Dropping it stops what it started.
+    /// Does the work of a command. Dropping it stops what it started.
     pub(crate) fn perform(
         &self,
         id: CommandId,
@@ -136,7 +153,7 @@ impl Workshop {
 
     /// Sends all there is, without linger and pace.
     async fn flush(&self) -> Outcome {
-        let flushing = Flushing::begin(&self.controls).await?;
+        let flushing = Flushing::begin(&self.sending).await?;
         let arrived = timeout(FLUSH_TIMEOUT, async {
             while self.buffer.balance().pending > 0 {
                 sleep(FLUSH_LOOK).await;
@@ -171,9 +188,9 @@ impl Workshop {
         match restart.begin(id).await {}
     }
 
-    /// What is not acknowledged goes again, and ledger and configuration are told anew.
+    /// What is not acknowledged is sent again, and ledger and configuration are reported again.
     async fn resync(&self) -> Outcome {
-        let Resynced { again, waiting } = ask(&self.controls, Control::Resync).await?;
+        let Resynced { again, waiting } = ask(&self.sending, SendRequest::Resync).await?;
         let keys = match &self.tools.twin {
             Some(twin) => ask(twin, twin::Request::Report).await?,
             None => 0,
@@ -225,7 +242,7 @@ impl Workshop {
     }
 }
 
-/// The reason that the arguments name, if they do, and how to say it.
+/// The reason that the arguments name, if they do, and the words for it in the output.
 fn reasons(arguments: &str) -> Result<(Option<Vec<RejectReason>>, String), String> {
     let Quarantined { reason } = serde_json::from_str(arguments)
         .map_err(|error| format!("arguments are not of the form {{\"reason\": …}}: {error}"))?;
@@ -239,7 +256,7 @@ fn reasons(arguments: &str) -> Result<(Option<Vec<RejectReason>>, String), Strin
     Ok((Some(vec![reason]), format!(" for {name}")))
 }
 
-/// Asks another part of the agent, and waits for its answer.
+/// Sends a request to another part of the agent, and waits for its answer.
 async fn ask<T, R>(
     of: &mpsc::Sender<R>,
     request: impl FnOnce(oneshot::Sender<T>) -> R,
@@ -261,17 +278,20 @@ mod tests {
     use daemon::SystemClock;
 
     /// Commands of an agent that has nothing but its buffer.
-    async fn shop(folder: &std::path::Path, tools: Tools) -> (Workshop, mpsc::Receiver<Control>) {
+    async fn shop(
+        folder: &std::path::Path,
+        tools: Tools,
+    ) -> (Workshop, mpsc::Receiver<SendRequest>) {
         let settings = BufferSettings::new(folder.join("buffer.db"));
         let opened = Buffer::open(settings, Arc::new(SystemClock::default())).await;
-        let (controls, heard) = mpsc::channel(2);
+        let (sending, requests) = mpsc::channel(2);
         let shop = Workshop {
             buffer: opened.unwrap().buffer,
-            controls,
+            sending,
             programs: Arc::default(),
             tools,
         };
-        (shop, heard)
+        (shop, requests)
     }
 
     async fn perform(shop: &Workshop, name: &str, arguments: &str) -> Outcome {
@@ -282,19 +302,25 @@ mod tests {
 
     #[tokio::test]
     async fn a_flush_that_is_withdrawn_ends() {
-        let (controls, mut heard) = mpsc::channel(2);
-        let flushing = Flushing::begin(&controls).await.unwrap();
-        assert!(matches!(heard.recv().await, Some(Control::Flush(true))));
+        let (sending, mut requests) = mpsc::channel(2);
+        let flushing = Flushing::begin(&sending).await.unwrap();
+        assert!(matches!(
+            requests.recv().await,
+            Some(SendRequest::Flush(true))
+        ));
         drop(flushing);
-        assert!(matches!(heard.recv().await, Some(Control::Flush(false))));
+        assert!(matches!(
+            requests.recv().await,
+            Some(SendRequest::Flush(false))
+        ));
     }
 
     /// The list that help and documents print is what is known here.
     #[tokio::test]
     async fn every_listed_command_is_known_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
-        let (shop, heard) = shop(folder.path(), Tools::default()).await;
-        drop(heard);
+        let (shop, requests) = shop(folder.path(), Tools::default()).await;
+        drop(requests);
         for known in KnownCommand::ALL {
             let outcome = perform(&shop, known.name, "{}").await;
             let is_unknown = outcome.is_err_and(|error| error.contains("knows no command"));
@@ -307,7 +333,7 @@ mod tests {
     #[tokio::test]
     async fn a_command_on_the_quarantine_names_a_reason_that_there_is_or_none() {
         let folder = tempfile::tempdir().unwrap();
-        let (shop, _heard) = shop(folder.path(), Tools::default()).await;
+        let (shop, _requests) = shop(folder.path(), Tools::default()).await;
         for name in ["requeue", "discard"] {
             for good in ["{}", r#"{"reason":null}"#, r#"{"reason":"too_new"}"#] {
                 let said = perform(&shop, name, good).await.unwrap();
@@ -321,25 +347,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_resync_tells_what_goes_again() {
+    async fn a_resync_says_what_is_sent_again() {
         let folder = tempfile::tempdir().unwrap();
-        let (twin, mut asked) = mpsc::channel(1);
+        let (twin, mut twin_requests) = mpsc::channel(1);
         let tools = Tools {
             twin: Some(twin),
             ..Tools::default()
         };
-        let (shop, mut heard) = shop(folder.path(), tools).await;
+        let (shop, mut requests) = shop(folder.path(), tools).await;
         let answering = async {
-            let Some(Control::Resync(reply)) = heard.recv().await else {
-                panic!("a resync is asked for");
+            let Some(SendRequest::Resync(reply)) = requests.recv().await else {
+                panic!("a resync is requested");
             };
             let resynced = Resynced {
                 again: 3,
                 waiting: 5,
             };
             reply.send(resynced).unwrap();
-            let Some(twin::Request::Report(reply)) = asked.recv().await else {
-                panic!("a report is asked for");
+            let Some(twin::Request::Report(reply)) = twin_requests.recv().await else {
+                panic!("a report is requested");
             };
             reply.send(2).unwrap();
         };
@@ -361,7 +387,7 @@ mod tests {
             log_levels: Some(LogLevels::new(Some(levels))),
             ..Tools::default()
         };
-        let (shop, _heard) = shop(folder.path(), tools).await;
+        let (shop, _requests) = shop(folder.path(), tools).await;
         for good in [
             r#"{"level":"warn"}"#,
             r#"{"level":"warn","for":"1ms"}"#,

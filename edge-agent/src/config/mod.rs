@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use certs::identity::Identity;
 use certs::tls::{TlsError, TlsFiles};
+use daemon::logs::{Levels, LogSettings};
 use daemon::settings::{self, Problems, relative_to};
-use daemon::{Class, Failure, logs};
+use daemon::{Class, Failure};
 use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
@@ -24,7 +25,7 @@ use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
 use crate::source::socket::{SocketAddress, SocketConfig};
 
-/// Where the admin endpoints listen unless told otherwise: this machine only.
+/// Where the admin endpoints listen by default: on this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 /// Everything that an agent needs to run. Made by [`Settings::load`] from a file, or by
@@ -53,10 +54,10 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct OwnProcess {
     /// Changes what it logs.
-    pub levels: logs::Levels,
-    /// The command for which it was started again by [`Running::restart_wanted`].
+    pub levels: Levels,
+    /// The command for which it was started again by [`RunningAgent::restart_wanted`].
     ///
-    /// [`Running::restart_wanted`]: crate::Running::restart_wanted
+    /// [`RunningAgent::restart_wanted`]: crate::RunningAgent::restart_wanted
     pub restarted_for: Option<CommandId>,
 }
 
@@ -97,15 +98,6 @@ pub struct Settings {
     pub log: LogSettings,
     /// Where to serve `/metrics`, `/healthz`, `/readyz` and `/status`.
     pub admin: SocketAddr,
-}
-
-/// How to log.
-#[derive(Debug, Clone)]
-pub struct LogSettings {
-    /// As lines for people or JSON.
-    pub format: logs::Format,
-    /// Level or directives.
-    pub level: String,
 }
 
 impl Config {
@@ -192,10 +184,7 @@ impl Settings {
                 clock: raw.clock.settings(origin),
                 own_process: None,
             },
-            log: LogSettings {
-                format: raw.log.format,
-                level: raw.log.level.unwrap_or_else(|| "info".to_owned()),
-            },
+            log: raw.log.or_level("info"),
             admin: raw.admin.http.unwrap_or(ADMIN_HTTP),
         })
     }

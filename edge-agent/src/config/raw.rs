@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use daemon::logs;
+use daemon::logs::RawLog;
 use daemon::settings::{Problems, relative_to};
 use schema::{BrokerAddress, TimestampUnit};
 use serde::Deserialize;
@@ -19,10 +19,10 @@ use crate::session::SessionConfig;
 use crate::source::host::HostConfig;
 use crate::source::socket::{SocketAddress, SocketConfig};
 
-/// More at the same time than a small device should be asked for.
+/// The most commands at the same time that a small device should be asked to run.
 const COMMANDS_PARALLEL_MAX: usize = 8;
 
-/// How long a program of a command may run: unless told otherwise, at least, and at most.
+/// How long a program of a command may run: by default, at least, and at most.
 const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
 const EXEC_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -127,7 +127,7 @@ pub(super) struct RawHost {
 pub(super) struct RawSocket {
     pub(super) unix: Option<PathBuf>,
     pub(super) tcp: Option<SocketAddr>,
-    // What sources of most languages have at hand.
+    // Units that most languages have at hand.
     #[serde(default = "default_timestamp_unit")]
     pub(super) timestamp_unit: TimestampUnit,
 }
@@ -170,13 +170,6 @@ impl RawClock {
             ..ClockSettings::default()
         }
     }
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct RawLog {
-    #[serde(default)]
-    pub(super) format: logs::Format,
-    pub(super) level: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -302,7 +295,7 @@ impl RawSession {
             timeout_min: self.ack_timeout_min.unwrap_or(default.timeout_min),
             timeout_max: self.ack_timeout_max.unwrap_or(default.timeout_max),
             refusal_stale: default.refusal_stale,
-            // A sign of life: more seldom it would be none.
+            // It is the sign of life of an idle device: more rarely it would be none.
             report_interval: self
                 .report_interval
                 .unwrap_or(default.report_interval)
@@ -311,7 +304,7 @@ impl RawSession {
         for (key, reason) in config.problems() {
             problems.add(format!("session.{key}"), reason);
         }
-        // Nothing is told from zero above.
+        // Zero cannot be distinguished from a missing value above.
         problems.check(
             self.bytes_per_second != Some(0),
             "session.bytes_per_second",

@@ -7,12 +7,12 @@ use schema::message::{Event, LedgerReport};
 use schema::{Channel, envelope};
 use tracing::{debug, error};
 
-use super::Running;
+use super::DriverTask;
 use crate::gather::{GatherError, Gathered};
 use crate::link::NotTaken;
-use crate::session::{Ask, Effect, Input, Prepared, Settle};
+use crate::session::{BatchRequest, Effect, Input, Prepared, Settle};
 
-impl Running {
+impl DriverTask {
     /// Feeds one input, and all that follows from it, to the session.
     pub(super) async fn input(&mut self, input: Input<'_>) {
         let now = self.origin.elapsed();
@@ -20,7 +20,7 @@ impl Running {
         // Bounded: each batch that follows another takes room in the window.
         while let Some(effect) = effects.pop_front() {
             match effect {
-                Effect::Send(ask) => effects.extend(self.send(&ask).await),
+                Effect::Send(request) => effects.extend(self.send(&request).await),
                 Effect::Settle(settle) => self.settle(settle).await,
                 Effect::Report => self.report().await,
                 Effect::Sent {
@@ -52,22 +52,22 @@ impl Running {
         }
     }
 
-    /// Makes a batch, hands it to the link, and tells the session.
-    async fn send(&mut self, ask: &Ask) -> Vec<Effect> {
-        let outcome = self.try_send(ask).await;
+    /// Makes a batch, hands it to the link, and returns what the session makes of that.
+    async fn send(&mut self, request: &BatchRequest) -> Vec<Effect> {
+        let outcome = self.try_send(request).await;
         let now = self.origin.elapsed();
         let input = match outcome {
             Ok(prepared) => Input::Prepared(prepared),
             Err(reason) => {
                 debug!(reason, "batch not sent");
-                Input::NotSent(ask.batch)
+                Input::NotSent(request.batch)
             }
         };
         self.parts.session.handle(input, now)
     }
 
-    async fn try_send(&mut self, ask: &Ask) -> Result<Prepared, &'static str> {
-        let gathered = self.gatherer.gather(&self.parts.buffer, ask).await;
+    async fn try_send(&mut self, request: &BatchRequest) -> Result<Prepared, &'static str> {
+        let gathered = self.gatherer.gather(&self.parts.buffer, request).await;
         let Gathered { prepared, payload } = gathered.map_err(|error| {
             self.gather_failed(&error);
             "it could not be made"
@@ -119,7 +119,7 @@ impl Running {
         }
     }
 
-    /// Reports, as soon as it is known in which words.
+    /// Reports; while the bridge may still say which protocol it understands, later.
     pub(super) async fn report(&mut self) {
         self.report_waits = self.time.may_greet();
         if !self.report_waits {

@@ -25,8 +25,9 @@ use tracing::warn;
 use crate::buffer::{Buffer, BufferError, Progress, Starts, Storage};
 use crate::clock::AgentClock;
 use crate::clock::core::Change;
+use crate::commands::work::{Resynced, SendRequest};
 use crate::gather::Gatherer;
-use crate::link::{LinkHandle, LinkState, Uplink};
+use crate::link::{LinkState, Uplink};
 use crate::metrics::SessionMeters;
 use crate::probes::Probes;
 use crate::repeat::Repeats;
@@ -37,32 +38,14 @@ use crate::timekeeping::Timekeeping;
 /// A warning that lasts is repeated this often.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// What others may ask of the driver.
-#[derive(Debug)]
-pub(crate) enum Control {
-    /// Send all there is, without linger and pace.
-    Flush(bool),
-    /// Send again what is not acknowledged, and report anew.
-    Resync(oneshot::Sender<Resynced>),
-}
-
-/// What a resync found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Resynced {
-    /// Rows that were in flight.
-    pub(crate) again: u64,
-    /// Rows that wait beside them.
-    pub(crate) waiting: u64,
-}
-
-/// What can happen.
+/// The events that the loop waits for.
 enum Happening {
     Link(LinkState),
     Downlink(Downlink),
     Appended,
     BufferEnded,
     Storage,
-    Control(Control),
+    Request(SendRequest),
     Tuned(Tuning),
     Timer,
     /// Something in quarantine is to be offered again.
@@ -75,18 +58,21 @@ enum Happening {
 /// Everything that the loop needs.
 pub(crate) struct Driver {
     pub(crate) session: Session,
-    /// What the clocks of earlier starts say.
+    /// The clocks of earlier starts.
     pub(crate) starts: Starts,
     /// Whether rows behind those that the session knows are held until the time is known.
     pub(crate) is_held: bool,
-    /// A bridge has told this device the time in an earlier run.
+    /// A bridge has sent this device the time in an earlier run.
     pub(crate) is_bridge_new: bool,
     /// When what is in quarantine is offered again by itself.
     pub(crate) probes: Probes,
     pub(crate) buffer: Buffer,
     pub(crate) clock: AgentClock,
-    pub(crate) link: LinkHandle,
-    pub(crate) controls: mpsc::Receiver<Control>,
+    pub(crate) link_state: watch::Receiver<LinkState>,
+    pub(crate) downlinks: mpsc::Receiver<Downlink>,
+    /// Ends the link, when cancelled.
+    pub(crate) link_stop: CancellationToken,
+    pub(crate) requests: mpsc::Receiver<SendRequest>,
     /// The limits that may change.
     pub(crate) tuning: watch::Receiver<Tuning>,
     pub(crate) status: watch::Sender<Status>,
@@ -97,9 +83,9 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    /// Runs until stopped, then drains and says goodbye.
+    /// Runs until stopped, then drains and disconnects.
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let mut running = Running {
+        let mut task = DriverTask {
             appended: self.buffer.appended(),
             storage: self.buffer.storage(),
             seen: self.session.last_seq(),
@@ -121,47 +107,47 @@ impl Driver {
             last_error: None,
             next_probe: None,
         };
-        running.storage_changed();
-        running.offer(None).await;
+        task.storage_changed();
+        task.offer(None).await;
         loop {
-            running.count_quarantine();
-            running.publish_status();
-            match running.next().await {
+            task.count_quarantine();
+            task.publish_status();
+            match task.next().await {
                 Happening::Stop => break,
-                happening => running.apply(happening).await,
+                happening => task.apply(happening).await,
             }
-            if let Some(error) = running.broken.take() {
-                running.parts.buffer_health.broken(error.to_string());
-                running.leave().await;
+            if let Some(error) = task.broken.take() {
+                task.parts.buffer_health.broken(error.to_string());
+                task.leave().await;
                 return Err(Failure::new(error.class(), "go on with the buffer")
                     .because(error)
                     .help("the next start saves what can be read"));
             }
         }
-        running.drain().await;
-        running.leave().await;
+        task.drain().await;
+        task.leave().await;
         Ok(())
     }
 }
 
-/// The driver at work.
-struct Running {
+/// The driver while it runs.
+struct DriverTask {
     parts: Driver,
     gatherer: Gatherer,
     time: Timekeeping,
-    /// A report is due, in the words that the bridge understands: which these are may soon be known.
+    /// A report is due, and waits: which protocol the bridge understands may soon be known.
     report_waits: bool,
-    /// The time has become known, and what was refused for its time was not offered since.
+    /// The time has become known, and what was refused because of its time is not offered again yet.
     clock_news: bool,
-    /// What is known of the clock is not on disk.
+    /// What is known of the clock is not on disk yet.
     clock_unkept: bool,
-    /// A new epoch begins once it is.
+    /// A new epoch begins once that is on disk.
     epoch_due: bool,
     uplink: Option<Uplink>,
     /// Where the session's time starts.
     origin: Instant,
     appended: watch::Receiver<Progress>,
-    /// Discarded so far, as the bridge was told.
+    /// Readings discarded so far, as reported to the bridge.
     discarded: u64,
     storage: watch::Receiver<Storage>,
     /// The highest row that the session knows of.
@@ -171,14 +157,15 @@ struct Running {
     is_draining: bool,
     storage_warnings: Repeats,
     refusals: Repeats,
-    /// What no retry mends.
+    /// An error of the buffer that no retry mends.
     broken: Option<BufferError>,
     last_error: Option<String>,
-    /// When the next probe is due, and how that is told: reckoned once, as clocks are set.
+    /// When the next probe is due since `origin`, and the same by the wall clock for the status. Computed once,
+    /// because the wall clock may be set meanwhile.
     next_probe: Option<(Duration, NextProbe)>,
 }
 
-impl Running {
+impl DriverTask {
     async fn next(&mut self) -> Happening {
         let wakeup = self
             .parts
@@ -192,11 +179,11 @@ impl Running {
         tokio::select! {
             biased;
             () = self.parts.stop.cancelled() => Happening::Stop,
-            Ok(()) = self.parts.link.state.changed() => {
-                Happening::Link(self.parts.link.state.borrow_and_update().clone())
+            Ok(()) = self.parts.link_state.changed() => {
+                Happening::Link(self.parts.link_state.borrow_and_update().clone())
             }
-            Some(downlink) = self.parts.link.downlinks.recv() => Happening::Downlink(downlink),
-            Some(control) = self.parts.controls.recv() => Happening::Control(control),
+            Some(downlink) = self.parts.downlinks.recv() => Happening::Downlink(downlink),
+            Some(request) = self.parts.requests.recv() => Happening::Request(request),
             Ok(()) = self.parts.tuning.changed() => {
                 Happening::Tuned(*self.parts.tuning.borrow_and_update())
             }
@@ -236,11 +223,11 @@ impl Running {
                 self.input(Input::Disconnected).await;
             }
             Happening::Downlink(Downlink::Ack(ack)) => {
-                self.time.heard();
+                self.time.received_other();
                 self.acked(ack).await;
             }
             Happening::Downlink(Downlink::Refused(refusal)) => {
-                self.time.heard();
+                self.time.received_other();
                 let reason = refusal.reason;
                 if self.refusals.is_due(&reason) {
                     warn!(
@@ -251,13 +238,13 @@ impl Running {
                 self.input(Input::Refused(refusal.payload_digest)).await;
             }
             // The link hands these to the commands as well.
-            Happening::Downlink(Downlink::Noted(_)) => self.time.heard(),
+            Happening::Downlink(Downlink::Noted(_)) => self.time.received_other(),
             Happening::Downlink(Downlink::Hello(hello)) => {
                 let was_new = self.time.protocol().is_some();
                 let changes = self.time.hello(&hello);
                 self.clock_changed(&changes).await;
                 if !was_new && self.time.protocol().is_some() {
-                    // It understands more than what it was told so far.
+                    // It understands more than what was reported to it so far.
                     self.offer(Some(hello.protocol)).await;
                     self.report().await;
                 }
@@ -271,13 +258,13 @@ impl Running {
             }
             Happening::Appended => self.appended().await,
             Happening::Storage => {
-                // By its own account it is tried again meanwhile, and that counts.
+                // The buffer itself tries again, and its own report counts.
                 self.storage_fails = false;
                 self.storage_changed();
             }
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
-            Happening::Control(Control::Flush(on)) => self.input(Input::Flush(on)).await,
-            Happening::Control(Control::Resync(reply)) => self.resync(reply).await,
+            Happening::Request(SendRequest::Flush(on)) => self.input(Input::Flush(on)).await,
+            Happening::Request(SendRequest::Resync(reply)) => self.resync(reply).await,
             Happening::Tuned(tuning) => self.input(Input::Tune(tuning)).await,
             Happening::Timer => self.input(Input::Timer).await,
             Happening::Probe => self.probe().await,
@@ -285,7 +272,7 @@ impl Running {
         }
     }
 
-    /// The session works on rows; of an epoch that has none here, it hands the word on.
+    /// The session works on row numbers; an acknowledgement for an epoch without rows here is passed on as it is.
     async fn acked(&mut self, ack: Ack) {
         let epoch = self.parts.session.epoch();
         let ack = self.parts.buffer.in_rows(&ack, epoch).unwrap_or(ack);
@@ -306,7 +293,7 @@ impl Running {
         let _ = reply.send(found);
     }
 
-    /// What follows from what is known of the time.
+    /// Keeps what has become known of the time, and releases the rows that waited for it.
     async fn clock_changed(&mut self, changes: &[Change]) {
         let is_news = |change: &Change| matches!(change, Change::Known(_) | Change::Trusted);
         self.clock_news |= changes.iter().any(is_news);
@@ -369,7 +356,7 @@ impl Running {
         }
         let discarded = self.appended.borrow().balance.discarded;
         if discarded > std::mem::replace(&mut self.discarded, discarded) {
-            // Nothing to be sent less, but to be told.
+            // Nothing less is to be sent, but the count is to be reported.
             self.input(Input::Evicted(&RangeSet::new())).await;
         }
         let requeued = self.parts.buffer.take_requeued();

@@ -4,11 +4,11 @@
 use schema::RangeSet;
 use schema::message::RejectReason;
 
-use super::Running;
+use super::DriverTask;
 use crate::probes::Offer;
 
-impl Running {
-    /// What another agent or bridge refused is offered once more.
+impl DriverTask {
+    /// Offers again what another version of the agent or the bridge refused.
     pub(super) async fn offer(&mut self, protocol: Option<u16>) {
         let offered = self.parts.buffer.offer(protocol).await;
         self.storage_did("offer again", offered);

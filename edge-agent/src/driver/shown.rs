@@ -1,10 +1,10 @@
-//! What the driver shows to whoever asks for the status.
+//! The driver's part of the status.
 
 use crate::status::{InFlight, NextProbe, Status, Waiting};
 
-use super::Running;
+use super::DriverTask;
 
-impl Running {
+impl DriverTask {
     /// Shows where everything stands, if that has changed.
     pub(super) fn publish_status(&mut self) {
         let next = self.parts.probes.next();
@@ -46,7 +46,7 @@ impl Running {
                 clock: self.parts.clock.report(),
                 ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
                 last_error: self.last_error.clone(),
-                next_probe: self.next_probe.map(|(_, told)| told),
+                next_probe: self.next_probe.map(|(_, shown)| shown),
                 storage: self.parts.buffer.storage().borrow().clone(),
                 ..status.clone()
             };

@@ -1,11 +1,11 @@
-//! A stop: what is left is sent as long as the bridge acknowledges, not for long, and the link says goodbye.
+//! A stop: what is left is sent for a short time, as long as the bridge acknowledges, and the link disconnects in order.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Happening, Running};
+use super::{DriverTask, Happening};
 use crate::link::LinkState;
 use crate::session::Input;
 
@@ -13,10 +13,10 @@ use crate::session::Input;
 /// next start sends.
 const DRAIN_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the link may take to say goodbye.
+/// How long the link may take to disconnect in order.
 const GOODBYE_GRACE: Duration = Duration::from_millis(1_200);
 
-impl Running {
+impl DriverTask {
     /// Sends what is left, as long as the bridge acknowledges.
     pub(super) async fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN_GRACE;
@@ -37,20 +37,19 @@ impl Running {
         }
     }
 
-    /// Waits, not for ever, until the link has said goodbye.
+    /// Waits for a bounded time until the link has disconnected in order.
     pub(super) async fn leave(&mut self) {
-        self.parts.link.stop.cancel();
+        self.parts.link_stop.cancel();
         let gone = self
             .parts
-            .link
-            .state
+            .link_state
             .wait_for(|state| matches!(state, LinkState::Down(None)));
         let _ = tokio::time::timeout(GOODBYE_GRACE, gone).await;
         self.uplink = None;
         self.publish_status();
     }
 
-    /// As [`Self::next`], after the stop was asked for.
+    /// As [`Self::next`], after a stop was requested.
     async fn next_while_stopping(&mut self) -> Happening {
         let stop = std::mem::take(&mut self.parts.stop);
         let happening = self.next().await;

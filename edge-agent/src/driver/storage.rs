@@ -1,14 +1,14 @@
-//! How the buffer fares, as the driver saw it and as the buffer says itself: a failure is said, shown, and tried
+//! The health of the buffer, as the driver sees it and as the buffer reports it: a failure is logged, shown, and tried
 //! again; one that no retry mends ends the driver.
 
 use daemon::Fault;
 use tracing::warn;
 
-use super::Running;
+use super::DriverTask;
 use crate::buffer::BufferError;
 
-impl Running {
-    /// What the buffer gave, if it could.
+impl DriverTask {
+    /// The value of an answer of the buffer; a failure is counted and reported.
     pub(super) fn storage_did<T>(
         &mut self,
         what: &'static str,
@@ -19,7 +19,7 @@ impl Running {
             .ok()
     }
 
-    /// The disk was asked, and did what it should.
+    /// An operation on the disk succeeded.
     pub(super) fn storage_works(&mut self) {
         if std::mem::take(&mut self.storage_fails) {
             self.storage_changed();
@@ -40,7 +40,7 @@ impl Running {
         self.last_error = Some(text);
     }
 
-    /// Says how the file fares, by the buffer's own account.
+    /// Shows the health of the file, as the buffer itself reports it.
     pub(super) fn storage_changed(&mut self) {
         let trouble = self.storage.borrow_and_update().trouble.clone();
         match trouble {

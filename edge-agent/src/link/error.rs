@@ -17,7 +17,7 @@ pub enum LinkError {
     Tls {
         /// The broker.
         address: String,
-        /// What the refusing end said.
+        /// The reason, as the end that refused gives it.
         reason: String,
     },
     /// The broker answered, and did not let us in.
@@ -25,7 +25,7 @@ pub enum LinkError {
     Refused {
         /// The broker.
         address: String,
-        /// Its answer.
+        /// The reason that it gave.
         reason: String,
     },
     /// The broker did not grant the subscription to our own topics.
@@ -33,7 +33,7 @@ pub enum LinkError {
     Subscription {
         /// The broker.
         address: String,
-        /// What was asked for.
+        /// The filter that was to be subscribed to.
         filter: String,
     },
     /// Nobody answers, or not in time.
@@ -41,7 +41,7 @@ pub enum LinkError {
     Unreachable {
         /// The broker.
         address: String,
-        /// What the network said.
+        /// The error of the network.
         source: Box<dyn Error + Send + Sync>,
     },
     /// An established connection broke.
@@ -49,7 +49,7 @@ pub enum LinkError {
     Lost {
         /// The broker.
         address: String,
-        /// What the client said.
+        /// The error of the MQTT client.
         source: Box<dyn Error + Send + Sync>,
     },
 }

@@ -1,10 +1,11 @@
 //! The link to the broker, as the rest of the agent sees it: up or down, a way to publish, and
-//! what the bridge says.
+//! the messages of the bridge. It knows none of those who receive them.
 //!
 //! A publish that the link took is not sent, and one that is sent is not delivered: nothing here
 //! proves anything about a reading. Only an acknowledgement by the bridge does.
 
 mod error;
+mod meters;
 mod mqtt;
 
 use std::sync::Arc;
@@ -12,28 +13,30 @@ use std::time::Duration;
 
 use certs::tls::TlsFiles;
 use certs::tls::floor::FlooredClock;
-use schema::message::{DesiredConfig, Downlink};
+use schema::message::{CommandRequest, DesiredConfig, Downlink, Noted};
 use schema::{DeviceId, Epoch};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::Instruction;
-
-pub use crate::metrics::LinkMeters;
 pub use error::LinkError;
+pub use meters::LinkMeters;
 pub use mqtt::Uplink;
+
+/// Most publishes that wait for the client, and most that the broker has not confirmed: a full
+/// window of batches with room for reports and presence.
+pub(crate) const PUBLISHES_MAX: u16 = 48;
 
 /// Most messages of the bridge that wait for the session. One more is dropped: it was an
 /// acknowledgement, and costs a retransmission.
 const DOWNLINK_QUEUE: usize = 256;
 
-/// Most orders of the bridge that wait. One more is dropped, and sent again.
+/// Most messages about commands that wait. One more is dropped, and sent again.
 const INSTRUCTIONS_QUEUE: usize = 64;
 
 /// Most documents of settings that wait. One more is dropped, and sent again.
 const DOCUMENTS_QUEUE: usize = 8;
 
-/// Where the broker is and who we are.
+/// The broker's address, and this device's identity.
 #[derive(Debug, Clone)]
 pub struct LinkConfig {
     /// The broker's host name or IPv4 address; its certificate must hold it.
@@ -55,41 +58,50 @@ pub struct LinkConfig {
 /// Whether the broker can be talked to.
 #[derive(Debug, Clone)]
 pub enum LinkState {
-    /// Not connected; why, once an attempt failed.
+    /// Not connected; with the reason, once an attempt failed.
     Down(Option<Arc<LinkError>>),
     /// Connected and subscribed.
     Up(Uplink),
 }
 
-/// What the link needs to run, and the other end of what it tells.
+/// What the bridge sends about commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instruction {
+    /// A command, its withdrawal, or a question about one.
+    Command(CommandRequest),
+    /// States that the bridge has recorded; they need not be reported again.
+    Noted(Vec<Noted>),
+}
+
+/// What the link needs to run, and the sending end of what it receives.
 #[derive(Debug)]
 pub struct Link {
     pub(crate) config: LinkConfig,
     /// The epoch that takes new readings.
     pub(crate) epoch: watch::Receiver<Epoch>,
-    /// By what the broker's certificate is judged.
+    /// The time against which the broker's certificate is checked.
     pub(crate) clock: Arc<FlooredClock>,
     pub(crate) state: watch::Sender<LinkState>,
     pub(crate) downlinks: mpsc::Sender<Downlink>,
     pub(crate) instructions: mpsc::Sender<Instruction>,
     pub(crate) documents: mpsc::Sender<DesiredConfig>,
     pub(crate) meters: LinkMeters,
-    /// Says goodbye and ends, when cancelled.
+    /// When cancelled, the link disconnects in order and ends.
     pub(crate) stop: CancellationToken,
 }
 
-/// What the driver holds of the link.
+/// The receiving end of a link.
 #[derive(Debug)]
 pub struct LinkHandle {
     /// Whether the broker can be talked to.
     pub state: watch::Receiver<LinkState>,
-    /// What the bridge says of readings.
+    /// Messages about readings: acknowledgements, refusals, the bridge's greeting.
     pub downlinks: mpsc::Receiver<Downlink>,
-    /// What it says of commands; `None` once somebody took it.
-    pub instructions: Option<mpsc::Receiver<Instruction>>,
-    /// What it wants of the settings; `None` once somebody took it.
-    pub documents: Option<mpsc::Receiver<DesiredConfig>>,
-    /// Says goodbye and ends the link, when cancelled; then the state is `Down(None)`.
+    /// Messages about commands.
+    pub instructions: mpsc::Receiver<Instruction>,
+    /// Settings that the bridge wants on this device.
+    pub documents: mpsc::Receiver<DesiredConfig>,
+    /// When cancelled, the link disconnects in order and ends; the state is `Down(None)` then.
     pub stop: CancellationToken,
 }
 
@@ -102,16 +114,16 @@ impl Link {
         clock: Arc<FlooredClock>,
         meters: LinkMeters,
     ) -> (Self, LinkHandle) {
-        let (state, state_heard) = watch::channel(LinkState::Down(None));
-        let (downlinks, downlinks_heard) = mpsc::channel(DOWNLINK_QUEUE);
-        let (instructions, instructions_heard) = mpsc::channel(INSTRUCTIONS_QUEUE);
-        let (documents, documents_heard) = mpsc::channel(DOCUMENTS_QUEUE);
+        let (state, state_receiver) = watch::channel(LinkState::Down(None));
+        let (downlinks, downlinks_receiver) = mpsc::channel(DOWNLINK_QUEUE);
+        let (instructions, instructions_receiver) = mpsc::channel(INSTRUCTIONS_QUEUE);
+        let (documents, documents_receiver) = mpsc::channel(DOCUMENTS_QUEUE);
         let stop = CancellationToken::new();
         let handle = LinkHandle {
-            state: state_heard,
-            downlinks: downlinks_heard,
-            instructions: Some(instructions_heard),
-            documents: Some(documents_heard),
+            state: state_receiver,
+            downlinks: downlinks_receiver,
+            instructions: instructions_receiver,
+            documents: documents_receiver,
             stop: stop.clone(),
         };
         let link = Self {

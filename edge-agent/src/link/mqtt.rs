@@ -25,14 +25,8 @@ use schema::{Channel, DeviceId, Topic, envelope, limits};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Link, LinkConfig, LinkError, LinkState, NotTaken};
-use crate::commands::Instruction;
+use super::{Instruction, Link, LinkConfig, LinkError, LinkState, NotTaken, PUBLISHES_MAX};
 use crate::repeat::Repeats;
-use crate::session::SessionConfig;
-
-/// Most publishes that wait for the client, and most that the broker has not confirmed: a full
-/// window of batches with room for reports and presence.
-const QUEUE: usize = SessionConfig::WINDOW_BATCHES_MAX + 16;
 
 /// Largest packet in either direction: a payload, its topic and its header.
 const PACKET_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + 1024;
@@ -45,7 +39,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// broker that accepts and drops us again does not reset the backoff.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 
-/// How long a farewell may take.
+/// How long disconnecting in order may take.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// One warning for each kind of failure, and this often while it lasts.
@@ -61,7 +55,7 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// The number of this connection, as in its birth.
+    /// The number of this connection, as its birth message carries it.
     #[must_use]
     pub const fn session(&self) -> u64 {
         self.session
@@ -115,7 +109,7 @@ pub(super) async fn run(link: Link) {
         let pause = backoff.next_jittered();
         link.meters.connected.set(0);
         link.meters.failed(error.class());
-        tell(&mut warnings, &error, pause);
+        log_failure(&mut warnings, &error, pause);
         link.state
             .send_replace(LinkState::Down(Some(Arc::new(error))));
         tokio::select! {
@@ -154,7 +148,7 @@ impl Attempt<'_> {
                 };
             }
         };
-        let (client, mut events) = AsyncClient::new(options, QUEUE);
+        let (client, mut events) = AsyncClient::new(options, usize::from(PUBLISHES_MAX));
         events
             .network_options
             .set_connection_timeout(CONNECT_TIMEOUT.as_secs());
@@ -193,7 +187,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Connects, says that we are there, and subscribes. Only a granted subscription makes a
+    /// Connects, publishes the birth, and subscribes. Only a granted subscription makes a
     /// connection useful: acknowledgements come through it. Returns when the broker had taken the
     /// connection; what is queued is sent after that.
     async fn join(
@@ -224,7 +218,7 @@ impl Attempt<'_> {
                             .all(|code| matches!(code, SubscribeReasonCode::Success(_)));
                         return Ok(is_granted.then_some(born));
                     }
-                    Event::Incoming(Packet::Publish(publish)) => self.hear(&publish),
+                    Event::Incoming(Packet::Publish(publish)) => self.receive(&publish),
                     _ => {}
                 }
             }
@@ -244,7 +238,7 @@ impl Attempt<'_> {
     async fn listen(&self, events: &mut EventLoop) -> ConnectionError {
         loop {
             match events.poll().await {
-                Ok(Event::Incoming(Packet::Publish(publish))) => self.hear(&publish),
+                Ok(Event::Incoming(Packet::Publish(publish))) => self.receive(&publish),
                 Ok(Event::Incoming(Packet::Disconnect)) => {
                     return ConnectionError::MqttState(StateError::ConnectionAborted);
                 }
@@ -254,8 +248,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// Takes a message for the session, or drops it.
-    fn hear(&self, publish: &Publish) {
+    /// Hands a message to whoever receives its kind, or drops it.
+    fn receive(&self, publish: &Publish) {
         let meters = &self.link.meters;
         let channel = match publish.topic.parse::<Topic>() {
             Ok(topic) if topic.device == self.link.config.device => topic.channel,
@@ -268,15 +262,14 @@ impl Attempt<'_> {
         let taken = match channel {
             Channel::Ack => envelope::decode_kind(payload).map(|downlink| match downlink {
                 Downlink::Noted(noted) => {
-                    // That a bridge is there is all that the session wants of it.
+                    // The session only needs to know that a bridge is there.
                     let _ = self.link.downlinks.try_send(Downlink::Noted(Vec::new()));
                     self.instruct(Instruction::Noted(noted))
                 }
                 downlink => self.link.downlinks.try_send(downlink).is_ok(),
             }),
-            Channel::Command => {
-                envelope::decode_kind(payload).map(|order| self.instruct(Instruction::Order(order)))
-            }
+            Channel::Command => envelope::decode_kind(payload)
+                .map(|request| self.instruct(Instruction::Command(request))),
             Channel::Config => {
                 let documents = &self.link.documents;
                 envelope::decode(payload).map(|document| documents.try_send(document).is_ok())
@@ -298,7 +291,7 @@ impl Attempt<'_> {
                 debug!(
                     kind,
                     channel = channel.suffix(),
-                    "a newer bridge said something that this agent does not know"
+                    "a newer bridge sent a message that this agent does not know"
                 );
             }
             Err(error) => {
@@ -312,7 +305,7 @@ impl Attempt<'_> {
         self.link.instructions.try_send(instruction).is_ok()
     }
 
-    /// Says goodbye, so that nobody waits for the keep-alive to find out. The last will is not
+    /// Disconnects in order, so that nobody waits for the keep-alive to find out. The last will is not
     /// fired after a DISCONNECT. The socket is left for the broker to close: closed with a PUBACK
     /// unread in it, it would take back what the broker has not read yet.
     async fn leave(&self, client: &AsyncClient, events: &mut EventLoop) {
@@ -365,7 +358,7 @@ fn options(link: &Link, session: u64) -> Result<MqttOptions, LinkError> {
     options
         .set_clean_session(true)
         .set_keep_alive(config.keep_alive)
-        .set_inflight(QUEUE as u16)
+        .set_inflight(PUBLISHES_MAX)
         .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX)
         .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))))
         .set_last_will(LastWill::new(topic, will, QoS::AtLeastOnce, true));
@@ -421,7 +414,7 @@ const fn refusal(code: ConnectReturnCode) -> &'static str {
     }
 }
 
-/// What rustls said, wherever in the chain it stands. An `io::Error` hides what it was made of
+/// The error of rustls, wherever in the chain it stands. An `io::Error` hides its inner error
 /// from `source()`, so it is looked into.
 fn tls_reason(error: &ConnectionError) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
@@ -441,7 +434,7 @@ fn tls_reason(error: &ConnectionError) -> Option<String> {
     None
 }
 
-fn tell(warnings: &mut Repeats, error: &LinkError, pause: Duration) {
+fn log_failure(warnings: &mut Repeats, error: &LinkError, pause: Duration) {
     let text = error.to_string();
     let retry_seconds = pause.as_secs_f64();
     if warnings.is_due(&text) {

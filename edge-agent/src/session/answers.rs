@@ -1,20 +1,20 @@
 //! What came of a batch: an acknowledgement settles rows, a refusal or silence makes them wait again, in front,
-//! behind or apart. Here promise P1 is kept: nothing else than the bridge's word, or a row that no reader will ever
-//! read, settles anything.
+//! behind or apart. Here promise P1 is kept: rows are settled by the bridge's acknowledgement, or because no
+//! reader will ever read them, and by nothing else.
 
 use schema::message::{Ack, RejectReason, Rejection};
 use schema::{RangeSet, SeqRange};
 
 use super::Session;
+use super::backlog::{self, Kind};
 use super::interface::{Effect, Settle};
-use super::order::{self, Kind};
 use super::suspect::Failed;
 use super::window::InFlight;
 
 impl Session {
     pub(super) fn acked(&mut self, ack: &Ack, effects: &mut Vec<Effect>) {
         if ack.epoch != self.epoch {
-            // One without rows here; the buffer knows what it still has to do with it.
+            // An epoch without rows here; the buffer knows what is left to do about it.
             effects.extend(Settle::effect(
                 ack.epoch,
                 ack.committed.iter().copied().collect(),
@@ -76,7 +76,7 @@ impl Session {
 
     /// Rows of a range that wait, and were not sent since they do.
     fn not_sent_since(&self, range: SeqRange) -> RangeSet {
-        let mut waiting = self.order.waiting(range);
+        let mut waiting = self.backlog.waiting(range);
         if let Some(preparing) = &self.preparing {
             waiting.merge(&preparing.ranges.intersection(&RangeSet::from_iter([range])));
         }
@@ -87,7 +87,7 @@ impl Session {
     /// Forgets rows whose fate is known.
     fn settled(&mut self, range: SeqRange) {
         self.window.forget(range);
-        self.order.forget(range);
+        self.backlog.forget(range);
         self.suspects.forget(range);
         if let Some(preparing) = &mut self.preparing {
             preparing.ranges.remove(range);
@@ -119,7 +119,7 @@ impl Session {
         }
     }
 
-    /// Queues again what is asked for; what the buffer does not hold any more shows in the
+    /// Queues again what is requested; what the buffer does not hold any more shows in the
     /// report.
     fn resync(&mut self, ranges: &RangeSet) {
         let mut wanted = ranges.clone();
@@ -131,7 +131,7 @@ impl Session {
             }
         }
         for range in wanted.iter() {
-            self.order.resume(range);
+            self.backlog.resume(range);
         }
         self.report_soon();
     }
@@ -146,7 +146,7 @@ impl Session {
             rows: batch.rows,
         });
         if let Some(left) = self.suspects.fail(batch, Failed::Refused, self.now) {
-            self.order.put_back(Kind::History, &left);
+            self.backlog.put_back(Kind::History, &left);
         }
         let pause = self.suspects.pause();
         if !pause.is_zero() {
@@ -182,11 +182,11 @@ impl Session {
         } else {
             self.suspects.failed(self.now);
             self.struck.merge(&batch.ranges);
-            order::bound(&mut self.struck);
+            backlog::bound(&mut self.struck);
             Some(batch.ranges)
         };
         if let Some(left) = left {
-            self.order.put_back(kind, &left);
+            self.backlog.put_back(kind, &left);
         }
     }
 

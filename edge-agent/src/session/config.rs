@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use schema::limits;
 
-/// What of a session can be changed while it runs.
+/// The limits of a session that can be changed while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
     /// As [`SessionConfig::batch_rows_max`].

@@ -11,7 +11,7 @@ use super::Tuning;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub(super) u64);
 
-/// What happens to the session.
+/// The session's inputs.
 #[derive(Debug, Clone)]
 pub enum Input<'a> {
     /// The link is up, with nothing in flight.
@@ -28,13 +28,13 @@ pub enum Input<'a> {
     Prepared(Prepared),
     /// The batch of [`Effect::Send`] could not be handed to the link.
     NotSent(BatchId),
-    /// The bridge's word.
+    /// An acknowledgement came, by row numbers under the session's epoch.
     Acked(&'a Ack),
     /// The bridge could not read the payload with this digest.
     Refused(u64),
-    /// Send nothing until told otherwise; acknowledgements still count.
+    /// Send nothing until [`Self::Resume`]; acknowledgements still count.
     Pause,
-    /// Send again.
+    /// Send as before [`Self::Pause`].
     Resume,
     /// Whether to send everything as fast as the window allows, without linger and pace.
     Flush(bool),
@@ -49,98 +49,98 @@ pub enum Input<'a> {
 /// How a batch was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prepared {
-    /// Which one.
+    /// The batch of the request.
     pub batch: BatchId,
-    /// The rows in its payload, of those asked for. Empty when none was found: nothing was sent.
+    /// The rows in its payload, of those requested. Empty when none was found: nothing was sent.
     pub sent: RangeSet,
-    /// Sequences asked for that the buffer does not hold any more.
+    /// Requested sequences that the buffer does not hold any more.
     pub gone: RangeSet,
-    /// The payload's digest.
+    /// The payload's digest, as a refusal names it; 0 without a payload.
     pub digest: u64,
-    /// The payload's size.
+    /// The payload's size in bytes.
     pub bytes: usize,
 }
 
-/// What the session wants done.
+/// What the session wants to have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// Read rows, encode and publish them, and answer with [`Input::Prepared`] or
     /// [`Input::NotSent`]. There is one at a time.
-    Send(Ask),
+    Send(BatchRequest),
     /// A batch is in flight.
     Sent {
-        /// Which one.
+        /// The batch that was sent.
         batch: BatchId,
-        /// Its rows.
+        /// Its number of rows.
         rows: u64,
-        /// Its payload's size.
+        /// Its payload's size in bytes.
         bytes: usize,
         /// Whether one of its rows was sent before.
         retransmission: bool,
     },
-    /// The fate of these rows is known, as far as the bridge has a word in it.
+    /// The fate of these rows is known, as far as the bridge decides it.
     Settle(Settle),
     /// A batch is settled as a whole.
     Completed {
-        /// Which one.
+        /// The batch that is settled.
         batch: BatchId,
         /// From publish to acknowledgement.
         latency: Duration,
     },
     /// A payload was refused by the bridge.
     Refused {
-        /// Which one.
+        /// The batch that was refused.
         batch: BatchId,
-        /// Rows in it.
+        /// The rows in it.
         rows: u64,
     },
     /// Publish the device's side of the ledger.
     Report,
 }
 
-/// From which sequences to fill a batch.
+/// What the driver is to make a batch of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
-    /// Its name.
+pub struct BatchRequest {
+    /// The batch's id, to answer with.
     pub batch: BatchId,
-    /// Candidates, to be taken in ascending order; they may be more than fit.
+    /// Candidate sequences, to be taken in ascending order; they may be more than fit.
     pub ranges: RangeSet,
-    /// Most rows.
+    /// The most rows in the batch.
     pub rows_max: usize,
-    /// Most bytes of payload; a single row always fits.
+    /// The most bytes of its payload; a single row always fits.
     pub bytes_max: usize,
 }
 
 /// Rows whose fate is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settle {
-    /// The session's own: what follows are rows. Another: sequences of that epoch.
+    /// With the session's own epoch, what follows are row numbers; with another, sequences of that epoch.
     pub epoch: Epoch,
-    /// In the database.
+    /// Rows that the database has committed.
     pub committed: RangeSet,
-    /// Refused for now: not to be sent until they are offered again.
+    /// Rows that the bridge refused for now: not to be sent until they are offered again.
     pub rejected: Vec<Rejection>,
-    /// Evicted or discarded, and now known to the ledger.
+    /// Rows evicted or discarded, which the ledger now knows of.
     pub evicted: RangeSet,
 }
 
-/// What is in flight.
+/// Counts of what is in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InFlightCounts {
-    /// Batches.
+    /// Number of unacknowledged batches.
     pub batches: usize,
-    /// Their unacknowledged rows.
+    /// Their rows that are not acknowledged.
     pub rows: u64,
-    /// Their bytes.
+    /// Their payloads' bytes.
     pub bytes: usize,
 }
 
-/// What waits.
+/// Counts of rows that wait.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitingCounts {
-    /// Accepted since the connection came up.
+    /// Rows accepted since the connection came up.
     pub fresh: u64,
-    /// Left over from an outage or lost.
+    /// Rows left over from an outage, or lost on the way.
     pub history: u64,
     /// Rows of refused payloads, kept apart.
     pub suspect: u64,

@@ -1,15 +1,15 @@
 //! The sync session: which rows travel when, and what an acknowledgement settles. Promise P1's
-//! half at the edge: a row is settled only by the bridge's word, never by the broker's.
+//! half at the edge: a row is settled only by the bridge's acknowledgement, never by the broker's.
 //!
 //! Pure: no IO, no clock, no randomness. Inputs and the time come in, effects go out;
 //! [`Session::next_wakeup`] says when to call again. Time is a [`Duration`] since any origin that
 //! does not run backwards, so that a simulation can drive it.
 //!
 //! ```text
-//!   append ──► order (fresh · history · lost) ──► preparing ──► window ──ack──► settled
-//!                  ▲        the driver reads rows, encodes, publishes │
-//!                  └── time-out, disconnect ──────────────────────────┤
-//!                  suspects (halves of payloads that do not get ◄─────┘
+//!   append ──► backlog (fresh · history · lost) ──► preparing ──► window ──ack──► settled
+//!                  ▲          the driver reads rows, encodes, publishes │
+//!                  └── time-out, disconnect ────────────────────────────┤
+//!                  suspects (halves of payloads that do not get ◄───────┘
 //!                  through)            refused, or unanswered once more
 //! ```
 //!
@@ -18,12 +18,12 @@
 //! know payloads, or keep anything over a restart; the buffer is the record of truth.
 //!
 //! Reading order: `interface` → here, each input in turn → `sending` (what goes next) and `answers` (what comes of
-//! it) → `order`, `window`, `suspect`, the three places where rows wait → `pace`, `rto`.
+//! it) → `backlog`, `window`, `suspect`, the three places where rows wait → `pace`, `rto`.
 
 mod answers;
+mod backlog;
 mod config;
 mod interface;
-mod order;
 mod pace;
 mod rto;
 mod sending;
@@ -37,9 +37,11 @@ use std::time::Duration;
 
 use schema::{Epoch, RangeSet, SeqRange};
 
+use backlog::Backlog;
 pub use config::{SessionConfig, Tuning};
-pub use interface::{Ask, BatchId, Effect, InFlightCounts, Input, Prepared, Settle, WaitingCounts};
-use order::Order;
+pub use interface::{
+    BatchId, BatchRequest, Effect, InFlightCounts, Input, Prepared, Settle, WaitingCounts,
+};
 use pace::Pace;
 use rto::Rto;
 use sending::{Origin, Preparing};
@@ -62,7 +64,7 @@ pub struct Session {
     connected: bool,
     paused: bool,
     flush: bool,
-    order: Order,
+    backlog: Backlog,
     suspects: Suspects,
     preparing: Option<Preparing>,
     window: Window,
@@ -92,7 +94,7 @@ impl Session {
         let pace = Pace::new(config.history_rows_per_second, config.batch_rows_max as u64);
         Self {
             last_seq: pending.last().unwrap_or(0).max(last_seq),
-            order: Order::new(pending, config.linger, pace),
+            backlog: Backlog::new(pending, config.linger, pace),
             window: Window::new(&config),
             rto: Rto::new(
                 config.timeout_initial,
@@ -178,7 +180,7 @@ impl Session {
         self.last_seq
     }
 
-    /// What is in flight.
+    /// Counts of what is in flight.
     #[must_use]
     pub fn in_flight(&self) -> InFlightCounts {
         InFlightCounts {
@@ -188,10 +190,10 @@ impl Session {
         }
     }
 
-    /// What waits.
+    /// Counts of what waits.
     #[must_use]
     pub fn waiting(&self) -> WaitingCounts {
-        let (fresh, history) = self.order.counts();
+        let (fresh, history) = self.backlog.counts();
         WaitingCounts {
             fresh,
             history,
@@ -202,7 +204,7 @@ impl Session {
     /// Whether nothing waits, is being prepared or is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.order.is_empty()
+        self.backlog.is_empty()
             && self.suspects.is_empty()
             && self.preparing.is_none()
             && self.window.len() == 0
@@ -231,7 +233,7 @@ impl Session {
         for batch in self.window.clear() {
             self.unanswered(batch, Failed::Cut);
         }
-        self.order.outage();
+        self.backlog.outage();
     }
 
     fn tune(&mut self, tuning: Tuning) {
@@ -250,7 +252,7 @@ impl Session {
         };
         debug_assert!(config.is_valid());
         self.config = config;
-        self.order
+        self.backlog
             .retune(linger, history_rows_per_second, batch_rows_max as u64);
         // A link that was bound more tightly is not to wait for the rest of that.
         self.link_free_at = self.link_free_at.min(self.now);
@@ -268,23 +270,23 @@ impl Session {
 
     fn append(&mut self, range: SeqRange) {
         self.last_seq = self.last_seq.max(range.last());
-        self.order.append(range, self.connected, self.now);
+        self.backlog.append(range, self.connected, self.now);
     }
 
     /// Rows in flight stay there: their acknowledgement may still come.
     fn evict(&mut self, ranges: &RangeSet) {
         for range in ranges.iter() {
-            self.order.forget(range);
+            self.backlog.forget(range);
             self.suspects.forget(range);
         }
         self.report_soon();
     }
 
-    /// They travel as history, at its pace. What was said of them before does not count any more.
+    /// They travel as history, at its pace. Earlier answers about them do not count any more.
     fn requeue(&mut self, ranges: &RangeSet) {
         self.attempted.subtract(ranges);
         for range in ranges.iter() {
-            self.order.resume(range);
+            self.backlog.resume(range);
         }
         self.report_soon();
     }

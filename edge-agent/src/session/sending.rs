@@ -1,4 +1,4 @@
-//! What is sent next: when there is room, from which queue, and how much. A batch is asked for, prepared by the
+//! What is sent next: when there is room, from which queue, and how much. A batch is requested, prepared by the
 //! driver, and then in flight; at every step its rows know where they return to.
 
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use schema::RangeSet;
 
 use super::Session;
-use super::interface::{Ask, BatchId, Effect, Prepared};
-use super::order::{self, Kind};
+use super::backlog::{self, Kind};
+use super::interface::{BatchId, BatchRequest, Effect, Prepared};
 use super::suspect::{Piece, Suspicion};
 use super::window::InFlight;
 
@@ -18,14 +18,14 @@ pub(super) const NOT_SENT_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Preparing {
     pub(super) batch: BatchId,
     pub(super) origin: Origin,
-    /// Asked for, less what was settled meanwhile.
+    /// The requested sequences, less what was settled meanwhile.
     pub(super) ranges: RangeSet,
 }
 
 /// Where a batch's rows came from, and so where they return to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Origin {
-    Order(Kind),
+    Backlog(Kind),
     Suspect(Suspicion),
 }
 
@@ -43,7 +43,7 @@ impl Session {
         let Some(Preparing {
             batch,
             origin,
-            ranges: mut asked,
+            ranges: mut requested,
         }) = self
             .preparing
             .take_if(|preparing| preparing.batch == prepared.batch)
@@ -51,12 +51,12 @@ impl Session {
             // The link went down meanwhile, and the rows wait already.
             return;
         };
-        let in_flight = prepared.sent.intersection(&asked);
+        let in_flight = prepared.sent.intersection(&requested);
         for range in prepared.sent.iter().chain(prepared.gone.iter()) {
-            asked.remove(range);
+            requested.remove(range);
         }
-        if !asked.is_empty() {
-            self.put_back(origin, asked);
+        if !requested.is_empty() {
+            self.put_back(origin, requested);
         }
         for range in prepared.gone.iter() {
             self.attempted.remove(range);
@@ -66,8 +66,8 @@ impl Session {
         if rows == 0 {
             return;
         }
-        if let Origin::Order(kind) = origin {
-            self.order.sent(kind, rows);
+        if let Origin::Backlog(kind) = origin {
+            self.backlog.sent(kind, rows);
         }
         if let Some(rate) = self.config.bytes_per_second {
             let takes = Duration::from_secs_f64(prepared.bytes as f64 / f64::from(rate.get()));
@@ -77,7 +77,7 @@ impl Session {
         self.row_bytes = ((7 * self.row_bytes + sample) / 8).max(1);
         let retransmission = !self.attempted.intersection(&in_flight).is_empty();
         self.attempted.extend(in_flight.iter());
-        order::bound(&mut self.attempted);
+        backlog::bound(&mut self.attempted);
         effects.push(Effect::Sent {
             batch,
             rows,
@@ -97,7 +97,7 @@ impl Session {
             sent_at: self.now,
             retransmission,
             suspect: match origin {
-                Origin::Order(_) => None,
+                Origin::Backlog(_) => None,
                 Origin::Suspect(suspicion) => Some(suspicion),
             },
         });
@@ -123,18 +123,18 @@ impl Session {
         let picked = match self.room() {
             Room::None => None,
             Room::Fresh => {
-                let fresh = self.order.pick_fresh(rows_max, self.flush, self.now);
-                fresh.map(|(kind, ranges)| (Origin::Order(kind), ranges))
+                let fresh = self.backlog.pick_fresh(rows_max, self.flush, self.now);
+                fresh.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
             }
             Room::Any => self.pick(rows_max),
         };
         let Some((origin, ranges)) = picked else {
             return;
         };
-        self.was_repeat = !matches!(origin, Origin::Order(Kind::Fresh | Kind::History));
+        self.was_repeat = !matches!(origin, Origin::Backlog(Kind::Fresh | Kind::History));
         self.batches += 1;
         let batch = BatchId(self.batches);
-        effects.push(Effect::Send(Ask {
+        effects.push(Effect::Send(BatchRequest {
             batch,
             ranges: ranges.clone(),
             rows_max: usize::try_from(rows_max).unwrap_or(usize::MAX),
@@ -163,8 +163,8 @@ impl Session {
 
     fn pick(&mut self, rows_max: u64) -> Option<(Origin, RangeSet)> {
         let is_due = |due: Option<Duration>| due.is_some_and(|due| due <= self.now);
-        let others_wait = is_due(self.order.due(rows_max, self.flush));
-        let untried_wait = is_due(self.order.untried_due(rows_max, self.flush));
+        let others_wait = is_due(self.backlog.due(rows_max, self.flush));
+        let untried_wait = is_due(self.backlog.untried_due(rows_max, self.flush));
         // While nothing is answered, what failed before takes turns with what was not sent yet.
         let untried_first = self.window.is_probing() && self.was_repeat && untried_wait;
         let is_clear = self.window.len() == 0;
@@ -177,9 +177,9 @@ impl Session {
             return Some((Origin::Suspect(suspicion), ranges));
         }
         let picked = self
-            .order
+            .backlog
             .pick(rows_max, self.flush, untried_first, self.now);
-        picked.map(|(kind, ranges)| (Origin::Order(kind), ranges))
+        picked.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
     }
 
     pub(super) fn send_due(&self) -> Option<Duration> {
@@ -189,9 +189,9 @@ impl Session {
         let rows_max = self.rows_max();
         let due = match self.room() {
             Room::None => None,
-            Room::Fresh => self.order.fresh_due(rows_max, self.flush),
+            Room::Fresh => self.backlog.fresh_due(rows_max, self.flush),
             Room::Any => {
-                let order = self.order.due(rows_max, self.flush);
+                let order = self.backlog.due(rows_max, self.flush);
                 let suspects = self.suspects.due(self.window.len() == 0);
                 order.into_iter().chain(suspects).min()
             }
@@ -207,10 +207,10 @@ impl Session {
 
     pub(super) fn put_back(&mut self, origin: Origin, ranges: RangeSet) {
         match origin {
-            Origin::Order(kind) => self.order.put_back(kind, &ranges),
+            Origin::Backlog(kind) => self.backlog.put_back(kind, &ranges),
             Origin::Suspect(suspicion) => {
                 if let Some(ranges) = self.suspects.put_back(ranges, suspicion, self.now) {
-                    self.order.put_back(Kind::History, &ranges);
+                    self.backlog.put_back(Kind::History, &ranges);
                 }
             }
         }
@@ -221,7 +221,7 @@ impl Origin {
     /// Where a batch in flight returns to.
     pub(super) const fn of(batch: &InFlight) -> Self {
         match batch.suspect {
-            None => Self::Order(Kind::History),
+            None => Self::Backlog(Kind::History),
             Some(suspicion) => Self::Suspect(suspicion),
         }
     }
@@ -229,7 +229,7 @@ impl Origin {
     /// A loss goes ahead of what was not sent yet.
     pub(super) const fn after_timeout(self) -> Self {
         match self {
-            Self::Order(_) => Self::Order(Kind::Lost),
+            Self::Backlog(_) => Self::Backlog(Kind::Lost),
             Self::Suspect(_) => self,
         }
     }

@@ -3,7 +3,7 @@
 //! not stop the good ones beside it.
 //!
 //! A bridge that reads nothing at all, because it is older than the agent, or that is down, must not
-//! talk an agent into setting good rows aside. So only a row that was sent alone counts, and only by
+//! make an agent set good rows aside. So only a row that was sent alone counts, and only by
 //! what became of *others* around it:
 //!
 //! ```text
@@ -58,9 +58,9 @@ const ATTEMPTS_SOON: u32 = 12;
 pub(crate) struct Suspects {
     pieces: VecDeque<Piece>,
     streak: u32,
-    /// When the latest batch that was read had been sent, and when that was heard.
+    /// When the latest batch known to be read was sent, and when that became known.
     read_sent_at: Option<Duration>,
-    read_heard_at: Option<Duration>,
+    read_known_at: Option<Duration>,
     /// When a payload last failed that was not sent apart.
     failed_at: Option<Duration>,
     stale: Duration,
@@ -71,7 +71,7 @@ pub(crate) struct Suspects {
 pub(crate) struct Suspicion {
     /// When the payload that they come from first failed.
     pub(crate) since: Duration,
-    /// When it was first heard that something sent since is read.
+    /// When it first became known that something sent since then was read.
     read_since: Option<Duration>,
     /// For a single row: how sure it is that it will not get through.
     evidence: u32,
@@ -134,7 +134,7 @@ impl Suspects {
             pieces: VecDeque::new(),
             streak: 0,
             read_sent_at: None,
-            read_heard_at: None,
+            read_known_at: None,
             failed_at: None,
             stale,
         }
@@ -235,7 +235,7 @@ impl Suspects {
     pub(crate) fn readable(&mut self, sent_at: Duration, now: Duration) {
         self.streak = 0;
         self.read_sent_at = self.read_sent_at.max(Some(sent_at));
-        self.read_heard_at = Some(now);
+        self.read_known_at = Some(now);
         for piece in &mut self.pieces {
             piece.suspicion.others_read(sent_at, now);
             if let Some(failed_at) = piece.failed_at
@@ -286,14 +286,14 @@ impl Suspects {
             piece.rest_until <= now && is_free
         })?;
         let mut piece = self.pieces.remove(at)?;
-        let was_read_lately = self.read_heard_at > self.failed_at
+        let was_read_lately = self.read_known_at > self.failed_at
             && self
                 .read_sent_at
                 .is_some_and(|read| read + self.stale >= now);
         let are_stale_ones_gone = piece
             .suspicion
             .read_since
-            .is_some_and(|heard| heard + self.stale <= now);
+            .is_some_and(|since| since + self.stale <= now);
         piece.suspicion.is_backed = was_read_lately && are_stale_ones_gone;
         Some(piece)
     }
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn stale_refusals_are_no_evidence() {
-        // The reader was first heard to read at 5 s; ten seconds later old refusals have died out.
+        // The reader was first known to read at 5 s; ten seconds later old refusals have died out.
         let refused = Failed::Refused;
         let close = [14u64].into_iter().chain(times(100, 7));
         assert!(!is_condemned(refused, close, Some(1), false, Some(1)));

@@ -125,9 +125,9 @@ impl Window {
         self.allowed = self.allowed.saturating_add(batches).min(self.batches_max);
     }
 
-    /// Takes out the batches that waited `timeout`. The second value tells a new loss from
-    /// further batches of one that is known, and from rows sent apart that alone got no answer, as
-    /// `was_read_since` their sending tells.
+    /// Takes out the batches that waited `timeout`. The second value says whether that is a new loss: not one
+    /// of further batches after a known loss, nor of rows sent apart that alone got no answer. For these,
+    /// `was_read_since` says whether others sent since were read.
     pub(crate) fn expired(
         &mut self,
         timeout: Duration,

@@ -1,8 +1,8 @@
-//! Which readings say nothing new: a dead band around the last accepted value of each sensor.
+//! Which readings bring nothing new: a dead band around the last accepted value of each sensor.
 //!
 //! Compared is with what was accepted, not with what was seen last, so that a slow drift shows as
 //! soon as it has left the band. A sensor that stays within it is still taken at least every
-//! [`SILENCE_MAX`], so that a flat one is told from a dead one.
+//! [`SILENCE_MAX`], so that a constant sensor can be distinguished from a dead one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct DeadBand {
 }
 
 impl DeadBand {
-    /// Whether a reading says something new, with a band of `width` to both sides.
+    /// Whether a reading brings something new, with a band of `width` to both sides.
     pub(crate) fn is_news(&self, reading: &Reading, width: f64) -> bool {
         let Some((last, at)) = self.last.get(&reading.sensor) else {
             return true;

@@ -57,13 +57,13 @@ impl Default for HostConfig {
     }
 }
 
-/// Scans that are asked for and wait.
+/// Requests for a scan that may wait.
 pub(crate) const SCANS_QUEUE: usize = 8;
 
-/// Wants a scan now, and to know how many readings of it were accepted, or why none was.
+/// A request for a scan now; answered with how many of its readings were accepted, or why none was.
 pub(crate) type ScanRequest = oneshot::Sender<Result<u64, IngestError>>;
 
-/// What of a host source changes while it runs, and who may ask it for a scan.
+/// The settings of a host source that change while it runs, and the requests for scans.
 #[derive(Debug)]
 pub(crate) struct HostControls {
     pub(crate) interval: watch::Receiver<Duration>,
@@ -83,8 +83,8 @@ const NAME: &str = "host source";
 /// Why a scan is due.
 enum Due {
     Tick,
-    /// Somebody asked; all of it is taken.
-    Asked(ScanRequest),
+    /// It was requested; each of its readings is taken.
+    Requested(ScanRequest),
 }
 
 impl HostSource {
@@ -105,7 +105,7 @@ impl HostSource {
     }
 }
 
-/// Waits for a change; for ever when there is nobody who could make one.
+/// Waits for a change; for ever when the sender is gone.
 async fn changed(interval: &mut watch::Receiver<Duration>) -> Duration {
     if interval.changed().await.is_ok() {
         return *interval.borrow_and_update();
@@ -119,7 +119,7 @@ fn ticks_every(pause: Duration) -> Interval {
     ticks
 }
 
-/// The source at work.
+/// The source while it runs.
 struct Scans {
     ingest: Ingest,
     scanner: Scanner,
@@ -135,7 +135,7 @@ impl Source for HostSource {
 
     async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
         let Self { config, controls } = *self;
-        // What nobody can change is as configured for good.
+        // Without controls the configuration holds for good.
         let mut controls = controls.unwrap_or_else(|| HostControls {
             interval: watch::channel(config.interval).1,
             dead_band: watch::channel(config.dead_band).1,
@@ -151,7 +151,7 @@ impl Source for HostSource {
         loop {
             let due = tokio::select! {
                 _ = ticks.tick() => Due::Tick,
-                Some(asked) = controls.scans.recv() => Due::Asked(asked),
+                Some(request) = controls.scans.recv() => Due::Requested(request),
                 // The first tick comes at once: the effect of a change shows.
                 pause = changed(&mut controls.interval) => {
                     ticks = ticks_every(pause);
@@ -161,18 +161,18 @@ impl Source for HostSource {
             };
             let dead_band = match due {
                 Due::Tick => *controls.dead_band.borrow(),
-                Due::Asked(_) => None,
+                Due::Requested(_) => None,
             };
             let outcome;
             (scans, outcome) = scans.scan(dead_band, &stop).await?;
             match (outcome, due) {
                 (None, _) => return Ok(()),
-                (Some(outcome), Due::Asked(asked)) => {
+                (Some(outcome), Due::Requested(request)) => {
                     scans.refusals.note(outcome.clone());
-                    // Whoever asked may be gone.
-                    let _ = asked.send(outcome);
+                    // The caller may be gone.
+                    let _ = request.send(outcome);
                 }
-                // A scan that is refused is over: the next one tells how things stand then.
+                // A scan that is refused is over: the next one shows how things stand then.
                 (Some(outcome), Due::Tick) => scans.refusals.note(outcome),
             }
         }
@@ -390,7 +390,7 @@ impl Scan {
         if self.readings.len() == SCAN_READINGS_MAX {
             return;
         }
-        // Mount points and labels are the machine's own words: those that make no name, and
+        // Mount points and labels come from the machine: those that make no name, and
         // temperatures that are not known, are left out.
         let sensor: SensorName = match sensor.parse() {
             Ok(sensor) => sensor,

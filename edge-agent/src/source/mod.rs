@@ -21,7 +21,7 @@ pub trait Source: fmt::Debug + Send + 'static {
     fn name(&self) -> &'static str;
 
     /// Reads and hands over until `stop`; leaves its loop promptly then. What the buffer refuses
-    /// because its disk is full is tried again or told to the producer, never dropped silently.
+    /// because its disk is full is tried again or reported to the producer, never dropped silently.
     ///
     /// # Errors
     /// Only what no retry can mend: it ends the agent.

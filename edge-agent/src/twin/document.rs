@@ -1,5 +1,5 @@
 //! The device's copy of its configuration: per key a value, its clock, and who set it. Pure: what
-//! arrives and the time come in, what is to be kept and told goes out.
+//! arrives and the time come in, what is to be kept and reported goes out.
 //!
 //! ```text
 //! the bridge's document ─► news ─┐                       ┌─► report ─► the bridge
@@ -7,12 +7,12 @@
 //! an edit on the device ─► edit ─┘                       └─► applied ─► note
 //! ```
 //!
-//! Per key the later clock wins, and of equal clocks the greater value: two that never heard of each
-//! other may stamp alike. So the order of arrival, repetition and loss of what is told again change
+//! Per key the later clock wins, and of equal clocks the greater value: two devices or people that do not know of each
+//! other may use the same stamp. So the order of arrival, repetition and loss of what is sent again change
 //! nothing at the end (P3).
 //!
 //! An edit is stamped later than everything that is known here, so it wins on this device whatever
-//! its wall clock says. What the bridge says is taken however far ahead its clock is: it is the
+//! its wall clock says. What the bridge sends is taken however far ahead its clock is: it is the
 //! fleet's clock, and a device without a battery begins in 1970. It is the bridge that refuses
 //! overrides from a clock too far ahead, [`CLOCK_AHEAD_MS_MAX`](schema::setting::CLOCK_AHEAD_MS_MAX).
 
@@ -33,35 +33,35 @@ pub struct Document {
 /// What is known of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Its value and clock.
+    /// Key, value as JSON, and the clock at which it was set.
     pub entry: ConfigEntry,
-    /// Who set it.
+    /// Where it was set.
     pub origin: Origin,
-    /// Why it is not in force.
+    /// Why the value is not in force; `None` when it is, or has not been applied yet.
     pub failure: Option<String>,
 }
 
 /// Why an edit is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// The key or its value.
+    /// The key is not known, or the value is not allowed for it.
     #[error("{key} {error}")]
     Setting {
-        /// The key.
+        /// The key that was to be set.
         key: String,
-        /// What would be right.
+        /// What is wrong with it, and what would be right.
         error: SettingError,
     },
-    /// No stamp is left that anybody could overrule.
+    /// The clock is so far ahead that nothing could be set later than this.
     #[error("this device's clock is past the year 3000: set it first")]
     Clock,
-    /// Nothing to do.
+    /// The edit names no key.
     #[error("no key is named")]
     Empty,
 }
 
 impl Document {
-    /// What was kept on the disk.
+    /// The document as it was kept on the disk.
     #[must_use]
     pub fn restore(kept: Vec<StoredSetting>) -> Self {
         let mut document = Self::default();
@@ -71,11 +71,11 @@ impl Document {
         document
     }
 
-    /// What of a document of the bridge is later than what is known, each key once.
+    /// The entries of a document of the bridge that are later than what is known, each key once.
     #[must_use]
-    pub fn news(&self, told: &DesiredConfig) -> Vec<ConfigEntry> {
+    pub fn news(&self, desired: &DesiredConfig) -> Vec<ConfigEntry> {
         let mut news: BTreeMap<&str, &ConfigEntry> = BTreeMap::new();
-        for entry in told.entries.iter().take(limits::CONFIG_KEYS_MAX) {
+        for entry in desired.entries.iter().take(limits::CONFIG_KEYS_MAX) {
             let known = self.keys.get(&entry.key).map(|key| &key.entry);
             let known = known.or_else(|| news.get(entry.key.as_str()).copied());
             let has_room =
@@ -122,7 +122,7 @@ impl Document {
         entries.collect()
     }
 
-    /// Takes one entry in, unless what is known wins. Whether it did.
+    /// Takes one entry in, unless what is known wins. Returns whether it was taken.
     pub fn take(&mut self, entry: ConfigEntry, origin: Origin) -> bool {
         let known = self.keys.get(&entry.key);
         let is_news = known.is_none_or(|known| wins(&entry, &known.entry));
@@ -137,9 +137,9 @@ impl Document {
         is_news
     }
 
-    /// Takes in all that is news of a document of the bridge.
-    pub fn merge(&mut self, told: &DesiredConfig) {
-        for entry in self.news(told) {
+    /// Takes in every entry of a document of the bridge that is later than what is known.
+    pub fn merge(&mut self, desired: &DesiredConfig) {
+        for entry in self.news(desired) {
             self.take(entry, Origin::Bridge);
         }
     }
@@ -163,7 +163,7 @@ impl Document {
         clocks.max().unwrap_or_default()
     }
 
-    /// What the bridge is told; `None` when there is nothing.
+    /// What is reported to the bridge; `None` when there is nothing.
     #[must_use]
     pub fn report(&self) -> Option<ReportedConfig> {
         let failed = self.keys.values().filter_map(|key| {
@@ -184,7 +184,7 @@ fn wins(new: &ConfigEntry, known: &ConfigEntry) -> bool {
     (new.hlc, &new.value) > (known.hlc, &known.value)
 }
 
-/// What nobody could ever overrule, or keep, is ignored.
+/// Whether an entry may be taken: one that nobody could ever overrule, or that cannot be kept, is ignored.
 fn is_sound(entry: &ConfigEntry) -> bool {
     entry.key.len() <= limits::KEY_BYTES_MAX
         && entry.value.len() <= limits::CONFIG_VALUE_BYTES_MAX
@@ -210,7 +210,7 @@ mod tests {
         document.edit(&changes, now_ms).map(|made| made[0].hlc)
     }
 
-    fn told(entries: Vec<ConfigEntry>) -> DesiredConfig {
+    fn desired(entries: Vec<ConfigEntry>) -> DesiredConfig {
         DesiredConfig { entries }
     }
 
@@ -218,7 +218,7 @@ mod tests {
         let value = prop_oneof![Just("1"), Just("2"), Just("null")];
         let entry = (0..3usize, value, 0..4u64)
             .prop_map(|(key, value, hlc)| entry(["a", "b", "c"][key], value, Hlc::from_bits(hlc)));
-        prop::collection::vec(prop::collection::vec(entry, 0..4).prop_map(told), 0..6)
+        prop::collection::vec(prop::collection::vec(entry, 0..4).prop_map(desired), 0..6)
     }
 
     fn all(documents: &[DesiredConfig]) -> Document {
@@ -230,27 +230,27 @@ mod tests {
     }
 
     proptest! {
-        /// Commutative, associative and idempotent: what was heard counts, not in which order, in
-        /// what groups or how often.
+        /// Commutative, associative and idempotent: the order, the grouping and the repetition of documents do not
+        /// matter.
         #[test]
-        fn the_order_of_documents_does_not_matter(mut heard in documents(), rotate in 0..6usize) {
-            let expected = all(&heard);
-            let joined = told(heard.iter().flat_map(|document| document.entries.clone()).collect());
+        fn the_order_of_documents_does_not_matter(mut received in documents(), rotate in 0..6usize) {
+            let expected = all(&received);
+            let joined = desired(received.iter().flat_map(|document| document.entries.clone()).collect());
             prop_assert_eq!(&all(&[joined]), &expected);
-            let middle = rotate.min(heard.len());
-            heard.rotate_left(middle);
-            prop_assert_eq!(&all(&heard), &expected);
-            heard.reverse();
-            heard.extend_from_within(..);
-            prop_assert_eq!(&all(&heard), &expected);
+            let middle = rotate.min(received.len());
+            received.rotate_left(middle);
+            prop_assert_eq!(&all(&received), &expected);
+            received.reverse();
+            received.extend_from_within(..);
+            prop_assert_eq!(&all(&received), &expected);
             // What the device reports is a document that brings another one to the same.
             let entries = expected.report().unwrap_or_default().entries;
-            prop_assert_eq!(&all(&[told(entries)]), &expected);
+            prop_assert_eq!(&all(&[desired(entries)]), &expected);
         }
 
         #[test]
-        fn an_edit_is_later_than_all_that_is_known(heard in documents(), now in 0..3u64) {
-            let known = all(&heard);
+        fn an_edit_is_later_than_all_that_is_known(received in documents(), now in 0..3u64) {
+            let known = all(&received);
             let hlc = edit(&known, "commands.parallel", "3", now).unwrap();
             prop_assert!(hlc > known.clock() && hlc >= Hlc::new(now, 0));
             let changes = BTreeMap::from(["commands.parallel", "host.dead_band"].map(|key| (key.to_owned(), "1".to_owned())));
@@ -259,13 +259,13 @@ mod tests {
         }
     }
 
-    /// The device's clock may be years behind: what the bridge says counts all the same, and a later
+    /// The device's clock may be years behind: what the bridge sends counts all the same, and a later
     /// edit here is later than that.
     #[test]
     fn a_bridge_that_is_far_ahead_is_believed_and_can_be_overruled() {
         let far = Hlc::new(1_700_000_000_000 + 2 * CLOCK_AHEAD_MS_MAX, 0);
         let mut document = Document::default();
-        document.merge(&told(vec![entry("commands.parallel", "2", far)]));
+        document.merge(&desired(vec![entry("commands.parallel", "2", far)]));
         assert_eq!(document.clock(), far);
         assert!(edit(&document, "commands.parallel", "3", 0).unwrap() > far);
     }
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn what_could_not_be_overruled_is_ignored() {
         let mut document = Document::default();
-        let at = |ms| told(vec![entry("k", "1", Hlc::new(ms, u16::MAX))]);
+        let at = |ms| desired(vec![entry("k", "1", Hlc::new(ms, u16::MAX))]);
         document.merge(&at(CLOCK_MS_MAX + 1));
         assert_eq!(document, Document::default());
         document.merge(&at(CLOCK_MS_MAX));
@@ -291,18 +291,18 @@ mod tests {
     fn documents_are_bounded() {
         let keys = |from: usize, count: usize| {
             let key = |at| entry(&format!("k{at}"), "1", Hlc::from_bits(1));
-            told((from..from + count).map(key).collect())
+            desired((from..from + count).map(key).collect())
         };
         let mut document = Document::default();
         document.merge(&keys(0, limits::CONFIG_KEYS_MAX - 1));
         document.merge(&keys(1_000, 2));
         assert_eq!(document.keys().count(), limits::CONFIG_KEYS_MAX);
         // A known key still changes.
-        document.merge(&told(vec![entry("k0", "2", Hlc::from_bits(2))]));
+        document.merge(&desired(vec![entry("k0", "2", Hlc::from_bits(2))]));
         assert_eq!(document.clock(), Hlc::from_bits(2));
         let long = |key: usize, value: usize| {
             let entry = entry(&"k".repeat(key), &"1".repeat(value), Hlc::from_bits(1));
-            Document::default().news(&told(vec![entry])).len()
+            Document::default().news(&desired(vec![entry])).len()
         };
         assert_eq!(
             long(limits::KEY_BYTES_MAX, limits::CONFIG_VALUE_BYTES_MAX),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_force_is_told_until_it_is_or_changes() {
+    fn what_is_not_in_force_is_reported_until_it_is_or_changes() {
         let mut document = Document::default();
         assert_eq!(document.report(), None);
         document.take(entry("k", "1", Hlc::from_bits(1)), Origin::Bridge);

@@ -1,4 +1,4 @@
-//! What can be changed while the agent runs: each knob is heard by the part that it turns.
+//! What can be changed while the agent runs: the part that a knob turns is notified of each change.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::log_level::LogLevels;
 use crate::session::Tuning;
 
-/// All of them, each with what the settings file says.
+/// All knobs, each with the value of the settings file.
 #[derive(Debug)]
 pub(crate) struct Knobs {
     pub(crate) commands_parallel: Knob<usize>,
@@ -19,7 +19,7 @@ pub(crate) struct Knobs {
     pub(crate) session: Knob<Tuning>,
 }
 
-/// One setting, or several that one part hears of together.
+/// One setting, or several that one part is notified of together.
 #[derive(Debug)]
 pub(crate) struct Knob<T> {
     from_file: T,
@@ -34,18 +34,18 @@ impl<T: Copy + PartialEq> Knob<T> {
         }
     }
 
-    /// Hears of changes.
-    pub(crate) fn heard(&self) -> watch::Receiver<T> {
+    /// A receiver that is notified of changes.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<T> {
         self.now.subscribe()
     }
 
-    /// Sets it, or takes it back.
+    /// Sets the value; `None` takes it back to the settings file's.
     fn set(&self, value: Option<T>) {
         let value = value.unwrap_or(self.from_file);
         self.change(|now, _| *now = value);
     }
 
-    /// Changes a part of it, with what the file says at hand.
+    /// Changes a part of the value, with the settings file's at hand.
     fn change(&self, change: impl FnOnce(&mut T, &T)) {
         self.now.send_if_modified(|now| {
             let before = *now;
@@ -127,7 +127,10 @@ mod tests {
     #[test]
     fn settings_are_set_and_taken_back() {
         let knobs = knobs();
-        let (interval, parallel) = (knobs.host_interval.heard(), knobs.commands_parallel.heard());
+        let (interval, parallel) = (
+            knobs.host_interval.subscribe(),
+            knobs.commands_parallel.subscribe(),
+        );
         knobs.set(Setting::HOST_INTERVAL, "2.5").unwrap();
         knobs.set(Setting::COMMANDS_PARALLEL, "3").unwrap();
         assert_eq!(*interval.borrow(), Duration::from_millis(2_500));
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn the_session_hears_of_its_four_together() {
         let knobs = knobs();
-        let (heard, file) = (knobs.session.heard(), SessionConfig::default().tuning());
+        let (session, file) = (knobs.session.subscribe(), SessionConfig::default().tuning());
         for (key, json) in [
             (Setting::BATCH_ROWS, "7"),
             (Setting::BYTES_PER_SECOND, "5000"),
@@ -160,13 +163,13 @@ mod tests {
             history_rows_per_second: 9,
             bytes_per_second: NonZeroU32::new(5_000),
         };
-        assert_eq!(*heard.borrow(), set);
+        assert_eq!(*session.borrow(), set);
         knobs.set(Setting::BATCH_ROWS, "null").unwrap();
-        assert_eq!(heard.borrow().batch_rows_max, file.batch_rows_max);
+        assert_eq!(session.borrow().batch_rows_max, file.batch_rows_max);
         for known in Setting::ALL {
             knobs.set(known.key, "null").unwrap();
         }
-        assert_eq!(*heard.borrow(), file);
+        assert_eq!(*session.borrow(), file);
     }
 
     #[test]

@@ -22,33 +22,33 @@ use crate::buffer::{Buffer, BufferError, Origin};
 /// How long an agent may take to answer, and how long one that starts or stops is waited for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause before an agent that has the file and does not listen yet is asked again.
+/// Pause before another request to an agent that has the file and does not listen yet.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The settings of this device that somebody has set, by key.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LocalConfig {
-    /// By key. One that is not there is as the settings file says.
+    /// Each key that is set. For the others the settings file holds.
     pub keys: BTreeMap<String, LocalKey>,
 }
 
-/// One key.
+/// A key that is set on this device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LocalKey {
-    /// Its value; `null` for what the settings file says.
+    /// The value; `null` when the settings file's holds.
     pub value: Value,
-    /// `bridge` or `device`.
+    /// Where it was set: `bridge` or `device`.
     pub set_by: Origin,
-    /// By the clock of who set it, RFC 3339.
+    /// When it was set, by the clock of whoever set it, RFC 3339.
     pub set_at: String,
-    /// Whether it is in force; nobody knows while no agent runs.
+    /// Whether it is in force; not known while no agent runs.
     pub in_force: Option<bool>,
-    /// Why it is not.
+    /// Why it is not in force.
     pub failure: Option<String>,
 }
 
 impl LocalConfig {
-    /// What a document says; `applied` when an agent has applied it.
+    /// The settings of a document; `applied` when an agent has applied it.
     pub(crate) fn of(document: &Document, applied: bool) -> Self {
         let keys = document.keys().map(|key| {
             let Key {
@@ -138,15 +138,15 @@ pub async fn show(settings: &Settings) -> Result<LocalConfig, Failure> {
     .await
 }
 
-/// Where the settings are to be had.
+/// Where the settings can be read and changed.
 enum Place {
-    /// In the file, which nobody else has.
+    /// In the buffer's file, which no agent has open.
     File(Buffer),
-    /// With the agent that has it.
+    /// Through the agent that has the file open.
     Agent,
 }
 
-/// Does what is to be done where that can be done, and closes the file.
+/// Runs `act` on the file or through the agent, whichever can be reached, and closes the file.
 async fn with(
     settings: &Settings,
     act: impl AsyncFn(Place) -> Result<LocalConfig, Failure>,
@@ -188,13 +188,13 @@ async fn change_file(
     Ok(LocalConfig::of(&document, false))
 }
 
-/// Asks the agent that runs: to change something, or what is set.
+/// Requests a change from the agent that runs, or what is set.
 async fn ask(
     settings: &Settings,
     changes: Option<&BTreeMap<String, Value>>,
 ) -> Result<LocalConfig, Failure> {
     let address = settings.admin;
-    let asked = async {
+    let request = async {
         let client = reqwest::Client::builder()
             .timeout(ANSWER_TIMEOUT)
             .no_proxy()
@@ -208,7 +208,7 @@ async fn ask(
         let status = answer.status();
         Ok::<_, reqwest::Error>((status, answer.bytes().await?))
     };
-    let (status, body) = asked.await.map_err(|error| {
+    let (status, body) = request.await.map_err(|error| {
         Failure::new(Class::Network, format!("ask the agent at {address}"))
             .because(error)
             .help("the agent has the buffer; is this its [admin] http address?")
@@ -225,7 +225,7 @@ async fn ask(
         .map_err(|error| Failure::new(Class::Data, "read the agent's answer").because(error))
 }
 
-/// The values as they are kept.
+/// The values as JSON texts, as they are kept.
 pub(super) fn texts(changes: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
     let text = |(key, value): (&String, &Value)| (key.clone(), value.to_string());
     changes.iter().map(text).collect()

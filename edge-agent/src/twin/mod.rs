@@ -1,8 +1,8 @@
 //! The twin's side on the device: settings are kept in the buffer's file, applied while the agent
-//! runs, and what came of that is told after each change and each connect.
+//! runs, and the outcome is reported after each change and each connect.
 //!
 //! They come from the bridge, and from people on the device itself ([`local`]). Which one counts is
-//! decided by [`document`], which is pure; here is the task that keeps, applies and tells.
+//! decided by [`document`], which is pure; here is the task that keeps, applies and reports them.
 
 pub mod document;
 pub(crate) mod http;
@@ -28,17 +28,17 @@ use local::LocalConfig;
 /// Requests of this machine that may wait.
 pub(crate) const REQUESTS_QUEUE: usize = 8;
 
-/// What others on this machine may ask.
+/// Requests of others on this machine.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// Set keys to the JSON texts of values.
+    /// Sets keys to the JSON texts of values.
     Change {
         changes: BTreeMap<String, String>,
         reply: oneshot::Sender<Result<LocalConfig, ChangeError>>,
     },
-    /// What is known and in force.
+    /// Answers with what is set, and whether it is in force.
     Show(oneshot::Sender<LocalConfig>),
-    /// Tell the bridge anew; answers how many keys it is told of.
+    /// Reports to the bridge again; answers how many keys the report has.
     Report(oneshot::Sender<usize>),
 }
 
@@ -51,7 +51,7 @@ pub(crate) enum ChangeError {
     Buffer(#[from] BufferError),
 }
 
-/// What the task needs.
+/// What the task is made of.
 pub(crate) struct Twin {
     pub(crate) buffer: Buffer,
     pub(crate) clock: Arc<dyn Clock>,
@@ -62,7 +62,7 @@ pub(crate) struct Twin {
     pub(crate) stop: CancellationToken,
 }
 
-struct Running {
+struct TwinTask {
     parts: Twin,
     document: Document,
 }
@@ -73,48 +73,44 @@ impl Twin {
         let kept = self.buffer.config().await.map_err(|error| {
             Failure::new(error.class(), "read the configuration of the buffer").because(error)
         })?;
-        let mut running = Running {
+        let mut task = TwinTask {
             parts: self,
             document: Document::restore(kept),
         };
-        let kept: Vec<ConfigEntry> = running
-            .document
-            .keys()
-            .map(|key| key.entry.clone())
-            .collect();
+        let kept: Vec<ConfigEntry> = task.document.keys().map(|key| key.entry.clone()).collect();
         for entry in &kept {
-            running.apply(entry);
+            task.apply(entry);
         }
-        running.report();
+        task.report();
         loop {
             tokio::select! {
                 biased;
-                () = running.parts.stop.cancelled() => return Ok(()),
-                Some(request) = running.parts.requests.recv() => running.answer(request).await,
-                Some(document) = running.parts.documents.recv() => running.hear(&document).await,
-                Ok(()) = running.parts.link.changed() => {
-                    running.parts.link.borrow_and_update();
-                    running.report();
+                () = task.parts.stop.cancelled() => return Ok(()),
+                Some(request) = task.parts.requests.recv() => task.answer(request).await,
+                Some(document) = task.parts.documents.recv() => task.receive(&document).await,
+                Ok(()) = task.parts.link.changed() => {
+                    task.parts.link.borrow_and_update();
+                    task.report();
                 }
             }
         }
     }
 }
 
-impl Running {
-    async fn hear(&mut self, told: &DesiredConfig) {
-        let news = self.document.news(told);
+impl TwinTask {
+    async fn receive(&mut self, desired: &DesiredConfig) {
+        let news = self.document.news(desired);
         match self.take(news, Origin::Bridge).await {
             Ok(()) | Err(BufferError::Closed) => {}
-            // The bridge says it again while it hears no report of it.
+            // The bridge sends it again until a report has it.
             Err(error) => warn!(%error, "settings were not kept"),
         }
-        // Also when nothing is new: the bridge asks because it has not heard so.
+        // Also when nothing is new: the bridge sent it because it lacks the report.
         self.report();
     }
 
     async fn answer(&mut self, request: Request) {
-        // Whoever asked and went away needs no answer.
+        // A caller that went away needs no answer.
         match request {
             Request::Change { changes, reply } => {
                 let changed = self.change(&changes).await;
@@ -138,7 +134,7 @@ impl Running {
         Ok(())
     }
 
-    /// Keeps, then applies: what is in force is on the disk.
+    /// Keeps the entries, then applies them: what is in force is always on the disk.
     async fn take(&mut self, news: Vec<ConfigEntry>, origin: Origin) -> Result<(), BufferError> {
         if news.is_empty() {
             return Ok(());
@@ -170,9 +166,9 @@ impl Running {
             return;
         };
         match envelope::encode(&Event::Config(report)) {
-            // What the link does not take is told after the next connect.
+            // What the link does not take is reported after the next connect.
             Ok(payload) => drop(uplink.publish(Channel::Event, payload)),
-            Err(error) => warn!(%error, "the configuration cannot be told"),
+            Err(error) => warn!(%error, "the configuration cannot be reported"),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use daemon::{Health, Lifecycle};
 use edge_agent::session::SessionConfig;
 use edge_agent::source::Source;
-use edge_agent::{Agent, Config, Running};
+use edge_agent::{Agent, Config, RunningAgent};
 use prometheus_client::registry::Registry;
 use schema::{ObservedAt, Quality, Reading, Value};
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use crate::broker::{Broker, certificates};
 
 /// An agent with quick timers. Its folder outlives it when it is taken out.
 pub(crate) struct Edge {
-    pub(crate) agent: Running,
+    pub(crate) agent: RunningAgent,
     pub(crate) health: Health,
     pub(crate) lifecycle: Lifecycle,
     registry: Registry,

@@ -131,19 +131,19 @@ fn what_the_device_gave_up_is_reported_until_an_acknowledgement_confirms_it() {
     let report = account.report(&mut 10);
     assert!(report.evicted.is_empty() && report.discarded.is_empty());
     assert_eq!(report.quarantined, [kept]);
-    assert!(!account.awaits_word());
+    assert!(!account.awaits_ack());
 }
 
 #[test]
-fn a_row_that_no_reader_reads_is_the_devices_own_word_until_it_is_confirmed() {
+fn a_row_that_no_reader_reads_is_the_devices_own_decision_until_it_is_confirmed() {
     let mut account = account(3);
     let own = rejection(2, 2, RejectReason::Undecodable);
     let changed = account.settle(&none(), &[own], &none());
     assert_eq!(changed.quarantined, set(&[(2, 2)]));
-    assert!(account.awaits_word());
+    assert!(account.awaits_ack());
     assert_eq!(account.report(&mut 10).quarantined, [own]);
     account.settle(&none(), &[own], &none());
-    assert!(!account.awaits_word());
+    assert!(!account.awaits_ack());
     check(&account, (0, 2, 1, 0, 0));
 }
 

@@ -1,5 +1,5 @@
-//! What the clocks of the starts say: which rows are held until the time is known, by how much the others are
-//! mended, and which are set aside because theirs is shown wrong.
+//! What follows from the clocks of the starts: which rows are held until the time is known, by how much the others are
+//! mended, and which are put in quarantine because their clock is shown wrong.
 
 use schema::{Epoch, RangeSet, SeqRange};
 
@@ -25,7 +25,7 @@ impl Ledgers {
         Some(clock)
     }
 
-    /// What the clocks of earlier starts say.
+    /// What is known of the clocks of earlier starts.
     pub(in crate::buffer) fn starts(&self) -> Starts {
         let mut starts = Starts::default();
         for ledger in &self.ended {
@@ -121,8 +121,8 @@ impl Ledgers {
     }
 }
 
-/// Whether the stamps of two starts lie on one axis: of one boot, between which the clock was not set. One that
-/// is shown wrong is nobody's to go on with.
+/// Whether the stamps of two starts lie on one axis: both are of one boot, and the clock was not set between them.
+/// No start goes on with an axis that is shown wrong.
 pub(super) fn is_one_axis(kept: Option<StartClock>, start: Option<StartClock>) -> bool {
     match (kept, start) {
         (Some(kept), Some(start)) => {

@@ -50,12 +50,12 @@ const EPOCHS_MAX_OF_BOOTS: usize = 16 * EPOCHS_MAX;
 /// The epochs of one file.
 #[derive(Debug)]
 pub(super) struct Ledgers {
-    /// Those that have ended, oldest first.
+    /// Epochs that have ended, oldest first.
     ended: Vec<Ledger>,
     current: Ledger,
     /// Row numbers of epochs that hold none any more.
     gone: RangeSet,
-    /// Those of them whose epochs are forgotten.
+    /// Row numbers among these whose epochs are forgotten.
     forgotten: RangeSet,
     /// The counts of epochs that are forgotten.
     past: Past,
@@ -252,7 +252,7 @@ impl Ledgers {
         self.change(rows, |account, seqs| account.requeue(seqs))
     }
 
-    /// Gives rows up that are in quarantine. Returns them: they are free.
+    /// Gives up rows that are in quarantine. Returns them: the file need not keep them.
     pub(super) fn discard(&mut self, rows: &RangeSet, by: DiscardedBy) -> RangeSet {
         self.change(rows, |account, seqs| account.discard(seqs, by))
     }
@@ -298,10 +298,10 @@ impl Ledgers {
         Some(found)
     }
 
-    /// The current one, then those that have ended: first those of which something is to be
-    /// confirmed, then the oldest.
+    /// The current epoch, then those that have ended: first the ones of which something is to be
+    /// confirmed, then the others; each oldest first.
     pub(super) fn to_report(&self) -> impl Iterator<Item = &Account> {
-        let waits = |ledger: &&Ledger| ledger.account.awaits_word();
+        let waits = |ledger: &&Ledger| ledger.account.awaits_ack();
         let first = self.ended.iter().filter(waits);
         let rest = self.ended.iter().filter(move |ledger| !waits(ledger));
         std::iter::once(&self.current)

@@ -14,7 +14,7 @@ pub(in crate::buffer) struct Plan {
     pub(super) gone: RangeSet,
     forgotten: RangeSet,
     past: Past,
-    /// Of what is of no one epoch.
+    /// Changes to rows of the log that belong to no single epoch.
     shared: Vec<Write>,
 }
 

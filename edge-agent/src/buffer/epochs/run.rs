@@ -1,16 +1,16 @@
-//! How the rows of one epoch are called on the wire: a sequence is a row's number less the epoch's base. What
-//! lies outside of the run has no name in the other language, and is left out.
+//! Translates between the row numbers of the file and the sequences of an epoch on the wire: a sequence is a row's
+//! number less the epoch's base. What lies outside of the run has no counterpart, and is left out.
 
 use schema::{Epoch, RangeSet, SeqRange};
 
-/// The rows of one epoch, and how they are called on the wire.
+/// The rows of one epoch, and their sequences on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Run {
-    /// The epoch.
+    /// The epoch whose rows these are.
     pub epoch: Epoch,
     /// The row number before its first.
     pub base: u64,
-    /// Its last row number; the highest that there is while it grows.
+    /// The number of its last row; the highest that there is while it grows.
     pub last_row: u64,
 }
 

@@ -18,7 +18,7 @@ const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Writer {
     /// Commits what waits, with the settlements when they are due.
-    pub(super) async fn commit(&mut self, settle: Settle) -> Result<(), BufferError> {
+    pub(in crate::buffer) async fn commit(&mut self, settle: Settle) -> Result<(), BufferError> {
         self.append_by = None;
         self.waiting_rows = 0;
         let waiting = std::mem::take(&mut self.waiting);
@@ -26,7 +26,7 @@ impl Writer {
         match self.commit_with_reserve(&waiting, settle, now_ms).await {
             Ok(appended) => {
                 if self.trouble.is_some() {
-                    // What is small may still find room: is it over?
+                    // Something small may find room where a reading does not: check whether the trouble is over.
                     self.probe_at = Some(Instant::now());
                 }
                 self.settle_by = match settle {
@@ -36,7 +36,7 @@ impl Writer {
                     // There is more of it.
                     Settle::Accounts | Settle::Rows => Some(Instant::now()),
                 };
-                self.tell();
+                self.publish_progress();
                 for (waiting, appended) in waiting.into_iter().zip(appended) {
                     // A source that went away does not need to know.
                     let _ = waiting.reply.send(Ok(appended));
@@ -133,7 +133,7 @@ impl Writer {
     /// Deletes what is settled with the room that the reserve leaves.
     async fn free_room(&mut self, now_ms: u64) {
         self.reserve.release();
-        // What these say shows in the next attempt.
+        // Whether these worked shows in the next attempt.
         let _ = self.file.fold().await;
         while !self.deferred.is_empty() {
             if self.try_commit(&[], Settle::Rows, now_ms).await.is_err() {

@@ -1,5 +1,5 @@
-//! How the file fares: whether it is where it was, what it cannot do now, and when that is over. It is looked
-//! after also while nobody uses it, and each trouble is said when it begins, changes or ends.
+//! The health of the file: whether it is where it was, what it cannot do now, and when that is over. It is checked
+//! also while nobody uses it, and each trouble is logged when it begins, changes or ends.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use crate::buffer::file::File;
 use crate::buffer::reserve;
 use crate::buffer::trouble::Trouble;
 
-/// How soon after a use the file is looked after, whether it is where it was; and how often, after a
+/// How soon after a use it is checked whether the file is where it was; and how often, after a
 /// failure, whether it works again.
 pub(super) const LOOK_SOON: Duration = Duration::from_millis(700);
 
-/// How often an unused file is looked after in which readings wait. One in which nothing waits is left
+/// How often an unused file in which readings wait is checked. One in which nothing waits is left
 /// alone: an idle device sleeps.
 pub(super) const LOOK_IDLE: Duration = Duration::from_secs(5);
 
 impl Writer {
-    /// Writes to a file that is found again.
+    /// Writes to the file, after making sure that it is in its place.
     pub(in crate::buffer) async fn in_place<T>(
         &mut self,
         write: impl AsyncFnOnce(&mut File) -> Result<T, libsql::Error>,
@@ -63,7 +63,7 @@ impl Writer {
             Err(gone) => Err(gone),
         };
         match outcome {
-            // What cannot be deleted is tried again meanwhile, and says when it can.
+            // What cannot be deleted is tried again meanwhile; the trouble ends when that succeeds.
             Ok(()) if self.is_undeletable && self.deferred.rows_count() > 0 => {}
             // What was written is little, and may have found room where a reading would not.
             Ok(()) if matches!(self.trouble, Some(BufferError::DiskFull { .. })) => {
@@ -83,13 +83,13 @@ impl Writer {
         }
     }
 
-    /// Sees to it that the file is looked after within this time.
+    /// Makes the next check of the file due within this time.
     pub(super) fn look_within(&mut self, time: Duration) {
         let by = Instant::now() + time;
         self.probe_at = Some(self.probe_at.map_or(by, |before| before.min(by)));
     }
 
-    /// Says that something does not work, when it begins or changes, and now and then while it lasts.
+    /// Logs and shows that something does not work: when it begins or changes, and now and then while it lasts.
     pub(in crate::buffer) fn has_trouble(&mut self, error: &BufferError) {
         self.look_within(LOOK_SOON);
         let lasting = self.shows.storage.borrow().trouble.clone();
@@ -99,9 +99,9 @@ impl Writer {
             .warned_at
             .is_none_or(|said| said + WARN_EVERY <= Instant::now());
         self.trouble = Some(error.clone());
-        let is_news = self.shows.storage.send_if_modified(|told| {
-            let is_news = told.trouble.as_ref() != Some(&trouble);
-            told.trouble = Some(trouble.clone());
+        let is_news = self.shows.storage.send_if_modified(|storage| {
+            let is_news = storage.trouble.as_ref() != Some(&trouble);
+            storage.trouble = Some(trouble.clone());
             is_news
         });
         if is_news || is_due {
@@ -118,13 +118,15 @@ impl Writer {
     fn is_well(&mut self) {
         if self.trouble.take().is_some() {
             self.warned_at = None;
-            self.shows.storage.send_modify(|told| told.trouble = None);
+            self.shows
+                .storage
+                .send_modify(|storage| storage.trouble = None);
             info!(path = %self.settings.path.display(), "the buffer works again");
         }
     }
 
     /// Counts rows of a small table that were set aside.
-    pub(super) async fn note_odd(&mut self, rows: u64, table: &'static str) {
+    pub(in crate::buffer) async fn note_odd(&mut self, rows: u64, table: &'static str) {
         if rows > 0 {
             error!(
                 path = %self.settings.path.display(),
@@ -134,11 +136,11 @@ impl Writer {
             );
         }
         let aside = self.file.aside().await.map(|aside| aside.rows);
-        // What cannot be counted is counted the next time.
+        // If they cannot be counted now, the next time they are.
         if let Ok(aside) = aside {
-            self.shows.storage.send_if_modified(|told| {
-                let is_news = told.set_aside != aside;
-                told.set_aside = aside;
+            self.shows.storage.send_if_modified(|storage| {
+                let is_news = storage.set_aside != aside;
+                storage.set_aside = aside;
                 is_news
             });
         }

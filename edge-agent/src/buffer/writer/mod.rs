@@ -14,9 +14,10 @@
 //! A settlement may wait because it only repeats what the database knows: forgotten in a crash, it
 //! costs a retransmission. In memory it counts at once, so no row is read after it was settled.
 //!
-//! Here: its loop, and what each request asks for. `thread` begins and ends it, `committing` is how a commit is tried, `settling`
-//! what a word on rows changes, `reading` what a batch is made of, `health` how the file fares. What else it does
-//! with the quarantine is in `quarantine`, `sample` and `starts` beside this folder.
+//! Here: its requests and its loop. `thread` begins and ends it, `committing` is how a commit is tried, `settling`
+//! what an acknowledgement changes, `reading` what a batch is made of, `health` how the file fares. A rare request
+//! brings the work that the thread is to do ([`Request::Run`]); each is one method of [`super::Buffer`], beside its data:
+//! in `commands`, `small_tables`, `quarantine`, `sample` and `starts`.
 
 mod committing;
 mod health;
@@ -24,39 +25,36 @@ mod reading;
 mod settling;
 mod thread;
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Clock;
 use schema::limits::{MESSAGE_RANGES_MAX, REPORT_EPOCHS_MAX};
 use schema::message::EpochAccount;
-use schema::{HlcClock, RangeSet};
-use tokio::sync::mpsc;
+use schema::{Balance, Epoch, RangeSet};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::append::Append;
 use super::commit::Settle;
 use super::deferred::Deferred;
-use super::epochs::Run;
 use super::error::BufferError;
 use super::eviction::Sweep;
 use super::file::File;
-use super::handle::Appended;
+use super::handle::{Appended, Taken};
 use super::load::State;
-use super::open;
 use super::place::Place;
 use super::quarantine::Quarantine;
-use super::request::{Reply, Request};
 use super::reserve::Reserve;
 use super::row::ROW_BYTES;
 use super::settings::BufferSettings;
 use super::shows::{Progress, Shows};
-use crate::clock::core::StartClock;
 use crate::repeat::Repeats;
 use health::LOOK_SOON;
-use settling::Word;
 
+pub(super) use settling::Acknowledged;
 pub(super) use thread::run;
 
 /// Waiting readings at which a commit waits no longer.
@@ -65,8 +63,29 @@ const COMMIT_ROWS: usize = 4096;
 /// Settled rows at which their deletion waits no longer.
 const SETTLED_ROWS_MAX: u64 = 8192;
 
-/// A trouble that lasts is said this often.
+/// A trouble that lasts is logged this often.
 pub(super) const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// Requests that may wait for the thread; more make their callers wait.
+pub(super) const REQUESTS_MAX: usize = 256;
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, BufferError>>;
+
+/// Requests to the thread, over one bounded queue, each with the channel for its answer.
+pub(super) enum Request {
+    Append(Append, Reply<Appended>),
+    /// Rows of these ranges, at most so many.
+    Read(RangeSet, usize, Reply<Taken>),
+    /// What the bridge acknowledged: sequences of this epoch, or rows of the file.
+    Settle(Option<Epoch>, Acknowledged, Reply<Balance>),
+    /// Anything that is requested rarely: of the small tables, the quarantine, the clocks.
+    Run(Work),
+    Close,
+}
+
+/// Something to do with all that the thread owns.
+pub(super) type Work =
+    Box<dyn for<'a> FnOnce(&'a mut Writer) -> Pin<Box<dyn Future<Output = ()> + 'a>> + Send>;
 
 /// An append that waits for its commit.
 #[derive(Debug)]
@@ -100,7 +119,7 @@ pub(super) struct Writer {
     trouble: Option<BufferError>,
     /// Settled rows stand in a part of the file that cannot be changed now.
     is_undeletable: bool,
-    /// When that was last said.
+    /// When the trouble was last logged.
     warned_at: Option<Instant>,
     /// When the file is tried again, without a reading having come in.
     probe_at: Option<Instant>,
@@ -148,7 +167,7 @@ impl Writer {
                     true => Settle::Rows,
                     false => Settle::No,
                 };
-                // What failed was said, and is tried again.
+                // What failed was reported, and is tried again.
                 let _ = self.commit(settle).await;
             }
         }
@@ -156,156 +175,25 @@ impl Writer {
 
     async fn handle(&mut self, request: Request) {
         match request {
-            Request::Append { append, reply } => self.append(append, reply),
-            Request::Read {
-                ranges,
-                rows_max,
-                reply,
-            } => {
+            Request::Append(append, reply) => self.append(append, reply),
+            Request::Read(ranges, rows_max, reply) => {
                 let taken = self.read(&ranges, rows_max).await;
                 let _ = reply.send(taken);
             }
-            Request::Settle {
-                epoch,
-                committed,
-                rejected,
-                evicted,
-                reply,
-            } => {
-                let word = Word {
-                    committed,
-                    rejected,
-                    evicted,
-                };
-                let balance = self.settle(epoch, word).await;
+            Request::Settle(epoch, acknowledged, reply) => {
+                let balance = self.settle(epoch, acknowledged).await;
                 let _ = reply.send(Ok(balance));
             }
-            Request::Requeue { reasons, reply } => {
-                let count = self.requeue(reasons.as_deref()).await;
-                let kept = self.keep_answer(count).await;
-                let _ = reply.send(kept);
-            }
-            Request::OfferSample {
-                reason,
-                rows_max,
-                chance,
-                reply,
-            } => {
-                let rows = self.offer_sample(reason, rows_max, chance).await;
-                let _ = reply.send(Ok(rows));
-            }
-            Request::Discard { reasons, reply } => {
-                let count = self.discard(reasons.as_deref()).await;
-                let kept = self.keep_answer(count).await;
-                let _ = reply.send(kept);
-            }
-            Request::Release {
-                verdicts,
-                current,
-                is_news,
-                reply,
-            } => {
-                let released = self.release(&verdicts, current, is_news).await;
-                let _ = reply.send(released);
-            }
-            Request::BeginAgain { start, reply } => {
-                let begun = self.begin_again(start).await;
-                let _ = reply.send(Ok(begun));
-            }
-            Request::Offer { protocol, reply } => {
-                let count = self.offer(protocol).await;
-                let _ = reply.send(Ok(count));
-            }
-            Request::Report { reply } => {
-                let _ = reply.send(Ok(self.report()));
-            }
-            Request::KeepCommand {
-                command,
-                state,
-                has_room,
-                reply,
-            } => {
-                let now_ms = self.clock.now_ms();
-                let keep = async |file: &mut File| {
-                    file.keep_command(&command, state, has_room, now_ms).await
-                };
-                let _ = reply.send(self.in_place(keep).await);
-            }
-            Request::MoveCommand { progress, reply } => {
-                let now_ms = self.clock.now_ms();
-                let go_on = async |file: &mut File| file.move_command(&progress, now_ms).await;
-                let _ = reply.send(self.in_place(go_on).await);
-            }
-            Request::NoteCommands {
-                noted,
-                forget_before_ms,
-                reply,
-            } => {
-                let note =
-                    async |file: &mut File| file.note_commands(&noted, forget_before_ms).await;
-                let _ = reply.send(self.in_place(note).await);
-            }
-            Request::KeepConfig {
-                entries,
-                origin,
-                reply,
-            } => {
-                let now_ms = self.clock.now_ms();
-                let keep = async |file: &mut File| file.keep_config(&entries, origin, now_ms).await;
-                let _ = reply.send(self.in_place(keep).await);
-            }
-            Request::Config { reply } => {
-                let config = self.file.config(self.clock.now_ms()).await;
-                if let Ok((_, odd @ 1..)) = &config {
-                    self.note_odd(*odd, "device_config").await;
-                }
-                let config = config.map(|(config, _)| config);
-                let _ = reply.send(config.map_err(|error| self.failed(error)));
-            }
-            Request::Commands { reply } => {
-                let commands = self.file.commands(self.clock.now_ms()).await;
-                if let Ok((_, odd @ 1..)) = &commands {
-                    self.note_odd(*odd, "command_queue").await;
-                }
-                let commands = commands.map(|(commands, _)| commands);
-                let _ = reply.send(commands.map_err(|error| self.failed(error)));
-            }
-            Request::LimitPages { pages_max, reply } => {
-                let limited = self.file.limit_pages(pages_max).await;
-                let _ = reply.send(limited.map_err(|error| self.failed(error)));
-            }
+            Request::Run(work) => work(self).await,
             Request::Close => {}
         }
     }
 
-    /// What a person is told was done has to be on the disk, also where it was done before and could not be
-    /// kept.
-    async fn keep_answer(&mut self, count: u64) -> Result<u64, BufferError> {
-        if self.deferred.is_account_due() {
-            self.commit(Settle::Rows).await?;
-        }
-        Ok(count)
-    }
-
-    /// Begins a new epoch, behind what was handed over before. Returns the one that has ended with it, and
-    /// the one that has begun.
-    async fn begin_again(&mut self, start: StartClock) -> Option<[Run; 2]> {
+    /// Commits the appends that wait; each is answered, also when this fails.
+    pub(super) async fn commit_waiting(&mut self) {
         if !self.waiting.is_empty() {
-            // Those who wait are told.
             let _ = self.commit(Settle::No).await;
         }
-        let epochs = &mut self.state.epochs;
-        let begun = epochs.begin_again(open::new_epoch(), start, &mut self.state.ids);
-        if epochs.current().account.last_seq() == 0 {
-            // Its order depends on nothing that was before it.
-            self.state.clock = HlcClock::default();
-        } else {
-            warn!(
-                "this epoch goes on, and its order with the latest stamp: too many wait to be settled, or its clock is not kept yet"
-            );
-        }
-        self.tell();
-        begun
     }
 
     fn append(&mut self, append: Append, reply: Reply<Appended>) {
@@ -327,7 +215,7 @@ impl Writer {
         });
     }
 
-    fn report(&self) -> Vec<EpochAccount> {
+    pub(super) fn report(&self) -> Vec<EpochAccount> {
         let mut ranges_left = MESSAGE_RANGES_MAX;
         let mut accounts: Vec<EpochAccount> = self
             .state
@@ -339,7 +227,7 @@ impl Writer {
             .map(|account| account.report(&mut ranges_left))
             .collect();
         if accounts.is_empty() {
-            // But a report is a sign of life, and tells a bridge that this file is another one than it knew.
+            // But a report is a sign of life, and shows a bridge that this file is another one than it knew.
             let current = self.state.epochs.to_report().next();
             accounts.extend(current.map(|account| account.report(&mut ranges_left)));
         }
@@ -352,8 +240,8 @@ impl Writer {
         (rows, rows * ROW_BYTES + self.state.text_bytes)
     }
 
-    /// Shows where the buffer stands.
-    pub(super) fn tell(&self) {
+    /// Publishes the counts and the fill.
+    pub(super) fn publish_progress(&self) {
         let epochs = &self.state.epochs;
         let now = Progress {
             balance: epochs.balance(),
@@ -367,8 +255,8 @@ impl Writer {
         };
         // Those that were offered again may be as many as were refused again in the same step.
         let has_ranges = !self.shows.requeued.is_empty() || !self.shows.evictions.is_empty();
-        self.shows.progress.send_if_modified(|told| {
-            let before = std::mem::replace(told, now);
+        self.shows.progress.send_if_modified(|shown| {
+            let before = std::mem::replace(shown, now);
             has_ranges
                 || before.balance.accepted != now.balance.accepted
                 || before.balance.evicted < now.balance.evicted
@@ -377,7 +265,7 @@ impl Writer {
         });
     }
 
-    fn failed(&self, error: libsql::Error) -> BufferError {
+    pub(super) fn failed(&self, error: libsql::Error) -> BufferError {
         BufferError::from_libsql(&self.settings.path, error)
     }
 

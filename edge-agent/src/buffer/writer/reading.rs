@@ -1,5 +1,5 @@
-//! Reading rows for a batch, also where the disk does not give all of them: what cannot be read now is gone around
-//! and stays, what does not say any more what was written is given up and counted.
+//! Reading rows for a batch, also where the disk does not give all of them: rows that cannot be read now are skipped
+//! and kept, rows that are damaged are given up and counted.
 
 use schema::RangeSet;
 use tracing::error;
@@ -13,13 +13,13 @@ use crate::buffer::read;
 impl Writer {
     pub(super) async fn read(
         &mut self,
-        asked: &RangeSet,
+        requested: &RangeSet,
         rows_max: usize,
     ) -> Result<Taken, BufferError> {
-        let found = match self.try_read(asked, rows_max).await {
+        let found = match self.try_read(requested, rows_max).await {
             Err(error) if is_unreadable(&error) => {
-                self.go_around(asked, &error).await;
-                self.try_read(asked, rows_max).await
+                self.go_around(requested, &error).await;
+                self.try_read(requested, rows_max).await
             }
             found => found,
         };
@@ -34,16 +34,23 @@ impl Writer {
 
     async fn try_read(
         &self,
-        asked: &RangeSet,
+        requested: &RangeSet,
         rows_max: usize,
     ) -> Result<(Taken, RangeSet), libsql::Error> {
-        read::read(&self.file, &self.state, asked, &self.unreadable, rows_max).await
+        read::read(
+            &self.file,
+            &self.state,
+            requested,
+            &self.unreadable,
+            rows_max,
+        )
+        .await
     }
 
     /// Finds the rows that cannot be read, so that the others can. They stay pending, and where they
     /// are: the next start tries again, and saves what the disk gives then.
-    async fn go_around(&mut self, asked: &RangeSet, error: &libsql::Error) {
-        let mut wanted = asked.intersection(&self.state.epochs.pending());
+    async fn go_around(&mut self, requested: &RangeSet, error: &libsql::Error) {
+        let mut wanted = requested.intersection(&self.state.epochs.pending());
         wanted.subtract(&self.unreadable);
         let found = read::unreadable(&self.file, &wanted).await;
         if found.is_empty() {
@@ -60,17 +67,17 @@ impl Writer {
         let rows = self.unreadable.count();
         self.shows
             .storage
-            .send_modify(|told| told.unreadable = rows);
+            .send_modify(|storage| storage.unreadable = rows);
     }
 
-    /// Evicts rows that do not say any more what was written.
+    /// Evicts damaged rows.
     async fn give_up(&mut self, rows: &RangeSet) -> Result<(), BufferError> {
         let given_up = Commit::new(&mut self.file, &mut self.state, &mut self.deferred)
             .give_up(rows, self.clock.now_ms())
             .await
             .map_err(|error| self.failed(error))?;
         self.evicted(&given_up);
-        self.tell();
+        self.publish_progress();
         Ok(())
     }
 }

@@ -1,4 +1,5 @@
-//! What the bridge's word, or the device's own, does to the rows: some are free, others are in quarantine now.
+//! What an acknowledgement by the bridge, or a decision of the device itself, does to the rows: some are freed,
+//! others are in quarantine now.
 
 use schema::message::Rejection;
 use schema::{Balance, Epoch, RangeSet};
@@ -6,16 +7,16 @@ use schema::{Balance, Epoch, RangeSet};
 use super::Writer;
 use crate::buffer::epochs::Run;
 
-/// What is settled: of one epoch, by sequence, or of the file, by row.
+/// What became of rows: by sequence of one epoch, or by row number of the file.
 #[derive(Debug)]
-pub(super) struct Word {
-    pub(super) committed: RangeSet,
-    pub(super) rejected: Vec<Rejection>,
-    pub(super) evicted: RangeSet,
+pub(in crate::buffer) struct Acknowledged {
+    pub(in crate::buffer) committed: RangeSet,
+    pub(in crate::buffer) rejected: Vec<Rejection>,
+    pub(in crate::buffer) evicted: RangeSet,
 }
 
-impl Word {
-    /// The part of a word on rows that is on one epoch's.
+impl Acknowledged {
+    /// The part that concerns one epoch, by its sequences, of what is by row number.
     fn of(&self, run: Run) -> Option<(Epoch, Self)> {
         let rejected = self.rejected.iter().filter_map(|rejection| {
             let range = run.seq_range(rejection.range)?;
@@ -36,27 +37,31 @@ impl Word {
 }
 
 impl Writer {
-    /// Takes the bridge's word on sequences of an epoch, or on rows of the file.
-    pub(super) async fn settle(&mut self, epoch: Option<Epoch>, word: Word) -> Balance {
-        let words = match epoch {
-            Some(epoch) => vec![(epoch, word)],
+    /// Settles sequences of an epoch, or rows of the file.
+    pub(super) async fn settle(
+        &mut self,
+        epoch: Option<Epoch>,
+        acknowledged: Acknowledged,
+    ) -> Balance {
+        let parts = match epoch {
+            Some(epoch) => vec![(epoch, acknowledged)],
             None => self
                 .state
                 .epochs
                 .runs()
-                .filter_map(|run| word.of(run))
+                .filter_map(|run| acknowledged.of(run))
                 .collect(),
         };
-        for (epoch, word) in words {
+        for (epoch, part) in parts {
             // An epoch that is settled to the end, or one that this device never had.
             let Some(ledger) = self.state.epochs.named(epoch) else {
                 continue;
             };
             let account = &mut ledger.account;
-            let changed = account.settle(&word.committed, &word.rejected, &word.evicted);
+            let changed = account.settle(&part.committed, &part.rejected, &part.evicted);
             let run = ledger.run();
             self.quarantine
-                .count_refused(&word.rejected, &changed.quarantined);
+                .count_refused(&part.rejected, &changed.quarantined);
             let rows = |seqs: &RangeSet| run.map(|run| run.rows_of(seqs)).unwrap_or_default();
             self.settled(
                 rows(&changed.freed),
@@ -66,12 +71,12 @@ impl Writer {
             .await;
         }
         self.offer_next().await;
-        self.tell();
+        self.publish_progress();
         self.state.epochs.balance()
     }
 
-    /// Carries out what a word has changed: pending rows that are free, quarantined ones that are,
-    /// and pending ones that are in quarantine now.
+    /// Carries out what was settled: `freed` were pending and `released` in quarantine, and neither is needed any
+    /// more; `quarantined` were pending and are in quarantine now.
     pub(in crate::buffer) async fn settled(
         &mut self,
         freed: RangeSet,

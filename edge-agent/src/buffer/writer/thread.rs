@@ -1,4 +1,4 @@
-//! The thread from its first line to its last: opens the file, says what was found in it, serves, and lets go.
+//! The life of the thread: opens the file, reports what was found in it, serves requests, and closes.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::health::LOOK_IDLE;
-use super::{WARN_EVERY, Writer};
+use super::{Request, WARN_EVERY, Writer};
 use crate::buffer::deferred::Deferred;
 use crate::buffer::epochs::Run;
 use crate::buffer::error::BufferError;
@@ -17,14 +17,13 @@ use crate::buffer::load::Anchor;
 use crate::buffer::open;
 use crate::buffer::quarantine::Quarantine;
 use crate::buffer::recovery::Recovery;
-use crate::buffer::request::Request;
 use crate::buffer::settings::BufferSettings;
 use crate::buffer::shows::Shows;
 use crate::buffer::starts::Starts;
 use crate::clock::core::StartClock;
 use crate::repeat::Repeats;
 
-/// So far from its scan's time a stamp may be.
+/// The farthest that a stamp may be from its scan's time, in microseconds.
 const STAMP_LEAD_MICROS: u64 = schema::stamp::BACK_MAX.as_micros() as u64;
 
 /// What the thread found when it opened the file.
@@ -39,7 +38,7 @@ pub(in crate::buffer) struct Found {
     pub(in crate::buffer) recovery: Option<Recovery>,
 }
 
-/// Runs until it is told to close, or nobody is left to ask for anything.
+/// Runs until [`Request::Close`], or until no handle is left.
 pub(in crate::buffer) fn run(
     settings: BufferSettings,
     (clock, start): (Arc<dyn Clock>, Option<StartClock>),
@@ -112,9 +111,9 @@ pub(in crate::buffer) fn run(
             probe_at: Some(Instant::now() + LOOK_IDLE),
             unreadable: RangeSet::new(),
         };
-        // What was asked for before.
+        // What an earlier run was to offer.
         writer.offer_next().await;
-        writer.tell();
+        writer.publish_progress();
         writer.note_odd(0, "set_aside").await;
         if opened.send(Ok(answer)).is_ok() {
             writer.serve(&mut queue).await;
@@ -126,12 +125,12 @@ pub(in crate::buffer) fn run(
     });
 }
 
-/// The latest time that an earlier run may have stamped a reading with, as its last row tells: its scan's
+/// The latest time that an earlier run may have stamped a reading with, judged by its last row: its scan's
 /// time or its own, and a microsecond more for each reading of the same millisecond, which the clock's
 /// counter counts.
 fn latest_stamp(Anchor { key, .. }: Anchor) -> ObservedAt {
     let scanned = ObservedAt::from_millis(i64::try_from(key.hlc.millis()).unwrap_or(i64::MAX));
-    // A time that its producer gave tells nothing.
+    // A time that its producer gave is no stamp.
     let is_stamp = key.observed_at.micros().abs_diff(scanned.micros()) <= STAMP_LEAD_MICROS;
     let latest = match is_stamp {
         true => scanned.max(key.observed_at),

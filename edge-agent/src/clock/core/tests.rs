@@ -130,16 +130,16 @@ fn an_old_bridge_has_what_is_held_sent_as_it_is() {
     let mut core = Core::begin(1, moment(0, HOUR));
     let stamp = core.stamp(moment(SECOND, HOUR));
     assert_eq!(
-        core.nobody_tells(moment(5 * SECOND, HOUR), BUILT),
+        core.bridge_is_silent(moment(5 * SECOND, HOUR), BUILT),
         [Change::Trusted]
     );
     assert_eq!(core.start().release, Release::Uncertain(0));
     assert_eq!(mended(&core, stamp), stamp);
     assert_eq!(core.state(), ClockState::Unverified);
-    assert_eq!(core.nobody_tells(moment(6 * SECOND, HOUR), BUILT), []);
+    assert_eq!(core.bridge_is_silent(moment(6 * SECOND, HOUR), BUILT), []);
     // It is upgraded. A slow answer changes nothing yet.
-    let told = (BOOT + 7 * SECOND) / 1000;
-    let slow = core.hello(0, moment(7 * SECOND, HOUR), told, false);
+    let bridge_ms = (BOOT + 7 * SECOND) / 1000;
+    let slow = core.hello(0, moment(7 * SECOND, HOUR), bridge_ms, false);
     assert_eq!((slow, core.is_trusted()), (vec![], true));
     // New stamps are right, those that were sent stay as they are.
     let last = core.stamp(moment(7 * SECOND, HOUR));
@@ -186,7 +186,7 @@ fn a_step_back_begins_anew_and_moves_nothing_that_is_under_way() {
 fn a_clock_that_is_shown_wrong_is_not_followed_before_it_is_set() {
     let mut core = Core::begin(1, moment(0, -BOOT));
     let early = core.stamp(moment(SECOND, -BOOT));
-    assert_eq!(core.nobody_tells(moment(5 * SECOND, -BOOT), BUILT), []);
+    assert_eq!(core.bridge_is_silent(moment(5 * SECOND, -BOOT), BUILT), []);
     assert_eq!(core.start().release, Release::Held);
     assert_eq!(core.commands_time(moment(5 * SECOND, -BOOT)), None);
     let changes = core.look(moment(6 * SECOND, 0));
@@ -200,8 +200,8 @@ fn a_slow_answer_decides_only_when_no_better_one_is_waited_for() {
     let early = core.stamp(moment(SECOND, -YEAR));
     // Twenty seconds on its way, most of them to the bridge.
     let at = 30 * SECOND;
-    let told = |at: i64| (BOOT + at) / 1000;
-    let changes = core.hello(10 * SECOND, moment(at, -YEAR), told(at), false);
+    let bridge_ms = |at: i64| (BOOT + at) / 1000;
+    let changes = core.hello(10 * SECOND, moment(at, -YEAR), bridge_ms(at), false);
     assert_eq!(changes, []);
     assert_eq!(core.look(moment(at, -YEAR)), []);
     let start = core.start();
@@ -219,13 +219,13 @@ fn commands_have_a_time_when_the_bridge_tells_it_or_never_will() {
     // Told by the kernel alone, it is not the bridge's.
     let mut core = Core::begin(1, synchronised(0));
     assert_eq!(core.commands_time(synchronised(9 * SECOND)), None);
-    assert_eq!(core.nobody_tells(synchronised(5 * SECOND), BUILT), []);
+    assert_eq!(core.bridge_is_silent(synchronised(5 * SECOND), BUILT), []);
     assert_eq!(core.commands_time(synchronised(9 * SECOND)), Some(now.wall));
     hello(&mut core, 9 * SECOND, 0, SECOND);
     let time = core.commands_time(synchronised(9 * SECOND)).unwrap();
     assert!(time >= now.wall && time <= now.wall + SECOND);
     let mut trusted = Core::begin(1, moment(0, 0));
-    trusted.nobody_tells(moment(5 * SECOND, 0), BUILT);
+    trusted.bridge_is_silent(moment(5 * SECOND, 0), BUILT);
     assert_eq!(trusted.commands_time(now), Some(now.wall));
 }
 
@@ -303,7 +303,7 @@ fn earlier_starts_are_mended_sent_as_uncertain_or_set_aside() {
 #[test]
 fn a_clock_that_is_only_followed_shows_no_other_one_wrong() {
     let mut core = Core::begin(9, moment(0, 0));
-    core.nobody_tells(moment(0, 0), BUILT);
+    core.bridge_is_silent(moment(0, 0), BUILT);
     let judged = |starts: &[HeldStart]| judge(starts, None, &core.start(), BUILT, None);
     let too_old = Release::Quarantined(RejectReason::TooOld);
     assert_eq!(judged(&[held(1, 0, 0)]), [too_old]);

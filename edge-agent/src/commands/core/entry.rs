@@ -19,9 +19,9 @@ use schema::message::{Command, CommandProgress, CommandState};
 /// Where an open command stands on this device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// An earlier start kept it. It waits for the bridge to speak of it, and is not told before.
+    /// An earlier start kept it. It waits until the bridge sends it again or asks about it, and is not reported before.
     Found,
-    /// On the disk, and not its turn yet.
+    /// On the disk; others run before it.
     Waiting,
     /// "Running" is being written; the work has not begun.
     Starting {
@@ -42,22 +42,22 @@ pub(super) struct Entry {
     /// Without arguments once it began or ended.
     pub(super) command: Command,
     stage: Stage,
-    /// What the disk has, and the bridge is told.
-    pub(super) word: CommandProgress,
-    /// The bridge has noted the word.
+    /// Its state, progress and output: what the disk has, and what is reported.
+    pub(super) progress: CommandProgress,
+    /// The bridge has noted this progress.
     pub(super) is_noted: bool,
-    /// A percentage has not been told.
+    /// A percentage is not reported yet.
     pub(super) percent_waits: bool,
-    /// When the next percentage may be told.
+    /// When the next percentage may be reported.
     pub(super) percent_at: Duration,
 }
 
 impl Entry {
-    pub(super) fn new(command: Command, stage: Stage, word: CommandProgress) -> Self {
+    pub(super) fn new(command: Command, stage: Stage, progress: CommandProgress) -> Self {
         let mut entry = Self {
             command,
             stage,
-            word,
+            progress,
             is_noted: false,
             percent_waits: false,
             percent_at: Duration::ZERO,
@@ -82,8 +82,7 @@ impl Entry {
         self.forget_body();
     }
 
-    /// Whether it has not begun, and must not any more. Before the time is known nothing has expired,
-    /// and nothing begins.
+    /// Whether its time has passed. Before the time is known nothing has expired, and nothing begins.
     pub(super) fn is_expired(&self, time_ms: Option<i64>) -> bool {
         time_ms.is_some_and(|time_ms| self.command.expires_at_ms <= time_ms)
     }
@@ -98,8 +97,8 @@ impl Entry {
         matches!(self.stage, Stage::Starting { .. } | Stage::Running)
     }
 
-    /// Whether its word is to be repeated. An end that is being written will be the next word.
-    pub(super) fn is_untold(&self) -> bool {
+    /// Whether its progress is to be reported again. An end that is being written is reported when it is on the disk.
+    pub(super) fn needs_report(&self) -> bool {
         !self.is_noted && !matches!(self.stage, Stage::Ending(_) | Stage::Found)
     }
 }

@@ -2,50 +2,42 @@
 
 use std::time::Duration;
 
-use schema::message::{Command, CommandId, CommandProgress, CommandRequest, CommandState, Noted};
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Noted};
 
 use crate::buffer::Kept;
+pub use crate::link::Instruction;
 
-/// What the bridge says of commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Instruction {
-    /// A command, or its withdrawal.
-    Order(CommandRequest),
-    /// Words that need not be repeated.
-    Noted(Vec<Noted>),
-}
-
-/// What time it is, and what chance says: the core has neither.
+/// The time, and a random number: the core has neither of its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Moment {
-    /// Since a start that does not move.
+    /// Time since the core began, by a clock that is never set.
     pub at: Duration,
     /// The bridge's time, milliseconds since the Unix epoch: at the latest, so that nothing begins that
-    /// has expired there. `None` until a bridge has told it.
+    /// has expired there. `None` until a bridge has sent it.
     pub time_ms: Option<i64>,
     /// Drawn for this moment, uniform in `0.0..1.0`.
     pub random: f64,
 }
 
-/// What happens to commands.
+/// The core's inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// The bridge's word.
+    /// A message of the bridge.
     Instruction(Instruction),
     /// What became of the write that was asked for last.
     Written(Answer),
-    /// The work of a command ended by itself, with its output or its error.
+    /// The work of a command ended by itself.
     Ended {
-        /// Which command.
+        /// The command whose work ended.
         id: CommandId,
-        /// How.
+        /// Its output, or its error.
         outcome: Result<String, String>,
     },
     /// The work of a command has come so far.
     Progress {
-        /// Which command.
+        /// The command that sent progress.
         id: CommandId,
-        /// Of 100.
+        /// From 0 to 100.
         percent: u8,
     },
     /// The link is up, or up again.
@@ -65,7 +57,7 @@ pub enum Effect {
     Start(Command),
     /// Stop the work of this command; its end is not awaited.
     Abort(CommandId),
-    /// Tell the bridge. What does not arrive is told again.
+    /// Report this to the bridge. What does not arrive is reported again.
     Publish(CommandProgress),
 }
 
@@ -74,18 +66,18 @@ pub enum Effect {
 pub enum Write {
     /// A command that is not known yet, in its first state.
     Keep {
-        /// What.
+        /// The command.
         command: Command,
-        /// Where it begins.
+        /// The state that it is kept in.
         state: CommandState,
         /// Whether it may be added. Without room only those that are known are answered.
         has_room: bool,
     },
-    /// Where a command stands. The bridge has not noted that.
+    /// The new state of a command. The bridge has not noted it.
     Move(CommandProgress),
     /// What the bridge has noted; and what ended, was noted and expired before a time is forgotten.
     Note {
-        /// Words of this device.
+        /// States that this device had reported.
         noted: Vec<Noted>,
         /// Milliseconds since the Unix epoch.
         forget_before_ms: i64,
@@ -95,9 +87,9 @@ pub enum Write {
 /// What became of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// Of [`Write::Keep`].
+    /// The answer to [`Write::Keep`].
     Kept(Kept),
-    /// Of the others: it is on the disk.
+    /// The answer to the others: it is on the disk.
     Done,
     /// The disk refused. What was to be written may be there all the same.
     Failed,

@@ -1,18 +1,18 @@
-//! Whether a command is known: each order, withdrawal and question about one that is not open here asks the disk,
-//! and one write both asks and keeps. So what ran, or was withdrawn, never runs later.
+//! Whether a command is known: for each order, withdrawal and question about one that is not open here, one write
+//! to the disk both looks it up and keeps it. So what ran, or was withdrawn, never runs later.
 
 use schema::limits;
 use schema::message::{Ask, Cancel, Command, CommandId, CommandState};
 
 use super::entry::{Entry, Stage};
 use super::interface::{Effect, Moment, Write};
-use super::{COMMANDS_OPEN_MAX, Core, FORGOTTEN_MARGIN_MS, UnderWay, WITHDRAWN, found, word};
+use super::{COMMANDS_OPEN_MAX, Core, FORGOTTEN_MARGIN_MS, UnderWay, WITHDRAWN, found, progress};
 use crate::buffer::Kept;
 
 const FORGOTTEN: &str = "the device lost its memory of commands from before; this one may have run";
 
 impl Core {
-    /// An order of which the disk is asked whether it is known. One write decides: what was kept as
+    /// A command that is not open here; the disk is asked whether it is known. One write decides: what was kept as
     /// ended never runs, whatever fails later.
     pub(super) fn keep(
         &mut self,
@@ -22,7 +22,7 @@ impl Core {
     ) -> Option<Write> {
         let id = command.id;
         if self.open.contains_key(&id) {
-            self.say_again(id, now, out);
+            self.report_again(id, now, out);
             return None;
         }
         let (state, output) = if self.may_be_forgotten(id) {
@@ -58,7 +58,7 @@ impl Core {
         Some(self.ask_to_keep(tombstone, state, output))
     }
 
-    /// The device had this once. If it does not know it any more it may have run.
+    /// The bridge asks about a command that the device once had. If it is not known any more, it may have run.
     pub(super) fn keep_ask(
         &mut self,
         ask: &Ask,
@@ -66,14 +66,14 @@ impl Core {
         out: &mut Vec<Effect>,
     ) -> Option<Write> {
         if self.open.contains_key(&ask.id) {
-            self.say_again(ask.id, now, out);
+            self.report_again(ask.id, now, out);
             return None;
         }
         let tombstone = tombstone(ask.id, ask.expires_at_ms);
         Some(self.ask_to_keep(tombstone, CommandState::Unknown, FORGOTTEN))
     }
 
-    /// Whether it was made before a loss of memory.
+    /// Whether it was made before the device lost commands with a damaged file.
     fn may_be_forgotten(&self, id: CommandId) -> bool {
         let forgot_until = self.forgot_until_ms.saturating_add(FORGOTTEN_MARGIN_MS);
         self.forgot_until_ms > 0 && id.made_ms() <= forgot_until
@@ -110,21 +110,21 @@ impl Core {
         let id = command.id;
         let (stage, on_disk) = match kept {
             Kept::New if state == CommandState::Delivered => {
-                (Stage::Waiting, word(id, state, String::new()))
+                (Stage::Waiting, progress(id, state, String::new()))
             }
             // The output is not on the disk yet.
             Kept::New if !output.is_empty() => {
-                let end = word(id, state, output.to_owned());
-                (Stage::Ending(end), word(id, state, String::new()))
+                let end = progress(id, state, output.to_owned());
+                (Stage::Ending(end), progress(id, state, String::new()))
             }
-            Kept::New => (Stage::Ended, word(id, state, String::new())),
+            Kept::New => (Stage::Ended, progress(id, state, String::new())),
             Kept::Known(known) if known.state.is_final() => (Stage::Ended, known),
-            // Open on the disk and not here: a write that was said to have failed had been made.
+            // Open on the disk and not here: a write that was reported as failed had been made.
             Kept::Known(known) => {
                 let stage = match (known.state, state) {
                     (CommandState::Delivered, CommandState::Delivered) => Stage::Waiting,
                     (CommandState::Delivered, CommandState::Cancelled) => {
-                        Stage::Ending(word(id, state, WITHDRAWN.to_owned()))
+                        Stage::Ending(progress(id, state, WITHDRAWN.to_owned()))
                     }
                     _ => Stage::Ending(found(id, None)),
                 };
@@ -133,11 +133,11 @@ impl Core {
             Kept::Full => return,
         };
         self.open.insert(id, Entry::new(command, stage, on_disk));
-        self.say_again(id, now, out);
+        self.report_again(id, now, out);
     }
 }
 
-/// What is remembered of a command without knowing what it was.
+/// What is kept of a command of which only the id is known.
 fn tombstone(id: CommandId, expires_at_ms: i64) -> Command {
     Command {
         id,

@@ -1,21 +1,21 @@
-//! The core of commands: what is kept, what begins, what ends and what is told, without IO, clock
+//! The core of commands: what is kept, what begins, what ends and what is reported, without IO, clock
 //! or chance.
 //!
 //! Invariants, which the simulation holds against every crash: work begins only when "running" is
 //! on the disk, and the disk was asked before whether the command is known (P7); what an earlier start kept
-//! begins only after the bridge has spoken of it to this one; what waits begins neither
-//! after its expiry, by the bridge's time, nor after its withdrawal, nor before that time is known; each word is told until the bridge has noted it.
+//! begins only after the bridge has sent it to this one, or asked about it; what waits begins neither
+//! after its expiry, by the bridge's time, nor after its withdrawal, nor before that time is known; each state is reported until the bridge has noted it.
 //!
 //! One write is under way at a time. What follows from it is decided when it is answered, with
 //! what is true then: a command may expire or be withdrawn while the disk is busy.
 //!
 //! Reading order: `interface` → `entry` (the stages of one command) → here, what follows from each input →
-//! `keeping` (is it known?) and `telling` (what the bridge hears).
+//! `keeping` (is it known?) and `reporting` (what the bridge gets).
 
 mod entry;
 mod interface;
 mod keeping;
-mod telling;
+mod reporting;
 #[cfg(test)]
 mod tests;
 
@@ -30,7 +30,7 @@ use schema::message::{Command, CommandId, CommandProgress, CommandRequest, Comma
 use super::restart::after_start;
 use crate::buffer::{StoredCommand, StoredCommands};
 use entry::{Entry, Stage};
-use telling::{TELL_FIRST, TELL_MAX, publish};
+use reporting::{REPORT_FIRST, REPORT_MAX, publish};
 
 pub use interface::{Answer, Effect, Input, Instruction, Moment, Write};
 
@@ -60,28 +60,28 @@ const EXPIRED: &str = "it expired before it could start";
 const WITHDRAWN: &str = "withdrawn before it started";
 const STOPPED: &str = "withdrawn while it ran; it was stopped";
 
-/// All that is known of open commands.
+/// The open commands, and what waits for the disk.
 #[derive(Debug)]
 pub struct Core {
     open: BTreeMap<CommandId, Entry>,
-    /// What waits until the disk is free.
+    /// Instructions that wait until the disk is free.
     arrivals: VecDeque<Instruction>,
     under_way: Option<UnderWay>,
     /// The disk refused, and is left alone until then.
     write_not_before: Duration,
     parallel: usize,
-    tell_at: Duration,
-    tell_pause: Backoff,
+    report_at: Duration,
+    report_pause: Backoff,
     forgot_until_ms: u64,
 }
 
-/// The write that is not answered yet.
+/// The write that was asked for and is not answered yet.
 #[derive(Debug)]
 enum UnderWay {
     Keep {
         command: Command,
         state: CommandState,
-        /// Of a command that is kept as ended.
+        /// The output of a command that is kept as ended; else empty.
         output: &'static str,
     },
     Move(CommandProgress),
@@ -104,8 +104,8 @@ impl Core {
             under_way: None,
             write_not_before: Duration::ZERO,
             parallel,
-            tell_at: now.at,
-            tell_pause: Backoff::new(TELL_FIRST, TELL_MAX),
+            report_at: now.at,
+            report_pause: Backoff::new(REPORT_FIRST, REPORT_MAX),
             forgot_until_ms: stored.forgot_until_ms,
         };
         for StoredCommand {
@@ -150,8 +150,8 @@ impl Core {
             Input::Ended { id, outcome } => self.ended(id, outcome),
             Input::Progress { id, percent } => self.progressed(id, percent),
             Input::LinkUp => {
-                self.tell_pause.reset();
-                self.tell(now, &mut out);
+                self.report_pause.reset();
+                self.report_all(now, &mut out);
             }
             Input::Parallel(parallel) => self.parallel = parallel,
             Input::Timer => {}
@@ -166,8 +166,8 @@ impl Core {
         let mut wakeup: Option<Duration> = None;
         let mut due = |at: Duration| wakeup = Some(wakeup.map_or(at, |first| first.min(at)));
         for entry in self.open.values() {
-            if entry.is_untold() {
-                due(self.tell_at);
+            if entry.needs_report() {
+                due(self.report_at);
             }
             if entry.percent_waits {
                 due(entry.percent_at);
@@ -197,8 +197,8 @@ impl Core {
                 publish(entry, now, out);
             }
         }
-        if self.tell_at <= now.at && self.open.values().any(Entry::is_untold) {
-            self.tell(now, out);
+        if self.report_at <= now.at && self.open.values().any(Entry::needs_report) {
+            self.report_all(now, out);
         }
         if self.under_way.is_none() && self.write_not_before <= now.at {
             let write = self.next_write(now, out);
@@ -218,11 +218,11 @@ impl Core {
         }
         while let Some(arrival) = self.arrivals.pop_front() {
             let write = match arrival {
-                Instruction::Order(CommandRequest::Run(command)) => self.keep(command, now, out),
-                Instruction::Order(CommandRequest::Cancel(cancel)) => {
+                Instruction::Command(CommandRequest::Run(command)) => self.keep(command, now, out),
+                Instruction::Command(CommandRequest::Cancel(cancel)) => {
                     self.keep_cancel(&cancel, now, out)
                 }
-                Instruction::Order(CommandRequest::Ask(ask)) => self.keep_ask(&ask, now, out),
+                Instruction::Command(CommandRequest::Ask(ask)) => self.keep_ask(&ask, now, out),
                 Instruction::Noted(noted) => {
                     self.under_way = Some(UnderWay::Note);
                     Some(Write::Note {
@@ -254,7 +254,7 @@ impl Core {
             .filter(waiting)
             .min_by_key(|entry| (Reverse(entry.command.priority), entry.command.id))?;
         entry.enter(Stage::Starting { withdrawn: false });
-        let running = word(entry.command.id, CommandState::Running, String::new());
+        let running = progress(entry.command.id, CommandState::Running, String::new());
         self.under_way = Some(UnderWay::Move(running.clone()));
         Some(Write::Move(running))
     }
@@ -262,20 +262,20 @@ impl Core {
     /// What may be decided without the disk is, and the rest waits for it.
     fn instructed(&mut self, instruction: Instruction, now: Moment, out: &mut Vec<Effect>) {
         match &instruction {
-            Instruction::Order(CommandRequest::Run(command))
+            Instruction::Command(CommandRequest::Run(command))
                 if self.open.contains_key(&command.id) =>
             {
-                return self.say_again(command.id, now, out);
+                return self.report_again(command.id, now, out);
             }
-            Instruction::Order(CommandRequest::Ask(ask)) if self.open.contains_key(&ask.id) => {
-                return self.say_again(ask.id, now, out);
+            Instruction::Command(CommandRequest::Ask(ask)) if self.open.contains_key(&ask.id) => {
+                return self.report_again(ask.id, now, out);
             }
-            Instruction::Order(CommandRequest::Cancel(cancel))
+            Instruction::Command(CommandRequest::Cancel(cancel))
                 if self.open.contains_key(&cancel.id) =>
             {
                 return self.withdraw(cancel.id, now, out);
             }
-            Instruction::Order(_) => {}
+            Instruction::Command(_) => {}
             Instruction::Noted(noted) => self.note(noted),
         }
         // One more is lost, and comes again.
@@ -304,8 +304,8 @@ impl Core {
             ) => self.kept(command, state, output, kept, now, out),
             // It is sent again.
             (UnderWay::Keep { .. }, _) => {}
-            (UnderWay::Move(word), _) => self.moved(word, failed, now, out),
-            // Without it the word is told once more after the next start.
+            (UnderWay::Move(progress), _) => self.moved(progress, failed, now, out),
+            // Without it the state is reported once more after the next start.
             (UnderWay::Note, _) => {}
         }
     }
@@ -333,20 +333,20 @@ impl Core {
             Stage::Starting { .. } if failed => entry.enter(Stage::Waiting),
             Stage::Starting { .. } => {
                 entry.enter(Stage::Running);
-                entry.word = written;
+                entry.progress = written;
                 let begun = Command {
                     name: std::mem::take(&mut entry.command.name),
                     arguments: std::mem::take(&mut entry.command.arguments),
                     ..entry.command
                 };
-                self.say(id, now, out);
+                self.report(id, now, out);
                 out.push(Effect::Start(begun));
             }
             Stage::Ending(_) if failed => {}
             Stage::Ending(_) => {
                 entry.enter(Stage::Ended);
-                entry.word = written;
-                self.say(id, now, out);
+                entry.progress = written;
+                self.report(id, now, out);
             }
             Stage::Found | Stage::Waiting | Stage::Running | Stage::Ended => {
                 debug_assert!(false, "nothing was to be written of {id}");
@@ -366,7 +366,7 @@ impl Core {
                 end(id, entry, CommandState::Cancelled, STOPPED);
             }
             Stage::Ending(_) => {}
-            Stage::Ended => self.say_again(id, now, out),
+            Stage::Ended => self.report_again(id, now, out),
         }
     }
 
@@ -399,10 +399,10 @@ impl Core {
 
 fn end(id: CommandId, entry: &mut Entry, state: CommandState, output: &str) {
     entry.percent_waits = false;
-    entry.enter(Stage::Ending(word(id, state, output.to_owned())));
+    entry.enter(Stage::Ending(progress(id, state, output.to_owned())));
 }
 
-fn word(id: CommandId, state: CommandState, output: String) -> CommandProgress {
+fn progress(id: CommandId, state: CommandState, output: String) -> CommandProgress {
     CommandProgress {
         id,
         state,
@@ -416,7 +416,7 @@ fn found(id: CommandId, restarted_for: Option<CommandId>) -> CommandProgress {
     let (state, percent, output) = after_start(id, restarted_for);
     CommandProgress {
         percent,
-        ..word(id, state, output.to_owned())
+        ..progress(id, state, output.to_owned())
     }
 }
 

@@ -303,7 +303,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn whatever_the_link_does_everything_arrives_and_nothing_is_settled_without_a_word(
+    fn whatever_the_link_does_everything_arrives_and_nothing_is_settled_without_an_answer(
         steps in prop::collection::vec(step(), 1..150)
     ) {
         let mut world = World::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schema::message::{Ack, Rejection};
 use schema::{Epoch, RangeSet, SeqRange};
 
-use crate::session::{Ask, Effect, Input, Prepared, Session, SessionConfig};
+use crate::session::{BatchRequest, Effect, Input, Prepared, Session, SessionConfig};
 
 pub(super) const MS: fn(u64) -> Duration = Duration::from_millis;
 
@@ -130,7 +130,7 @@ impl Edge {
         effects
     }
 
-    pub(super) fn prepare(&mut self, ask: &Ask) -> Prepared {
+    pub(super) fn prepare(&mut self, ask: &BatchRequest) -> Prepared {
         let (mut sent, mut gone) = (RangeSet::new(), RangeSet::new());
         let rows_max = (ask.rows_max as u64).min(self.fitting);
         'full: for range in ask.ranges.iter() {

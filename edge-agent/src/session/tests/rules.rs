@@ -42,7 +42,7 @@ fn what_is_in_quarantine_is_reported_at_the_interval_and_no_sooner() {
         }],
         ..ack(&[])
     };
-    // News: the report tells it.
+    // The count is new, so it is reported.
     edge.input(Input::Acked(&refused));
     assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(1)));
     for report in 2..5 {
@@ -223,7 +223,7 @@ fn a_confirmed_report_is_followed_by_the_next() {
         edge.sleep_until(end);
     }
     assert!(edge.now < Duration::from_secs(120), "{:?}", edge.now);
-    // What confirms nothing asks for nothing.
+    // An acknowledgement that confirms nothing causes no report.
     let reports = edge.reports;
     edge.input(Input::Acked(&ack(&[range(1, 10)])));
     let end = edge.now + Duration::from_secs(50);

@@ -179,7 +179,7 @@ fn a_refusal_from_before_rows_were_offered_again_does_not_count() {
     let rows = first[0].rows.clone();
     refuse(&mut edge, &rows);
     assert_eq!(edge.rejected, rows);
-    // Offered again while the link takes nothing; the same word comes once more.
+    // Offered again while the link takes nothing; the same acknowledgement comes once more.
     edge.input(Input::Pause);
     edge.rejected = RangeSet::new();
     edge.held.merge(&rows);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What a producer can do wrong costs its own connection only: one that does not read its answers, does not
-//! end a line that it has begun, or says nothing for an hour, is told and closed.
+//! end a line that it has begun, or says nothing for an hour, gets a reason and is closed.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,13 +48,13 @@ const LINE_BYTES: usize = 64;
 /// How long producers are waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// To read their answers.
+    /// For reading their answers.
     pub answers: Duration,
-    /// To end a line that they have begun.
+    /// For ending a line that they have begun.
     pub line: Duration,
-    /// To say anything at all.
+    /// For sending anything at all.
     pub silence: Duration,
-    /// To say something before they may have to give way to others.
+    /// For sending something before they may have to give way to others.
     pub idle: Duration,
 }
 
@@ -71,11 +71,11 @@ impl Default for Patience {
     }
 }
 
-/// How long a farewell may take, and the bytes that are read of whoever does not hear it.
+/// How long sending a last line may take, and the most bytes that are read and dropped meanwhile.
 const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a producer hears of one line.
+/// The answer to one line of a producer.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Answer {
@@ -114,7 +114,7 @@ struct Unanswered {
     /// Which lines are readings, and what is wrong with the others.
     places: Vec<Result<(), LineError>>,
     handed: Option<Handed>,
-    /// Freed with the answers.
+    /// The room of the lines, freed when they are answered.
     _room: OwnedSemaphorePermit,
 }
 
@@ -159,7 +159,7 @@ impl Connection {
         let window = Arc::new(Semaphore::new(WINDOW_BYTES));
         let mut codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
         let mut bytes = BytesMut::new();
-        // Bytes that were handed over since the buffer was last asked to hurry.
+        // Bytes that were handed over since the last append that was not held.
         let mut lingering = 0;
         let mut ended = false;
         while !ended {
@@ -173,7 +173,7 @@ impl Connection {
                 }
                 let weight = weight(&texts);
                 let hold = lock(habit).arrived(now, self.seat.is_unanswered());
-                self.seat.heard(texts.len(), now);
+                self.seat.received(texts.len(), now);
                 let permits = u32::try_from(weight).unwrap_or(u32::MAX);
                 // Never closed.
                 let Ok(room) = Arc::clone(&window).acquire_many_owned(permits).await else {
@@ -281,15 +281,14 @@ impl Connection {
     }
 }
 
-/// Tells a producer why there is no place for it.
+/// Sends a producer the reason why there is no place for it.
 pub(super) async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(stream: S) {
     let (mut reading, mut writing) = tokio::io::split(stream);
     let reason = format!("{CONNECTIONS_MAX} producers are connected and busy: connect again later");
     farewell(&mut reading, &mut writing, reason).await;
 }
 
-/// Says a last word, and reads what is still sent: who has unread bytes when it closes cuts off its own
-/// word.
+/// Sends a last line, and reads what still comes: a socket that is closed with unread bytes may discard the line.
 async fn farewell<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     reading: &mut R,
     writing: &mut W,
@@ -303,7 +302,7 @@ async fn farewell<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
         let mut rest = (&mut *reading).take(FAREWELL_BYTES_MAX as u64);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
     };
-    // Whoever does not want to hear it goes without.
+    // A producer that does not read it goes without.
     let _ = timeout(FAREWELL, said).await;
 }
 

@@ -1,8 +1,8 @@
 //! Whether a producer waits for its answers. Pure.
 //!
 //! A producer that does nothing until it has its answer must not wait for others to share its commit; one
-//! that writes on regardless can, and a device's flash lives by it. The protocol does not say which is
-//! which, so it follows from what a producer does:
+//! that writes on regardless can wait, which spares the device's flash. The protocol does not say which is
+//! which, so it is inferred from what a producer does:
 //!
 //! ```text
 //! nothing comes while lines are unanswered      it waits: its next lines are committed at once
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A producer that writes on, but so slowly that each line is answered before the next comes, looks as if
-//! it waited. So now and then an append is held for twice the time between its lines: whoever waits
-//! is held up once, by as much; of whoever does not wait, the next line arrives meanwhile.
+//! it waited. So now and then an append is held for twice the time between its lines: a producer that
+//! waits is delayed once, by as much; from one that does not wait, the next line arrives meanwhile.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ const HOLD_MAX: Duration = Duration::from_secs(10);
 /// The longest hold to find out. Slower producers share few commits anyway.
 const PROBE_MAX: Duration = Duration::from_millis(500);
 
-/// After so many appends at once a connection's producer is tried for the first time, and then again.
+/// After this many immediate appends a producer is probed for the first time, and after this many again.
 const PROBE_FIRST: u32 = 4;
 const PROBE_EVERY: u32 = 64;
 
@@ -57,7 +57,7 @@ impl Default for Habit {
 }
 
 impl Habit {
-    /// Lines arrived; says how long they may wait for others.
+    /// Lines arrived; returns how long they may wait for others.
     pub(super) fn arrived(&mut self, now: Instant, is_unanswered: bool) -> Duration {
         let gap = self
             .arrived_at
@@ -115,7 +115,7 @@ mod tests {
         (now - begun, lines)
     }
 
-    /// Commits that a producer costs which writes a line every `gap`, whatever it hears.
+    /// Commits that a producer costs which writes a line every `gap`, whatever the answers are.
     fn streaming(lines: u32, gap: Duration) -> u32 {
         let (mut habit, begun) = (Habit::default(), Instant::now());
         let (mut commits, mut due, mut busy_until) = (0, None::<Instant>, begun);

@@ -1,5 +1,5 @@
 //! A local socket on which other programs of this machine hand over readings, one JSON object a
-//! line, and hear of each whether it was accepted.
+//! line, and get an answer to each: whether it was accepted.
 //!
 //! ```text
 //! → {"sensor": "press/pressure_pascals", "value": 101325.5}
@@ -10,7 +10,7 @@
 //!
 //! Every line is answered, in their order. Lines that arrive together are committed together; a
 //! producer that waits for its answer has it as soon as the disk allows, one that writes on shares commits
-//! with others (`habit`). An answer that never comes says nothing; the producer sends again, and readings
+//! with others (`habit`). When an answer never comes, nothing is known; the producer sends again, and readings
 //! of one sensor that it gave one time become one row. A reading without a time is stamped when it is read,
 //! and is a row of its own. When the buffer is full and keeps what it holds, a line is refused with
 //! `buffer full`: the producer keeps its reading and comes again.
@@ -55,7 +55,7 @@ use crate::repeat::Repeats;
 /// A warning about producers that find no place, this often while it lasts.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// What of a socket can be set.
+/// The settings of a socket source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketConfig {
     /// Where producers connect.
@@ -89,7 +89,7 @@ impl SocketConfig {
         Self::at(SocketAddress::Unix(path.into()))
     }
 
-    /// Says whether a source could listen there, and what stands there now. Changes nothing.
+    /// Checks whether a source could listen there, and returns what stands there now. Changes nothing.
     ///
     /// # Errors
     /// A [`Failure`] that names the address.
@@ -208,7 +208,7 @@ impl Source for SocketSource {
 
     async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
         let seats = Seats::default();
-        // Those who are being told that there is no place.
+        // Producers that are being turned away.
         let doorstep = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let connections = TaskTracker::new();
         let mut warnings = Repeats::new(WARN_EVERY);
@@ -234,7 +234,7 @@ impl Source for SocketSource {
                         "producers are turned away: all places are taken by busy ones"
                     );
                 }
-                // Beyond that there is no word: whoever comes so often is not listening.
+                // Beyond that, connections are closed without an answer: who comes so often reads none.
                 if let Ok(step) = Arc::clone(&doorstep).try_acquire_owned() {
                     connections.spawn(async move {
                         connection::turn_away(stream).await;

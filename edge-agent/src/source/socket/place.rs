@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 /// Who may use a Unix socket: its owner and group.
 const SOCKET_MODE: u32 = 0o660;
 
-/// What stands at a path.
+/// What was found at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Nothing,
@@ -45,7 +45,7 @@ pub(super) struct Bound {
 /// Looks at a path without changing anything.
 ///
 /// # Errors
-/// When the system does not tell.
+/// When the system does not let it be looked at.
 pub(super) async fn look(path: &Path) -> io::Result<Standing> {
     // Not what a link leads to: the link itself stands there.
     let metadata = match fs::symlink_metadata(path) {

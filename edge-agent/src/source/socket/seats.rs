@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// Most producers at once.
 pub(super) const CONNECTIONS_MAX: usize = 32;
 
-/// The places.
+/// The places of all producers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Seats(Arc<Mutex<Table>>);
 
@@ -24,7 +24,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Taken {
-    heard_at: Instant,
+    received_at: Instant,
     /// Lines without an answer.
     unanswered: usize,
     leave: CancellationToken,
@@ -40,7 +40,7 @@ pub(super) struct Seat {
 
 impl Seats {
     /// Takes a place; `None` when all are taken by producers that are busy.
-    /// Who was silent for `idle` may have to give way.
+    /// A producer that was silent for `idle` may have to give way.
     pub(super) fn take(&self, now: Instant, idle: Duration) -> Option<Seat> {
         let mut table = self.lock();
         if table.taken.len() >= CONNECTIONS_MAX {
@@ -48,8 +48,8 @@ impl Seats {
                 .taken
                 .iter()
                 .filter(|(_, taken)| taken.unanswered == 0)
-                .filter(|(_, taken)| now.duration_since(taken.heard_at) >= idle)
-                .min_by_key(|(_, taken)| taken.heard_at)
+                .filter(|(_, taken)| now.duration_since(taken.received_at) >= idle)
+                .min_by_key(|(_, taken)| taken.received_at)
                 .map(|(number, _)| *number)?;
             if let Some(taken) = table.taken.remove(&idlest) {
                 taken.leave.cancel();
@@ -59,7 +59,7 @@ impl Seats {
         let number = table.next;
         let leave = CancellationToken::new();
         let taken = Taken {
-            heard_at: now,
+            received_at: now,
             unanswered: 0,
             leave: leave.clone(),
         };
@@ -79,15 +79,15 @@ impl Seats {
 }
 
 impl Seat {
-    /// So many lines came.
-    pub(super) fn heard(&self, lines: usize, now: Instant) {
+    /// Notes that so many lines were received.
+    pub(super) fn received(&self, lines: usize, now: Instant) {
         self.change(|taken| {
-            taken.heard_at = now;
+            taken.received_at = now;
             taken.unanswered += lines;
         });
     }
 
-    /// So many lines were answered; returns whether no answer is left.
+    /// Notes that so many lines were answered; returns whether none waits any more.
     pub(super) fn answered(&self, lines: usize) -> bool {
         self.change(|taken| {
             taken.unanswered -= lines.min(taken.unanswered);
@@ -106,7 +106,7 @@ impl Seat {
         self.leave.cancelled().await;
     }
 
-    /// Nothing changes when the place was given away.
+    /// Changes the table's entry; does nothing when the place was given away.
     fn change<T>(&self, change: impl FnOnce(&mut Taken) -> T) -> Option<T> {
         self.seats.lock().taken.get_mut(&self.number).map(change)
     }
@@ -136,9 +136,9 @@ mod tests {
             "nobody was silent for long"
         );
         for seat in &all[..30] {
-            seat.heard(1, at(3));
+            seat.received(1, at(3));
         }
-        all[30].heard(1, at(1));
+        all[30].received(1, at(1));
         assert!(all[30].answered(1) && !all[30].is_unanswered());
         // 31 never said anything, 30 was answered, the others wait for their answers.
         let next = seats.take(at(60), IDLE).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     fn answers_are_counted() {
         let (seats, now) = (Seats::default(), Instant::now());
         let seat = seats.take(now, IDLE).unwrap();
-        seat.heard(3, now);
+        seat.received(3, now);
         assert!(!seat.answered(2) && seat.is_unanswered());
         assert!(seat.answered(1) && !seat.is_unanswered());
         assert!(seat.answered(7));

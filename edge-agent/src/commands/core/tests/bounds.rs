@@ -44,9 +44,9 @@ fn instructions_that_wait_for_the_disk_are_bounded() {
     rig.cancel(99);
     rig.settle();
     assert!(rig.core.takes_instructions());
-    let told = rig.told();
-    assert!(!told.contains(&(id(99), CommandState::Cancelled)));
-    assert!(told.contains(&(id(100), CommandState::Cancelled)));
+    let reported = rig.reported();
+    assert!(!reported.contains(&(id(99), CommandState::Cancelled)));
+    assert!(reported.contains(&(id(100), CommandState::Cancelled)));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_command_that_is_too_long_fails_and_takes_no_room() {
         }
         rig.settle();
         assert_eq!(rig.started().len(), usize::from(runs));
-        let failed = rig.told().contains(&(id(1), CommandState::Failed));
+        let failed = rig.reported().contains(&(id(1), CommandState::Failed));
         assert_eq!(failed, !runs);
     }
 }

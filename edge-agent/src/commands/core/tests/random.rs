@@ -8,7 +8,7 @@ use schema::message::{CommandId, CommandProgress, CommandState};
 
 use super::rig::{Rig, command, id};
 use crate::buffer::{Kept, StoredCommands};
-use crate::commands::core::{Answer, Input, Write, word};
+use crate::commands::core::{Answer, Input, Write, progress};
 
 /// A table of commands that remembers.
 fn apply(disk: &mut BTreeMap<CommandId, CommandProgress>, write: &Write) -> Answer {
@@ -20,14 +20,14 @@ fn apply(disk: &mut BTreeMap<CommandId, CommandProgress>, write: &Write) -> Answ
         } => Answer::Kept(match disk.get(&command.id) {
             Some(known) => Kept::Known(known.clone()),
             None if *has_room => {
-                let new = word(command.id, *state, String::new());
+                let new = progress(command.id, *state, String::new());
                 disk.insert(command.id, new);
                 Kept::New
             }
             None => Kept::Full,
         }),
-        Write::Move(word) => {
-            disk.insert(word.id, word.clone());
+        Write::Move(progress) => {
+            disk.insert(progress.id, progress.clone());
             Answer::Done
         }
         Write::Note { .. } => Answer::Done,

@@ -7,7 +7,7 @@ use schema::message::CommandState;
 
 use super::rig::{Rig, command, id, stored};
 use crate::buffer::{Kept, StoredCommands};
-use crate::commands::core::{Answer, FORGOTTEN_MARGIN_MS, Input, STORE_AGAIN, word};
+use crate::commands::core::{Answer, FORGOTTEN_MARGIN_MS, Input, STORE_AGAIN, progress};
 
 #[test]
 fn what_the_disk_knows_does_not_start() {
@@ -17,10 +17,14 @@ fn what_the_disk_knows_does_not_start() {
     {
         let mut rig = Rig::empty();
         rig.order(command(1));
-        rig.answer(Answer::Kept(Kept::Known(word(id(1), state, String::new()))));
+        rig.answer(Answer::Kept(Kept::Known(progress(
+            id(1),
+            state,
+            String::new(),
+        ))));
         rig.settle();
         assert!(rig.started().is_empty());
-        assert_eq!(rig.told(), [(id(1), state)]);
+        assert_eq!(rig.reported(), [(id(1), state)]);
     }
 }
 
@@ -39,17 +43,20 @@ fn a_start_ends_what_ran_and_begins_what_waited_once_the_bridge_asks_after_it() 
     rig.settle();
     rig.input(Input::LinkUp);
     assert!(rig.started().is_empty());
-    let told = rig.told();
-    // Nor is it told: the bridge goes on asking until it is.
-    assert!(!told.iter().any(|(told, _)| *told == id(2)));
+    let reported = rig.reported();
+    // Nor is it reported: the bridge goes on asking until it is.
+    assert!(!reported.iter().any(|(reported, _)| *reported == id(2)));
     rig.ask(2);
-    assert_eq!(rig.told().first(), Some(&(id(2), CommandState::Delivered)));
+    assert_eq!(
+        rig.reported().first(),
+        Some(&(id(2), CommandState::Delivered))
+    );
     rig.settle();
     assert_eq!(rig.started(), [id(2)]);
-    assert!(told.contains(&(id(1), CommandState::Unknown)));
-    assert!(told.contains(&(id(3), CommandState::Failed)));
-    assert!(!told.iter().any(|(told, _)| *told == id(4)));
-    assert!(!told.contains(&(id(1), CommandState::Running)));
+    assert!(reported.contains(&(id(1), CommandState::Unknown)));
+    assert!(reported.contains(&(id(3), CommandState::Failed)));
+    assert!(!reported.iter().any(|(reported, _)| *reported == id(4)));
+    assert!(!reported.contains(&(id(1), CommandState::Running)));
 }
 
 /// The file may be a copy from before another one ran the command: the bridge, which has its end, neither
@@ -67,10 +74,10 @@ fn what_an_earlier_start_kept_waits_for_the_bridge_and_ends_in_time() {
     let mut rig = found();
     rig.pass(Duration::from_millis(59_999));
     rig.settle();
-    assert!(rig.started().is_empty() && rig.told().is_empty());
+    assert!(rig.started().is_empty() && rig.reported().is_empty());
     rig.pass(Duration::from_millis(1));
     rig.settle();
-    assert_eq!(rig.told(), [(id(1), CommandState::Expired)]);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Expired)]);
     // Sent again, as a bridge does that never heard of it; and withdrawn.
     let mut rig = found();
     rig.order(command(1));
@@ -81,12 +88,13 @@ fn what_an_earlier_start_kept_waits_for_the_bridge_and_ends_in_time() {
     rig.settle();
     rig.ask(1);
     assert!(rig.started().is_empty());
-    let told = rig.told();
+    let reported = rig.reported();
     assert!(
-        told.iter()
-            .all(|told| *told == (id(1), CommandState::Cancelled))
+        reported
+            .iter()
+            .all(|reported| *reported == (id(1), CommandState::Cancelled))
     );
-    assert!(!told.is_empty());
+    assert!(!reported.is_empty());
 }
 
 #[test]
@@ -105,7 +113,7 @@ fn orders_from_before_a_loss_of_memory_do_not_run() {
         rig.order(command(1));
         rig.settle();
         assert_eq!(rig.started().len(), usize::from(runs), "{forgot_until_ms}");
-        let last = rig.told().last().copied();
+        let last = rig.reported().last().copied();
         let unknown = last == Some((id(1), CommandState::Unknown));
         assert_eq!(unknown, !runs);
     }
@@ -120,13 +128,13 @@ fn a_command_that_is_asked_after_is_answered_and_never_started() {
     let mut rig = Rig::empty();
     rig.order(command(1));
     rig.settle();
-    rig.told();
+    rig.reported();
     ask(&mut rig);
-    assert_eq!(rig.told(), [(id(1), CommandState::Running)]);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Running)]);
     // Not known, though the device had it.
     let mut rig = Rig::empty();
     ask(&mut rig);
-    assert_eq!(rig.told(), [(id(1), CommandState::Unknown)]);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Unknown)]);
     rig.order(command(1));
     rig.cancel(1);
     rig.settle();
@@ -141,7 +149,7 @@ fn a_write_that_failed_and_was_made_all_the_same_changes_nothing() {
     rig.answer(Answer::Failed);
     rig.pass(STORE_AGAIN);
     rig.order(command(1));
-    let delivered = word(id(1), CommandState::Delivered, String::new());
+    let delivered = progress(id(1), CommandState::Delivered, String::new());
     rig.answer(Answer::Kept(Kept::Known(delivered.clone())));
     rig.settle();
     assert_eq!(rig.started(), [id(1)]);
@@ -150,7 +158,7 @@ fn a_write_that_failed_and_was_made_all_the_same_changes_nothing() {
     rig.cancel(1);
     rig.answer(Answer::Kept(Kept::Known(delivered)));
     rig.settle();
-    assert_eq!(rig.told(), [(id(1), CommandState::Cancelled)]);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Cancelled)]);
     rig.order(command(1));
     rig.settle();
     assert!(rig.started().is_empty());

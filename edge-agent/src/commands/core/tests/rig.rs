@@ -5,7 +5,7 @@ use std::time::Duration;
 use schema::message::{Ask, Cancel, Command, CommandId, CommandRequest, CommandState, Noted};
 
 use crate::buffer::{Kept, StoredCommand, StoredCommands};
-use crate::commands::core::{Answer, Core, Effect, Input, Instruction, Moment, Write, word};
+use crate::commands::core::{Answer, Core, Effect, Input, Instruction, Moment, Write, progress};
 
 pub(super) const WALL_MS: i64 = 1_800_000_000_000;
 
@@ -59,9 +59,9 @@ impl Rig {
     }
 
     pub(super) fn order(&mut self, command: Command) {
-        self.input(Input::Instruction(Instruction::Order(CommandRequest::Run(
-            command,
-        ))));
+        self.input(Input::Instruction(Instruction::Command(
+            CommandRequest::Run(command),
+        )));
     }
 
     pub(super) fn ask(&mut self, number: u128) {
@@ -69,9 +69,9 @@ impl Rig {
             id: id(number),
             expires_at_ms: i64::MAX,
         };
-        self.input(Input::Instruction(Instruction::Order(CommandRequest::Ask(
-            ask,
-        ))));
+        self.input(Input::Instruction(Instruction::Command(
+            CommandRequest::Ask(ask),
+        )));
     }
 
     pub(super) fn cancel(&mut self, number: u128) {
@@ -79,7 +79,7 @@ impl Rig {
             id: id(number),
             expires_at_ms: i64::MAX,
         };
-        self.input(Input::Instruction(Instruction::Order(
+        self.input(Input::Instruction(Instruction::Command(
             CommandRequest::Cancel(cancel),
         )));
     }
@@ -124,16 +124,16 @@ impl Rig {
         started.collect()
     }
 
-    /// The words told since the last look.
-    pub(super) fn told(&mut self) -> Vec<(CommandId, CommandState)> {
-        let told = self.done.iter().filter_map(|effect| match effect {
-            Effect::Publish(word) => Some((word.id, word.state)),
+    /// What was reported since the last look.
+    pub(super) fn reported(&mut self) -> Vec<(CommandId, CommandState)> {
+        let reported = self.done.iter().filter_map(|effect| match effect {
+            Effect::Publish(progress) => Some((progress.id, progress.state)),
             _ => None,
         });
-        let told = told.collect();
+        let reported = reported.collect();
         self.done
             .retain(|effect| !matches!(effect, Effect::Publish(_)));
-        told
+        reported
     }
 }
 
@@ -154,7 +154,7 @@ pub(super) fn command(number: u128) -> Command {
 pub(super) fn stored(number: u128, state: CommandState, noted: bool) -> StoredCommand {
     StoredCommand {
         command: command(number),
-        progress: word(id(number), state, String::new()),
+        progress: progress(id(number), state, String::new()),
         noted,
     }
 }

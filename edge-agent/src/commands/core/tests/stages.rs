@@ -6,7 +6,7 @@ use schema::message::{Command, CommandState};
 
 use super::rig::{Rig, WALL_MS, command, id};
 use crate::buffer::{Kept, StoredCommands};
-use crate::commands::core::{Answer, Effect, Input, STORE_AGAIN, Write, word};
+use crate::commands::core::{Answer, Effect, Input, STORE_AGAIN, Write, progress};
 
 #[test]
 fn nothing_starts_before_running_is_on_the_disk() {
@@ -15,19 +15,19 @@ fn nothing_starts_before_running_is_on_the_disk() {
     assert!(matches!(rig.write, Some(Write::Keep { .. })));
     assert!(rig.done.is_empty(), "{:?}", rig.done);
     rig.answer(Answer::Kept(Kept::New));
-    assert_eq!(rig.told(), [(id(1), CommandState::Delivered)]);
-    let running = word(id(1), CommandState::Running, String::new());
+    assert_eq!(rig.reported(), [(id(1), CommandState::Delivered)]);
+    let running = progress(id(1), CommandState::Running, String::new());
     assert_eq!(rig.write, Some(Write::Move(running)));
     assert!(rig.done.is_empty(), "{:?}", rig.done);
     rig.answer(Answer::Done);
     assert_eq!(rig.started(), [id(1)]);
-    assert_eq!(rig.told(), [(id(1), CommandState::Running)]);
-    // Its end is told when it is on the disk.
+    assert_eq!(rig.reported(), [(id(1), CommandState::Running)]);
+    // Its end is reported when it is on the disk.
     let outcome = Ok("done".to_owned());
     rig.input(Input::Ended { id: id(1), outcome });
-    assert!(rig.told().is_empty());
+    assert!(rig.reported().is_empty());
     rig.answer(Answer::Done);
-    assert_eq!(rig.told(), [(id(1), CommandState::Succeeded)]);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Succeeded)]);
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn before_the_time_is_known_nothing_begins_and_nothing_expires() {
     rig.pass(Duration::from_secs(24 * 3600));
     assert!(rig.write.is_none() && rig.started().is_empty());
     let id = command(1).id;
-    assert_eq!(rig.core.open[&id].word.state, CommandState::Delivered);
+    assert_eq!(rig.core.open[&id].progress.state, CommandState::Delivered);
     // It wakes by itself to see whether the time is known.
     assert!(rig.core.next_wakeup(rig.now).is_some());
     rig.now.time_ms = Some(WALL_MS);
@@ -73,8 +73,8 @@ fn a_disk_that_refused_is_asked_again_and_what_expired_meanwhile_does_not_start(
     rig.answer(Answer::Done);
     rig.settle();
     assert!(rig.started().is_empty());
-    let told = rig.told();
-    assert_eq!(told.last(), Some(&(id(1), CommandState::Expired)));
+    let reported = rig.reported();
+    assert_eq!(reported.last(), Some(&(id(1), CommandState::Expired)));
 }
 
 #[test]
@@ -92,7 +92,10 @@ fn a_withdrawal_counts_at_every_stage() {
     rig.cancel(1);
     rig.settle();
     assert!(rig.started().is_empty());
-    assert_eq!(rig.told().last(), Some(&(id(1), CommandState::Cancelled)));
+    assert_eq!(
+        rig.reported().last(),
+        Some(&(id(1), CommandState::Cancelled))
+    );
     // While "running" is being written.
     let mut rig = Rig::empty();
     rig.order(command(1));
@@ -111,9 +114,9 @@ fn a_withdrawal_counts_at_every_stage() {
     assert!(rig.done.contains(&Effect::Abort(id(1))));
     rig.settle();
     assert_eq!(rig.started(), [id(1)]);
-    let told = rig.told();
+    let reported = rig.reported();
     for number in [1, 2] {
-        assert!(told.contains(&(id(number), CommandState::Cancelled)));
+        assert!(reported.contains(&(id(number), CommandState::Cancelled)));
     }
     // After its end: the end stands.
     let mut rig = Rig::empty();
@@ -123,7 +126,7 @@ fn a_withdrawal_counts_at_every_stage() {
     rig.input(Input::Ended { id: id(1), outcome });
     rig.cancel(1);
     rig.settle();
-    assert_eq!(rig.told().last(), Some(&(id(1), CommandState::Failed)));
+    assert_eq!(rig.reported().last(), Some(&(id(1), CommandState::Failed)));
 }
 
 #[test]
@@ -148,7 +151,7 @@ fn a_command_waits_for_its_turn_and_expires_while_it_does() {
     assert!(rig.write.is_none());
     rig.pass(Duration::from_millis(1));
     rig.settle();
-    assert!(rig.told().contains(&(id(5), CommandState::Expired)));
+    assert!(rig.reported().contains(&(id(5), CommandState::Expired)));
     for number in [1, 4, 2, 3] {
         assert_eq!(rig.started().last(), Some(&id(number)));
         let outcome = Ok(String::new());

@@ -185,7 +185,7 @@ impl World {
             return Ok(());
         }
         let instruction = match channel {
-            Channel::Command => envelope::decode(payload).map(Instruction::Order),
+            Channel::Command => envelope::decode(payload).map(Instruction::Command),
             _ => match envelope::decode(payload) {
                 Ok(Downlink::Noted(noted)) => Ok(Instruction::Noted(noted)),
                 Ok(Downlink::Ack(_) | Downlink::Refused(_) | Downlink::Hello(_)) => return Ok(()),

@@ -1,37 +1,37 @@
-//! What the bridge is told, and how often.
+//! What is reported to the bridge, and how often.
 
 use schema::message::CommandState;
 
 use super::rig::{Rig, command, id};
-use crate::commands::core::telling::{PERCENT_INTERVAL, TELL_FIRST, TELL_MAX};
+use crate::commands::core::reporting::{PERCENT_INTERVAL, REPORT_FIRST, REPORT_MAX};
 use crate::commands::core::{Effect, Input, REMEMBER_MS, Write};
 
 #[test]
-fn a_word_is_told_until_it_is_noted() {
+fn a_state_is_reported_until_it_is_noted() {
     let mut rig = Rig::empty();
     rig.order(command(1));
     rig.settle();
-    rig.told();
-    rig.pass(TELL_FIRST);
-    assert_eq!(rig.told(), [(id(1), CommandState::Running)]);
+    rig.reported();
+    rig.pass(REPORT_FIRST);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Running)]);
     // The next pause is longer.
-    rig.pass(TELL_FIRST);
-    assert!(rig.told().is_empty());
+    rig.pass(REPORT_FIRST);
+    assert!(rig.reported().is_empty());
     rig.input(Input::LinkUp);
-    assert_eq!(rig.told(), [(id(1), CommandState::Running)]);
-    // An older word was noted: that is not this one.
+    assert_eq!(rig.reported(), [(id(1), CommandState::Running)]);
+    // An older state was noted: that is not this one.
     rig.noted(1, CommandState::Delivered);
     rig.settle();
-    rig.pass(TELL_MAX);
-    assert_eq!(rig.told().len(), 1);
+    rig.pass(REPORT_MAX);
+    assert_eq!(rig.reported().len(), 1);
     rig.noted(1, CommandState::Running);
     rig.settle();
-    rig.pass(TELL_MAX);
-    assert!(rig.told().is_empty());
+    rig.pass(REPORT_MAX);
+    assert!(rig.reported().is_empty());
     let outcome = Ok(String::new());
     rig.input(Input::Ended { id: id(1), outcome });
     rig.settle();
-    assert_eq!(rig.told(), [(id(1), CommandState::Succeeded)]);
+    assert_eq!(rig.reported(), [(id(1), CommandState::Succeeded)]);
     assert!(!rig.core.is_idle());
     rig.noted(1, CommandState::Succeeded);
     let Some(Write::Note {
@@ -47,21 +47,21 @@ fn a_word_is_told_until_it_is_noted() {
 }
 
 #[test]
-fn percentages_go_forwards_and_are_told_once_a_second() {
+fn percentages_go_forwards_and_are_reported_once_a_second() {
     let mut rig = Rig::empty();
     rig.order(command(1));
     rig.settle();
     rig.noted(1, CommandState::Running);
     rig.settle();
-    rig.told();
+    rig.reported();
     let percents = |rig: &mut Rig| -> Vec<u8> {
-        let told = rig.done.iter().filter_map(|effect| match effect {
-            Effect::Publish(word) => Some(word.percent),
+        let reported = rig.done.iter().filter_map(|effect| match effect {
+            Effect::Publish(progress) => Some(progress.percent),
             _ => None,
         });
-        let told = told.collect();
-        rig.told();
-        told
+        let reported = reported.collect();
+        rig.reported();
+        reported
     };
     for percent in [10, 30, 20, 255] {
         let id = id(1);

@@ -36,7 +36,7 @@ const HISTORY_TURN: u32 = 4;
 
 /// The rows that wait.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct Backlog {
     lost: RangeSet,
     fresh: RangeSet,
     /// When the oldest fresh row arrived, or the last batch took some before it.
@@ -58,7 +58,7 @@ pub(crate) enum Kind {
     History,
 }
 
-impl Order {
+impl Backlog {
     pub(crate) const fn new(pending: RangeSet, linger: Duration, pace: Pace) -> Self {
         Self {
             lost: RangeSet::new(),
@@ -291,8 +291,8 @@ mod tests {
         SeqRange::new(first, last).unwrap()
     }
 
-    fn order(pending: &[SeqRange]) -> Order {
-        Order::new(
+    fn backlog(pending: &[SeqRange]) -> Backlog {
+        Backlog::new(
             pending.iter().copied().collect(),
             MS(500),
             Pace::new(100, 50),
@@ -301,49 +301,63 @@ mod tests {
 
     /// Picks, and sends `sent` of what was picked.
     fn check(
-        order: &mut Order,
+        backlog: &mut Backlog,
         rows_max: u64,
         flush: bool,
         now: Duration,
         kind: Kind,
         sent: SeqRange,
     ) {
-        let (found, mut asked) = order
+        let (found, mut picked) = backlog
             .pick(rows_max, flush, false, now)
             .expect("something was due");
         assert_eq!(found, kind);
-        assert_eq!(asked.first(), Some(sent.first()));
-        assert!(asked.contains_range(sent));
-        asked.remove(sent);
-        order.put_back(kind, &asked);
-        order.sent(kind, sent.count());
+        assert_eq!(picked.first(), Some(sent.first()));
+        assert!(picked.contains_range(sent));
+        picked.remove(sent);
+        backlog.put_back(kind, &picked);
+        backlog.sent(kind, sent.count());
     }
 
     #[test]
     fn fresh_rows_linger_until_they_fill_a_batch_or_their_time_is_over() {
-        let mut order = order(&[]);
-        order.append(range(1, 9), true, MS(1_000));
-        assert_eq!(order.pick(10, false, false, MS(1_000)), None);
-        assert_eq!(order.due(10, false), Some(MS(1_500)));
-        order.append(range(10, 10), true, MS(1_001));
-        check(&mut order, 10, false, MS(1_001), Kind::Fresh, range(1, 10));
-        order.append(range(11, 11), true, MS(2_000));
-        assert_eq!(order.pick(10, false, false, MS(2_499)), None);
-        check(&mut order, 10, false, MS(2_500), Kind::Fresh, range(11, 11));
-        assert_eq!(order.due(10, false), None);
+        let mut backlog = backlog(&[]);
+        backlog.append(range(1, 9), true, MS(1_000));
+        assert_eq!(backlog.pick(10, false, false, MS(1_000)), None);
+        assert_eq!(backlog.due(10, false), Some(MS(1_500)));
+        backlog.append(range(10, 10), true, MS(1_001));
+        check(
+            &mut backlog,
+            10,
+            false,
+            MS(1_001),
+            Kind::Fresh,
+            range(1, 10),
+        );
+        backlog.append(range(11, 11), true, MS(2_000));
+        assert_eq!(backlog.pick(10, false, false, MS(2_499)), None);
+        check(
+            &mut backlog,
+            10,
+            false,
+            MS(2_500),
+            Kind::Fresh,
+            range(11, 11),
+        );
+        assert_eq!(backlog.due(10, false), None);
     }
 
     #[test]
     fn history_follows_at_its_pace_behind_fresh_rows() {
-        let mut order = order(&[range(1, 120)]);
-        order.append(range(121, 170), true, MS(0));
-        check(&mut order, 50, false, MS(0), Kind::Fresh, range(121, 170));
-        check(&mut order, 50, false, MS(0), Kind::History, range(1, 50));
-        assert_eq!(order.pick(50, false, false, MS(0)), None);
+        let mut backlog = backlog(&[range(1, 120)]);
+        backlog.append(range(121, 170), true, MS(0));
+        check(&mut backlog, 50, false, MS(0), Kind::Fresh, range(121, 170));
+        check(&mut backlog, 50, false, MS(0), Kind::History, range(1, 50));
+        assert_eq!(backlog.pick(50, false, false, MS(0)), None);
         // Fifty rows at a hundred a second.
-        assert_eq!(order.due(50, false), Some(MS(500)));
+        assert_eq!(backlog.due(50, false), Some(MS(500)));
         check(
-            &mut order,
+            &mut backlog,
             50,
             false,
             MS(500),
@@ -351,9 +365,9 @@ mod tests {
             range(51, 100),
         );
         // The rest is fewer rows, so it is due earlier.
-        assert_eq!(order.due(50, false), Some(MS(700)));
+        assert_eq!(backlog.due(50, false), Some(MS(700)));
         check(
-            &mut order,
+            &mut backlog,
             50,
             true,
             MS(501),
@@ -364,11 +378,11 @@ mod tests {
 
     #[test]
     fn history_has_its_turn_while_fresh_rows_never_end() {
-        let mut order = order(&[range(1, 10)]);
+        let mut backlog = backlog(&[range(1, 10)]);
         let mut kinds = Vec::new();
         for step in 0..5u64 {
-            order.append(range(100 + 10 * step, 109 + 10 * step), true, MS(step));
-            kinds.push(order.pick(10, false, false, MS(step)).unwrap().0);
+            backlog.append(range(100 + 10 * step, 109 + 10 * step), true, MS(step));
+            kinds.push(backlog.pick(10, false, false, MS(step)).unwrap().0);
         }
         use Kind::{Fresh, History};
         assert_eq!(kinds, [Fresh, Fresh, Fresh, History, Fresh]);
@@ -376,63 +390,63 @@ mod tests {
 
     #[test]
     fn what_timed_out_takes_turns_with_what_was_not_sent_yet() {
-        let mut order = order(&[]);
-        order.put_back(Kind::Lost, &[range(1, 9)].into_iter().collect());
-        let kind = |order: &mut Order, untried_first| {
-            let picked = order.pick(5, false, untried_first, MS(600));
+        let mut backlog = backlog(&[]);
+        backlog.put_back(Kind::Lost, &[range(1, 9)].into_iter().collect());
+        let kind = |backlog: &mut Backlog, untried_first| {
+            let picked = backlog.pick(5, false, untried_first, MS(600));
             picked.map(|(kind, _)| kind)
         };
-        assert_eq!(kind(&mut order, true), Some(Kind::Lost), "nothing else");
-        order.put_back(Kind::Lost, &[range(1, 9)].into_iter().collect());
-        order.append(range(10, 12), true, MS(0));
-        assert_eq!(kind(&mut order, true), Some(Kind::Fresh));
-        order.append(range(13, 13), true, MS(0));
-        assert_eq!(kind(&mut order, false), Some(Kind::Lost));
+        assert_eq!(kind(&mut backlog, true), Some(Kind::Lost), "nothing else");
+        backlog.put_back(Kind::Lost, &[range(1, 9)].into_iter().collect());
+        backlog.append(range(10, 12), true, MS(0));
+        assert_eq!(kind(&mut backlog, true), Some(Kind::Fresh));
+        backlog.append(range(13, 13), true, MS(0));
+        assert_eq!(kind(&mut backlog, false), Some(Kind::Lost));
     }
 
     #[test]
     fn an_outage_turns_everything_into_history() {
-        let mut order = order(&[range(1, 2)]);
-        order.append(range(5, 6), true, MS(0));
-        order.put_back(Kind::Lost, &[range(3, 3)].into_iter().collect());
-        order.outage();
-        order.append(range(7, 7), false, MS(1));
-        let (kind, asked) = order.pick(50, false, false, MS(1)).unwrap();
+        let mut backlog = backlog(&[range(1, 2)]);
+        backlog.append(range(5, 6), true, MS(0));
+        backlog.put_back(Kind::Lost, &[range(3, 3)].into_iter().collect());
+        backlog.outage();
+        backlog.append(range(7, 7), false, MS(1));
+        let (kind, picked) = backlog.pick(50, false, false, MS(1)).unwrap();
         assert_eq!(kind, Kind::History);
-        assert_eq!(asked.as_slice(), [range(1, 3), range(5, 7)]);
+        assert_eq!(picked.as_slice(), [range(1, 3), range(5, 7)]);
     }
 
     #[test]
     fn rows_asked_for_again_wait_once() {
-        let mut order = order(&[range(1, 2)]);
-        order.append(range(8, 9), true, MS(0));
-        order.resume(range(1, 9));
-        assert_eq!(order.counts(), (2, 7));
+        let mut backlog = backlog(&[range(1, 2)]);
+        backlog.append(range(8, 9), true, MS(0));
+        backlog.resume(range(1, 9));
+        assert_eq!(backlog.counts(), (2, 7));
     }
 
     #[test]
     fn a_thinned_buffer_does_not_grow_the_sets_without_bound() {
-        let mut order = order(&[range(1, 200_000)]);
+        let mut backlog = backlog(&[range(1, 200_000)]);
         for odd in (1..200_000).step_by(2) {
-            order.forget(range(odd, odd));
+            backlog.forget(range(odd, odd));
         }
-        assert!(order.history.as_slice().len() <= WAITING_RANGES_MAX);
+        assert!(backlog.history.as_slice().len() <= WAITING_RANGES_MAX);
         let scattered: RangeSet = (0..100_000).map(|n| range(2 * n + 1, 2 * n + 1)).collect();
-        order.put_back(Kind::Lost, &scattered);
+        backlog.put_back(Kind::Lost, &scattered);
         for even in (2..200_000).step_by(4) {
-            order.put_back(Kind::Fresh, &[range(even, even)].into_iter().collect());
+            backlog.put_back(Kind::Fresh, &[range(even, even)].into_iter().collect());
         }
-        assert!(order.fresh.as_slice().len() <= WAITING_RANGES_MAX);
+        assert!(backlog.fresh.as_slice().len() <= WAITING_RANGES_MAX);
         for n in 0..100_000 {
-            assert!(order.lost.contains(2 * n + 1));
+            assert!(backlog.lost.contains(2 * n + 1));
         }
     }
 
     #[test]
     fn a_batch_has_few_enough_ranges_for_one_acknowledgement() {
         let scattered: Vec<SeqRange> = (0..1000).map(|n| range(2 * n + 1, 2 * n + 1)).collect();
-        let mut order = order(&scattered);
-        let (_, taken) = order.pick(500, true, false, MS(0)).unwrap();
+        let mut backlog = backlog(&scattered);
+        let (_, taken) = backlog.pick(500, true, false, MS(0)).unwrap();
         assert_eq!(taken.as_slice().len(), BATCH_RANGES_MAX);
     }
 }
