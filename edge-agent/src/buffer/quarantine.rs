@@ -155,7 +155,7 @@ impl Buffer {
 
     /// Offers all of the quarantine again if it was refused for another version of the agent, or
     /// by a bridge of another protocol. Returns how many readings that are. What the bridge understands
-    /// is kept, see [`Opened::bridge_protocol`].
+    /// is kept, see [`super::Opened::bridge_protocol`].
     ///
     /// # Errors
     /// [`BufferError::Closed`].
