@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::alert::Alerts;
-use crate::api::{Api, Guard, Host, Retention};
 use crate::audit::{self, Audit};
 use crate::auth::KeyFolder;
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
 use crate::dispatch::{self, Dispatch, Notifications, Notifier, Rate};
+use crate::http::{Api, Guard, Host, Retention};
 use crate::ingest::{Counters, Ingest, Sides};
 use crate::intake::{Broker, inbox};
 use crate::metrics::{ApiMeters, IngestMeters, IntakeMeters, LedgerMeters, StoreCollector};

@@ -3,18 +3,20 @@
 
 use std::time::Duration;
 
+use api::commands::{NewCommand, SendCommand};
+use api::{Endpoint as _, OfDevice};
 use clap::{Args, Subcommand};
 use schema::DeviceId;
 use schema::message::RejectReason;
 use serde_json::{Value, json};
 
-use crate::api::{self, Pages, Path};
+use crate::client::{self, Path, RawPages};
 use crate::labels::{self, Change, Label};
 use crate::output::{self, Column, Confirm, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column<Value>; 5] = [
     Column::new("DEVICE", |device| plain(&device["device"])),
     Column::new("STATE", state),
     Column::new("LAST SEEN", |device| instant(&device["last_seen"])),
@@ -144,22 +146,22 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             if *retired {
                 path = path.with("retired", true);
             }
-            let pages = Pages::new(path, "devices", *limit as usize);
-            return session.list(pages, &COLUMNS).await;
+            let pages = RawPages::new(path, "devices", *limit as usize);
+            return session.list_raw(pages, &COLUMNS).await;
         }
-        Action::Show { device } => session.api()?.get(&api::device(device, "")).await?,
+        Action::Show { device } => session.api()?.get(&client::device(device, "")).await?,
         Action::Label { device, changes } => {
             let body = json!({ "labels": labels::patch(changes) });
-            let path = api::device(device, "");
+            let path = client::device(device, "");
             session.api()?.patch(&path, &body, None).await?
         }
         Action::Retire { device, confirm } => {
             confirm.ask(&format!("retire {device} and withdraw its commands"))?;
-            let path = api::device(device, "/retire");
+            let path = client::device(device, "/retire");
             session.api()?.post(&path, None).await?
         }
         Action::Reinstate { device } => {
-            let path = api::device(device, "/reinstate");
+            let path = client::device(device, "/reinstate");
             session.api()?.post(&path, None).await?
         }
         Action::Requeue(what) => return what.send(session, "requeue").await,
@@ -169,7 +171,7 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             return what.send(session, "discard").await;
         }
     };
-    session.show(&answer, show)
+    session.show_raw(&answer, show)
 }
 
 impl Quarantine {
@@ -179,16 +181,17 @@ impl Quarantine {
             Some(reason) => json!({ "reason": reason }),
             None => json!({}),
         };
-        let body = json!({
-            "name": name,
-            "arguments": arguments,
-            "ttl_seconds": self.ttl.as_secs(),
-        });
-        let device = &self.device;
-        let path = api::device(device, "/commands");
-        let answer = session.api()?.post_once(&path, &body).await?;
-        session.show(&answer, |answer| {
-            let id = plain(&answer["id"]);
+        let body = NewCommand {
+            name: name.to_owned(),
+            arguments,
+            ttl_seconds: Some(self.ttl.as_secs()),
+            priority: 0,
+        };
+        let device = self.device.clone();
+        let request = SendCommand::at(OfDevice { device }).body(body);
+        let answer = session.api()?.ask_once(&request).await?;
+        session.show(&answer, |command| {
+            let (device, id) = (&self.device, plain(&command.id));
             output::print(&format!(
                 "{name} is on its way to {device}: `tideline command show {device} {id} --watch`"
             ));

@@ -1,5 +1,7 @@
 //! Labels as they are typed: `site=lyon` to set or to look for one, `site-` to take one away.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 /// A label that is set, or looked for.
@@ -39,11 +41,9 @@ pub(crate) fn change(text: &str) -> Result<Change, String> {
 }
 
 /// As the API takes what is looked for.
-pub(crate) fn object(labels: &[Label]) -> Value {
-    let pairs = labels
-        .iter()
-        .map(|label| (label.key.clone(), Value::from(label.value.clone())));
-    Value::Object(pairs.collect::<Map<_, _>>())
+pub(crate) fn object(labels: &[Label]) -> BTreeMap<String, String> {
+    let labels = labels.iter().cloned();
+    labels.map(|Label { key, value }| (key, value)).collect()
 }
 
 /// As the API takes changes: a merge patch.
@@ -86,7 +86,8 @@ mod tests {
             assert!(change(wrong).is_err(), "{wrong}");
         }
         assert!(label("old-").is_err());
-        assert_eq!(object(&[label("a=1").unwrap()]), json!({"a": "1"}));
+        let one = object(&[label("a=1").unwrap()]);
+        assert_eq!(json!(one), json!({"a": "1"}));
         assert_eq!(line(&json!({"a": "1", "b": "2"})), "a=1 b=2");
     }
 }

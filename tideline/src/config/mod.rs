@@ -13,7 +13,7 @@ use schema::DeviceId;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, sleep};
 
-use crate::api::{self, Pages, Path};
+use crate::client::{self, Path, RawPages};
 use crate::output::{Column, instant, plain};
 use crate::session::{self, Outcome, Session};
 
@@ -21,7 +21,7 @@ use crate::session::{self, Outcome, Session};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a history shows.
-const HISTORY: [Column; 4] = [
+const HISTORY: [Column<Value>; 4] = [
     Column::new("AT", |change| instant(&change["changed_at"])),
     Column::new("BY", |change| plain(&change["changed_by"])),
     Column::new("KEY", |change| plain(&change["key"])),
@@ -158,8 +158,8 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
         Action::History { whose, key, limit } => {
             let path = Target::of(whose)?.path("/config/history");
             let path = path.with_some("key", key.as_ref());
-            let pages = Pages::new(path, "changes", *limit as usize);
-            return session.list(pages, &HISTORY).await;
+            let pages = RawPages::new(path, "changes", *limit as usize);
+            return session.list_raw(pages, &HISTORY).await;
         }
         Action::Show { whose, wait } => {
             let target = Target::of(whose)?;
@@ -213,7 +213,7 @@ impl Target {
 
     fn path(&self, below: &str) -> Path {
         match self {
-            Self::Device(device) => api::device(device, below),
+            Self::Device(device) => client::device(device, below),
             Self::Group(name) => Path::new("groups").segment(name).then(below),
         }
     }
@@ -264,7 +264,7 @@ async fn follow(
         let is_in_force = show::is_in_force(&answer);
         let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
         if is_in_force || is_over {
-            let shown = session.show(&answer, |answer| {
+            let shown = session.show_raw(&answer, |answer| {
                 show::print(answer, matches!(target, Target::Device(_)));
             });
             if deadline.is_some() && !is_in_force {

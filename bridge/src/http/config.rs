@@ -111,7 +111,7 @@ pub(crate) async fn show(
         ("if-match" = Option<String>, Header, description = "The `etag` of the state that is to be changed"),
     ),
     request_body = std::collections::BTreeMap<String, serde_json::Value>,
-    responses((status = 200, body = ConfigBody, headers(("etag" = String, description = "Names this state of the configuration"))), (status = 409, description = "The device is retired.", body = Problem, content_type = "application/problem+json"), (status = 412, description = "Somebody else was faster.", body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, body = ConfigBody, headers(("etag" = String, description = "Names this state of the configuration"))), (status = 409, description = "The device is retired.", body = api::Problem, content_type = "application/problem+json"), (status = 412, description = "Somebody else was faster.", body = api::Problem, content_type = "application/problem+json"))
 )]
 pub(crate) async fn change(
     State(store): Shared,

@@ -125,7 +125,7 @@ pub(crate) async fn one(
     request_body = DevicePatch,
     responses(
         (status = 200, body = DeviceBody),
-        (status = 422, description = "The device would have too many labels.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The device would have too many labels.", body = api::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn change(

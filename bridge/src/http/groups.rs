@@ -126,8 +126,8 @@ pub(crate) async fn show(
     request_body = std::collections::BTreeMap<String, serde_json::Value>,
     responses(
         (status = 200, body = GroupConfig, headers(("etag" = String, description = "Names this state of the configuration"))),
-        (status = 412, description = "Somebody else was faster.", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The group is too large for so many keys at once.", body = Problem, content_type = "application/problem+json"),
+        (status = 412, description = "Somebody else was faster.", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The group is too large for so many keys at once.", body = api::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn change(
