@@ -14,12 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::alert::{AlertMeters, Alerts};
-use crate::api::{Api, Guard, Host, Retention};
 use crate::audit::{self, Audit};
 use crate::auth::{AuthMeters, KeyFolder};
 use crate::config::{Config, Http};
 use crate::direct::{Direct, direct};
 use crate::dispatch::{self, Dispatch, DispatchMeters, Notifications, Notifier, Rate};
+use crate::http::{Api, Guard, Host, Retention};
 use crate::ingest::{AckPublisher, Counters, Ingest, IngestMeters, Persistence, Sides};
 use crate::intake::{Broker, IntakeMeters, inbox};
 use crate::store_collector::StoreCollector;

@@ -12,12 +12,11 @@
 //! the devices without knowing of each other.
 //!
 //! Reading order: [`admit`] and [`pipeline`] (pure) → [`ingest`] (the loop around them) →
-//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `dispatch` (commands, configuration) and `alert` → [`auth`], [`api`] → [`app`], [`config`],
+//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `dispatch` (commands, configuration) and `alert` → [`auth`], [`http`] → [`app`], [`config`],
 //! [`cli`].
 
 pub mod admit;
 mod alert;
-pub mod api;
 pub mod app;
 mod audit;
 pub mod auth;
@@ -25,6 +24,7 @@ pub mod cli;
 pub mod config;
 mod direct;
 mod dispatch;
+pub mod http;
 pub mod ingest;
 pub mod intake;
 pub mod pipeline;

@@ -3,12 +3,14 @@
 use clap::{Args, Subcommand, ValueEnum};
 use schema::DeviceId;
 
-use crate::api::{Pages, Path};
+use serde_json::Value;
+
+use crate::client::{Path, RawPages};
 use crate::output::{self, Column, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column; 7] = [
+const COLUMNS: [Column<Value>; 7] = [
     Column::new("ALERT", |alert| plain(&alert["id"])),
     Column::new("OPENED", |alert| instant(&alert["opened_at"])),
     Column::new("STATE", |alert| plain(&alert["state"])),
@@ -74,13 +76,13 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             let path = Path::new("alerts")
                 .with_typed("state", *state)
                 .with_some("device", device.as_ref());
-            let pages = Pages::new(path, "alerts", *limit as usize);
-            session.list(pages, &COLUMNS).await
+            let pages = RawPages::new(path, "alerts", *limit as usize);
+            session.list_raw(pages, &COLUMNS).await
         }
         Action::Acknowledge { alert } => {
             let path = Path::new("alerts").segment(alert).then("/acknowledge");
             let answer = session.api()?.post(&path, None).await?;
-            session.show(&answer, |answer| {
+            session.show_raw(&answer, |answer| {
                 let by = plain(&answer["acknowledged_by"]);
                 output::print(&format!("{alert}  {}, by {by}", plain(&answer["state"])));
             })

@@ -2,12 +2,14 @@
 
 use clap::Args;
 
-use crate::api::{Pages, Path};
+use serde_json::Value;
+
+use crate::client::{Path, RawPages};
 use crate::output::{Column, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column<Value>; 6] = [
     Column::new("AT", |entry| instant(&entry["at"])),
     Column::new("ACTOR", |entry| plain(&entry["actor"])),
     Column::new("ACTION", |entry| plain(&entry["action"])),
@@ -30,6 +32,6 @@ pub struct Options {
 
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
-    let pages = Pages::new(Path::new("audit"), "entries", options.limit as usize);
-    session.list(pages, &COLUMNS).await
+    let pages = RawPages::new(Path::new("audit"), "entries", options.limit as usize);
+    session.list_raw(pages, &COLUMNS).await
 }

@@ -14,7 +14,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use daemon::{Failure, lifecycle};
 
-use crate::api::Reach;
+use crate::client::Reach;
 use crate::session::{Outcome, Session};
 use crate::{
     alert, audit, command, completions, config, data, dead_letter, decode, device, ledger, status,

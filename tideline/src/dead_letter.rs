@@ -4,12 +4,12 @@ use clap::{Args, Subcommand};
 use schema::DeviceId;
 use serde_json::Value;
 
-use crate::api::{Pages, Path};
+use crate::client::{Path, RawPages};
 use crate::output::{self, Column, Confirm, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column; 6] = [
+const COLUMNS: [Column<Value>; 6] = [
     Column::new("LETTER", |letter| plain(&letter["id"])),
     Column::new("RECEIVED", |letter| instant(&letter["received_at"])),
     Column::new("DEVICE", |letter| plain(&letter["device"])),
@@ -69,24 +69,24 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
         Action::List { device, limit } => {
             let path = Path::new("dead-letters").with_some("device", device.as_ref());
-            let pages = Pages::new(path, "dead_letters", *limit as usize);
-            session.list(pages, &COLUMNS).await
+            let pages = RawPages::new(path, "dead_letters", *limit as usize);
+            session.list_raw(pages, &COLUMNS).await
         }
         Action::Show { letter } => {
             let answer = session.api()?.get(&at(letter)).await?;
-            session.show(&answer, show)
+            session.show_raw(&answer, show)
         }
         Action::Retry { letter } => {
             let path = at(letter).then("/retry");
             let answer = session.api()?.post(&path, None).await?;
             let done = format!("{letter} is in the database, and no dead letter any more");
-            session.show(&answer, |_| output::print(&done))
+            session.show_raw(&answer, |_| output::print(&done))
         }
         Action::Discard { letter, confirm } => {
             confirm.ask(&format!("throw {letter} away for ever"))?;
             let answer = session.api()?.delete(&at(letter)).await?;
             let done = format!("{letter} is thrown away");
-            session.show(&answer, |_| output::print(&done))
+            session.show_raw(&answer, |_| output::print(&done))
         }
     }
 }

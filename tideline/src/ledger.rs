@@ -8,7 +8,7 @@ use schema::{Balance, DeviceId, SeqRange};
 use serde::Deserialize;
 
 use crate::accounted::{Exceptions, sentences};
-use crate::api::{self, Path, unreadable};
+use crate::client::{self, Path, unreadable};
 use crate::output::{self, Confirm, form, many};
 use crate::session::{Outcome, Session, verdict, wrong};
 
@@ -184,7 +184,7 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     let verify = options.verify.then_some(true);
     let path = match &options.device {
         None => Path::new("ledger"),
-        Some(device) => api::device(device, "/ledger").with_some("verify", verify),
+        Some(device) => client::device(device, "/ledger").with_some("verify", verify),
     };
     let answer = session.api()?.get(&path).await?;
     let is_shown = !session.print_json(&answer);
@@ -216,7 +216,7 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
 
 async fn accept_loss(device: &DeviceId, confirm: &Confirm, session: &mut Session) -> Outcome {
     confirm.ask(&format!("enter what is missing of {device} as discarded"))?;
-    let path = api::device(device, "/ledger/accept-loss");
+    let path = client::device(device, "/ledger/accept-loss");
     let answer = session.api()?.post(&path, None).await?;
     if session.print_json(&answer) {
         return Ok(ExitCode::SUCCESS);

@@ -11,9 +11,9 @@
 
 mod accounted;
 pub mod alert;
-mod api;
 pub mod audit;
 pub mod cli;
+mod client;
 pub mod command;
 pub mod completions;
 pub mod config;

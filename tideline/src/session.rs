@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use daemon::{Class, Failure};
 use serde_json::Value;
 
-use crate::api::{Api, Pages, Reach};
+use api::{Endpoint, Listing as List, Paged};
+
+use crate::client::{Answered, Api, Entry, Pages, RawPages, Reach};
 use crate::output::{self, Column, Listing};
 
 /// How a command ends.
@@ -55,8 +57,38 @@ impl Session {
         self.is_json()
     }
 
+    /// Prints an answer: as JSON, or as `print` shows it to people.
+    pub(crate) fn show<T>(&self, answer: &Answered<T>, print: impl FnOnce(&T)) -> Outcome {
+        if !self.print_json(&answer.raw) {
+            print(&answer.body);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Prints a list, page after page.
+    pub(crate) async fn list<E>(
+        &mut self,
+        mut pages: Pages<E>,
+        columns: &[Column<<E::Answer as List>::Entry>],
+    ) -> Outcome
+    where
+        E: Endpoint<Answer: List, Query: Paged>,
+    {
+        let mut listing = Listing::new(columns, self.is_json());
+        while let Some(entries) = pages.next(self.api()?).await? {
+            for Entry { raw, body } in &entries {
+                listing.push(raw, body);
+            }
+        }
+        listing.end();
+        if pages.is_cut() {
+            eprintln!("there may be more: ask for them with a higher --limit");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
     /// Prints an answer: as JSON, or as `tell` says it to people.
-    pub(crate) fn show(&self, answer: &Value, tell: impl FnOnce(&Value)) -> Outcome {
+    pub(crate) fn show_raw(&self, answer: &Value, tell: impl FnOnce(&Value)) -> Outcome {
         if !self.print_json(answer) {
             tell(answer);
         }
@@ -64,11 +96,15 @@ impl Session {
     }
 
     /// Prints a list, page after page.
-    pub(crate) async fn list(&mut self, mut pages: Pages, columns: &[Column]) -> Outcome {
+    pub(crate) async fn list_raw(
+        &mut self,
+        mut pages: RawPages,
+        columns: &[Column<Value>],
+    ) -> Outcome {
         let mut listing = Listing::new(columns, self.is_json());
         while let Some(entries) = pages.next(self.api()?).await? {
             for entry in &entries {
-                listing.push(entry);
+                listing.push(entry, entry);
             }
         }
         listing.end();

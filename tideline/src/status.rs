@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use crate::api::Path;
+use crate::client::Path;
 use crate::output::{self, plain};
 use crate::session::{Outcome, Session};
 
@@ -21,7 +21,7 @@ pub(crate) async fn run(session: &mut Session) -> Outcome {
     let mut answer = api.get(&Path::new("status")).await?;
     // What became of the readings is a question of its own, for it reads the whole ledger.
     answer["ledger"] = api.get(&Path::new("ledger")).await?;
-    session.show(&answer, |answer| {
+    session.show_raw(&answer, |answer| {
         let mut facts = Vec::new();
         flatten("", answer, &mut facts);
         output::facts(&facts);

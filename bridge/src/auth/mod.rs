@@ -4,14 +4,13 @@
 //! token says of its own algorithm is compared, never followed. Keys are files, one for each
 //! `kid`: whoever issues tokens has `KID.key`, a bridge needs `KID.pub` alone.
 //!
-//! Reading order: [`role`] → [`token`] (texts and their check, pure) → [`keys`] (the folder).
+//! Reading order: [`api::access`] (roles) → [`token`] (texts and their check, pure) → [`keys`] (the folder).
 
 pub mod keys;
 mod meters;
-pub mod role;
 pub mod token;
 
+pub use api::{Access, Role};
 pub use keys::{KeyFolder, KeyFolderError};
 pub(crate) use meters::AuthMeters;
-pub use role::{Access, Role};
 pub use token::{Claims, Refused, SigningKey, VerifyingKey};

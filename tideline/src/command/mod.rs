@@ -5,25 +5,30 @@ mod watch;
 
 use std::time::Duration;
 
+use api::commands::{
+    CancelCommand, CommandBody, ListCommands, NewCommand, OfDevicesCommand, SendCommand,
+};
+use api::fan_out::{CancelMany, NewFanOutBody, SendToMany};
+use api::{Endpoint as _, Nothing, OfCommand, OfDevice, Request};
 use clap::{Args, Subcommand};
 use daemon::Failure;
 use schema::DeviceId;
 use schema::message::CommandId;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::api::{self, Pages, Path, json_of};
+use crate::client::{Pages, json_of};
 use crate::labels::{self, Label};
 use crate::output::{Column, instant, plain};
 use crate::session::{self, Outcome, Session};
-use watch::{Watched, follow};
+use watch::{Shown, Watched, follow};
 
 /// What a list shows.
-const COLUMNS: [Column; 5] = [
-    Column::new("COMMAND", |command| plain(&command["id"])),
-    Column::new("CREATED", |command| instant(&command["created_at"])),
-    Column::new("STATE", |command| plain(&command["state"])),
-    Column::new("NAME", |command| plain(&command["name"])),
-    Column::new("BY", |command| plain(&command["created_by"])),
+const COLUMNS: [Column<CommandBody>; 5] = [
+    Column::new("COMMAND", |command| plain(&command.id)),
+    Column::new("CREATED", |command| instant(&command.created_at)),
+    Column::new("STATE", |command| plain(&command.state)),
+    Column::new("NAME", |command| plain(&command.name)),
+    Column::new("BY", |command| plain(&command.created_by)),
 ];
 
 /// Commands for devices.
@@ -113,59 +118,76 @@ struct Which {
 
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
-    let (watched, answer, watch) = match &options.action {
+    let (watched, shown, watch) = match &options.action {
         Action::Send(send) => {
-            let (place, body) = send.parse()?;
-            let answer = session.api()?.post_once(&place, &body).await?;
-            (Watched::of(place, &answer), answer, send.watch)
+            let (watched, shown) = match send.parse()? {
+                What::One(request) => {
+                    let answer = session.api()?.ask_once(&request).await?;
+                    let watched = Watched::one(request.path.device, &answer.id)?;
+                    (watched, Some(Shown::One(answer)))
+                }
+                What::Many(request) => {
+                    let answer = session.api()?.ask_once(&request).await?;
+                    // It is not its summary yet.
+                    (Watched::many(&answer.id)?, None)
+                }
+            };
+            (watched, shown, send.watch)
         }
-        Action::Show(which) => {
-            let watched = which.parse()?;
-            let answer = session.api()?.get(&watched.path()).await?;
-            (watched, answer, which.watch)
-        }
+        Action::Show(which) => (which.parse()?, None, which.watch),
         Action::Cancel(which) => {
             let watched = which.parse()?;
-            let cancel = watched.path().then("/cancel");
-            let answer = session.api()?.post(&cancel, None).await?;
-            (watched, answer, which.watch)
+            let api = session.api()?;
+            let shown = match &watched {
+                Watched::One(of) => Shown::One(api.ask(&CancelCommand::at(of.clone())).await?),
+                Watched::Many(of) => Shown::Many(api.ask(&CancelMany::at(*of)).await?),
+            };
+            (watched, Some(shown), which.watch)
         }
         Action::List { device, limit } => {
-            let path = api::device(device, "/commands");
-            let pages = Pages::large(path, "commands", *limit as usize);
-            return session.list(pages, &COLUMNS).await;
+            let device = device.clone();
+            let list = Pages::large(ListCommands::at(OfDevice { device }), *limit as usize);
+            return session.list(list, &COLUMNS).await;
         }
     };
-    follow(session, watched, answer, watch).await
+    follow(session, watched, shown, watch).await
+}
+
+/// What is sent, and to whom.
+#[derive(Debug)]
+enum What {
+    One(Request<SendCommand>),
+    Many(Request<SendToMany>),
 }
 
 impl Send {
-    /// Where it is posted, and what.
-    fn parse(&self) -> Result<(Path, Value), Failure> {
+    fn parse(&self) -> Result<What, Failure> {
         let is_fan_out = self.all || !self.label.is_empty();
-        let mut body = json!({
-            "arguments": self.arguments,
-            "ttl_seconds": self.ttl.as_secs(),
-            "priority": self.priority,
-        });
         match (self.words.as_slice(), is_fan_out) {
             ([name], true) => {
-                body["name"] = name.as_str().into();
-                body["labels"] = labels::object(&self.label);
-                if self.all {
-                    body["all"] = true.into();
-                }
-                if let Some(rate) = self.per_second {
-                    body["per_second"] = rate.into();
-                }
-                Ok((Path::new("commands"), body))
+                let body = NewFanOutBody {
+                    labels: labels::object(&self.label),
+                    all: self.all,
+                    name: name.clone(),
+                    arguments: self.arguments.clone(),
+                    ttl_seconds: Some(self.ttl.as_secs()),
+                    priority: self.priority,
+                    per_second: self.per_second.map(f64::from),
+                };
+                Ok(What::Many(SendToMany::at(Nothing {}).body(body)))
             }
             ([_, _], true) => Err(wrong(
                 "give either a device or --label and --all, and then the command's name",
             )),
             ([device, name], false) if self.per_second.is_none() => {
-                body["name"] = name.as_str().into();
-                Ok((api::device(&device_of(device)?, "/commands"), body))
+                let device = device_of(device)?;
+                let body = NewCommand {
+                    name: name.clone(),
+                    arguments: self.arguments.clone(),
+                    ttl_seconds: Some(self.ttl.as_secs()),
+                    priority: self.priority,
+                };
+                Ok(What::One(SendCommand::at(OfDevice { device }).body(body)))
             }
             ([_, _], false) => Err(wrong("--per-second is for --label and --all")),
             _ => Err(wrong(
@@ -177,16 +199,18 @@ impl Send {
 
 impl Which {
     fn parse(&self) -> Result<Watched, Failure> {
-        let id_of = |text: &str| {
+        let command = |text: &str| {
             text.parse::<CommandId>()
                 .map_err(|error| wrong(&format!("{text:?} {error}")))
         };
         match self.words.as_slice() {
-            [device, id] => {
-                let path = api::device(&device_of(device)?, "/commands");
-                Ok(Watched::new(path, &id_of(id)?.to_string()))
-            }
-            [id] => Ok(Watched::new(Path::new("commands"), &id_of(id)?.to_string())),
+            [device, id] => Ok(Watched::One(OfDevicesCommand {
+                device: device_of(device)?,
+                command: command(id)?,
+            })),
+            [id] => Ok(Watched::Many(OfCommand {
+                command: command(id)?,
+            })),
             _ => Err(wrong("give a device and a command, or a command alone")),
         }
     }
@@ -204,6 +228,7 @@ fn wrong(reason: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use serde_json::json;
 
     use super::*;
 
@@ -216,12 +241,17 @@ mod tests {
     fn send(words: &[&str]) -> Result<(String, Value), String> {
         let words = std::iter::once("send").chain(words.iter().copied());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
-        let (path, body) = line.send.parse().map_err(|failure| failure.to_string())?;
-        Ok((path.to_string(), body))
+        let what = line.send.parse().map_err(|failure| failure.to_string())?;
+        let (target, body) = match what {
+            What::One(request) => (request.target(), request.json()),
+            What::Many(request) => (request.target(), request.json()),
+        };
+        let body = serde_json::from_slice(&body.unwrap().unwrap()).unwrap();
+        Ok((target.unwrap(), body))
     }
 
     #[test]
-    fn one_device_is_told() {
+    fn a_command_goes_to_one_device() {
         let (path, body) = send(&["press-7", "ping", "--ttl", "10m"]).unwrap();
         assert_eq!(path, "/api/v1/devices/press-7/commands");
         assert_eq!(
@@ -231,13 +261,13 @@ mod tests {
     }
 
     #[test]
-    fn many_devices_are_told() {
+    fn a_command_goes_to_many_devices() {
         let (path, body) = send(&["--label", "site=lyon", "ping", "--per-second", "5"]).unwrap();
         assert_eq!(path, "/api/v1/commands");
         assert_eq!(body["labels"], json!({"site": "lyon"}));
         assert_eq!(
             (&body["per_second"], &body["all"]),
-            (&json!(5), &Value::Null)
+            (&json!(5.0), &Value::Null)
         );
         let (_, body) = send(&["--all", "ping"]).unwrap();
         assert_eq!((&body["labels"], &body["all"]), (&json!({}), &json!(true)));

@@ -2,40 +2,118 @@
 
 use std::time::Duration;
 
+use api::commands::{CommandBody, OfDevicesCommand, ShowCommand};
+use api::fan_out::{FanOutBody, ShowMany};
+use api::{Endpoint as _, OfCommand};
+use daemon::{Class, Failure};
+use schema::DeviceId;
+use schema::message::CommandId;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::api::Path;
+use crate::client::{Answered, Api};
 use crate::output::{self, Progress, bar, clean_lines, plain};
 use crate::session::{Outcome, Session, verdict};
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// A command, by its address.
+/// A command, by its place.
 #[derive(Debug)]
-pub(super) struct Watched {
-    path: Path,
-    id: String,
+pub(super) enum Watched {
+    One(OfDevicesCommand),
+    Many(OfCommand),
+}
+
+/// How a command stands.
+#[derive(Debug)]
+pub(super) enum Shown {
+    One(Answered<CommandBody>),
+    Many(Answered<FanOutBody>),
 }
 
 impl Watched {
-    /// The command with this id, in the list at a path.
-    pub(super) fn new(path: Path, id: &str) -> Self {
-        Self {
-            path,
-            id: id.to_owned(),
+    /// The command of a device that a bridge gave this id.
+    pub(super) fn one(device: DeviceId, id: &str) -> Result<Self, Failure> {
+        let command = command_id(id)?;
+        Ok(Self::One(OfDevicesCommand { device, command }))
+    }
+
+    /// The command to many devices that a bridge gave this id.
+    pub(super) fn many(id: &str) -> Result<Self, Failure> {
+        let command = command_id(id)?;
+        Ok(Self::Many(OfCommand { command }))
+    }
+
+    fn id(&self) -> CommandId {
+        match self {
+            Self::One(of) => of.command,
+            Self::Many(of) => of.command,
         }
     }
 
-    /// The command that was just posted to the list at a path.
-    pub(super) fn of(path: Path, answer: &Value) -> Self {
-        Self::new(path, answer["id"].as_str().unwrap_or_default())
+    async fn look(&self, api: &mut Api, patiently: bool) -> Result<Shown, Failure> {
+        match self {
+            Self::One(of) => {
+                let request = ShowCommand::at(of.clone());
+                let answer = match patiently {
+                    true => api.ask_patiently(&request).await,
+                    false => api.ask(&request).await,
+                };
+                answer.map(Shown::One)
+            }
+            Self::Many(of) => {
+                let request = ShowMany::at(*of);
+                let answer = match patiently {
+                    true => api.ask_patiently(&request).await,
+                    false => api.ask(&request).await,
+                };
+                answer.map(Shown::Many)
+            }
+        }
+    }
+}
+
+fn command_id(text: &str) -> Result<CommandId, Failure> {
+    text.parse()
+        .map_err(|error| Failure::new(Class::Data, "understand the bridge's answer").because(error))
+}
+
+impl Shown {
+    fn raw(&self) -> &Value {
+        match self {
+            Self::One(answer) => &answer.raw,
+            Self::Many(answer) => &answer.raw,
+        }
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> Path {
-        self.path.clone().segment(&self.id)
+    fn has_ended(&self) -> bool {
+        match self {
+            Self::One(answer) => answer.ended,
+            Self::Many(answer) => answer.ended,
+        }
+    }
+
+    fn output(&self) -> &str {
+        match self {
+            Self::One(answer) => &answer.output,
+            Self::Many(_) => "",
+        }
+    }
+
+    fn step(&self, with_bar: bool) -> String {
+        match self {
+            Self::One(answer) => step(answer, with_bar),
+            Self::Many(answer) => step_of_many(answer, with_bar),
+        }
+    }
+
+    /// Whether it did what it should, on every device.
+    fn is_success(&self) -> bool {
+        match self {
+            Self::One(answer) => answer.state == "succeeded",
+            Self::Many(answer) => is_success_of_all(answer),
+        }
     }
 }
 
@@ -43,70 +121,54 @@ impl Watched {
 pub(super) async fn follow(
     session: &mut Session,
     watched: Watched,
-    mut answer: Value,
+    shown: Option<Shown>,
     watch: bool,
 ) -> Outcome {
-    let path = watched.path();
-    // What a fan-out answers first is not its summary yet.
-    if answer["states"].is_null() && answer["state"].is_null() {
-        answer = session.api()?.get(&path).await?;
-    }
+    let mut shown = match shown {
+        Some(shown) => shown,
+        None => watched.look(session.api()?, false).await?,
+    };
     let mut progress = Progress::new();
     loop {
-        let ended = answer["ended"].as_bool().unwrap_or(false);
+        let ended = shown.has_ended();
         if !session.is_json() {
-            let line = step(&answer, watch && progress.is_terminal());
-            progress.tell(format!("{}  {line}", watched.id));
+            let line = shown.step(watch && progress.is_terminal());
+            progress.tell(format!("{}  {line}", watched.id()));
         }
         if ended || !watch {
             break;
         }
         sleep(LOOK_EVERY).await;
-        answer = session.api()?.get_patiently(&path).await?;
+        shown = watched.look(session.api()?, true).await?;
     }
     progress.end();
-    if !session.print_json(&answer)
-        && let Some(text) = answer["output"].as_str()
-        && !text.is_empty()
-    {
-        output::print(&clean_lines(text));
+    if !session.print_json(shown.raw()) && !shown.output().is_empty() {
+        output::print(&clean_lines(shown.output()));
     }
-    Ok(verdict(!watch || is_success(&answer)))
+    Ok(verdict(!watch || shown.is_success()))
 }
 
 /// How a command stands, on one line.
-fn step(answer: &Value, with_bar: bool) -> String {
-    if answer["states"].is_object() {
-        return step_of_many(answer, with_bar);
-    }
-    let state = plain(&answer["state"]);
-    let percent = answer["percent"].as_u64().unwrap_or(0);
-    let withdrawn = match (&answer["withdrawn"], &answer["ended"]) {
-        (Value::Bool(true), Value::Bool(false)) => ", withdrawn",
-        _ => "",
+fn step(command: &CommandBody, with_bar: bool) -> String {
+    let state = plain(&command.state);
+    let withdrawn = match command.withdrawn && !command.ended {
+        true => ", withdrawn",
+        false => "",
     };
-    match state.as_str() {
-        "running" if with_bar => format!("{} {state}{withdrawn}", bar(percent)),
-        "running" if percent > 0 => format!("{state} {percent} %{withdrawn}"),
+    match (state.as_str(), u64::from(command.percent)) {
+        ("running", percent) if with_bar => format!("{} {state}{withdrawn}", bar(percent)),
+        ("running", percent @ 1..) => format!("{state} {percent} %{withdrawn}"),
         _ => format!("{state}{withdrawn}"),
     }
 }
 
 /// How a command stands that went to several devices.
-fn step_of_many(answer: &Value, with_bar: bool) -> String {
-    let states = answer["states"].as_object().into_iter().flatten();
-    let counts: Vec<(&str, u64)> = states
-        .map(|(state, count)| (state.as_str(), count.as_u64().unwrap_or(0)))
-        .filter(|(_, count)| *count > 0)
-        .collect();
-    let devices = answer["devices"].as_u64().unwrap_or(0);
-    let ended: u64 = counts
-        .iter()
-        .filter(|(state, _)| is_end(state))
-        .map(|(_, count)| count)
-        .sum();
-    let texts: Vec<String> = counts
-        .iter()
+fn step_of_many(command: &FanOutBody, with_bar: bool) -> String {
+    let devices = command.devices;
+    let states = command.states.iter().filter(|(_, count)| **count > 0);
+    let ended = states.clone().filter(|(state, _)| is_end(state));
+    let ended: u64 = ended.map(|(_, count)| count).sum();
+    let texts: Vec<String> = states
         .map(|(state, count)| format!("{count} {}", output::clean(state)))
         .collect();
     let bar = match with_bar && devices > 0 {
@@ -128,16 +190,9 @@ fn is_end(state: &str) -> bool {
 }
 
 /// Whether it did what it should, on every device.
-fn is_success(answer: &Value) -> bool {
-    match answer["states"].as_object() {
-        Some(states) => {
-            answer["ended"] == true
-                && states
-                    .iter()
-                    .all(|(state, count)| state == "succeeded" || count == 0)
-        }
-        None => answer["state"] == "succeeded",
-    }
+fn is_success_of_all(command: &FanOutBody) -> bool {
+    let mut states = command.states.iter();
+    command.ended && states.all(|(state, count)| state == "succeeded" || *count == 0)
 }
 
 #[cfg(test)]
@@ -146,41 +201,52 @@ mod tests {
 
     use super::*;
 
+    fn one(changes: Value) -> CommandBody {
+        let mut body = json!({
+            "id": "", "device": "press-7", "name": "ping", "arguments": {}, "priority": 0,
+            "state": "sent", "ended": false, "withdrawn": false, "percent": 0, "output": "",
+            "created_at": "", "created_by": "", "expires_at": "", "sent_times": 1,
+        });
+        let (body_of, changes) = (body.as_object_mut().unwrap(), changes.as_object().unwrap());
+        body_of.extend(changes.clone());
+        serde_json::from_value(body).unwrap()
+    }
+
+    fn many(devices: u64, ended: bool, states: Value) -> FanOutBody {
+        let body = json!({
+            "id": "", "name": "ping", "arguments": {}, "priority": 0, "labels": {}, "per_second": 1.0,
+            "devices": devices, "complete": true, "states": states, "ended": ended,
+            "created_at": "", "created_by": "",
+        });
+        serde_json::from_value(body).unwrap()
+    }
+
     #[test]
     fn steps_are_lines() {
-        let running = json!({"state": "running", "percent": 50, "ended": false});
+        let running = one(json!({"state": "running", "percent": 50}));
         assert_eq!(step(&running, false), "running 50 %");
         assert_eq!(
             step(&running, true),
             "[############············]  50 % running"
         );
-        let stopped = json!({"state": "sent", "ended": false, "withdrawn": true});
+        let stopped = one(json!({"withdrawn": true}));
         assert_eq!(step(&stopped, true), "sent, withdrawn");
-        let many = json!({
-            "devices": 4, "ended": false,
-            "states": {"queued": 1, "sent": 0, "succeeded": 2, "failed": 1},
-        });
-        let line = step(&many, false);
+        let states = json!({"queued": 1, "sent": 0, "succeeded": 2, "failed": 1});
+        let some = many(4, false, states);
+        let line = step_of_many(&some, false);
         for part in ["1 queued", "2 succeeded", "1 failed", "of 4 devices"] {
             assert!(line.contains(part), "{line}");
         }
         assert!(!line.contains("sent"), "{line}");
-        assert!(step(&many, true).contains("75 %"));
-        assert_eq!(
-            step(&json!({"devices": 0, "states": {}}), true),
-            "0 devices"
-        );
+        assert!(step_of_many(&some, true).contains("75 %"));
+        assert_eq!(step_of_many(&many(0, false, json!({})), true), "0 devices");
     }
 
     #[test]
     fn success_is_everybodys() {
-        assert!(is_success(&json!({"state": "succeeded"})));
-        assert!(!is_success(&json!({"state": "unknown"})));
-        let many = |states: Value| json!({"ended": true, "states": states});
-        assert!(is_success(&many(json!({"succeeded": 3, "failed": 0}))));
-        assert!(!is_success(&many(json!({"succeeded": 3, "failed": 1}))));
-        assert!(!is_success(
-            &json!({"ended": false, "states": {"succeeded": 1}})
-        ));
+        let is_success = |states| is_success_of_all(&many(3, true, states));
+        assert!(is_success(json!({"succeeded": 3, "failed": 0})));
+        assert!(!is_success(json!({"succeeded": 3, "failed": 1})));
+        assert!(!is_success_of_all(&many(1, false, json!({"succeeded": 1}))));
     }
 }

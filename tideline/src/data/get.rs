@@ -11,7 +11,7 @@ use schema::{DeviceId, SensorName};
 use serde_json::Value;
 
 use super::{READING, Span};
-use crate::api::{self, Api, Pages, Path};
+use crate::client::{self, Api, Path, RawPages};
 use crate::output::{self, Table};
 use crate::session::{Outcome, Session};
 
@@ -135,7 +135,7 @@ async fn each_page(
     limit: usize,
     write: &mut impl FnMut(Vec<Value>) -> Result<(), Failure>,
 ) -> Result<Option<String>, Failure> {
-    let pages = Pages::large(get.path(), "readings", limit);
+    let pages = RawPages::large(get.path(), "readings", limit);
     let mut pages = pages.after(get.after.as_deref());
     while let Some(readings) = pages.next(api).await? {
         write(readings)?;
@@ -143,7 +143,7 @@ async fn each_page(
     Ok(pages.place().map(str::to_owned))
 }
 
-/// Pages of lines; the head of the first one counts for all.
+/// RawPages of lines; the head of the first one counts for all.
 async fn csv(
     get: &Get,
     api: &mut Api,
@@ -221,7 +221,7 @@ async fn arrow(
 
 impl Get {
     fn path(&self) -> Path {
-        let path = api::device(&self.device, "/telemetry")
+        let path = client::device(&self.device, "/telemetry")
             .with_some("sensor", self.sensor.as_ref())
             .with_typed("order", Some(self.order));
         self.span.on(path)

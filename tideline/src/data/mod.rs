@@ -8,13 +8,15 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use schema::{DeviceId, SensorName};
 
-use crate::api::{self, Pages, Path};
+use serde_json::Value;
+
+use crate::client::{self, Path, RawPages};
 use crate::moment::{Moment, moment};
 use crate::output::{Column, Listing, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What readings show.
-const READING: [Column; 5] = [
+const READING: [Column<Value>; 5] = [
     Column::new("OBSERVED", |reading| plain(&reading["observed_at"])),
     Column::new("SENSOR", |reading| plain(&reading["sensor"])),
     Column::new("VALUE", |reading| plain(&reading["value"])),
@@ -23,7 +25,7 @@ const READING: [Column; 5] = [
 ];
 
 /// What aggregates show.
-const BUCKET: [Column; 7] = [
+const BUCKET: [Column<Value>; 7] = [
     Column::new("FROM", |bucket| instant(&bucket["start"])),
     Column::new("COUNT", |bucket| plain(&bucket["count"])),
     Column::new("MIN", |bucket| plain(&bucket["min"])),
@@ -34,7 +36,7 @@ const BUCKET: [Column; 7] = [
 ];
 
 /// What conflicts show.
-const CONFLICT: [Column; 6] = [
+const CONFLICT: [Column<Value>; 6] = [
     Column::new("OBSERVED", |found| plain(&found["loser"]["observed_at"])),
     Column::new("SENSOR", |found| plain(&found["loser"]["sensor"])),
     Column::new("LOST", |found| plain(&found["loser"]["value"])),
@@ -121,11 +123,11 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
         Action::Get(get) => get::run(get, session).await,
         Action::Latest { device } => {
-            let path = api::device(device, "/telemetry/latest");
+            let path = client::device(device, "/telemetry/latest");
             let answer = session.api()?.get(&path).await?;
             let mut listing = Listing::new(&READING, session.is_json());
             for reading in answer["readings"].as_array().into_iter().flatten() {
-                listing.push(reading);
+                listing.push(reading, reading);
             }
             listing.end();
             Ok(ExitCode::SUCCESS)
@@ -137,17 +139,17 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             bucket,
             limit,
         } => {
-            let path = api::device(device, "/telemetry/aggregates")
+            let path = client::device(device, "/telemetry/aggregates")
                 .with("sensor", sensor)
                 .with("bucket", bucket);
-            let pages = Pages::new(span.on(path), "buckets", *limit as usize);
-            session.list(pages, &BUCKET).await
+            let pages = RawPages::new(span.on(path), "buckets", *limit as usize);
+            session.list_raw(pages, &BUCKET).await
         }
         Action::Send(send) => send::run(send, session).await,
         Action::Conflicts { device, limit } => {
-            let path = api::device(device, "/conflicts");
-            let pages = Pages::large(path, "conflicts", *limit as usize);
-            session.list(pages, &CONFLICT).await
+            let path = client::device(device, "/conflicts");
+            let pages = RawPages::large(path, "conflicts", *limit as usize);
+            session.list_raw(pages, &CONFLICT).await
         }
     }
 }

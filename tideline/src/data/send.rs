@@ -11,7 +11,7 @@ use schema::{DeviceId, Epoch};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api;
+use crate::client;
 use crate::output;
 use crate::session::{Outcome, Session, verdict};
 
@@ -73,7 +73,7 @@ pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
         readings,
     } = send.understand(&text)?;
     let api = session.api()?;
-    let path = api::device(&send.device, "/readings");
+    let path = client::device(&send.device, "/readings");
     let mut committed = Vec::new();
     let mut refused = Vec::new();
     let mut seq = first;
@@ -96,7 +96,7 @@ pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
                     _ => failure,
                 }
             })?)
-            .map_err(api::unreadable)?;
+            .map_err(client::unreadable)?;
         committed.extend(answer.committed);
         refused.extend(answer.refused.unwrap_or(answer.rejected));
         seq += chunk.len() as u64;

@@ -50,20 +50,56 @@ pub(crate) const fn form(count: u64, of_one: &'static str, of_many: &'static str
     }
 }
 
-/// A value for people: texts without quotes, nothing as a hyphen.
-pub(crate) fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => clean(text),
-        value => clean(&value.to_string()),
+/// What an answer holds, as people read it.
+pub(crate) trait Plain {
+    /// Its text as it came; nothing is `None`.
+    fn text(&self) -> Option<String>;
+}
+
+impl Plain for str {
+    fn text(&self) -> Option<String> {
+        Some(self.to_owned())
     }
 }
 
+impl Plain for String {
+    fn text(&self) -> Option<String> {
+        Some(self.clone())
+    }
+}
+
+impl Plain for u64 {
+    fn text(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Plain for Value {
+    fn text(&self) -> Option<String> {
+        match self {
+            Self::Null => None,
+            Self::String(text) => Some(text.clone()),
+            value => Some(value.to_string()),
+        }
+    }
+}
+
+impl<T: Plain> Plain for Option<T> {
+    fn text(&self) -> Option<String> {
+        self.as_ref().and_then(Plain::text)
+    }
+}
+
+/// A value for people: texts without quotes, nothing as a hyphen.
+pub(crate) fn plain(value: &(impl Plain + ?Sized)) -> String {
+    let text = value.text();
+    text.map_or_else(|| "-".to_owned(), |text| clean(&text))
+}
+
 /// A point in time for people: seconds are enough.
-pub(crate) fn instant(value: &Value) -> String {
-    let parsed = value
-        .as_str()
-        .and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
+pub(crate) fn instant(value: &(impl Plain + ?Sized)) -> String {
+    let text = value.text();
+    let parsed = text.and_then(|text| OffsetDateTime::parse(&text, &Rfc3339).ok());
     match parsed.and_then(|time| time.replace_nanosecond(0).ok()) {
         Some(time) => time.format(&Rfc3339).unwrap_or_else(|_| plain(value)),
         None => plain(value),
@@ -96,12 +132,13 @@ mod tests {
     #[test]
     fn values_and_instants_are_short() {
         assert_eq!(plain(&Value::Null), "-");
-        assert_eq!(plain(&"text".into()), "text");
-        assert_eq!(plain(&1.5.into()), "1.5");
+        assert_eq!(plain("text"), "text");
+        assert_eq!(plain(&Value::from(1.5)), "1.5");
+        assert_eq!(plain(&None::<String>), "-");
         assert_eq!(
-            instant(&"2026-01-02T03:04:05.678901Z".into()),
+            instant("2026-01-02T03:04:05.678901Z"),
             "2026-01-02T03:04:05Z"
         );
-        assert_eq!(instant(&"soon".into()), "soon");
+        assert_eq!(instant("soon"), "soon");
     }
 }

@@ -12,9 +12,9 @@ const NARROWEST: usize = 8;
 
 /// A column of a list: its head, and what an entry has in it.
 #[derive(Clone, Copy)]
-pub(crate) struct Column {
+pub(crate) struct Column<T> {
     pub(crate) name: &'static str,
-    pub(crate) cell: fn(&Value) -> String,
+    pub(crate) cell: fn(&T) -> String,
 }
 
 /// Rows below a head.
@@ -26,14 +26,14 @@ pub(crate) struct Table {
 
 /// A list that is printed as it comes: a table for people, once it is whole, or each entry as a line
 /// of JSON.
-pub(crate) struct Listing<'c> {
-    columns: &'c [Column],
+pub(crate) struct Listing<'c, T> {
+    columns: &'c [Column<T>],
     table: Option<Table>,
 }
 
-impl Column {
+impl<T> Column<T> {
     /// A column.
-    pub(crate) const fn new(name: &'static str, cell: fn(&Value) -> String) -> Self {
+    pub(crate) const fn new(name: &'static str, cell: fn(&T) -> String) -> Self {
         Self { name, cell }
     }
 }
@@ -81,9 +81,9 @@ impl Table {
     }
 }
 
-impl<'c> Listing<'c> {
+impl<'c, T> Listing<'c, T> {
     /// A list without entries.
-    pub(crate) fn new(columns: &'c [Column], json: bool) -> Self {
+    pub(crate) fn new(columns: &'c [Column<T>], json: bool) -> Self {
         let table = || Table::new(columns.iter().map(|column| column.name));
         Self {
             columns,
@@ -91,11 +91,11 @@ impl<'c> Listing<'c> {
         }
     }
 
-    /// The next entry.
-    pub(crate) fn push(&mut self, entry: &Value) {
+    /// The next entry: all that the bridge said of it, and what is known.
+    pub(crate) fn push(&mut self, raw: &Value, entry: &T) {
         match &mut self.table {
             Some(table) => table.push(self.columns.iter().map(|column| (column.cell)(entry))),
-            None => super::print(&entry.to_string()),
+            None => super::print(&raw.to_string()),
         }
     }
 

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::inspect::read;
 use super::{given, instant};
-use crate::api::{Pages, Path};
+use crate::client::{Path, RawPages};
 use crate::moment::{Moment, moment};
 use crate::output::{self, Column, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column; 5] = [
+const COLUMNS: [Column<Value>; 5] = [
     Column::new("JTI", |token| plain(&token["jti"])),
     Column::new("SUBJECT", |token| plain(&token["subject"])),
     Column::new("REVOKED", |token| output::instant(&token["revoked_at"])),
@@ -22,7 +22,7 @@ const COLUMNS: [Column; 5] = [
 ];
 
 /// What a list of people shows.
-const SUBJECTS: [Column; 4] = [
+const SUBJECTS: [Column<Value>; 4] = [
     Column::new("SUBJECT", |revoked| plain(&revoked["subject"])),
     Column::new("ISSUED UNTIL", |revoked| {
         output::instant(&revoked["issued_until"])
@@ -88,7 +88,7 @@ pub(super) async fn run(revoke: &Revoke, session: &mut Session) -> Outcome {
         }
     };
     let answer = session.api()?.post(&path, Some(&body)).await?;
-    session.show(&answer, |_| output::print(&done))
+    session.show_raw(&answer, |_| output::print(&done))
 }
 
 fn body(revoke: &Revoke) -> Result<Value, Failure> {
@@ -122,6 +122,6 @@ pub(super) async fn list(list: &ListRevoked, session: &mut Session) -> Outcome {
         true => ("tokens/subjects", "subjects", &SUBJECTS[..]),
         false => ("tokens/revoked", "tokens", &COLUMNS[..]),
     };
-    let pages = Pages::new(Path::new(path), of, list.limit as usize);
-    session.list(pages, columns).await
+    let pages = RawPages::new(Path::new(path), of, list.limit as usize);
+    session.list_raw(pages, columns).await
 }

@@ -1,4 +1,4 @@
-//! Roles, and what each may do.
+//! Roles of callers, what endpoints ask of them, and which role may what.
 
 use std::fmt;
 use std::str::FromStr;

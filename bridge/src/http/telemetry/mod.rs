@@ -112,7 +112,7 @@ pub(crate) struct BucketBody {
             (String = "text/csv"),
             (ArrowBytes = "application/vnd.apache.arrow.stream"),
         ), headers(("x-next" = String, description = "Where the next page begins, if there may be one"))),
-        (status = 406, description = "There is no answer of a kind that `Accept` allows.", body = Problem, content_type = "application/problem+json"),
+        (status = 406, description = "There is no answer of a kind that `Accept` allows.", body = api::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn list(
@@ -214,7 +214,7 @@ pub(crate) async fn latest(
             (AggregatesBody = "application/json"),
             (String = "text/csv"),
         ), headers(("x-next" = String, description = "Where the next answer begins, if there are more readings"))),
-        (status = 406, description = "There is no answer of a kind that `Accept` allows.", body = Problem, content_type = "application/problem+json"),
+        (status = 406, description = "There is no answer of a kind that `Accept` allows.", body = api::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn aggregates(

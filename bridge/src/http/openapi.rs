@@ -2,7 +2,6 @@
 //! endpoint cannot be served without either.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::http::Method;
@@ -18,10 +17,9 @@ use utoipa::openapi::{
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
 use super::guard::gate;
-use super::problem::Problem;
-use super::undescribed::{self, Takes};
 use super::{REQUEST_ID, Stored};
 use crate::auth::Access;
+use api::Problem;
 
 /// The name of the way in, in the description.
 const BEARER: &str = "bearer";
@@ -60,11 +58,9 @@ impl Routes {
     /// Adds what `routes!` made of handlers of one path, which all ask the same.
     pub(crate) fn with(mut self, access: Access, routes: UtoipaMethodRouter<Stored>) -> Self {
         let (schemas, mut paths, methods) = routes;
-        let mut takes = Vec::new();
         for (path, item) in &mut paths.paths {
             for (method, operation) in operations(item) {
                 describe(operation, access, path);
-                takes.push(Takes::of(method.clone(), operation));
                 self.endpoints.push(Endpoint {
                     method,
                     path: path.clone(),
@@ -72,9 +68,7 @@ impl Routes {
                 });
             }
         }
-        let methods = methods
-            .route_layer(from_fn_with_state(Arc::from(takes), undescribed::refuse))
-            .route_layer(from_fn_with_state(access, gate));
+        let methods = methods.route_layer(from_fn_with_state(access, gate));
         self.router = self.router.routes((schemas, paths, methods));
         self
     }

@@ -14,6 +14,7 @@ mod commands;
 mod config;
 mod conflicts;
 mod dead_letters;
+mod extract;
 mod fan_out;
 mod fleet;
 mod groups;
@@ -23,6 +24,7 @@ mod openapi;
 mod problem;
 mod query;
 mod readings;
+mod routes;
 mod shapes;
 mod status;
 mod telemetry;
@@ -49,8 +51,8 @@ use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadi
 use crate::direct::Direct;
 use crate::dispatch::Notifier;
 pub(crate) use guard::{Caller, Guard};
-use openapi::Routes;
 use problem::Problem;
+use routes::Routes;
 pub(crate) use status::Host;
 use store::Store;
 
@@ -104,8 +106,12 @@ pub(crate) struct Api {
 impl Api {
     /// The routes: `/api/v1`, its description at `/openapi.json`, and a page for it at `/docs`.
     pub(crate) fn router(self) -> Router {
-        let (router, description, _) = endpoints().finish();
-        let described = Arc::new(description.clone());
+        let (router, served) = served().finish();
+        let (old, old_description, _) = endpoints().finish();
+        let mut description = api::description::description(served);
+        description.merge(old_description);
+        let router = router.merge(old);
+        let described = Arc::new(description);
         let docs = SwaggerUi::new("/docs")
             .config(utoipa_swagger_ui::Config::from("/openapi.json").try_it_out_enabled(true));
         let api = router
@@ -135,14 +141,40 @@ impl Api {
     }
 }
 
-/// Every endpoint, with what it asks of its caller.
-fn endpoints() -> Routes {
+/// Every endpoint of the API's table, with its handler.
+fn served() -> Routes {
+    use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
+    use api::config::{ChangeDeviceConfig, ListDeviceConfigHistory, ShowDeviceConfig};
+    use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
+    use api::fleet::{LabelDevice, ListDevices, ReinstateDevice, RetireDevice, ShowDevice};
+    use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, ListGroups, ShowGroupConfig};
+
     Routes::new()
-        .with(ReadFleet, routes!(fleet::list))
-        .with(ReadDevice, routes!(fleet::one))
-        .with(Operate, routes!(fleet::change))
-        .with(Administer, routes!(fleet::retire))
-        .with(Administer, routes!(fleet::reinstate))
+        .serve(ListCommands, commands::list)
+        .serve(SendCommand, commands::create)
+        .serve(ShowCommand, commands::one)
+        .serve(CancelCommand, commands::cancel)
+        .serve(ShowDeviceConfig, config::show)
+        .serve(ChangeDeviceConfig, config::change)
+        .serve(ListDeviceConfigHistory, config::history)
+        .serve(SendToMany, fan_out::create)
+        .serve(ShowMany, fan_out::one)
+        .serve(ListDevicesOf, fan_out::devices)
+        .serve(CancelMany, fan_out::cancel)
+        .serve(ListDevices, fleet::list)
+        .serve(ShowDevice, fleet::one)
+        .serve(LabelDevice, fleet::change)
+        .serve(RetireDevice, fleet::retire)
+        .serve(ReinstateDevice, fleet::reinstate)
+        .serve(ListGroups, groups::list)
+        .serve(ShowGroupConfig, groups::show)
+        .serve(ChangeGroupConfig, groups::change)
+        .serve(ListGroupConfigHistory, groups::history)
+}
+
+/// Every endpoint, with what it asks of its caller.
+fn endpoints() -> openapi::Routes {
+    openapi::Routes::new()
         .with(ReadDevice, routes!(telemetry::list))
         .with(ReadDevice, routes!(telemetry::latest))
         .with(ReadDevice, routes!(telemetry::aggregates))
@@ -155,21 +187,6 @@ fn endpoints() -> Routes {
         .with(ReadDevice, routes!(ledger::device))
         .with(ReadFleet, routes!(ledger::fleet))
         .with(Administer, routes!(ledger::accept_loss))
-        .with(ReadDevice, routes!(commands::list))
-        .with(Operate, routes!(commands::create))
-        .with(ReadDevice, routes!(commands::one))
-        .with(Operate, routes!(commands::cancel))
-        .with(Operate, routes!(fan_out::create))
-        .with(ReadFleet, routes!(fan_out::one))
-        .with(ReadFleet, routes!(fan_out::devices))
-        .with(Operate, routes!(fan_out::cancel))
-        .with(ReadDevice, routes!(config::show))
-        .with(Operate, routes!(config::change))
-        .with(ReadDevice, routes!(config::history))
-        .with(ReadFleet, routes!(groups::list))
-        .with(ReadFleet, routes!(groups::show))
-        .with(Operate, routes!(groups::change))
-        .with(ReadFleet, routes!(groups::history))
         .with(ReadFleet, routes!(status::show))
         .with(ReadFleet, routes!(alerts::list))
         .with(ReadFleet, routes!(alerts::one))
@@ -189,7 +206,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_MATCH,
-            HeaderName::from_static(commands::IDEMPOTENCY_KEY),
+            HeaderName::from_static(api::IDEMPOTENCY_KEY),
         ])
         .expose_headers([
             header::ETAG,

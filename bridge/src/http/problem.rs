@@ -1,55 +1,34 @@
 //! Errors of the API as problem details (RFC 9457): one shape for every endpoint, also for what
 //! the HTTP library refuses by itself.
 
+use api::problem::PROBLEM_JSON;
 use axum::Json;
 use axum::body::to_bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
-use utoipa::ToSchema;
-
+use daemon::{Class, Fault};
 use store::StoreError;
-
-/// What stands before a kind of problem: it is a name, and leads nowhere.
-const TYPE_PREFIX: &str = "urn:tideline:problem:";
-
-/// The media type of problem details.
-const PROBLEM_JSON: &str = "application/problem+json";
+use tracing::warn;
 
 /// Most bytes of a refusal's own text that are passed on.
 const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
-/// What went wrong, for a program and for a person.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+/// What went wrong, as the caller hears it, and what the log says besides.
+#[derive(Debug, Clone)]
 pub(crate) struct Problem {
-    /// A short name that stays the same, as a URN.
-    #[serde(rename = "type")]
-    #[schema(example = "urn:tideline:problem:bad-request")]
-    kind: String,
-    /// What this kind of problem is about.
-    title: String,
-    /// The status of the answer.
-    status: u16,
-    /// What is wrong with this request, and what to do.
-    detail: String,
-    /// The request's name in the bridge's log.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
-    #[serde(skip)]
+    body: api::Problem,
     retry_after_seconds: Option<u64>,
+    /// It may name hosts and statements: it is for the log, not for the caller.
+    cause: Option<String>,
 }
 
 impl Problem {
     /// A problem of a status that the API answers with.
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        let (kind, title) = names(status);
         Self {
-            kind: format!("{TYPE_PREFIX}{kind}"),
-            title: title.to_owned(),
-            status: status.as_u16(),
-            detail: detail.into(),
-            request_id: None,
+            body: api::Problem::new(status.as_u16(), detail),
             retry_after_seconds: None,
+            cause: None,
         }
     }
 
@@ -91,50 +70,58 @@ impl Problem {
         }
     }
 
-    /// The answer with the request's name in it.
-    pub(crate) fn named(mut self, request_id: &HeaderValue) -> Response {
-        self.request_id = request_id.to_str().ok().map(str::to_owned);
+    /// The answer with the request's name in it, and in the log what the caller is not told.
+    fn named(mut self, request_id: &HeaderValue) -> Response {
+        self.body.request_id = request_id.to_str().ok().map(str::to_owned);
+        if let Some(cause) = &self.cause {
+            let request = self.body.request_id.as_deref();
+            warn!(
+                request,
+                status = self.body.status,
+                cause,
+                "the database did not do as asked"
+            );
+        }
         self.into_response()
     }
 }
 
-/// The kind and the title of a status.
-fn names(status: StatusCode) -> (&'static str, &'static str) {
-    match status {
-        StatusCode::BAD_REQUEST => ("bad-request", "The request cannot be understood"),
-        StatusCode::UNAUTHORIZED => ("unauthorized", "Who asks is not known"),
-        StatusCode::FORBIDDEN => ("forbidden", "This is not allowed"),
-        StatusCode::NOT_FOUND => ("not-found", "There is no such thing"),
-        StatusCode::METHOD_NOT_ALLOWED => ("method-not-allowed", "This cannot be done here"),
-        StatusCode::NOT_ACCEPTABLE => ("not-acceptable", "There is no answer of this kind"),
-        StatusCode::CONFLICT => ("conflict", "It is not in a state for this"),
-        StatusCode::PRECONDITION_FAILED => ("precondition-failed", "It has changed meanwhile"),
-        StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "The body is too large"),
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            ("unsupported-media-type", "The body is of a wrong kind")
-        }
-        StatusCode::UNPROCESSABLE_ENTITY => ("unprocessable", "What is asked for cannot be done"),
-        StatusCode::TOO_MANY_REQUESTS => ("too-many-requests", "There are too many requests"),
-        StatusCode::SERVICE_UNAVAILABLE => ("unavailable", "This cannot be answered now"),
-        StatusCode::GATEWAY_TIMEOUT => ("timeout", "The answer took too long"),
-        _ => ("error", "Something went wrong"),
-    }
-}
-
+/// As its class says: what may heal is worth asking again, what a person must mend is not.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        // The cause may name hosts and statements: it is for the log, not for the caller.
-        tracing::warn!(class = error.class().as_str(), %error, "a query failed");
-        let detail =
-            "the database does not answer: try again later; the bridge's log has the cause";
-        Self::later(StatusCode::SERVICE_UNAVAILABLE, 5, detail)
+        let later = |seconds, detail| Self::later(StatusCode::SERVICE_UNAVAILABLE, seconds, detail);
+        let mut problem = match (error.fault(), error.class()) {
+            (Fault::Halt, _) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the bridge cannot use its database until somebody looks at it; its log has the cause",
+            ),
+            (_, Class::Data) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the database holds what this bridge cannot read; its log says what",
+            ),
+            (_, Class::Conflict) => later(
+                1,
+                "others write the same all the time: try again; the bridge's log has the cause",
+            ),
+            (_, Class::Overload) => later(
+                30,
+                "the database has no room: try again later; the bridge's log has the cause",
+            ),
+            _ => later(
+                5,
+                "the database does not answer: try again later; the bridge's log has the cause",
+            ),
+        };
+        problem.cause = Some(format!("{}: {error}", error.class().as_str()));
+        problem
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(&self)).into_response();
+        let status = StatusCode::from_u16(self.body.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(&self.body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(seconds) = self.retry_after_seconds {
@@ -162,11 +149,11 @@ pub(crate) async fn finished(mut response: Response, request_id: &HeaderValue) -
     let (parts, body) = response.into_parts();
     let text = to_bytes(body, DETAIL_BYTES_MAX).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text).into_owned();
-    let detail = match text.is_empty() {
-        true => names(status).1.to_owned(),
-        false => text,
-    };
-    let mut named = Problem::new(status, detail).named(request_id);
+    let mut problem = Problem::new(status, text);
+    if problem.body.detail.is_empty() {
+        problem.body.detail.clone_from(&problem.body.title);
+    }
+    let mut named = problem.named(request_id);
     if let Some(allow) = parts.headers.get(header::ALLOW) {
         named.headers_mut().insert(header::ALLOW, allow.clone());
     }

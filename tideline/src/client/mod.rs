@@ -1,14 +1,18 @@
 //! The bridge's REST API, as the commands of this binary ask it: where the bridge is, who asks,
 //! and what a refusal means for a person.
 
+mod answer;
 mod pages;
 mod path;
+mod raw_pages;
 mod transport;
 
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use api::commands::SendCommand;
+use api::{Endpoint, Request};
 use clap::Args;
 use daemon::{Class, Failure};
 use hyper::body::Bytes;
@@ -19,8 +23,10 @@ use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-pub(crate) use pages::Pages;
+pub(crate) use answer::Answered;
+pub(crate) use pages::{Entry, Pages};
 pub(crate) use path::{Path, device};
+pub(crate) use raw_pages::RawPages;
 use transport::{Answer, Ask, Root, Transport, TransportError};
 
 /// Holds the token itself.
@@ -33,11 +39,10 @@ const TOKEN_BYTES_MAX: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Names a request, so that the same one again is not a second one.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(api::IDEMPOTENCY_KEY);
 
-/// Where a bridge describes its API, and a path there that takes such a name.
+/// Where a bridge describes its API.
 const DESCRIPTION: &str = "/openapi.json";
-const COMMANDS: &str = "/api/v1/devices/{device}/commands";
 
 /// The pause before such a bridge is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -121,17 +126,24 @@ impl Api {
         })
     }
 
-    /// Asks for what is at a path.
-    pub(crate) async fn get(&mut self, path: &Path) -> Result<Value, Failure> {
-        json_body(&self.ask(Method::GET, path, None, &[]).await?)
+    /// Asks an endpoint.
+    pub(crate) async fn ask<E: Endpoint>(
+        &mut self,
+        request: &Request<E>,
+    ) -> Result<Answered<E::Answer>, Failure> {
+        let call = Call::of(request)?;
+        Answered::of(&self.call(&call).await?)
     }
 
-    /// As [`Self::get`]; when the bridge is gone for a moment, or asks to be asked later, it is
+    /// As [`Self::ask`]; when the bridge is gone for a moment, or asks to be asked later, it is
     /// asked again for a while.
-    pub(crate) async fn get_patiently(&mut self, path: &Path) -> Result<Value, Failure> {
+    pub(crate) async fn ask_patiently<E: Endpoint>(
+        &mut self,
+        request: &Request<E>,
+    ) -> Result<Answered<E::Answer>, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.get(path).await {
+            match self.ask(request).await {
                 Err(failure)
                     if matches!(failure.class(), Class::Network | Class::Overload)
                         && Instant::now() < deadline =>
@@ -143,41 +155,51 @@ impl Api {
         }
     }
 
-    /// Asks for what is at a path in one of its forms.
-    pub(crate) async fn get_as(
+    /// Asks an endpoint for its answer in another of its forms.
+    pub(crate) async fn ask_for<E: Endpoint>(
         &mut self,
-        path: &Path,
+        request: &Request<E>,
         kind: &'static str,
     ) -> Result<Whole, Failure> {
-        let accept = (ACCEPT, HeaderValue::from_static(kind));
-        self.ask(Method::GET, path, None, &[accept]).await
+        let accept = HeaderValue::from_static(kind);
+        self.call(&Call::of(request)?.with(ACCEPT, accept)).await
     }
 
-    /// Posts a body, or none.
-    pub(crate) async fn post(
+    /// Asks for a change; with a tag, only if nobody has changed it since.
+    pub(crate) async fn ask_if<E: Endpoint>(
         &mut self,
-        path: &Path,
-        body: Option<&Value>,
-    ) -> Result<Value, Failure> {
-        json_body(&self.ask(Method::POST, path, body, &[]).await?)
+        request: &Request<E>,
+        tag: Option<&str>,
+    ) -> Result<Answered<E::Answer>, Failure> {
+        let mut call = Call::of(request)?;
+        if let Some(tag) = tag {
+            let quoted = format!("\"{}\"", tag.trim_matches('"'));
+            let value = HeaderValue::from_str(&quoted).map_err(|error| {
+                Failure::new(Class::Configuration, format!("use --if-match {tag}")).because(error)
+            })?;
+            call = call.with(IF_MATCH, value);
+        }
+        Answered::of(&self.call(&call).await?)
     }
 
-    /// Posts what makes something, once: the request has a name of its own. When its answer is lost,
+    /// Asks for what makes something, once: the request has a name of its own. When its answer is lost,
     /// or says that it may have been done (5xx), the same one is sent again for a while, if the bridge
     /// knows such names: one of 0.1 would do it twice.
-    pub(crate) async fn post_once(&mut self, path: &Path, body: &Value) -> Result<Value, Failure> {
+    pub(crate) async fn ask_once<E: Endpoint>(
+        &mut self,
+        request: &Request<E>,
+    ) -> Result<Answered<E::Answer>, Failure> {
         let key = format!("{:032x}", rand::random::<u128>());
         let key = HeaderValue::from_str(&key)
             .map_err(|error| Failure::new(Class::Data, "name the request").because(error))?;
-        let headers = [(IDEMPOTENCY_KEY, key)];
+        let call = Call::of(request)?.with(IDEMPOTENCY_KEY, key);
         // Asked before: who takes the request may be gone when it is to be repeated.
         let mut knows_keys = self.knows_keys().await.unwrap_or(false);
         let deadline = Instant::now() + PATIENCE;
         let mut was_taken = false;
         loop {
-            let asked = self.try_asking(Method::POST, path, Some(body), &headers);
-            let Unanswered { failure, end } = match asked.await {
-                Ok(answer) => return json_body(&answer),
+            let Unanswered { failure, end } = match self.try_calling(&call).await {
+                Ok(answer) => return Answered::of(&answer),
                 Err(unanswered) => unanswered,
             };
             let is_open = match end {
@@ -206,6 +228,47 @@ impl Api {
         }
     }
 
+    /// Asks for what is at a path.
+    pub(crate) async fn get(&mut self, path: &Path) -> Result<Value, Failure> {
+        json_body(&self.ask_raw(Method::GET, path, None, &[]).await?)
+    }
+
+    /// As [`Self::get`]; when the bridge is gone for a moment, or asks to be asked later, it is
+    /// asked again for a while.
+    pub(crate) async fn get_patiently(&mut self, path: &Path) -> Result<Value, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.get(path).await {
+                Err(failure)
+                    if matches!(failure.class(), Class::Network | Class::Overload)
+                        && Instant::now() < deadline =>
+                {
+                    sleep(AGAIN).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks for what is at a path in one of its forms.
+    pub(crate) async fn get_as(
+        &mut self,
+        path: &Path,
+        kind: &'static str,
+    ) -> Result<Whole, Failure> {
+        let accept = (ACCEPT, HeaderValue::from_static(kind));
+        self.ask_raw(Method::GET, path, None, &[accept]).await
+    }
+
+    /// Posts a body, or none.
+    pub(crate) async fn post(
+        &mut self,
+        path: &Path,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
+        json_body(&self.ask_raw(Method::POST, path, body, &[]).await?)
+    }
+
     /// Waits a moment, and for a bridge that answers. Whether it knows the names of requests; what is asked
     /// next goes over the same connection while it stands, and so to the same bridge, unless a balancer deals
     /// out single requests. `false` when the time is up.
@@ -222,8 +285,10 @@ impl Api {
     /// Whether the bridge does not do a request twice that comes again under its name: its own
     /// description says so; `None` where that cannot be had.
     async fn knows_keys(&mut self) -> Option<bool> {
-        let description = self.get(&Path::whole(DESCRIPTION)).await.ok()?;
-        let mut parameters = description["paths"][COMMANDS]["post"]["parameters"]
+        let call = Call::new(Method::GET, DESCRIPTION.to_owned(), None);
+        let description = self.call(&call).await.ok()?;
+        let description: Value = serde_json::from_slice(&description.body).ok()?;
+        let mut parameters = description["paths"][SendCommand::PATH]["post"]["parameters"]
             .as_array()
             .into_iter()
             .flatten();
@@ -232,12 +297,12 @@ impl Api {
 
     /// Takes away what is at a path.
     pub(crate) async fn delete(&mut self, path: &Path) -> Result<Value, Failure> {
-        json_body(&self.ask(Method::DELETE, path, None, &[]).await?)
+        json_body(&self.ask_raw(Method::DELETE, path, None, &[]).await?)
     }
 
     /// Asks for something that has versions; its entity tag joins the answer as `etag`.
     pub(crate) async fn get_tagged(&mut self, path: &Path) -> Result<Value, Failure> {
-        tagged(&self.ask(Method::GET, path, None, &[]).await?)
+        tagged(&self.ask_raw(Method::GET, path, None, &[]).await?)
     }
 
     /// Changes what a body names; with a tag, only if nobody has changed it since.
@@ -255,52 +320,47 @@ impl Api {
             })?;
             condition.push((IF_MATCH, value));
         }
-        let asked = self.ask(Method::PATCH, path, Some(body), &condition);
+        let asked = self.ask_raw(Method::PATCH, path, Some(body), &condition);
         tagged(&asked.await?)
     }
 
-    async fn ask(
+    async fn ask_raw(
         &mut self,
         method: Method,
         path: &Path,
         body: Option<&Value>,
         more: &[(HeaderName, HeaderValue)],
     ) -> Result<Whole, Failure> {
-        let asked = self.try_asking(method, path, body, more).await;
-        asked.map_err(|unanswered| unanswered.failure)
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        let mut call = Call::new(method, path.to_string(), body);
+        call.headers.extend(more.iter().cloned());
+        self.call(&call).await
     }
 
-    async fn try_asking(
-        &mut self,
-        method: Method,
-        path: &Path,
-        body: Option<&Value>,
-        more: &[(HeaderName, HeaderValue)],
-    ) -> Result<Whole, Unanswered> {
+    async fn call(&mut self, call: &Call) -> Result<Whole, Failure> {
+        let answered = self.try_calling(call).await;
+        answered.map_err(|unanswered| unanswered.failure)
+    }
+
+    async fn try_calling(&mut self, call: &Call) -> Result<Whole, Unanswered> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
         if let Some(token) = &self.token {
             headers.insert(AUTHORIZATION, token.clone());
         }
-        let body = match body {
-            Some(body) => {
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                Bytes::from(body.to_string())
-            }
-            None => Bytes::new(),
-        };
-        headers.extend(
-            more.iter()
-                .cloned()
-                .map(|(name, value)| (Some(name), value)),
-        );
+        if call.body.is_some() {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        for (name, value) in &call.headers {
+            headers.insert(name, value.clone());
+        }
         let ask = Ask {
-            method,
-            path: path.to_string(),
+            method: call.method.clone(),
+            path: call.target.clone(),
             headers,
-            body,
+            body: call.body.clone().unwrap_or_default(),
         };
-        let url = format!("{}{path}", self.root);
+        let url = format!("{}{}", self.root, call.target);
         let answer = self.transport.ask(&ask).await;
         let answer = answer.map_err(|error| Unanswered {
             end: End::of(&error),
@@ -338,6 +398,38 @@ impl Api {
             }
             _ => failed(Class::Data),
         }
+    }
+}
+
+/// A request as it is sent: by its own bytes, so that the same can be sent again.
+#[derive(Debug)]
+struct Call {
+    method: Method,
+    target: String,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Option<Bytes>,
+}
+
+impl Call {
+    fn new(method: Method, target: String, body: Option<Bytes>) -> Self {
+        Self {
+            method,
+            target,
+            headers: Vec::new(),
+            body,
+        }
+    }
+
+    fn of<E: Endpoint>(request: &Request<E>) -> Result<Self, Failure> {
+        let written = |error| Failure::new(Class::Data, format!("ask {}", E::NAME)).because(error);
+        let target = request.target().map_err(written)?;
+        let body = request.json().map_err(written)?;
+        Ok(Self::new(E::METHOD, target, body.map(Bytes::from)))
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
     }
 }
 

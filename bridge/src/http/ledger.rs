@@ -284,7 +284,7 @@ pub(crate) async fn device(
     params(
         ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
     ),
-    responses((status = 200, body = AcceptedLossBody), (status = 409, description = "Which readings are lost cannot be told of any epoch.", body = Problem, content_type = "application/problem+json"))
+    responses((status = 200, body = AcceptedLossBody), (status = 409, description = "Which readings are lost cannot be told of any epoch.", body = api::Problem, content_type = "application/problem+json"))
 )]
 pub(crate) async fn accept_loss(
     State(store): Shared,

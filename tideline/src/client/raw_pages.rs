@@ -13,7 +13,7 @@ const PAGE_MAX: usize = 10_000;
 
 /// A list, as it is asked for.
 #[derive(Debug)]
-pub(crate) struct Pages {
+pub(crate) struct RawPages {
     path: Path,
     /// Under which name the answers hold the entries.
     key: &'static str,
@@ -25,7 +25,7 @@ pub(crate) struct Pages {
     cut: bool,
 }
 
-impl Pages {
+impl RawPages {
     /// At most `limit` entries of the list at a path.
     pub(crate) fn new(path: Path, key: &'static str, limit: usize) -> Self {
         Self {

@@ -125,7 +125,7 @@ pub(crate) async fn one(
     ),
     responses(
         (status = 200, description = "What became of its readings", body = Settlement),
-        (status = 422, description = "It cannot be used today either; the letter stays.", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "It cannot be used today either; the letter stays.", body = api::Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn retry(

@@ -1,0 +1,112 @@
+//! Lists: page after page until the end, or until enough is there.
+
+use api::{Endpoint, Limit, Listing, Paged, Request};
+use daemon::Failure;
+use serde_json::Value;
+
+use super::Api;
+
+/// Entries of one page. The bridge allows 1,000 of each list at least.
+const PAGE: usize = 1_000;
+
+/// Entries of a list that the bridge gives in large pages, or in one piece.
+const PAGE_MAX: usize = 10_000;
+
+/// A list, as it is asked for.
+#[derive(Debug)]
+pub(crate) struct Pages<E: Endpoint> {
+    request: Request<E>,
+    /// Where the next page begins, as the bridge said.
+    after: Option<String>,
+    /// How many are still wanted.
+    left: usize,
+    /// How many are asked for at once.
+    page: usize,
+    ended: bool,
+    cut: bool,
+}
+
+/// An entry of a list: all that the bridge said of it, and what is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry<T> {
+    pub(crate) raw: Value,
+    pub(crate) body: T,
+}
+
+/// What a page of a list holds.
+pub(crate) type EntryOf<E> = Entry<<<E as Endpoint>::Answer as Listing>::Entry>;
+
+impl<E> Pages<E>
+where
+    E: Endpoint<Answer: Listing, Query: Paged>,
+{
+    /// At most `limit` entries of a list.
+    pub(crate) fn new(request: Request<E>, limit: usize) -> Self {
+        Self {
+            request,
+            after: None,
+            left: limit,
+            page: PAGE,
+            ended: false,
+            cut: false,
+        }
+    }
+
+    /// As [`Self::new`], for a list that comes in large pages or in one piece.
+    pub(crate) fn large(request: Request<E>, limit: usize) -> Self {
+        Self {
+            page: PAGE_MAX,
+            ..Self::new(request, limit)
+        }
+    }
+
+    /// Goes on behind where another list ended.
+    pub(crate) fn after(self, place: Option<&str>) -> Self {
+        Self {
+            after: place.map(str::to_owned),
+            ..self
+        }
+    }
+
+    /// The next entries; `None` after the last.
+    pub(crate) async fn next(&mut self, api: &mut Api) -> Result<Option<Vec<EntryOf<E>>>, Failure> {
+        if self.ended || self.left == 0 {
+            return Ok(None);
+        }
+        let wanted = self.left.min(self.page);
+        self.request
+            .page(Limit::clamped(wanted), self.after.clone());
+        let mut answer = api.ask(&self.request).await?;
+        let raw = match answer.raw[E::Answer::ENTRIES].take() {
+            Value::Array(entries) => entries,
+            _ => Vec::new(),
+        };
+        let (entries, next) = answer.body.split();
+        let entries = raw.into_iter().zip(entries);
+        let mut entries: Vec<_> = entries.map(|(raw, body)| Entry { raw, body }).collect();
+        let is_full = entries.len() >= wanted;
+        entries.truncate(wanted);
+        self.left -= entries.len();
+        match next {
+            Some(next) => self.after = Some(next),
+            None => self.ended = true,
+        }
+        // A list in one piece does not say whether it is all.
+        let may_be_more = !self.ended || (is_full && self.page == PAGE_MAX);
+        self.cut = self.left == 0 && may_be_more;
+        Ok(Some(entries))
+    }
+
+    /// Whether the bridge may have more than was wanted.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut
+    }
+
+    /// Where more begins, if the bridge said so.
+    pub(crate) fn place(&self) -> Option<&str> {
+        match self.ended {
+            true => None,
+            false => self.after.as_deref(),
+        }
+    }
+}
