@@ -8,17 +8,23 @@
 
 pub mod access;
 pub mod commands;
+pub mod conflicts;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
+pub mod ledger;
+pub mod media;
 pub mod parameters;
 pub mod problem;
+pub mod readings;
 pub mod request;
+mod shapes;
+pub mod telemetry;
 
 pub use access::{Access, Role};
 use description::Described;
 pub use endpoint::{Endpoint, Listing, Nothing, Paged, Parameters};
-pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, text};
+pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, Time, text};
 pub use problem::Problem;
 pub use request::{Request, RequestError};
 
@@ -46,10 +52,18 @@ pub fn table() -> Vec<Described> {
         commands::SendCommand,
         commands::ShowCommand,
         commands::CancelCommand,
+        conflicts::ListConflicts,
         fan_out::SendToMany,
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
         fan_out::CancelMany,
+        ledger::ShowFleetLedger,
+        ledger::ShowLedger,
+        ledger::AcceptLoss,
+        readings::SendReadings,
+        telemetry::ListReadings,
+        telemetry::ShowLatest,
+        telemetry::SumUpReadings,
     ]
 }
 

@@ -25,7 +25,6 @@ mod problem;
 mod query;
 mod readings;
 mod routes;
-mod shapes;
 mod status;
 mod telemetry;
 mod tokens;
@@ -47,7 +46,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadings};
+use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet};
 use crate::direct::Direct;
 use crate::dispatch::Notifier;
 pub(crate) use guard::{Caller, Guard};
@@ -64,9 +63,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Names the request in logs and answers.
 const REQUEST_ID: &str = "x-request-id";
-
-/// Where the next page begins, of answers that are not JSON.
-const NEXT: &str = "x-next";
 
 /// Longest name that a caller may give its request.
 const REQUEST_ID_CHARS_MAX: usize = 64;
@@ -144,17 +140,29 @@ impl Api {
 /// Every endpoint of the API's table, with its handler.
 fn served() -> Routes {
     use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
+    use api::conflicts::ListConflicts;
     use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
+    use api::ledger::{AcceptLoss, ShowFleetLedger, ShowLedger};
+    use api::readings::SendReadings;
+    use api::telemetry::{ListReadings, ShowLatest, SumUpReadings};
 
     Routes::new()
         .serve(ListCommands, commands::list)
         .serve(SendCommand, commands::create)
         .serve(ShowCommand, commands::one)
         .serve(CancelCommand, commands::cancel)
+        .serve(ListConflicts, conflicts::list)
         .serve(SendToMany, fan_out::create)
         .serve(ShowMany, fan_out::one)
         .serve(ListDevicesOf, fan_out::devices)
         .serve(CancelMany, fan_out::cancel)
+        .serve(ShowFleetLedger, ledger::fleet)
+        .serve(ShowLedger, ledger::device)
+        .serve(AcceptLoss, ledger::accept_loss)
+        .serve(SendReadings, readings::create)
+        .serve(ListReadings, telemetry::list)
+        .serve(ShowLatest, telemetry::latest)
+        .serve(SumUpReadings, telemetry::aggregates)
 }
 
 /// Every endpoint, with what it asks of its caller.
@@ -165,18 +173,10 @@ fn endpoints() -> openapi::Routes {
         .with(Operate, routes!(fleet::change))
         .with(Administer, routes!(fleet::retire))
         .with(Administer, routes!(fleet::reinstate))
-        .with(ReadDevice, routes!(telemetry::list))
-        .with(ReadDevice, routes!(telemetry::latest))
-        .with(ReadDevice, routes!(telemetry::aggregates))
-        .with(WriteReadings, routes!(readings::create))
-        .with(ReadDevice, routes!(conflicts::list))
         .with(ReadFleet, routes!(dead_letters::list))
         .with(ReadFleet, routes!(dead_letters::one))
         .with(Administer, routes!(dead_letters::retry))
         .with(Administer, routes!(dead_letters::discard))
-        .with(ReadDevice, routes!(ledger::device))
-        .with(ReadFleet, routes!(ledger::fleet))
-        .with(Administer, routes!(ledger::accept_loss))
         .with(ReadDevice, routes!(config::show))
         .with(Operate, routes!(config::change))
         .with(ReadDevice, routes!(config::history))
@@ -208,7 +208,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .expose_headers([
             header::ETAG,
             header::LOCATION,
-            HeaderName::from_static(NEXT),
+            HeaderName::from_static(api::NEXT),
             HeaderName::from_static(REQUEST_ID),
         ])
 }
