@@ -64,6 +64,7 @@ impl Described {
     #[must_use]
     pub fn new<E: Endpoint>() -> Self {
         let mut schemas = schemas_of::<E::Answer>();
+        schemas.extend(E::shapes());
         if E::HAS_BODY {
             schemas.extend(schemas_of::<E::Body>());
         }
@@ -292,7 +293,8 @@ fn has_name<T: ToSchema>() -> bool {
     !T::name().is_empty()
 }
 
-fn schemas_of<T: ToSchema>() -> Vec<(String, RefOr<Schema>)> {
+/// A shape by its name, and those that it is made of.
+pub(crate) fn schemas_of<T: ToSchema>() -> Vec<(String, RefOr<Schema>)> {
     let mut schemas = Vec::new();
     T::schemas(&mut schemas);
     if has_name::<T>() {

@@ -9,19 +9,25 @@
 pub mod access;
 pub mod commands;
 pub mod config;
+pub mod conflicts;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
 pub mod fleet;
 pub mod groups;
+pub mod ledger;
+pub mod media;
 pub mod parameters;
 pub mod problem;
+pub mod readings;
 pub mod request;
+mod shapes;
+pub mod telemetry;
 
 pub use access::{Access, Role};
 use description::Described;
 pub use endpoint::{Endpoint, Listing, Nothing, Paged, Parameters};
-pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, text};
+pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, Time, text};
 pub use problem::Problem;
 pub use request::{Request, RequestError};
 
@@ -52,6 +58,7 @@ pub fn table() -> Vec<Described> {
         config::ShowDeviceConfig,
         config::ChangeDeviceConfig,
         config::ListDeviceConfigHistory,
+        conflicts::ListConflicts,
         fan_out::SendToMany,
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
@@ -65,6 +72,13 @@ pub fn table() -> Vec<Described> {
         groups::ShowGroupConfig,
         groups::ChangeGroupConfig,
         groups::ListGroupConfigHistory,
+        ledger::ShowFleetLedger,
+        ledger::ShowLedger,
+        ledger::AcceptLoss,
+        readings::SendReadings,
+        telemetry::ListReadings,
+        telemetry::ShowLatest,
+        telemetry::SumUpReadings,
     ]
 }
 

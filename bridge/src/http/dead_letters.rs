@@ -8,6 +8,7 @@
 //! The commit comes first and the letter goes after: killed in between, the letter is still there, and
 //! the same again changes nothing.
 
+use api::readings::Settlement;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -21,7 +22,7 @@ use utoipa::ToSchema;
 use super::Shared;
 use super::problem::Problem;
 use super::query::Query;
-use super::readings::{BATCH_MEMORY, Settlement};
+use super::readings::{BATCH_MEMORY, settlement};
 use crate::direct::Direct;
 
 /// Letters of an answer unless asked for more, and at most.
@@ -146,7 +147,7 @@ pub(crate) async fn retry(
         return Err(stays(every_one_refused(reasons)));
     }
     store.discard_letter(&id).await?;
-    Ok(Json(Settlement::new(epoch, settled)))
+    Ok(Json(settlement(epoch, settled)))
 }
 
 /// Throws a payload away

@@ -25,7 +25,6 @@ mod problem;
 mod query;
 mod readings;
 mod routes;
-mod shapes;
 mod status;
 mod telemetry;
 mod tokens;
@@ -47,7 +46,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadings};
+use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet};
 use crate::direct::Direct;
 use crate::dispatch::Notifier;
 pub(crate) use guard::{Caller, Guard};
@@ -64,9 +63,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Names the request in logs and answers.
 const REQUEST_ID: &str = "x-request-id";
-
-/// Where the next page begins, of answers that are not JSON.
-const NEXT: &str = "x-next";
 
 /// Longest name that a caller may give its request.
 const REQUEST_ID_CHARS_MAX: usize = 64;
@@ -145,9 +141,13 @@ impl Api {
 fn served() -> Routes {
     use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
     use api::config::{ChangeDeviceConfig, ListDeviceConfigHistory, ShowDeviceConfig};
+    use api::conflicts::ListConflicts;
     use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
     use api::fleet::{LabelDevice, ListDevices, ReinstateDevice, RetireDevice, ShowDevice};
     use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, ListGroups, ShowGroupConfig};
+    use api::ledger::{AcceptLoss, ShowFleetLedger, ShowLedger};
+    use api::readings::SendReadings;
+    use api::telemetry::{ListReadings, ShowLatest, SumUpReadings};
 
     Routes::new()
         .serve(ListCommands, commands::list)
@@ -157,6 +157,7 @@ fn served() -> Routes {
         .serve(ShowDeviceConfig, config::show)
         .serve(ChangeDeviceConfig, config::change)
         .serve(ListDeviceConfigHistory, config::history)
+        .serve(ListConflicts, conflicts::list)
         .serve(SendToMany, fan_out::create)
         .serve(ShowMany, fan_out::one)
         .serve(ListDevicesOf, fan_out::devices)
@@ -170,23 +171,22 @@ fn served() -> Routes {
         .serve(ShowGroupConfig, groups::show)
         .serve(ChangeGroupConfig, groups::change)
         .serve(ListGroupConfigHistory, groups::history)
+        .serve(ShowFleetLedger, ledger::fleet)
+        .serve(ShowLedger, ledger::device)
+        .serve(AcceptLoss, ledger::accept_loss)
+        .serve(SendReadings, readings::create)
+        .serve(ListReadings, telemetry::list)
+        .serve(ShowLatest, telemetry::latest)
+        .serve(SumUpReadings, telemetry::aggregates)
 }
 
 /// Every endpoint, with what it asks of its caller.
 fn endpoints() -> openapi::Routes {
     openapi::Routes::new()
-        .with(ReadDevice, routes!(telemetry::list))
-        .with(ReadDevice, routes!(telemetry::latest))
-        .with(ReadDevice, routes!(telemetry::aggregates))
-        .with(WriteReadings, routes!(readings::create))
-        .with(ReadDevice, routes!(conflicts::list))
         .with(ReadFleet, routes!(dead_letters::list))
         .with(ReadFleet, routes!(dead_letters::one))
         .with(Administer, routes!(dead_letters::retry))
         .with(Administer, routes!(dead_letters::discard))
-        .with(ReadDevice, routes!(ledger::device))
-        .with(ReadFleet, routes!(ledger::fleet))
-        .with(Administer, routes!(ledger::accept_loss))
         .with(ReadFleet, routes!(status::show))
         .with(ReadFleet, routes!(alerts::list))
         .with(ReadFleet, routes!(alerts::one))
@@ -211,7 +211,7 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .expose_headers([
             header::ETAG,
             header::LOCATION,
-            HeaderName::from_static(NEXT),
+            HeaderName::from_static(api::NEXT),
             HeaderName::from_static(REQUEST_ID),
         ])
 }
