@@ -7,6 +7,7 @@
 //! [`description`].
 
 pub mod access;
+pub mod alerts;
 pub mod commands;
 pub mod description;
 pub mod endpoint;
@@ -42,6 +43,9 @@ macro_rules! table {
 #[must_use]
 pub fn table() -> Vec<Described> {
     table![
+        alerts::ListAlerts,
+        alerts::ShowAlert,
+        alerts::AcknowledgeAlert,
         commands::ListCommands,
         commands::SendCommand,
         commands::ShowCommand,
