@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod alerts;
+pub mod audit;
 pub mod commands;
 pub mod description;
 pub mod endpoint;
@@ -46,6 +47,7 @@ pub fn table() -> Vec<Described> {
         alerts::ListAlerts,
         alerts::ShowAlert,
         alerts::AcknowledgeAlert,
+        audit::ListAudit,
         commands::ListCommands,
         commands::SendCommand,
         commands::ShowCommand,
