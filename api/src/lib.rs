@@ -10,6 +10,7 @@ pub mod access;
 pub mod alerts;
 pub mod audit;
 pub mod commands;
+pub mod dead_letters;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
@@ -52,6 +53,9 @@ pub fn table() -> Vec<Described> {
         commands::SendCommand,
         commands::ShowCommand,
         commands::CancelCommand,
+        dead_letters::ListDeadLetters,
+        dead_letters::ShowDeadLetter,
+        dead_letters::DiscardDeadLetter,
         fan_out::SendToMany,
         fan_out::ShowMany,
         fan_out::ListDevicesOf,

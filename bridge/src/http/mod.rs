@@ -146,6 +146,7 @@ fn served() -> Routes {
     use api::alerts::{AcknowledgeAlert, ListAlerts, ShowAlert};
     use api::audit::ListAudit;
     use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
+    use api::dead_letters::{DiscardDeadLetter, ListDeadLetters, ShowDeadLetter};
     use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
 
     Routes::new()
@@ -157,6 +158,9 @@ fn served() -> Routes {
         .serve(SendCommand, commands::create)
         .serve(ShowCommand, commands::one)
         .serve(CancelCommand, commands::cancel)
+        .serve(ListDeadLetters, dead_letters::list)
+        .serve(ShowDeadLetter, dead_letters::one)
+        .serve(DiscardDeadLetter, dead_letters::discard)
         .serve(SendToMany, fan_out::create)
         .serve(ShowMany, fan_out::one)
         .serve(ListDevicesOf, fan_out::devices)
@@ -176,10 +180,7 @@ fn endpoints() -> openapi::Routes {
         .with(ReadDevice, routes!(telemetry::aggregates))
         .with(WriteReadings, routes!(readings::create))
         .with(ReadDevice, routes!(conflicts::list))
-        .with(ReadFleet, routes!(dead_letters::list))
-        .with(ReadFleet, routes!(dead_letters::one))
         .with(Administer, routes!(dead_letters::retry))
-        .with(Administer, routes!(dead_letters::discard))
         .with(ReadDevice, routes!(ledger::device))
         .with(ReadFleet, routes!(ledger::fleet))
         .with(Administer, routes!(ledger::accept_loss))
