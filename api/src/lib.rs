@@ -17,6 +17,7 @@ pub mod fan_out;
 pub mod parameters;
 pub mod problem;
 pub mod request;
+pub mod status;
 
 pub use access::{Access, Role};
 use description::Described;
@@ -60,6 +61,7 @@ pub fn table() -> Vec<Described> {
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
         fan_out::CancelMany,
+        status::ShowStatus,
     ]
 }
 
