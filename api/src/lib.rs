@@ -18,6 +18,7 @@ pub mod parameters;
 pub mod problem;
 pub mod request;
 pub mod status;
+pub mod tokens;
 
 pub use access::{Access, Role};
 use description::Described;
@@ -62,6 +63,10 @@ pub fn table() -> Vec<Described> {
         fan_out::ListDevicesOf,
         fan_out::CancelMany,
         status::ShowStatus,
+        tokens::ListRevokedTokens,
+        tokens::RevokeToken,
+        tokens::ListRevokedSubjects,
+        tokens::RevokeSubject,
     ]
 }
 
