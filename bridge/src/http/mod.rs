@@ -273,6 +273,8 @@ fn device(text: &str) -> Result<DeviceId, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use api::description::Described;
+
     use super::*;
 
     #[test]
@@ -288,6 +290,19 @@ mod tests {
             let id = named(other);
             assert!(id != other && id.len() == 16, "{other}: {id:?}");
         }
+    }
+
+    #[test]
+    fn what_is_served_is_the_apis_table() {
+        let names = |endpoints: Vec<Described>| {
+            let mut names: Vec<&str> = endpoints.iter().map(|of| of.name).collect();
+            names.sort_unstable();
+            names
+        };
+        let (_, served) = served().finish();
+        assert_eq!(names(served), names(api::table()));
+        let (_, _, beside) = endpoints().finish();
+        assert!(beside.is_empty(), "served beside the table: {beside:?}");
     }
 
     #[test]
