@@ -11,6 +11,7 @@ pub mod commands;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
+pub mod fleet;
 pub mod parameters;
 pub mod problem;
 pub mod request;
@@ -50,6 +51,11 @@ pub fn table() -> Vec<Described> {
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
         fan_out::CancelMany,
+        fleet::ListDevices,
+        fleet::ShowDevice,
+        fleet::LabelDevice,
+        fleet::RetireDevice,
+        fleet::ReinstateDevice,
     ]
 }
 

@@ -148,7 +148,7 @@ pub(crate) async fn change(
         Some(tag) => Some(clock_in(tag).ok_or_else(moved)?),
         None => None,
     };
-    let author = author(caller, store.clock());
+    let author = author(caller, store.clock().now());
     let done = store.change_group(&group, &wanted, expected, &author);
     match done.await? {
         GroupChange::Done { config, .. } => {
