@@ -8,10 +8,12 @@
 
 pub mod access;
 pub mod commands;
+pub mod config;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
 pub mod fleet;
+pub mod groups;
 pub mod parameters;
 pub mod problem;
 pub mod request;
@@ -47,6 +49,9 @@ pub fn table() -> Vec<Described> {
         commands::SendCommand,
         commands::ShowCommand,
         commands::CancelCommand,
+        config::ShowDeviceConfig,
+        config::ChangeDeviceConfig,
+        config::ListDeviceConfigHistory,
         fan_out::SendToMany,
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
@@ -56,6 +61,10 @@ pub fn table() -> Vec<Described> {
         fleet::LabelDevice,
         fleet::RetireDevice,
         fleet::ReinstateDevice,
+        groups::ListGroups,
+        groups::ShowGroupConfig,
+        groups::ChangeGroupConfig,
+        groups::ListGroupConfigHistory,
     ]
 }
 

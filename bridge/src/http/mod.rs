@@ -144,14 +144,19 @@ impl Api {
 /// Every endpoint of the API's table, with its handler.
 fn served() -> Routes {
     use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
+    use api::config::{ChangeDeviceConfig, ListDeviceConfigHistory, ShowDeviceConfig};
     use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
     use api::fleet::{LabelDevice, ListDevices, ReinstateDevice, RetireDevice, ShowDevice};
+    use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, ListGroups, ShowGroupConfig};
 
     Routes::new()
         .serve(ListCommands, commands::list)
         .serve(SendCommand, commands::create)
         .serve(ShowCommand, commands::one)
         .serve(CancelCommand, commands::cancel)
+        .serve(ShowDeviceConfig, config::show)
+        .serve(ChangeDeviceConfig, config::change)
+        .serve(ListDeviceConfigHistory, config::history)
         .serve(SendToMany, fan_out::create)
         .serve(ShowMany, fan_out::one)
         .serve(ListDevicesOf, fan_out::devices)
@@ -161,6 +166,10 @@ fn served() -> Routes {
         .serve(LabelDevice, fleet::change)
         .serve(RetireDevice, fleet::retire)
         .serve(ReinstateDevice, fleet::reinstate)
+        .serve(ListGroups, groups::list)
+        .serve(ShowGroupConfig, groups::show)
+        .serve(ChangeGroupConfig, groups::change)
+        .serve(ListGroupConfigHistory, groups::history)
 }
 
 /// Every endpoint, with what it asks of its caller.
@@ -178,13 +187,6 @@ fn endpoints() -> openapi::Routes {
         .with(ReadDevice, routes!(ledger::device))
         .with(ReadFleet, routes!(ledger::fleet))
         .with(Administer, routes!(ledger::accept_loss))
-        .with(ReadDevice, routes!(config::show))
-        .with(Operate, routes!(config::change))
-        .with(ReadDevice, routes!(config::history))
-        .with(ReadFleet, routes!(groups::list))
-        .with(ReadFleet, routes!(groups::show))
-        .with(Operate, routes!(groups::change))
-        .with(ReadFleet, routes!(groups::history))
         .with(ReadFleet, routes!(status::show))
         .with(ReadFleet, routes!(alerts::list))
         .with(ReadFleet, routes!(alerts::one))
