@@ -72,7 +72,7 @@ pub struct NewCommand {
 }
 
 /// A command, and how it stands
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CommandBody {
     /// Its id, a UUID.
     pub id: String,

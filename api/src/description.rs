@@ -25,6 +25,9 @@ use crate::{Access, Endpoint, Problem, REQUEST_ID};
 /// The name of the way in, in the description.
 const BEARER: &str = "bearer";
 
+/// The status of an answer without a body.
+const NO_CONTENT: u16 = 204;
+
 /// An endpoint of the table, with its description.
 #[derive(Clone, Serialize)]
 pub struct Described {
@@ -63,8 +66,10 @@ impl Described {
     /// Describes an endpoint.
     #[must_use]
     pub fn new<E: Endpoint>() -> Self {
-        let mut schemas = schemas_of::<E::Answer>();
-        schemas.extend(E::shapes());
+        let mut schemas = E::shapes();
+        if E::STATUS != NO_CONTENT {
+            schemas.extend(schemas_of::<E::Answer>());
+        }
         if E::HAS_BODY {
             schemas.extend(schemas_of::<E::Body>());
         }
@@ -124,6 +129,13 @@ pub fn description(table: Vec<Described>) -> OpenApi {
 pub(crate) fn refuses(operation: &mut Operation, status: u16, text: &str) {
     let responses = &mut operation.responses.responses;
     responses.insert(status.to_string(), RefOr::T(problem(text)));
+}
+
+/// Says what an answer of a status holds.
+pub(crate) fn answers(operation: &mut Operation, status: u16, text: &str) {
+    if let Some(RefOr::T(response)) = operation.responses.responses.get_mut(&status.to_string()) {
+        text.clone_into(&mut response.description);
+    }
 }
 
 /// Adds a header that an answer of a status has.
@@ -190,16 +202,17 @@ fn operation<E: Endpoint>() -> Operation {
     let mut parameters = E::Path::into_params(|| Some(ParameterIn::Path));
     parameters.extend(E::Query::into_params(|| Some(ParameterIn::Query)));
     let (summary, more) = texts(E::DOC);
-    let answer = ResponseBuilder::new()
-        .content("application/json", content_of::<E::Answer>())
-        .build();
+    let mut answer = ResponseBuilder::new();
+    if E::STATUS != NO_CONTENT {
+        answer = answer.content("application/json", content_of::<E::Answer>());
+    }
     let mut operation = OperationBuilder::new()
         .operation_id(Some(E::NAME))
         .tag(E::TAG)
         .summary(Some(summary))
         .description(more)
         .parameters((!parameters.is_empty()).then_some(parameters))
-        .response(E::STATUS.to_string(), answer)
+        .response(E::STATUS.to_string(), answer.build())
         .build();
     if E::HAS_BODY {
         let body = RequestBodyBuilder::new()

@@ -7,9 +7,12 @@
 //! [`description`].
 
 pub mod access;
+pub mod alerts;
+pub mod audit;
 pub mod commands;
 pub mod config;
 pub mod conflicts;
+pub mod dead_letters;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
@@ -22,7 +25,9 @@ pub mod problem;
 pub mod readings;
 pub mod request;
 mod shapes;
+pub mod status;
 pub mod telemetry;
+pub mod tokens;
 
 pub use access::{Access, Role};
 use description::Described;
@@ -51,6 +56,10 @@ macro_rules! table {
 #[must_use]
 pub fn table() -> Vec<Described> {
     table![
+        alerts::ListAlerts,
+        alerts::ShowAlert,
+        alerts::AcknowledgeAlert,
+        audit::ListAudit,
         commands::ListCommands,
         commands::SendCommand,
         commands::ShowCommand,
@@ -59,6 +68,10 @@ pub fn table() -> Vec<Described> {
         config::ChangeDeviceConfig,
         config::ListDeviceConfigHistory,
         conflicts::ListConflicts,
+        dead_letters::ListDeadLetters,
+        dead_letters::ShowDeadLetter,
+        dead_letters::RetryDeadLetter,
+        dead_letters::DiscardDeadLetter,
         fan_out::SendToMany,
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
@@ -76,9 +89,14 @@ pub fn table() -> Vec<Described> {
         ledger::ShowLedger,
         ledger::AcceptLoss,
         readings::SendReadings,
+        status::ShowStatus,
         telemetry::ListReadings,
         telemetry::ShowLatest,
         telemetry::SumUpReadings,
+        tokens::ListRevokedTokens,
+        tokens::RevokeToken,
+        tokens::ListRevokedSubjects,
+        tokens::RevokeSubject,
     ]
 }
 

@@ -50,20 +50,16 @@ pub struct Limited {
     pub limit: Option<Limit>,
 }
 
-/// A number of rows: 1 to [`ROWS_MAX`].
+/// A number of rows: 1 to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "usize")]
-pub struct Limit(usize);
+pub struct Limit<const MAX: usize = ROWS_MAX>(usize);
 
-impl Limit {
+impl<const MAX: usize> Limit<MAX> {
     /// The number next to this one that is allowed.
     #[must_use]
-    pub const fn clamped(rows: usize) -> Self {
-        match rows {
-            0 => Self(1),
-            1..=ROWS_MAX => Self(rows),
-            _ => Self(ROWS_MAX),
-        }
+    pub fn clamped(rows: usize) -> Self {
+        Self(rows.clamp(1, MAX))
     }
 
     /// Rows.
@@ -73,19 +69,19 @@ impl Limit {
     }
 }
 
-impl From<Limit> for usize {
-    fn from(limit: Limit) -> Self {
+impl<const MAX: usize> From<Limit<MAX>> for usize {
+    fn from(limit: Limit<MAX>) -> Self {
         limit.0
     }
 }
 
-impl TryFrom<String> for Limit {
+impl<const MAX: usize> TryFrom<String> for Limit<MAX> {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
         match text.parse() {
-            Ok(rows) if (1..=ROWS_MAX).contains(&rows) => Ok(Self(rows)),
-            _ => Err(format!("{text:?} is no number from 1 to {ROWS_MAX}")),
+            Ok(rows) if (1..=MAX).contains(&rows) => Ok(Self(rows)),
+            _ => Err(format!("{text:?} is no number from 1 to {MAX}")),
         }
     }
 }

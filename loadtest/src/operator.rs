@@ -9,12 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
+use api::commands::{
+    CancelCommand, CommandBody, Commands, ListCommands, NewCommand, OfDevicesCommand, SendCommand,
+};
+use api::config::{ChangeDeviceConfig, ConfigBody, ShowDeviceConfig, Wanted};
+use api::{Endpoint, Limit, Limited, OfDevice, Request};
 use daemon::{Class, Failure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use reqwest::{Client, RequestBuilder};
+use reqwest::Client;
+use schema::message::CommandId;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant as Timer, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -46,8 +52,8 @@ pub struct Operator {
 /// What was asked for.
 #[derive(Debug, Default)]
 pub struct Book {
-    /// Paths of commands whose request was answered.
-    commands: BTreeSet<String>,
+    /// Commands whose request was answered, each behind its agent.
+    commands: BTreeSet<(usize, String)>,
     /// By agent: the last value, while every request for one was answered.
     settings: BTreeMap<usize, Option<u64>>,
 }
@@ -101,23 +107,21 @@ struct Desk {
     rng: SmallRng,
     book: Book,
     /// What is withdrawn when.
-    withdrawals: BTreeMap<Timer, String>,
+    withdrawals: BTreeMap<Timer, Request<CancelCommand>>,
 }
 
 impl Desk {
     async fn work(&mut self, agents: usize) {
         loop {
             let next = Timer::now() + Duration::from_millis(self.rng.random_range(PAUSE_MS));
-            while let Some((at, path)) = self.withdrawals.pop_first() {
+            while let Some((at, cancel)) = self.withdrawals.pop_first() {
                 if at > next {
-                    self.withdrawals.insert(at, path);
+                    self.withdrawals.insert(at, cancel);
                     break;
                 }
                 sleep_until(at).await;
-                let url = format!("{}{path}/cancel", self.api());
-                let cancel = self.client.post(url);
                 // Heard or not: its outcome is judged.
-                let _ = send(cancel).await;
+                let _ = self.ask(&cancel).await;
             }
             sleep_until(next).await;
             let agent = self.rng.random_range(0..agents);
@@ -130,41 +134,45 @@ impl Desk {
     }
 
     async fn command(&mut self, agent: usize) {
-        let url = format!("{}/api/v1/devices/{}/commands", self.api(), device(agent));
         let ttl_seconds = match self.rng.random_bool(0.2) {
             true => self.rng.random_range(1..=3),
             false => 3_600,
         };
-        let body = json!({
-            "name": "exec",
-            "arguments": {"name": "mark"},
-            "ttl_seconds": ttl_seconds,
-            "priority": self.rng.random_range(0..3),
+        let send = SendCommand::at(of(agent)).body(NewCommand {
+            name: "exec".to_owned(),
+            arguments: json!({"name": "mark"}),
+            ttl_seconds: Some(ttl_seconds),
+            priority: self.rng.random_range(0..3),
         });
-        let Some(answer) = send(self.client.post(url).json(&body)).await else {
+        let Some(CommandBody { id, .. }) = self.ask(&send).await else {
             return;
         };
-        let Some(id) = answer["id"].as_str() else {
-            return;
-        };
-        let path = format!("/api/v1/devices/{}/commands/{id}", device(agent));
-        if self.rng.random_bool(0.2) {
+        if self.rng.random_bool(0.2)
+            && let Ok(command) = id.parse::<CommandId>()
+        {
             let after = Duration::from_millis(self.rng.random_range(WITHDRAWN_MS));
-            self.withdrawals.insert(Timer::now() + after, path.clone());
+            let device = device(agent);
+            let cancel = CancelCommand::at(OfDevicesCommand { device, command });
+            self.withdrawals.insert(Timer::now() + after, cancel);
         }
-        self.book.commands.insert(path);
+        self.book.commands.insert((agent, id));
     }
 
     async fn set(&mut self, agent: usize) {
-        let url = format!("{}/api/v1/devices/{}/config", self.api(), device(agent));
         let value = self.rng.random_range(1..=4u64);
         // Until it is answered, nobody knows which value is the last.
         let known = self.book.settings.insert(agent, None);
-        let answer = send(self.client.patch(url).json(&json!({ KEY: value }))).await;
+        let wanted = Wanted(BTreeMap::from([(KEY.to_owned(), value.into())]));
+        let change = ChangeDeviceConfig::at(of(agent)).body(wanted);
         // One that was not answered may still be written after this one.
-        if answer.is_some() && known != Some(None) {
+        if self.ask(&change).await.is_some() && known != Some(None) {
             self.book.settings.insert(agent, Some(value));
         }
+    }
+
+    async fn ask<E: Endpoint>(&mut self, request: &Request<E>) -> Option<E::Answer> {
+        let api = self.api();
+        ask(&self.client, &api, request).await
     }
 
     fn api(&mut self) -> String {
@@ -172,9 +180,14 @@ impl Desk {
     }
 }
 
-/// The answer's body, if the request was answered and taken.
-async fn send(request: RequestBuilder) -> Option<Value> {
-    let answer = request.timeout(ANSWER_TIMEOUT).send().await.ok()?;
+/// What a bridge answers, if it takes the request.
+async fn ask<E: Endpoint>(client: &Client, api: &str, request: &Request<E>) -> Option<E::Answer> {
+    let url = format!("{api}{}", request.target().ok()?);
+    let mut asked = client.request(E::METHOD, url).timeout(ANSWER_TIMEOUT);
+    if let Some(body) = &request.body {
+        asked = asked.json(body);
+    }
+    let answer = asked.send().await.ok()?;
     match answer.status().is_success() {
         true => answer.json().await.ok(),
         false => None,
@@ -192,19 +205,21 @@ pub async fn judge(stack: &Stack, book: &Book, deadline: Instant) -> Result<Outc
     let client = Client::new();
     let mut outcomes = Outcomes::default();
     for agent in 0..stack.agents.len() {
-        let device_url = format!("{api}/api/v1/devices/{}", device(agent));
-        let ended = |found: &Value| list(found).iter().all(|known| known["ended"] == true);
-        let url = format!("{device_url}/commands?limit={COMMANDS_MAX}");
-        let found = until(&client, &url, deadline, ended).await?;
+        let list = ListCommands::at(of(agent)).query(Limited {
+            limit: Some(Limit::clamped(COMMANDS_MAX)),
+        });
+        let ended = |found: &Commands| found.commands.iter().all(|known| known.ended);
+        let found = until(&client, &api, &list, deadline, ended).await?;
         let marks = fs::read_to_string(stack.marks(agent)).unwrap_or_default();
-        outcomes.add(agent, list(&found), &marks, book);
+        outcomes.add(agent, &found.commands, &marks, book);
 
-        let settled = |found: &Value| found["keys"][KEY]["in_force"] == true;
         let Some(last) = book.settings.get(&agent) else {
             continue;
         };
-        let found = until(&client, &format!("{device_url}/config"), deadline, settled).await?;
-        let desired = found["keys"][KEY]["desired"].as_u64();
+        let show = ShowDeviceConfig::at(of(agent));
+        let settled = |found: &ConfigBody| found.keys.get(KEY).is_some_and(|key| key.in_force);
+        let found = until(&client, &api, &show, deadline, settled).await?;
+        let desired = found.keys.get(KEY).and_then(|key| key.desired.as_u64());
         // None was written when no request for one was ever heard.
         let in_force = settled(&found) || (desired.is_none() && last.is_none());
         let is_last = last.is_none_or(|last| desired == Some(last));
@@ -223,21 +238,19 @@ impl Outcomes {
             && self.settings_astray == 0
     }
 
-    fn add(&mut self, agent: usize, found: &[Value], marks: &str, book: &Book) {
+    fn add(&mut self, agent: usize, found: &[CommandBody], marks: &str, book: &Book) {
         let mut ran: BTreeMap<&str, u64> = BTreeMap::new();
         for id in marks.lines() {
             *ran.entry(id).or_default() += 1;
         }
         self.ran_twice += ran.values().filter(|times| **times > 1).count() as u64;
-        let text = |command: &Value, key: &str| command[key].as_str().unwrap_or("").to_owned();
         let mut known = BTreeSet::new();
         for command in found {
-            let (id, state) = (text(command, "id"), text(command, "state"));
-            let times = ran.remove(&*id).unwrap_or(0);
-            let agrees = match &*state {
+            let times = ran.remove(command.id.as_str()).unwrap_or(0);
+            let agrees = match command.state.as_str() {
                 "succeeded" => times == 1,
                 "expired" => times == 0,
-                "cancelled" if text(command, "output").contains("while it ran") => true,
+                "cancelled" if command.output.contains("while it ran") => true,
                 "cancelled" => times == 0,
                 // A program that could not be started, or was broken off.
                 "failed" | "unknown" => true,
@@ -247,47 +260,45 @@ impl Outcomes {
                 }
             };
             if !agrees {
-                eprintln!("{command} ran {times} times");
+                eprintln!("{command:?} ran {times} times");
                 self.disagreeing += 1;
             }
-            *self.commands.entry(state).or_default() += 1;
-            known.insert(format!("/api/v1/devices/{}/commands/{id}", device(agent)));
+            *self.commands.entry(command.state.clone()).or_default() += 1;
+            known.insert(&command.id);
         }
         // What ran without being asked for.
         self.disagreeing += ran.len() as u64;
-        let of_agent = format!("/api/v1/devices/{}/", device(agent));
-        let asked = book
-            .commands
-            .iter()
-            .filter(|path| path.starts_with(&of_agent));
-        self.without_outcome += asked.filter(|path| !known.contains(*path)).count() as u64;
+        let asked = book.commands.iter().filter(|(of, _)| *of == agent);
+        self.without_outcome += asked.filter(|(_, id)| !known.contains(id)).count() as u64;
     }
 }
 
-fn list(found: &Value) -> &[Value] {
-    found["commands"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
-}
-
 /// Asks until it holds, or the deadline; returns the last answer.
-async fn until(
+async fn until<E: Endpoint>(
     client: &Client,
-    url: &str,
+    api: &str,
+    request: &Request<E>,
     deadline: Instant,
-    holds: impl Fn(&Value) -> bool,
-) -> Result<Value, Failure> {
+    holds: impl Fn(&E::Answer) -> bool,
+) -> Result<E::Answer, Failure> {
     loop {
-        let found = send(client.get(url)).await;
+        let found = ask(client, api, request).await;
         let late = Instant::now() > deadline;
         match found {
             Some(found) if late || holds(&found) => return Ok(found),
             None if late => {
-                return Err(Failure::new(Class::Network, format!("ask {url}")));
+                let what = format!("ask {api} to {}", E::NAME);
+                return Err(Failure::new(Class::Network, what));
             }
             Some(_) | None => sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+/// An agent's device, in a path.
+fn of(agent: usize) -> OfDevice {
+    OfDevice {
+        device: device(agent),
     }
 }
 
@@ -296,7 +307,12 @@ mod tests {
     use super::*;
 
     fn judged(state: &str, output: &str, marks: &str) -> Outcomes {
-        let found = json!({"id": "a", "state": state, "output": output});
+        let found = CommandBody {
+            id: "a".to_owned(),
+            state: state.to_owned(),
+            output: output.to_owned(),
+            ..CommandBody::default()
+        };
         let mut outcomes = Outcomes::default();
         outcomes.add(0, &[found], marks, &Book::default());
         outcomes
@@ -332,8 +348,7 @@ mod tests {
     #[test]
     fn a_command_that_was_asked_for_and_is_gone_is_noticed() {
         let mut book = Book::default();
-        let path = format!("/api/v1/devices/{}/commands/a", device(1));
-        book.commands.insert(path);
+        book.commands.insert((1, "a".to_owned()));
         let mut outcomes = Outcomes::default();
         outcomes.add(0, &[], "", &book);
         assert!(outcomes.are_good());

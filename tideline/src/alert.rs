@@ -1,23 +1,23 @@
 //! `tideline alert`: what is wrong with the fleet, and who looks after it.
 
+use api::alerts::{AcknowledgeAlert, AlertBody, AlertState, ListAlerts, OfAlert, WhichAlerts};
+use api::{Endpoint as _, Nothing};
 use clap::{Args, Subcommand, ValueEnum};
 use schema::DeviceId;
 
-use serde_json::Value;
-
-use crate::client::{Path, RawPages};
+use crate::client::Pages;
 use crate::output::{self, Column, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column<Value>; 7] = [
-    Column::new("ALERT", |alert| plain(&alert["id"])),
-    Column::new("OPENED", |alert| instant(&alert["opened_at"])),
-    Column::new("STATE", |alert| plain(&alert["state"])),
-    Column::new("SEVERITY", |alert| plain(&alert["severity"])),
-    Column::new("RULE", |alert| plain(&alert["rule"])),
-    Column::new("DEVICE", |alert| plain(&alert["device"])),
-    Column::new("DETAIL", |alert| plain(&alert["detail"])),
+const COLUMNS: [Column<AlertBody>; 7] = [
+    Column::new("ALERT", |alert| plain(&alert.id)),
+    Column::new("OPENED", |alert| instant(&alert.opened_at)),
+    Column::new("STATE", |alert| plain(&alert.state)),
+    Column::new("SEVERITY", |alert| plain(&alert.severity)),
+    Column::new("RULE", |alert| plain(&alert.rule)),
+    Column::new("DEVICE", |alert| plain(&alert.device)),
+    Column::new("DETAIL", |alert| plain(&alert.detail)),
 ];
 
 /// What is wrong with the fleet.
@@ -65,6 +65,16 @@ enum State {
     Resolved,
 }
 
+impl From<State> for AlertState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Firing => Self::Firing,
+            State::Acknowledged => Self::Acknowledged,
+            State::Resolved => Self::Resolved,
+        }
+    }
+}
+
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
@@ -73,18 +83,24 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             device,
             limit,
         } => {
-            let path = Path::new("alerts")
-                .with_typed("state", *state)
-                .with_some("device", device.as_ref());
-            let pages = RawPages::new(path, "alerts", *limit as usize);
-            session.list_raw(pages, &COLUMNS).await
+            let which = WhichAlerts {
+                state: state.map(AlertState::from),
+                device: device.clone(),
+                ..WhichAlerts::default()
+            };
+            let list = ListAlerts::at(Nothing {}).query(which);
+            session
+                .list(Pages::new(list, *limit as usize), &COLUMNS)
+                .await
         }
         Action::Acknowledge { alert } => {
-            let path = Path::new("alerts").segment(alert).then("/acknowledge");
-            let answer = session.api()?.post(&path, None).await?;
-            session.show_raw(&answer, |answer| {
-                let by = plain(&answer["acknowledged_by"]);
-                output::print(&format!("{alert}  {}, by {by}", plain(&answer["state"])));
+            let of = OfAlert {
+                alert: alert.clone(),
+            };
+            let answer = session.api()?.ask(&AcknowledgeAlert::at(of)).await?;
+            session.show(&answer, |answer| {
+                let by = plain(&answer.acknowledged_by);
+                output::print(&format!("{alert}  {}, by {by}", plain(&answer.state)));
             })
         }
     }

@@ -1,21 +1,21 @@
 //! `tideline audit`: who did what, and who was turned away.
 
+use api::audit::{AuditLine, ListAudit};
+use api::{Endpoint as _, Nothing};
 use clap::Args;
 
-use serde_json::Value;
-
-use crate::client::{Path, RawPages};
+use crate::client::Pages;
 use crate::output::{Column, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column<Value>; 6] = [
-    Column::new("AT", |entry| instant(&entry["at"])),
-    Column::new("ACTOR", |entry| plain(&entry["actor"])),
-    Column::new("ACTION", |entry| plain(&entry["action"])),
-    Column::new("TARGET", |entry| plain(&entry["target"])),
-    Column::new("ADDRESS", |entry| plain(&entry["address"])),
-    Column::new("OUTCOME", |entry| plain(&entry["outcome"])),
+const COLUMNS: [Column<AuditLine>; 6] = [
+    Column::new("AT", |entry| instant(&entry.at)),
+    Column::new("ACTOR", |entry| plain(&entry.actor)),
+    Column::new("ACTION", |entry| plain(&entry.action)),
+    Column::new("TARGET", |entry| plain(&entry.target)),
+    Column::new("ADDRESS", |entry| plain(&entry.address)),
+    Column::new("OUTCOME", |entry| plain(&entry.outcome)),
 ];
 
 /// Who did what over the API, latest first.
@@ -32,6 +32,6 @@ pub struct Options {
 
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
-    let pages = RawPages::new(Path::new("audit"), "entries", options.limit as usize);
-    session.list_raw(pages, &COLUMNS).await
+    let pages = Pages::new(ListAudit::at(Nothing {}), options.limit as usize);
+    session.list(pages, &COLUMNS).await
 }

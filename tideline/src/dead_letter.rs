@@ -1,21 +1,25 @@
 //! `tideline dead-letter`: messages that were set aside, looked at, tried again or thrown away.
 
+use api::dead_letters::{
+    DiscardDeadLetter, LetterBody, ListDeadLetters, OfLetter, RetryDeadLetter, ShowDeadLetter,
+    WhichLetters,
+};
+use api::{Endpoint as _, Nothing};
 use clap::{Args, Subcommand};
 use schema::DeviceId;
-use serde_json::Value;
 
-use crate::client::{Path, RawPages};
+use crate::client::Pages;
 use crate::output::{self, Column, Confirm, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column<Value>; 6] = [
-    Column::new("LETTER", |letter| plain(&letter["id"])),
-    Column::new("RECEIVED", |letter| instant(&letter["received_at"])),
-    Column::new("DEVICE", |letter| plain(&letter["device"])),
-    Column::new("TIMES", |letter| plain(&letter["times"])),
-    Column::new("BYTES", |letter| plain(&letter["payload_bytes"])),
-    Column::new("REASON", |letter| plain(&letter["reason"])),
+const COLUMNS: [Column<LetterBody>; 6] = [
+    Column::new("LETTER", |letter| plain(&letter.id)),
+    Column::new("RECEIVED", |letter| instant(&letter.received_at)),
+    Column::new("DEVICE", |letter| plain(&letter.device)),
+    Column::new("TIMES", |letter| plain(&letter.times)),
+    Column::new("BYTES", |letter| plain(&letter.payload_bytes)),
+    Column::new("REASON", |letter| plain(&letter.reason)),
 ];
 
 /// Messages that the bridge could not take, and set aside.
@@ -65,51 +69,57 @@ enum Action {
 
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
-    let at = |letter: &str| Path::new("dead-letters").segment(letter);
+    let of = |letter: &String| OfLetter {
+        letter: letter.clone(),
+    };
     match &options.action {
         Action::List { device, limit } => {
-            let path = Path::new("dead-letters").with_some("device", device.as_ref());
-            let pages = RawPages::new(path, "dead_letters", *limit as usize);
-            session.list_raw(pages, &COLUMNS).await
+            let which = WhichLetters {
+                device: device.clone(),
+                ..WhichLetters::default()
+            };
+            let list = ListDeadLetters::at(Nothing {}).query(which);
+            session
+                .list(Pages::new(list, *limit as usize), &COLUMNS)
+                .await
         }
         Action::Show { letter } => {
-            let answer = session.api()?.get(&at(letter)).await?;
-            session.show_raw(&answer, show)
+            let request = ShowDeadLetter::at(of(letter));
+            let answer = session.api()?.ask(&request).await?;
+            session.show(&answer, show)
         }
         Action::Retry { letter } => {
-            let path = at(letter).then("/retry");
-            let answer = session.api()?.post(&path, None).await?;
+            let request = RetryDeadLetter::at(of(letter));
+            let answer = session.api()?.ask(&request).await?;
             let done = format!("{letter} is in the database, and no dead letter any more");
-            session.show_raw(&answer, |_| output::print(&done))
+            session.show(&answer, |_| output::print(&done))
         }
         Action::Discard { letter, confirm } => {
             confirm.ask(&format!("throw {letter} away for ever"))?;
-            let answer = session.api()?.delete(&at(letter)).await?;
+            let request = DiscardDeadLetter::at(of(letter));
+            let answer = session.api()?.ask(&request).await?;
             let done = format!("{letter} is thrown away");
-            session.show_raw(&answer, |_| output::print(&done))
+            session.show(&answer, |()| output::print(&done))
         }
     }
 }
 
-fn show(letter: &Value) {
+fn show(letter: &LetterBody) {
     output::facts(&[
-        ("letter", plain(&letter["id"])),
-        ("device", plain(&letter["device"])),
-        ("topic", plain(&letter["topic"])),
-        ("reason", plain(&letter["reason"])),
-        ("received", instant(&letter["received_at"])),
-        ("times", plain(&letter["times"])),
-        ("bytes", plain(&letter["payload_bytes"])),
-        ("payload", plain(&letter["payload_hex"])),
+        ("letter", plain(&letter.id)),
+        ("device", plain(&letter.device)),
+        ("topic", plain(&letter.topic)),
+        ("reason", plain(&letter.reason)),
+        ("received", instant(&letter.received_at)),
+        ("times", plain(&letter.times)),
+        ("bytes", plain(&letter.payload_bytes)),
+        ("payload", plain(&letter.payload_hex)),
     ]);
-    let (topic, payload) = (&letter["topic"], &letter["payload_hex"]);
-    if let (Some(topic), Some(payload)) = (topic.as_str(), payload.as_str())
-        && !payload.is_empty()
-    {
+    if !letter.payload_hex.is_empty() {
         output::print(&format!(
             "read it with: echo '{} {}' | tideline decode",
-            output::clean(topic),
-            output::clean(payload)
+            output::clean(&letter.topic),
+            output::clean(&letter.payload_hex)
         ));
     }
 }

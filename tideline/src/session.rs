@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use api::{Endpoint, Listing as List, Paged};
 
-use crate::client::{Answered, Api, Entry, Pages, RawPages, Reach};
+use crate::client::{Answered, Api, Entry, Pages, Reach};
 use crate::output::{self, Column, Listing};
 
 /// How a command ends.
@@ -78,33 +78,6 @@ impl Session {
         while let Some(entries) = pages.next(self.api()?).await? {
             for Entry { raw, body } in &entries {
                 listing.push(raw, body);
-            }
-        }
-        listing.end();
-        if pages.is_cut() {
-            eprintln!("there may be more: ask for them with a higher --limit");
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// Prints an answer: as JSON, or as `tell` says it to people.
-    pub(crate) fn show_raw(&self, answer: &Value, tell: impl FnOnce(&Value)) -> Outcome {
-        if !self.print_json(answer) {
-            tell(answer);
-        }
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// Prints a list, page after page.
-    pub(crate) async fn list_raw(
-        &mut self,
-        mut pages: RawPages,
-        columns: &[Column<Value>],
-    ) -> Outcome {
-        let mut listing = Listing::new(columns, self.is_json());
-        while let Some(entries) = pages.next(self.api()?).await? {
-            for entry in &entries {
-                listing.push(entry, entry);
             }
         }
         listing.end();

@@ -1,16 +1,15 @@
 //! Alerts: what a person should look at.
 
-use axum::extract::{Path, RawQuery, State};
+use api::alerts::{self, AlertBody, AlertList, OfAlert, WhichAlerts};
+use axum::extract::State;
 use axum::{Extension, Json};
 use schema::time::ReceivedAt;
-use serde::Serialize;
 use store::alerts::{Alert, AlertQuery, AlertState};
-use store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN, QUERY_ROWS_MAX};
-use utoipa::ToSchema;
+use store::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 
+use super::extract::{Now, Of, Params, next, parsed, wrong};
 use super::problem::Problem;
-use super::query::Query;
-use super::{Caller, Shared};
+use super::{Caller, Shared, Stored};
 
 /// Alerts of one answer, unless told otherwise.
 const LIMIT: usize = 100;
@@ -18,111 +17,50 @@ const LIMIT: usize = 100;
 /// Characters of an alert's name.
 const ID_CHARS: usize = 32;
 
-/// Something that a person should look at
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct AlertBody {
-    id: String,
-    /// What was looked for: `device_offline`, `readings_unaccounted`, `dead_letters`,
-    /// `setting_not_in_force` or `clock_skewed`.
-    rule: &'static str,
-    /// `warning` or `critical`.
-    severity: &'static str,
-    /// `firing`, `acknowledged` or `resolved`.
-    state: &'static str,
-    /// Of which device, or of none.
-    device: Option<String>,
-    detail: String,
-    opened_at: String,
-    last_seen_at: String,
-    acknowledged_at: Option<String>,
-    acknowledged_by: Option<String>,
-    resolved_at: Option<String>,
-}
-
-/// Alerts, latest first
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct AlertList {
-    alerts: Vec<AlertBody>,
-    /// Where the next page begins, if there is one: pass it as `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// Lists alerts, latest first
-#[utoipa::path(
-    get,
-    path = "/api/v1/alerts",
-    tag = "alerts",
-    params(
-        ("state" = Option<String>, Query, description = "`firing`, `acknowledged` or `resolved` ones alone"),
-        ("device" = Option<String>, Query, description = "Of this device alone"),
-        ("after" = Option<String>, Query, description = "Where a page ended, by its `next`"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many"),
-    ),
-    responses((status = 200, body = AlertList))
-)]
-pub(crate) async fn list(
+/// Lists alerts, latest first.
+pub(super) async fn list(
     State(store): Shared,
-    RawQuery(query): RawQuery,
+    Params(asked): Params<WhichAlerts>,
 ) -> Result<Json<AlertList>, Problem> {
-    let query = Query::parse(query.as_deref(), &["state", "device", "after", "limit"])?;
     let query = AlertQuery {
-        state: query.get("state", state)?,
-        device: query.get("device", str::parse)?,
-        after: query.get("after", cursor)?,
-        limit: query.limit(LIMIT, QUERY_ROWS_MAX)?,
+        state: asked.state.map(state),
+        device: asked.device,
+        after: parsed("after", asked.after.as_deref(), cursor)?,
+        limit: asked.limit.map_or(LIMIT, usize::from),
     };
     let found = store.alerts(&query).await?;
-    let next = match found.last() {
-        Some(last) if found.len() == query.limit => {
-            Some(format!("{}.{}", last.opened_at.micros(), last.id))
-        }
-        _ => None,
-    };
+    let place = |last: &Alert| format!("{}.{}", last.opened_at.micros(), last.id);
+    let next = next(&found, query.limit, place);
     Ok(Json(AlertList {
-        alerts: found.into_iter().map(AlertBody::from).collect(),
+        alerts: found.into_iter().map(body).collect(),
         next,
     }))
 }
 
-/// Shows an alert
-#[utoipa::path(
-    get,
-    path = "/api/v1/alerts/{alert}",
-    tag = "alerts",
-    params(("alert" = String, Path, description = "Its id", pattern = "^[0-9a-f]{32}$", min_length = 32, max_length = 32)),
-    responses((status = 200, body = AlertBody))
-)]
-pub(crate) async fn one(
+/// Shows an alert.
+pub(super) async fn one(
     State(store): Shared,
-    Path(id): Path<String>,
+    Of(OfAlert { alert }): Of<OfAlert>,
 ) -> Result<Json<AlertBody>, Problem> {
-    let found = store.alert(alert_id(&id)?).await?;
-    found
-        .map(|found| Json(found.into()))
-        .ok_or_else(|| unknown(&id))
+    shown(&store, alert_id(&alert)?).await
 }
 
-/// Says that somebody knows of an alert; one that is resolved stays so
-#[utoipa::path(
-    post,
-    path = "/api/v1/alerts/{alert}/acknowledge",
-    tag = "alerts",
-    params(("alert" = String, Path, description = "Its id", pattern = "^[0-9a-f]{32}$", min_length = 32, max_length = 32)),
-    responses((status = 200, body = AlertBody))
-)]
-pub(crate) async fn acknowledge(
+/// Says that somebody knows of an alert; one that is resolved stays so.
+pub(super) async fn acknowledge(
     State(store): Shared,
     Extension(caller): Extension<Caller>,
-    Path(id): Path<String>,
+    Now(now): Now,
+    Of(OfAlert { alert }): Of<OfAlert>,
 ) -> Result<Json<AlertBody>, Problem> {
-    let name = alert_id(&id)?;
-    let now = store.clock().now();
-    store.acknowledge_alert(name, &caller.name, now).await?;
-    let found = store.alert(name).await?;
-    found
-        .map(|found| Json(found.into()))
-        .ok_or_else(|| unknown(&id))
+    let id = alert_id(&alert)?;
+    store.acknowledge_alert(id, &caller.name, now).await?;
+    shown(&store, id).await
+}
+
+async fn shown(store: &Stored, id: &str) -> Result<Json<AlertBody>, Problem> {
+    let found = store.alert(id).await?;
+    let unknown = || Problem::not_found(format!("there is no alert {id}"));
+    found.map(|found| Json(body(found))).ok_or_else(unknown)
 }
 
 fn alert_id(text: &str) -> Result<&str, Problem> {
@@ -132,20 +70,19 @@ fn alert_id(text: &str) -> Result<&str, Problem> {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     match is_id {
         true => Ok(text),
-        false => Err(Problem::bad_request(format!(
-            "alert: {text:?} is no id of {ID_CHARS} hexadecimal digits"
-        ))),
+        false => Err(wrong(
+            "alert",
+            format!("{text:?} is no id of {ID_CHARS} hexadecimal digits"),
+        )),
     }
 }
 
-fn unknown(id: &str) -> Problem {
-    Problem::not_found(format!("there is no alert {id}"))
-}
-
-fn state(text: &str) -> Result<AlertState, String> {
-    let mut all = AlertState::ALL.into_iter();
-    all.find(|state| state.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is none of firing, acknowledged, resolved"))
+const fn state(state: alerts::AlertState) -> AlertState {
+    match state {
+        alerts::AlertState::Firing => AlertState::Firing,
+        alerts::AlertState::Acknowledged => AlertState::Acknowledged,
+        alerts::AlertState::Resolved => AlertState::Resolved,
+    }
 }
 
 fn cursor(text: &str) -> Result<(ReceivedAt, String), String> {
@@ -157,23 +94,21 @@ fn cursor(text: &str) -> Result<(ReceivedAt, String), String> {
     parsed.ok_or_else(|| format!("{text:?} is no `next` of an answer"))
 }
 
-impl From<Alert> for AlertBody {
-    fn from(alert: Alert) -> Self {
-        let time = |at: ReceivedAt| schema::rfc3339(at.micros());
-        let state = alert.state().as_str();
-        let (acknowledged_at, acknowledged_by) = alert.acknowledged.unzip();
-        Self {
-            id: alert.id,
-            rule: alert.rule.as_str(),
-            severity: alert.rule.severity().as_str(),
-            state,
-            device: alert.finding.device.map(|device| device.to_string()),
-            detail: alert.finding.detail,
-            opened_at: time(alert.opened_at),
-            last_seen_at: time(alert.last_seen_at),
-            acknowledged_at: acknowledged_at.map(time),
-            acknowledged_by,
-            resolved_at: alert.resolved_at.map(time),
-        }
+fn body(alert: Alert) -> AlertBody {
+    let time = |at: ReceivedAt| schema::rfc3339(at.micros());
+    let state = alert.state().as_str().to_owned();
+    let (acknowledged_at, acknowledged_by) = alert.acknowledged.unzip();
+    AlertBody {
+        id: alert.id,
+        rule: alert.rule.as_str().to_owned(),
+        severity: alert.rule.severity().as_str().to_owned(),
+        state,
+        device: alert.finding.device.map(|device| device.to_string()),
+        detail: alert.finding.detail,
+        opened_at: time(alert.opened_at),
+        last_seen_at: time(alert.last_seen_at),
+        acknowledged_at: acknowledged_at.map(time),
+        acknowledged_by,
+        resolved_at: alert.resolved_at.map(time),
     }
 }

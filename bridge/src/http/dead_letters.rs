@@ -8,131 +8,65 @@
 //! The commit comes first and the letter goes after: killed in between, the letter is still there, and
 //! the same again changes nothing.
 
+use api::dead_letters::{DeadLetters, LetterBody, OfLetter, WhichLetters};
 use api::readings::Settlement;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use schema::message::RejectReason;
 use schema::{Channel, Topic, codec};
-use serde::Serialize;
 use store::dead_letters::{LetterCursor, LetterId, LetterQuery};
 use store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin};
-use utoipa::ToSchema;
 
 use super::Shared;
+use super::extract::{Of, Params, next, parsed, wrong};
 use super::problem::Problem;
-use super::query::Query;
 use super::readings::{BATCH_MEMORY, settlement};
 use crate::direct::Direct;
 
-/// Letters of an answer unless asked for more, and at most.
+/// Letters of one answer, unless told otherwise.
 const LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1_000;
 
-/// Payloads that could not be used
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeadLetters {
-    dead_letters: Vec<LetterBody>,
-    /// Where the next page begins, if there may be one: pass it as `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// A payload that could not be used
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct LetterBody {
-    /// Its name.
-    id: String,
-    /// Whose, when the topic told.
-    device: Option<String>,
-    topic: String,
-    /// Why it is here.
-    reason: String,
-    /// When it last arrived.
-    received_at: String,
-    /// How often it arrived.
-    times: u64,
-    /// The payload's whole length; at most 65,536 bytes are kept.
-    payload_bytes: u64,
-    /// What is kept of it; in a list, its first 256 bytes.
-    payload_hex: String,
-}
-
-/// Lists payloads that could not be used, latest first
-#[utoipa::path(
-    get,
-    path = "/api/v1/dead-letters",
-    tag = "dead letters",
-    params(
-        ("device" = Option<String>, Query, description = "Of this device alone"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 1_000, description = "At most so many"),
-    ),
-    responses((status = 200, body = DeadLetters))
-)]
-pub(crate) async fn list(
+/// Lists payloads that could not be used, latest first.
+pub(super) async fn list(
     State(store): Shared,
-    RawQuery(query): RawQuery,
+    Params(asked): Params<WhichLetters>,
 ) -> Result<Json<DeadLetters>, Problem> {
-    let given = Query::parse(query.as_deref(), &["device", "after", "limit"])?;
     let query = LetterQuery {
-        device: given.get("device", str::parse)?,
-        after: given.get("after", str::parse)?,
-        limit: given.limit(LIMIT, LIMIT_MAX)?,
+        device: asked.device,
+        after: parsed("after", asked.after.as_deref(), str::parse)?,
+        limit: asked.limit.map_or(LIMIT, usize::from),
     };
     let letters = store.letters(&query).await?;
-    let next = match letters.last() {
-        Some(last) if letters.len() == query.limit => Some(LetterCursor {
+    let next = next(&letters, query.limit, |last| {
+        let cursor = LetterCursor {
             received_at: last.letter.received_at,
             id: last.id.clone(),
-        }),
-        _ => None,
-    };
+        };
+        cursor.to_string()
+    });
     Ok(Json(DeadLetters {
-        dead_letters: letters.into_iter().map(LetterBody::from).collect(),
-        next: next.map(|cursor| cursor.to_string()),
+        dead_letters: letters.into_iter().map(body).collect(),
+        next,
     }))
 }
 
-/// Shows a payload that could not be used
-#[utoipa::path(
-    get,
-    path = "/api/v1/dead-letters/{letter}",
-    tag = "dead letters",
-    params(
-        ("letter" = String, Path, description = "Its name", pattern = "^[0-9a-f]{16}\\.[A-Za-z0-9._-]{0,64}$"),
-    ),
-    responses((status = 200, body = LetterBody))
-)]
-pub(crate) async fn one(
+/// Shows a payload that could not be used.
+pub(super) async fn one(
     State(store): Shared,
-    Path(letter): Path<String>,
+    Of(OfLetter { letter }): Of<OfLetter>,
 ) -> Result<Json<LetterBody>, Problem> {
     let id = letter_id(&letter)?;
     let found = store.letter(&id).await?;
-    Ok(Json(found.ok_or_else(|| unknown(&id))?.into()))
+    let kept = found.ok_or_else(|| unknown(&id))?;
+    Ok(Json(body(kept)))
 }
 
-/// Tries a payload again
-///
-/// It is read and admitted by today's rules. What is committed is answered, and the letter is gone; when nothing of it
-/// can be, the letter stays.
-#[utoipa::path(
-    post,
-    path = "/api/v1/dead-letters/{letter}/retry",
-    tag = "dead letters",
-    params(
-        ("letter" = String, Path, description = "Its name", pattern = "^[0-9a-f]{16}\\.[A-Za-z0-9._-]{0,64}$"),
-    ),
-    responses(
-        (status = 200, description = "What became of its readings", body = Settlement),
-        (status = 422, description = "It cannot be used today either; the letter stays.", body = api::Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(crate) async fn retry(
+/// Tries a payload again.
+pub(super) async fn retry(
     State(store): Shared,
     Extension(direct): Extension<Direct>,
-    Path(letter): Path<String>,
+    Of(OfLetter { letter }): Of<OfLetter>,
 ) -> Result<Json<Settlement>, Problem> {
     let id = letter_id(&letter)?;
     let found = store.letter(&id).await?;
@@ -150,19 +84,10 @@ pub(crate) async fn retry(
     Ok(Json(settlement(epoch, settled)))
 }
 
-/// Throws a payload away
-#[utoipa::path(
-    delete,
-    path = "/api/v1/dead-letters/{letter}",
-    tag = "dead letters",
-    params(
-        ("letter" = String, Path, description = "Its name", pattern = "^[0-9a-f]{16}\\.[A-Za-z0-9._-]{0,64}$"),
-    ),
-    responses((status = 204, description = "It is gone"))
-)]
-pub(crate) async fn discard(
+/// Throws a payload away.
+pub(super) async fn discard(
     State(store): Shared,
-    Path(letter): Path<String>,
+    Of(OfLetter { letter }): Of<OfLetter>,
 ) -> Result<StatusCode, Problem> {
     let id = letter_id(&letter)?;
     match store.discard_letter(&id).await? {
@@ -212,24 +137,22 @@ fn stays(reason: String) -> Problem {
 
 fn letter_id(text: &str) -> Result<LetterId, Problem> {
     text.parse()
-        .map_err(|error| Problem::bad_request(format!("dead letter: {text:?} {error}")))
+        .map_err(|error| wrong("dead letter", format!("{text:?} {error}")))
 }
 
 fn unknown(id: &LetterId) -> Problem {
     Problem::not_found(format!("there is no dead letter {id}"))
 }
 
-impl From<KeptLetter> for LetterBody {
-    fn from(kept: KeptLetter) -> Self {
-        Self {
-            id: kept.id.to_string(),
-            device: kept.letter.device.map(|device| device.to_string()),
-            topic: kept.letter.topic,
-            reason: kept.letter.reason,
-            received_at: schema::rfc3339(kept.letter.received_at.micros()),
-            times: kept.times,
-            payload_bytes: kept.payload_bytes,
-            payload_hex: hex::encode(kept.letter.payload),
-        }
+fn body(kept: KeptLetter) -> LetterBody {
+    LetterBody {
+        id: kept.id.to_string(),
+        device: kept.letter.device.map(|device| device.to_string()),
+        topic: kept.letter.topic,
+        reason: kept.letter.reason,
+        received_at: schema::rfc3339(kept.letter.received_at.micros()),
+        times: kept.times,
+        payload_bytes: kept.payload_bytes,
+        payload_hex: hex::encode(kept.letter.payload),
     }
 }

@@ -5,8 +5,8 @@
 //! request ─► gzip ─► name, time-out, problem details ─► guard (who, may they) ─► handler ─► Store
 //! ```
 //!
-//! Reading order: [`endpoints`] (each with what it asks of its caller; [`auth::role`](crate::auth) says what that means) → [`openapi`] (how
-//! they are registered and described) → [`guard`] → the handlers, a file for each thing → [`problem`], [`query`].
+//! Reading order: [`served`] (which handler serves which endpoint; [`api`] declares them, with who may ask) → [`routes`] → [`guard`] → the
+//! handlers, a file for each thing → [`extract`] (what they take), [`problem`].
 
 mod alerts;
 mod audit;
@@ -20,9 +20,7 @@ mod fleet;
 mod groups;
 mod guard;
 mod ledger;
-mod openapi;
 mod problem;
-mod query;
 mod readings;
 mod routes;
 mod status;
@@ -39,16 +37,14 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Json, Router};
-use schema::DeviceId;
 use schema::limits::PAYLOAD_BYTES_MAX;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet};
 use crate::direct::Direct;
 use crate::dispatch::Notifier;
+use api::REQUEST_ID;
 pub(crate) use guard::{Caller, Guard};
 use problem::Problem;
 use routes::Routes;
@@ -60,9 +56,6 @@ const BODY_BYTES_MAX: usize = PAYLOAD_BYTES_MAX;
 
 /// How long a request may take: a query that needs longer should ask for less.
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Names the request in logs and answers.
-const REQUEST_ID: &str = "x-request-id";
 
 /// Longest name that a caller may give its request.
 const REQUEST_ID_CHARS_MAX: usize = 64;
@@ -103,11 +96,7 @@ impl Api {
     /// The routes: `/api/v1`, its description at `/openapi.json`, and a page for it at `/docs`.
     pub(crate) fn router(self) -> Router {
         let (router, served) = served().finish();
-        let (old, old_description, _) = endpoints().finish();
-        let mut description = api::description::description(served);
-        description.merge(old_description);
-        let router = router.merge(old);
-        let described = Arc::new(description);
+        let described = Arc::new(api::description::description(served));
         let docs = SwaggerUi::new("/docs")
             .config(utoipa_swagger_ui::Config::from("/openapi.json").try_it_out_enabled(true));
         let api = router
@@ -139,17 +128,26 @@ impl Api {
 
 /// Every endpoint of the API's table, with its handler.
 fn served() -> Routes {
+    use api::alerts::{AcknowledgeAlert, ListAlerts, ShowAlert};
+    use api::audit::ListAudit;
     use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
     use api::config::{ChangeDeviceConfig, ListDeviceConfigHistory, ShowDeviceConfig};
     use api::conflicts::ListConflicts;
+    use api::dead_letters::{DiscardDeadLetter, ListDeadLetters, RetryDeadLetter, ShowDeadLetter};
     use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
     use api::fleet::{LabelDevice, ListDevices, ReinstateDevice, RetireDevice, ShowDevice};
     use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, ListGroups, ShowGroupConfig};
     use api::ledger::{AcceptLoss, ShowFleetLedger, ShowLedger};
     use api::readings::SendReadings;
+    use api::status::ShowStatus;
     use api::telemetry::{ListReadings, ShowLatest, SumUpReadings};
+    use api::tokens::{ListRevokedSubjects, ListRevokedTokens, RevokeSubject, RevokeToken};
 
     Routes::new()
+        .serve(ListAlerts, alerts::list)
+        .serve(ShowAlert, alerts::one)
+        .serve(AcknowledgeAlert, alerts::acknowledge)
+        .serve(ListAudit, audit::list)
         .serve(ListCommands, commands::list)
         .serve(SendCommand, commands::create)
         .serve(ShowCommand, commands::one)
@@ -158,6 +156,10 @@ fn served() -> Routes {
         .serve(ChangeDeviceConfig, config::change)
         .serve(ListDeviceConfigHistory, config::history)
         .serve(ListConflicts, conflicts::list)
+        .serve(ListDeadLetters, dead_letters::list)
+        .serve(ShowDeadLetter, dead_letters::one)
+        .serve(RetryDeadLetter, dead_letters::retry)
+        .serve(DiscardDeadLetter, dead_letters::discard)
         .serve(SendToMany, fan_out::create)
         .serve(ShowMany, fan_out::one)
         .serve(ListDevicesOf, fan_out::devices)
@@ -175,27 +177,14 @@ fn served() -> Routes {
         .serve(ShowLedger, ledger::device)
         .serve(AcceptLoss, ledger::accept_loss)
         .serve(SendReadings, readings::create)
+        .serve(ShowStatus, status::show)
         .serve(ListReadings, telemetry::list)
         .serve(ShowLatest, telemetry::latest)
         .serve(SumUpReadings, telemetry::aggregates)
-}
-
-/// Every endpoint, with what it asks of its caller.
-fn endpoints() -> openapi::Routes {
-    openapi::Routes::new()
-        .with(ReadFleet, routes!(dead_letters::list))
-        .with(ReadFleet, routes!(dead_letters::one))
-        .with(Administer, routes!(dead_letters::retry))
-        .with(Administer, routes!(dead_letters::discard))
-        .with(ReadFleet, routes!(status::show))
-        .with(ReadFleet, routes!(alerts::list))
-        .with(ReadFleet, routes!(alerts::one))
-        .with(Operate, routes!(alerts::acknowledge))
-        .with(Administer, routes!(tokens::revoked))
-        .with(Administer, routes!(tokens::revoke))
-        .with(Administer, routes!(tokens::subjects))
-        .with(Administer, routes!(tokens::revoke_subject))
-        .with(Administer, routes!(audit::list))
+        .serve(ListRevokedTokens, tokens::revoked)
+        .serve(RevokeToken, tokens::revoke)
+        .serve(ListRevokedSubjects, tokens::subjects)
+        .serve(RevokeSubject, tokens::revoke_subject)
 }
 
 fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
@@ -247,30 +236,10 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The body must say that it is JSON: what a form in a web page sends does not.
-fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
-    match media_type(headers) {
-        Some("application/json") => Ok(()),
-        _ => Err(Problem::unsupported_media_type(
-            "the body must be application/json",
-        )),
-    }
-}
-
-/// What the body is, without parameters.
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
-    kind.split(';').next().map(str::trim)
-}
-
-/// The device in a path.
-fn device(text: &str) -> Result<DeviceId, Problem> {
-    text.parse()
-        .map_err(|error| Problem::bad_request(format!("device: {error}")))
-}
-
 #[cfg(test)]
 mod tests {
+    use api::description::Described;
+
     use super::*;
 
     #[test]
@@ -289,13 +258,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_served_is_the_apis_table() {
+        let names = |endpoints: Vec<Described>| {
+            let mut names: Vec<&str> = endpoints.iter().map(|of| of.name).collect();
+            names.sort_unstable();
+            names
+        };
+        let (_, served) = served().finish();
+        assert_eq!(names(served), names(api::table()));
+    }
+
+    #[test]
     fn every_endpoint_is_described_and_asks_something() {
-        let (_, description, table) = endpoints().finish();
-        assert!(!table.is_empty());
+        let table = api::table();
+        let description = api::description::description(table.clone());
+        let description = serde_json::to_value(description).unwrap();
         for endpoint in &table {
-            let item = &description.paths.paths[&endpoint.path];
-            let text = serde_json::to_value(item).unwrap();
-            let operation = &text[endpoint.method.as_str().to_lowercase()];
+            let method = endpoint.method.as_str().to_lowercase();
+            let operation = &description["paths"][endpoint.path][method];
             assert_eq!(
                 operation["x-access"],
                 endpoint.access.as_str(),

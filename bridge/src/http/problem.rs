@@ -16,7 +16,7 @@ const DETAIL_BYTES_MAX: usize = 4 * 1024;
 /// What went wrong, as the caller hears it, and what the log says besides.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
-    body: api::Problem,
+    body: Box<api::Problem>,
     retry_after_seconds: Option<u64>,
     /// It may name hosts and statements: it is for the log, not for the caller.
     cause: Option<String>,
@@ -26,7 +26,7 @@ impl Problem {
     /// A problem of a status that the API answers with.
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
-            body: api::Problem::new(status.as_u16(), detail),
+            body: Box::new(api::Problem::new(status.as_u16(), detail)),
             retry_after_seconds: None,
             cause: None,
         }

@@ -1,13 +1,10 @@
 //! How the bridge and its fleet stand, in one answer.
 
-use std::collections::BTreeMap;
-
+use api::status::StatusBody;
 use axum::extract;
 use axum::{Extension, Json};
 use daemon::Health;
 use daemon::health::State;
-use serde::Serialize;
-use utoipa::ToSchema;
 
 use super::Shared;
 use super::problem::Problem;
@@ -24,29 +21,8 @@ pub(crate) struct Host {
     pub(crate) health: Health,
 }
 
-/// How the bridge and its fleet stand
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct StatusBody {
-    /// The bridge's version.
-    version: &'static str,
-    database: String,
-    broker_connected: bool,
-    /// The parts of the process by name: `ready`, or `waiting` or `broken` with the reason.
-    components: BTreeMap<String, String>,
-    devices: u64,
-    devices_online: u64,
-    devices_retired: u64,
-    alerts_firing: u64,
-}
-
-/// Shows how the bridge and its fleet stand
-#[utoipa::path(
-    get,
-    path = "/api/v1/status",
-    tag = "status",
-    responses((status = 200, body = StatusBody))
-)]
-pub(crate) async fn show(
+/// Shows how the bridge and its fleet stand.
+pub(super) async fn show(
     extract::State(store): Shared,
     Extension(host): Extension<Host>,
 ) -> Result<Json<StatusBody>, Problem> {
@@ -54,7 +30,7 @@ pub(crate) async fn show(
     let states = host.health.states().into_iter();
     let components = states.map(|(name, state)| (name.to_owned(), told(&state)));
     Ok(Json(StatusBody {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         database: host.database,
         broker_connected: host.broker.is_connected(),
         components: components.collect(),

@@ -3,8 +3,6 @@
 
 mod answer;
 mod pages;
-mod path;
-mod raw_pages;
 mod transport;
 
 use std::fs;
@@ -25,8 +23,6 @@ use tokio::time::{Instant, sleep};
 
 pub(crate) use answer::Answered;
 pub(crate) use pages::{Entry, Pages};
-pub(crate) use path::{Path, device};
-pub(crate) use raw_pages::RawPages;
 use transport::{Answer, Ask, Root, Transport, TransportError};
 
 /// Holds the token itself.
@@ -228,47 +224,6 @@ impl Api {
         }
     }
 
-    /// Asks for what is at a path.
-    pub(crate) async fn get(&mut self, path: &Path) -> Result<Value, Failure> {
-        json_body(&self.ask_raw(Method::GET, path, None, &[]).await?)
-    }
-
-    /// As [`Self::get`]; when the bridge is gone for a moment, or asks to be asked later, it is
-    /// asked again for a while.
-    pub(crate) async fn get_patiently(&mut self, path: &Path) -> Result<Value, Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.get(path).await {
-                Err(failure)
-                    if matches!(failure.class(), Class::Network | Class::Overload)
-                        && Instant::now() < deadline =>
-                {
-                    sleep(AGAIN).await;
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Asks for what is at a path in one of its forms.
-    pub(crate) async fn get_as(
-        &mut self,
-        path: &Path,
-        kind: &'static str,
-    ) -> Result<Whole, Failure> {
-        let accept = (ACCEPT, HeaderValue::from_static(kind));
-        self.ask_raw(Method::GET, path, None, &[accept]).await
-    }
-
-    /// Posts a body, or none.
-    pub(crate) async fn post(
-        &mut self,
-        path: &Path,
-        body: Option<&Value>,
-    ) -> Result<Value, Failure> {
-        json_body(&self.ask_raw(Method::POST, path, body, &[]).await?)
-    }
-
     /// Waits a moment, and for a bridge that answers. Whether it knows the names of requests; what is asked
     /// next goes over the same connection while it stands, and so to the same bridge, unless a balancer deals
     /// out single requests. `false` when the time is up.
@@ -293,48 +248,6 @@ impl Api {
             .into_iter()
             .flatten();
         Some(parameters.any(|parameter| parameter["name"] == IDEMPOTENCY_KEY.as_str()))
-    }
-
-    /// Takes away what is at a path.
-    pub(crate) async fn delete(&mut self, path: &Path) -> Result<Value, Failure> {
-        json_body(&self.ask_raw(Method::DELETE, path, None, &[]).await?)
-    }
-
-    /// Asks for something that has versions; its entity tag joins the answer as `etag`.
-    pub(crate) async fn get_tagged(&mut self, path: &Path) -> Result<Value, Failure> {
-        tagged(&self.ask_raw(Method::GET, path, None, &[]).await?)
-    }
-
-    /// Changes what a body names; with a tag, only if nobody has changed it since.
-    pub(crate) async fn patch(
-        &mut self,
-        path: &Path,
-        body: &Value,
-        if_match: Option<&str>,
-    ) -> Result<Value, Failure> {
-        let mut condition = Vec::new();
-        if let Some(tag) = if_match {
-            let quoted = format!("\"{}\"", tag.trim_matches('"'));
-            let value = HeaderValue::from_str(&quoted).map_err(|error| {
-                Failure::new(Class::Configuration, format!("use --if-match {tag}")).because(error)
-            })?;
-            condition.push((IF_MATCH, value));
-        }
-        let asked = self.ask_raw(Method::PATCH, path, Some(body), &condition);
-        tagged(&asked.await?)
-    }
-
-    async fn ask_raw(
-        &mut self,
-        method: Method,
-        path: &Path,
-        body: Option<&Value>,
-        more: &[(HeaderName, HeaderValue)],
-    ) -> Result<Whole, Failure> {
-        let body = body.map(|body| Bytes::from(body.to_string()));
-        let mut call = Call::new(method, path.to_string(), body);
-        call.headers.extend(more.iter().cloned());
-        self.call(&call).await
     }
 
     async fn call(&mut self, call: &Call) -> Result<Whole, Failure> {
@@ -490,22 +403,6 @@ fn unreachable(url: &str, error: TransportError) -> Failure {
     Failure::new(Class::Network, format!("ask the bridge at {url}"))
         .because(error)
         .help(help)
-}
-
-/// Nothing is `null`.
-fn json_body(answer: &Whole) -> Result<Value, Failure> {
-    if answer.body.is_empty() {
-        return Ok(Value::Null);
-    }
-    serde_json::from_slice(&answer.body).map_err(unreadable)
-}
-
-fn tagged(answer: &Whole) -> Result<Value, Failure> {
-    let mut body = json_body(answer)?;
-    if let (Some(object), Some(tag)) = (body.as_object_mut(), answer.header(ETAG.as_str())) {
-        object.insert("etag".to_owned(), tag.trim_matches('"').into());
-    }
-    Ok(body)
 }
 
 /// The token to show, as its header says it.

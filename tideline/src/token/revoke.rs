@@ -1,34 +1,38 @@
 //! `tideline token revoke` and `list-revoked`, through the bridge.
 
+use api::tokens::{
+    ListRevokedSubjects, ListRevokedTokens, OfSubject, RevokeBody, RevokeSubject,
+    RevokeSubjectBody, RevokeToken, RevokedSubject, RevokedToken,
+};
+use api::{Endpoint as _, Nothing};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use daemon::{Class, Failure};
-use serde_json::{Value, json};
 
 use super::inspect::read;
 use super::{given, instant};
-use crate::client::{Path, RawPages};
+use crate::client::Pages;
 use crate::moment::{Moment, moment};
 use crate::output::{self, Column, plain};
 use crate::session::{Outcome, Session};
 
 /// What a list shows.
-const COLUMNS: [Column<Value>; 5] = [
-    Column::new("JTI", |token| plain(&token["jti"])),
-    Column::new("SUBJECT", |token| plain(&token["subject"])),
-    Column::new("REVOKED", |token| output::instant(&token["revoked_at"])),
-    Column::new("ENDS", |token| output::instant(&token["expires_at"])),
-    Column::new("REASON", |token| plain(&token["reason"])),
+const COLUMNS: [Column<RevokedToken>; 5] = [
+    Column::new("JTI", |token| plain(&token.jti)),
+    Column::new("SUBJECT", |token| plain(&token.subject)),
+    Column::new("REVOKED", |token| output::instant(&token.revoked_at)),
+    Column::new("ENDS", |token| output::instant(&token.expires_at)),
+    Column::new("REASON", |token| plain(&token.reason)),
 ];
 
 /// What a list of people shows.
-const SUBJECTS: [Column<Value>; 4] = [
-    Column::new("SUBJECT", |revoked| plain(&revoked["subject"])),
+const SUBJECTS: [Column<RevokedSubject>; 4] = [
+    Column::new("SUBJECT", |revoked| plain(&revoked.subject)),
     Column::new("ISSUED UNTIL", |revoked| {
-        output::instant(&revoked["issued_until"])
+        output::instant(&revoked.issued_until)
     }),
-    Column::new("BY", |revoked| plain(&revoked["revoked_by"])),
-    Column::new("REASON", |revoked| plain(&revoked["reason"])),
+    Column::new("BY", |revoked| plain(&revoked.revoked_by)),
+    Column::new("REASON", |revoked| plain(&revoked.reason)),
 ];
 
 #[derive(Debug, Args)]
@@ -74,42 +78,43 @@ pub(super) struct ListRevoked {
 }
 
 pub(super) async fn run(revoke: &Revoke, session: &mut Session) -> Outcome {
-    let (path, body, done) = match &revoke.subject {
-        Some(subject) => {
-            let path = Path::new("tokens/subjects").segment(subject);
-            let done = format!("all tokens of {} are revoked", output::clean(subject));
-            let body = json!({ "reason": revoke.reason });
-            (path.then("/revoke"), body, done)
-        }
-        None => {
-            let body = body(revoke)?;
-            let done = format!("{} is revoked", plain(&body["jti"]));
-            (Path::new("tokens/revoke"), body, done)
-        }
-    };
-    let answer = session.api()?.post(&path, Some(&body)).await?;
-    session.show_raw(&answer, |_| output::print(&done))
+    if let Some(subject) = &revoke.subject {
+        let of = OfSubject {
+            subject: subject.clone(),
+        };
+        let body = RevokeSubjectBody {
+            reason: revoke.reason.clone(),
+        };
+        let request = RevokeSubject::at(of).body(body);
+        let answer = session.api()?.ask(&request).await?;
+        let done = format!("all tokens of {} are revoked", output::clean(subject));
+        return session.show(&answer, |_| output::print(&done));
+    }
+    let body = body(revoke)?;
+    let done = format!("{} is revoked", plain(&body.jti));
+    let request = RevokeToken::at(Nothing {}).body(body);
+    let answer = session.api()?.ask(&request).await?;
+    session.show(&answer, |_| output::print(&done))
 }
 
-fn body(revoke: &Revoke) -> Result<Value, Failure> {
-    let reason = revoke.reason.as_str();
+fn body(revoke: &Revoke) -> Result<RevokeBody, Failure> {
+    let reason = revoke.reason.clone();
     match (&revoke.token, &revoke.jti) {
         (Some(token), _) => {
             let claims = read(&given(token)?)?.claims;
-            Ok(json!({
-                "jti": claims.jti,
-                "subject": claims.sub,
-                "expires_at": instant(claims.exp),
-                "reason": reason,
-            }))
+            Ok(RevokeBody {
+                jti: claims.jti,
+                subject: claims.sub,
+                expires_at: Some(instant(claims.exp)),
+                reason,
+            })
         }
-        (None, Some(jti)) => {
-            let mut body = json!({ "jti": jti, "reason": reason });
-            if let Some(at) = revoke.expires_at {
-                body["expires_at"] = at.rfc3339().into();
-            }
-            Ok(body)
-        }
+        (None, Some(jti)) => Ok(RevokeBody {
+            jti: jti.clone(),
+            expires_at: revoke.expires_at.map(Moment::rfc3339),
+            reason,
+            ..RevokeBody::default()
+        }),
         (None, None) => Err(Failure::new(
             Class::Configuration,
             "revoke a token: name it, its --jti, or its --subject",
@@ -118,10 +123,11 @@ fn body(revoke: &Revoke) -> Result<Value, Failure> {
 }
 
 pub(super) async fn list(list: &ListRevoked, session: &mut Session) -> Outcome {
-    let (path, of, columns) = match list.subjects {
-        true => ("tokens/subjects", "subjects", &SUBJECTS[..]),
-        false => ("tokens/revoked", "tokens", &COLUMNS[..]),
-    };
-    let pages = RawPages::new(Path::new(path), of, list.limit as usize);
-    session.list_raw(pages, columns).await
+    let limit = list.limit as usize;
+    if list.subjects {
+        let pages = Pages::new(ListRevokedSubjects::at(Nothing {}), limit);
+        return session.list(pages, &SUBJECTS).await;
+    }
+    let pages = Pages::new(ListRevokedTokens::at(Nothing {}), limit);
+    session.list(pages, &COLUMNS).await
 }
