@@ -4,7 +4,7 @@
 //! Knows nothing of MQTT, SQL or readings.
 //!
 //! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`], [`admin`] and [`http`] →
-//! [`clock`], [`backoff`], [`logs`], [`metrics`], [`stdout`].
+//! [`clock`], [`backoff`], [`lock`], [`logs`], [`metrics`], [`stdout`].
 
 pub mod admin;
 pub mod backoff;
@@ -13,6 +13,7 @@ pub mod failure;
 pub mod health;
 pub mod http;
 pub mod lifecycle;
+pub mod lock;
 pub mod logs;
 pub mod metrics;
 pub mod settings;
@@ -23,4 +24,5 @@ pub use clock::{Clock, SystemClock};
 pub use failure::{Class, Failure, Fault};
 pub use health::{Component, Health};
 pub use lifecycle::Lifecycle;
+pub use lock::lock;
 pub use metrics::registered;

@@ -16,7 +16,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Failure, Fault};
+use daemon::{Class, Failure, Fault, lock};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
 use store::{Delivery, Ingested, Settled, Store, StoreError};
@@ -383,10 +383,4 @@ impl Ingest {
         }
         debug!(rows, ?took, "committed");
     }
-}
-
-fn lock(counters: &Mutex<Counters>) -> std::sync::MutexGuard<'_, Counters> {
-    counters
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

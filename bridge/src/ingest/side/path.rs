@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use daemon::{Failure, Fault};
+use daemon::{Failure, Fault, lock};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
 use store::commands::ProgressReport;
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::super::acks::{AckPublisher, Acks, publish};
 use super::super::persist::Persistence;
-use super::super::{Counters, Ingest, lock};
+use super::super::{Counters, Ingest};
 use super::{Content, Entry, Kind, Sides};
 use crate::dispatch::Notifier;
 use crate::intake::Broker;
