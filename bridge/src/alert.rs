@@ -105,7 +105,7 @@ impl Alerts {
     /// Runs until stopped.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         loop {
-            // Nobody is offline by a clock that nobody knows.
+            // No device is offline while the time is not known.
             tokio::select! {
                 () = self.store.clock().known() => {}
                 () = self.stop.cancelled() => return Ok(()),

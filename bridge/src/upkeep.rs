@@ -85,7 +85,7 @@ impl Upkeep {
             tokio::select! {
                 () = async {
                     tokio::time::sleep(pause).await;
-                    // Nothing is too old by a clock that nobody knows.
+                    // Nothing is too old while the time is not known.
                     self.store.clock().known().await;
                 } => {}
                 () = self.stop.cancelled() => return Ok(()),

@@ -153,8 +153,7 @@ pub trait AlertStore: Send + Sync {
     /// One alert.
     async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError>;
 
-    /// Notes that somebody knows of it; who was first stays. Nothing happens to one that is
-    /// resolved.
+    /// Acknowledges an alert; the first name stays. One that is resolved does not change.
     async fn acknowledge_alert(
         &self,
         id: &str,
@@ -162,7 +161,7 @@ pub trait AlertStore: Send + Sync {
         now: ReceivedAt,
     ) -> Result<(), StoreError>;
 
-    /// How many alerts fire, and nobody has said anything.
+    /// How many alerts fire and are not acknowledged.
     async fn alerts_firing(&self) -> Result<u64, StoreError>;
 
     /// Drops alerts that were resolved before a time. Returns how many.

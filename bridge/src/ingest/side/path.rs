@@ -53,7 +53,7 @@ impl SidePath {
     pub(in super::super) async fn run(self) -> Result<(), Failure> {
         while let Some(group) = self.sides.next(GROUP).await {
             let mut by_kind: BTreeMap<Kind, Vec<Entry<Receipt>>> = BTreeMap::new();
-            // Nothing is stamped by a clock that nobody knows.
+            // Nothing is stamped while the time is not known.
             self.store.clock().known().await;
             for mut entry in group {
                 entry.content.stamp(self.store.clock().at(entry.received));
