@@ -13,9 +13,9 @@ pub mod failure;
 pub mod health;
 pub mod http;
 pub mod lifecycle;
-pub mod lock;
 pub mod logs;
 pub mod metrics;
+mod mutex;
 pub mod settings;
 pub mod stdout;
 
@@ -24,5 +24,5 @@ pub use clock::{Clock, SystemClock};
 pub use failure::{Class, Failure, Fault};
 pub use health::{Component, Health};
 pub use lifecycle::Lifecycle;
-pub use lock::lock;
 pub use metrics::registered;
+pub use mutex::lock;
