@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
 use schema::{Balance, DiscardedBy};
-use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule, before};
+use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule};
 use store::{FleetLedger, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -105,7 +105,7 @@ impl Alerts {
     /// Runs until stopped.
     pub(crate) async fn run(self) -> Result<(), Failure> {
         loop {
-            // Nobody is offline by a clock that nobody knows.
+            // No device is offline while the time is not known.
             tokio::select! {
                 () = self.store.clock().known() => {}
                 () = self.stop.cancelled() => return Ok(()),
@@ -164,7 +164,7 @@ impl Alerts {
             warn!(rule = rule.as_str(), findings = findings.len(), "alerts");
             self.store.raise(rule, &findings, now).await?;
         }
-        let unseen = before(now, 2 * INTERVAL);
+        let unseen = now.minus(2 * INTERVAL);
         self.store
             .resolve_unseen_alerts(Rule::StoreRefuses, unseen, now)
             .await?;

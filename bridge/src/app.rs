@@ -1,11 +1,11 @@
 //! The bridge put together: store, broker, data path and API; how it starts, drains and stops.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use daemon::{Class, Failure, Health, Lifecycle, admin, http};
+use daemon::{Class, Failure, Health, Lifecycle, admin, http, lock};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
 use store::Store;
@@ -314,7 +314,7 @@ impl RunningBridge {
     /// A function that returns what the bridge has done so far.
     pub fn counters(&self) -> impl Fn() -> Counters + Send + Sync + 'static {
         let counters = Arc::clone(&self.counters);
-        move || *counters.lock().unwrap_or_else(PoisonError::into_inner)
+        move || *lock(&counters)
     }
 
     /// Serves the API with the admin endpoints of the whole process, until the lifecycle stops.

@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Clock as _, Failure, registered};
+use daemon::{Failure, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt};
 use store::{Settled, Store, StoreError};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(20);
 const MERGE_EPOCHS: usize = 256;
 
 /// How far clocks of those who issue tokens, and of other bridges, may be off.
-const SKEW_MICROS: i64 = 120_000_000;
+const SKEW: Duration = Duration::from_secs(120);
 
 /// Gaps that are asked for at a time.
 const GAPS_MAX: usize = 1_000;
@@ -86,7 +85,7 @@ impl Upkeep {
             tokio::select! {
                 () = async {
                     tokio::time::sleep(pause).await;
-                    // Nothing is too old by a clock that nobody knows.
+                    // Nothing is too old while the time is not known.
                     self.store.clock().known().await;
                 } => {}
                 () = self.stop.cancelled() => return Ok(()),
@@ -115,8 +114,7 @@ impl Upkeep {
 
     /// Asks for one page of gaps. Returns where the next page begins.
     async fn ask_again(&self, after: Option<&DeviceId>) -> Result<Option<DeviceId>, StoreError> {
-        let age = i64::try_from(self.gap_age.as_micros()).unwrap_or(i64::MAX);
-        let before = ReceivedAt::from_micros(self.store.clock().now_micros().saturating_sub(age));
+        let before = self.store.clock().now().minus(self.gap_age);
         let gaps = self.store.gaps(before, after, GAPS_MAX).await?;
         let next = match gaps.len() {
             GAPS_MAX => gaps.last().map(|gap| gap.device.clone()),
@@ -136,16 +134,8 @@ impl Upkeep {
     /// resolved alerts and audit entries that are as old as readings may be.
     async fn forget(&self) -> Result<(), StoreError> {
         let now = self.store.clock().now();
-        let old = self.keep.map(|keep| {
-            let keep = i64::try_from(keep.as_micros()).unwrap_or(i64::MAX);
-            ReceivedAt::from_micros(now.micros().saturating_sub(keep))
-        });
-        let validity = i64::try_from(1_000_000 * VALIDITY_SECONDS_MAX).unwrap_or(i64::MAX);
-        let revoked = now
-            .micros()
-            .saturating_sub(validity)
-            .saturating_sub(SKEW_MICROS);
-        let revoked = ReceivedAt::from_micros(revoked);
+        let old = self.keep.map(|keep| now.minus(keep));
+        let revoked = now.minus(Duration::from_secs(VALIDITY_SECONDS_MAX) + SKEW);
         let mut gone = self.store.forget_access(now, revoked, old).await?;
         if let Some(old) = old {
             gone += self.store.forget_alerts(old).await?;
@@ -160,9 +150,8 @@ impl Upkeep {
         retention: Duration,
         after: Option<&DeviceId>,
     ) -> Result<Option<DeviceId>, StoreError> {
-        let retention = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-        let before = self.store.clock().now_micros().saturating_sub(retention);
-        let before = ObservedAt::from_micros(before);
+        let before = self.store.clock().now().minus(retention);
+        let before = ObservedAt::from_micros(before.micros());
         let expired = self.store.expire(before, after).await?;
         self.meters.rows_expired.inc_by(expired.rows);
         Ok(expired.next)

@@ -7,10 +7,10 @@
 //! refuses all ──────┘
 //! ```
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Component, Failure};
+use daemon::{Component, Failure, lock};
 use store::Store;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -167,7 +167,7 @@ impl DatabaseWatch {
 
     /// What is refused now.
     pub(crate) fn refusals(&self) -> Refusals {
-        self.lock().refusals.clone()
+        lock(&self.shared.state).refusals.clone()
     }
 
     /// Waits until something is refused that was not before.
@@ -176,7 +176,7 @@ impl DatabaseWatch {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.lock();
+        let mut state = lock(&self.shared.state);
         let changed = change(&mut state);
         let failing = state.failing.as_ref().map(|(reason, _)| reason);
         let reasons = [state.silent.as_ref(), state.refusing.as_ref(), failing];
@@ -195,14 +195,7 @@ impl DatabaseWatch {
 
     #[cfg(test)]
     pub(crate) fn is_said_to_be_silent(&self) -> bool {
-        self.lock().silent.is_some()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.state).silent.is_some()
     }
 }
 

@@ -12,10 +12,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use daemon::lock;
 use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
 use rumqttd::protocol::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, Publish, PublishProperties, QoS,
@@ -142,10 +143,6 @@ impl Router {
             names: Mutex::default(),
         })
     }
-
-    fn names(&self) -> MutexGuard<'_, Names> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Names {
@@ -163,7 +160,7 @@ impl Names {
 impl Link {
     /// Connects. Blocks until the router has answered: not for async workers.
     pub(crate) fn open(router: &Arc<Router>) -> Result<Self, Gone> {
-        let (name, mark) = router.names().take();
+        let (name, mark) = lock(&router.names).take();
         let (tx, rx) = (router.connect)(&format!("l{name}")).ok_or(Gone)?;
         // Room for 200 packets is laid out for each link; it takes what it needs.
         *tx.buffer() = VecDeque::new();
@@ -314,7 +311,7 @@ impl Drop for Link {
         let sent = self.push(Packet::Disconnect(Disconnect { reason_code }, None));
         // A name that a dead router still holds is of no use to anybody.
         if sent.is_ok() {
-            self.router.names().free.push(self.name);
+            lock(&self.router.names).free.push(self.name);
         }
     }
 }
@@ -446,6 +443,6 @@ mod tests {
             drop(links);
             publish(&mut from, round..round + 1).await;
         }
-        assert_eq!(router.names().used, 4);
+        assert_eq!(lock(&router.names).used, 4);
     }
 }

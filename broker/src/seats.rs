@@ -3,9 +3,10 @@
 //! way to every connection at once, when certificates are revoked and when the broker stops.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use certs::Serial;
+use daemon::lock;
 use schema::CommonName;
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +68,7 @@ impl Seats {
     pub(crate) async fn take(self: &Arc<Self>, client: Client, kick: Arc<Kick>) -> Seat {
         loop {
             let before = {
-                let mut taken = self.lock();
+                let mut taken = lock(&self.taken);
                 match taken.get(&client) {
                     None => {
                         taken.insert(client.clone(), Arc::clone(&kick));
@@ -87,26 +88,25 @@ impl Seats {
 
     /// Asks every connection to end whose certificate is among these.
     pub(crate) fn kick_revoked(&self, is_revoked: impl Fn(&Serial) -> bool) {
-        for kick in self.lock().values().filter(|kick| is_revoked(&kick.serial)) {
+        for kick in lock(&self.taken)
+            .values()
+            .filter(|kick| is_revoked(&kick.serial))
+        {
             kick.kick(Close::Revoked);
         }
     }
 
     /// Asks every connection to end.
     pub(crate) fn kick_all(&self, why: Close) {
-        for kick in self.lock().values() {
+        for kick in lock(&self.taken).values() {
             kick.kick(why);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Client, Arc<Kick>>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.lock().remove(&self.client);
+        lock(&self.seats.taken).remove(&self.client);
         self.kick.gone.cancel();
     }
 }
@@ -138,7 +138,7 @@ mod tests {
         drop(seat);
         let next = next.await.unwrap();
         drop((next, other));
-        assert!(seats.lock().is_empty());
+        assert!(lock(&seats.taken).is_empty());
     }
 
     #[tokio::test]

@@ -13,10 +13,10 @@
 //! The hub never waits for a device: one whose mailbox is full is disconnected.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Failure, registered};
+use daemon::{Class, Failure, lock, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -334,10 +334,6 @@ async fn hub(shard: &Shard, mut link: Link) -> Result<(), Gone> {
 fn device_of(message: &Message) -> Option<&str> {
     let topic = std::str::from_utf8(&message.topic).ok()?;
     split_topic(topic).map(|(device, _)| device)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use certs::Role;
+use daemon::lock;
 use tokio::sync::Notify;
 
 use crate::filter::Filter;
@@ -63,7 +64,7 @@ impl Shares {
 
     /// Adds a member; `changed` is notified whenever what it serves changes later.
     pub(crate) fn join(&self, key: &GroupKey, member: Member, changed: &Arc<Notify>) {
-        let mut groups = self.lock();
+        let mut groups = lock(&self.groups);
         let group = groups
             .entry(key.clone())
             .or_insert_with(|| Group::new(self.shards));
@@ -73,7 +74,7 @@ impl Shares {
 
     /// Takes a member out.
     pub(crate) fn leave(&self, key: &GroupKey, member: Member) {
-        let mut groups = self.lock();
+        let mut groups = lock(&self.groups);
         let Some(group) = groups.get_mut(key) else {
             return;
         };
@@ -87,22 +88,18 @@ impl Shares {
 
     /// The shards that a member serves now, in ascending order.
     pub(crate) fn served(&self, key: &GroupKey, member: Member) -> Vec<usize> {
-        self.lock()
+        lock(&self.groups)
             .get(key)
             .map_or_else(Vec::new, |group| group.served(member))
     }
 
     /// A member has opened these shards: whoever served them before may let go of them.
     pub(crate) fn confirm(&self, key: &GroupKey, member: Member, opened: &[usize]) {
-        if let Some(group) = self.lock().get_mut(key)
+        if let Some(group) = lock(&self.groups).get_mut(key)
             && group.confirm(member, opened)
         {
             group.notify();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<GroupKey, Group>> {
-        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

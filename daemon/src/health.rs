@@ -1,9 +1,11 @@
 //! What of a process works: each part says so itself, `/readyz` and `/healthz` collect it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
+
+use crate::lock;
 
 /// What a part waits for until it says otherwise.
 pub const STARTING: &str = "starting";
@@ -48,14 +50,15 @@ impl Health {
     /// Whether every part works: the process should be sent work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.lock().values().all(|state| *state == State::Ready)
+        lock(&self.parts)
+            .values()
+            .all(|state| *state == State::Ready)
     }
 
     /// Whether no part is broken: the process should be left running.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        !self
-            .lock()
+        !lock(&self.parts)
             .values()
             .any(|state| matches!(state, State::Broken(_)))
     }
@@ -63,11 +66,7 @@ impl Health {
     /// Every part by name.
     #[must_use]
     pub fn states(&self) -> BTreeMap<&'static str, State> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, State>> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.parts).clone()
     }
 }
 
@@ -88,7 +87,7 @@ impl Component {
     }
 
     fn set(&self, state: State) {
-        self.health.lock().insert(self.name, state);
+        lock(&self.health.parts).insert(self.name, state);
     }
 }
 

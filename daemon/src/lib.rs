@@ -4,7 +4,7 @@
 //! Knows nothing of MQTT, SQL or readings.
 //!
 //! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`], [`admin`] and [`http`] →
-//! [`clock`], [`backoff`], [`logs`], [`metrics`], [`stdout`].
+//! [`clock`], [`backoff`], [`lock`], [`logs`], [`metrics`], [`stdout`].
 
 pub mod admin;
 pub mod backoff;
@@ -15,6 +15,7 @@ pub mod http;
 pub mod lifecycle;
 pub mod logs;
 pub mod metrics;
+mod mutex;
 pub mod settings;
 pub mod stdout;
 
@@ -24,3 +25,4 @@ pub use failure::{Class, Failure, Fault};
 pub use health::{Component, Health};
 pub use lifecycle::Lifecycle;
 pub use metrics::registered;
+pub use mutex::lock;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::failure::{Class, Failure};
+use crate::lock;
 
 /// The tasks of one process, or of one part of it. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -45,7 +46,7 @@ impl Lifecycle {
     where
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        *self.lock().busy.entry(name).or_default() += 1;
+        *lock(&self.shared).busy.entry(name).or_default() += 1;
         let lifecycle = self.clone();
         self.tracker.spawn(async move {
             // A second spawn sees a panic as a join error, so that it is reported like a failure.
@@ -89,7 +90,7 @@ impl Lifecycle {
         self.stop();
         self.tracker.close();
         let ended = tokio::time::timeout(grace, self.tracker.wait()).await;
-        let mut shared = self.lock();
+        let mut shared = lock(&self.shared);
         if let Some(failure) = shared.failure.take() {
             return Err(failure);
         }
@@ -103,7 +104,7 @@ impl Lifecycle {
     }
 
     fn ended(&self, name: &'static str, outcome: Result<(), Failure>) {
-        let mut shared = self.lock();
+        let mut shared = lock(&self.shared);
         if let Some(count) = shared.busy.get_mut(name) {
             *count -= 1;
             if *count == 0 {
@@ -122,10 +123,6 @@ impl Lifecycle {
             shared.failure.get_or_insert(failure);
             self.stop();
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

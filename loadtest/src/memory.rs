@@ -41,7 +41,7 @@ pub struct MemoryBuffer {
     quarantine_max: usize,
     last_row: u64,
     rows: BTreeMap<u64, Stored>,
-    /// Rows stamped by a clock that nobody has compared, which are not sent: by what.
+    /// Rows that are not sent, because the clock that stamped them was never compared; with that stamp.
     untimed: BTreeMap<u64, Stamp>,
     /// Oldest first; the last one is the current epoch's.
     books: Vec<Book>,

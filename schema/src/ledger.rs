@@ -128,7 +128,7 @@ impl EpochLedger {
     }
 }
 
-/// The sequences that a report does not speak of, which says that so many were `accepted`.
+/// The sequences that a report says nothing of: those above the `accepted` that it gives.
 #[must_use]
 pub fn since(accepted: u64) -> Option<SeqRange> {
     SeqRange::new(accepted.checked_add(1)?, u64::MAX)

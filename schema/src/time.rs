@@ -1,5 +1,7 @@
 //! When a reading was taken, on the device's clock, and when the bridge took it, on its own.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since the Unix epoch at which a reading was taken. Sources stamp in whole
@@ -48,6 +50,13 @@ impl ReceivedAt {
     #[must_use]
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
+    }
+
+    /// So long before; saturates.
+    #[must_use]
+    pub fn minus(self, age: Duration) -> Self {
+        let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        Self(self.0.saturating_sub(micros))
     }
 
     /// Microseconds since the Unix epoch.

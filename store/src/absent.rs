@@ -10,9 +10,10 @@
 //! of 0.1, because it does not know its bridge yet, may have others besides.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use daemon::lock;
 use schema::limits::REPORT_EPOCHS_MAX;
 use schema::{DeviceId, Epoch};
 
@@ -37,7 +38,7 @@ impl Absent {
     }
 
     fn due_at<'a>(&self, reports: &'a [DeviceReport], now: Instant) -> Vec<&'a DeviceReport> {
-        let looked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked = lock(&self.0);
         let is_due = |report: &&DeviceReport| {
             looked.get(&report.device).is_none_or(|(epochs, at)| {
                 *epochs != named(report) || now.saturating_duration_since(*at) > AGAIN
@@ -48,7 +49,7 @@ impl Absent {
 
     /// They were looked at.
     pub(crate) fn looked(&self, reports: &[&DeviceReport]) {
-        let mut looked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut looked = lock(&self.0);
         if looked.len() + reports.len() > DEVICES_MAX {
             looked.clear();
         }

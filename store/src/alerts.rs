@@ -153,8 +153,7 @@ pub trait AlertStore: Send + Sync {
     /// One alert.
     async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError>;
 
-    /// Notes that somebody knows of it; who was first stays. Nothing happens to one that is
-    /// resolved.
+    /// Acknowledges an alert; the first name stays. One that is resolved does not change.
     async fn acknowledge_alert(
         &self,
         id: &str,
@@ -162,7 +161,7 @@ pub trait AlertStore: Send + Sync {
         now: ReceivedAt,
     ) -> Result<(), StoreError>;
 
-    /// How many alerts fire, and nobody has said anything.
+    /// How many alerts fire and are not acknowledged.
     async fn alerts_firing(&self) -> Result<u64, StoreError>;
 
     /// Drops alerts that were resolved before a time. Returns how many.
@@ -329,7 +328,7 @@ impl<D: Database> AlertStore for D {
         now: ReceivedAt,
         interval: Duration,
     ) -> Result<bool, StoreError> {
-        let begun = self.execute(BEGIN, cells![now, before(now, interval)]);
+        let begun = self.execute(BEGIN, cells![now, now.minus(interval)]);
         Ok(begun.await? > 0)
     }
 
@@ -339,7 +338,7 @@ impl<D: Database> AlertStore for D {
         now: ReceivedAt,
         bounds: &AlertBounds,
     ) -> Result<Vec<Finding>, StoreError> {
-        let since = |age| before(now, age);
+        let since = |age| now.minus(age);
         let most = page_limit(FINDINGS_MAX);
         let (sql, cells, read): (_, _, Read<Finding>) = match rule {
             Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
@@ -456,13 +455,6 @@ fn alert(row: &dyn Row) -> Result<Alert, StoreError> {
         acknowledged: row.maybe_time(6)?.zip(row.maybe_text(7)?),
         resolved_at: row.maybe_time(8)?,
     })
-}
-
-/// A time before another one.
-#[must_use]
-pub fn before(now: ReceivedAt, age: Duration) -> ReceivedAt {
-    let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
-    ReceivedAt::from_micros(now.micros().saturating_sub(micros))
 }
 
 /// The texts of findings.

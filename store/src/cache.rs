@@ -13,8 +13,9 @@
 //! Memory is bounded: two generations, and the older one is dropped when the younger is full.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use daemon::lock;
 use schema::{DeviceId, Epoch};
 
 use super::ledger::EpochState;
@@ -80,7 +81,7 @@ impl Cache {
 
     /// What is remembered of `era`; everything older is forgotten. `None` when it is over.
     fn of(&self, era: u64) -> Option<MutexGuard<'_, Generations>> {
-        let mut generations = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut generations = lock(&self.0);
         if generations.era < era {
             *generations = Generations {
                 era,

@@ -17,10 +17,10 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use daemon::{Clock, SystemClock};
+use daemon::{Clock, SystemClock, lock};
 use schema::time::ReceivedAt;
 use tokio::sync::Notify;
 
@@ -180,7 +180,7 @@ impl StoreClock {
 
     fn reckoning(&self) -> Option<MutexGuard<'_, Reckoning>> {
         let reckoning = self.inner.reckoning.as_ref()?;
-        Some(reckoning.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(lock(reckoning))
     }
 }
 

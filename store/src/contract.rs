@@ -42,7 +42,7 @@ pub trait SchemaStore: Send + Sync {
 /// The part of a store that takes readings in.
 #[async_trait]
 pub trait IngestStore: Send + Sync {
-    /// Writes what of the deliveries is not known yet, rows and ledger together, and tells for
+    /// Writes what of the deliveries is not known yet, rows and ledger together, and returns for
     /// each delivery how its readings are settled. They may overlap each other and earlier ones.
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError>;
 }
@@ -111,7 +111,7 @@ pub trait ReadingStore: Send + Sync {
     -> Result<Vec<Conflict>, StoreError>;
 }
 
-/// A database behind a bridge: all that is asked of it, by who asks, and its own time and end.
+/// A database behind a bridge: one trait for each of its users, its clock, and its end.
 #[async_trait]
 pub trait Store:
     AccessStore
@@ -145,8 +145,8 @@ pub trait Store:
     /// Whether the database answers and takes writes, asked cheaply: for readiness.
     async fn probe(&self) -> Result<(), StoreError>;
 
-    /// How long a device that says nothing counts as there: [`Device::online`](super::Device::online) and all that asks for it follow. Without
-    /// it, until its will says otherwise.
+    /// How long a silent device counts as online, in [`Device::online`](super::Device::online) and all that follows from it.
+    /// Without this, until its will arrives.
     fn set_offline_after(&self, after: Duration);
 
     /// What the store did since it was opened, for metrics.

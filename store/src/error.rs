@@ -168,8 +168,8 @@ impl StoreError {
         }
     }
 
-    /// Whether the database itself refuses what it was given, for a reason that it does not tell apart from others: of
-    /// the tables, of our permissions, or of one row. Trying the same again is of no use; trying parts of it is.
+    /// Whether the database refuses the statement. The cause may be the tables, our permissions, or one row; the error
+    /// does not say which. The same again is refused again; a part of it may be taken.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
         match self {

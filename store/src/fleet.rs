@@ -53,7 +53,7 @@ pub trait FleetStore: Send + Sync {
     /// The devices that a filter lets through, by id.
     async fn find_devices(&self, filter: &DeviceFilter) -> Result<Vec<Device>, StoreError>;
 
-    /// Changes labels; a device that nobody has heard of yet is met by it. One that joins or leaves
+    /// Changes labels; a device that is not known yet is added. One that joins or leaves
     /// a group has its configuration changed in the same commit.
     async fn change_labels(
         &self,
@@ -243,8 +243,8 @@ const CANCEL_ALL: &str = "UPDATE commands SET state = 'cancelled', ended_at = $2
          step = CASE WHEN step = 0 THEN $3::INT8 ELSE $4::INT8 END \
      WHERE device_id = $1 AND due_at IS NOT NULL AND step <= $4::INT8";
 
-/// Nor is it asked to stop what it has.
-const TELL_NOTHING: &str = "UPDATE commands SET due_at = NULL \
+/// Nothing more is sent for commands of a retired device, not even that they are withdrawn.
+const SEND_NOTHING: &str = "UPDATE commands SET due_at = NULL \
      WHERE device_id = $1 AND due_at IS NOT NULL";
 
 const SIZE: &str = concat!(
@@ -352,7 +352,7 @@ pub(crate) async fn find_ids(
     all(port, sql, cells, |row| row.device(0)).await
 }
 
-/// Every device that a query finds, or none: who asks for a part of the fleet takes it for the whole.
+/// Every device that a query finds, or an error: a part would be taken for the whole fleet.
 async fn devices<D: Database>(
     store: &D,
     sql: &'static str,
@@ -414,7 +414,7 @@ async fn retire(port: &mut dyn Port, id: &DeviceId, at: ReceivedAt) -> Result<Op
     port.execute(RETIRE, cells![id, at]).await?;
     let cancel = cells![id, at, STEP_ENDED, STEP_SENT];
     let cancelled = port.execute(CANCEL_ALL, cancel).await?;
-    port.execute(TELL_NOTHING, cells![id]).await?;
+    port.execute(SEND_NOTHING, cells![id]).await?;
     Ok(Some(cancelled))
 }
 

@@ -250,8 +250,8 @@ async fn set(
     })
 }
 
-/// Takes from a device what it has of the group that it leaves, and gives it what the one that it
-/// joins has. Returns whether anything changed.
+/// Removes from a device the settings of the group that it leaves, and adds those of the group that it
+/// joins. Returns whether anything changed.
 pub(crate) async fn change_over(
     port: &mut dyn Port,
     device: &DeviceId,

@@ -23,7 +23,7 @@ pub struct Delivery {
     pub origin: Origin,
 }
 
-/// Which way a delivery came, and so who holds what of it is refused.
+/// How a delivery came, which decides who keeps what of it is refused.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Origin {
     /// From a device over MQTT, which keeps what is refused: it enters the ledger as quarantined.
@@ -139,8 +139,8 @@ impl DeviceReport {
 pub struct ReportsSettled {
     /// For each report and in its order, what is settled of each of its epochs.
     pub settled: Vec<Vec<Settled>>,
-    /// This call has put totals into the table. A report that is older than what is there, or of an agent that
-    /// does not know its bridge yet, puts none there, and says nothing of whether the table takes any.
+    /// This call has written totals. A report that is older than what is there, or of an agent that does not know
+    /// its bridge yet, writes none: it does not show whether the database takes writes.
     pub stored: bool,
 }
 

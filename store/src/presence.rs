@@ -23,7 +23,7 @@ impl Silence {
         self.0.store(micros, Ordering::Relaxed);
     }
 
-    /// A device of which nothing was heard since is not there. Nobody is away by a clock that nobody knows.
+    /// A device that was not heard of since then is offline; none is while the time is not known.
     pub(super) fn cutoff(&self, clock: &StoreClock) -> ReceivedAt {
         let after = self.0.load(Ordering::Relaxed);
         if after == i64::MAX || !clock.is_known() {

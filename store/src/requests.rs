@@ -33,7 +33,7 @@ pub enum Repeated {
 }
 
 impl RequestKey {
-    /// Names a request; `content` is all that makes it what it is.
+    /// Names a request; `content` is what all requests of this name must have in common.
     ///
     /// # Errors
     /// [`RequestKeyError`] when the name is empty, too long, or not plain.

@@ -7,9 +7,10 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use daemon::lock;
 use rustls_pemfile::Item;
 
 use super::token::{SigningKey, VerifyingKey};
@@ -91,7 +92,7 @@ impl KeyFolder {
     /// it had.
     #[must_use]
     pub fn key(&self, kid: &str) -> Option<VerifyingKey> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.known);
         if known.read_at.is_none_or(|at| at.elapsed() >= FRESH) {
             match read(&self.path) {
                 Ok(keys) => known.keys = keys,

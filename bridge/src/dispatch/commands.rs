@@ -43,7 +43,7 @@ impl<'s> Commands<'s> {
 
     pub(super) async fn run(mut self) {
         loop {
-            // Nothing expires by a clock that nobody knows.
+            // Nothing expires while the time is not known.
             self.sender.store.clock().known().await;
             if self.sender.broker.is_connected() {
                 match self.look().await {

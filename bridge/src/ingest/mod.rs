@@ -16,7 +16,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Class, Failure, Fault};
+use daemon::{Class, Failure, Fault, lock};
 use schema::message::ack::payload_digest;
 use schema::{Channel, DeviceId, Epoch, Topic};
 use store::{Delivery, Ingested, Settled, Store, StoreError};
@@ -45,7 +45,7 @@ pub(crate) use persist::Persistence;
 pub use side::Sides;
 use side::{Content, SidePath, letter};
 
-/// How long something must be refused before it is shown: what is found out within that is dealt with already.
+/// How long something must be refused before readiness and alerts show it: most refusals are dealt with sooner.
 const REFUSED_AFTER: Duration = Duration::from_secs(1);
 
 /// How often it is looked at whether something is refused.
@@ -135,7 +135,7 @@ impl Ingest {
             if draining && pipeline.is_drained() && is_empty {
                 break;
             }
-            // Nothing is judged by a clock that nobody knows: it waits, unacknowledged.
+            // Nothing is judged while the time is not known: it waits, unacknowledged.
             let takes = pipeline.has_room() && self.store.clock().is_known();
             let wakeup = pipeline.next_wakeup().map(|at| started + at);
             tokio::select! {
@@ -231,7 +231,7 @@ impl Ingest {
             answer,
         } = request;
         pipeline.recall(&mut delivery, now);
-        // Who went away while there was no room sends it again.
+        // A caller that went away while there was no room sends it again.
         if !answer.is_closed() {
             self.offer(delivery, bytes, Token::Request(answer), pipeline, now);
         }
@@ -365,7 +365,7 @@ impl Ingest {
         let ended = of.into_iter().zip(tokens).zip(ingested.settled);
         for (((device, epoch), token), settled) in ended {
             match token {
-                // Who went away meanwhile sends it again, and hears that it is known.
+                // A caller that went away meanwhile sends it again, and is answered that it is known.
                 Some(Token::Request(answer)) => drop(answer.send(settled)),
                 Some(Token::Broker(receipt)) => {
                     acks.add(device, epoch, settled, Vec::new());
@@ -383,10 +383,4 @@ impl Ingest {
         }
         debug!(rows, ?took, "committed");
     }
-}
-
-fn lock(counters: &Mutex<Counters>) -> std::sync::MutexGuard<'_, Counters> {
-    counters
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

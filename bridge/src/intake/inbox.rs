@@ -12,8 +12,9 @@
 //! device, which frees nothing because the broker took it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use daemon::lock;
 use tokio::sync::mpsc;
 
 use super::Message;
@@ -79,7 +80,7 @@ impl Outbox {
             }
         };
         self.shared.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        let mut dropped = self.shared.dropped();
+        let mut dropped = lock(&self.shared.dropped);
         if dropped.len() < RECEIPTS_MAX {
             dropped.push(refused.receipt.without_payload());
         } else {
@@ -106,15 +107,9 @@ impl Inbox {
 
     /// There is room again: the broker may go on where messages were dropped.
     pub fn release_dropped(&self) {
-        let receipts = std::mem::take(&mut *self.shared.dropped());
+        let receipts = std::mem::take(&mut *lock(&self.shared.dropped));
         for receipt in receipts {
             receipt.acknowledge();
         }
-    }
-}
-
-impl Shared {
-    fn dropped(&self) -> MutexGuard<'_, Vec<Receipt>> {
-        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -41,7 +41,7 @@ const PROBATION: Duration = Duration::from_secs(10);
 const ALONE_FIRST: Duration = Duration::from_secs(1);
 const ALONE_MAX: Duration = Duration::from_secs(60);
 
-/// For how long, and of how many readings, it is remembered that they were set aside, for those who ask.
+/// How long readings that were set aside are remembered, and how many, for requests that hand them in again.
 const ASIDE: Duration = Duration::from_secs(60);
 const ASIDE_MAX: usize = 1_024;
 
@@ -54,10 +54,10 @@ pub(super) struct Group<Token> {
     pub(super) items: Vec<Item<Token>>,
     pub(super) rows: usize,
     not_before: Duration,
-    /// Refusals since it is what it is.
+    /// How often this very group was refused.
     tries: u32,
     evidence: Evidence,
-    /// The last write that had begun when it was refused: later ones say how the database is since.
+    /// The last write that had begun when it was refused: only later ones say how the database is since then.
     judged_by: WriteId,
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Apart<Token> {
     suspects: BTreeMap<DeviceId, Suspect>,
     /// Whose turn it is: doubtful ones, or suspects.
     turn: bool,
-    /// Readings that were set aside lately: whoever asked for one had no answer then.
+    /// Readings that were set aside lately: a request with one of them had no answer then.
     aside: VecDeque<Aside>,
     /// Tokens of deliveries that are let go: their devices get no acknowledgement, and send again.
     let_go: Vec<Token>,
@@ -331,7 +331,8 @@ impl<Token> Apart<Token> {
         delivery.rejected.extend(rejected);
     }
 
-    /// Takes another delivery of a suspect, without the readings that wait here alone. Returns what it does not hold.
+    /// Takes another delivery of a suspect: its readings that wait here alone already are left out. Returns what is not
+    /// held here.
     pub(super) fn offer(
         &mut self,
         mut item: Item<Token>,

@@ -131,7 +131,7 @@ impl<Token> Pipeline<Token> {
         self.waiting.is_empty() && self.in_flight.is_empty() && self.apart.is_empty()
     }
 
-    /// Whether only that waits of which readings are refused: nothing that a stopping bridge could write.
+    /// Whether all that waits is refused by the database: a stopping bridge could write none of it.
     #[must_use]
     pub fn is_drained(&self) -> bool {
         self.waiting.is_empty() && self.in_flight.is_empty() && self.apart.is_drained()
@@ -163,8 +163,8 @@ impl<Token> Pipeline<Token> {
         }
     }
 
-    /// Marks the readings of a delivery as rejected that were set aside lately: for those who ask by handing in again what
-    /// they heard nothing of. Devices are sent an acknowledgement when it happens.
+    /// Marks the readings of a delivery as rejected that were set aside lately. A request had no answer then, and hands them
+    /// in again; a device had its acknowledgement.
     pub fn recall(&mut self, delivery: &mut Delivery, now: Duration) {
         self.apart.recall(delivery, now);
     }

@@ -70,7 +70,7 @@ where
     }
 }
 
-/// Writes what there is, or makes sure that all of it has left; then it returns zero. Safe to
+/// Writes what is prepared and returns how many bytes; without any it flushes, and returns zero. Safe to
 /// drop while it waits.
 pub(super) async fn send<S>(writer: &mut WriteHalf<S>, out: &mut BytesMut) -> io::Result<usize>
 where

@@ -1,9 +1,10 @@
 //! What all devices of a run have done so far, in counters that they share.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use daemon::lock;
 use hdrhistogram::Histogram;
 use schema::Balance;
 
@@ -118,10 +119,6 @@ impl Tally {
         let latencies = lock(&self.latencies);
         (!latencies.is_empty()).then(|| latencies.value_at_quantile(quantile) as f64 / 1e6)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

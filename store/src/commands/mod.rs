@@ -125,8 +125,8 @@ pub struct DueCommand {
     pub command: Command,
     /// It was withdrawn: that is to be sent.
     pub cancel: bool,
-    /// The device said that it has it. It is asked how it stands, and not told to run it: if its
-    /// memory is lost it would do so again.
+    /// The device said that it has it. It is asked how it stands, and not sent it again: if its
+    /// memory is lost it would run it twice.
     pub is_known: bool,
 }
 

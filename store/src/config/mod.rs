@@ -475,8 +475,8 @@ fn reported_entry(row: &dyn Row) -> Result<ReportedEntry, StoreError> {
     })
 }
 
-/// Documents of devices. One with an entry that makes no sense is left out: what lacks an entry would take it back,
-/// and so the device keeps what it has.
+/// Documents of devices. One with an entry that cannot be read is left out, and its device keeps what it has: a document
+/// without that entry would take the setting back.
 fn documents(
     entries: Vec<(DeviceId, Result<ConfigEntry, StoreError>)>,
 ) -> Vec<(DeviceId, DesiredConfig)> {

@@ -283,7 +283,7 @@ mod tests {
         };
         pages(30).await.unwrap();
         let large = [delivery(1, 500)];
-        // Others whose writes are in the same commit are told as well, or succeed.
+        // Others whose writes are in the same commit get the error as well, or succeed.
         let (full, other) = tokio::join!(store.ingest(&large), store.presence(&[]));
         assert!(matches!(full, Err(StoreError::Full { .. })), "{full:?}");
         assert!(

@@ -72,7 +72,7 @@ const WITHDRAW_QUEUED: &str = "UPDATE commands SET state = 'cancelled', step = $
 const SENT: &str = "SELECT device_id FROM commands \
      WHERE id = $1 AND state = ANY($2) AND NOT cancel AND ended_at IS NULL LIMIT $3";
 
-const TELL: &str = "UPDATE commands SET cancel = true, \
+const WITHDRAW_SENT: &str = "UPDATE commands SET cancel = true, \
          due_at = $2::TIMESTAMPTZ + (f.value ->> 2)::INT8 * interval '1 microsecond' \
      FROM jsonb_array_elements($1::TEXT::JSONB) AS f (value) \
      WHERE commands.device_id = (f.value ->> 0) AND commands.id = (f.value ->> 1) \
@@ -278,7 +278,7 @@ async fn withdraw(port: &mut dyn Port, id: CommandId, now: ReceivedAt) -> Result
         done = sent.len() as u64;
         if !sent.is_empty() {
             let rows = due(&id, sent.iter().zip(withdrawals(now)), now);
-            port.execute(TELL, cells![rows, now, vec![id.clone()]])
+            port.execute(WITHDRAW_SENT, cells![rows, now, vec![id.clone()]])
                 .await?;
         }
     }

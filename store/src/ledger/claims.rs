@@ -109,7 +109,7 @@ fn claim(group: &mut Group, of: &EpochAccount, interpretation: Interpretation, i
         match interpretation {
             Interpretation::Plain if !is_legacy => group.claim_held(reason, range),
             Interpretation::Plain | Interpretation::Guarded => {
-                group.claim(Kind::Quarantined(reason), range)
+                group.claim(Kind::Quarantined(reason), range);
             }
             Interpretation::Freed => {
                 let reason = Some(reason);

@@ -122,7 +122,7 @@ impl EpochState {
     }
 
     /// The rows of the ledger that `run` makes where it takes the place of others, ascending. No row
-    /// goes: where one began, one begins still, and what sticks out of the run stays what it was.
+    /// is removed: one begins still wherever one began, and what lies outside of the run does not change.
     pub(crate) fn turned(&self, run: &Run, now: ReceivedAt) -> Vec<Span> {
         let others = self.others(run);
         let (first, last) = (run.range.first(), run.range.last());
@@ -239,7 +239,7 @@ impl EpochState {
         }
     }
 
-    /// Joins what touches, and leaves out what was quarantined and is more than that now; returns
+    /// Joins ranges that touch, and drops quarantined ones that were committed or given up since; returns
     /// the rows that changed and the first sequences of those that are gone, by kind.
     pub(crate) fn merge(&self) -> Merge {
         let mut merge = Merge::default();

@@ -109,9 +109,8 @@ impl Group {
         }
     }
 
-    /// What of the claims the ledger does not have. Nothing undoes a commit; what is refused is not
-    /// quarantined when it is more than that already, unless it is refused because of that. Of several
-    /// reasons the last counts.
+    /// The claims that the ledger does not have yet. Nothing undoes a commit. What is discarded or evicted already
+    /// is not quarantined again, unless that is why it was refused. Of several reasons the last counts.
     pub(crate) fn claimed(&self, state: &EpochState) -> Vec<Run> {
         let mut claims = self.claims.clone();
         if self.is_freed {

@@ -64,7 +64,7 @@ impl Kind {
     }
 }
 
-/// Who gave up readings; nobody but an agent of 0.1, which freed what had been refused.
+/// Who gave up readings, as a text; without a name it was an agent of 0.1, which freed what had been refused.
 #[must_use]
 pub const fn discarder(by: Option<DiscardedBy>) -> &'static str {
     match by {

@@ -45,7 +45,7 @@ impl dyn Row + '_ {
         there(self.maybe_bool(at)?, "truth")
     }
 
-    /// A text that says a value of some type; `what` that is.
+    /// A text, parsed; `what` names it in the error.
     pub(crate) fn parsed<T: FromStr<Err: Into<Source>>>(
         &self,
         at: usize,

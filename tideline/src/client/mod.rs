@@ -15,7 +15,7 @@ use clap::Args;
 use daemon::{Class, Failure};
 use hyper::body::Bytes;
 use hyper::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH,
 };
 use hyper::{Method, StatusCode};
 use serde_json::Value;

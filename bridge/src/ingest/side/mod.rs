@@ -15,11 +15,12 @@ mod meters;
 mod path;
 mod queue;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::Clock as _;
+use daemon::lock;
 use prometheus_client::registry::Registry;
 use schema::message::Event;
 use schema::time::ReceivedAt;
@@ -130,7 +131,7 @@ impl Sides {
         received: std::time::Instant,
         receipt: Receipt,
     ) {
-        let mut state = self.lock();
+        let mut state = lock(&self.shared.state);
         let done = match state.queue.offer(content, bytes, received, receipt) {
             Offered::Kept(done) => done,
             Offered::OverShare(receipt) => {
@@ -161,7 +162,7 @@ impl Sides {
 
     /// No more will come.
     pub(super) fn close(&self) {
-        self.lock().is_closed = true;
+        lock(&self.shared.state).is_closed = true;
         self.shared.filled.notify_one();
     }
 
@@ -169,7 +170,7 @@ impl Sides {
     async fn next(&self, most: usize) -> Option<Vec<Entry<Receipt>>> {
         loop {
             let due = {
-                let mut state = self.lock();
+                let mut state = lock(&self.shared.state);
                 let now = self.now();
                 let taken = state.queue.take(now, most);
                 if !taken.is_empty() {
@@ -190,7 +191,7 @@ impl Sides {
     /// The database refuses these; they are tried again later.
     fn put_back(&self, entries: Vec<Entry<Receipt>>, reason: &str) {
         let now = self.now();
-        let mut state = self.lock();
+        let mut state = lock(&self.shared.state);
         for entry in entries {
             if let Some(receipt) = state.queue.put_back(entry, reason, now) {
                 receipt.acknowledge();
@@ -200,7 +201,7 @@ impl Sides {
 
     /// What is refused, in sentences.
     fn refused(&self) -> Vec<String> {
-        let state = self.lock();
+        let state = lock(&self.shared.state);
         let refused = state.queue.refused().into_iter();
         refused
             .map(|(kind, count, reason)| format!("{} ({count}): {reason}", kind.as_str()))
@@ -209,7 +210,7 @@ impl Sides {
 
     /// After a write: where receipts were withheld, the broker may go on.
     fn release_withheld(&self) {
-        let mut state = self.lock();
+        let mut state = lock(&self.shared.state);
         if state.withheld.is_empty() || !state.queue.is_roomy() {
             return;
         }
@@ -227,13 +228,6 @@ impl Sides {
 
     fn now(&self) -> Duration {
         self.shared.started.elapsed()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use daemon::{Failure, Fault};
+use daemon::{Failure, Fault, lock};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
 use store::commands::ProgressReport;
@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::super::acks::{AckPublisher, Acks, publish};
 use super::super::persist::Persistence;
-use super::super::{Counters, Ingest, lock};
+use super::super::{Counters, Ingest};
 use super::{Content, Entry, Kind, Sides};
 use crate::dispatch::Notifier;
 use crate::intake::Broker;
@@ -53,7 +53,7 @@ impl SidePath {
     pub(in super::super) async fn run(self) -> Result<(), Failure> {
         while let Some(group) = self.sides.next(GROUP).await {
             let mut by_kind: BTreeMap<Kind, Vec<Entry<Receipt>>> = BTreeMap::new();
-            // Nothing is stamped by a clock that nobody knows.
+            // Nothing is stamped while the time is not known.
             self.store.clock().known().await;
             for mut entry in group {
                 entry.content.stamp(self.store.clock().at(entry.received));
