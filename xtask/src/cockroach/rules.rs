@@ -30,7 +30,7 @@ const VERBS: [&str; 12] = [
     "CREATE", "ALTER",
 ];
 
-/// Types, of one width each in both (docs/generated/sql/bnf; INT has 64 bits there, and SERIAL is no sequence).
+/// Types, of one width each in both (its generated documents, "bnf"; INT has 64 bits there, and SERIAL is no sequence).
 pub(super) const TYPES: [&str; 14] = [
     "TEXT",
     "INT8",
@@ -48,7 +48,7 @@ pub(super) const TYPES: [&str; 14] = [
     "INTERVAL",
 ];
 
-/// Functions that both have and that mean the same there (docs/generated/sql/functions.md, aggregates.md).
+/// Functions that both have and that mean the same there (its generated documents, "functions" and "aggregates").
 const FUNCTIONS: [&str; 19] = [
     "abs",
     "clock_timestamp",
@@ -74,7 +74,7 @@ const FUNCTIONS: [&str; 19] = [
 /// Aggregates among them.
 const AGGREGATES: [&str; 5] = ["count", "max", "min", "sum", "json_object_agg"];
 
-/// Operators that give another type there, or another value (docs/generated/sql/operators.md: an INT by an INT is a
+/// Operators that give another type there, or another value (its generated documents, "operators": an INT by an INT is a
 /// DECIMAL, `^` binds otherwise, `#` and `~` are of bits and patterns).
 const REFUSED_OPERATORS: [&str; 14] = [
     "/", "//", "^", "#", "~", "~*", "!~", "!~*", "|", "&", "<<", ">>", "#>", "#>>",
@@ -183,7 +183,7 @@ fn common(level: &[Token]) -> Vec<(&Token, &[Token])> {
 }
 
 /// A part that modifies returns something (optbuilder/with.go, `getCTECols`: "WITH clause … does not return any columns",
-/// 0A000), and stands at the top of the statement (optbuilder/builder.go: "must be at the top level"); a
+/// 0A000), and stands at the top of the statement (as PostgreSQL asks, and logic_test/with); a
 /// recursive one is `a UNION ALL b` without anything around it, and b names it once (with.go, `splitRecursiveCTE`).
 fn common_tables(depth: usize, level: &[Token]) -> Vec<String> {
     let mut faults = Vec::new();
@@ -238,8 +238,8 @@ fn common_tables(depth: usize, level: &[Token]) -> Vec<String> {
     faults
 }
 
-/// Several modifications of one table by one statement (optbuilder/mutation_builder.go: "multiple mutations of the same
-/// table"; docs, "Known limitations").
+/// Several modifications of one table by one statement (optbuilder/insert.go, update.go and delete.go: `checkMultipleMutations`,
+/// statement_tree.go; docs, "Known limitations").
 fn modified_twice(statement: &[Token]) -> Option<String> {
     let mut tables = Vec::new();
     for (_, level) in levels(statement) {

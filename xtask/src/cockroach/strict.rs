@@ -2,7 +2,7 @@
 //!
 //! There a FLOAT and an INT or DECIMAL have no operator between them (22023, `unsupported binary operator`); PostgreSQL
 //! casts unasked. In a database of its own those casts are for assignments only, and what CockroachDB has instead, an
-//! INT times an INTERVAL, is an operator (docs/generated/sql/operators.md).
+//! INT times an INTERVAL, is an operator (its generated documents, "operators").
 
 use std::collections::BTreeMap;
 use std::io;
