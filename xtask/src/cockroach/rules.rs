@@ -183,7 +183,7 @@ fn common(level: &[Token]) -> Vec<(&Token, &[Token])> {
 }
 
 /// A part that modifies returns something (optbuilder/with.go, `getCTECols`: "WITH clause … does not return any columns",
-/// 0A000), and stands at the top of the statement (as PostgreSQL asks, and logic_test/with); a
+/// 0A000), and stands at the top of the statement (as PostgreSQL asks); a
 /// recursive one is `a UNION ALL b` without anything around it, and b names it once (with.go, `splitRecursiveCTE`).
 fn common_tables(depth: usize, level: &[Token]) -> Vec<String> {
     let mut faults = Vec::new();
@@ -238,8 +238,8 @@ fn common_tables(depth: usize, level: &[Token]) -> Vec<String> {
     faults
 }
 
-/// Several modifications of one table by one statement (optbuilder/insert.go, update.go and delete.go: `checkMultipleMutations`,
-/// statement_tree.go; docs, "Known limitations").
+/// Several modifications of one table by one statement (optbuilder/insert.go, update.go, delete.go:
+/// `checkMultipleMutations`; logic_test/with, 0A000: "multiple modification subqueries of the same table").
 fn modified_twice(statement: &[Token]) -> Option<String> {
     let mut tables = Vec::new();
     for (_, level) in levels(statement) {
