@@ -44,6 +44,8 @@ pub fn verdict(code: &str) -> Verdict {
         "57000" | "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "25P03" | "25P04" => {
             Verdict::Elsewhere
         }
+        // CockroachDB: rows that this node cannot reach, or its connection to another node.
+        "58C00" | "58C01" => Verdict::Elsewhere,
         // Read-only: a replica, or a node that was demoted.
         "25006" => Verdict::Elsewhere,
         // 54: program limits.
@@ -99,6 +101,8 @@ mod tests {
             ("42804", Verdict::Refusal),
             ("P0001", Verdict::Refusal),
             ("58030", Verdict::Refusal),
+            ("58C00", Verdict::Elsewhere),
+            ("58C01", Verdict::Elsewhere),
             ("XX001", Verdict::Refusal),
             ("25006", Verdict::Elsewhere),
             ("28P01", Verdict::Refused),

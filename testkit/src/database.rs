@@ -219,3 +219,16 @@ macro_rules! contract {
         }
     };
 }
+
+/// Makes a test of each named function for each database server: for what a file has no need of.
+#[macro_export]
+macro_rules! servers {
+    ($($name:ident),+ $(,)?) => {
+        mod postgres {
+            $(#[test] fn $name() { $crate::database::postgres(super::$name); })+
+        }
+        mod cockroach {
+            $(#[test] fn $name() { $crate::database::cockroach(super::$name); })+
+        }
+    };
+}

@@ -14,6 +14,7 @@ use daemon::Failure;
 
 mod bench;
 mod check;
+mod cockroach;
 mod fuzz;
 mod programs;
 mod proof;

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{Executor as _, Row as _};
+
+use super::failed::code;
 
 /// Which database answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,18 @@ pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off
 const MIGRATE_SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'; \
      SET default_transaction_isolation = 'read committed'";
 
+/// A CockroachDB connection that migrates. A step is one transaction, together with the note that it was applied; 25.1
+/// would commit before each change of the schema, and a bridge that ends in between would leave half a step, which
+/// cannot be applied again. Newer ones also lock what a step makes against the rest of that step.
+const MIGRATE_COCKROACH_SETTINGS: [&str; 2] = [
+    "SET autocommit_before_ddl = off",
+    "SET create_table_with_schema_locked = off",
+];
+
+/// A CockroachDB connection that reads as of `follower_read_timestamp()`, about five seconds ago.
+const STALE_COCKROACH_SETTINGS: &str = "SET default_transaction_read_only = on; \
+     SET default_transaction_use_follower_reads = on";
+
 /// Options that every connection starts with; both databases know them.
 pub(super) fn options(
     options: PgConnectOptions,
@@ -81,11 +95,16 @@ pub(super) async fn set_up(
     purpose: Purpose,
 ) -> Result<Dialect, sqlx::Error> {
     if dialect(connection).await? == Dialect::CockroachDb {
-        if purpose == Purpose::ReadStale {
-            // As of `follower_read_timestamp()`, about five seconds ago.
-            let settings = "SET default_transaction_read_only = on; \
-                 SET default_transaction_use_follower_reads = on";
-            connection.execute(settings).await?;
+        match purpose {
+            Purpose::ReadStale => {
+                connection.execute(STALE_COCKROACH_SETTINGS).await?;
+            }
+            Purpose::Migrate => {
+                for setting in MIGRATE_COCKROACH_SETTINGS {
+                    set_where_known(connection, setting).await?;
+                }
+            }
+            Purpose::Write | Purpose::Read | Purpose::Probe => {}
         }
         return Ok(Dialect::CockroachDb);
     }
@@ -99,63 +118,6 @@ pub(super) async fn set_up(
     Ok(Dialect::PostgreSql)
 }
 
-/// Tables whose rows end, and the column that says from when they count.
-const ENDING: [(&str, &str); 5] = [
-    ("telemetry_data", "observed_at"),
-    ("conflicts", "observed_at"),
-    // One that has not ended has no time, and stays.
-    ("commands", "ended_at"),
-    ("dead_letters", "received_at"),
-    ("fan_outs", "expires_at"),
-];
-
-/// Has CockroachDB drop old rows by itself, or stop doing so. Returns whether it does; PostgreSQL
-/// cannot.
-pub(super) async fn set_retention(
-    connection: &mut PgConnection,
-    retention: Option<Duration>,
-) -> Result<bool, sqlx::Error> {
-    if dialect(connection).await? == Dialect::PostgreSql {
-        return Ok(false);
-    }
-    for (table, column) in ENDING {
-        let show = format!("SELECT create_statement FROM [SHOW CREATE TABLE {table}]");
-        let shown = connection.fetch_one(AssertSqlSafe(show)).await?;
-        let shown: String = shown.try_get(0)?;
-        // A change of the schema, even one that changes nothing, takes a job of the cluster.
-        if let Some(change) = change_of_ttl(&shown, table, column, retention) {
-            connection.execute(AssertSqlSafe(change)).await?;
-        }
-    }
-    Ok(retention.is_some())
-}
-
-/// The statement that makes a table, which is shown as it is, keep rows for so long.
-fn change_of_ttl(
-    shown: &str,
-    table: &str,
-    column: &str,
-    retention: Option<Duration>,
-) -> Option<String> {
-    let Some(retention) = retention else {
-        return shown
-            .contains("ttl_expiration_expression")
-            .then(|| format!("ALTER TABLE {table} RESET (ttl)"));
-    };
-    let seconds = retention.as_secs();
-    // Adding to a TIMESTAMPTZ depends on the session's time zone, which a table cannot know.
-    let interval = format!("'{seconds} seconds'");
-    let ends = format!("(({column} AT TIME ZONE 'UTC') + INTERVAL {interval}) AT TIME ZONE 'UTC'");
-    let quoted = ends.replace('\'', "''");
-    let is_so = shown.contains(&interval);
-    (!is_so).then(|| {
-        format!(
-            "ALTER TABLE {table} SET (ttl_expiration_expression = '{quoted}', \
-             ttl_job_cron = '@hourly')"
-        )
-    })
-}
-
 pub(super) async fn dialect(connection: &mut PgConnection) -> Result<Dialect, sqlx::Error> {
     let version: String = connection.fetch_one("SELECT version()").await?.try_get(0)?;
     Ok(match version.contains("CockroachDB") {
@@ -164,27 +126,34 @@ pub(super) async fn dialect(connection: &mut PgConnection) -> Result<Dialect, sq
     })
 }
 
+/// Sets what not every version knows. Returns whether this one does.
+async fn set_where_known(
+    connection: &mut PgConnection,
+    setting: &'static str,
+) -> Result<bool, sqlx::Error> {
+    match connection.execute(setting).await {
+        Ok(_) => Ok(true),
+        Err(error) if code(&error).as_deref() == Some("42704") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn rows_end_where_they_did_not_before_and_the_other_way_round() {
-        let table = "CREATE TABLE dead_letters (…)";
-        let change = |shown: &str, days: Option<u64>| {
-            let retention = days.map(|days| Duration::from_secs(days * 86_400));
-            change_of_ttl(shown, "dead_letters", "received_at", retention)
-        };
-        assert_eq!(change(table, None), None);
-        let set = change(table, Some(30)).unwrap();
-        assert!(set.contains("INTERVAL ''2592000 seconds''"), "{set}");
-        let shown = set.replace("''", "'");
-        assert_eq!(change(&shown, Some(30)), None);
-        assert!(change(&shown, Some(31)).is_some());
-        let reset = change(&shown, None);
-        assert_eq!(
-            reset.as_deref(),
-            Some("ALTER TABLE dead_letters RESET (ttl)")
-        );
+    fn a_setting_that_is_not_known_is_passed_over_and_a_wrong_one_is_not() {
+        testkit::database::postgres(|fixture| async move {
+            let mut connection = fixture.connection().await;
+            for setting in MIGRATE_COCKROACH_SETTINGS {
+                let known = set_where_known(&mut connection, setting).await;
+                assert!(!known.unwrap(), "PostgreSQL knows {setting}");
+            }
+            let known = set_where_known(&mut connection, "SET jit = off").await;
+            assert!(known.unwrap());
+            let wrong = set_where_known(&mut connection, "SET jit = perhaps").await;
+            wrong.unwrap_err();
+        });
     }
 }

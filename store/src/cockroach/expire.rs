@@ -13,9 +13,9 @@ use super::super::fleet::DEVICE_IDS;
 use super::super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::super::{EXPIRE_DEVICES, Expired, StoreError};
 use super::arguments::Micros;
-use super::dialect::{self, Purpose};
+use super::dialect::Purpose;
 use super::query::sensor_names;
-use super::{Cockroach, merge, rows};
+use super::{Cockroach, merge, rows, ttl};
 
 /// Rows of one statement, of each sensor: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
@@ -70,7 +70,7 @@ impl UpkeepStore for Cockroach {
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
         self.retention.set(retention);
         run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
-            dialect::set_retention(connection, retention).await
+            ttl::set_retention(connection, retention).await
         })
     }
 

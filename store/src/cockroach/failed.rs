@@ -29,6 +29,12 @@ impl Failed {
         }
     }
 
+    /// Whether an error says nothing against what was attempted: somebody was in the way, or a node went.
+    pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+        use Verdict::{Conflict, Elsewhere, Unknown};
+        matches!(judge(error), Conflict | Elsewhere | Unknown)
+    }
+
     /// Another bridge has moved a ledger on: not an error, but an attempt that counts.
     pub(super) fn moved(address: &str) -> Self {
         let what = "other bridges write the same devices' ledgers";
@@ -70,6 +76,11 @@ impl Failed {
                 | Verdict::TooLarge
                 | Verdict::Taken => false,
             }
+    }
+
+    /// Whether a copy that shows the database as it was may say so although all is well: it lacks what was made since.
+    pub(super) fn may_be_of_the_past(&self) -> bool {
+        self.verdict == Verdict::Schema || code(&self.error).as_deref() == Some("3D000")
     }
 
     /// Whether the statement ran into its time-out.
@@ -189,7 +200,8 @@ fn is_too_slow(error: &sqlx::Error) -> bool {
     code(error).as_deref() == Some("57014")
 }
 
-fn code(error: &sqlx::Error) -> Option<String> {
+/// The SQLSTATE, where a database has said one.
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     let error = error.as_database_error()?;
     Some(error.code()?.into_owned())
 }

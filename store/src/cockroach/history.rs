@@ -40,15 +40,17 @@ macro_rules! number {
 }
 
 /// One window of a sensor: a scan of the key, and two seeks a bucket for its ends. A time's whole
-/// second is exact in a FLOAT8, which is what EXTRACT returns of it, and buckets begin at whole
-/// seconds; `%` has the sign of what it divides.
+/// second is made from its day and its time of day: CockroachDB counts nanoseconds when it is asked for the
+/// epoch of a time, and has no more than those of 1677 to 2262. `%` has the sign of what it divides.
+/// `OFFSET 0` keeps PostgreSQL from working out the second once more wherever it is named.
 pub(super) const AGGREGATES: &str = concat!(
     "WITH numbers AS (SELECT t.observed_at, ",
     number!("t"),
-    " AS number, extract(epoch FROM date_trunc('second', t.observed_at))::INT8 AS at_second \
+    " AS number, ((t.observed_at AT TIME ZONE 'UTC')::DATE - '1970-01-01'::DATE)::INT8 * 86400 \
+         + floor(extract(epoch FROM (t.observed_at AT TIME ZONE 'UTC')::TIME))::INT8 AS at_second \
      FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = $2 \
          AND t.observed_at >= $3 AND t.observed_at < $4 \
-         AND t.quality <= $5 AND t.value_text IS NULL), \
+         AND t.quality <= $5 AND t.value_text IS NULL OFFSET 0), \
      buckets AS (SELECT at_second - ((at_second % $6::INT8) + $6::INT8) % $6::INT8 AS bucket, \
          count(*) AS numbers, min(number) AS low, max(number) AS high, \
          sum(CASE WHEN abs(number) < '",

@@ -202,9 +202,10 @@ impl Cockroach {
             let done = MIGRATOR.run_direct(None, &mut lease.connection, false);
             match done.await {
                 Ok(()) => return Ok(()),
-                // Bridges that run write what a step changes. Each step is a transaction.
+                // Bridges that run write what a step changes, nodes go, and whether a step was committed may be
+                // unknown. Each is a transaction, and what was applied is looked up.
                 Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
-                    if is(&error, Verdict::Conflict) =>
+                    if Failed::is_passing(&error) =>
                 {
                     let failed = Failed::new(&self.cluster.address(), error);
                     self.again(&mut budget, failed).await?;

@@ -5,7 +5,7 @@
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
 //! [`replicas`] (answers that may be old),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
-//! databases), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
+//! databases), [`ttl`] (old rows out, by CockroachDB itself), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!
 //! Each unit of work is attempted until it succeeds or its budget is used up; whatever was
 //! attempted may be attempted again, because all of it is idempotent.
@@ -38,6 +38,7 @@ mod report;
 mod rows;
 mod settings;
 mod sql;
+mod ttl;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -14,7 +14,8 @@ pub struct Database {
     pub replicas: Option<Nodes>,
     /// How old the answers of queries may be: of devices, readings, conflicts and dead letters.
     /// Without it they are the latest. CockroachDB then answers from the nearest copy, as it was
-    /// about five seconds ago; PostgreSQL from its replicas, as long as they are fresh enough.
+    /// about five seconds ago, so that no less can be asked of it; PostgreSQL from its replicas, as long as they are
+    /// fresh enough. Tables that were made since are read as they are now.
     pub stale_max: Option<Duration>,
     /// Most connections for writing, on each node. Two keep a database of two cores busy; more
     /// help where commits wait for a network.

@@ -26,13 +26,17 @@ macro_rules! attempt {
 }
 
 /// `run!(store, budget, purpose, |connection| work)`: attempts until one ends well or the budget is
-/// used up: `Result<T, StoreError>`.
+/// used up: `Result<T, StoreError>`. For what a copy of the past lacks, the present is asked.
 macro_rules! run {
     ($store:expr, $budget:expr, $purpose:expr, |$connection:ident| $work:expr) => {{
         let budget: &mut $crate::cockroach::failed::Budget = $budget;
+        let mut purpose: Purpose = $purpose;
         loop {
-            match attempt!($store, $purpose, |$connection| $work) {
+            match attempt!($store, purpose, |$connection| $work) {
                 Ok(done) => break Ok(done),
+                Err(failed) if purpose == Purpose::ReadStale && failed.may_be_of_the_past() => {
+                    purpose = Purpose::Read;
+                }
                 Err(failed) => {
                     if let Err(error) = $store.again(budget, failed).await {
                         break Err(error);

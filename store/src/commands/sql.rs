@@ -29,18 +29,20 @@ const QUEUE: &str = "INSERT INTO commands (device_id, id, name, arguments, prior
 
 /// What is there under the key of a request.
 const REPEATED: &str = "SELECT id, request_digest FROM commands \
-     WHERE device_id = $1 AND created_by = $2 AND request_key = $3";
+     WHERE device_id = $1 AND created_by = $2 AND request_key = $3 AND request_key IS NOT NULL";
 
 /// What is there under an id.
 const KNOWN: &str = "SELECT id, request_digest FROM commands WHERE device_id = $1 AND id = $2";
 
+/// What is due, in the words of its index, which holds only such rows: a plan of CockroachDB's for any values may not
+/// use it else. So wherever an index holds only some rows.
 pub(crate) const CLAIM: &str = "UPDATE commands SET \
          state = CASE WHEN step = 0 THEN 'sent' ELSE state END, \
          step = CASE WHEN step = 0 THEN 1::INT2 ELSE step END, \
          sent_times = sent_times + 1, sent_at = $1, \
          due_at = $1 + least($3::INT8, $4::INT8 * (sent_times + 1)) * interval '1 second' \
      WHERE (device_id, id) IN ( \
-         SELECT device_id, id FROM commands WHERE due_at <= $1 \
+         SELECT device_id, id FROM commands WHERE due_at <= $1 AND due_at IS NOT NULL \
          ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) \
      RETURNING device_id, id, name, arguments, priority, expires_at, cancel, step >= 2";
 

@@ -28,7 +28,7 @@ const ORDER: &str = "INSERT INTO fan_outs (id, name, arguments, priority, labels
      ON CONFLICT DO NOTHING";
 
 const REPEATED: &str = "SELECT id, request_digest FROM fan_outs \
-     WHERE created_by = $1 AND request_key = $2";
+     WHERE created_by = $1 AND request_key = $2 AND request_key IS NOT NULL";
 
 macro_rules! head_columns {
     ($rest:literal) => {

@@ -23,7 +23,19 @@ use testkit::database::*;
 use testkit::port::free_port;
 use testkit::proxy::Proxy;
 use testkit::readings::*;
+use testkit::servers;
 use testkit::wait;
+
+servers!(
+    a_database_that_is_not_migrated_says_what_to_do,
+    a_newer_database_is_refused,
+    a_bridge_that_died_while_it_migrated_is_followed_by_another,
+    a_node_that_is_gone_is_left_for_another,
+    a_lost_answer_is_looked_up_in_the_ledger,
+    a_lost_answer_makes_nothing_twice,
+    nodes_that_go_and_come_back_are_not_noticed,
+    eight_writers_on_the_same_devices_converge,
+);
 
 /// How many files `migrations/cockroach` has.
 fn steps() -> usize {
@@ -31,61 +43,101 @@ fn steps() -> usize {
     std::fs::read_dir(folder).unwrap().count()
 }
 
-#[test]
-fn a_database_that_is_not_migrated_says_what_to_do() {
-    postgres(|fixture| async move {
-        let store = fixture.open_unmigrated().await;
-        let error = store.check().await.unwrap_err();
-        assert!(matches!(error, StoreError::NotMigrated { found: 0, .. }));
-        assert!(error.help().contains("bridge migrate"));
-        let error = store
-            .ingest(&[delivery("d", rows(1, 1))])
-            .await
-            .unwrap_err();
-        // Under a running bridge the tables may come back.
-        assert!(
-            error.is_refusal() && error.fault() == Fault::Retry,
-            "{error:?}"
-        );
-        assert_eq!(store.pending_migrations().await.unwrap().len(), steps());
-    });
+async fn a_database_that_is_not_migrated_says_what_to_do(fixture: Fixture) {
+    let store = fixture.open_unmigrated().await;
+    let error = store.check().await.unwrap_err();
+    assert!(matches!(error, StoreError::NotMigrated { found: 0, .. }));
+    assert!(error.help().contains("bridge migrate"));
+    let error = store
+        .ingest(&[delivery("d", rows(1, 1))])
+        .await
+        .unwrap_err();
+    // Under a running bridge the tables may come back.
+    assert!(
+        error.is_refusal() && error.fault() == Fault::Retry,
+        "{error:?}"
+    );
+    assert_eq!(store.pending_migrations().await.unwrap().len(), steps());
 }
 
-#[test]
-fn a_newer_database_is_refused() {
-    postgres(|fixture| async move {
-        let store = fixture.open().await;
-        fixture
-            .sql(
-                "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
-                 execution_time) VALUES (999, 'from the future', true, '', 0)",
-            )
-            .await;
-        for result in [
-            store.check().await,
-            store.migrate().await.map(drop),
-            store.pending_migrations().await.map(drop),
-        ] {
-            let error = result.unwrap_err();
-            assert!(matches!(error, StoreError::TooNew { found: 999, .. }));
-            assert_eq!(error.fault(), Fault::Halt);
-        }
-    });
+async fn a_newer_database_is_refused(fixture: Fixture) {
+    let store = fixture.open().await;
+    fixture
+        .sql(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, \
+             execution_time) VALUES (999, 'from the future', true, '', 0)",
+        )
+        .await;
+    for result in [
+        store.check().await,
+        store.migrate().await.map(drop),
+        store.pending_migrations().await.map(drop),
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, StoreError::TooNew { found: 999, .. }));
+        assert_eq!(error.fault(), Fault::Halt);
+    }
 }
 
+async fn a_bridge_that_died_while_it_migrated_is_followed_by_another(fixture: Fixture) {
+    fixture
+        .sql(
+            "CREATE TABLE migration_lock (id INT8 PRIMARY KEY, holder TEXT NOT NULL, \
+             expires_at TIMESTAMPTZ NOT NULL); \
+             INSERT INTO migration_lock VALUES (1, 'dead', now() + interval '1 second')",
+        )
+        .await;
+    let store = fixture.open_unmigrated().await;
+    assert_eq!(store.migrate().await.unwrap().len(), steps());
+    store.check().await.unwrap();
+}
+
+/// Others are in the way of a step, or its answer is lost: it is applied nevertheless, and once.
 #[test]
-fn a_bridge_that_died_while_it_migrated_is_followed_by_another() {
+fn steps_that_meet_others_are_tried_again() {
     postgres(|fixture| async move {
         fixture
             .sql(
-                "CREATE TABLE migration_lock (id INT8 PRIMARY KEY, holder TEXT NOT NULL, \
-                 expires_at TIMESTAMPTZ NOT NULL); \
-                 INSERT INTO migration_lock VALUES (1, 'dead', now() + interval '1 second')",
+                "CREATE SEQUENCE changes; \
+                 CREATE FUNCTION meet() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 CASE nextval('changes') \
+                 WHEN 2, 5, 9 THEN RAISE EXCEPTION 'restart transaction' USING ERRCODE = '40001'; \
+                 WHEN 14 THEN RAISE EXCEPTION 'result is ambiguous' USING ERRCODE = '40003'; \
+                 WHEN 20 THEN RAISE EXCEPTION 'node is draining' USING ERRCODE = '57P01'; \
+                 ELSE NULL; END CASE; END $$; \
+                 CREATE EVENT TRIGGER meet ON ddl_command_start EXECUTE FUNCTION meet()",
             )
             .await;
         let store = fixture.open_unmigrated().await;
         assert_eq!(store.migrate().await.unwrap().len(), steps());
+        assert!(store.activity().retries_conflict >= 3);
         store.check().await.unwrap();
+    });
+}
+
+/// A copy that shows the database as it was lacks what has just been made.
+#[test]
+fn what_a_copy_of_the_past_lacks_is_asked_at_the_present() {
+    postgres(|fixture| async move {
+        fixture
+            .sql(
+                "CREATE SCHEMA past; CREATE TABLE past.replica_heartbeat AS \
+                 SELECT 1::INT8 AS id, now() + interval '1 hour' AS beat_at",
+            )
+            .await;
+        let url = fixture.url.clone().unwrap();
+        let nodes = |url: &str| Nodes::parse([url]).unwrap();
+        let mut database = Database::new(nodes(&url));
+        let past = format!("{url}?options[search_path]=past");
+        database.replicas = Some(nodes(&past));
+        database.stale_max = Some(Duration::from_secs(60));
+        let store = Location::Cockroach(database).open().await.unwrap();
+        store.migrate().await.unwrap();
+        store.ingest(&[delivery("d", rows(1, 10))]).await.unwrap();
+        let latest = store.latest(&device("d")).await.unwrap();
+        assert_eq!(latest[0].version.seq, 10);
+        assert_eq!(store.devices(None, 10).await.unwrap().len(), 1);
+        assert!(store.activity().replica_reads > 0, "nobody asked the past");
     });
 }
 
@@ -111,22 +163,19 @@ async fn an_unreachable_database_is_named_without_its_password() {
     assert!(!failure.contains("secret"), "{failure}");
 }
 
-#[test]
-fn a_node_that_is_gone_is_left_for_another() {
-    postgres(|fixture| async move {
-        let url = fixture.url.clone().unwrap();
-        let gone = format!("@127.0.0.1:{},", free_port());
-        let several = url.replacen('@', &gone, 1);
-        assert_ne!(several, url, "the test's URL has a user");
-        let store = Location::parse(&several).unwrap().open().await.unwrap();
-        store.migrate().await.unwrap();
-        for part in 0..10u64 {
-            let one = delivery("d", rows(part * 10 + 1, part * 10 + 10));
-            store.ingest(&[one]).await.unwrap();
-        }
-        assert_eq!(store.counts().await.unwrap().telemetry, 100);
-        assert!(store.activity().retries_network > 0);
-    });
+async fn a_node_that_is_gone_is_left_for_another(fixture: Fixture) {
+    let url = fixture.url.clone().unwrap();
+    let gone = format!("@127.0.0.1:{},", free_port());
+    let several = url.replacen('@', &gone, 1);
+    assert_ne!(several, url, "the test's URL has a user");
+    let store = Location::parse(&several).unwrap().open().await.unwrap();
+    store.migrate().await.unwrap();
+    for part in 0..10u64 {
+        let one = delivery("d", rows(part * 10 + 1, part * 10 + 10));
+        store.ingest(&[one]).await.unwrap();
+    }
+    assert_eq!(store.counts().await.unwrap().telemetry, 100);
+    assert!(store.activity().retries_network > 0);
 }
 
 #[test]
@@ -167,29 +216,26 @@ async fn a_file_that_is_no_database_or_somebody_elses_is_refused() {
 
 /// Whether a commit happened is not known when its answer is lost: nothing doubles, nothing is
 /// lost, and the caller does not notice.
-#[test]
-fn a_lost_answer_is_looked_up_in_the_ledger() {
-    postgres(|fixture| async move {
-        let (proxy, behind) = behind_proxy(fixture.url.as_ref().unwrap()).await;
-        let store = behind.open().await.unwrap();
-        store.migrate().await.unwrap();
-        let mut found_committed = 0;
-        for part in 0..60u64 {
-            if part % 3 == 0 {
-                proxy.lose_next_answer();
-            }
-            let one = delivery("d", rows(part * 10 + 1, part * 10 + 10));
-            let ingested = store.ingest(&[one]).await.unwrap();
-            let expected = ranges(&[(part * 10 + 1, part * 10 + 10)]);
-            assert_eq!(ingested.settled[0].committed, expected);
-            found_committed += ingested.rows.known;
+async fn a_lost_answer_is_looked_up_in_the_ledger(fixture: Fixture) {
+    let (proxy, behind) = behind_proxy(fixture.url.as_ref().unwrap()).await;
+    let store = behind.open().await.unwrap();
+    store.migrate().await.unwrap();
+    let mut found_committed = 0;
+    for part in 0..60u64 {
+        if part % 3 == 0 {
+            proxy.lose_next_answer();
         }
-        assert!(proxy.lost_answers() >= 15, "{}", proxy.lost_answers());
-        assert!(found_committed > 0, "no commit was unknown");
-        assert_eq!(store.counts().await.unwrap().telemetry, 600);
-        assert_eq!(store.counts().await.unwrap().conflicts, 0);
-        check_ledger(&*store, "d").await;
-    });
+        let one = delivery("d", rows(part * 10 + 1, part * 10 + 10));
+        let ingested = store.ingest(&[one]).await.unwrap();
+        let expected = ranges(&[(part * 10 + 1, part * 10 + 10)]);
+        assert_eq!(ingested.settled[0].committed, expected);
+        found_committed += ingested.rows.known;
+    }
+    assert!(proxy.lost_answers() >= 15, "{}", proxy.lost_answers());
+    assert!(found_committed > 0, "no commit was unknown");
+    assert_eq!(store.counts().await.unwrap().telemetry, 600);
+    assert_eq!(store.counts().await.unwrap().conflicts, 0);
+    check_ledger(&*store, "d").await;
 }
 
 /// What a bridge remembers is of a database that was put back since, and another bridge has brought its ledger to the
@@ -308,127 +354,121 @@ fn what_one_part_has_written_is_read_again_when_the_next_one_loses_its_connectio
 }
 
 /// A command, a fan-out and a change of settings whose commit is unknown are found, and made once.
-#[test]
-fn a_lost_answer_makes_nothing_twice() {
-    postgres(|fixture| async move {
-        let (proxy, behind) = behind_proxy(fixture.url.as_ref().unwrap()).await;
-        let store = behind.open().await.unwrap();
-        store.migrate().await.unwrap();
-        let d = device("d");
-        for number in 1..=30u64 {
-            let key = RequestKey::new(&format!("k{number}"), b"ping").unwrap();
-            let request = (number % 2 == 0).then(|| key.clone());
-            let new = NewCommand {
-                device: d.clone(),
-                command: Command {
-                    id: CommandId::new(number, 1),
-                    name: "ping".to_owned(),
-                    arguments: "{}".to_owned(),
-                    expires_at_ms: 1_000,
-                    priority: 0,
-                },
-                created_at: at(1),
-                created_by: "alice".to_owned(),
-                request,
-            };
-            proxy.lose_next_answer();
-            assert_eq!(store.queue_command(&new).await.unwrap(), Queued::Kept);
-
-            let known = store.config(&d).await.unwrap().version();
-            let changing = wanted(&[("k", &number.to_string())]);
-            // Somewhere in a transaction of several statements, its commit included.
-            let losing = async {
-                tokio::time::sleep(Duration::from_micros(150 * number)).await;
-                proxy.lose_next_answer();
-            };
-            let author = alice(1);
-            let changed = store.change_config(&d, &changing, Some(known), &author);
-            let (changed, ()) = tokio::join!(changed, losing);
-            assert!(matches!(changed.unwrap(), Changed::Done(_)));
-        }
-        assert!(proxy.lost_answers() >= 30, "{}", proxy.lost_answers());
-        assert_eq!(store.commands(&d, 100).await.unwrap().len(), 30);
-        let page = HistoryPage {
-            limit: 100,
-            ..HistoryPage::default()
+async fn a_lost_answer_makes_nothing_twice(fixture: Fixture) {
+    let (proxy, behind) = behind_proxy(fixture.url.as_ref().unwrap()).await;
+    let store = behind.open().await.unwrap();
+    store.migrate().await.unwrap();
+    let d = device("d");
+    for number in 1..=30u64 {
+        let key = RequestKey::new(&format!("k{number}"), b"ping").unwrap();
+        let request = (number % 2 == 0).then(|| key.clone());
+        let new = NewCommand {
+            device: d.clone(),
+            command: Command {
+                id: CommandId::new(number, 1),
+                name: "ping".to_owned(),
+                arguments: "{}".to_owned(),
+                expires_at_ms: 1_000,
+                priority: 0,
+            },
+            created_at: at(1),
+            created_by: "alice".to_owned(),
+            request,
         };
-        assert_eq!(store.config_history(&d, &page).await.unwrap().len(), 30);
-    });
+        proxy.lose_next_answer();
+        assert_eq!(store.queue_command(&new).await.unwrap(), Queued::Kept);
+
+        let known = store.config(&d).await.unwrap().version();
+        let changing = wanted(&[("k", &number.to_string())]);
+        // Somewhere in a transaction of several statements, its commit included.
+        let losing = async {
+            tokio::time::sleep(Duration::from_micros(150 * number)).await;
+            proxy.lose_next_answer();
+        };
+        let author = alice(1);
+        let changed = store.change_config(&d, &changing, Some(known), &author);
+        let (changed, ()) = tokio::join!(changed, losing);
+        assert!(matches!(changed.unwrap(), Changed::Done(_)));
+    }
+    assert!(proxy.lost_answers() >= 30, "{}", proxy.lost_answers());
+    assert_eq!(store.commands(&d, 100).await.unwrap().len(), 30);
+    let page = HistoryPage {
+        limit: 100,
+        ..HistoryPage::default()
+    };
+    assert_eq!(store.config_history(&d, &page).await.unwrap().len(), 30);
 }
 
 /// Two of three nodes go and come back in turn under load.
-#[test]
-fn nodes_that_go_and_come_back_are_not_noticed() {
-    postgres(|fixture| async move {
-        let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
-        let mut nodes = Vec::new();
-        for _ in 0..3 {
-            nodes.push(Proxy::start(host.clone()).await);
-        }
-        let hosts: Vec<_> = nodes.iter().map(|node| node.address.to_string()).collect();
-        let url = format!("{user}{}{database}", hosts.join(","));
-        let store = Location::parse(&url).unwrap().open().await.unwrap();
-        store.migrate().await.unwrap();
+async fn nodes_that_go_and_come_back_are_not_noticed(fixture: Fixture) {
+    let (user, host, database) = around_host(fixture.url.as_ref().unwrap());
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(Proxy::start(host.clone()).await);
+    }
+    let hosts: Vec<_> = nodes.iter().map(|node| node.address.to_string()).collect();
+    let url = format!("{user}{}{database}", hosts.join(","));
+    let store = Location::parse(&url).unwrap().open().await.unwrap();
+    store.migrate().await.unwrap();
 
-        const PARTS: u64 = 100;
-        let mut writers = JoinSet::new();
-        let commits = Arc::new(AtomicU64::new(0));
-        for writer in 0..4 {
-            let (store, commits) = (store.clone(), Arc::clone(&commits));
-            writers.spawn(async move {
-                let mut slowest = Duration::ZERO;
-                for part in 0..PARTS {
-                    let name = format!("device-{writer}");
-                    let one = delivery(&name, rows(part * 20 + 1, part * 20 + 20));
-                    let started = Instant::now();
-                    store.ingest(&[one]).await.unwrap();
-                    slowest = slowest.max(started.elapsed());
-                    commits.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                slowest
-            });
-        }
-        // Until the writers are done: this node down, then the next one, and each time for so long that a
-        // slow machine has written something meanwhile.
-        let mut turns = 0;
-        let mut slowest = Duration::ZERO;
-        while !writers.is_empty() {
-            let (gone, other) = (&nodes[turns % 3], &nodes[(turns + 1) % 3]);
-            gone.set_up(false);
-            other.set_up(false);
-            let before = commits.load(Ordering::Relaxed);
-            let pause = async {
-                tokio::time::sleep(Duration::from_millis(60)).await;
-                while commits.load(Ordering::Relaxed) == before {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            };
-            tokio::pin!(pause);
-            while !writers.is_empty() {
-                tokio::select! {
-                    () = &mut pause => break,
-                    Some(done) = writers.join_next() => slowest = slowest.max(done.unwrap()),
-                }
+    const PARTS: u64 = 100;
+    let mut writers = JoinSet::new();
+    let commits = Arc::new(AtomicU64::new(0));
+    for writer in 0..4 {
+        let (store, commits) = (store.clone(), Arc::clone(&commits));
+        writers.spawn(async move {
+            let mut slowest = Duration::ZERO;
+            for part in 0..PARTS {
+                let name = format!("device-{writer}");
+                let one = delivery(&name, rows(part * 20 + 1, part * 20 + 20));
+                let started = Instant::now();
+                store.ingest(&[one]).await.unwrap();
+                slowest = slowest.max(started.elapsed());
+                commits.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            gone.set_up(true);
-            other.set_up(true);
-            turns += 1;
+            slowest
+        });
+    }
+    // Until the writers are done: this node down, then the next one, and each time for so long that a
+    // slow machine has written something meanwhile.
+    let mut turns = 0;
+    let mut slowest = Duration::ZERO;
+    while !writers.is_empty() {
+        let (gone, other) = (&nodes[turns % 3], &nodes[(turns + 1) % 3]);
+        gone.set_up(false);
+        other.set_up(false);
+        let before = commits.load(Ordering::Relaxed);
+        let pause = async {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            while commits.load(Ordering::Relaxed) == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::pin!(pause);
+        while !writers.is_empty() {
+            tokio::select! {
+                () = &mut pause => break,
+                Some(done) = writers.join_next() => slowest = slowest.max(done.unwrap()),
+            }
         }
-        assert!(turns >= 5, "{turns} turns");
-        // Longer than any pause of a node, and of this machine.
-        assert!(slowest < Duration::from_secs(20), "{slowest:?}");
-        assert!(store.activity().retries_network > 0);
-        assert_eq!(
-            store.counts().await.unwrap().telemetry,
-            4 * PARTS * 20,
-            "{:?}",
-            store.activity()
-        );
-        for writer in 0..4 {
-            check_ledger(&*store, &format!("device-{writer}")).await;
-        }
-    });
+        gone.set_up(true);
+        other.set_up(true);
+        turns += 1;
+    }
+    assert!(turns >= 5, "{turns} turns");
+    // Longer than any pause of a node, and of this machine.
+    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    assert!(store.activity().retries_network > 0);
+    assert_eq!(
+        store.counts().await.unwrap().telemetry,
+        4 * PARTS * 20,
+        "{:?}",
+        store.activity()
+    );
+    for writer in 0..4 {
+        check_ledger(&*store, &format!("device-{writer}")).await;
+    }
 }
 
 /// `sslmode=verify-full` with a client certificate, as a cluster asks for it.
@@ -578,106 +618,38 @@ async fn sql_at(url: &str, sql: &'static str) {
     connection.execute(sql).await.unwrap();
 }
 
-#[test]
-fn eight_writers_on_the_same_devices_converge() {
-    postgres(|fixture| async move {
-        let mut writers = JoinSet::new();
-        // Together, or one could be done before the others have connected.
-        let ready = Arc::new(Barrier::new(8));
-        for writer in 0..8u64 {
-            let (store, ready) = (fixture.open().await, Arc::clone(&ready));
-            writers.spawn(async move {
-                store.check().await.unwrap();
-                ready.wait().await;
-                for part in 0..30u64 {
-                    // Every writer sends the same, in batches of another size.
-                    let size = 5 + writer;
-                    let first = part * size + 1;
-                    let calls: Vec<_> = (0..4)
-                        .map(|number| {
-                            let name = format!("device-{number}");
-                            delivery(&name, rows(first, first + size - 1))
-                        })
-                        .collect();
-                    store.ingest(&calls).await.unwrap();
-                }
-                store.activity()
-            });
-        }
-        let activity = writers.join_all().await;
-        let retries: u64 = activity.iter().map(|a| a.retries_conflict).sum();
-        let replans: u64 = activity.iter().map(|a| a.replans).sum();
-        assert!(retries + replans > 0, "{activity:?}");
-        let store = fixture.open().await;
-        assert_eq!(store.counts().await.unwrap().telemetry, 4 * 30 * 12);
-        assert_eq!(store.counts().await.unwrap().conflicts, 0);
-        for number in 0..4 {
-            check_ledger(&*store, &format!("device-{number}")).await;
-        }
-    });
-}
-
-/// What CockroachDB lacks, or has with another meaning. No cluster can be had on most machines, so
-/// the statements themselves are looked at.
-#[test]
-fn no_statement_uses_what_cockroachdb_lacks() {
-    const LACKS: [(&str, &str); 15] = [
-        (
-            "advisory",
-            "no advisory locks: the migrator has a row with a lease",
-        ),
-        (
-            "listen ",
-            "no LISTEN/NOTIFY: bridges do not wake each other",
-        ),
-        ("notify ", "no LISTEN/NOTIFY"),
-        ("xmax", "no system columns: counts come from what was asked"),
-        ("ctid", "no system columns"),
-        (" temp ", "temporary tables are experimental"),
-        ("temporary", "temporary tables are experimental"),
-        ("deferrable", "constraints are checked at once"),
-        ("exclude using", "no exclusion constraints"),
-        (
-            "serial",
-            "numbers are not sequential there, and would be a hot key here",
-        ),
-        (
-            " int,",
-            "INT has 64 bits there and 32 here: INT8, INT4 or INT2",
-        ),
-        (" integer", "as INT"),
-        ("copy ", "no binary COPY FROM"),
-        ("num_nonnulls", "no such function"),
-        (
-            " collate ",
-            "columns compare bytewise, and refuse to be told so",
-        ),
-    ];
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut texts = Vec::new();
-    for of in ["../migrations/cockroach", "src/cockroach"] {
-        for entry in std::fs::read_dir(folder.join(of)).unwrap() {
-            let path = entry.unwrap().path();
-            let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
-            // The places for what only one of them knows.
-            if !path.ends_with("dialect.rs") && !path.ends_with("collation.rs") {
-                texts.push((path, text));
+async fn eight_writers_on_the_same_devices_converge(fixture: Fixture) {
+    let mut writers = JoinSet::new();
+    // Together, or one could be done before the others have connected.
+    let ready = Arc::new(Barrier::new(8));
+    for writer in 0..8u64 {
+        let (store, ready) = (fixture.open().await, Arc::clone(&ready));
+        writers.spawn(async move {
+            store.check().await.unwrap();
+            ready.wait().await;
+            for part in 0..30u64 {
+                // Every writer sends the same, in batches of another size.
+                let size = 5 + writer;
+                let first = part * size + 1;
+                let calls: Vec<_> = (0..4)
+                    .map(|number| {
+                        let name = format!("device-{number}");
+                        delivery(&name, rows(first, first + size - 1))
+                    })
+                    .collect();
+                store.ingest(&calls).await.unwrap();
             }
-        }
+            store.activity()
+        });
     }
-    assert!(texts.len() > 10);
-    for (path, text) in texts {
-        // Comments may name what is not used.
-        let code = text.lines().map(str::trim);
-        let code = code.filter(|line| !line.starts_with("--") && !line.starts_with("//"));
-        for line in code {
-            for (word, why) in LACKS {
-                assert!(
-                    !line.contains(word),
-                    "{}: {line:?} holds {word:?}: {why}",
-                    path.display()
-                );
-            }
-        }
+    let activity = writers.join_all().await;
+    let retries: u64 = activity.iter().map(|a| a.retries_conflict).sum();
+    let replans: u64 = activity.iter().map(|a| a.replans).sum();
+    assert!(retries + replans > 0, "{activity:?}");
+    let store = fixture.open().await;
+    assert_eq!(store.counts().await.unwrap().telemetry, 4 * 30 * 12);
+    assert_eq!(store.counts().await.unwrap().conflicts, 0);
+    for number in 0..4 {
+        check_ledger(&*store, &format!("device-{number}")).await;
     }
 }

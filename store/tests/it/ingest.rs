@@ -1,7 +1,7 @@
 //! Readings in: written once, settled for each delivery, whatever their content.
 
 use schema::message::{RejectReason, Rejection};
-use schema::{Hlc, ObservedAt, Quality, Value};
+use schema::{Hlc, ObservedAt, Quality, Row, Value};
 use store::{Delivery, OBSERVED_AT_MAX, OBSERVED_AT_MIN, Origin, RowCounts};
 
 use testkit::contract;
@@ -11,6 +11,7 @@ use testkit::readings::*;
 use super::report::report;
 
 contract!(
+    rows_of_every_kind_are_written_with_the_columns_that_they_need,
     rows_and_ledger_are_there_after_one_call,
     a_retransmission_writes_nothing,
     overlapping_batches_are_cut,
@@ -313,7 +314,7 @@ async fn every_value_comes_back_as_it_was(fixture: Fixture) {
     ];
     let mut sent: Vec<_> = (1..)
         .zip(values)
-        .map(|(seq, value)| schema::Row { value, ..row(seq) })
+        .map(|(seq, value)| Row { value, ..row(seq) })
         .collect();
     for (seq, time) in (100..).zip([
         OBSERVED_AT_MIN,
@@ -322,14 +323,14 @@ async fn every_value_comes_back_as_it_was(fixture: Fixture) {
         ObservedAt::from_micros(0),
         ObservedAt::from_micros(1),
     ]) {
-        sent.push(schema::Row {
+        sent.push(Row {
             observed_at: time,
             quality: Quality::Bad,
             ..row(seq)
         });
     }
     let top = i64::MAX as u64;
-    sent.push(schema::Row {
+    sent.push(Row {
         seq: top,
         hlc: Hlc::from_bits(top),
         quality: Quality::Uncertain,
@@ -360,22 +361,22 @@ async fn what_no_store_can_hold_is_refused_and_the_rest_is_kept(fixture: Fixture
     let micros = ObservedAt::micros;
     let before = ObservedAt::from_micros(micros(OBSERVED_AT_MIN) - 1);
     let after = ObservedAt::from_micros(micros(OBSERVED_AT_MAX) + 1);
-    let bad = |seq, value| schema::Row { value, ..row(seq) };
+    let bad = |seq, value| Row { value, ..row(seq) };
     let sent = vec![
         row(1),
         bad(2, Value::F64(f64::NAN)),
         bad(3, Value::F64(f64::INFINITY)),
         bad(4, Value::Text("a\0b".into())),
         bad(5, Value::Text("x".repeat(1025).into())),
-        schema::Row {
+        Row {
             observed_at: before,
             ..row(6)
         },
-        schema::Row {
+        Row {
             observed_at: after,
             ..row(7)
         },
-        schema::Row {
+        Row {
             hlc: Hlc::from_bits(1 << 63),
             ..row(8)
         },
@@ -479,7 +480,7 @@ async fn a_sequence_with_other_content_is_refused(fixture: Fixture) {
     let store = fixture.open().await;
     store.ingest(&[delivery("d", rows(1, 10))]).await.unwrap();
     let reused: Vec<_> = (8..=12)
-        .map(|seq| schema::Row {
+        .map(|seq| Row {
             seq,
             ..row(seq + 1000)
         })
@@ -497,7 +498,7 @@ async fn a_sequence_with_other_content_is_refused(fixture: Fixture) {
     // The same sequence twice in one call, with two contents.
     let twice = vec![
         row(20),
-        schema::Row {
+        Row {
             value: Value::Bool(true),
             ..row(20)
         },
@@ -522,7 +523,7 @@ async fn names_are_data_and_never_sql(fixture: Fixture) {
     let mut one = delivery("d--drop", Vec::new());
     one.batch.sensors = names.iter().map(|name| sensor(name)).collect();
     one.batch.rows = (0..names.len() as u16)
-        .map(|at| schema::Row {
+        .map(|at| Row {
             sensor: at,
             value: Value::Text(names[usize::from(at)].into()),
             ..row(u64::from(at) + 1)
@@ -556,4 +557,39 @@ async fn a_large_call_is_written_whole(fixture: Fixture) {
     assert_eq!(ledger.epochs[0].ranges.len(), 1);
     assert_eq!(store.counts().await.unwrap().telemetry, 16_000);
     check_ledger(&*store, "d").await;
+}
+
+/// One statement has as many columns as its rows need: each kind of value, alone and with others, good or not.
+async fn rows_of_every_kind_are_written_with_the_columns_that_they_need(fixture: Fixture) {
+    let store = fixture.open().await;
+    let values = [
+        Value::F64(0.5),
+        Value::I64(-7),
+        Value::Bool(true),
+        Value::Text("on".into()),
+    ];
+    for kinds in 1..1 << values.len() {
+        for quality in [Quality::Good, Quality::Bad] {
+            let name = format!("d-{kinds}-{}", u8::from(quality));
+            let kinds = (0..values.len()).filter(|bit| kinds & (1 << bit) != 0);
+            let written: Vec<Row> = (1..)
+                .zip(kinds)
+                .map(|(seq, kind)| Row {
+                    value: values[kind].clone(),
+                    quality,
+                    ..row(seq)
+                })
+                .collect();
+            let ingested = store.ingest(&[delivery(&name, written.clone())]).await;
+            assert_eq!(ingested.unwrap().rows.inserted, written.len() as u64);
+            let stored = everything(&*store, &name).await;
+            for (stored, written) in stored.iter().zip(&written) {
+                assert_eq!(
+                    (&stored.value, stored.quality),
+                    (&written.value, quality),
+                    "{name}"
+                );
+            }
+        }
+    }
 }

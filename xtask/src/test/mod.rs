@@ -1,8 +1,8 @@
 //! `cargo xtask test`: every test of the workspace, with the servers they need.
 //!
 //! The order: what is missing is installed, all binaries are built (tests start them as a user
-//! would), a PostgreSQL server is started, the tests run, the API is fuzzed, the server stops. Its last
-//! line counts.
+//! would), a PostgreSQL server is started, the tests run, what they have sent to it is checked for
+//! CockroachDB, the API is fuzzed, the server stops. Its last line counts.
 
 mod requirements;
 mod tally;
@@ -17,10 +17,11 @@ use std::time::Duration;
 use clap::Args;
 use daemon::{Class, Failure};
 
+use crate::cockroach::Recorder;
 use crate::servers::Postgres;
 use crate::servers::postgres::Durability;
 use crate::supervisor::Supervisor;
-use crate::{fuzz, programs, workspace};
+use crate::{cockroach, fuzz, programs, workspace};
 use tally::Tally;
 
 /// How long the build may take: on two slow cores, with every dependency.
@@ -77,17 +78,30 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
         replica.url()
     );
 
+    let recorder = Recorder::new()?;
+    let urls = [
+        recorder.before(&postgres.url())?,
+        recorder.before(&replica.url())?,
+        secure.tls_url(),
+    ];
+
     let mut tally = Tally::default();
-    let command = tests(options, [&postgres, &replica, &secure], folder.path());
+    let command = tests(options, &urls, folder.path());
     let status = supervisor.read("run the tests", command, TEST_TIME_MAX, |line| {
         println!("{line}");
         tally.take(line);
     })?;
     tally.take_status(status.success());
+    // Some of the tests send some of the statements.
+    if options.filter.is_empty() && options.wants(cockroach::NAME, "store") {
+        let findings = cockroach::check(&recorder.recording(), &postgres.url())?;
+        for finding in &findings {
+            println!("cockroach: {finding}");
+        }
+        tally.take_step(cockroach::NAME, findings.is_empty());
+    }
     if options.wants(fuzz::NAME, "bridge") {
         let success = fuzz::step(&mut supervisor, &postgres)?;
-        let outcome = if success { "ok" } else { "FAILED" };
-        println!("test {} ... {outcome}", fuzz::NAME);
         tally.take_step(fuzz::NAME, success);
     }
     drop((secure, replica, postgres));
@@ -141,7 +155,7 @@ fn temporary_folder() -> io::Result<tempfile::TempDir> {
 
 fn tests(
     options: &Options,
-    [postgres, replica, secure]: [&Postgres; 3],
+    [postgres, replica, secure]: &[String; 3],
     temporary: &Path,
 ) -> Command {
     let mut command = workspace::cargo();
@@ -156,8 +170,8 @@ fn tests(
     command
         .env("PATH", programs::search_path())
         .env("TMPDIR", temporary)
-        .env(POSTGRES_VARIABLE, postgres.url())
-        .env(TLS_VARIABLE, secure.tls_url())
-        .env(REPLICA_VARIABLE, replica.url());
+        .env(POSTGRES_VARIABLE, postgres)
+        .env(TLS_VARIABLE, secure)
+        .env(REPLICA_VARIABLE, replica);
     command
 }

@@ -23,8 +23,10 @@ impl Tally {
         }
     }
 
-    /// Counts a step that is no test of the harness.
+    /// Prints and counts a step that is no test of the harness.
     pub(crate) fn take_step(&mut self, name: &str, success: bool) {
+        let outcome = if success { "ok" } else { "FAILED" };
+        println!("test {name} ... {outcome}");
         if success {
             self.passed += 1;
         } else {
