@@ -295,13 +295,23 @@ fn header(text: Option<&str>) -> Header {
 }
 
 fn content_of<T: ToSchema>() -> Content {
-    Content::new(Some(Ref::from_schema_name(T::name())))
+    Content::new(Some(match has_name::<T>() {
+        true => Ref::from_schema_name(T::name()).into(),
+        false => T::schema(),
+    }))
+}
+
+/// Whether a type stands under a name of its own; else it is described where it is used.
+fn has_name<T: ToSchema>() -> bool {
+    !T::name().is_empty()
 }
 
 fn schemas_of<T: ToSchema>() -> Vec<(String, RefOr<Schema>)> {
     let mut schemas = Vec::new();
     T::schemas(&mut schemas);
-    schemas.push((T::name().into_owned(), T::schema()));
+    if has_name::<T>() {
+        schemas.push((T::name().into_owned(), T::schema()));
+    }
     schemas
 }
 

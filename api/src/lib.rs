@@ -10,10 +10,13 @@ pub mod access;
 pub mod alerts;
 pub mod audit;
 pub mod commands;
+pub mod config;
 pub mod dead_letters;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
+pub mod fleet;
+pub mod groups;
 pub mod parameters;
 pub mod problem;
 pub mod request;
@@ -55,6 +58,9 @@ pub fn table() -> Vec<Described> {
         commands::SendCommand,
         commands::ShowCommand,
         commands::CancelCommand,
+        config::ShowDeviceConfig,
+        config::ChangeDeviceConfig,
+        config::ListDeviceConfigHistory,
         dead_letters::ListDeadLetters,
         dead_letters::ShowDeadLetter,
         dead_letters::DiscardDeadLetter,
@@ -62,6 +68,15 @@ pub fn table() -> Vec<Described> {
         fan_out::ShowMany,
         fan_out::ListDevicesOf,
         fan_out::CancelMany,
+        fleet::ListDevices,
+        fleet::ShowDevice,
+        fleet::LabelDevice,
+        fleet::RetireDevice,
+        fleet::ReinstateDevice,
+        groups::ListGroups,
+        groups::ShowGroupConfig,
+        groups::ChangeGroupConfig,
+        groups::ListGroupConfigHistory,
         status::ShowStatus,
         tokens::ListRevokedTokens,
         tokens::RevokeToken,

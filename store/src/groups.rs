@@ -6,14 +6,13 @@
 //! still has of it.
 
 use async_trait::async_trait;
-use schema::message::ConfigEntry;
 use schema::setting::CLOCK_MS_MAX;
-use schema::{DeviceId, Hlc, HlcClock};
+use schema::{DeviceId, Hlc};
 
 use super::StoreError;
 use super::config::{
-    CHANGE, ConfigChange, HistoryEntry, HistoryPage, change, change_cells, history_entry,
-    page_cells,
+    CHANGE, ConfigChange, HistoryEntry, HistoryPage, Version, change, change_cells, clock_of,
+    history_entry, is_made, page_cells, stamped,
 };
 use super::fleet::Author;
 use super::labels::LabelValue;
@@ -39,12 +38,12 @@ pub trait GroupStore: Send + Sync {
     async fn group_config(&self, group: &LabelValue) -> Result<Vec<ConfigChange>, StoreError>;
 
     /// Changes what is desired of a group, and of each member, later than anything that is desired
-    /// of them. With `expected`, only if that is the group's clock.
+    /// of them. With `expected`, only if that is the [`version`].
     async fn change_group(
         &self,
         group: &LabelValue,
         wanted: &[(String, String)],
-        expected: Option<Hlc>,
+        expected: Option<Version>,
         author: &Author,
     ) -> Result<GroupChange, StoreError>;
 
@@ -185,7 +184,7 @@ impl<D: Database> GroupStore for D {
         &self,
         group: &LabelValue,
         wanted: &[(String, String)],
-        expected: Option<Hlc>,
+        expected: Option<Version>,
         author: &Author,
     ) -> Result<GroupChange, StoreError> {
         let input = (group.clone(), wanted.to_vec(), expected, author.clone());
@@ -210,31 +209,27 @@ async fn set(
     port: &mut dyn Port,
     group: &LabelValue,
     wanted: &[(String, String)],
-    expected: Option<Hlc>,
+    expected: Option<Version>,
     author: &Author,
 ) -> Result<GroupChange, Broken> {
     let name = group.as_str();
     let known = sound(port, CONFIG, cells![name], change).await?;
-    let clock = clock_of(&known);
     let members = first(port, MEMBERS, cells![name], |row| row.number(0));
     let members = members.await?.unwrap_or_default();
-    if expected.is_some_and(|expected| expected != clock) {
-        // It may be this very change that moved it, and whose answer was lost.
-        return Ok(match port.is_again() && is_made(&known, wanted, author) {
-            true => GroupChange::Done {
-                config: known,
-                members,
-            },
-            false => GroupChange::Moved,
+    if port.is_again() && is_made(&known, wanted, author) {
+        return Ok(GroupChange::Done {
+            config: known,
+            members,
         });
+    }
+    if expected.is_some_and(|expected| expected != version(&known)) {
+        return Ok(GroupChange::Moved);
     }
     if is_too_much(members, wanted.len()) {
         return Ok(GroupChange::TooMuch { members });
     }
-    let clock = clock.max(highest(port, MEMBERS_CLOCK, name).await?);
-    let values = wanted.iter();
-    let values = values.map(|(key, value)| (key.as_str(), value.as_str()));
-    let changes = stamped(clock, author, values);
+    let clock = clock_of(&known).max(highest(port, MEMBERS_CLOCK, name).await?);
+    let changes = stamped(clock, author, wanted);
     let at_members = for_members(author, name).name;
     for change in &changes {
         for sql in [PUT, REMEMBER] {
@@ -295,45 +290,10 @@ async fn highest(port: &mut dyn Port, sql: &'static str, of: &str) -> Result<Hlc
     Ok(Hlc::from_bits(found.unwrap_or_default()))
 }
 
-/// Whether a group has what is wanted from this author and this moment.
-fn is_made(known: &[ConfigChange], wanted: &[(String, String)], author: &Author) -> bool {
-    wanted.iter().all(|(key, value)| {
-        known.iter().any(|change| {
-            change.entry.key == *key
-                && change.entry.value == *value
-                && change.changed_by == author.name
-                && change.changed_at == author.at
-        })
-    })
-}
-
-/// The highest clock of some entries.
+/// Names a state of what is desired of a group: each change of it has the latest clock.
 #[must_use]
-pub fn clock_of(config: &[ConfigChange]) -> Hlc {
-    let clocks = config.iter().map(|change| change.entry.hlc);
-    clocks.max().unwrap_or_default()
-}
-
-/// Values with stamps later than `clock`.
-fn stamped<'v>(
-    clock: Hlc,
-    author: &Author,
-    values: impl IntoIterator<Item = (&'v str, &'v str)>,
-) -> Vec<ConfigChange> {
-    let mut stamps = HlcClock::resume(clock);
-    let now_ms = u64::try_from(author.at.micros().div_euclid(1000)).unwrap_or_default();
-    let values = values.into_iter();
-    values
-        .map(|(key, value)| ConfigChange {
-            entry: ConfigEntry {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                hlc: stamps.tick(now_ms),
-            },
-            changed_at: author.at,
-            changed_by: author.name.clone(),
-        })
-        .collect()
+pub fn version(config: &[ConfigChange]) -> Version {
+    Version::of(clock_of(config))
 }
 
 /// Who changed something at a member: the group is named beside the person.
@@ -358,7 +318,7 @@ fn moved(
 ) -> Vec<GroupEntry> {
     let mut entries = Vec::new();
     let mut clock = clock;
-    let mut add = |author: &Author, from: Option<&str>, values: Vec<(&str, &str)>| {
+    let mut add = |author: &Author, from: Option<&str>, values: &[(String, String)]| {
         let changes = stamped(clock, author, values);
         clock = clock.max(clock_of(&changes));
         entries.extend(changes.into_iter().map(|change| GroupEntry {
@@ -370,15 +330,17 @@ fn moved(
         joined.is_some_and(|(_, values)| values.iter().any(|(joined, _)| joined == key))
     };
     if let Some((group, keys)) = left {
-        let gone = keys.iter().map(String::as_str).filter(|key| !has(key));
-        let author = because(author, &format!("left group {group}"));
-        add(&author, None, gone.map(|key| (key, "null")).collect());
+        let gone = keys.iter().filter(|key| !has(key));
+        let gone: Vec<(String, String)> =
+            gone.map(|key| (key.clone(), "null".to_owned())).collect();
+        add(
+            &because(author, &format!("left group {group}")),
+            None,
+            &gone,
+        );
     }
     if let Some((group, values)) = joined {
-        let values = values
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_str()));
-        add(&for_members(author, group), Some(group), values.collect());
+        add(&for_members(author, group), Some(group), values);
     }
     entries
 }
@@ -398,17 +360,6 @@ mod tests {
             name: "alice".to_owned(),
             at: ReceivedAt::from_micros(5_000),
         }
-    }
-
-    #[test]
-    fn stamps_are_later_than_the_clock_and_each_other() {
-        let values = [("a", "1"), ("b", "2")];
-        let changes = stamped(Hlc::new(9, 3), &author(), values);
-        let stamps: Vec<Hlc> = changes.iter().map(|change| change.entry.hlc).collect();
-        assert_eq!(stamps, [Hlc::new(9, 4), Hlc::new(9, 5)]);
-        let changes = stamped(Hlc::new(1, 0), &author(), values);
-        assert_eq!(changes[0].entry.hlc, Hlc::new(5, 0));
-        assert_eq!(clock_of(&changes), Hlc::new(5, 1));
     }
 
     #[test]

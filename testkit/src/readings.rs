@@ -2,6 +2,7 @@
 
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Epoch, Hlc, ObservedAt, Quality, Row, SensorName, SeqRange, Value};
+use store::config::{Changed, DeviceConfig};
 use store::fleet::{Author, Labelled};
 use store::labels::{LabelChanges, Labels};
 use store::{Delivery, Order, Origin, Store, StoredReading, TelemetryQuery};
@@ -46,6 +47,37 @@ pub fn alice(seconds: i64) -> Author {
     Author {
         name: "alice".to_owned(),
         at: at(seconds),
+    }
+}
+
+/// Somebody who changes something at this millisecond since the Unix epoch.
+pub fn by(name: &str, ms: u64) -> Author {
+    Author {
+        name: name.to_owned(),
+        at: ReceivedAt::from_micros(i64::try_from(1_000 * ms).unwrap()),
+    }
+}
+
+/// Values that keys are to have, as JSON texts.
+pub fn wanted(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
+/// Changes what is desired of a device, and returns how its configuration is then.
+pub async fn configure(
+    store: &dyn Store,
+    name: &str,
+    pairs: &[(&str, &str)],
+    author: &Author,
+) -> DeviceConfig {
+    let (device, wanted) = (device(name), wanted(pairs));
+    let changed = store.change_config(&device, &wanted, None, author).await;
+    match changed.unwrap() {
+        Changed::Done(config) => config,
+        other => panic!("{other:?}"),
     }
 }
 

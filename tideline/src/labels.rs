@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
-
 /// A label that is set, or looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
@@ -46,22 +44,20 @@ pub(crate) fn object(labels: &[Label]) -> BTreeMap<String, String> {
     labels.map(|Label { key, value }| (key, value)).collect()
 }
 
-/// As the API takes changes: a merge patch.
-pub(crate) fn patch(changes: &[Change]) -> Value {
-    let pairs = changes.iter().map(|change| match change {
-        Change::Set(label) => (label.key.clone(), Value::from(label.value.clone())),
-        Change::Unset(key) => (key.clone(), Value::Null),
+/// As the API takes changes: nothing is what goes away.
+pub(crate) fn patch(changes: &[Change]) -> BTreeMap<String, Option<String>> {
+    let pairs = changes.iter().cloned().map(|change| match change {
+        Change::Set(Label { key, value }) => (key, Some(value)),
+        Change::Unset(key) => (key, None),
     });
-    Value::Object(pairs.collect::<Map<_, _>>())
+    pairs.collect()
 }
 
 /// For people, on one line.
-pub(crate) fn line(labels: &Value) -> String {
-    let pairs = labels.as_object().into_iter().flatten();
+pub(crate) fn line(labels: &BTreeMap<String, String>) -> String {
+    let pairs = labels.iter();
     let texts: Vec<String> = pairs
-        .map(|(key, value)| {
-            crate::output::clean(&format!("{key}={}", value.as_str().unwrap_or("?")))
-        })
+        .map(|(key, value)| crate::output::clean(&format!("{key}={value}")))
         .collect();
     texts.join(" ")
 }
@@ -79,7 +75,7 @@ mod tests {
             .map(|text| change(text).unwrap())
             .collect();
         assert_eq!(
-            patch(&changes),
+            json!(patch(&changes)),
             json!({"site": "lyon", "note": "a=b", "old": null, "a-b": "c-"})
         );
         for wrong in ["", "-", "=x", "site", "site="] {
@@ -88,6 +84,7 @@ mod tests {
         assert!(label("old-").is_err());
         let one = object(&[label("a=1").unwrap()]);
         assert_eq!(json!(one), json!({"a": "1"}));
-        assert_eq!(line(&json!({"a": "1", "b": "2"})), "a=1 b=2");
+        let two = object(&[label("b=2").unwrap(), label("a=1").unwrap()]);
+        assert_eq!(line(&two), "a=1 b=2");
     }
 }

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, StatusCode};
+use api::fleet::{DeviceBody, DevicePatch, Devices, WhichDevices};
+use axum::extract::State;
+use axum::http::StatusCode;
 use axum::{Extension, Json};
 use schema::limits::DEVICE_ID_CHARS_MAX;
-use serde::{Deserialize, Serialize};
+use schema::time::ReceivedAt;
 use store::fleet::{Author, DeviceFilter, Labelled};
 use store::labels::{LABELS_MAX, LabelChanges, Labels, pair};
-use store::{Device, QUERY_ROWS_MAX, StoreClock};
-use utoipa::ToSchema;
 
+use super::extract::{Body, Device, Now, Params, next, parsed, wrong};
 use super::problem::Problem;
-use super::query::Query;
 use super::{Caller, Shared};
 use crate::dispatch::Notifier;
 
@@ -24,123 +22,42 @@ const LIMIT: usize = 1_000;
 /// Most labels that one request changes: all of them away, and as many others there.
 const CHANGES_MAX: usize = 2 * LABELS_MAX;
 
-/// Devices of the fleet
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Devices {
-    devices: Vec<DeviceBody>,
-    /// Where the next page begins, if there is one: pass it as `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// One device
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct DeviceBody {
-    device: String,
-    /// Whether its last word on `up/status` was a birth.
-    online: bool,
-    first_seen: String,
-    last_seen: String,
-    agent_version: Option<String>,
-    epoch: Option<String>,
-    #[schema(example = json!({"site": "a", "group": "press"}))]
-    labels: BTreeMap<String, String>,
-    /// Since when it is retired: it gets nothing sent.
-    retired_at: Option<String>,
-}
-
-/// What is to change of a device
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct DevicePatch {
-    /// Labels to set, and with `null` to remove. Keys have 1 to 64 characters of `a-z 0-9 . _ -`,
-    /// values 1 to 128 characters; a device has at most 32.
-    #[schema(example = json!({"site": "a", "old": null}))]
-    labels: BTreeMap<String, Option<String>>,
-}
-
-/// Lists devices by id
-#[utoipa::path(
-    get,
-    path = "/api/v1/devices",
-    tag = "devices",
-    params(
-        ("label" = Option<Vec<String>>, Query, description = "KEY=VALUE; may stand several times, and all must hold", example = json!(["site=a"])),
-        ("online" = Option<bool>, Query, description = "Only those that are, or are not, online"),
-        ("retired" = Option<bool>, Query, description = "Those that are retired instead of those that are not"),
-        ("prefix" = Option<String>, Query, description = "The id begins so", max_length = 64, pattern = "^[A-Za-z0-9._-]*$"),
-        ("after" = Option<String>, Query, description = "The id behind which to go on"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many"),
-    ),
-    responses((status = 200, body = Devices))
-)]
-pub(crate) async fn list(
+/// Lists devices by id.
+pub(super) async fn list(
     State(store): Shared,
-    RawQuery(query): RawQuery,
+    Params(query): Params<WhichDevices>,
 ) -> Result<Json<Devices>, Problem> {
-    let filter = filter(query.as_deref())?;
+    let filter = filter(query)?;
     let found = store.find_devices(&filter).await?;
-    let next = match found.last() {
-        Some(last) if found.len() == filter.limit => Some(last.device.to_string()),
-        _ => None,
-    };
     Ok(Json(Devices {
-        devices: found.into_iter().map(DeviceBody::from).collect(),
-        next,
+        next: next(&found, filter.limit, |last| last.device.to_string()),
+        devices: found.into_iter().map(body).collect(),
     }))
 }
 
-/// Shows a device
-#[utoipa::path(
-    get,
-    path = "/api/v1/devices/{device}",
-    tag = "devices",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-    ),
-    responses((status = 200, body = DeviceBody))
-)]
-pub(crate) async fn one(
+/// Shows a device.
+pub(super) async fn one(
     State(store): Shared,
-    Path(device): Path<String>,
+    Device(device): Device,
 ) -> Result<Json<DeviceBody>, Problem> {
-    let device = super::device(&device)?;
     match store.device(&device).await? {
-        Some(found) => Ok(Json(found.into())),
+        Some(found) => Ok(Json(body(found))),
         None => Err(unknown(&device)),
     }
 }
 
-/// Changes labels of a device
-///
-/// A device that nobody has heard of yet is met by it. The label `group` names the device's group:
-/// with it the configuration of the group comes and goes.
-#[utoipa::path(
-    patch,
-    path = "/api/v1/devices/{device}",
-    tag = "devices",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-    ),
-    request_body = DevicePatch,
-    responses(
-        (status = 200, body = DeviceBody),
-        (status = 422, description = "The device would have too many labels.", body = api::Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(crate) async fn change(
+/// Changes labels of a device.
+pub(super) async fn change(
     State(store): Shared,
     Extension(notifier): Extension<Notifier>,
     Extension(caller): Extension<Caller>,
-    Path(device): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
+    Now(now): Now,
+    Device(device): Device,
+    Body(patch): Body<DevicePatch>,
 ) -> Result<Json<DeviceBody>, Problem> {
-    let device = super::device(&device)?;
-    super::is_json(&headers)?;
-    let changes = parse(&body)?;
+    let changes = changes(patch)?;
     match store
-        .change_labels(&device, &changes, &author(caller, store.clock()))
+        .change_labels(&device, &changes, &author(caller, now))
         .await?
     {
         Labelled::Done {
@@ -150,7 +67,7 @@ pub(crate) async fn change(
             if is_configured {
                 notifier.config(&device);
             }
-            Ok(Json(found.into()))
+            Ok(Json(body(found)))
         }
         Labelled::TooMany => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -159,50 +76,28 @@ pub(crate) async fn change(
     }
 }
 
-/// Retires a device
-///
-/// It is left out of lists and fan-outs, commands that wait for it are cancelled, and it gets nothing
-/// sent any more. What it still says is taken.
-#[utoipa::path(
-    post,
-    path = "/api/v1/devices/{device}/retire",
-    tag = "devices",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-    ),
-    responses((status = 200, body = DeviceBody))
-)]
-pub(crate) async fn retire(
+/// Retires a device.
+pub(super) async fn retire(
     State(store): Shared,
-    Path(device): Path<String>,
+    Now(now): Now,
+    Device(device): Device,
 ) -> Result<Json<DeviceBody>, Problem> {
-    let device = super::device(&device)?;
-    let retired = store.retire(&device, store.clock().now()).await?;
+    let retired = store.retire(&device, now).await?;
     let retired = retired.ok_or_else(|| unknown(&device))?;
-    Ok(Json(retired.device.into()))
+    Ok(Json(body(retired.device)))
 }
 
-/// Takes a retired device back
-#[utoipa::path(
-    post,
-    path = "/api/v1/devices/{device}/reinstate",
-    tag = "devices",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-    ),
-    responses((status = 200, body = DeviceBody))
-)]
-pub(crate) async fn reinstate(
+/// Takes a retired device back.
+pub(super) async fn reinstate(
     State(store): Shared,
     Extension(notifier): Extension<Notifier>,
-    Path(device): Path<String>,
+    Device(device): Device,
 ) -> Result<Json<DeviceBody>, Problem> {
-    let device = super::device(&device)?;
     let found = store.reinstate(&device).await?;
     let found = found.ok_or_else(|| unknown(&device))?;
     // What was desired of it meanwhile.
     notifier.config(&device);
-    Ok(Json(found.into()))
+    Ok(Json(body(found)))
 }
 
 /// Nobody has heard of a device.
@@ -210,11 +105,11 @@ pub(super) fn unknown(device: &schema::DeviceId) -> Problem {
     Problem::not_found(format!("no device {device} is known"))
 }
 
-/// Who changes something now.
-pub(super) fn author(caller: Caller, clock: &StoreClock) -> Author {
+/// Who changes something, and when.
+pub(super) fn author(caller: Caller, at: ReceivedAt) -> Author {
     Author {
         name: caller.name,
-        at: clock.now(),
+        at,
     }
 }
 
@@ -224,27 +119,23 @@ pub(super) fn is_retired(device: &schema::DeviceId) -> Problem {
     Problem::new(StatusCode::CONFLICT, detail)
 }
 
-/// The page behind a full one begins at the last of it.
-fn filter(query: Option<&str>) -> Result<DeviceFilter, Problem> {
-    let known = ["label", "online", "retired", "prefix", "after", "limit"];
-    let query = Query::parse_repeating(query, &known, "label")?;
+fn filter(query: WhichDevices) -> Result<DeviceFilter, Problem> {
     let mut labels = Labels::new();
-    for (key, value) in query.all("label", pair)? {
+    for text in &query.label {
+        let (key, value) = pair(text).map_err(|error| wrong("label", error))?;
         if let Some(before) = labels.insert(key.clone(), value)
             && before != labels[&key]
         {
-            return Err(Problem::bad_request(format!(
-                "label: {key} cannot have two values"
-            )));
+            return Err(wrong("label", format!("{key} cannot have two values")));
         }
     }
     Ok(DeviceFilter {
         labels,
-        online: query.get("online", str::parse)?,
-        retired: Some(query.get("retired", str::parse)?.unwrap_or(false)),
-        prefix: query.get("prefix", prefix)?.unwrap_or_default(),
-        after: query.get("after", str::parse)?,
-        limit: query.limit(LIMIT, QUERY_ROWS_MAX)?,
+        online: query.online,
+        retired: Some(query.retired.unwrap_or(false)),
+        prefix: parsed("prefix", query.prefix.as_deref(), prefix)?.unwrap_or_default(),
+        after: parsed("after", query.after.as_deref(), str::parse)?,
+        limit: query.limit.map_or(LIMIT, usize::from),
     })
 }
 
@@ -259,13 +150,10 @@ fn prefix(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse(body: &[u8]) -> Result<LabelChanges, Problem> {
-    let patch: DevicePatch = serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_request(format!("body: {error}")))?;
+fn changes(patch: DevicePatch) -> Result<LabelChanges, Problem> {
     if !(1..=CHANGES_MAX).contains(&patch.labels.len()) {
-        return Err(Problem::bad_request(format!(
-            "labels: must name 1 to {CHANGES_MAX} labels"
-        )));
+        let rule = format!("must name 1 to {CHANGES_MAX} labels");
+        return Err(wrong("labels", rule));
     }
     let mut changes = LabelChanges::new();
     for (key, value) in patch.labels {
@@ -285,18 +173,18 @@ pub(super) fn texts(labels: &Labels) -> BTreeMap<String, String> {
         .collect()
 }
 
-impl From<Device> for DeviceBody {
-    fn from(device: Device) -> Self {
-        Self {
-            device: device.device.to_string(),
-            online: device.online,
-            first_seen: schema::rfc3339(device.first_seen.micros()),
-            last_seen: schema::rfc3339(device.last_seen.micros()),
-            agent_version: device.agent_version,
-            epoch: device.epoch.map(|epoch| epoch.to_string()),
-            labels: texts(&device.labels),
-            retired_at: device.retired_at.map(|at| schema::rfc3339(at.micros())),
-        }
+/// A device as it stands in answers.
+fn body(found: store::Device) -> DeviceBody {
+    let time = |at: ReceivedAt| schema::rfc3339(at.micros());
+    DeviceBody {
+        device: found.device.to_string(),
+        online: found.online,
+        first_seen: time(found.first_seen),
+        last_seen: time(found.last_seen),
+        agent_version: found.agent_version,
+        epoch: found.epoch.map(|epoch| epoch.to_string()),
+        labels: texts(&found.labels),
+        retired_at: found.retired_at.map(time),
     }
 }
 
@@ -306,7 +194,10 @@ mod tests {
 
     #[test]
     fn a_filter_is_read_strictly() {
-        let read = |query: &str| filter(Some(query));
+        let read = |query: &str| {
+            let query = api::parameters::from_query(query);
+            filter(query.map_err(Problem::bad_request)?)
+        };
         let found =
             read("label=site%3Da&label=line%3D1&online=true&prefix=press&after=press-1&limit=7");
         let found = found.unwrap();
@@ -342,6 +233,10 @@ mod tests {
 
     #[test]
     fn a_change_of_labels_is_read_strictly() {
+        let parse = |body: String| {
+            let patch = serde_json::from_str(&body).map_err(|error| wrong("body", error))?;
+            changes(patch)
+        };
         let many = |count: usize| {
             let labels = (0..count).map(|number| format!(r#""k{number}":null"#));
             format!(
@@ -349,11 +244,8 @@ mod tests {
                 labels.collect::<Vec<_>>().join(",")
             )
         };
-        assert_eq!(parse(many(1).as_bytes()).unwrap().len(), 1);
-        assert_eq!(
-            parse(many(CHANGES_MAX).as_bytes()).unwrap().len(),
-            CHANGES_MAX
-        );
+        assert_eq!(parse(many(1)).unwrap().len(), 1);
+        assert_eq!(parse(many(CHANGES_MAX)).unwrap().len(), CHANGES_MAX);
         for bad in [
             many(0),
             many(CHANGES_MAX + 1),
@@ -363,7 +255,7 @@ mod tests {
             r#"{"labels":{"a":""}}"#.to_owned(),
             r#"{"labels":{"a":"1"},"online":true}"#.to_owned(),
         ] {
-            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+            assert!(parse(bad.clone()).is_err(), "{bad}");
         }
     }
 }

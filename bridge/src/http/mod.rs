@@ -47,7 +47,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use utoipa_axum::routes;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::auth::Access::{Administer, Operate, ReadDevice, ReadFleet, WriteReadings};
+use crate::auth::Access::{Administer, ReadDevice, ReadFleet, WriteReadings};
 use crate::direct::Direct;
 use crate::dispatch::Notifier;
 pub(crate) use guard::{Caller, Guard};
@@ -146,8 +146,11 @@ fn served() -> Routes {
     use api::alerts::{AcknowledgeAlert, ListAlerts, ShowAlert};
     use api::audit::ListAudit;
     use api::commands::{CancelCommand, ListCommands, SendCommand, ShowCommand};
+    use api::config::{ChangeDeviceConfig, ListDeviceConfigHistory, ShowDeviceConfig};
     use api::dead_letters::{DiscardDeadLetter, ListDeadLetters, ShowDeadLetter};
     use api::fan_out::{CancelMany, ListDevicesOf, SendToMany, ShowMany};
+    use api::fleet::{LabelDevice, ListDevices, ReinstateDevice, RetireDevice, ShowDevice};
+    use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, ListGroups, ShowGroupConfig};
     use api::status::ShowStatus;
     use api::tokens::{ListRevokedSubjects, ListRevokedTokens, RevokeSubject, RevokeToken};
 
@@ -160,6 +163,9 @@ fn served() -> Routes {
         .serve(SendCommand, commands::create)
         .serve(ShowCommand, commands::one)
         .serve(CancelCommand, commands::cancel)
+        .serve(ShowDeviceConfig, config::show)
+        .serve(ChangeDeviceConfig, config::change)
+        .serve(ListDeviceConfigHistory, config::history)
         .serve(ListDeadLetters, dead_letters::list)
         .serve(ShowDeadLetter, dead_letters::one)
         .serve(DiscardDeadLetter, dead_letters::discard)
@@ -167,6 +173,15 @@ fn served() -> Routes {
         .serve(ShowMany, fan_out::one)
         .serve(ListDevicesOf, fan_out::devices)
         .serve(CancelMany, fan_out::cancel)
+        .serve(ListDevices, fleet::list)
+        .serve(ShowDevice, fleet::one)
+        .serve(LabelDevice, fleet::change)
+        .serve(RetireDevice, fleet::retire)
+        .serve(ReinstateDevice, fleet::reinstate)
+        .serve(ListGroups, groups::list)
+        .serve(ShowGroupConfig, groups::show)
+        .serve(ChangeGroupConfig, groups::change)
+        .serve(ListGroupConfigHistory, groups::history)
         .serve(ShowStatus, status::show)
         .serve(ListRevokedTokens, tokens::revoked)
         .serve(RevokeToken, tokens::revoke)
@@ -177,11 +192,6 @@ fn served() -> Routes {
 /// Every endpoint, with what it asks of its caller.
 fn endpoints() -> openapi::Routes {
     openapi::Routes::new()
-        .with(ReadFleet, routes!(fleet::list))
-        .with(ReadDevice, routes!(fleet::one))
-        .with(Operate, routes!(fleet::change))
-        .with(Administer, routes!(fleet::retire))
-        .with(Administer, routes!(fleet::reinstate))
         .with(ReadDevice, routes!(telemetry::list))
         .with(ReadDevice, routes!(telemetry::latest))
         .with(ReadDevice, routes!(telemetry::aggregates))
@@ -191,13 +201,6 @@ fn endpoints() -> openapi::Routes {
         .with(ReadDevice, routes!(ledger::device))
         .with(ReadFleet, routes!(ledger::fleet))
         .with(Administer, routes!(ledger::accept_loss))
-        .with(ReadDevice, routes!(config::show))
-        .with(Operate, routes!(config::change))
-        .with(ReadDevice, routes!(config::history))
-        .with(ReadFleet, routes!(groups::list))
-        .with(ReadFleet, routes!(groups::show))
-        .with(Operate, routes!(groups::change))
-        .with(ReadFleet, routes!(groups::history))
 }
 
 fn cors(origins: Vec<HeaderValue>) -> CorsLayer {

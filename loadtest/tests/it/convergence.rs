@@ -14,12 +14,13 @@ use loadtest::scratch::Scratch;
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt, SeedableRng};
+use schema::DeviceId;
 use schema::message::{ConfigEntry, DesiredConfig, ReportedConfig};
 use schema::setting::{CLOCK_AHEAD_MS_MAX, Setting};
 use schema::time::ReceivedAt;
-use schema::{DeviceId, HlcClock};
 use store::Store;
-use store::config::{ConfigChange, ConfigReport, DeviceConfig, ReportedEntry};
+use store::config::{Changed, ConfigChange, ConfigReport, DeviceConfig, ReportedEntry, stamped};
+use store::fleet::Author;
 use store::location::Location;
 use store::overrides::overrides;
 
@@ -62,24 +63,26 @@ impl Books {
         }
     }
 
-    /// Each key whose clock is higher than what is there.
-    async fn change(&self, bridge: usize, changes: &[ConfigChange]) -> usize {
+    /// Later than everything that is known; returns how the configuration is then.
+    async fn change(&self, asked: &Asked) -> DeviceConfig {
+        let Asked {
+            bridge,
+            wanted,
+            author,
+        } = asked;
         match self {
             Self::Pure(config) => {
                 let config = &mut *config.lock().unwrap();
-                let before = config.desired.clone();
-                let is_higher = |change: &&ConfigChange| {
-                    let mut same = before.iter().filter(|it| it.entry.key == change.entry.key);
-                    same.all(|it| it.entry.hlc < change.entry.hlc)
-                };
-                let taken: Vec<ConfigChange> = changes.iter().filter(is_higher).cloned().collect();
-                put(config, &taken);
-                taken.len()
+                put(config, &stamped(config.latest(), author, wanted));
+                config.clone()
             }
             Self::Real(stores) => {
                 let store = &stores[bridge % stores.len()];
-                let changed = store.change_config(&device(), changes, None).await;
-                changed.unwrap().keys()
+                let changed = store.change_config(&device(), wanted, None, author).await;
+                match changed.unwrap() {
+                    Changed::Done(config) => config,
+                    other => panic!("{other:?}"),
+                }
             }
         }
     }
@@ -176,10 +179,11 @@ async fn open(settings: &BufferSettings) -> Buffer {
     Buffer::open(settings.clone(), clock).await.unwrap().buffer
 }
 
-/// A change that a bridge has stamped and not written yet.
-struct Stamped {
+/// A change that a bridge was asked for and has not written yet.
+struct Asked {
     bridge: usize,
-    changes: Vec<ConfigChange>,
+    wanted: Vec<(String, String)>,
+    author: Author,
 }
 
 struct World {
@@ -195,7 +199,7 @@ struct World {
     retained: Option<DesiredConfig>,
     down: Vec<DesiredConfig>,
     up: Vec<ReportedConfig>,
-    stamped: Vec<Stamped>,
+    asked: Vec<Asked>,
     edits: usize,
     /// The last word on each key, of all that were said.
     last: BTreeMap<String, ConfigEntry>,
@@ -219,7 +223,7 @@ impl World {
             retained: None,
             down: Vec::new(),
             up: Vec::new(),
-            stamped: Vec::new(),
+            asked: Vec::new(),
             edits: 0,
             last: BTreeMap::new(),
             is_wild,
@@ -230,7 +234,7 @@ impl World {
         while self.edits < EDITS {
             self.now_ms += self.rng.random_range(0..=1);
             match self.rng.random_range(0..20) {
-                0..4 => self.stamp().await,
+                0..4 => self.ask(),
                 4..8 => self.write().await,
                 8..11 => self.edit_on_device().await,
                 11..14 => self.deliver_down().await,
@@ -267,63 +271,45 @@ impl World {
         wanted
     }
 
-    /// As the API stamps: later than everything that it has read.
-    async fn stamp(&mut self) {
+    fn ask(&mut self) {
         let (bridge, wanted) = (self.bridge(), self.wanted());
-        self.stamp_at(bridge, &wanted).await;
+        self.ask_at(bridge, wanted);
     }
 
-    async fn stamp_at(&mut self, bridge: usize, wanted: &BTreeMap<String, String>) {
-        let mut clock = HlcClock::resume(self.books.config(bridge).await.latest());
-        let (now_ms, changed_at) = (self.bridge_ms(bridge), self.received_at(bridge));
-        let changes = wanted.iter().map(|(key, value)| ConfigChange {
-            entry: ConfigEntry {
-                key: key.clone(),
-                value: value.clone(),
-                hlc: clock.tick(now_ms),
-            },
-            changed_at,
-            changed_by: format!("bridge-{bridge}"),
+    fn ask_at(&mut self, bridge: usize, wanted: BTreeMap<String, String>) {
+        let author = Author {
+            name: format!("bridge-{bridge}"),
+            at: self.received_at(bridge),
+        };
+        self.asked.push(Asked {
+            bridge,
+            wanted: wanted.into_iter().collect(),
+            author,
         });
-        let changes = changes.collect();
-        self.stamped.push(Stamped { bridge, changes });
     }
 
-    /// Two at the same time, as far as there are: the faster one may make the other stamp anew.
+    /// Two at the same time, as far as there are, and in any order.
     async fn write(&mut self) {
         let (one, other) = (self.pick(), self.pick());
-        let write = async |stamped: Option<&Stamped>| match stamped {
-            Some(stamped) => self.books.change(stamped.bridge, &stamped.changes).await,
-            None => 0,
+        let write = async |asked: Option<Asked>| match asked {
+            Some(asked) => Some((self.books.change(&asked).await, asked)),
+            None => None,
         };
-        let (first, second) = tokio::join!(write(one.as_ref()), write(other.as_ref()));
-        for (stamped, changed) in [(one, first), (other, second)] {
-            if let Some(stamped) = stamped {
-                self.written(stamped, changed).await;
+        let (first, second) = tokio::join!(write(one), write(other));
+        for (config, asked) in [first, second].into_iter().flatten() {
+            for entry in config.document().entries {
+                if asked.wanted.iter().any(|(key, _)| *key == entry.key) {
+                    self.said(&entry);
+                }
             }
-        }
-    }
-
-    fn pick(&mut self) -> Option<Stamped> {
-        let count = self.stamped.len();
-        (count > 0).then(|| self.stamped.swap_remove(self.rng.random_range(0..count)))
-    }
-
-    async fn written(&mut self, Stamped { bridge, changes }: Stamped, changed: usize) {
-        let desired = self.books.config(bridge).await.document();
-        for change in &changes {
-            // Of several keys some may have been written.
-            if desired.entries.contains(&change.entry) {
-                self.said(&change.entry);
-            }
-        }
-        if changed == changes.len() {
             self.edits += 1;
             self.publish().await;
-        } else {
-            let again = changes.into_iter().map(|it| (it.entry.key, it.entry.value));
-            self.stamp_at(bridge, &again.collect()).await;
         }
+    }
+
+    fn pick(&mut self) -> Option<Asked> {
+        let count = self.asked.len();
+        (count > 0).then(|| self.asked.swap_remove(self.rng.random_range(0..count)))
     }
 
     async fn edit_on_device(&mut self) {
@@ -441,7 +427,7 @@ impl World {
     /// Nothing is lost any more, clocks are right, and everybody says what they have to say.
     async fn heal(&mut self) {
         (self.is_up, self.device_off_ms) = (true, 0);
-        while !self.stamped.is_empty() {
+        while !self.asked.is_empty() {
             self.write().await;
         }
         while !(self.up.is_empty() && self.down.is_empty()) {
@@ -477,8 +463,8 @@ impl World {
             .map(|(key, values)| ((*key).to_owned(), values[0].to_owned()))
             .collect();
         if !again.is_empty() {
-            self.stamp_at(0, &again).await;
-            while !self.stamped.is_empty() {
+            self.ask_at(0, again);
+            while !self.asked.is_empty() {
                 self.write().await;
             }
         }

@@ -2,12 +2,12 @@
 //! errors that name an address and no password.
 
 use daemon::{Class, Fault};
-use schema::message::{Command, CommandId, ConfigEntry};
-use schema::{Hlc, RangeSet};
+use schema::RangeSet;
+use schema::message::{Command, CommandId};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use store::cockroach::Nodes;
 use store::commands::{NewCommand, Queued};
-use store::config::{Changed, ConfigChange, HistoryPage};
+use store::config::{Changed, HistoryPage};
 use store::location::{Database, Location};
 use store::requests::RequestKey;
 use store::{Store, StoreError};
@@ -339,25 +339,17 @@ fn a_lost_answer_makes_nothing_twice() {
             proxy.lose_next_answer();
             assert_eq!(store.queue_command(&new).await.unwrap(), Queued::Kept);
 
-            let known = store.config(&d).await.unwrap().digest();
-            let change = ConfigChange {
-                entry: ConfigEntry {
-                    key: "k".to_owned(),
-                    value: number.to_string(),
-                    hlc: Hlc::new(number, 0),
-                },
-                changed_at: at(1),
-                changed_by: "alice".to_owned(),
-            };
+            let known = store.config(&d).await.unwrap().version();
+            let changing = wanted(&[("k", &number.to_string())]);
             // Somewhere in a transaction of several statements, its commit included.
             let losing = async {
                 tokio::time::sleep(Duration::from_micros(150 * number)).await;
                 proxy.lose_next_answer();
             };
-            let changing = [change];
-            let changed = store.change_config(&d, &changing, Some(known));
+            let author = alice(1);
+            let changed = store.change_config(&d, &changing, Some(known), &author);
             let (changed, ()) = tokio::join!(changed, losing);
-            assert_eq!(changed.unwrap(), Changed::Keys(1));
+            assert!(matches!(changed.unwrap(), Changed::Done(_)));
         }
         assert!(proxy.lost_answers() >= 30, "{}", proxy.lost_answers());
         assert_eq!(store.commands(&d, 100).await.unwrap().len(), 30);

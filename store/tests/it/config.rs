@@ -1,11 +1,11 @@
-//! Configuration: the later clock wins, a report replaces the one before, and who has not heard is
+//! Configuration: a change is later than all that is known, a report replaces the one before, and who has not heard is
 //! found.
 
 use schema::message::{ConfigEntry, FailedKey, ReportedConfig, Status};
 use schema::setting::{CLOCK_AHEAD_MS_MAX, Setting};
 use schema::{Hlc, limits};
 use store::Store;
-use store::config::{Changed, ConfigChange, ConfigReport, HistoryPage};
+use store::config::{Changed, ConfigReport, DeviceConfig, HistoryPage};
 use tokio::task::JoinSet;
 
 use testkit::contract;
@@ -13,7 +13,7 @@ use testkit::database::*;
 use testkit::readings::*;
 
 contract!(
-    the_later_clock_wins_in_any_order,
+    a_change_is_later_than_all_that_is_known,
     a_report_replaces_the_one_before_and_no_later_one,
     devices_that_have_not_heard_are_found,
     a_retired_device_is_sent_nothing,
@@ -21,6 +21,8 @@ contract!(
     what_a_device_has_set_is_desired_when_it_is_the_last_word,
     what_cannot_be_desired_is_only_reported,
     of_two_changes_to_one_state_one_wins,
+    changes_at_the_same_time_are_all_made,
+    what_is_not_changed_is_told_why,
 );
 
 fn entry(key: &str, value: &str, clock: u64) -> ConfigEntry {
@@ -31,12 +33,14 @@ fn entry(key: &str, value: &str, clock: u64) -> ConfigEntry {
     }
 }
 
-fn change(key: &str, value: &str, clock: u64) -> ConfigChange {
-    ConfigChange {
-        entry: entry(key, value, clock),
-        changed_at: at(i64::try_from(clock).unwrap()),
-        changed_by: format!("by-{clock}"),
-    }
+/// Changes what is desired of a device at a time, in milliseconds, by somebody who is called by it.
+async fn set(store: &dyn Store, name: &str, pairs: &[(&str, &str)], ms: u64) -> DeviceConfig {
+    configure(store, name, pairs, &by(&format!("by-{ms}"), ms)).await
+}
+
+/// Keys, values and clocks of what is desired.
+fn entries(config: &DeviceConfig) -> Vec<ConfigEntry> {
+    config.document().entries
 }
 
 fn report(name: &str, seconds: i64, entries: Vec<ConfigEntry>) -> ConfigReport {
@@ -57,33 +61,40 @@ fn report(name: &str, seconds: i64, entries: Vec<ConfigEntry>) -> ConfigReport {
     }
 }
 
-async fn the_later_clock_wins_in_any_order(fixture: Fixture) {
+async fn a_change_is_later_than_all_that_is_known(fixture: Fixture) {
     let store = fixture.open().await;
-    let d = device("d");
-    let change_all = async |changes: &[ConfigChange]| {
-        let changed = store.change_config(&d, changes, None).await;
-        changed.unwrap().keys()
+    let stamped = |key: &str, value: &str, ms, counter| ConfigEntry {
+        hlc: Hlc::new(ms, counter),
+        ..entry(key, value, ms)
     };
+    let made = set(&*store, "d", &[("a", "1"), ("b", "true")], 10).await;
+    let both = [entry("a", "1", 10), stamped("b", "true", 10, 1)];
+    assert_eq!(entries(&made), both);
     assert_eq!(
-        change_all(&[change("a", "1", 10), change("b", "true", 11)]).await,
-        2
+        (
+            made.desired[0].changed_by.as_str(),
+            made.desired[0].changed_at
+        ),
+        ("by-10", by("", 10).at)
     );
-    // One is older, one equal, one later.
-    assert_eq!(
-        change_all(&[change("a", "0", 9), change("b", "false", 11)]).await,
-        0
-    );
-    assert_eq!(
-        change_all(&[change("a", "null", 12), change("b", "1", 1)]).await,
-        1
-    );
-    let found = store.config(&d).await.unwrap();
-    assert_eq!(
-        found.desired,
-        [change("a", "null", 12), change("b", "true", 11)]
-    );
-    assert_eq!(found.clock(), Hlc::new(12, 0));
-    assert_eq!(found.document().entries.len(), 2);
+    // Although the wall clock is behind.
+    let made = set(&*store, "d", &[("a", "0")], 9).await;
+    assert_eq!(entries(&made)[0], stamped("a", "0", 10, 2));
+    let made = set(&*store, "d", &[("a", "null")], 12).await;
+    assert_eq!(entries(&made)[0], entry("a", "null", 12));
+    assert_eq!(entries(&made)[1], both[1]);
+    assert_eq!(made.clock(), Hlc::new(12, 0));
+    assert_eq!(store.config(&device("d")).await.unwrap(), made);
+    // Later than what the device has and nobody desires, unless that is damage.
+    for (seconds, clock) in [(1, 700), (2, 40_000_000_000_000)] {
+        let own = report("d", seconds, vec![entry("own", "1", clock)]);
+        store.report_configs(&[own]).await.unwrap();
+        let made = set(&*store, "d", &[("a", "1")], 13).await;
+        let expected = [stamped("a", "1", 700, 1), stamped("a", "1", 700, 2)];
+        let is_last = usize::from(clock > 700);
+        assert_eq!(entries(&made)[0], expected[is_last]);
+        assert_eq!(made.reported.len(), 1);
+    }
     let other = store.config(&device("e")).await.unwrap();
     assert!(other.desired.is_empty() && other.reported.is_empty());
 }
@@ -137,11 +148,8 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
         };
         store.presence(&[birth]).await.unwrap();
         if name != "without" {
-            let changes = [change("k", "1", 10), change("l", "1", 10)];
-            store
-                .change_config(&device(name), &changes, None)
-                .await
-                .unwrap();
+            set(&*store, name, &[("k", "1")], 10).await;
+            set(&*store, name, &[("l", "1")], 11).await;
         }
     }
     let unheard = async |limit| {
@@ -154,11 +162,11 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
     assert_eq!(behind, [device("c")]);
     let heard = |name, clock| report(name, 2, vec![entry("k", "1", 10), entry("l", "1", clock)]);
     store
-        .report_configs(std::slice::from_ref(&heard("a", 10)))
+        .report_configs(std::slice::from_ref(&heard("a", 11)))
         .await
         .unwrap();
     store
-        .report_configs(std::slice::from_ref(&heard("b", 9)))
+        .report_configs(std::slice::from_ref(&heard("b", 10)))
         .await
         .unwrap();
     assert_eq!(unheard(10).await, ["b", "c"]);
@@ -167,7 +175,7 @@ async fn devices_that_have_not_heard_are_found(fixture: Fixture) {
     new_file.received_at = at(3);
     store.ingest(&[new_file]).await.unwrap();
     assert_eq!(unheard(10).await, ["a", "b", "c"]);
-    let again = report("a", 4, vec![entry("k", "1", 10), entry("l", "1", 10)]);
+    let again = report("a", 4, vec![entry("k", "1", 10), entry("l", "1", 11)]);
     store
         .report_configs(std::slice::from_ref(&again))
         .await
@@ -189,11 +197,8 @@ async fn a_retired_device_is_sent_nothing(fixture: Fixture) {
             received_at: at(1),
         };
         store.presence(&[birth]).await.unwrap();
-        let changes = [change("k", "1", 10), change("l", "null", 11)];
-        store
-            .change_config(&device(name), &changes, None)
-            .await
-            .unwrap();
+        set(&*store, name, &[("k", "1")], 10).await;
+        set(&*store, name, &[("l", "null")], 11).await;
     }
     let all = ["a", "b", "c"].map(device);
     let sent = async || {
@@ -220,16 +225,15 @@ async fn history_is_told_latest_first_page_by_page(fixture: Fixture) {
     let d = device("d");
     for clock in 1..=7 {
         let key = if clock % 2 == 0 { "a" } else { "b" };
-        let changes = [change(key, &clock.to_string(), clock)];
-        store.change_config(&d, &changes, None).await.unwrap();
+        set(&*store, "d", &[(key, &clock.to_string())], clock).await;
     }
-    // Two keys of one clock; and one that lost.
-    let changes = [change("a", "8", 8), change("b", "8", 8)];
-    store.change_config(&d, &changes, None).await.unwrap();
-    store
-        .change_config(&d, &[change("a", "0", 3)], None)
-        .await
-        .unwrap();
+    set(&*store, "d", &[("a", "8"), ("b", "8")], 8).await;
+    // Two keys of one clock, which the device has set.
+    let own = vec![entry(KEY, "1", 9), entry(Setting::LOG_LEVEL, "\"info\"", 9)];
+    assert_eq!(
+        store.report_configs(&[report("d", 1, own)]).await.unwrap(),
+        2
+    );
     let read = async |key: Option<&str>, limit| {
         let mut page = HistoryPage {
             key: key.map(str::to_owned),
@@ -250,8 +254,9 @@ async fn history_is_told_latest_first_page_by_page(fixture: Fixture) {
             }));
         }
     };
-    let expected: Vec<(String, u64)> = [(8, "b"), (8, "a"), (7, "b"), (6, "a"), (5, "b")]
+    let expected: Vec<(String, u64)> = [(9, Setting::LOG_LEVEL), (9, KEY)]
         .into_iter()
+        .chain([(8, "b"), (8, "a"), (7, "b"), (6, "a"), (5, "b")])
         .chain([(4, "a"), (3, "b"), (2, "a"), (1, "b")])
         .map(|(clock, key)| (key.to_owned(), clock))
         .collect();
@@ -292,10 +297,7 @@ async fn what_a_device_has_set_is_desired_when_it_is_the_last_word(fixture: Fixt
     assert_eq!(tell(2, "2", 100).await, 0);
     assert_eq!(desired(&*store, KEY).await, said("2", 100, "device"));
     // Somebody sets it later, and the device has not heard of that.
-    let changed = store
-        .change_config(&d, &[change(KEY, "3", 200)], None)
-        .await;
-    assert_eq!(changed.unwrap(), Changed::Keys(1));
+    set(&*store, "d", &[(KEY, "3")], 200).await;
     assert_eq!(tell(3, "2", 100).await, 0);
     assert_eq!(desired(&*store, KEY).await, said("3", 200, "by-200"));
     // The device sets it later still; and it wins a tie with the greater value alone.
@@ -349,13 +351,10 @@ async fn what_cannot_be_desired_is_only_reported(fixture: Fixture) {
     let found = store.config(&device("d")).await.unwrap();
     assert!(found.desired.is_empty(), "{found:?}");
     assert_eq!(found.reported.len(), 4);
-    // A change that is stamped behind it overrules it; what follows that is believed.
+    // A change is stamped behind it and overrules it; what follows that is believed.
     assert_eq!(found.latest(), Hlc::new(bound + 1, 0));
-    let over = change(KEY, "3", bound + 2);
-    store
-        .change_config(&device("d"), &[over], None)
-        .await
-        .unwrap();
+    let made = set(&*store, "d", &[(KEY, "3")], 1).await;
+    assert_eq!(made.clock(), Hlc::new(bound + 1, 1));
     assert_eq!(tell(vec![entry(KEY, "4", bound + 3)]).await, 1);
     // And so are other keys, which the device stamps behind that.
     let other = vec![entry(Setting::BATCH_ROWS, "5", bound + 4)];
@@ -369,44 +368,93 @@ async fn of_two_changes_to_one_state_one_wins(fixture: Fixture) {
     let stores = [fixture.open().await, fixture.open().await];
     let d = device("d");
     for round in 1..=10 {
-        let known = stores[0].config(&d).await.unwrap().digest();
+        let known = stores[0].config(&d).await.unwrap().version();
         let mut racing = JoinSet::new();
         for racer in 0..6_u64 {
             let (store, d) = (stores[racer as usize % 2].clone(), d.clone());
-            // Different keys, so that no clock stands in another's way.
-            let key = format!("k{racer}");
-            let change = change(&key, "1", round * 100 + racer);
-            racing.spawn(async move { store.change_config(&d, &[change], Some(known)).await });
+            racing.spawn(async move {
+                let (wanted, author) = (wanted(&[(&format!("k{racer}"), "1")]), by("a", round));
+                let changed = store.change_config(&d, &wanted, Some(known), &author);
+                changed.await.unwrap()
+            });
         }
-        let done: Vec<Changed> = racing
-            .join_all()
-            .await
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
-        let winners = done.iter().filter(|one| **one == Changed::Keys(1)).count();
+        let done = racing.join_all().await;
+        let is_done = |one: &&Changed| matches!(one, Changed::Done(_));
+        let winners = done.iter().filter(is_done).count();
         assert_eq!(winners, 1, "{done:?}");
         let losers = done.iter().filter(|one| **one == Changed::Moved).count();
         assert_eq!(losers, 5, "{done:?}");
     }
-    let known = stores[0].config(&d).await.unwrap();
-    let history = HistoryPage {
+    assert_eq!(changes_of(&*stores[0]).await, 10);
+    // A state that is known holds, whoever asks for it again.
+    let known = stores[0].config(&d).await.unwrap().version();
+    let change = async |value: &str| {
+        let (wanted, author) = (wanted(&[("k0", value)]), alice(9));
+        let changed = stores[1].change_config(&d, &wanted, Some(known), &author);
+        changed.await.unwrap()
+    };
+    assert!(matches!(change("2").await, Changed::Done(_)));
+    assert_eq!(change("3").await, Changed::Moved);
+}
+
+/// How many changes a history holds.
+async fn changes_of(store: &dyn Store) -> usize {
+    let page = HistoryPage {
         limit: 100,
         ..HistoryPage::default()
     };
-    assert_eq!(
-        stores[0].config_history(&d, &history).await.unwrap().len(),
-        10
-    );
-    // A state that is known holds, whoever asks for it again.
-    let again = change("k0", "2", 2_000);
-    let changed = stores[1]
-        .change_config(&d, &[again], Some(known.digest()))
-        .await;
-    assert_eq!(changed.unwrap(), Changed::Keys(1));
-    let late = change("k0", "3", 3_000);
-    let changed = stores[1]
-        .change_config(&d, &[late], Some(known.digest()))
-        .await;
-    assert_eq!(changed.unwrap(), Changed::Moved);
+    store
+        .config_history(&device("d"), &page)
+        .await
+        .unwrap()
+        .len()
+}
+
+/// Without a state that is asked for, each is stamped behind the other.
+async fn changes_at_the_same_time_are_all_made(fixture: Fixture) {
+    let stores = [fixture.open().await, fixture.open().await];
+    let mut racing = JoinSet::new();
+    for racer in 0..6_usize {
+        let store = stores[racer % 2].clone();
+        racing.spawn(async move {
+            for round in 0..5 {
+                let value = (10 * round + racer).to_string();
+                let made = set(&*store, "d", &[("k", &value), ("l", &value)], 7).await;
+                let values = made.desired.iter().map(|change| &change.entry.value);
+                assert!(values.clone().all(|found| *found == value), "{made:?}");
+            }
+        });
+    }
+    racing.join_all().await;
+    assert_eq!(changes_of(&*stores[0]).await, 60);
+}
+
+async fn what_is_not_changed_is_told_why(fixture: Fixture) {
+    let store = fixture.open().await;
+    let d = device("d");
+    label(&*store, "d", &[("site", "a")]).await;
+    let keys: Vec<String> = (0..limits::CONFIG_KEYS_MAX)
+        .map(|number| format!("k{number:03}"))
+        .collect();
+    let all: Vec<(&str, &str)> = keys.iter().map(|key| (key.as_str(), "1")).collect();
+    let made = set(&*store, "d", &all, 10).await;
+    let change = async |pairs: &[(&str, &str)], expected| {
+        let (wanted, author) = (wanted(pairs), alice(20));
+        let changed = store.change_config(&d, &wanted, expected, &author);
+        changed.await.unwrap()
+    };
+    assert_eq!(change(&[("other", "1")], None).await, Changed::TooManyKeys);
+    let both = [("k000", "2"), ("other", "1")];
+    assert_eq!(change(&both, None).await, Changed::TooManyKeys);
+    let nothing = DeviceConfig::default().version();
+    assert_eq!(change(&both, Some(nothing)).await, Changed::Moved);
+    store.retire(&d, at(30)).await.unwrap();
+    assert_eq!(change(&both, Some(nothing)).await, Changed::Retired);
+    assert_eq!(store.config(&d).await.unwrap().desired, made.desired);
+    store.reinstate(&d).await.unwrap();
+    // A key that is there already needs no room, removed or not.
+    for value in ["null", "2"] {
+        let changed = change(&[("k000", value)], None).await;
+        assert!(matches!(changed, Changed::Done(_)), "{value}");
+    }
 }

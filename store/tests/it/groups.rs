@@ -4,7 +4,7 @@ use schema::Hlc;
 use schema::message::{ConfigEntry, ReportedConfig};
 use store::Store;
 use store::config::{ConfigChange, ConfigReport, HistoryPage};
-use store::groups::GroupChange;
+use store::groups::{GroupChange, version};
 use store::labels::LabelValue;
 
 use testkit::contract;
@@ -26,11 +26,7 @@ fn press() -> LabelValue {
 }
 
 async fn change(store: &dyn Store, wanted: &[(&str, &str)], seconds: i64) -> Vec<ConfigChange> {
-    let wanted: Vec<(String, String)> = wanted
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-        .collect();
-    let author = alice(seconds);
+    let (wanted, author) = (testkit::readings::wanted(wanted), alice(seconds));
     let done = store.change_group(&press(), &wanted, None, &author).await;
     match done.unwrap() {
         GroupChange::Done { config, .. } => config,
@@ -55,17 +51,7 @@ fn shown(entries: &[(&str, &str, &str)]) -> Vec<(String, String, String)> {
 }
 
 async fn set(store: &dyn Store, name: &str, key: &str, value: &str, clock: u64) {
-    let change = ConfigChange {
-        entry: ConfigEntry {
-            key: key.to_owned(),
-            value: value.to_owned(),
-            hlc: Hlc::new(clock, 0),
-        },
-        changed_at: at(1),
-        changed_by: "bob".to_owned(),
-    };
-    let changed = store.change_config(&device(name), &[change], None).await;
-    assert_eq!(changed.unwrap().keys(), 1);
+    configure(store, name, &[(key, value)], &by("bob", clock)).await;
 }
 
 async fn a_change_reaches_every_member_with_one_clock(fixture: Fixture) {
@@ -141,12 +127,12 @@ async fn one_that_was_faster_is_noticed(fixture: Fixture) {
         let done = store.change_group(&press, &wanted, Some(expected), &author);
         done.await.unwrap()
     };
-    let GroupChange::Done { config, members } = change(Hlc::default()).await else {
+    let GroupChange::Done { config, members } = change(version(&[])).await else {
         panic!("it was not taken");
     };
     assert_eq!(members, 0);
-    assert_eq!(change(Hlc::default()).await, GroupChange::Moved);
-    let after = change(config[0].entry.hlc).await;
+    assert_eq!(change(version(&[])).await, GroupChange::Moved);
+    let after = change(version(&config)).await;
     assert!(matches!(after, GroupChange::Done { .. }), "{after:?}");
 }
 

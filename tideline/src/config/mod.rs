@@ -7,13 +7,19 @@ mod show;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use api::config::{
+    ChangeDeviceConfig, ConfigBody, HistoryBody, ListDeviceConfigHistory, ShowDeviceConfig, Wanted,
+    WhichChanges,
+};
+use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, OfGroup, ShowGroupConfig};
+use api::{Endpoint as _, OfDevice};
 use clap::{Args, Subcommand};
 use daemon::{Class, Failure};
 use schema::DeviceId;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::client::{self, Path, RawPages};
+use crate::client::{Answered, Pages};
 use crate::output::{Column, instant, plain};
 use crate::session::{self, Outcome, Session};
 
@@ -21,11 +27,11 @@ use crate::session::{self, Outcome, Session};
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a history shows.
-const HISTORY: [Column<Value>; 4] = [
-    Column::new("AT", |change| instant(&change["changed_at"])),
-    Column::new("BY", |change| plain(&change["changed_by"])),
-    Column::new("KEY", |change| plain(&change["key"])),
-    Column::new("VALUE", |change| show::desired(&change["value"])),
+const HISTORY: [Column<HistoryBody>; 4] = [
+    Column::new("AT", |change| instant(&change.changed_at)),
+    Column::new("BY", |change| plain(&change.changed_by)),
+    Column::new("KEY", |change| plain(&change.key)),
+    Column::new("VALUE", |change| show::desired(&change.value)),
 ];
 
 /// Settings of devices.
@@ -144,63 +150,96 @@ struct Wait {
 /// Whose settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Target {
-    Device(DeviceId),
-    Group(String),
+    Device(OfDevice),
+    Group(OfGroup),
 }
 
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
-    let (target, answer, wait) = match &options.action {
+    match &options.action {
         Action::Keys { json } => {
             keys::print(*json);
-            return Ok(ExitCode::SUCCESS);
+            Ok(ExitCode::SUCCESS)
         }
         Action::History { whose, key, limit } => {
-            let path = Target::of(whose)?.path("/config/history");
-            let path = path.with_some("key", key.as_ref());
-            let pages = RawPages::new(path, "changes", *limit as usize);
-            return session.list_raw(pages, &HISTORY).await;
+            let (key, limit) = (key.clone(), *limit as usize);
+            let which = WhichChanges {
+                key,
+                ..WhichChanges::default()
+            };
+            match Target::of(whose)? {
+                Target::Device(of) => {
+                    let request = ListDeviceConfigHistory::at(of).query(which);
+                    session.list(Pages::new(request, limit), &HISTORY).await
+                }
+                Target::Group(of) => {
+                    let request = ListGroupConfigHistory::at(of).query(which);
+                    session.list(Pages::new(request, limit), &HISTORY).await
+                }
+            }
         }
-        Action::Show { whose, wait } => {
-            let target = Target::of(whose)?;
-            let answer = session.api()?.get_tagged(&target.config()).await?;
-            (target, answer, wait)
-        }
-        Action::Set { words, change } => change.send(session, words, assignments).await?,
-        Action::Unset { words, change } => change.send(session, words, removals).await?,
-    };
-    follow(session, &target, answer, wait.wait).await
+        Action::Show { whose, wait } => match Target::of(whose)? {
+            Target::Device(of) => {
+                let request = ShowDeviceConfig::at(of.clone());
+                let answer = session.api()?.ask(&request).await?;
+                follow(session, of, answer, wait.wait).await
+            }
+            Target::Group(of) => {
+                let answer = session.api()?.ask(&ShowGroupConfig::at(of)).await?;
+                session.show(&answer, |config| show::group(config, answer.tag.as_deref()))
+            }
+        },
+        Action::Set { words, change } => change.send(session, words, assignments).await,
+        Action::Unset { words, change } => change.send(session, words, removals).await,
+    }
 }
 
 impl Change {
-    /// Sends what the words say, and returns whose settings were changed, how they are now, and how
-    /// long they are waited for.
+    /// Sends what the words say, and shows how the settings are then.
     async fn send(
         &self,
         session: &mut Session,
         words: &[String],
-        parse: fn(&[String]) -> Result<Value, Failure>,
-    ) -> Result<(Target, Value, &Wait), Failure> {
+        parse: fn(&[String]) -> Result<Wanted, Failure>,
+    ) -> Outcome {
         let (target, rest) = Target::split(words, &self.group)?;
-        let (body, tag) = (parse(rest)?, self.if_match.as_deref());
-        let answer = session.api()?.patch(&target.config(), &body, tag).await?;
-        Ok((target, answer, &self.wait))
+        let (wanted, tag) = (parse(rest)?, self.if_match.as_deref());
+        match target {
+            Target::Device(of) => {
+                let request = ChangeDeviceConfig::at(of.clone()).body(wanted);
+                let answer = session.api()?.ask_if(&request, tag).await?;
+                follow(session, of, answer, self.wait.wait).await
+            }
+            Target::Group(of) => {
+                let request = ChangeGroupConfig::at(of).body(wanted);
+                let answer = session.api()?.ask_if(&request, tag).await?;
+                session.show(&answer, |config| show::group(config, answer.tag.as_deref()))
+            }
+        }
     }
 }
 
 impl Target {
     fn of(Whose { device, group }: &Whose) -> Result<Self, Failure> {
         match (&group.group, device) {
-            (Some(name), _) => Ok(Self::Group(name.clone())),
-            (None, Some(device)) => Ok(Self::Device(device.clone())),
+            (Some(name), _) => Ok(Self::group(name)),
+            (None, Some(device)) => Ok(Self::Device(OfDevice {
+                device: device.clone(),
+            })),
             (None, None) => Err(wrong("name a device, or --group NAME")),
         }
+    }
+
+    fn group(name: &str) -> Self {
+        Self::Group(OfGroup {
+            group: name.to_owned(),
+        })
     }
 
     /// The device is the first word when there is no group.
     fn split<'w>(words: &'w [String], group: &Group) -> Result<(Self, &'w [String]), Failure> {
         if let Some(name) = &group.group {
-            return Ok((Self::Group(name.clone()), words));
+            return Ok((Self::group(name), words));
         }
         let (first, rest) = words
             .split_first()
@@ -208,24 +247,13 @@ impl Target {
         let device = first
             .parse()
             .map_err(|error| wrong(&format!("device {first:?}: {error}")))?;
-        Ok((Self::Device(device), rest))
-    }
-
-    fn path(&self, below: &str) -> Path {
-        match self {
-            Self::Device(device) => client::device(device, below),
-            Self::Group(name) => Path::new("groups").segment(name).then(below),
-        }
-    }
-
-    fn config(&self) -> Path {
-        self.path("/config")
+        Ok((Self::Device(OfDevice { device }), rest))
     }
 }
 
-/// `KEY VALUE KEY VALUE …` as a JSON object.
-fn assignments(words: &[String]) -> Result<Value, Failure> {
-    let mut body = Map::new();
+/// `KEY VALUE KEY VALUE …` as the API takes them.
+fn assignments(words: &[String]) -> Result<Wanted, Failure> {
+    let mut wanted = Wanted::default();
     for pair in words.chunks(2) {
         let [key, value] = pair else {
             return Err(wrong("each key needs a value, after the device or --group"));
@@ -234,39 +262,41 @@ fn assignments(words: &[String]) -> Result<Value, Failure> {
         if value.is_null() {
             return Err(wrong(&format!("`config unset` takes {key} away")));
         }
-        if body.insert(key.clone(), value).is_some() {
+        if wanted.0.insert(key.clone(), value).is_some() {
             return Err(wrong(&format!("{key} stands twice")));
         }
     }
-    match body.is_empty() {
+    match wanted.0.is_empty() {
         true => Err(wrong("name a key and its value")),
-        false => Ok(Value::Object(body)),
+        false => Ok(wanted),
     }
 }
 
-/// `KEY KEY …` as a JSON object that takes them away.
-fn removals(keys: &[String]) -> Result<Value, Failure> {
-    match keys {
-        [] => Err(wrong("name a key")),
-        keys => Ok(keys.iter().map(|key| (key.clone(), Value::Null)).collect()),
+/// `KEY KEY …` as the API takes them away.
+fn removals(keys: &[String]) -> Result<Wanted, Failure> {
+    let keys = keys.iter().map(|key| (key.clone(), Value::Null));
+    let wanted = Wanted(keys.collect());
+    match wanted.0.is_empty() {
+        true => Err(wrong("name a key")),
+        false => Ok(wanted),
     }
 }
 
-/// Shows the settings, and waits until they are in force if that was asked for.
+/// Shows a device's settings, and waits until they are in force if that was asked for.
 async fn follow(
     session: &mut Session,
-    target: &Target,
-    mut answer: Value,
+    of: OfDevice,
+    mut answer: Answered<ConfigBody>,
     wait: Option<Duration>,
 ) -> Outcome {
     let deadline = wait.map(|wait| Instant::now() + wait);
+    let request = ShowDeviceConfig::at(of);
     loop {
         let is_in_force = show::is_in_force(&answer);
         let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
         if is_in_force || is_over {
-            let shown = session.show_raw(&answer, |answer| {
-                show::print(answer, matches!(target, Target::Device(_)));
-            });
+            let tag = answer.tag.as_deref();
+            let shown = session.show(&answer, |config| show::device(config, tag));
             if deadline.is_some() && !is_in_force {
                 return Err(
                     Failure::new(Class::Network, "see everything in force in time")
@@ -276,7 +306,7 @@ async fn follow(
             return shown;
         }
         sleep(LOOK_EVERY).await;
-        answer = session.api()?.get_tagged(&target.config()).await?;
+        answer = session.api()?.ask(&request).await?;
     }
 }
 
@@ -298,7 +328,7 @@ mod tests {
     fn values_are_json_or_texts() {
         let body = assignments(&words(&["a", "2.5", "b", "debug", "c", "true", "d", "[1]"]));
         assert_eq!(
-            body.unwrap(),
+            json!(body.unwrap()),
             json!({"a": 2.5, "b": "debug", "c": true, "d": [1]})
         );
         for wrong in [&["a"][..], &[], &["a", "1", "a", "2"], &["a", "null"]] {
@@ -310,19 +340,21 @@ mod tests {
     fn the_first_word_is_the_device_unless_there_is_a_group() {
         let line = words(&["press-7", "key"]);
         let (target, rest) = Target::split(&line, &Group { group: None }).unwrap();
-        assert_eq!(
-            target.config().to_string(),
-            "/api/v1/devices/press-7/config"
-        );
+        let Target::Device(of) = target else {
+            panic!("{target:?}");
+        };
+        let path = ShowDeviceConfig::at(of).target().unwrap();
+        assert_eq!(path, "/api/v1/devices/press-7/config");
         assert_eq!(rest, ["key"]);
         let group = Group {
             group: Some("hall 1".to_owned()),
         };
         let (target, rest) = Target::split(&line, &group).unwrap();
-        assert_eq!(
-            target.config().to_string(),
-            "/api/v1/groups/hall%201/config"
-        );
+        let Target::Group(of) = target else {
+            panic!("{target:?}");
+        };
+        let path = ShowGroupConfig::at(of).target().unwrap();
+        assert_eq!(path, "/api/v1/groups/hall%201/config");
         assert_eq!(rest.len(), 2);
         assert!(Target::split(&words(&["a b"]), &Group { group: None }).is_err());
     }

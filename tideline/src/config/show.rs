@@ -1,34 +1,50 @@
 //! Settings for people.
 
+use api::config::{ConfigBody, KeyBody};
+use api::groups::GroupConfig;
 use serde_json::Value;
 
 use crate::output::{self, Table, instant, plain};
 
-/// Prints the keys; those of a device with what it says of them.
-pub(super) fn print(config: &Value, of_a_device: bool) {
-    let mut table = match of_a_device {
-        true => Table::new(["KEY", "DESIRED", "STATE", "CHANGED", "BY"]),
-        false => Table::new(["KEY", "DESIRED", "CHANGED", "BY"]),
-    };
-    for (key, state) in config["keys"].as_object().into_iter().flatten() {
-        let mut cells = vec![output::clean(key), desired(&state["desired"])];
-        if of_a_device {
-            cells.push(stands(state));
-        }
-        cells.push(instant(&state["changed_at"]));
-        cells.push(plain(&state["changed_by"]));
-        table.push(cells);
+/// Prints a device's keys, with what it says of them.
+pub(super) fn device(config: &ConfigBody, tag: Option<&str>) {
+    let mut table = Table::new(["KEY", "DESIRED", "STATE", "CHANGED", "BY"]);
+    for (key, state) in &config.keys {
+        table.push([
+            output::clean(key),
+            desired(&state.desired),
+            stands(state),
+            instant(&state.changed_at),
+            plain(&state.changed_by),
+        ]);
     }
+    print(&table, tag);
+}
+
+/// Prints a group's keys.
+pub(super) fn group(config: &GroupConfig, tag: Option<&str>) {
+    let mut table = Table::new(["KEY", "DESIRED", "CHANGED", "BY"]);
+    for (key, state) in &config.keys {
+        table.push([
+            output::clean(key),
+            desired(&state.desired),
+            instant(&state.changed_at),
+            plain(&state.changed_by),
+        ]);
+    }
+    print(&table, tag);
+}
+
+fn print(table: &Table, tag: Option<&str>) {
     table.print();
-    if let Some(tag) = config["etag"].as_str() {
+    if let Some(tag) = tag {
         output::print(&format!("tag {}", output::clean(tag)));
     }
 }
 
 /// Whether everything that is desired is in force.
-pub(super) fn is_in_force(config: &Value) -> bool {
-    let mut keys = config["keys"].as_object().into_iter().flatten();
-    keys.all(|(_, state)| state["in_force"] == true)
+pub(super) fn is_in_force(config: &ConfigBody) -> bool {
+    config.keys.values().all(|state| state.in_force)
 }
 
 /// What is desired, or that nothing is.
@@ -39,31 +55,42 @@ pub(super) fn desired(value: &Value) -> String {
     }
 }
 
-fn stands(state: &Value) -> String {
-    match (state["failure"].as_str(), &state["in_force"]) {
+fn stands(state: &KeyBody) -> String {
+    match (&state.failure, state.in_force) {
         (Some(reason), _) => format!("NOT in force: {}", output::clean(reason)),
-        (None, Value::Bool(true)) => "in force".to_owned(),
-        (None, _) => "not heard of yet".to_owned(),
+        (None, true) => "in force".to_owned(),
+        (None, false) => "not heard of yet".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    fn key(in_force: bool, failure: Option<&str>) -> KeyBody {
+        KeyBody {
+            in_force,
+            failure: failure.map(str::to_owned),
+            ..KeyBody::default()
+        }
+    }
 
     #[test]
     fn states_say_what_is_in_force() {
-        assert_eq!(stands(&json!({"in_force": true})), "in force");
-        assert_eq!(stands(&json!({"in_force": false})), "not heard of yet");
+        assert_eq!(stands(&key(true, None)), "in force");
+        assert_eq!(stands(&key(false, None)), "not heard of yet");
         assert_eq!(
-            stands(&json!({"in_force": false, "failure": "no such sensor"})),
+            stands(&key(false, Some("no such sensor"))),
             "NOT in force: no such sensor"
         );
-        assert!(is_in_force(&json!({"keys": {}})));
-        assert!(!is_in_force(
-            &json!({"keys": {"a": {"in_force": true}, "b": {"in_force": false}}})
-        ));
+        let of = |keys: &[(&str, bool)]| ConfigBody {
+            device: "press-7".to_owned(),
+            keys: keys
+                .iter()
+                .map(|&(name, in_force)| (name.to_owned(), key(in_force, None)))
+                .collect(),
+        };
+        assert!(is_in_force(&of(&[])));
+        assert!(!is_in_force(&of(&[("a", true), ("b", false)])));
     }
 }

@@ -119,8 +119,11 @@ fn json_is_asked_for_before_or_behind() {
             let mut connection = listener.accept().unwrap().0;
             let head = head_of(&mut connection);
             assert!(head.contains("authorization: bearer from-a-file"), "{head}");
-            let body = r#"{"device":"press-7","online":true}"#;
-            answer(&mut connection, "200 OK", body);
+            let at = "2026-01-02T03:04:05Z";
+            let body = format!(
+                r#"{{"device":"press-7","online":true,"first_seen":"{at}","last_seen":"{at}"}}"#
+            );
+            answer(&mut connection, "200 OK", &body);
         });
         let folder = tempfile::tempdir().unwrap();
         let token = folder.path().join("token");

@@ -1,38 +1,42 @@
 //! Configuration as the database keeps it: what is desired of a device, and what it says is in
 //! force.
 
+mod change;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
 use async_trait::async_trait;
-use schema::DeviceId;
-use schema::Hlc;
-use schema::envelope;
 use schema::limits::{KEY_BYTES_MAX, SQL_INTEGER_MAX};
 use schema::message::ack::payload_digest;
 use schema::message::{ConfigEntry, DesiredConfig, ReportedConfig};
 use schema::setting::CLOCK_MS_MAX;
 use schema::time::ReceivedAt;
+use schema::{DeviceId, Hlc, envelope};
 use serde_json::{Value, json};
 use tracing::error;
 
-use super::StoreError;
-use super::fleet::is_retired;
-use super::overrides::merge;
-use super::sql::{Access, Broken, Cell, Database, Port, Row, all, cells, int8, limited, sound};
+use crate::StoreError;
+use crate::fleet::{Author, is_retired};
+use crate::overrides::merge;
+use crate::sql::{Access, Broken, Cell, Database, Port, Row, cells, int8, limited, sound};
+
+use change::has_too_many_keys;
+pub use change::{Version, VersionError, stamped};
+pub(crate) use change::{clock_of, is_made};
 
 /// The part of a store that keeps configuration.
 #[async_trait]
 pub trait ConfigStore: Send + Sync {
-    /// Changes what is desired of a device, each key if its clock is higher than what is there, all
-    /// together; and with `expected`, only if that is the [`DeviceConfig::digest`] of what is there
-    /// in the moment of the change.
+    /// Changes what is desired of a device: the JSON texts of keys' values, all together, later than anything that
+    /// is desired of it or that it has set itself. With `expected`, only if that is the [`DeviceConfig::version`].
     async fn change_config(
         &self,
         device: &DeviceId,
-        changes: &[ConfigChange],
-        expected: Option<u64>,
+        wanted: &[(String, String)],
+        expected: Option<Version>,
+        author: &Author,
     ) -> Result<Changed, StoreError>;
 
     /// Keeps what devices say of their configuration, in the place of what they said before, and makes
@@ -66,29 +70,22 @@ pub trait ConfigStore: Send + Sync {
 }
 
 /// What became of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Changed {
-    /// So many keys changed.
-    Keys(usize),
-    /// The configuration is not the expected one: nothing changed.
+    /// Done: how the configuration is now.
+    Done(DeviceConfig),
+    /// Nothing was done: somebody else was faster.
     Moved,
+    /// Nothing was done: the device is retired.
+    Retired,
+    /// Nothing was done: the device would have more than [`CONFIG_KEYS_MAX`](schema::limits::CONFIG_KEYS_MAX) keys.
+    TooManyKeys,
 }
 
-impl Changed {
-    /// How many keys changed.
-    #[must_use]
-    pub const fn keys(self) -> usize {
-        match self {
-            Self::Keys(count) => count,
-            Self::Moved => 0,
-        }
-    }
-}
-
-/// A key whose desired value is to change.
+/// What is desired of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigChange {
-    /// Key, value and clock. A key that has a higher clock already does not change.
+    /// Key, value and clock.
     pub entry: ConfigEntry,
     /// When.
     pub changed_at: ReceivedAt,
@@ -145,7 +142,7 @@ pub struct HistoryPage {
     pub key: Option<String>,
     /// Behind this one.
     pub after: Option<HistoryCursor>,
-    /// At most so many, capped at [`super::QUERY_ROWS_MAX`].
+    /// At most so many, capped at [`crate::QUERY_ROWS_MAX`].
     pub limit: usize,
 }
 
@@ -179,15 +176,17 @@ impl DeviceConfig {
     /// Names this state of what is desired. Of the whole document: what a device has set may change a
     /// key without being the latest clock.
     #[must_use]
-    pub fn digest(&self) -> u64 {
-        digest(&self.document())
+    pub fn version(&self) -> Version {
+        let bytes = envelope::encode(&self.document());
+        bytes.map_or(Version::of(self.clock()), |bytes| {
+            Version(payload_digest(&bytes))
+        })
     }
 
     /// The highest clock of what is desired.
     #[must_use]
     pub fn clock(&self) -> Hlc {
-        let clocks = self.desired.iter().map(|change| change.entry.hlc);
-        clocks.max().unwrap_or_default()
+        clock_of(&self.desired)
     }
 
     /// The highest clock that is known of either end: a change that is stamped later overrules also
@@ -198,13 +197,6 @@ impl DeviceConfig {
         let sane = reported.filter(|hlc| hlc.millis() < CLOCK_MS_MAX);
         sane.max().unwrap_or_default().max(self.clock())
     }
-}
-
-/// Names a state of what is desired, its entries in the order of their keys.
-fn digest(document: &DesiredConfig) -> u64 {
-    let clocks = document.entries.iter().map(|entry| entry.hlc);
-    let clock = clocks.max().unwrap_or_default();
-    envelope::encode(document).map_or(clock.bits(), |bytes| payload_digest(&bytes))
 }
 
 impl HistoryPage {
@@ -303,13 +295,14 @@ impl<D: Database> ConfigStore for D {
     async fn change_config(
         &self,
         device: &DeviceId,
-        changes: &[ConfigChange],
-        expected: Option<u64>,
+        wanted: &[(String, String)],
+        expected: Option<Version>,
+        author: &Author,
     ) -> Result<Changed, StoreError> {
-        let input = (device.clone(), changes.to_vec(), expected);
+        let input = (device.clone(), wanted.to_vec(), expected, author.clone());
         self.run(Access::Transaction, input, |port, input| {
-            let (device, changes, expected) = input;
-            Box::pin(set(port, device, changes, *expected))
+            let (device, wanted, expected, author) = input;
+            Box::pin(set(port, device, wanted, *expected, author))
         })
         .await
     }
@@ -324,13 +317,7 @@ impl<D: Database> ConfigStore for D {
 
     async fn config(&self, device: &DeviceId) -> Result<DeviceConfig, StoreError> {
         self.run(Access::Read, device.clone(), |port, device| {
-            Box::pin(async move {
-                Ok(DeviceConfig {
-                    desired: sound(port, DESIRED, cells![device], change).await?,
-                    reported: sound(port, REPORTED, cells![device], reported_entry).await?,
-                    is_retired: is_retired(port, device).await?,
-                })
-            })
+            Box::pin(config(port, device))
         })
         .await
     }
@@ -367,32 +354,44 @@ impl<D: Database> ConfigStore for D {
     }
 }
 
+async fn config(port: &mut dyn Port, device: &DeviceId) -> Result<DeviceConfig, Broken> {
+    Ok(DeviceConfig {
+        desired: sound(port, DESIRED, cells![device], change).await?,
+        reported: sound(port, REPORTED, cells![device], reported_entry).await?,
+        is_retired: is_retired(port, device).await?,
+    })
+}
+
 async fn set(
     port: &mut dyn Port,
     device: &DeviceId,
-    changes: &[ConfigChange],
-    expected: Option<u64>,
+    wanted: &[(String, String)],
+    expected: Option<Version>,
+    author: &Author,
 ) -> Result<Changed, Broken> {
-    if let Some(expected) = expected {
-        let entries = all(port, DESIRED, cells![device], entry).await?;
-        // It may be this very change that moved it, and whose answer was lost.
-        let is_there = |change: &ConfigChange| entries.contains(&change.entry);
-        if port.is_again() && changes.iter().all(is_there) {
-            return Ok(Changed::Keys(changes.len()));
-        }
-        if digest(&DesiredConfig { entries }) != expected {
-            return Ok(Changed::Moved);
+    let known = config(port, device).await?;
+    if port.is_again() && is_made(&known.desired, wanted, author) {
+        return Ok(Changed::Done(known));
+    }
+    if known.is_retired {
+        return Ok(Changed::Retired);
+    }
+    if expected.is_some_and(|expected| expected != known.version()) {
+        return Ok(Changed::Moved);
+    }
+    if has_too_many_keys(&known.desired, wanted) {
+        return Ok(Changed::TooManyKeys);
+    }
+    for change in stamped(known.latest(), author, wanted) {
+        let cells = change_cells(device.as_str(), &change);
+        for sql in [CHANGE, REMEMBER] {
+            port.execute(sql, cells.clone()).await?;
         }
     }
-    let mut changed = 0;
-    for change in changes {
-        let cells = change_cells(device.as_str(), change);
-        if port.execute(CHANGE, cells.clone()).await? > 0 {
-            changed += 1;
-            port.execute(REMEMBER, cells).await?;
-        }
-    }
-    Ok(Changed::Keys(changed))
+    Ok(Changed::Done(DeviceConfig {
+        desired: sound(port, DESIRED, cells![device], change).await?,
+        ..known
+    }))
 }
 
 async fn report(port: &mut dyn Port, reports: &[ConfigReport]) -> Result<usize, Broken> {
