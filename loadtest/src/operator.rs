@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use api::commands::{
     CancelCommand, CommandBody, Commands, ListCommands, NewCommand, OfDevicesCommand, SendCommand,
 };
+use api::config::{ChangeDeviceConfig, ConfigBody, ShowDeviceConfig, Wanted};
 use api::{Endpoint, Limit, Limited, OfDevice, Request};
 use daemon::{Class, Failure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use reqwest::{Client, RequestBuilder};
+use reqwest::Client;
 use schema::message::CommandId;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant as Timer, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -133,15 +134,11 @@ impl Desk {
     }
 
     async fn command(&mut self, agent: usize) {
-        let device = device(agent);
         let ttl_seconds = match self.rng.random_bool(0.2) {
             true => self.rng.random_range(1..=3),
             false => 3_600,
         };
-        let send = SendCommand::at(OfDevice {
-            device: device.clone(),
-        });
-        let send = send.body(NewCommand {
+        let send = SendCommand::at(of(agent)).body(NewCommand {
             name: "exec".to_owned(),
             arguments: json!({"name": "mark"}),
             ttl_seconds: Some(ttl_seconds),
@@ -154,6 +151,7 @@ impl Desk {
             && let Ok(command) = id.parse::<CommandId>()
         {
             let after = Duration::from_millis(self.rng.random_range(WITHDRAWN_MS));
+            let device = device(agent);
             let cancel = CancelCommand::at(OfDevicesCommand { device, command });
             self.withdrawals.insert(Timer::now() + after, cancel);
         }
@@ -161,13 +159,13 @@ impl Desk {
     }
 
     async fn set(&mut self, agent: usize) {
-        let url = format!("{}/api/v1/devices/{}/config", self.api(), device(agent));
         let value = self.rng.random_range(1..=4u64);
         // Until it is answered, nobody knows which value is the last.
         let known = self.book.settings.insert(agent, None);
-        let answer = send(self.client.patch(url).json(&json!({ KEY: value }))).await;
+        let wanted = Wanted(BTreeMap::from([(KEY.to_owned(), value.into())]));
+        let change = ChangeDeviceConfig::at(of(agent)).body(wanted);
         // One that was not answered may still be written after this one.
-        if answer.is_some() && known != Some(None) {
+        if self.ask(&change).await.is_some() && known != Some(None) {
             self.book.settings.insert(agent, Some(value));
         }
     }
@@ -196,15 +194,6 @@ async fn ask<E: Endpoint>(client: &Client, api: &str, request: &Request<E>) -> O
     }
 }
 
-/// The answer's body, if the request was answered and taken.
-async fn send(request: RequestBuilder) -> Option<Value> {
-    let answer = request.timeout(ANSWER_TIMEOUT).send().await.ok()?;
-    match answer.status().is_success() {
-        true => answer.json().await.ok(),
-        false => None,
-    }
-}
-
 /// Waits until every command has ended and every setting is in force, or the deadline; then says
 /// what came of all that was asked for.
 ///
@@ -216,25 +205,21 @@ pub async fn judge(stack: &Stack, book: &Book, deadline: Instant) -> Result<Outc
     let client = Client::new();
     let mut outcomes = Outcomes::default();
     for agent in 0..stack.agents.len() {
-        let device_url = format!("{api}/api/v1/devices/{}", device(agent));
-        let list = ListCommands::at(OfDevice {
-            device: device(agent),
-        });
-        let list = list.query(Limited {
+        let list = ListCommands::at(of(agent)).query(Limited {
             limit: Some(Limit::clamped(COMMANDS_MAX)),
         });
         let ended = |found: &Commands| found.commands.iter().all(|known| known.ended);
-        let found = until(async || ask(&client, &api, &list).await, deadline, ended).await?;
+        let found = until(&client, &api, &list, deadline, ended).await?;
         let marks = fs::read_to_string(stack.marks(agent)).unwrap_or_default();
         outcomes.add(agent, &found.commands, &marks, book);
 
-        let settled = |found: &Value| found["keys"][KEY]["in_force"] == true;
         let Some(last) = book.settings.get(&agent) else {
             continue;
         };
-        let config = || client.get(format!("{device_url}/config"));
-        let found = until(async || send(config()).await, deadline, settled).await?;
-        let desired = found["keys"][KEY]["desired"].as_u64();
+        let show = ShowDeviceConfig::at(of(agent));
+        let settled = |found: &ConfigBody| found.keys.get(KEY).is_some_and(|key| key.in_force);
+        let found = until(&client, &api, &show, deadline, settled).await?;
+        let desired = found.keys.get(KEY).and_then(|key| key.desired.as_u64());
         // None was written when no request for one was ever heard.
         let in_force = settled(&found) || (desired.is_none() && last.is_none());
         let is_last = last.is_none_or(|last| desired == Some(last));
@@ -289,21 +274,31 @@ impl Outcomes {
 }
 
 /// Asks until it holds, or the deadline; returns the last answer.
-async fn until<T>(
-    ask: impl AsyncFn() -> Option<T>,
+async fn until<E: Endpoint>(
+    client: &Client,
+    api: &str,
+    request: &Request<E>,
     deadline: Instant,
-    holds: impl Fn(&T) -> bool,
-) -> Result<T, Failure> {
+    holds: impl Fn(&E::Answer) -> bool,
+) -> Result<E::Answer, Failure> {
     loop {
-        let found = ask().await;
+        let found = ask(client, api, request).await;
         let late = Instant::now() > deadline;
         match found {
             Some(found) if late || holds(&found) => return Ok(found),
             None if late => {
-                return Err(Failure::new(Class::Network, "ask a bridge what came of it"));
+                let what = format!("ask {api} to {}", E::NAME);
+                return Err(Failure::new(Class::Network, what));
             }
             Some(_) | None => sleep(Duration::from_millis(100)).await,
         }
+    }
+}
+
+/// An agent's device, in a path.
+fn of(agent: usize) -> OfDevice {
+    OfDevice {
+        device: device(agent),
     }
 }
 
