@@ -6,8 +6,9 @@ use utoipa::openapi::path::Operation;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::Limit;
-use crate::description::answers;
+use crate::description::{answers, refuses};
 use crate::endpoint::{Paged, endpoint, listing};
+use crate::readings::Settlement;
 
 /// Most letters of one answer.
 pub const LETTERS_MAX: usize = 1_000;
@@ -22,6 +23,15 @@ endpoint! {
     /// Shows a payload that could not be used
     ShowDeadLetter: GET "/api/v1/dead-letters/{letter}", ReadFleet, "dead letters";
     path OfLetter; answer LetterBody
+}
+
+endpoint! {
+    /// Tries a payload again
+    ///
+    /// It is read and admitted by today's rules. What is committed is answered, and the letter is gone; when nothing of it
+    /// can be, the letter stays.
+    RetryDeadLetter: POST "/api/v1/dead-letters/{letter}/retry", Administer, "dead letters";
+    path OfLetter; answer Settlement; also describe_retry
 }
 
 endpoint! {
@@ -94,6 +104,15 @@ pub struct LetterBody {
 }
 
 listing!(DeadLetters.dead_letters: LetterBody, next next);
+
+fn describe_retry(operation: &mut Operation) {
+    answers(operation, 200, "What became of its readings");
+    refuses(
+        operation,
+        422,
+        "It cannot be used today either; the letter stays.",
+    );
+}
 
 fn describe_discard(operation: &mut Operation) {
     answers(operation, 204, "It is gone");

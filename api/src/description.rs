@@ -66,7 +66,7 @@ impl Described {
     /// Describes an endpoint.
     #[must_use]
     pub fn new<E: Endpoint>() -> Self {
-        let mut schemas = Vec::new();
+        let mut schemas = E::shapes();
         if E::STATUS != NO_CONTENT {
             schemas.extend(schemas_of::<E::Answer>());
         }
@@ -306,7 +306,8 @@ fn has_name<T: ToSchema>() -> bool {
     !T::name().is_empty()
 }
 
-fn schemas_of<T: ToSchema>() -> Vec<(String, RefOr<Schema>)> {
+/// A shape by its name, and those that it is made of.
+pub(crate) fn schemas_of<T: ToSchema>() -> Vec<(String, RefOr<Schema>)> {
     let mut schemas = Vec::new();
     T::schemas(&mut schemas);
     if has_name::<T>() {

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use utoipa::IntoParams;
 use utoipa::ToSchema;
 use utoipa::openapi::path::Operation;
+use utoipa::openapi::{RefOr, Schema};
 
 use crate::Access;
 use crate::request::Request;
@@ -44,6 +45,11 @@ pub trait Endpoint: Send + Sync + 'static {
     /// Adds to its description what does not follow from its types.
     fn describe(_operation: &mut Operation) {}
 
+    /// Shapes that its description names besides those of body and answer.
+    fn shapes() -> Vec<(String, RefOr<Schema>)> {
+        Vec::new()
+    }
+
     /// A request of it, for what its path names.
     fn at(path: Self::Path) -> Request<Self>
     where
@@ -65,6 +71,11 @@ impl<T> Parameters for T where T: Serialize + DeserializeOwned + IntoParams + Cl
     Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, IntoParams, ToSchema,
 )]
 pub struct Nothing {}
+
+/// The query of a list that comes in one piece.
+impl Paged for Nothing {
+    fn page(&mut self, _: crate::Limit, _: Option<String>) {}
+}
 
 /// The answer of an endpoint that is a page of a list.
 pub trait Listing: Serialize + DeserializeOwned {
@@ -93,14 +104,14 @@ pub trait Paged: Parameters {
 /// }
 /// ```
 ///
-/// Behind `path` may stand `query`, `body`, `answer`, `status` (unless 200), and `also`: a function that completes the
-/// description.
+/// Behind `path` may stand `query`, `body`, `answer`, `status` (unless 200), `also`: a function that completes the
+/// description, and `shapes`: what that one names.
 macro_rules! endpoint {
     (
         $(#[doc = $doc:literal])+
         $name:ident: $method:ident $path:literal, $access:ident, $tag:literal
         $(; path $of:ty)? $(; query $query:ty)? $(; body $body:ty)? ; answer $answer:ty
-        $(; status $status:literal)? $(; also $also:expr)?
+        $(; status $status:literal)? $(; also $also:expr)? $(; shapes $($shape:ty),+)?
     ) => {
         $(#[doc = $doc])+
         #[derive(Debug, Clone, Copy)]
@@ -124,6 +135,11 @@ macro_rules! endpoint {
             $(
                 fn describe(operation: &mut ::utoipa::openapi::path::Operation) {
                     ($also)(operation);
+                }
+            )?
+            $(
+                fn shapes() -> Vec<(String, ::utoipa::openapi::RefOr<::utoipa::openapi::Schema>)> {
+                    [$($crate::description::schemas_of::<$shape>()),+].concat()
                 }
             )?
         }

@@ -11,22 +11,28 @@ pub mod alerts;
 pub mod audit;
 pub mod commands;
 pub mod config;
+pub mod conflicts;
 pub mod dead_letters;
 pub mod description;
 pub mod endpoint;
 pub mod fan_out;
 pub mod fleet;
 pub mod groups;
+pub mod ledger;
+pub mod media;
 pub mod parameters;
 pub mod problem;
+pub mod readings;
 pub mod request;
+mod shapes;
 pub mod status;
+pub mod telemetry;
 pub mod tokens;
 
 pub use access::{Access, Role};
 use description::Described;
 pub use endpoint::{Endpoint, Listing, Nothing, Paged, Parameters};
-pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, text};
+pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, Time, text};
 pub use problem::Problem;
 pub use request::{Request, RequestError};
 
@@ -61,8 +67,10 @@ pub fn table() -> Vec<Described> {
         config::ShowDeviceConfig,
         config::ChangeDeviceConfig,
         config::ListDeviceConfigHistory,
+        conflicts::ListConflicts,
         dead_letters::ListDeadLetters,
         dead_letters::ShowDeadLetter,
+        dead_letters::RetryDeadLetter,
         dead_letters::DiscardDeadLetter,
         fan_out::SendToMany,
         fan_out::ShowMany,
@@ -77,7 +85,14 @@ pub fn table() -> Vec<Described> {
         groups::ShowGroupConfig,
         groups::ChangeGroupConfig,
         groups::ListGroupConfigHistory,
+        ledger::ShowFleetLedger,
+        ledger::ShowLedger,
+        ledger::AcceptLoss,
+        readings::SendReadings,
         status::ShowStatus,
+        telemetry::ListReadings,
+        telemetry::ShowLatest,
+        telemetry::SumUpReadings,
         tokens::ListRevokedTokens,
         tokens::RevokeToken,
         tokens::ListRevokedSubjects,

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use schema::DeviceId;
 use schema::message::CommandId;
+use schema::timestamp::TimestampError;
+use schema::{DeviceId, ObservedAt, TimestampUnit, WrittenTime};
 use serde::de::value::{BorrowedStrDeserializer, MapAccessDeserializer, SeqDeserializer};
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess,
@@ -82,6 +83,36 @@ impl<const MAX: usize> TryFrom<String> for Limit<MAX> {
             Ok(rows) if (1..=MAX).contains(&rows) => Ok(Self(rows)),
             _ => Err(format!("{text:?} is no number from 1 to {MAX}")),
         }
+    }
+}
+
+/// A time, read as RFC 3339 or as microseconds since the Unix epoch. Seconds would be a time in 1970, and
+/// so match all or nothing: a number that looks like them is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "i64")]
+pub struct Time(pub ObservedAt);
+
+impl From<Time> for i64 {
+    fn from(Time(at): Time) -> Self {
+        at.micros()
+    }
+}
+
+impl TryFrom<String> for Time {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        // A plus sign that was not escaped arrives as a blank.
+        let written = WrittenTime::Text(text.replace(' ', "+").into());
+        let read = written.read(TimestampUnit::Micros, None);
+        read.map(Self).map_err(|error| match error {
+            TimestampError::Unit { looks_like, .. } => {
+                format!("{text} looks like {looks_like}: give microseconds since the Unix epoch, or RFC 3339")
+            }
+            TimestampError::Text(_) | TimestampError::Range(_) => {
+                format!("{text:?} is neither RFC 3339 nor microseconds since the Unix epoch")
+            }
+        })
     }
 }
 
@@ -272,7 +303,7 @@ impl<'de> IntoDeserializer<'de, Wrong> for Texts<'de> {
     }
 }
 
-/// Numbers and truth values, as their texts say.
+/// Numbers, as their texts say.
 macro_rules! parsed {
     ($($method:ident => $visit:ident),+ $(,)?) => {$(
         fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
@@ -288,8 +319,15 @@ impl<'de> Deserializer<'de> for Texts<'de> {
         visitor.visit_borrowed_str(self.text())
     }
 
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Wrong> {
+        match self.text() {
+            "true" => visitor.visit_bool(true),
+            "false" => visitor.visit_bool(false),
+            text => Err(Wrong(format!("{text:?} is neither true nor false"))),
+        }
+    }
+
     parsed! {
-        deserialize_bool => visit_bool,
         deserialize_i64 => visit_i64,
         deserialize_u8 => visit_u8,
         deserialize_u32 => visit_u32,
@@ -379,7 +417,7 @@ mod tests {
             ("online=true", "parameter \"site\" is required"),
             (
                 "site=a&online=yes",
-                "online: provided string was not `true` or `false`",
+                "online: \"yes\" is neither true nor false",
             ),
             (
                 "site=a&limit=0",
@@ -399,5 +437,17 @@ mod tests {
         assert!(wrong.starts_with("device: "), "{wrong}");
         let none = from_query::<crate::Nothing>("a=1").unwrap_err();
         assert_eq!(none, "parameter \"a\" is unknown, none is allowed here");
+    }
+
+    #[test]
+    fn times_are_rfc_3339_or_microseconds() {
+        let time = |text: &str| Time::try_from(text.to_owned()).map(|Time(at)| at);
+        let at = ObservedAt::from_micros(1_700_000_000_123_000);
+        assert_eq!(time("1700000000123000"), Ok(at));
+        assert_eq!(time("2023-11-14T22:13:20.123Z"), Ok(at));
+        assert_eq!(time("2023-11-14T23:13:20.123 01:00"), Ok(at));
+        assert!(time("yesterday").is_err());
+        assert!(time("1700000000").unwrap_err().contains("seconds"));
+        assert_eq!(time("0"), Ok(ObservedAt::from_micros(0)));
     }
 }

@@ -12,7 +12,7 @@
 //! the devices without knowing of each other.
 //!
 //! Reading order: [`admit`] and [`pipeline`] (pure) → [`ingest`] (the loop around them) →
-//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `dispatch` (commands, configuration) and `alert` → [`auth`], [`http`] → [`app`], [`config`],
+//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `dispatch` (commands, configuration), `alert` and `loss` → [`auth`], [`http`] → [`app`], [`config`],
 //! [`cli`].
 
 pub mod admit;
@@ -27,6 +27,7 @@ mod dispatch;
 pub mod http;
 pub mod ingest;
 pub mod intake;
+mod loss;
 pub mod metrics;
 pub mod pipeline;
 mod timekeeper;

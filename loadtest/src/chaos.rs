@@ -8,11 +8,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use api::ledger::ShowFleetLedger;
+use api::telemetry::{ListReadings, OfReadings, Readings};
+use api::{Endpoint, Limit, Nothing, OfDevice, ROWS_MAX, Request};
 use clap::Args;
 use daemon::{Class, Clock, Failure, SystemClock, lifecycle, say};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use testkit::port::free_port;
 use tokio::time::sleep;
@@ -34,9 +38,6 @@ const DOWN_MS: std::ops::Range<u64> = 100..8_000;
 
 /// A year, in milliseconds.
 const YEAR_MS: i64 = 365 * 86_400_000;
-
-/// Rows of one page of the API.
-const PAGE: usize = 10_000;
 
 /// How bad, and for how long.
 #[derive(Debug, Args)]
@@ -384,7 +385,7 @@ async fn restore_buffer(
     let mut quiet = 0;
     while quiet < 10 && Instant::now() < deadline {
         sleep(Duration::from_millis(100)).await;
-        let status = fetch(&url).await.unwrap_or_default();
+        let status: Value = fetch(&url).await.unwrap_or_default();
         let is_quiet = status["balance"]["pending"] == 0 && status["balance"]["accepted"] != 0;
         quiet = if is_quiet { quiet + 1 } else { 0 };
     }
@@ -412,10 +413,8 @@ async fn settle(stack: &mut Stack, folder: &Path) -> Result<(), Failure> {
             .agent_status(agent)
             .map_err(|error| Failure::new(Class::Storage, "read settings").because(error))?;
         loop {
-            let pending = fetch(&url)
-                .await
-                .ok()
-                .and_then(|status| status["balance"]["pending"].as_u64());
+            let status: Value = fetch(&url).await.unwrap_or_default();
+            let pending = status["balance"]["pending"].as_u64();
             if pending == Some(0) {
                 break;
             }
@@ -433,13 +432,11 @@ async fn settle(stack: &mut Stack, folder: &Path) -> Result<(), Failure> {
             sleep(Duration::from_millis(100)).await;
         }
     }
-    let ledger = format!("{}/api/v1/ledger", api(stack)?);
+    let api = api(stack)?;
+    let ledger = ShowFleetLedger::at(Nothing {});
     loop {
-        let pending = fetch(&ledger)
-            .await
-            .ok()
-            .and_then(|fleet| fleet["pending"].as_u64());
-        if pending == Some(0) || Instant::now() > deadline {
+        let fleet = ask(&api, &ledger).await;
+        if fleet.is_ok_and(|fleet| fleet.balance.pending == 0) || Instant::now() > deadline {
             return Ok(());
         }
         sleep(Duration::from_millis(100)).await;
@@ -456,20 +453,18 @@ async fn compare(
     for (agent, accepted) in accepted.iter().enumerate() {
         let mut expected: BTreeMap<i64, i64> = accepted.iter().copied().collect();
         report.accepted += expected.len() as u64;
-        let mut from = "0".to_owned();
-        let mut last = String::new();
+        let device = device(agent);
+        let mut request = ListReadings::at(OfDevice { device }).query(OfReadings {
+            limit: Some(Limit::clamped(ROWS_MAX)),
+            ..OfReadings::default()
+        });
         loop {
-            let url = format!(
-                "{api}/api/v1/devices/{}/telemetry?from={from}&limit={PAGE}",
-                device(agent)
-            );
-            let page = fetch(&url).await?;
-            for row in page["readings"].as_array().into_iter().flatten() {
-                let (at, value) = (row["observed_at"].to_string(), row["value"].as_i64());
-                // A page begins where the last one ended.
-                if at == last {
-                    continue;
-                }
+            let Readings { readings, next, .. } = ask(&api, &request).await?;
+            for row in readings {
+                let value = match row.value {
+                    schema::Value::I64(value) => Some(value),
+                    _ => None,
+                };
                 report.committed += 1;
                 let time = value.map(|value| 1_700_000_000_000 + value);
                 match time.and_then(|time| expected.remove(&time)) {
@@ -482,17 +477,16 @@ async fn compare(
                     None if value == Some(0) && accepted.is_empty() => report.committed -= 1,
                     None => report.duplicated += 1,
                 }
-                last = at;
             }
-            match page["next"].as_str() {
-                Some(next) => from = next.to_owned(),
-                None => break,
+            if next.is_none() {
+                break;
             }
+            request.query.after = next;
         }
         report.lost += expected.len() as u64;
     }
-    let fleet = fetch(&format!("{api}/api/v1/ledger")).await?;
-    report.balanced = fleet["balanced"].as_bool().unwrap_or(false);
+    let fleet = ask(&api, &ShowFleetLedger::at(Nothing {})).await?;
+    report.balanced = fleet.balanced;
     Ok(())
 }
 
@@ -502,7 +496,15 @@ fn api(stack: &Stack) -> Result<String, Failure> {
         .map_err(|error| Failure::new(Class::Storage, "read settings").because(error))
 }
 
-async fn fetch(url: &str) -> Result<Value, Failure> {
+/// Asks an endpoint of a bridge.
+async fn ask<E: Endpoint>(api: &str, request: &Request<E>) -> Result<E::Answer, Failure> {
+    let target = request.target();
+    let target = target
+        .map_err(|error| Failure::new(Class::Data, format!("ask {}", E::NAME)).because(error))?;
+    fetch(&format!("{api}{target}")).await
+}
+
+async fn fetch<T: DeserializeOwned>(url: &str) -> Result<T, Failure> {
     let failed =
         |error: reqwest::Error| Failure::new(Class::Network, format!("ask {url}")).because(error);
     let answer = reqwest::get(url).await.map_err(failed)?;

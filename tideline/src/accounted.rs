@@ -5,18 +5,16 @@
 use std::collections::BTreeMap;
 
 use schema::Balance;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::output::{form, many};
 
 /// What is not plainly well.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Exceptions {
     /// In quarantine, by reason.
-    #[serde(default)]
     pub(crate) quarantined_by_reason: BTreeMap<String, u64>,
     /// Discarded, by whom.
-    #[serde(default)]
     pub(crate) discarded_by: BTreeMap<String, u64>,
 }
 

@@ -1,13 +1,14 @@
 //! `tideline dead-letter`: messages that were set aside, looked at, tried again or thrown away.
 
 use api::dead_letters::{
-    DiscardDeadLetter, LetterBody, ListDeadLetters, OfLetter, ShowDeadLetter, WhichLetters,
+    DiscardDeadLetter, LetterBody, ListDeadLetters, OfLetter, RetryDeadLetter, ShowDeadLetter,
+    WhichLetters,
 };
 use api::{Endpoint as _, Nothing};
 use clap::{Args, Subcommand};
 use schema::DeviceId;
 
-use crate::client::{Pages, Path};
+use crate::client::Pages;
 use crate::output::{self, Column, Confirm, instant, plain};
 use crate::session::{Outcome, Session};
 
@@ -88,10 +89,10 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             session.show(&answer, show)
         }
         Action::Retry { letter } => {
-            let path = Path::new("dead-letters").segment(letter).then("/retry");
-            let answer = session.api()?.post(&path, None).await?;
+            let request = RetryDeadLetter::at(of(letter));
+            let answer = session.api()?.ask(&request).await?;
             let done = format!("{letter} is in the database, and no dead letter any more");
-            session.show_raw(&answer, |_| output::print(&done))
+            session.show(&answer, |_| output::print(&done))
         }
         Action::Discard { letter, confirm } => {
             confirm.ask(&format!("throw {letter} away for ever"))?;

@@ -1,14 +1,15 @@
 //! `tideline ledger`: the delivery ledger of a device or of the fleet, through the REST API.
 
-use std::process::ExitCode;
-
+use api::ledger::{
+    AcceptLoss, AcceptedLossBody, CountedBody, DeviceLedgerBody, FleetBody, LostBody,
+    QuarantinedBody, RangeBody, ShowFleetLedger, ShowLedger, UnclearBody, Verify,
+};
+use api::{Endpoint as _, Nothing, OfDevice};
 use clap::{Args, Subcommand};
 use daemon::say;
 use schema::{Balance, DeviceId, SeqRange};
-use serde::Deserialize;
 
 use crate::accounted::{Exceptions, sentences};
-use crate::client::{self, Path, unreadable};
 use crate::output::{self, Confirm, form, many};
 use crate::session::{Outcome, Session, verdict, wrong};
 
@@ -51,116 +52,6 @@ enum Action {
     },
 }
 
-#[derive(Debug, Deserialize)]
-struct Fleet {
-    devices: u64,
-    epochs: u64,
-    #[serde(flatten)]
-    balance: Balance,
-    balanced: bool,
-    unaccounted: u64,
-    #[serde(flatten)]
-    rows: Rows,
-    #[serde(flatten)]
-    exceptions: Exceptions,
-}
-
-/// What became of committed readings. A bridge of 0.1 does not say.
-#[derive(Debug, Deserialize)]
-struct Rows {
-    rows: Option<u64>,
-    superseded: Option<u64>,
-    expired: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Device {
-    device: String,
-    balance: Balance,
-    balanced: bool,
-    unaccounted: u64,
-    #[serde(flatten)]
-    rows: Rows,
-    #[serde(default)]
-    quarantined: Vec<Held>,
-    #[serde(default)]
-    discarded: Vec<GivenUp>,
-    counted: Option<Counted>,
-    epochs: Vec<Epoch>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Held {
-    epoch: String,
-    first: u64,
-    last: u64,
-    reason: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct GivenUp {
-    first: u64,
-    last: u64,
-    by: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Counted {
-    verdict: String,
-    rows: u64,
-    expected: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Epoch {
-    epoch: String,
-    balance: Balance,
-    balanced: bool,
-    unaccounted: u64,
-    gaps: Vec<SeqRange>,
-    ranges: Vec<Range>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Range {
-    kind: String,
-    first: u64,
-    last: u64,
-    verdict: Option<String>,
-    verified: Option<Verified>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Verified {
-    matches: bool,
-    rows: u64,
-    missing: Vec<SeqRange>,
-    #[serde(default)]
-    unreadable: Vec<SeqRange>,
-}
-
-#[derive(Debug, Deserialize)]
-struct AcceptedLoss {
-    device: String,
-    discarded: u64,
-    epochs: Vec<Lost>,
-    #[serde(default)]
-    unclear: Vec<Unclear>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Unclear {
-    epoch: String,
-    unaccounted: u64,
-    open: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Lost {
-    epoch: String,
-    ranges: Vec<SeqRange>,
-}
-
 /// Asks the bridge, prints its answer, and says with the exit code whether all is well.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     if let Some(Action::AcceptLoss { device, confirm }) = &options.action {
@@ -181,47 +72,36 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             "--verify reads one device's rows: name the device",
         ));
     }
-    let verify = options.verify.then_some(true);
-    let path = match &options.device {
-        None => Path::new("ledger"),
-        Some(device) => client::device(device, "/ledger").with_some("verify", verify),
-    };
-    let answer = session.api()?.get(&path).await?;
-    let is_shown = !session.print_json(&answer);
-    let is_well = if options.device.is_some() {
-        let device: Device = serde_json::from_value(answer).map_err(unreadable)?;
-        let exceptions = device.exceptions();
-        if is_shown {
-            print_device(&device, &exceptions);
+    let api = session.api()?;
+    let is_well = match &options.device {
+        None => {
+            let answer = api.ask(&ShowFleetLedger::at(Nothing {})).await?;
+            let exceptions = exceptions_of_fleet(&answer);
+            session.show(&answer, |fleet| print_fleet(fleet, &exceptions))?;
+            answer.balanced && exceptions.overflowed() == 0
         }
-        device.balanced && exceptions.overflowed() == 0
-    } else {
-        let fleet: Fleet = serde_json::from_value(answer).map_err(unreadable)?;
-        let exceptions = fleet.exceptions.completed(&fleet.balance);
-        if is_shown {
-            say!(
-                "{}, {}",
-                many(fleet.devices, "device"),
-                many(fleet.epochs, "epoch")
-            );
-            say!("{}", fleet.balance);
-            print_rows(&fleet.balance, &fleet.rows);
-            let said = sentences(fleet.balanced, fleet.unaccounted, &exceptions, "DEVICE");
-            print_all("", &said);
+        Some(device) => {
+            let verify = options.verify.then_some(true);
+            let device = device.clone();
+            let request = ShowLedger::at(OfDevice { device }).query(Verify { verify });
+            let answer = api.ask(&request).await?;
+            let exceptions = exceptions_of_device(&answer);
+            session.show(&answer, |device| print_device(device, &exceptions))?;
+            answer.balanced && exceptions.overflowed() == 0
         }
-        fleet.balanced && exceptions.overflowed() == 0
     };
     Ok(verdict(is_well))
 }
 
 async fn accept_loss(device: &DeviceId, confirm: &Confirm, session: &mut Session) -> Outcome {
     confirm.ask(&format!("enter what is missing of {device} as discarded"))?;
-    let path = client::device(device, "/ledger/accept-loss");
-    let answer = session.api()?.post(&path, None).await?;
-    if session.print_json(&answer) {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let done: AcceptedLoss = serde_json::from_value(answer).map_err(unreadable)?;
+    let device = device.clone();
+    let request = AcceptLoss::at(OfDevice { device });
+    let answer = session.api()?.ask(&request).await?;
+    session.show(&answer, print_accepted)
+}
+
+fn print_accepted(done: &AcceptedLossBody) {
     let device = output::clean(&done.device);
     match done.discarded {
         0 => say!(
@@ -233,11 +113,11 @@ async fn accept_loss(device: &DeviceId, confirm: &Confirm, session: &mut Session
             form(discarded, "is", "are")
         )),
     }
-    for Lost { epoch, ranges } in &done.epochs {
+    for LostBody { epoch, ranges } in &done.epochs {
         let epoch = output::clean(epoch);
         output::print(&format!("  epoch {epoch}: {}", join(ranges)));
     }
-    for Unclear {
+    for UnclearBody {
         epoch,
         unaccounted,
         open,
@@ -249,28 +129,51 @@ async fn accept_loss(device: &DeviceId, confirm: &Confirm, session: &mut Session
              while the device holds the others"
         ));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-impl Device {
-    fn exceptions(&self) -> Exceptions {
-        let mut exceptions = Exceptions::default();
-        for held in &self.quarantined {
-            exceptions.quarantine(&held.reason, held.last - held.first + 1);
-        }
-        for gone in &self.discarded {
-            exceptions.discard(&gone.by, gone.last - gone.first + 1);
-        }
-        exceptions.completed(&self.balance)
+fn exceptions_of_fleet(fleet: &FleetBody) -> Exceptions {
+    let exceptions = Exceptions {
+        quarantined_by_reason: fleet.quarantined_by_reason.clone(),
+        discarded_by: fleet.discarded_by.clone(),
+    };
+    exceptions.completed(&fleet.balance)
+}
+
+fn exceptions_of_device(device: &DeviceLedgerBody) -> Exceptions {
+    let mut exceptions = Exceptions::default();
+    for held in &device.quarantined {
+        exceptions.quarantine(&held.reason, held.last - held.first + 1);
     }
+    for gone in &device.discarded {
+        exceptions.discard(&gone.by, gone.last - gone.first + 1);
+    }
+    exceptions.completed(&device.balance)
 }
 
-fn print_device(device: &Device, exceptions: &Exceptions) {
+fn print_fleet(fleet: &FleetBody, exceptions: &Exceptions) {
+    say!(
+        "{}, {}",
+        many(fleet.devices, "device"),
+        many(fleet.epochs, "epoch")
+    );
+    say!("{}", fleet.balance);
+    print_rows(
+        &fleet.balance,
+        [fleet.rows, fleet.superseded, fleet.expired],
+    );
+    let said = sentences(fleet.balanced, fleet.unaccounted, exceptions, "DEVICE");
+    print_all("", &said);
+}
+
+fn print_device(device: &DeviceLedgerBody, exceptions: &Exceptions) {
     say!("device {}", device.device);
     say!("{}", device.balance);
-    print_rows(&device.balance, &device.rows);
+    print_rows(
+        &device.balance,
+        [device.rows, device.superseded, device.expired],
+    );
     if let Some(counted) = &device.counted {
-        let Counted {
+        let CountedBody {
             verdict,
             rows,
             expected,
@@ -301,7 +204,7 @@ fn print_device(device: &Device, exceptions: &Exceptions) {
     );
     print_all("", &said);
     for held in &device.quarantined {
-        let Held {
+        let QuarantinedBody {
             epoch,
             first,
             last,
@@ -326,7 +229,7 @@ fn print_device(device: &Device, exceptions: &Exceptions) {
     }
 }
 
-fn print_range(range: &Range) {
+fn print_range(range: &RangeBody) {
     let (kind, first, last) = (&range.kind, range.first, range.last);
     match range.verdict.as_deref() {
         Some("expired") => say!("  {kind} {first}-{last}: removed by retention"),
@@ -356,12 +259,13 @@ fn print_range(range: &Range) {
     }
 }
 
-fn print_rows(balance: &Balance, rows: &Rows) {
-    let (Some(there), Some(superseded)) = (rows.rows, rows.superseded) else {
+/// What became of committed readings. A bridge of 0.1 does not say.
+fn print_rows(balance: &Balance, [rows, superseded, expired]: [Option<u64>; 3]) {
+    let (Some(there), Some(superseded)) = (rows, superseded) else {
         return;
     };
     let committed = balance.committed;
-    match rows.expired {
+    match expired {
         Some(expired) => say!(
             "{committed} committed = {there} rows + {superseded} superseded + {expired} expired"
         ),

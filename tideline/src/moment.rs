@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use api::Time;
+use schema::ObservedAt;
 use schema::timestamp::{TimestampError, TimestampUnit, WrittenTime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -12,8 +14,8 @@ pub(crate) struct Moment(i64);
 
 impl Moment {
     /// As the API takes it.
-    pub(crate) fn micros(self) -> i64 {
-        self.0
+    pub(crate) fn time(self) -> Time {
+        Time(ObservedAt::from_micros(self.0))
     }
 
     /// As RFC 3339.

@@ -1,11 +1,11 @@
 //! `tideline status`: how a bridge and its fleet are, at a glance.
 
+use api::ledger::ShowFleetLedger;
 use api::status::ShowStatus;
 use api::{Endpoint as _, Nothing};
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::Path;
 use crate::output::{self, plain};
 use crate::session::{Outcome, Session};
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(session: &mut Session) -> Outcome {
     let api = session.api()?;
     let mut answer = api.ask(&ShowStatus::at(Nothing {})).await?;
     // What became of the readings is a question of its own, for it reads the whole ledger.
-    answer.raw["ledger"] = api.get(&Path::new("ledger")).await?;
+    answer.raw["ledger"] = api.ask(&ShowFleetLedger::at(Nothing {})).await?.raw;
     session.show(&answer, |_| {
         let mut facts = Vec::new();
         flatten("", &answer.raw, &mut facts);

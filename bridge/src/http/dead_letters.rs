@@ -9,7 +9,8 @@
 //! the same again changes nothing.
 
 use api::dead_letters::{DeadLetters, LetterBody, OfLetter, WhichLetters};
-use axum::extract::{Path, State};
+use api::readings::Settlement;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use schema::message::RejectReason;
@@ -20,7 +21,7 @@ use store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin};
 use super::Shared;
 use super::extract::{Of, Params, next, parsed, wrong};
 use super::problem::Problem;
-use super::readings::{BATCH_MEMORY, Settlement};
+use super::readings::{BATCH_MEMORY, settlement};
 use crate::direct::Direct;
 
 /// Letters of one answer, unless told otherwise.
@@ -61,26 +62,11 @@ pub(super) async fn one(
     Ok(Json(body(kept)))
 }
 
-/// Tries a payload again
-///
-/// It is read and admitted by today's rules. What is committed is answered, and the letter is gone; when nothing of it
-/// can be, the letter stays.
-#[utoipa::path(
-    post,
-    path = "/api/v1/dead-letters/{letter}/retry",
-    tag = "dead letters",
-    params(
-        ("letter" = String, Path, description = "Its name", pattern = "^[0-9a-f]{16}\\.[A-Za-z0-9._-]{0,64}$"),
-    ),
-    responses(
-        (status = 200, description = "What became of its readings", body = Settlement),
-        (status = 422, description = "It cannot be used today either; the letter stays.", body = api::Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(crate) async fn retry(
+/// Tries a payload again.
+pub(super) async fn retry(
     State(store): Shared,
     Extension(direct): Extension<Direct>,
-    Path(letter): Path<String>,
+    Of(OfLetter { letter }): Of<OfLetter>,
 ) -> Result<Json<Settlement>, Problem> {
     let id = letter_id(&letter)?;
     let found = store.letter(&id).await?;
@@ -95,7 +81,7 @@ pub(crate) async fn retry(
         return Err(stays(every_one_refused(reasons)));
     }
     store.discard_letter(&id).await?;
-    Ok(Json(Settlement::new(epoch, settled)))
+    Ok(Json(settlement(epoch, settled)))
 }
 
 /// Throws a payload away.

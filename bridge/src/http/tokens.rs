@@ -1,5 +1,6 @@
 //! Tokens that count no more.
 
+use api::Time;
 use api::tokens::{
     Behind, OfSubject, RevokeBody, RevokeSubjectBody, RevokedSubject, RevokedSubjects,
     RevokedToken, RevokedTokens,
@@ -11,7 +12,6 @@ use store::access::{Revocation, SubjectRevocation};
 
 use super::extract::{Body, Now, Of, Params, next, parsed, wrong};
 use super::problem::Problem;
-use super::query::time;
 use super::{Caller, Shared};
 use crate::auth::token::{LEEWAY_SECONDS, VALIDITY_SECONDS_MAX};
 
@@ -45,8 +45,9 @@ pub(super) async fn revoke(
     name("jti", &asked.jti)?;
     text("subject", &asked.subject)?;
     text("reason", &asked.reason)?;
+    let time = |text: &str| Time::try_from(text.to_owned());
     let ends = match parsed("expires_at", asked.expires_at.as_deref(), time)? {
-        Some(at) => storable(at)?,
+        Some(Time(at)) => storable(at)?,
         None => now.micros(),
     };
     let revocation = Revocation {

@@ -60,14 +60,6 @@ where
         }
     }
 
-    /// Goes on behind where another list ended.
-    pub(crate) fn after(self, place: Option<&str>) -> Self {
-        Self {
-            after: place.map(str::to_owned),
-            ..self
-        }
-    }
-
     /// The next entries; `None` after the last.
     pub(crate) async fn next(&mut self, api: &mut Api) -> Result<Option<Vec<EntryOf<E>>>, Failure> {
         if self.ended || self.left == 0 {

@@ -5,21 +5,17 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use api::media::{ARROW, CSV};
+use api::telemetry::{ListReadings, OfReadings, ReadingBody};
+use api::{Endpoint as _, Limit, NEXT, Request};
 use clap::{Args, ValueEnum};
 use daemon::{Class, Failure};
 use schema::{DeviceId, SensorName};
-use serde_json::Value;
 
 use super::{READING, Span};
-use crate::client::{self, Api, Path, RawPages};
+use crate::client::{Api, Entry, Pages};
 use crate::output::{self, Table};
 use crate::session::{Outcome, Session};
-
-/// Rows of one page: as many as a bridge gives at once.
-const PAGE: usize = 10_000;
-
-/// Where the next page begins, beside a body that is no JSON.
-const NEXT: &str = "x-next";
 
 #[derive(Debug, Args)]
 pub(super) struct Get {
@@ -34,8 +30,8 @@ pub(super) struct Get {
     #[arg(long, value_name = "PLACE")]
     after: Option<String>,
     /// Which come first
-    #[arg(long, value_enum, default_value_t = Order::Oldest)]
-    order: Order,
+    #[arg(long, default_value = "oldest", value_parser = ["oldest", "newest"])]
+    order: String,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
@@ -48,12 +44,6 @@ pub(super) struct Get {
     /// Replace that file when it is there already
     #[arg(long, requires = "output")]
     force: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Order {
-    Oldest,
-    Newest,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,9 +75,9 @@ pub(super) async fn run(get: &Get, session: &mut Session) -> Outcome {
     let more = match format {
         Format::Table => table(get, api, &mut sink, limit).await?,
         Format::Json => {
-            let mut write = |readings: Vec<Value>| {
+            let mut write = |readings: Vec<Entry<ReadingBody>>| {
                 for reading in readings {
-                    sink.line(&reading.to_string())?;
+                    sink.line(&reading.raw.to_string())?;
                 }
                 Ok(())
             };
@@ -110,9 +100,9 @@ async fn table(
     limit: usize,
 ) -> Result<Option<String>, Failure> {
     let mut table = Table::new(READING.iter().map(|column| column.name));
-    let mut write = |readings: Vec<Value>| {
+    let mut write = |readings: Vec<Entry<ReadingBody>>| {
         for reading in readings {
-            table.push(READING.iter().map(|column| (column.cell)(&reading)));
+            table.push(READING.iter().map(|column| (column.cell)(&reading.body)));
         }
         Ok(())
     };
@@ -133,29 +123,28 @@ async fn each_page(
     get: &Get,
     api: &mut Api,
     limit: usize,
-    write: &mut impl FnMut(Vec<Value>) -> Result<(), Failure>,
+    write: &mut impl FnMut(Vec<Entry<ReadingBody>>) -> Result<(), Failure>,
 ) -> Result<Option<String>, Failure> {
-    let pages = RawPages::large(get.path(), "readings", limit);
-    let mut pages = pages.after(get.after.as_deref());
+    let mut pages = Pages::large(get.request(), limit);
     while let Some(readings) = pages.next(api).await? {
         write(readings)?;
     }
     Ok(pages.place().map(str::to_owned))
 }
 
-/// RawPages of lines; the head of the first one counts for all.
+/// Pages of lines; the head of the first one counts for all.
 async fn csv(
     get: &Get,
     api: &mut Api,
     sink: &mut Sink,
     limit: usize,
 ) -> Result<Option<String>, Failure> {
-    let mut path = get.path().with_some("after", get.after.as_ref());
+    let mut request = get.request();
     let mut left = limit;
     let mut is_first = true;
     loop {
-        path.replace("limit", left.min(PAGE).to_string());
-        let answer = api.get_as(&path, "text/csv").await?;
+        request.query.limit = Some(Limit::clamped(left));
+        let answer = api.ask_for(&request, CSV).await?;
         let text = String::from_utf8_lossy(&answer.body);
         let records = records(&text);
         let (head, rows) = match records.split_first() {
@@ -172,7 +161,7 @@ async fn csv(
         left = left.saturating_sub(rows.len());
         match answer.header(NEXT) {
             Some(next) if left == 0 || rows.is_empty() => return Ok(Some(next.to_owned())),
-            Some(next) => path.replace("after", next.to_owned()),
+            Some(next) => request.query.after = Some(next.to_owned()),
             None => return Ok(None),
         }
     }
@@ -211,20 +200,24 @@ async fn arrow(
                 .help("name a file with --output, or pipe it into a program"),
         );
     }
-    let mut path = get.path().with_some("after", get.after.as_ref());
-    path.replace("limit", limit.min(PAGE).to_string());
-    let kind = "application/vnd.apache.arrow.stream";
-    let answer = api.get_as(&path, kind).await?;
+    let mut request = get.request();
+    request.query.limit = Some(Limit::clamped(limit));
+    let answer = api.ask_for(&request, ARROW).await?;
     sink.bytes(&answer.body)?;
     Ok(answer.header(NEXT).map(str::to_owned))
 }
 
 impl Get {
-    fn path(&self) -> Path {
-        let path = client::device(&self.device, "/telemetry")
-            .with_some("sensor", self.sensor.as_ref())
-            .with_typed("order", Some(self.order));
-        self.span.on(path)
+    fn request(&self) -> Request<ListReadings> {
+        let (from, to) = self.span.times();
+        ListReadings::at(super::of(&self.device)).query(OfReadings {
+            sensor: self.sensor.clone(),
+            from,
+            to,
+            order: Some(self.order.clone()),
+            after: self.after.clone(),
+            ..OfReadings::default()
+        })
     }
 }
 

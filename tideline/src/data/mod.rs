@@ -3,46 +3,45 @@
 mod get;
 mod send;
 
-use std::process::ExitCode;
-
+use api::conflicts::{ConflictBody, ListConflicts};
+use api::telemetry::{BucketBody, OfBuckets, ReadingBody, ShowLatest, SumUpReadings};
+use api::{Endpoint as _, OfDevice, Time};
 use clap::{Args, Subcommand};
 use schema::{DeviceId, SensorName};
 
-use serde_json::Value;
-
-use crate::client::{self, Path, RawPages};
+use crate::client::Pages;
 use crate::moment::{Moment, moment};
-use crate::output::{Column, Listing, instant, plain};
+use crate::output::{Column, instant, plain};
 use crate::session::{Outcome, Session};
 
 /// What readings show.
-const READING: [Column<Value>; 5] = [
-    Column::new("OBSERVED", |reading| plain(&reading["observed_at"])),
-    Column::new("SENSOR", |reading| plain(&reading["sensor"])),
-    Column::new("VALUE", |reading| plain(&reading["value"])),
-    Column::new("QUALITY", |reading| plain(&reading["quality"])),
-    Column::new("RECEIVED", |reading| instant(&reading["received_at"])),
+const READING: [Column<ReadingBody>; 5] = [
+    Column::new("OBSERVED", |reading| plain(&reading.observed_at)),
+    Column::new("SENSOR", |reading| plain(reading.sensor.as_str())),
+    Column::new("VALUE", |reading| plain(&reading.value)),
+    Column::new("QUALITY", |reading| plain(reading.quality.as_str())),
+    Column::new("RECEIVED", |reading| instant(&reading.received_at)),
 ];
 
 /// What aggregates show.
-const BUCKET: [Column<Value>; 7] = [
-    Column::new("FROM", |bucket| instant(&bucket["start"])),
-    Column::new("COUNT", |bucket| plain(&bucket["count"])),
-    Column::new("MIN", |bucket| plain(&bucket["min"])),
-    Column::new("MEAN", |bucket| plain(&bucket["mean"])),
-    Column::new("MAX", |bucket| plain(&bucket["max"])),
-    Column::new("FIRST", |bucket| plain(&bucket["first"])),
-    Column::new("LAST", |bucket| plain(&bucket["last"])),
+const BUCKET: [Column<BucketBody>; 7] = [
+    Column::new("FROM", |bucket| instant(&bucket.start)),
+    Column::new("COUNT", |bucket| plain(&bucket.count)),
+    Column::new("MIN", |bucket| plain(&bucket.min)),
+    Column::new("MEAN", |bucket| plain(&bucket.mean)),
+    Column::new("MAX", |bucket| plain(&bucket.max)),
+    Column::new("FIRST", |bucket| plain(&bucket.first)),
+    Column::new("LAST", |bucket| plain(&bucket.last)),
 ];
 
 /// What conflicts show.
-const CONFLICT: [Column<Value>; 6] = [
-    Column::new("OBSERVED", |found| plain(&found["loser"]["observed_at"])),
-    Column::new("SENSOR", |found| plain(&found["loser"]["sensor"])),
-    Column::new("LOST", |found| plain(&found["loser"]["value"])),
-    Column::new("OF BUFFER", |found| plain(&found["loser"]["epoch"])),
-    Column::new("AGAINST", |found| plain(&found["winner"]["epoch"])),
-    Column::new("RECORDED", |found| instant(&found["recorded_at"])),
+const CONFLICT: [Column<ConflictBody>; 6] = [
+    Column::new("OBSERVED", |found| plain(&found.loser.observed_at)),
+    Column::new("SENSOR", |found| plain(found.loser.sensor.as_str())),
+    Column::new("LOST", |found| plain(&found.loser.value)),
+    Column::new("OF BUFFER", |found| plain(&found.loser.epoch)),
+    Column::new("AGAINST", |found| plain(&found.winner.epoch)),
+    Column::new("RECORDED", |found| instant(&found.recorded_at)),
 ];
 
 /// Readings of devices.
@@ -123,14 +122,8 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     match &options.action {
         Action::Get(get) => get::run(get, session).await,
         Action::Latest { device } => {
-            let path = client::device(device, "/telemetry/latest");
-            let answer = session.api()?.get(&path).await?;
-            let mut listing = Listing::new(&READING, session.is_json());
-            for reading in answer["readings"].as_array().into_iter().flatten() {
-                listing.push(reading, reading);
-            }
-            listing.end();
-            Ok(ExitCode::SUCCESS)
+            let latest = ShowLatest::at(of(device));
+            session.list(Pages::new(latest, usize::MAX), &READING).await
         }
         Action::Aggregate {
             device,
@@ -139,24 +132,35 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             bucket,
             limit,
         } => {
-            let path = client::device(device, "/telemetry/aggregates")
-                .with("sensor", sensor)
-                .with("bucket", bucket);
-            let pages = RawPages::new(span.on(path), "buckets", *limit as usize);
-            session.list_raw(pages, &BUCKET).await
+            let (from, to) = span.times();
+            let sums = SumUpReadings::at(of(device)).query(OfBuckets {
+                sensor: sensor.to_string(),
+                bucket: bucket.clone(),
+                from,
+                to,
+                ..OfBuckets::default()
+            });
+            session
+                .list(Pages::new(sums, *limit as usize), &BUCKET)
+                .await
         }
         Action::Send(send) => send::run(send, session).await,
         Action::Conflicts { device, limit } => {
-            let path = client::device(device, "/conflicts");
-            let pages = RawPages::large(path, "conflicts", *limit as usize);
-            session.list_raw(pages, &CONFLICT).await
+            let conflicts = ListConflicts::at(of(device));
+            let pages = Pages::large(conflicts, *limit as usize);
+            session.list(pages, &CONFLICT).await
         }
     }
 }
 
+fn of(device: &DeviceId) -> OfDevice {
+    OfDevice {
+        device: device.clone(),
+    }
+}
+
 impl Span {
-    fn on(&self, path: Path) -> Path {
-        path.with_some("from", self.from.map(Moment::micros))
-            .with_some("to", self.to.map(Moment::micros))
+    fn times(&self) -> (Option<Time>, Option<Time>) {
+        (self.from.map(Moment::time), self.to.map(Moment::time))
     }
 }

@@ -5,13 +5,13 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path as FilePath, PathBuf};
 
+use api::Endpoint as _;
+use api::readings::{NewReadings, SendReadings};
 use clap::Args;
 use daemon::{Class, Failure};
 use schema::{DeviceId, Epoch};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::client;
 use crate::output;
 use crate::session::{Outcome, Session, verdict};
 
@@ -55,15 +55,6 @@ struct Understood {
     readings: Vec<Value>,
 }
 
-/// What became of one request's readings.
-#[derive(Debug, Deserialize)]
-struct Taken {
-    committed: Vec<Value>,
-    refused: Option<Vec<Value>>,
-    /// What a bridge of 0.1 calls it; every one says it.
-    rejected: Vec<Value>,
-}
-
 pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
     let text = read(&send.file)?;
     let Understood {
@@ -73,32 +64,34 @@ pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
         readings,
     } = send.understand(&text)?;
     let api = session.api()?;
-    let path = client::device(&send.device, "/readings");
     let mut committed = Vec::new();
     let mut refused = Vec::new();
     let mut seq = first;
     for chunk in readings.chunks(CHUNK) {
-        let mut body = json!({ "epoch": epoch, "first_seq": seq, "readings": chunk });
-        if let Some(unit) = &timestamp_unit {
-            body["timestamp_unit"] = json!(unit);
-        }
-        let posted = api.post(&path, Some(&body)).await.inspect_err(|_| {
+        let request = SendReadings::at(super::of(&send.device)).body(NewReadings {
+            epoch: epoch.clone(),
+            first_seq: Some(seq),
+            timestamp_unit: timestamp_unit.clone(),
+            readings: chunk.to_vec(),
+        });
+        let asked = api.ask(&request).await.inspect_err(|_| {
             if seq > first {
                 eprintln!("readings before {seq} were taken: nothing is lost by sending all again with --epoch {epoch}");
             }
         });
-        let answer: Taken =
-            serde_json::from_value(posted.map_err(|failure| {
-                match hinted_unit(&failure.to_string()) {
-                    Some(unit) if timestamp_unit.is_none() => {
-                        failure.help(format!("--timestamp-unit {unit} says so"))
-                    }
-                    _ => failure,
-                }
-            })?)
-            .map_err(client::unreadable)?;
-        committed.extend(answer.committed);
-        refused.extend(answer.refused.unwrap_or(answer.rejected));
+        let answer = asked.map_err(|failure| match hinted_unit(&failure.to_string()) {
+            Some(unit) if timestamp_unit.is_none() => {
+                failure.help(format!("--timestamp-unit {unit} says so"))
+            }
+            _ => failure,
+        })?;
+        let taken = answer.body;
+        committed.extend(taken.committed);
+        // A bridge of 0.1 has the older word alone.
+        refused.extend(match taken.refused.is_empty() {
+            true => taken.rejected,
+            false => taken.refused,
+        });
         seq += chunk.len() as u64;
     }
     let all = json!({ "epoch": epoch, "committed": committed, "refused": refused });
@@ -109,8 +102,8 @@ pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
             output::many(readings.len() as u64, "reading")
         ));
         for reading in &refused {
-            let [seq, reason] = ["seq", "reason"].map(|key| output::plain(&reading[key]));
-            output::print(&format!("refused: {seq} {reason}"));
+            let reason = output::plain(&reading.reason);
+            output::print(&format!("refused: {} {reason}", reading.seq));
         }
     }
     Ok(verdict(refused.is_empty()))

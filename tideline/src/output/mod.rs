@@ -74,6 +74,20 @@ impl Plain for u64 {
     }
 }
 
+/// As JSON has it.
+impl Plain for f64 {
+    fn text(&self) -> Option<String> {
+        Value::from(*self).text()
+    }
+}
+
+/// As JSON has it.
+impl Plain for schema::Value {
+    fn text(&self) -> Option<String> {
+        serde_json::to_value(self).ok()?.text()
+    }
+}
+
 impl Plain for Value {
     fn text(&self) -> Option<String> {
         match self {

@@ -1,5 +1,6 @@
 //! Which form an answer has: what `format` says, or else the best of what `Accept` allows.
 
+use api::media::{ARROW, CSV, JSON};
 use axum::http::{HeaderMap, header};
 
 /// A form of an answer.
@@ -26,9 +27,9 @@ impl Format {
     /// As it stands in `Accept`.
     pub(crate) const fn media_type(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
-            Self::Csv => "text/csv",
-            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Json => JSON,
+            Self::Csv => CSV,
+            Self::Arrow => ARROW,
         }
     }
 

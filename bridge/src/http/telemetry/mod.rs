@@ -5,22 +5,21 @@ mod arrow;
 mod csv;
 mod format;
 
+use api::telemetry::{AggregatesBody, BucketBody, OfBuckets, OfReadings, ReadingBody, Readings};
+use api::{NEXT, ROWS_MAX};
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use schema::{DeviceId, ObservedAt, Quality, SensorName, Value};
-use serde::Serialize;
+use schema::{DeviceId, ObservedAt, Quality};
 use store::history::{AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, BucketWidth, Cursor};
 use store::{Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery};
-use utoipa::ToSchema;
 
+use super::Shared;
+use super::extract::{Device, Params, next, parsed, wrong};
 use super::problem::Problem;
-use super::query::{Query, time};
-use super::shapes::{QualityShape, ValueShape};
-use super::{NEXT, Shared};
 use format::Format;
 
 /// Rows of an answer unless asked for more.
@@ -29,129 +28,37 @@ const LIMIT: usize = 1_000;
 /// The end of a query unless given, exclusive: behind the year 9999, which every calendar holds.
 const TO: ObservedAt = ObservedAt::from_micros(253_402_300_800_000_000);
 
-/// Readings of a device
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Readings {
-    device: String,
-    readings: Vec<ReadingBody>,
-    /// Where the next page begins, if there may be one: pass it as `after`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
+// What may be asked for is what a database gives at once.
+const _: () = assert!(ROWS_MAX == QUERY_ROWS_MAX && ROWS_MAX == BUCKETS_MAX);
 
-/// A reading as it is stored
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct ReadingBody {
-    #[schema(value_type = String)]
-    sensor: SensorName,
-    observed_at: String,
-    #[schema(value_type = ValueShape)]
-    value: Value,
-    #[schema(value_type = QualityShape)]
-    quality: Quality,
-    received_at: String,
-    epoch: String,
-    seq: u64,
-    hlc: u64,
-}
-
-/// An Arrow IPC stream
-#[derive(Debug, ToSchema)]
-#[schema(value_type = String, format = Binary)]
-#[allow(dead_code, reason = "only its shape is of use")]
-pub(crate) struct ArrowBytes(Vec<u8>);
-
-/// Numbers of a sensor by time bucket
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct AggregatesBody {
-    device: String,
-    sensor: String,
-    bucket_seconds: i64,
-    /// Those that hold a number.
-    buckets: Vec<BucketBody>,
-    /// Where the next answer begins, if there are more readings: pass it as `after`. There may be
-    /// some although this answer has no bucket.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next: Option<String>,
-}
-
-/// What a sensor's numbers were within one bucket
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct BucketBody {
-    /// When it begins: a multiple of its length since the Unix epoch.
-    start: String,
-    /// How many numbers.
-    count: u64,
-    min: f64,
-    max: f64,
-    mean: f64,
-    first: f64,
-    last: f64,
-}
-
-/// Lists readings by time
-///
-/// One page of at most `limit`, as JSON, CSV or an Arrow stream; `x-next` names the next one.
-#[utoipa::path(
-    get,
-    path = "/api/v1/devices/{device}/telemetry",
-    tag = "telemetry",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-        ("sensor" = Option<String>, Query, description = "Of this sensor alone"),
-        ("from" = Option<String>, Query, description = "Observed at or after: RFC 3339, or microseconds since the Unix epoch"),
-        ("to" = Option<String>, Query, description = "Observed before"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many"),
-        ("order" = Option<String>, Query, description = "`oldest` or `newest` first"),
-        ("after" = Option<String>, Query, description = "The `next` of the page before; all else as it was there"),
-        ("format" = Option<String>, Query, description = "`json`, `csv` or `arrow`; else what `Accept` says"),
-    ),
-    responses(
-        (status = 200, description = "A page of readings", content(
-            (Readings = "application/json"),
-            (String = "text/csv"),
-            (ArrowBytes = "application/vnd.apache.arrow.stream"),
-        ), headers(("x-next" = String, description = "Where the next page begins, if there may be one"))),
-        (status = 406, description = "There is no answer of a kind that `Accept` allows.", body = api::Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(crate) async fn list(
+/// Lists readings by time.
+pub(super) async fn list(
     State(store): Shared,
-    Path(device): Path<String>,
-    RawQuery(query): RawQuery,
+    Device(device): Device,
+    Params(asked): Params<OfReadings>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let device = super::device(&device)?;
-    let known = ["sensor", "from", "to", "limit", "order", "after", "format"];
-    let given = Query::parse(query.as_deref(), &known)?;
-    let format = wanted(&given, &headers, &Format::ALL)?;
-    let order = given.get("order", |text| match text {
+    let format = wanted(asked.format.as_deref(), &headers, &Format::ALL)?;
+    let order = parsed("order", asked.order.as_deref(), |text| match text {
         "oldest" => Ok(Order::OldestFirst),
         "newest" => Ok(Order::NewestFirst),
         _ => Err(format!("{text:?} is neither oldest nor newest")),
     })?;
-    let after = given.get("after", cursor)?;
+    let after = parsed("after", asked.after.as_deref(), cursor)?;
     let query = TelemetryQuery {
         device,
-        sensor: given.get("sensor", str::parse)?,
-        from: given.get("from", time)?.unwrap_or_default(),
-        to: given.get("to", time)?.unwrap_or(TO),
-        limit: given.limit(LIMIT, QUERY_ROWS_MAX)?,
+        sensor: asked.sensor,
+        from: asked.from.unwrap_or_default().0,
+        to: asked.to.map_or(TO, |to| to.0),
+        limit: asked.limit.map_or(LIMIT, usize::from),
         order: order.unwrap_or(Order::OldestFirst),
     };
     let readings = store.telemetry_page(&query, after.as_ref()).await?;
-    let next = match readings.last() {
-        Some(last) if readings.len() == query.limit => Some(cursor_text(last)),
-        _ => None,
-    };
+    let next = next(&readings, query.limit, cursor_text);
     let device = query.device;
     Ok(match format {
         Format::Json => {
-            let body = Readings {
-                device: device.to_string(),
-                readings: readings.into_iter().map(ReadingBody::from).collect(),
-                next: next.clone(),
-            };
+            let body = bodies(&device, readings, next.clone());
             paged(format, &device, next, Json(body))
         }
         Format::Csv => paged(format, &device, next, csv::readings(&readings)),
@@ -165,88 +72,38 @@ pub(crate) async fn list(
     })
 }
 
-/// Shows the newest reading of each sensor
-#[utoipa::path(
-    get,
-    path = "/api/v1/devices/{device}/telemetry/latest",
-    tag = "telemetry",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-    ),
-    responses((status = 200, body = Readings))
-)]
-pub(crate) async fn latest(
+/// Shows the newest reading of each sensor.
+pub(super) async fn latest(
     State(store): Shared,
-    Path(device): Path<String>,
-    RawQuery(query): RawQuery,
+    Device(device): Device,
 ) -> Result<Json<Readings>, Problem> {
-    let device = super::device(&device)?;
-    Query::parse(query.as_deref(), &[])?;
     let readings = store.latest(&device).await?;
-    Ok(Json(Readings {
-        device: device.to_string(),
-        readings: readings.into_iter().map(ReadingBody::from).collect(),
-        next: None,
-    }))
+    Ok(Json(bodies(&device, readings, None)))
 }
 
-/// Sums up a sensor's numbers by time bucket
-///
-/// Whole numbers count as the nearest 64-bit float, false as 0 and true as 1; texts do not count, nor do readings
-/// of a quality worse than `quality`. Buckets without a number are left out.
-#[utoipa::path(
-    get,
-    path = "/api/v1/devices/{device}/telemetry/aggregates",
-    tag = "telemetry",
-    params(
-        ("device" = String, Path, description = "The device's id", pattern = "^[A-Za-z0-9._-]{1,64}$", min_length = 1, max_length = 64),
-        ("sensor" = String, Query, description = "Of this sensor", min_length = 1, max_length = 128),
-        ("bucket" = String, Query, description = "How long a bucket is: whole seconds, or with `s`, `m`, `h` or `d`; from `1s` to `366d`", pattern = "^[0-9]{1,8}[smhd]?$", example = "5m"),
-        ("from" = Option<String>, Query, description = "Observed at or after: RFC 3339, or microseconds since the Unix epoch"),
-        ("to" = Option<String>, Query, description = "Observed before"),
-        ("limit" = Option<usize>, Query, minimum = 1, maximum = 10_000, description = "At most so many buckets"),
-        ("quality" = Option<String>, Query, description = "The worst that counts: `good`, `uncertain` (unless given) or `bad`"),
-        ("after" = Option<String>, Query, description = "The `next` of the answer before; all else as it was there"),
-        ("format" = Option<String>, Query, description = "`json` or `csv`; else what `Accept` says"),
-    ),
-    responses(
-        (status = 200, description = "Buckets", content(
-            (AggregatesBody = "application/json"),
-            (String = "text/csv"),
-        ), headers(("x-next" = String, description = "Where the next answer begins, if there are more readings"))),
-        (status = 406, description = "There is no answer of a kind that `Accept` allows.", body = api::Problem, content_type = "application/problem+json"),
-    )
-)]
-pub(crate) async fn aggregates(
+/// Sums up a sensor's numbers by time bucket.
+pub(super) async fn aggregates(
     State(store): Shared,
-    Path(device): Path<String>,
-    RawQuery(query): RawQuery,
+    Device(device): Device,
+    Params(asked): Params<OfBuckets>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let device = super::device(&device)?;
-    let known = [
-        "sensor", "bucket", "from", "to", "limit", "quality", "after", "format",
-    ];
-    let given = Query::parse(query.as_deref(), &known)?;
-    let format = wanted(&given, &headers, &[Format::Json, Format::Csv])?;
-    let missing = |name: &str| Problem::bad_request(format!("parameter {name:?} is required"));
-    let from = given.get("from", time)?.unwrap_or_default();
-    let after = given.get("after", |text| match text.parse() {
+    let forms = [Format::Json, Format::Csv];
+    let format = wanted(asked.format.as_deref(), &headers, &forms)?;
+    let from = asked.from.unwrap_or_default().0;
+    let after = parsed("after", asked.after.as_deref(), |text| match text.parse() {
         Ok(micros) => Ok(ObservedAt::from_micros(micros)),
         Err(_) => Err(format!("{text:?} is no `next` of an answer")),
     })?;
+    let sensor = asked.sensor.parse();
     let query = AggregateQuery {
         device,
-        sensor: given
-            .get("sensor", str::parse)?
-            .ok_or_else(|| missing("sensor"))?,
+        sensor: sensor.map_err(|error| wrong("sensor", error))?,
         from: after.map_or(from, |after| after.max(from)),
-        to: given.get("to", time)?.unwrap_or(TO),
-        bucket: given
-            .get("bucket", bucket)?
-            .ok_or_else(|| missing("bucket"))?,
-        limit: given.limit(LIMIT, BUCKETS_MAX)?,
-        worst: given.get("quality", quality)?.unwrap_or(Quality::Uncertain),
+        to: asked.to.map_or(TO, |to| to.0),
+        bucket: bucket(&asked.bucket).map_err(|reason| wrong("bucket", reason))?,
+        limit: asked.limit.map_or(LIMIT, usize::from),
+        worst: asked.quality.unwrap_or(Quality::Uncertain),
     };
     let Aggregates { buckets, next } = store.aggregates(&query).await?;
     let next = next.map(|at| at.micros().to_string());
@@ -258,7 +115,7 @@ pub(crate) async fn aggregates(
                 device: device.to_string(),
                 sensor: query.sensor.to_string(),
                 bucket_seconds: query.bucket.seconds(),
-                buckets: buckets.into_iter().map(BucketBody::from).collect(),
+                buckets: buckets.into_iter().map(bucket_body).collect(),
                 next: next.clone(),
             };
             paged(format, &device, next, Json(body))
@@ -267,12 +124,12 @@ pub(crate) async fn aggregates(
 }
 
 /// What `format` says, or else the best of what is accepted.
-fn wanted(given: &Query, headers: &HeaderMap, allowed: &[Format]) -> Result<Format, Problem> {
+fn wanted(named: Option<&str>, headers: &HeaderMap, allowed: &[Format]) -> Result<Format, Problem> {
     let names = || {
         let names: Vec<&str> = allowed.iter().map(|format| format.as_str()).collect();
         names.join(", ")
     };
-    let named = given.get("format", |text| {
+    let named = parsed("format", named, |text| {
         let mut allowed = allowed.iter().copied();
         let found = allowed.find(|format| format.as_str() == text);
         found.ok_or_else(|| format!("{text:?} is none of {}", names()))
@@ -354,48 +211,37 @@ fn bucket(text: &str) -> Result<BucketWidth, String> {
         .ok_or_else(|| format!("{text:?} is no time from 1s to 366d, as 30s, 5m, 1h or 1d"))
 }
 
-fn quality(text: &str) -> Result<Quality, String> {
-    [Quality::Good, Quality::Uncertain, Quality::Bad]
-        .into_iter()
-        .find(|quality| quality.as_str() == text)
-        .ok_or_else(|| format!("{text:?} is none of good, uncertain, bad"))
-}
-
-impl From<StoredReading> for ReadingBody {
-    fn from(reading: StoredReading) -> Self {
-        Self {
-            sensor: reading.sensor,
-            observed_at: schema::rfc3339(reading.observed_at.micros()),
-            value: reading.value,
-            quality: reading.quality,
-            received_at: schema::rfc3339(reading.received_at.micros()),
-            epoch: reading.version.epoch.to_string(),
-            seq: reading.version.seq,
-            hlc: reading.version.hlc.bits(),
-        }
+fn bodies(device: &DeviceId, readings: Vec<StoredReading>, next: Option<String>) -> Readings {
+    Readings {
+        device: device.to_string(),
+        readings: readings.into_iter().map(body).collect(),
+        next,
     }
 }
 
-impl From<Bucket> for BucketBody {
-    fn from(bucket: Bucket) -> Self {
-        let Bucket {
-            start,
-            count,
-            min,
-            max,
-            mean,
-            first,
-            last,
-        } = bucket;
-        Self {
-            start: schema::rfc3339(start.micros()),
-            count,
-            min,
-            max,
-            mean,
-            first,
-            last,
-        }
+/// A reading as it stands in answers.
+pub(super) fn body(reading: StoredReading) -> ReadingBody {
+    ReadingBody {
+        sensor: reading.sensor,
+        observed_at: schema::rfc3339(reading.observed_at.micros()),
+        value: reading.value,
+        quality: reading.quality,
+        received_at: schema::rfc3339(reading.received_at.micros()),
+        epoch: reading.version.epoch.to_string(),
+        seq: reading.version.seq,
+        hlc: reading.version.hlc.bits(),
+    }
+}
+
+fn bucket_body(bucket: Bucket) -> BucketBody {
+    BucketBody {
+        start: schema::rfc3339(bucket.start.micros()),
+        count: bucket.count,
+        min: bucket.min,
+        max: bucket.max,
+        mean: bucket.mean,
+        first: bucket.first,
+        last: bucket.last,
     }
 }
 
@@ -404,7 +250,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use schema::time::ReceivedAt;
-    use schema::{Epoch, Hlc, Version};
+    use schema::{Epoch, Hlc, Value, Version};
 
     #[test]
     fn a_bucket_is_a_number_with_a_unit() {
@@ -452,7 +298,7 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in ".{0,60}") {
-            let _ = (cursor(&text), bucket(&text), quality(&text));
+            let _ = (cursor(&text), bucket(&text));
         }
     }
 }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 /// Counts of readings, of one epoch, device or fleet
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Balance)]
-pub(super) struct BalanceShape {
+pub(crate) struct BalanceShape {
     /// Taken over from a source.
     accepted: u64,
     /// In the database.
@@ -25,7 +25,7 @@ pub(super) struct BalanceShape {
 /// Sequences `first` to `last` of one epoch
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = SeqRange)]
-pub(super) struct RangeShape {
+pub(crate) struct RangeShape {
     #[schema(minimum = 1)]
     first: u64,
     #[schema(minimum = 1)]
@@ -37,7 +37,7 @@ pub(super) struct RangeShape {
 #[schema(as = Value)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "only its shape is of use")]
-pub(super) enum ValueShape {
+pub(crate) enum ValueShape {
     Bool(bool),
     /// Whole ones are written without a point.
     Number(f64),
@@ -49,7 +49,7 @@ pub(super) enum ValueShape {
 #[schema(as = Quality)]
 #[serde(rename_all = "lowercase")]
 #[allow(dead_code, reason = "only its shape is of use")]
-pub(super) enum QualityShape {
+pub(crate) enum QualityShape {
     Good,
     Uncertain,
     Bad,
