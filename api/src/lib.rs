@@ -125,10 +125,4 @@ mod tests {
             assert_eq!(named, of.in_path(), "{}", of.name);
         }
     }
-
-    #[test]
-    fn dump_description() {
-        let text = serde_json::to_string_pretty(&description::description(table())).unwrap();
-        std::fs::write("/tmp/tl/openapi-new.json", text).unwrap();
-    }
 }

@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 
 use api::ledger::ShowFleetLedger;
 use api::telemetry::{ListReadings, OfReadings, Readings};
-use api::{Endpoint, Limit, Nothing, OfDevice, ROWS_MAX, Request};
+use api::{Endpoint as _, Limit, Nothing, OfDevice, ROWS_MAX};
 use clap::Args;
 use daemon::{Class, Clock, Failure, SystemClock, lifecycle, say};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use reqwest::Client;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use testkit::port::free_port;
 use tokio::time::sleep;
 
-use crate::operator::{self, Operator, Outcomes};
+use crate::operator::{self, Operator, Outcomes, ask};
 use crate::producer::{Accepted, Producer};
 use crate::proxy::{Mode, Proxy};
 use crate::scratch::Scratch;
@@ -385,7 +385,7 @@ async fn restore_buffer(
     let mut quiet = 0;
     while quiet < 10 && Instant::now() < deadline {
         sleep(Duration::from_millis(100)).await;
-        let status: Value = fetch(&url).await.unwrap_or_default();
+        let status = fetch(&url).await.unwrap_or_default();
         let is_quiet = status["balance"]["pending"] == 0 && status["balance"]["accepted"] != 0;
         quiet = if is_quiet { quiet + 1 } else { 0 };
     }
@@ -413,7 +413,7 @@ async fn settle(stack: &mut Stack, folder: &Path) -> Result<(), Failure> {
             .agent_status(agent)
             .map_err(|error| Failure::new(Class::Storage, "read settings").because(error))?;
         loop {
-            let status: Value = fetch(&url).await.unwrap_or_default();
+            let status = fetch(&url).await.unwrap_or_default();
             let pending = status["balance"]["pending"].as_u64();
             if pending == Some(0) {
                 break;
@@ -433,9 +433,10 @@ async fn settle(stack: &mut Stack, folder: &Path) -> Result<(), Failure> {
         }
     }
     let api = api(stack)?;
+    let client = Client::new();
     let ledger = ShowFleetLedger::at(Nothing {});
     loop {
-        let fleet = ask(&api, &ledger).await;
+        let fleet = ask(&client, &api, &ledger).await;
         if fleet.is_ok_and(|fleet| fleet.balance.pending == 0) || Instant::now() > deadline {
             return Ok(());
         }
@@ -450,6 +451,7 @@ async fn compare(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let api = api(stack)?;
+    let client = Client::new();
     for (agent, accepted) in accepted.iter().enumerate() {
         let mut expected: BTreeMap<i64, i64> = accepted.iter().copied().collect();
         report.accepted += expected.len() as u64;
@@ -459,7 +461,7 @@ async fn compare(
             ..OfReadings::default()
         });
         loop {
-            let Readings { readings, next, .. } = ask(&api, &request).await?;
+            let Readings { readings, next, .. } = ask(&client, &api, &request).await?;
             for row in readings {
                 let value = match row.value {
                     schema::Value::I64(value) => Some(value),
@@ -485,7 +487,7 @@ async fn compare(
         }
         report.lost += expected.len() as u64;
     }
-    let fleet = ask(&api, &ShowFleetLedger::at(Nothing {})).await?;
+    let fleet = ask(&client, &api, &ShowFleetLedger::at(Nothing {})).await?;
     report.balanced = fleet.balanced;
     Ok(())
 }
@@ -496,15 +498,7 @@ fn api(stack: &Stack) -> Result<String, Failure> {
         .map_err(|error| Failure::new(Class::Storage, "read settings").because(error))
 }
 
-/// Asks an endpoint of a bridge.
-async fn ask<E: Endpoint>(api: &str, request: &Request<E>) -> Result<E::Answer, Failure> {
-    let target = request.target();
-    let target = target
-        .map_err(|error| Failure::new(Class::Data, format!("ask {}", E::NAME)).because(error))?;
-    fetch(&format!("{api}{target}")).await
-}
-
-async fn fetch<T: DeserializeOwned>(url: &str) -> Result<T, Failure> {
+async fn fetch(url: &str) -> Result<Value, Failure> {
     let failed =
         |error: reqwest::Error| Failure::new(Class::Network, format!("ask {url}")).because(error);
     let answer = reqwest::get(url).await.map_err(failed)?;

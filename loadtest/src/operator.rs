@@ -82,7 +82,7 @@ impl Operator {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let mut desk = Desk {
-                client: Client::new(),
+                client: client(),
                 apis,
                 rng: SmallRng::seed_from_u64(seed),
                 book: Book::default(),
@@ -172,7 +172,7 @@ impl Desk {
 
     async fn ask<E: Endpoint>(&mut self, request: &Request<E>) -> Option<E::Answer> {
         let api = self.api();
-        ask(&self.client, &api, request).await
+        ask(&self.client, &api, request).await.ok()
     }
 
     fn api(&mut self) -> String {
@@ -180,18 +180,30 @@ impl Desk {
     }
 }
 
-/// What a bridge answers, if it takes the request.
-async fn ask<E: Endpoint>(client: &Client, api: &str, request: &Request<E>) -> Option<E::Answer> {
-    let url = format!("{api}{}", request.target().ok()?);
-    let mut asked = client.request(E::METHOD, url).timeout(ANSWER_TIMEOUT);
+/// Asks an endpoint of the bridge at a URL.
+pub(crate) async fn ask<E: Endpoint>(
+    client: &Client,
+    api: &str,
+    request: &Request<E>,
+) -> Result<E::Answer, Failure> {
+    let failed = |class| Failure::new(class, format!("ask {api} to {}", E::NAME));
+    let target = request
+        .target()
+        .map_err(|error| failed(Class::Data).because(error))?;
+    let mut asked = client.request(E::METHOD, format!("{api}{target}"));
     if let Some(body) = &request.body {
         asked = asked.json(body);
     }
-    let answer = asked.send().await.ok()?;
-    match answer.status().is_success() {
-        true => answer.json().await.ok(),
-        false => None,
-    }
+    let broken = |error: reqwest::Error| failed(Class::Network).because(error);
+    let answer = asked.send().await.map_err(broken)?;
+    let answer = answer.error_for_status().map_err(broken)?;
+    answer.json().await.map_err(broken)
+}
+
+/// A client that gives up on a bridge that does not answer.
+fn client() -> Client {
+    let client = Client::builder().timeout(ANSWER_TIMEOUT);
+    client.build().unwrap_or_default()
 }
 
 /// Waits until every command has ended and every setting is in force, or the deadline; then says
@@ -202,7 +214,7 @@ async fn ask<E: Endpoint>(client: &Client, api: &str, request: &Request<E>) -> O
 pub async fn judge(stack: &Stack, book: &Book, deadline: Instant) -> Result<Outcomes, Failure> {
     let read = |error: StackError| Failure::new(Class::Storage, "read settings").because(error);
     let api = stack.api(0).map_err(read)?;
-    let client = Client::new();
+    let client = client();
     let mut outcomes = Outcomes::default();
     for agent in 0..stack.agents.len() {
         let list = ListCommands::at(of(agent)).query(Limited {
@@ -284,14 +296,10 @@ async fn until<E: Endpoint>(
     loop {
         let found = ask(client, api, request).await;
         let late = Instant::now() > deadline;
-        match found {
-            Some(found) if late || holds(&found) => return Ok(found),
-            None if late => {
-                let what = format!("ask {api} to {}", E::NAME);
-                return Err(Failure::new(Class::Network, what));
-            }
-            Some(_) | None => sleep(Duration::from_millis(100)).await,
+        if late || found.as_ref().is_ok_and(&holds) {
+            return found;
         }
+        sleep(Duration::from_millis(100)).await;
     }
 }
 

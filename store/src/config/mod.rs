@@ -459,7 +459,7 @@ pub(crate) fn change(row: &dyn Row) -> Result<ConfigChange, StoreError> {
     })
 }
 
-/// From six columns: those of [`change`], and the group.
+/// From six columns: those of [`change()`], and the group.
 pub(crate) fn history_entry(row: &dyn Row) -> Result<HistoryEntry, StoreError> {
     Ok(HistoryEntry {
         change: change(row)?,
