@@ -101,5 +101,5 @@ pub struct AlertList {
     pub next: Option<String>,
 }
 
-listing!(AlertList.alerts: AlertBody, next next);
+listing!(AlertList.alerts: AlertBody);
 paged!(WhichAlerts, after);

@@ -52,5 +52,5 @@ pub struct AuditLog {
     pub next: Option<String>,
 }
 
-listing!(AuditLog.entries: AuditLine, next next);
+listing!(AuditLog.entries: AuditLine);
 paged!(AuditPage, after);

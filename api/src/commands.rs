@@ -121,7 +121,7 @@ pub struct Commands {
     pub next: Option<String>,
 }
 
-listing!(Commands.commands: CommandBody, next next);
+listing!(Commands.commands: CommandBody);
 paged!(Limited);
 
 fn describe_send(operation: &mut Operation) {

@@ -129,7 +129,7 @@ impl ToSchema for Wanted {
 }
 
 paged!(WhichChanges, after);
-listing!(History.changes: HistoryBody, next next);
+listing!(History.changes: HistoryBody);
 
 fn describe_change(operation: &mut Operation) {
     changes_if(operation);

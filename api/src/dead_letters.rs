@@ -103,7 +103,7 @@ pub struct LetterBody {
     pub payload_hex: String,
 }
 
-listing!(DeadLetters.dead_letters: LetterBody, next next);
+listing!(DeadLetters.dead_letters: LetterBody);
 
 fn describe_retry(operation: &mut Operation) {
     answers(operation, 200, "What became of its readings");

@@ -78,14 +78,11 @@ impl Paged for Nothing {
 }
 
 /// The answer of an endpoint that is a page of a list.
-pub trait Listing: Serialize + DeserializeOwned {
+pub trait Listing {
     /// One entry.
     type Entry: DeserializeOwned;
     /// Under which name the answer holds its entries.
     const ENTRIES: &'static str;
-
-    /// The entries, and where the next page begins.
-    fn split(self) -> (Vec<Self::Entry>, Option<String>);
 }
 
 /// The query of a list that is given in pages.
@@ -158,16 +155,14 @@ macro_rules! given {
 
 /// Declares what a page of a list is made of: its struct, its entries' field, and its query.
 macro_rules! listing {
-    ($answer:ident . $entries:ident: $entry:ty $(, next $next:ident)?) => {
+    ($answer:ident . $entries:ident: $entry:ty) => {
         impl $crate::Listing for $answer {
             type Entry = $entry;
-            const ENTRIES: &'static str = stringify!($entries);
-
-            fn split(self) -> (Vec<$entry>, Option<String>) {
-                let next: [Option<String>; 1] = [None $(.or(self.$next))?];
-                let [next] = next;
-                (self.$entries, next)
-            }
+            const ENTRIES: &'static str = {
+                // It is that field, and holds these.
+                let _: fn(&$answer) -> &Vec<$entry> = |answer| &answer.$entries;
+                stringify!($entries)
+            };
         }
     };
 }

@@ -112,7 +112,7 @@ pub struct DevicePatch {
 }
 
 paged!(WhichDevices, after);
-listing!(Devices.devices: DeviceBody, next next);
+listing!(Devices.devices: DeviceBody);
 
 fn describe_label(operation: &mut Operation) {
     refuses(operation, 422, "The device would have too many labels.");

@@ -103,7 +103,7 @@ pub struct GroupKey {
 }
 
 paged!(WhichGroups, after);
-listing!(Groups.groups: GroupBody, next next);
+listing!(Groups.groups: GroupBody);
 
 fn describe_change(operation: &mut Operation) {
     changes_if(operation);

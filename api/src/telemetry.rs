@@ -167,8 +167,8 @@ pub struct BucketBody {
     pub last: f64,
 }
 
-listing!(Readings.readings: ReadingBody, next next);
-listing!(AggregatesBody.buckets: BucketBody, next next);
+listing!(Readings.readings: ReadingBody);
+listing!(AggregatesBody.buckets: BucketBody);
 
 const NO_SUCH_KIND: &str = "There is no answer of a kind that `Accept` allows.";
 

@@ -140,6 +140,6 @@ pub struct RevokedSubjects {
     pub next: Option<String>,
 }
 
-listing!(RevokedTokens.tokens: RevokedToken, next next);
-listing!(RevokedSubjects.subjects: RevokedSubject, next next);
+listing!(RevokedTokens.tokens: RevokedToken);
+listing!(RevokedSubjects.subjects: RevokedSubject);
 paged!(Behind, after);

@@ -92,14 +92,14 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             let request = RetryDeadLetter::at(of(letter));
             let answer = session.api()?.ask(&request).await?;
             let done = format!("{letter} is in the database, and no dead letter any more");
-            session.show(&answer, |_| output::print(&done))
+            session.done(&answer, &done)
         }
         Action::Discard { letter, confirm } => {
             confirm.ask(&format!("throw {letter} away for ever"))?;
             let request = DiscardDeadLetter::at(of(letter));
             let answer = session.api()?.ask(&request).await?;
             let done = format!("{letter} is thrown away");
-            session.show(&answer, |()| output::print(&done))
+            session.done(&answer, &done)
         }
     }
 }

@@ -76,18 +76,20 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
     let is_well = match &options.device {
         None => {
             let answer = api.ask(&ShowFleetLedger::at(Nothing {})).await?;
-            let exceptions = exceptions_of_fleet(&answer);
+            let fleet = answer.body()?;
+            let exceptions = exceptions_of_fleet(&fleet);
             session.show(&answer, |fleet| print_fleet(fleet, &exceptions))?;
-            answer.balanced && exceptions.overflowed() == 0
+            fleet.balanced && exceptions.overflowed() == 0
         }
         Some(device) => {
             let verify = options.verify.then_some(true);
             let device = device.clone();
             let request = ShowLedger::at(OfDevice { device }).query(Verify { verify });
             let answer = api.ask(&request).await?;
-            let exceptions = exceptions_of_device(&answer);
+            let device = answer.body()?;
+            let exceptions = exceptions_of_device(&device);
             session.show(&answer, |device| print_device(device, &exceptions))?;
-            answer.balanced && exceptions.overflowed() == 0
+            device.balanced && exceptions.overflowed() == 0
         }
     };
     Ok(verdict(is_well))

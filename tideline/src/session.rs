@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use daemon::{Class, Failure};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use api::{Endpoint, Listing as List, Paged};
 
-use crate::client::{Answered, Api, Entry, Pages, Reach};
+use crate::client::{Answered, Api, Pages, Reach};
 use crate::output::{self, Column, Listing};
 
 /// How a command ends.
@@ -58,9 +59,21 @@ impl Session {
     }
 
     /// Prints an answer: as JSON, or as `print` shows it to people.
-    pub(crate) fn show<T>(&self, answer: &Answered<T>, print: impl FnOnce(&T)) -> Outcome {
+    pub(crate) fn show<T: DeserializeOwned>(
+        &self,
+        answer: &Answered<T>,
+        print: impl FnOnce(&T),
+    ) -> Outcome {
         if !self.print_json(&answer.raw) {
-            print(&answer.body);
+            print(&answer.body()?);
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Prints an answer as JSON, or for people that it is done.
+    pub(crate) fn done<T>(&self, answer: &Answered<T>, done: &str) -> Outcome {
+        if !self.print_json(&answer.raw) {
+            output::print(done);
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -76,8 +89,8 @@ impl Session {
     {
         let mut listing = Listing::new(columns, self.is_json());
         while let Some(entries) = pages.next(self.api()?).await? {
-            for Entry { raw, body } in &entries {
-                listing.push(raw, body);
+            for entry in &entries {
+                listing.push_answered(entry)?;
             }
         }
         listing.end();

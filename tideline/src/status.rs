@@ -1,5 +1,7 @@
 //! `tideline status`: how a bridge and its fleet are, at a glance.
 
+use std::process::ExitCode;
+
 use api::ledger::ShowFleetLedger;
 use api::status::ShowStatus;
 use api::{Endpoint as _, Nothing};
@@ -23,11 +25,12 @@ pub(crate) async fn run(session: &mut Session) -> Outcome {
     let mut answer = api.ask(&ShowStatus::at(Nothing {})).await?;
     // What became of the readings is a question of its own, for it reads the whole ledger.
     answer.raw["ledger"] = api.ask(&ShowFleetLedger::at(Nothing {})).await?.raw;
-    session.show(&answer, |_| {
+    if !session.print_json(&answer.raw) {
         let mut facts = Vec::new();
         flatten("", &answer.raw, &mut facts);
         output::facts(&facts);
-    })
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Every value with where it stands, so that nothing a newer bridge says is left out.

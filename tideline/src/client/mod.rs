@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use answer::Answered;
-pub(crate) use pages::{Entry, Pages};
+pub(crate) use pages::Pages;
 use transport::{Answer, Ask, Root, Transport, TransportError};
 
 /// Holds the token itself.

@@ -4,7 +4,7 @@ use api::{Endpoint, Limit, Listing, Paged, Request};
 use daemon::Failure;
 use serde_json::Value;
 
-use super::Api;
+use super::{Answered, Api};
 
 /// Entries of one page. The bridge allows 1,000 of each list at least.
 const PAGE: usize = 1_000;
@@ -26,15 +26,8 @@ pub(crate) struct Pages<E: Endpoint> {
     cut: bool,
 }
 
-/// An entry of a list: all that the bridge said of it, and what is known.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry<T> {
-    pub(crate) raw: Value,
-    pub(crate) body: T,
-}
-
 /// What a page of a list holds.
-pub(crate) type EntryOf<E> = Entry<<<E as Endpoint>::Answer as Listing>::Entry>;
+pub(crate) type EntryOf<E> = Answered<<<E as Endpoint>::Answer as Listing>::Entry>;
 
 impl<E> Pages<E>
 where
@@ -69,18 +62,15 @@ where
         self.request
             .page(Limit::clamped(wanted), self.after.clone());
         let mut answer = api.ask(&self.request).await?;
-        let raw = match answer.raw[E::Answer::ENTRIES].take() {
-            Value::Array(entries) => entries,
+        let mut entries: Vec<EntryOf<E>> = match answer.raw[E::Answer::ENTRIES].take() {
+            Value::Array(entries) => entries.into_iter().map(Answered::new).collect(),
             _ => Vec::new(),
         };
-        let (entries, next) = answer.body.split();
-        let entries = raw.into_iter().zip(entries);
-        let mut entries: Vec<_> = entries.map(|(raw, body)| Entry { raw, body }).collect();
         let is_full = entries.len() >= wanted;
         entries.truncate(wanted);
         self.left -= entries.len();
-        match next {
-            Some(next) => self.after = Some(next),
+        match answer.raw["next"].as_str() {
+            Some(next) => self.after = Some(next.to_owned()),
             None => self.ended = true,
         }
         // A list in one piece does not say whether it is all.

@@ -3,6 +3,7 @@
 
 mod watch;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use api::commands::{
@@ -123,13 +124,16 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             let (watched, shown) = match send.parse()? {
                 What::One(request) => {
                     let answer = session.api()?.ask_once(&request).await?;
-                    let watched = Watched::one(request.path.device, &answer.id)?;
-                    (watched, Some(Shown::One(answer)))
+                    if !send.watch && session.print_json(&answer.raw) {
+                        return Ok(ExitCode::SUCCESS);
+                    }
+                    let shown = Shown::one(answer)?;
+                    (Watched::one(request.path.device, &shown)?, Some(shown))
                 }
                 What::Many(request) => {
                     let answer = session.api()?.ask_once(&request).await?;
                     // It is not its summary yet.
-                    (Watched::many(&answer.id)?, None)
+                    (Watched::many(&answer.body()?)?, None)
                 }
             };
             (watched, shown, send.watch)
@@ -139,8 +143,8 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             let watched = which.parse()?;
             let api = session.api()?;
             let shown = match &watched {
-                Watched::One(of) => Shown::One(api.ask(&CancelCommand::at(of.clone())).await?),
-                Watched::Many(of) => Shown::Many(api.ask(&CancelMany::at(*of)).await?),
+                Watched::One(of) => Shown::one(api.ask(&CancelCommand::at(of.clone())).await?)?,
+                Watched::Many(of) => Shown::many(api.ask(&CancelMany::at(*of)).await?)?,
             };
             (watched, Some(shown), which.watch)
         }

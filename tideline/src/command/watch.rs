@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use api::commands::{CommandBody, OfDevicesCommand, ShowCommand};
-use api::fan_out::{FanOutBody, ShowMany};
+use api::fan_out::{FanOutBody, ShowMany, TakenFanOut};
 use api::{Endpoint as _, OfCommand};
 use daemon::{Class, Failure};
 use schema::DeviceId;
@@ -28,20 +28,20 @@ pub(super) enum Watched {
 /// How a command stands.
 #[derive(Debug)]
 pub(super) enum Shown {
-    One(Answered<CommandBody>),
-    Many(Answered<FanOutBody>),
+    One(Value, CommandBody),
+    Many(Value, FanOutBody),
 }
 
 impl Watched {
     /// The command of a device that a bridge gave this id.
-    pub(super) fn one(device: DeviceId, id: &str) -> Result<Self, Failure> {
-        let command = command_id(id)?;
+    pub(super) fn one(device: DeviceId, shown: &Shown) -> Result<Self, Failure> {
+        let command = command_id(shown.id())?;
         Ok(Self::One(OfDevicesCommand { device, command }))
     }
 
     /// The command to many devices that a bridge gave this id.
-    pub(super) fn many(id: &str) -> Result<Self, Failure> {
-        let command = command_id(id)?;
+    pub(super) fn many(taken: &TakenFanOut) -> Result<Self, Failure> {
+        let command = command_id(&taken.id)?;
         Ok(Self::Many(OfCommand { command }))
     }
 
@@ -60,7 +60,7 @@ impl Watched {
                     true => api.ask_patiently(&request).await,
                     false => api.ask(&request).await,
                 };
-                answer.map(Shown::One)
+                answer.and_then(Shown::one)
             }
             Self::Many(of) => {
                 let request = ShowMany::at(*of);
@@ -68,7 +68,7 @@ impl Watched {
                     true => api.ask_patiently(&request).await,
                     false => api.ask(&request).await,
                 };
-                answer.map(Shown::Many)
+                answer.and_then(Shown::many)
             }
         }
     }
@@ -80,39 +80,55 @@ fn command_id(text: &str) -> Result<CommandId, Failure> {
 }
 
 impl Shown {
+    pub(super) fn one(answer: Answered<CommandBody>) -> Result<Self, Failure> {
+        let body = answer.body()?;
+        Ok(Self::One(answer.raw, body))
+    }
+
+    pub(super) fn many(answer: Answered<FanOutBody>) -> Result<Self, Failure> {
+        let body = answer.body()?;
+        Ok(Self::Many(answer.raw, body))
+    }
+
     fn raw(&self) -> &Value {
         match self {
-            Self::One(answer) => &answer.raw,
-            Self::Many(answer) => &answer.raw,
+            Self::One(raw, _) | Self::Many(raw, _) => raw,
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::One(_, command) => &command.id,
+            Self::Many(_, command) => &command.id,
         }
     }
 
     fn has_ended(&self) -> bool {
         match self {
-            Self::One(answer) => answer.ended,
-            Self::Many(answer) => answer.ended,
+            Self::One(_, answer) => answer.ended,
+            Self::Many(_, answer) => answer.ended,
         }
     }
 
     fn output(&self) -> &str {
         match self {
-            Self::One(answer) => &answer.output,
-            Self::Many(_) => "",
+            Self::One(_, answer) => &answer.output,
+            Self::Many(..) => "",
         }
     }
 
     fn step(&self, with_bar: bool) -> String {
         match self {
-            Self::One(answer) => step(answer, with_bar),
-            Self::Many(answer) => step_of_many(answer, with_bar),
+            Self::One(_, answer) => step(answer, with_bar),
+            Self::Many(_, answer) => step_of_many(answer, with_bar),
         }
     }
 
     /// Whether it did what it should, on every device.
     fn is_success(&self) -> bool {
         match self {
-            Self::One(answer) => answer.state == "succeeded",
-            Self::Many(answer) => is_success_of_all(answer),
+            Self::One(_, answer) => answer.state == "succeeded",
+            Self::Many(_, answer) => is_success_of_all(answer),
         }
     }
 }

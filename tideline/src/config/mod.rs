@@ -292,7 +292,7 @@ async fn follow(
     let deadline = wait.map(|wait| Instant::now() + wait);
     let request = ShowDeviceConfig::at(of);
     loop {
-        let is_in_force = show::is_in_force(&answer);
+        let is_in_force = show::is_in_force(&answer.body()?);
         let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
         if is_in_force || is_over {
             let tag = answer.tag.as_deref();

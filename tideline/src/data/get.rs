@@ -13,7 +13,7 @@ use daemon::{Class, Failure};
 use schema::{DeviceId, SensorName};
 
 use super::{READING, Span};
-use crate::client::{Api, Entry, Pages};
+use crate::client::{Answered, Api, Pages};
 use crate::output::{self, Table};
 use crate::session::{Outcome, Session};
 
@@ -75,7 +75,7 @@ pub(super) async fn run(get: &Get, session: &mut Session) -> Outcome {
     let more = match format {
         Format::Table => table(get, api, &mut sink, limit).await?,
         Format::Json => {
-            let mut write = |readings: Vec<Entry<ReadingBody>>| {
+            let mut write = |readings: Vec<Answered<ReadingBody>>| {
                 for reading in readings {
                     sink.line(&reading.raw.to_string())?;
                 }
@@ -100,9 +100,10 @@ async fn table(
     limit: usize,
 ) -> Result<Option<String>, Failure> {
     let mut table = Table::new(READING.iter().map(|column| column.name));
-    let mut write = |readings: Vec<Entry<ReadingBody>>| {
+    let mut write = |readings: Vec<Answered<ReadingBody>>| {
         for reading in readings {
-            table.push(READING.iter().map(|column| (column.cell)(&reading.body)));
+            let reading = reading.body()?;
+            table.push(READING.iter().map(|column| (column.cell)(&reading)));
         }
         Ok(())
     };
@@ -123,7 +124,7 @@ async fn each_page(
     get: &Get,
     api: &mut Api,
     limit: usize,
-    write: &mut impl FnMut(Vec<Entry<ReadingBody>>) -> Result<(), Failure>,
+    write: &mut impl FnMut(Vec<Answered<ReadingBody>>) -> Result<(), Failure>,
 ) -> Result<Option<String>, Failure> {
     let mut pages = Pages::large(get.request(), limit);
     while let Some(readings) = pages.next(api).await? {

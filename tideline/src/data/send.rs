@@ -85,7 +85,7 @@ pub(super) async fn run(send: &Send, session: &mut Session) -> Outcome {
             }
             _ => failure,
         })?;
-        let taken = answer.body;
+        let taken = answer.body()?;
         committed.extend(taken.committed);
         // A bridge of 0.1 has the older word alone.
         refused.extend(match taken.refused.is_empty() {

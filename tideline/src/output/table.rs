@@ -2,7 +2,11 @@
 
 use std::io::{IsTerminal, stdout};
 
+use daemon::Failure;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::client::Answered;
 
 /// Between two columns.
 const GAP: usize = 2;
@@ -91,12 +95,27 @@ impl<'c, T> Listing<'c, T> {
         }
     }
 
-    /// The next entry: all that the bridge said of it, and what is known.
+    /// The next entry, which is `raw` as JSON.
     pub(crate) fn push(&mut self, raw: &Value, entry: &T) {
         match &mut self.table {
             Some(table) => table.push(self.columns.iter().map(|column| (column.cell)(entry))),
             None => super::print(&raw.to_string()),
         }
+    }
+
+    /// The next entry of a bridge's list.
+    pub(crate) fn push_answered(&mut self, entry: &Answered<T>) -> Result<(), Failure>
+    where
+        T: DeserializeOwned,
+    {
+        match &mut self.table {
+            Some(table) => {
+                let body = entry.body()?;
+                table.push(self.columns.iter().map(|column| (column.cell)(&body)));
+            }
+            None => super::print(&entry.raw.to_string()),
+        }
+        Ok(())
     }
 
     /// Nothing follows.

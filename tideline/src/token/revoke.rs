@@ -88,13 +88,13 @@ pub(super) async fn run(revoke: &Revoke, session: &mut Session) -> Outcome {
         let request = RevokeSubject::at(of).body(body);
         let answer = session.api()?.ask(&request).await?;
         let done = format!("all tokens of {} are revoked", output::clean(subject));
-        return session.show(&answer, |_| output::print(&done));
+        return session.done(&answer, &done);
     }
     let body = body(revoke)?;
     let done = format!("{} is revoked", plain(&body.jti));
     let request = RevokeToken::at(Nothing {}).body(body);
     let answer = session.api()?.ask(&request).await?;
-    session.show(&answer, |_| output::print(&done))
+    session.done(&answer, &done)
 }
 
 fn body(revoke: &Revoke) -> Result<RevokeBody, Failure> {

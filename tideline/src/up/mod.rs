@@ -237,9 +237,11 @@ async fn summarise(store: &Arc<dyn Store>, agent: &Status) -> Result<Summary, St
         .unwrap_or_default();
     let own = own.settle(agent.current.accepted, agent.current.held());
     let mut balance = fleet.balance;
-    // Only what the report did not know of yet can have been added since.
-    balance.accepted += own.balance.accepted - reported.balance.accepted;
-    balance.pending += own.balance.pending - reported.balance.pending;
+    // In place of the report's; of what is pending there may be less by now.
+    let replaced = |all: u64, reported: u64, own: u64| (all + own).saturating_sub(reported);
+    let (old, new) = (reported.balance, own.balance);
+    balance.accepted = replaced(balance.accepted, old.accepted, new.accepted);
+    balance.pending = replaced(balance.pending, old.pending, new.pending);
     let unaccounted = fleet.unaccounted.saturating_sub(reported.unaccounted) + own.unaccounted;
     let mut summary = Summary::new(balance, fleet.devices.max(1), unaccounted);
     summary.rows = Rows {
