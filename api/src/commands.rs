@@ -76,7 +76,7 @@ pub struct NewCommand {
 pub struct CommandBody {
     /// Its id, a UUID.
     pub id: String,
-    /// Whose command it is.
+    /// The device, by its id.
     pub device: String,
     /// What to do.
     pub name: String,

@@ -57,7 +57,7 @@ pub struct WhichChanges {
 /// What is desired of a device, and what it says is in force
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ConfigBody {
-    /// Whose.
+    /// The device, by its id.
     pub device: String,
     /// Each key that is desired, or that the device has.
     pub keys: BTreeMap<String, KeyBody>,

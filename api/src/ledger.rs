@@ -47,7 +47,7 @@ pub struct Verify {
 /// Where the readings of a device are
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceLedgerBody {
-    /// Whose.
+    /// The device, by its id.
     pub device: String,
     /// Sums over all epochs.
     #[schema(value_type = BalanceShape)]
@@ -242,7 +242,7 @@ pub struct FleetBody {
 /// A loss that was accepted
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AcceptedLossBody {
-    /// Whose.
+    /// The device, by its id.
     pub device: String,
     /// How many readings are discarded by this.
     pub discarded: u64,

@@ -93,7 +93,7 @@ paged!(OfBuckets, after);
 /// Readings of a device
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Readings {
-    /// Whose.
+    /// The device, by its id.
     pub device: String,
     /// In the order that was asked for.
     pub readings: Vec<ReadingBody>,
@@ -134,7 +134,7 @@ pub struct ArrowBytes(pub Vec<u8>);
 /// Numbers of a sensor by time bucket
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AggregatesBody {
-    /// Whose.
+    /// The device, by its id.
     pub device: String,
     /// Which sensor's.
     pub sensor: String,

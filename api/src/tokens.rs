@@ -67,7 +67,7 @@ pub struct RevokeBody {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schema(max_length = 256)]
     pub subject: String,
-    /// Why.
+    /// Why it is revoked, for those who ask later.
     #[serde(default)]
     #[schema(max_length = 256)]
     pub reason: String,
