@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug, PartialEq, Serialize, Deserialize, IntoParams)]
-    struct Asked {
+    struct Example {
         site: String,
         online: Option<bool>,
         #[serde(default)]
@@ -390,19 +390,19 @@ mod tests {
         device: Option<DeviceId>,
     }
 
-    fn read(query: &str) -> Result<Asked, String> {
+    fn read(query: &str) -> Result<Example, String> {
         from_query(query)
     }
 
     #[test]
     fn parameters_are_read_by_name() {
-        let asked = read("limit=7&label=a%3D1&site=&label=b&online=true&device=press-7").unwrap();
+        let given = read("limit=7&label=a%3D1&site=&label=b&online=true&device=press-7").unwrap();
         assert_eq!(
-            (asked.site.as_str(), asked.online, asked.limit),
+            (given.site.as_str(), given.online, given.limit),
             ("", Some(true), Some(Limit(7)))
         );
-        assert_eq!(asked.label, ["a=1", "b"]);
-        assert_eq!(asked.device.unwrap().as_str(), "press-7");
+        assert_eq!(given.label, ["a=1", "b"]);
+        assert_eq!(given.device.unwrap().as_str(), "press-7");
         assert_eq!(read("site=a").unwrap().label, Vec::<String>::new());
     }
 

@@ -72,14 +72,14 @@ impl Loss {
             action: "accept loss".to_owned(),
             target: device.to_string(),
             address: caller.address.to_string(),
-            outcome: self.told(),
+            outcome: self.text(),
         };
         store.audit(&[entry]).await?;
         store.discard(device, &self.lost, now).await
     }
 
     /// What is missing, for the audit: as much of it as fits.
-    fn told(&self) -> String {
+    fn text(&self) -> String {
         let mut text = format!("{} readings are missing:", self.count());
         for (epoch, ranges) in &self.lost {
             text += &format!(" epoch {epoch}");
@@ -121,10 +121,10 @@ mod tests {
             unclear: Vec::new(),
         };
         assert_eq!(
-            of(2).told(),
+            of(2).text(),
             "2 readings are missing: epoch 00000000002a 2 4"
         );
-        let cut = of(10_000).told();
+        let cut = of(10_000).text();
         assert!(cut.ends_with(" …") && cut.len() < AUDIT_CHARS_MAX + 50);
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn show(
 ) -> Result<Json<StatusBody>, Problem> {
     let fleet = store.fleet_size().await?;
     let states = host.health.states().into_iter();
-    let components = states.map(|(name, state)| (name.to_owned(), told(&state)));
+    let components = states.map(|(name, state)| (name.to_owned(), text(&state)));
     Ok(Json(StatusBody {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         database: host.database,
@@ -41,7 +41,7 @@ pub(super) async fn show(
     }))
 }
 
-fn told(state: &State) -> String {
+fn text(state: &State) -> String {
     match state {
         State::Ready => "ready".to_owned(),
         State::Waiting(reason) => format!("waiting: {reason}"),
