@@ -64,6 +64,8 @@ pub struct WhichLetters {
 }
 
 impl Paged for WhichLetters {
+    const HAS_AFTER: bool = true;
+
     fn page(&mut self, limit: Limit, after: Option<String>) {
         self.limit = Some(Limit::clamped(limit.rows()));
         if after.is_some() {

@@ -74,6 +74,8 @@ pub struct Nothing {}
 
 /// The query of a list that comes in one piece.
 impl Paged for Nothing {
+    const HAS_AFTER: bool = false;
+
     fn page(&mut self, _: crate::Limit, _: Option<String>) {}
 }
 
@@ -87,6 +89,9 @@ pub trait Listing {
 
 /// The query of a list that is given in pages.
 pub trait Paged: Parameters {
+    /// Whether it can name the place where another page ended.
+    const HAS_AFTER: bool;
+
     /// Asks for at most so many entries, behind where another page ended.
     fn page(&mut self, limit: crate::Limit, after: Option<String>);
 }
@@ -171,6 +176,8 @@ macro_rules! listing {
 macro_rules! paged {
     ($query:ident) => {
         impl $crate::Paged for $query {
+            const HAS_AFTER: bool = false;
+
             fn page(&mut self, limit: $crate::Limit, _: Option<String>) {
                 self.limit = Some(limit);
             }
@@ -178,6 +185,8 @@ macro_rules! paged {
     };
     ($query:ident, after) => {
         impl $crate::Paged for $query {
+            const HAS_AFTER: bool = true;
+
             fn page(&mut self, limit: $crate::Limit, after: Option<String>) {
                 self.limit = Some(limit);
                 if let Some(after) = after {

@@ -72,27 +72,33 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             "--verify reads one device's rows: name the device",
         ));
     }
-    let api = session.api()?;
-    let is_well = match &options.device {
+    let (balanced, exceptions) = match &options.device {
         None => {
-            let answer = api.ask(&ShowFleetLedger::at(Nothing {})).await?;
+            let request = ShowFleetLedger::at(Nothing {});
+            let answer = session.api()?.ask(&request).await?;
+            let is_printed = session.print_json(&answer.raw);
             let fleet = answer.body()?;
             let exceptions = exceptions_of_fleet(&fleet);
-            session.show(&answer, |fleet| print_fleet(fleet, &exceptions))?;
-            fleet.balanced && exceptions.overflowed() == 0
+            if !is_printed {
+                print_fleet(&fleet, &exceptions);
+            }
+            (fleet.balanced, exceptions)
         }
         Some(device) => {
             let verify = options.verify.then_some(true);
             let device = device.clone();
             let request = ShowLedger::at(OfDevice { device }).query(Verify { verify });
-            let answer = api.ask(&request).await?;
+            let answer = session.api()?.ask(&request).await?;
+            let is_printed = session.print_json(&answer.raw);
             let device = answer.body()?;
             let exceptions = exceptions_of_device(&device);
-            session.show(&answer, |device| print_device(device, &exceptions))?;
-            device.balanced && exceptions.overflowed() == 0
+            if !is_printed {
+                print_device(&device, &exceptions);
+            }
+            (device.balanced, exceptions)
         }
     };
-    Ok(verdict(is_well))
+    Ok(verdict(balanced && exceptions.overflowed() == 0))
 }
 
 async fn accept_loss(device: &DeviceId, confirm: &Confirm, session: &mut Session) -> Outcome {

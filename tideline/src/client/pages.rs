@@ -53,6 +53,14 @@ where
         }
     }
 
+    /// All of a list that comes in one piece, however long it is.
+    pub(crate) fn whole(request: Request<E>) -> Self {
+        Self {
+            page: usize::MAX,
+            ..Self::new(request, usize::MAX)
+        }
+    }
+
     /// The next entries; `None` after the last.
     pub(crate) async fn next(&mut self, api: &mut Api) -> Result<Option<Vec<EntryOf<E>>>, Failure> {
         if self.ended || self.left == 0 {
@@ -69,13 +77,16 @@ where
         let is_full = entries.len() >= wanted;
         entries.truncate(wanted);
         self.left -= entries.len();
-        match answer.raw["next"].as_str() {
-            Some(next) => self.after = Some(next.to_owned()),
-            None => self.ended = true,
+        let next = answer.raw["next"].as_str().map(str::to_owned);
+        // A place that this program cannot ask for would be the first page again.
+        let is_known = next.is_some() && E::Query::HAS_AFTER;
+        self.ended = !is_known;
+        if is_known {
+            self.after.clone_from(&next);
         }
         // A list in one piece does not say whether it is all.
-        let may_be_more = !self.ended || (is_full && self.page == PAGE_MAX);
-        self.cut = self.left == 0 && may_be_more;
+        let may_be_more = next.is_some() || (is_full && self.page == PAGE_MAX);
+        self.cut = may_be_more && (self.left == 0 || self.ended);
         Ok(Some(entries))
     }
 

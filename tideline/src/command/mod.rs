@@ -8,20 +8,21 @@ use std::time::Duration;
 
 use api::commands::{
     CancelCommand, CommandBody, ListCommands, NewCommand, OfDevicesCommand, SendCommand,
+    ShowCommand,
 };
-use api::fan_out::{CancelMany, NewFanOutBody, SendToMany};
+use api::fan_out::{CancelMany, NewFanOutBody, SendToMany, ShowMany};
 use api::{Endpoint as _, Nothing, OfCommand, OfDevice, Request};
 use clap::{Args, Subcommand};
-use daemon::Failure;
+use daemon::{Class, Failure};
 use schema::DeviceId;
 use schema::message::CommandId;
 use serde_json::Value;
 
-use crate::client::{Pages, json_of};
+use crate::client::{Answered, Pages, json_of};
 use crate::labels::{self, Label};
 use crate::output::{Column, instant, plain};
 use crate::session::{self, Outcome, Session};
-use watch::{Shown, Watched, follow};
+use watch::follow;
 
 /// What a list shows.
 const COLUMNS: [Column<CommandBody>; 5] = [
@@ -119,42 +120,57 @@ struct Which {
 
 /// Asks the bridge.
 pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
-    let (watched, shown, watch) = match &options.action {
-        Action::Send(send) => {
-            let (watched, shown) = match send.parse()? {
-                What::One(request) => {
-                    let answer = session.api()?.ask_once(&request).await?;
-                    if !send.watch && session.print_json(&answer.raw) {
-                        return Ok(ExitCode::SUCCESS);
-                    }
-                    let shown = Shown::one(answer)?;
-                    (Watched::one(request.path.device, &shown)?, Some(shown))
+    match &options.action {
+        Action::Send(send) => match send.parse()? {
+            What::One(request) => {
+                let answer = session.api()?.ask_once(&request).await?;
+                if !send.watch && session.print_json(&answer.raw) {
+                    return Ok(ExitCode::SUCCESS);
                 }
-                What::Many(request) => {
-                    let answer = session.api()?.ask_once(&request).await?;
-                    // It is not its summary yet.
-                    (Watched::many(&answer.body()?)?, None)
-                }
-            };
-            (watched, shown, send.watch)
-        }
-        Action::Show(which) => (which.parse()?, None, which.watch),
-        Action::Cancel(which) => {
-            let watched = which.parse()?;
-            let api = session.api()?;
-            let shown = match &watched {
-                Watched::One(of) => Shown::one(api.ask(&CancelCommand::at(of.clone())).await?)?,
-                Watched::Many(of) => Shown::many(api.ask(&CancelMany::at(*of)).await?)?,
-            };
-            (watched, Some(shown), which.watch)
-        }
+                let device = request.path.device;
+                let command = id_of(&answer)?;
+                let look = ShowCommand::at(OfDevicesCommand { device, command });
+                follow(session, &look, Some(answer), send.watch).await
+            }
+            What::Many(request) => {
+                let answer = session.api()?.ask_once(&request).await?;
+                let command = id_of(&answer)?;
+                // It is not its summary yet.
+                let look = ShowMany::at(OfCommand { command });
+                follow(session, &look, None, send.watch).await
+            }
+        },
+        Action::Show(which) => match which.parse()? {
+            Named::One(of) => follow(session, &ShowCommand::at(of), None, which.watch).await,
+            Named::Many(of) => follow(session, &ShowMany::at(of), None, which.watch).await,
+        },
+        Action::Cancel(which) => match which.parse()? {
+            Named::One(of) => {
+                let request = CancelCommand::at(of.clone());
+                let answer = session.api()?.ask(&request).await?;
+                follow(session, &ShowCommand::at(of), Some(answer), which.watch).await
+            }
+            Named::Many(of) => {
+                let answer = session.api()?.ask(&CancelMany::at(of)).await?;
+                follow(session, &ShowMany::at(of), Some(answer), which.watch).await
+            }
+        },
         Action::List { device, limit } => {
             let device = device.clone();
             let list = Pages::large(ListCommands::at(OfDevice { device }), *limit as usize);
-            return session.list(list, &COLUMNS).await;
+            session.list(list, &COLUMNS).await
         }
-    };
-    follow(session, watched, shown, watch).await
+    }
+}
+
+/// The id that a bridge gave a command.
+fn id_of<T>(answer: &Answered<T>) -> Result<CommandId, Failure> {
+    let id = plain(&answer.raw["id"]);
+    id.parse().map_err(|error| {
+        Failure::new(Class::Data, format!("follow the command {id}"))
+            .because(error)
+            .help("it was taken: `tideline command list` shows it; bridge and `tideline` should be of the same version")
+    })
 }
 
 /// What is sent, and to whom.
@@ -201,18 +217,25 @@ impl Send {
     }
 }
 
+/// Which command is meant.
+#[derive(Debug)]
+enum Named {
+    One(OfDevicesCommand),
+    Many(OfCommand),
+}
+
 impl Which {
-    fn parse(&self) -> Result<Watched, Failure> {
+    fn parse(&self) -> Result<Named, Failure> {
         let command = |text: &str| {
             text.parse::<CommandId>()
                 .map_err(|error| wrong(&format!("{text:?} {error}")))
         };
         match self.words.as_slice() {
-            [device, id] => Ok(Watched::One(OfDevicesCommand {
+            [device, id] => Ok(Named::One(OfDevicesCommand {
                 device: device_of(device)?,
                 command: command(id)?,
             })),
-            [id] => Ok(Watched::Many(OfCommand {
+            [id] => Ok(Named::Many(OfCommand {
                 command: command(id)?,
             })),
             _ => Err(wrong("give a device and a command, or a command alone")),

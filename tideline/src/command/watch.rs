@@ -1,167 +1,118 @@
 //! What becomes of a command: shown once, or step by step until the end.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use api::commands::{CommandBody, OfDevicesCommand, ShowCommand};
-use api::fan_out::{FanOutBody, ShowMany, TakenFanOut};
-use api::{Endpoint as _, OfCommand};
-use daemon::{Class, Failure};
-use schema::DeviceId;
-use schema::message::CommandId;
-use serde_json::Value;
+use api::commands::CommandBody;
+use api::fan_out::FanOutBody;
+use api::{Endpoint, Request};
+use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
-use crate::client::{Answered, Api};
-use crate::output::{self, Progress, bar, clean_lines, plain};
+use crate::client::Answered;
+use crate::output::{self, Progress, bar, clean, clean_lines, plain};
 use crate::session::{Outcome, Session, verdict};
 
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// A command, by its place.
-#[derive(Debug)]
-pub(super) enum Watched {
-    One(OfDevicesCommand),
-    Many(OfCommand),
-}
+/// A command as it stands: of one device, or of many.
+pub(super) trait Followed: DeserializeOwned {
+    /// Its id.
+    fn id(&self) -> &str;
 
-/// How a command stands.
-#[derive(Debug)]
-pub(super) enum Shown {
-    One(Value, CommandBody),
-    Many(Value, FanOutBody),
-}
+    /// Whether nothing more is to be expected.
+    fn has_ended(&self) -> bool;
 
-impl Watched {
-    /// The command of a device that a bridge gave this id.
-    pub(super) fn one(device: DeviceId, shown: &Shown) -> Result<Self, Failure> {
-        let command = command_id(shown.id())?;
-        Ok(Self::One(OfDevicesCommand { device, command }))
-    }
+    /// How it stands, on one line.
+    fn step(&self, with_bar: bool) -> String;
 
-    /// The command to many devices that a bridge gave this id.
-    pub(super) fn many(taken: &TakenFanOut) -> Result<Self, Failure> {
-        let command = command_id(&taken.id)?;
-        Ok(Self::Many(OfCommand { command }))
-    }
-
-    fn id(&self) -> CommandId {
-        match self {
-            Self::One(of) => of.command,
-            Self::Many(of) => of.command,
-        }
-    }
-
-    async fn look(&self, api: &mut Api, patiently: bool) -> Result<Shown, Failure> {
-        match self {
-            Self::One(of) => {
-                let request = ShowCommand::at(of.clone());
-                let answer = match patiently {
-                    true => api.ask_patiently(&request).await,
-                    false => api.ask(&request).await,
-                };
-                answer.and_then(Shown::one)
-            }
-            Self::Many(of) => {
-                let request = ShowMany::at(*of);
-                let answer = match patiently {
-                    true => api.ask_patiently(&request).await,
-                    false => api.ask(&request).await,
-                };
-                answer.and_then(Shown::many)
-            }
-        }
-    }
-}
-
-fn command_id(text: &str) -> Result<CommandId, Failure> {
-    text.parse()
-        .map_err(|error| Failure::new(Class::Data, "understand the bridge's answer").because(error))
-}
-
-impl Shown {
-    pub(super) fn one(answer: Answered<CommandBody>) -> Result<Self, Failure> {
-        let body = answer.body()?;
-        Ok(Self::One(answer.raw, body))
-    }
-
-    pub(super) fn many(answer: Answered<FanOutBody>) -> Result<Self, Failure> {
-        let body = answer.body()?;
-        Ok(Self::Many(answer.raw, body))
-    }
-
-    fn raw(&self) -> &Value {
-        match self {
-            Self::One(raw, _) | Self::Many(raw, _) => raw,
-        }
-    }
-
-    fn id(&self) -> &str {
-        match self {
-            Self::One(_, command) => &command.id,
-            Self::Many(_, command) => &command.id,
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        match self {
-            Self::One(_, answer) => answer.ended,
-            Self::Many(_, answer) => answer.ended,
-        }
-    }
-
+    /// What it said at its end.
     fn output(&self) -> &str {
-        match self {
-            Self::One(_, answer) => &answer.output,
-            Self::Many(..) => "",
-        }
-    }
-
-    fn step(&self, with_bar: bool) -> String {
-        match self {
-            Self::One(_, answer) => step(answer, with_bar),
-            Self::Many(_, answer) => step_of_many(answer, with_bar),
-        }
+        ""
     }
 
     /// Whether it did what it should, on every device.
-    fn is_success(&self) -> bool {
-        match self {
-            Self::One(_, answer) => answer.state == "succeeded",
-            Self::Many(_, answer) => is_success_of_all(answer),
+    fn is_success(&self) -> bool;
+}
+
+/// Shows a command, and with `watch` each of its steps until the last. `look` asks how it stands; `shown` is
+/// what is known of that already.
+pub(super) async fn follow<E>(
+    session: &mut Session,
+    look: &Request<E>,
+    shown: Option<Answered<E::Answer>>,
+    watch: bool,
+) -> Outcome
+where
+    E: Endpoint<Answer: Followed>,
+{
+    let mut shown = match shown {
+        Some(shown) => shown,
+        None => session.api()?.ask(look).await?,
+    };
+    if !watch && session.print_json(&shown.raw) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut progress = Progress::new();
+    let command = loop {
+        let command = shown.body()?;
+        if !session.is_json() {
+            let line = command.step(watch && progress.is_terminal());
+            progress.tell(format!("{}  {line}", clean(command.id())));
         }
+        if command.has_ended() || !watch {
+            break command;
+        }
+        sleep(LOOK_EVERY).await;
+        shown = session.api()?.ask_patiently(look).await?;
+    };
+    progress.end();
+    if !session.print_json(&shown.raw) && !command.output().is_empty() {
+        output::print(&clean_lines(command.output()));
+    }
+    Ok(verdict(!watch || command.is_success()))
+}
+
+impl Followed for CommandBody {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    fn step(&self, with_bar: bool) -> String {
+        step(self, with_bar)
+    }
+
+    fn output(&self) -> &str {
+        &self.output
+    }
+
+    fn is_success(&self) -> bool {
+        self.state == "succeeded"
     }
 }
 
-/// Shows a command, and with `watch` each of its steps until the last.
-pub(super) async fn follow(
-    session: &mut Session,
-    watched: Watched,
-    shown: Option<Shown>,
-    watch: bool,
-) -> Outcome {
-    let mut shown = match shown {
-        Some(shown) => shown,
-        None => watched.look(session.api()?, false).await?,
-    };
-    let mut progress = Progress::new();
-    loop {
-        let ended = shown.has_ended();
-        if !session.is_json() {
-            let line = shown.step(watch && progress.is_terminal());
-            progress.tell(format!("{}  {line}", watched.id()));
-        }
-        if ended || !watch {
-            break;
-        }
-        sleep(LOOK_EVERY).await;
-        shown = watched.look(session.api()?, true).await?;
+impl Followed for FanOutBody {
+    fn id(&self) -> &str {
+        &self.id
     }
-    progress.end();
-    if !session.print_json(shown.raw()) && !shown.output().is_empty() {
-        output::print(&clean_lines(shown.output()));
+
+    fn has_ended(&self) -> bool {
+        self.ended
     }
-    Ok(verdict(!watch || shown.is_success()))
+
+    fn step(&self, with_bar: bool) -> String {
+        step_of_many(self, with_bar)
+    }
+
+    fn is_success(&self) -> bool {
+        let mut states = self.states.iter();
+        self.ended && states.all(|(state, count)| state == "succeeded" || *count == 0)
+    }
 }
 
 /// How a command stands, on one line.
@@ -185,7 +136,7 @@ fn step_of_many(command: &FanOutBody, with_bar: bool) -> String {
     let ended = states.clone().filter(|(state, _)| is_end(state));
     let ended: u64 = ended.map(|(_, count)| count).sum();
     let texts: Vec<String> = states
-        .map(|(state, count)| format!("{count} {}", output::clean(state)))
+        .map(|(state, count)| format!("{count} {}", clean(state)))
         .collect();
     let bar = match with_bar && devices > 0 {
         true => format!("{} ", bar(100 * ended / devices)),
@@ -205,15 +156,9 @@ fn is_end(state: &str) -> bool {
     )
 }
 
-/// Whether it did what it should, on every device.
-fn is_success_of_all(command: &FanOutBody) -> bool {
-    let mut states = command.states.iter();
-    command.ended && states.all(|(state, count)| state == "succeeded" || *count == 0)
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -260,9 +205,9 @@ mod tests {
 
     #[test]
     fn success_is_everybodys() {
-        let is_success = |states| is_success_of_all(&many(3, true, states));
+        let is_success = |states| many(3, true, states).is_success();
         assert!(is_success(json!({"succeeded": 3, "failed": 0})));
         assert!(!is_success(json!({"succeeded": 3, "failed": 1})));
-        assert!(!is_success_of_all(&many(1, false, json!({"succeeded": 1}))));
+        assert!(!many(1, false, json!({"succeeded": 1})).is_success());
     }
 }

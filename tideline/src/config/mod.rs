@@ -289,15 +289,18 @@ async fn follow(
     mut answer: Answered<ConfigBody>,
     wait: Option<Duration>,
 ) -> Outcome {
-    let deadline = wait.map(|wait| Instant::now() + wait);
+    let Some(wait) = wait else {
+        let tag = answer.tag.as_deref();
+        return session.show(&answer, |config| show::device(config, tag));
+    };
+    let deadline = Instant::now() + wait;
     let request = ShowDeviceConfig::at(of);
     loop {
         let is_in_force = show::is_in_force(&answer.body()?);
-        let is_over = deadline.is_none_or(|deadline| Instant::now() >= deadline);
-        if is_in_force || is_over {
+        if is_in_force || Instant::now() >= deadline {
             let tag = answer.tag.as_deref();
             let shown = session.show(&answer, |config| show::device(config, tag));
-            if deadline.is_some() && !is_in_force {
+            if !is_in_force {
                 return Err(
                     Failure::new(Class::Network, "see everything in force in time")
                         .help("what is desired stays so, and is sent when the device comes online"),

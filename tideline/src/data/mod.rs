@@ -123,7 +123,7 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
         Action::Get(get) => get::run(get, session).await,
         Action::Latest { device } => {
             let latest = ShowLatest::at(of(device));
-            session.list(Pages::new(latest, usize::MAX), &READING).await
+            session.list(Pages::whole(latest), &READING).await
         }
         Action::Aggregate {
             device,

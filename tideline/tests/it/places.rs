@@ -158,6 +158,68 @@ fn json_is_asked_for_before_or_behind() {
     assert!(made.starts_with(b"{"), "{made:?}");
 }
 
+/// A program reads what a bridge said, whatever this one understands of it; people are told to look at the versions.
+#[test]
+fn json_is_printed_whatever_a_bridge_says() {
+    let run = |words: &[&str]| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap());
+        let bridge = thread::spawn(move || {
+            let mut connection = listener.accept().unwrap().0;
+            head_of(&mut connection);
+            answer(&mut connection, "200 OK", r#"{"later":[1]}"#);
+        });
+        let output = tideline(&["--api", &api]).args(words).output().unwrap();
+        bridge.join().unwrap();
+        output
+    };
+    let id = "01990000-0000-7000-8000-000000000001";
+    for words in [
+        &["device", "show", "press-7"][..],
+        &["config", "show", "press-7"],
+        &["command", "show", "press-7", id],
+        &["command", "show", id],
+        &["ledger", "press-7"],
+        &["ledger"],
+    ] {
+        let output = run(&[words, &["--json"]].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(r#""later":[1]"#), "{words:?}: {output:?}");
+        let output = run(words);
+        let err = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{words:?}: {output:?}");
+        assert!(err.contains("of the same version"), "{words:?}: {err}");
+    }
+}
+
+/// A list in one piece is all there, however long it is; one whose next page cannot be asked for ends, and says so.
+#[test]
+fn a_list_is_shown_to_its_end_or_says_that_there_is_more() {
+    let run = |body: String, words: &[&str]| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let api = format!("http://{}", listener.local_addr().unwrap());
+        let bridge = thread::spawn(move || {
+            let mut connection = listener.accept().unwrap().0;
+            head_of(&mut connection);
+            answer(&mut connection, "200 OK", &body);
+        });
+        let output = tideline(&["--api", &api, "--json"]).args(words).output();
+        bridge.join().unwrap();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let lines = output.stdout.iter().filter(|byte| **byte == b'\n').count();
+        (lines, String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let readings = vec!["{}"; 1_001].join(",");
+    let latest = format!(r#"{{"device":"press-7","readings":[{readings}]}}"#);
+    let (lines, err) = run(latest, &["data", "latest", "press-7"]);
+    assert_eq!((lines, err.as_str()), (1_001, ""));
+    let more = r#"{"device":"press-7","readings":[{}],"next":"later"}"#.to_owned();
+    let (lines, err) = run(more, &["data", "latest", "press-7"]);
+    assert_eq!(lines, 1);
+    assert!(err.contains("there may be more"), "{err}");
+}
+
 #[test]
 fn who_asks_no_bridge_says_so() {
     for line in [
