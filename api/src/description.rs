@@ -238,6 +238,10 @@ fn complete(operation: &mut Operation, access: Access, path: &str) {
             "There were too many failed attempts from this address.",
         ),
         (
+            "500",
+            "The bridge or its database needs to be looked at: its log has the cause.",
+        ),
+        (
             "503",
             "The database or the way to it is not there; `Retry-After` says when to ask again.",
         ),

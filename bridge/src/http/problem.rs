@@ -91,6 +91,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let later = |seconds, detail| Self::later(StatusCode::SERVICE_UNAVAILABLE, seconds, detail);
         let mut problem = match (error.fault(), error.class()) {
+            _ if matches!(error, StoreError::Closed) => later(5, "the bridge is stopping"),
             (Fault::Halt, _) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the bridge cannot use its database until somebody looks at it; its log has the cause",
@@ -167,6 +168,55 @@ mod tests {
     async fn body(response: Response) -> serde_json::Value {
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
         serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn what_a_store_says_is_answered_by_its_class() {
+        let source = || "cause".into();
+        for (error, status, again) in [
+            (StoreError::Closed, 503, Some(5)),
+            (
+                StoreError::NotMigrated {
+                    found: 1,
+                    wanted: 2,
+                },
+                500,
+                None,
+            ),
+            (StoreError::Full { source: source() }, 503, Some(30)),
+            (
+                StoreError::Unreadable {
+                    what: "clock",
+                    source: source(),
+                },
+                500,
+                None,
+            ),
+            (
+                StoreError::Exhausted {
+                    attempts: 3,
+                    seconds: 15,
+                    source: source(),
+                },
+                503,
+                Some(1),
+            ),
+            (
+                StoreError::Unreachable {
+                    address: "secret:1".to_owned(),
+                    source: source(),
+                },
+                503,
+                Some(5),
+            ),
+        ] {
+            let problem = Problem::from(error);
+            let answer = serde_json::to_string(&problem.body).unwrap();
+            assert_eq!(problem.body.status, status, "{problem:?}");
+            assert_eq!(problem.retry_after_seconds, again, "{problem:?}");
+            assert!(!answer.contains("secret"), "{answer}");
+            assert!(problem.cause.is_some());
+        }
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use axum::{Extension, Json};
 use schema::time::ReceivedAt;
 use store::access::{Revocation, SubjectRevocation};
 
-use super::extract::{Body, Now, Of, Params, next, parsed, wrong};
+use super::extract::{Body, Of, Params, next, parsed, wrong};
 use super::problem::Problem;
 use super::{Caller, Shared};
 use crate::auth::token::{LEEWAY_SECONDS, VALIDITY_SECONDS_MAX};
@@ -39,9 +39,9 @@ pub(super) async fn revoked(
 pub(super) async fn revoke(
     State(store): Shared,
     Extension(caller): Extension<Caller>,
-    Now(now): Now,
     Body(asked): Body<RevokeBody>,
 ) -> Result<Json<RevokedToken>, Problem> {
+    let now = store.clock().now();
     name("jti", &asked.jti)?;
     text("subject", &asked.subject)?;
     text("reason", &asked.reason)?;
@@ -66,10 +66,11 @@ pub(super) async fn revoke(
 pub(super) async fn revoke_subject(
     State(store): Shared,
     Extension(caller): Extension<Caller>,
-    Now(now): Now,
     Of(OfSubject { subject }): Of<OfSubject>,
     Body(asked): Body<RevokeSubjectBody>,
 ) -> Result<Json<RevokedSubject>, Problem> {
+    // Once all of the request is there: what was issued while it came is revoked, too.
+    let now = store.clock().now();
     name("subject", &subject)?;
     text("reason", &asked.reason)?;
     let revocation = SubjectRevocation {
