@@ -41,9 +41,9 @@ pub fn verdict(code: &str) -> Verdict {
         // 40003 statement completion unknown: CockroachDB's "result is ambiguous".
         "40003" => Verdict::Unknown,
         // Shut down, crash shut down, cannot connect now, idle time-outs, query cancelled (time-out).
-        "57000" | "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "25P03" | "25P04" => {
-            Verdict::Elsewhere
-        }
+        "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "25P03" | "25P04" => Verdict::Elsewhere,
+        // CockroachDB: a table that somebody has locked against changes of its schema.
+        "57000" => Verdict::Refusal,
         // CockroachDB: rows that this node cannot reach, or its connection to another node.
         "58C00" | "58C01" => Verdict::Elsewhere,
         // Read-only: a replica, or a node that was demoted.
@@ -85,6 +85,7 @@ mod tests {
             ("40001", Verdict::Conflict),
             ("40P01", Verdict::Conflict),
             ("40003", Verdict::Unknown),
+            ("57000", Verdict::Refusal),
             ("57P01", Verdict::Elsewhere),
             ("57014", Verdict::Elsewhere),
             ("08006", Verdict::Elsewhere),

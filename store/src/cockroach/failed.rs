@@ -32,7 +32,9 @@ impl Failed {
     /// Whether an error says nothing against what was attempted: somebody was in the way, or a node went.
     pub(super) fn is_passing(error: &sqlx::Error) -> bool {
         use Verdict::{Conflict, Elsewhere, Unknown};
-        matches!(judge(error), Conflict | Elsewhere | Unknown)
+        // What runs without a time-out of ours was cancelled by somebody who meant it.
+        let is_cancelled = code(error).as_deref() == Some("57014");
+        !is_cancelled && matches!(judge(error), Conflict | Elsewhere | Unknown)
     }
 
     /// Another bridge has moved a ledger on: not an error, but an attempt that counts.

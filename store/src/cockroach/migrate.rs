@@ -164,7 +164,9 @@ impl Cockroach {
     async fn renew(&self, holder: &str) -> StoreError {
         loop {
             tokio::time::sleep(RENEW).await;
-            let held = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            // As long as the steps themselves wait for a node.
+            let mut budget = Budget::new(PATIENCE);
+            let held = run!(self, &mut budget, Purpose::Write, |connection| {
                 take_lock(connection, holder).await
             });
             match held {

@@ -20,7 +20,9 @@ use tracing::error;
 use crate::StoreError;
 use crate::fleet::{Author, is_retired};
 use crate::overrides::merge;
-use crate::sql::{Access, Broken, Cell, Database, Port, Row, cells, int8, page_limit, sound};
+use crate::sql::{
+    Access, Broken, Cell, Database, Port, Row, cells, int8, page_limit, sound, unreadable,
+};
 
 use change::has_too_many_keys;
 pub use change::{Version, VersionError, stamped};
@@ -384,9 +386,11 @@ async fn set(
     }
     for change in stamped(known.latest(), author, wanted) {
         let cells = change_cells(device.as_str(), &change);
-        for sql in [CHANGE, REMEMBER] {
-            port.execute(sql, cells.clone()).await?;
+        if port.execute(CHANGE, cells.clone()).await? == 0 {
+            // Only a row that was left out as senseless can have a higher clock.
+            return Err(unreadable("clock of a setting", "it is ahead of all others").into());
         }
+        port.execute(REMEMBER, cells).await?;
     }
     Ok(Changed::Done(DeviceConfig {
         desired: sound(port, DESIRED, cells![device], change).await?,
