@@ -99,6 +99,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
             println!("cockroach: {finding}");
         }
         tally.take_step(cockroach::NAME, findings.is_empty());
+    } else {
+        println!(
+            "left out, because not all of the store's tests ran: {}",
+            cockroach::NAME
+        );
+    }
+    if std::env::var_os(cockroach::URL_VARIABLE).is_none() {
+        println!(
+            "not run on a CockroachDB: {} names none",
+            cockroach::URL_VARIABLE
+        );
     }
     if options.wants(fuzz::NAME, "bridge") {
         let success = fuzz::step(&mut supervisor, &postgres)?;
