@@ -133,7 +133,7 @@ impl Cluster {
         match looked {
             Ok(Ok(age)) => replica.freshness.saw(age, staleness, self.now_ms()),
             failed => {
-                let _ = lease.end(failed);
+                let _ = lease.end(failed).await;
                 return None;
             }
         }
@@ -151,7 +151,7 @@ impl Cluster {
         };
         let beat = lease.connection.execute(replicas::BEAT);
         let done = tokio::time::timeout(self.statement_timeout, beat).await;
-        let _ = lease.end(done);
+        let _ = lease.end(done).await;
     }
 
     async fn lease_at<'c>(&'c self, node: &'c Node, purpose: Purpose) -> Result<Lease<'c>, Failed> {
@@ -260,17 +260,30 @@ impl Lease<'_> {
 
     /// Ends an attempt. The connection is returned when it went well or when the database itself
     /// refused the statement, and closed otherwise.
-    pub(super) fn end<T>(
+    pub(super) async fn end<T>(
         self,
         done: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
     ) -> Result<T, Failed> {
         let failed = match done {
             Ok(Ok(value)) => {
-                self.release();
+                self.give_back().await;
                 return Ok(value);
             }
             Ok(Err(error)) => {
                 let failed = self.cluster.failed(self.node, error);
+    /// Returns the connection when nothing is left open on it. A transaction that was dropped is rolled back only when its
+    /// connection is used next, and would hold until then what it has locked.
+    async fn give_back(mut self) {
+        if self.connection.should_flush() {
+            let rolled_back = self.connection.flush();
+            let limit = self.cluster.connect_timeout;
+            if !matches!(tokio::time::timeout(limit, rolled_back).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        self.release();
+    }
+
                 if matches!(self.purpose, Purpose::Write) && failed.is_about_the_node() {
                     self.cluster.eras.fetch_add(1, Ordering::AcqRel);
                 }
@@ -282,7 +295,7 @@ impl Lease<'_> {
             }
         };
         if !failed.is_about_the_node() && !failed.is_connection_suspect() {
-            self.release();
+            self.give_back().await;
         }
         Err(failed)
     }
@@ -327,7 +340,7 @@ mod tests {
             sqlx::Row::try_get::<i32, _>(&row, 0)
         };
         let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
-        lease.end(answer)
+        lease.end(answer).await
     }
 
     const PID: &str = "SELECT pg_backend_pid()";
@@ -373,7 +386,7 @@ mod tests {
             // Each is closed, and another one is made before anything is written.
             let lease = cluster.lease(Purpose::Write).await.unwrap();
             let silent = tokio::time::timeout(Duration::ZERO, std::future::pending());
-            lease.end::<()>(silent.await).unwrap_err();
+            lease.end::<()>(silent.await).await.unwrap_err();
             assert_eq!(cluster.era(), 4, "nobody has heard anything");
             ask(&cluster, Purpose::Write, "SELECT 'no number'")
                 .await

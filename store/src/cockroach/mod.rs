@@ -116,7 +116,12 @@ impl Cockroach {
         let meters = &self.meters;
         let meter = match failed.verdict {
             Verdict::Conflict | Verdict::Taken => &meters.conflict,
-            Verdict::Overload | Verdict::TooLarge => &meters.overload,
+            Verdict::Overload => {
+                // Memory, disk, connections: the next write asks for less.
+                self.pace.shrink();
+                &meters.overload
+            }
+            Verdict::TooLarge => &meters.overload,
             Verdict::Unknown
             | Verdict::Elsewhere
             | Verdict::Refusal

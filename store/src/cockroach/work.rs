@@ -19,7 +19,7 @@ macro_rules! attempt {
                 let $connection = &mut lease.connection;
                 let work = $crate::cockroach::work::typed(async { $work });
                 let done = tokio::time::timeout($store.attempt_limit(), work).await;
-                lease.end(done)
+                lease.end(done).await
             }
         }
     };

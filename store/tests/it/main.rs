@@ -29,6 +29,7 @@ mod ingest;
 mod ledger;
 mod lww;
 mod odd_rows;
+mod pooled;
 mod presence;
 mod query;
 mod report;
