@@ -15,6 +15,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use tokio::sync::SemaphorePermit;
 
+use super::super::Readers;
 use super::Database;
 use super::dialect::{self, Purpose};
 use super::failed::Failed;
@@ -79,24 +80,34 @@ impl Cluster {
         addresses.join(",")
     }
 
-    /// A connection to a node that is up, as far as is known.
+    /// A connection to a node that is up, as far as is known, for work that waits for no user's query.
     pub(super) async fn lease(self: &Arc<Self>, purpose: Purpose) -> Result<Lease<'_>, Failed> {
+        self.lease_for(purpose, Readers::Bridge).await
+    }
+
+    /// The same; a query waits only for others of the same readers.
+    pub(super) async fn lease_for(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        readers: Readers,
+    ) -> Result<Lease<'_>, Failed> {
+        let node = |purpose| self.lease_at(self.pick(&self.nodes), purpose, readers);
         let (Purpose::ReadStale, Some(staleness)) = (purpose, &self.staleness) else {
             let purpose = match purpose {
                 Purpose::ReadStale => Purpose::Read,
                 other => other,
             };
-            return self.lease_at(self.pick(&self.nodes), purpose).await;
+            return node(purpose).await;
         };
         if self.replicas.is_empty() {
             // CockroachDB: whichever node is asked, the nearest copy answers.
-            return self.lease_at(self.pick(&self.nodes), purpose).await;
+            return node(purpose).await;
         }
         if let Some(lease) = self.lease_replica(staleness).await {
             self.replica_reads.fetch_add(1, Ordering::Relaxed);
             return Ok(lease);
         }
-        self.lease_at(self.pick(&self.nodes), Purpose::Read).await
+        node(Purpose::Read).await
     }
 
     /// Counts the connections that were made to write, and those that broke in use: behind another one there may be
@@ -120,7 +131,8 @@ impl Cluster {
             return None;
         }
         // A replica that cannot be reached is no error of the query's.
-        let mut lease = self.lease_at(replica, Purpose::ReadStale).await.ok()?;
+        let lease = self.lease_at(replica, Purpose::ReadStale, Readers::Bridge);
+        let mut lease = lease.await.ok()?;
         if !replica.freshness.is_doubtful(staleness, now_ms) {
             return Some(lease);
         }
@@ -146,7 +158,8 @@ impl Cluster {
 
     async fn beat(self: Arc<Self>) {
         // Another bridge beats at this very moment, or the primary is down: the replicas tell.
-        let Ok(mut lease) = self.lease_at(self.pick(&self.nodes), Purpose::Write).await else {
+        let lease = self.lease_at(self.pick(&self.nodes), Purpose::Write, Readers::Bridge);
+        let Ok(mut lease) = lease.await else {
             return;
         };
         let beat = lease.connection.execute(replicas::BEAT);
@@ -154,10 +167,15 @@ impl Cluster {
         let _ = lease.end(done).await;
     }
 
-    async fn lease_at<'c>(&'c self, node: &'c Node, purpose: Purpose) -> Result<Lease<'c>, Failed> {
+    async fn lease_at<'c>(
+        &'c self,
+        node: &'c Node,
+        purpose: Purpose,
+        readers: Readers,
+    ) -> Result<Lease<'c>, Failed> {
         // Connections come back within a statement's time, or the node is in trouble.
         let wait = self.statement_timeout + self.connect_timeout;
-        let (pool, permit) = match node.pool(purpose) {
+        let (pool, permit) = match node.pool(purpose, readers) {
             Some(pool) => (Some(pool), Some(pool.permit(node, wait).await?)),
             None => (None, None),
         };
@@ -258,6 +276,14 @@ impl Lease<'_> {
         }
     }
 
+    /// Returns the connection when nothing is left open on it. A transaction that was dropped is rolled back only when its
+    /// connection is used next, and would hold until then what it has locked.
+    async fn give_back(mut self) {
+        if self.connection.should_flush() {
+            let rolled_back = self.connection.flush();
+            let limit = self.cluster.connect_timeout;
+            if !matches!(tokio::time::timeout(limit, rolled_back).await, Ok(Ok(()))) {
+                return;
     /// Ends an attempt. The connection is returned when it went well or when the database itself
     /// refused the statement, and closed otherwise.
     pub(super) async fn end<T>(
@@ -271,14 +297,6 @@ impl Lease<'_> {
             }
             Ok(Err(error)) => {
                 let failed = self.cluster.failed(self.node, error);
-    /// Returns the connection when nothing is left open on it. A transaction that was dropped is rolled back only when its
-    /// connection is used next, and would hold until then what it has locked.
-    async fn give_back(mut self) {
-        if self.connection.should_flush() {
-            let rolled_back = self.connection.flush();
-            let limit = self.cluster.connect_timeout;
-            if !matches!(tokio::time::timeout(limit, rolled_back).await, Ok(Ok(()))) {
-                return;
             }
         }
         self.release();

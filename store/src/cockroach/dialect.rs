@@ -32,6 +32,15 @@ pub(super) enum Purpose {
 
 /// A PostgreSQL connection that reads. Each query is one statement and so one snapshot; without
 /// predicate locks it cannot be in a writer's way. Every query finds its rows by a key, page by
+impl Purpose {
+    pub(super) const fn only_reads(self) -> bool {
+        match self {
+            Self::Read | Self::ReadStale => true,
+            Self::Write | Self::Probe | Self::Migrate => false,
+        }
+    }
+}
+
 /// page; the planner, who does not know how short a page is, would read whole tables for some.
 pub(super) const READ_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; \

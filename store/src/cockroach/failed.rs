@@ -246,3 +246,8 @@ impl Budget {
         self.backoff.reset();
     }
 }
+    /// An attempt that no other one follows.
+    pub(super) fn given_up(&self, failed: Failed) -> StoreError {
+        failed.into_error(self.attempts + 1, self.started.elapsed())
+    }
+

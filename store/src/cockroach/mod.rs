@@ -52,25 +52,26 @@ use super::clock::{Sample, StoreClock};
 use super::presence::Silence;
 use super::retention::Retention;
 use super::sqlstate::Verdict;
-use super::{Activity, Store, StoreError};
+use super::{Activity, Readers, Store, StoreError};
 use cluster::Cluster;
 use failed::{Budget, Failed};
 pub use nodes::Nodes;
 use pace::Pace;
 pub use settings::Database;
 
-/// A CockroachDB or PostgreSQL database.
-#[derive(Debug)]
+/// A CockroachDB or PostgreSQL database, as some readers use it; what it keeps is common to all of them.
+#[derive(Debug, Clone)]
 pub struct Cockroach {
     cluster: Arc<Cluster>,
     clock: StoreClock,
-    cache: Cache,
-    absent: Absent,
-    pace: Pace,
+    readers: Readers,
+    cache: Arc<Cache>,
+    absent: Arc<Absent>,
+    pace: Arc<Pace>,
     /// How long a device may be silent.
-    silence: Silence,
-    retention: Retention,
-    meters: Meters,
+    silence: Arc<Silence>,
+    retention: Arc<Retention>,
+    meters: Arc<Meters>,
     statement_timeout: Duration,
     retry_budget: Duration,
 }
@@ -91,12 +92,13 @@ impl Cockroach {
         Self {
             cluster: Arc::new(Cluster::new(database)),
             clock: StoreClock::of_a_database(),
-            cache: Cache::default(),
-            absent: Absent::default(),
-            pace: Pace::default(),
-            silence: Silence::default(),
-            retention: Retention::default(),
-            meters: Meters::default(),
+            readers: Readers::Bridge,
+            cache: Arc::default(),
+            absent: Arc::default(),
+            pace: Arc::default(),
+            silence: Arc::default(),
+            retention: Arc::default(),
+            meters: Arc::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,
         }
@@ -139,6 +141,13 @@ impl Cockroach {
 impl Store for Cockroach {
     fn clock(&self) -> &StoreClock {
         &self.clock
+    fn read_by(self: Arc<Self>, readers: Readers) -> Arc<dyn Store> {
+        Arc::new(Self {
+            readers,
+            ..Self::clone(&self)
+        })
+    }
+
     }
 
     async fn sample_clock(&self) -> Result<Sample, StoreError> {

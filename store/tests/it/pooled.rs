@@ -1,11 +1,19 @@
-//! Connections of a pool: what is left open on them, and what is written when there is no room.
+//! Connections of a pool: what is left open on them, and who waits for whom.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use sqlx::Executor as _;
+use store::access::Presented;
+use store::cockroach::Nodes;
+use store::location::{Database, Location};
+use store::{Readers, StoreError};
 use testkit::database::*;
 use testkit::readings::*;
 use testkit::wait;
+use tokio::task::JoinSet;
+
+use crate::aggregates::query;
 
 const IDLE: &str = "SELECT state || ': ' || query FROM pg_stat_activity \
      WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
@@ -81,5 +89,64 @@ fn what_has_no_room_is_written_in_parts() {
         assert_eq!(ingested.settled[0].committed, ranges(&[(1, 2_000)]));
         assert!(store.activity().retries_overload > 0);
         check_ledger(&*store, "d").await;
+    });
+}
+
+/// Four callers wait for what takes too long: nobody else does, it is tried once, and the node is there.
+#[test]
+fn slow_queries_of_callers_are_in_nobody_elses_way() {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    postgres(|fixture| async move {
+        let mut database = Database::new(Nodes::parse([fixture.url.as_deref().unwrap()]).unwrap());
+        database.statement_timeout = TIMEOUT;
+        let store = Location::Cockroach(database).open().await.unwrap();
+        store.migrate().await.unwrap();
+        store.ingest(&[delivery("d", rows(1, 10))]).await.unwrap();
+        store.sample_clock().await.unwrap();
+        let callers = Arc::clone(&store).read_by(Readers::Api);
+        let access = Arc::clone(&store).read_by(Readers::Access);
+        let before = store.activity().retries_network;
+
+        let mut lock = fixture.connection().await;
+        lock.execute("BEGIN; LOCK TABLE telemetry_data IN ACCESS EXCLUSIVE MODE")
+            .await
+            .unwrap();
+        let mut slow = JoinSet::new();
+        let begun = Instant::now();
+        for _ in 0..4 {
+            let callers = Arc::clone(&callers);
+            slow.spawn(async move {
+                let answer = callers.aggregates(&query(366 * 86_400)).await;
+                (answer, begun.elapsed())
+            });
+        }
+        let waits = "SELECT pid::TEXT FROM pg_stat_activity \
+             WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait::until("four queries wait", async || {
+            fixture.texts(waits).await.len() == 4
+        })
+        .await;
+        let token = Presented {
+            jti: "token",
+            subject: "somebody",
+            issued_at: at(1),
+        };
+        assert!(!access.is_revoked(&token).await.unwrap());
+        store.sample_clock().await.unwrap();
+        store.ledger(&device("d")).await.unwrap();
+        store.probe().await.unwrap();
+        assert_eq!(fixture.texts(waits).await.len(), 4, "they wait still");
+
+        for (answer, took) in slow.join_all().await {
+            let error = answer.unwrap_err();
+            let StoreError::Statement { sqlstate, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(sqlstate, "57014");
+            assert!(took < 2 * TIMEOUT, "tried again: {took:?}");
+        }
+        assert_eq!(store.activity().retries_network, before);
+        drop(lock);
+        callers.aggregates(&query(366 * 86_400)).await.unwrap();
     });
 }
