@@ -201,12 +201,7 @@ impl Cluster {
     }
 
     async fn connect(&self, node: &Node, purpose: Purpose) -> Result<Idle, Failed> {
-        let options = dialect::options(node.options.clone(), purpose, self.statement_timeout);
-        let connect = async {
-            let mut connection = PgConnection::connect_with(&options).await?;
-            dialect::set_up(&mut connection, purpose).await?;
-            Ok(connection)
-        };
+        let connect = dialect::connect(&node.options, purpose, self.statement_timeout);
         let connected = tokio::time::timeout(self.connect_timeout, connect)
             .await
             .unwrap_or_else(|_| Err(timed_out("no answer within the connect time-out")));
@@ -284,6 +279,11 @@ impl Lease<'_> {
             let limit = self.cluster.connect_timeout;
             if !matches!(tokio::time::timeout(limit, rolled_back).await, Ok(Ok(()))) {
                 return;
+            }
+        }
+        self.release();
+    }
+
     /// Ends an attempt. The connection is returned when it went well or when the database itself
     /// refused the statement, and closed otherwise.
     pub(super) async fn end<T>(
@@ -297,11 +297,6 @@ impl Lease<'_> {
             }
             Ok(Err(error)) => {
                 let failed = self.cluster.failed(self.node, error);
-            }
-        }
-        self.release();
-    }
-
                 if matches!(self.purpose, Purpose::Write) && failed.is_about_the_node() {
                     self.cluster.eras.fetch_add(1, Ordering::AcqRel);
                 }

@@ -3,7 +3,7 @@
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
-//! [`replicas`] (answers that may be old),
+//! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose), [`pooler`] (what must not be between),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`ttl`] (old rows out, by CockroachDB itself), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!
@@ -30,6 +30,7 @@ mod nodes;
 mod pace;
 #[cfg(test)]
 mod plans;
+mod pooler;
 mod port;
 mod probe;
 mod query;
@@ -38,6 +39,7 @@ mod report;
 mod rows;
 mod settings;
 mod sql;
+mod standbys;
 mod ttl;
 
 use std::sync::Arc;
@@ -62,9 +64,9 @@ pub use settings::Database;
 /// A CockroachDB or PostgreSQL database, as some readers use it; what it keeps is common to all of them.
 #[derive(Debug, Clone)]
 pub struct Cockroach {
+    readers: Readers,
     cluster: Arc<Cluster>,
     clock: StoreClock,
-    readers: Readers,
     cache: Arc<Cache>,
     absent: Arc<Absent>,
     pace: Arc<Pace>,
@@ -90,9 +92,9 @@ impl Cockroach {
     #[must_use]
     pub fn new(database: &Database) -> Self {
         Self {
+            readers: Readers::Bridge,
             cluster: Arc::new(Cluster::new(database)),
             clock: StoreClock::of_a_database(),
-            readers: Readers::Bridge,
             cache: Arc::default(),
             absent: Arc::default(),
             pace: Arc::default(),
@@ -139,8 +141,6 @@ impl Cockroach {
 
 #[async_trait]
 impl Store for Cockroach {
-    fn clock(&self) -> &StoreClock {
-        &self.clock
     fn read_by(self: Arc<Self>, readers: Readers) -> Arc<dyn Store> {
         Arc::new(Self {
             readers,
@@ -148,6 +148,8 @@ impl Store for Cockroach {
         })
     }
 
+    fn clock(&self) -> &StoreClock {
+        &self.clock
     }
 
     async fn sample_clock(&self) -> Result<Sample, StoreError> {

@@ -1,9 +1,10 @@
-//! Connections of a pool: what is left open on them, and who waits for whom.
+//! Connections: what a pooler before the database makes of them, what is left open on them, and who waits for whom.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::Executor as _;
+use daemon::Class;
+use sqlx::{Connection as _, Executor as _};
 use store::access::Presented;
 use store::cockroach::Nodes;
 use store::location::{Database, Location};
@@ -14,6 +15,47 @@ use testkit::wait;
 use tokio::task::JoinSet;
 
 use crate::aggregates::query;
+use crate::own_server::{Pgbouncer, Postgres};
+
+/// Told to pass over what it does not know, it does so in silence: a connection would not be what it was asked to be, and
+/// pooled by transactions it would change those of others.
+#[test]
+fn a_pooler_is_named_at_the_start_and_changes_nobodys_settings() {
+    const PASSES_OVER: &str = "ignore_startup_parameters = extra_float_digits,options";
+    runtime().block_on(async {
+        let server = Postgres::primary().await;
+        for (mode, settings) in [
+            ("transaction", ""),
+            (
+                "transaction",
+                "ignore_startup_parameters = extra_float_digits",
+            ),
+            ("transaction", PASSES_OVER),
+            ("statement", PASSES_OVER),
+            ("session", PASSES_OVER),
+        ] {
+            let pooler = Pgbouncer::start(&server.url(), mode, settings).await;
+            let store = Location::parse(&pooler.url).unwrap().open().await.unwrap();
+            for refused in [store.check().await, store.migrate().await.map(drop)] {
+                let error = refused.unwrap_err();
+                assert!(
+                    matches!(error, StoreError::Pooler { .. }),
+                    "{mode}: {error:?}"
+                );
+                assert_eq!(error.class(), Class::Configuration);
+                assert!(error.help().contains("PostgreSQL itself"));
+                let failure = error.into_failure("open the database").to_string();
+                assert!(failure.contains("pgbouncer"), "{failure}");
+            }
+            let mut other = sqlx::PgConnection::connect(&pooler.url).await;
+            if let Ok(other) = &mut other {
+                // What a server's connection keeps is everybody's there.
+                let shown = other.fetch_one("SHOW enable_seqscan").await.unwrap();
+                assert_eq!(sqlx::Row::get::<String, _>(&shown, 0), "on");
+            }
+        }
+    });
+}
 
 const IDLE: &str = "SELECT state || ': ' || query FROM pg_stat_activity \
      WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
