@@ -3,7 +3,8 @@
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
-//! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose), [`pooler`] (what must not be between),
+//! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
+//! [`pooler`] (what must not be between),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`ttl`] (old rows out, by CockroachDB itself), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!

@@ -26,7 +26,8 @@ macro_rules! attempt {
 }
 
 /// `run!(store, budget, purpose, |connection| work)`: attempts until one ends well or the budget is
-/// used up: `Result<T, StoreError>`. A query that is too slow is attempted once. For what a copy of the past lacks, the present is asked.
+/// used up: `Result<T, StoreError>`. A query that is too slow is attempted once. For what a copy of
+/// the past lacks, the present is asked.
 macro_rules! run {
     ($store:expr, $budget:expr, $purpose:expr, |$connection:ident| $work:expr) => {{
         let budget: &mut $crate::cockroach::failed::Budget = $budget;
