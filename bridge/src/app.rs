@@ -8,7 +8,7 @@ use axum::http::HeaderValue;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http, lock};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
-use store::Store;
+use store::{Readers, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -111,7 +111,7 @@ impl Bridge {
         let watch = parts.watch_database();
         parts.look_for_alerts(&watch);
         let meters = AuthMeters::register(parts.registry);
-        let guard = Guard::new(keys, parts.store(), audit, meters);
+        let guard = Guard::new(keys, parts.read_by(Readers::Access), audit, meters);
         let (notifier, notifications) = dispatch::notifier();
         let path = parts.carry(watch, notifier.clone());
         parts.dispatch(path.broker.clone(), notifications);
@@ -166,6 +166,10 @@ impl Parts<'_> {
         Arc::clone(&self.store)
     }
 
+    fn read_by(&self, readers: Readers) -> Arc<dyn Store> {
+        self.store().read_by(readers)
+    }
+
     fn keep_time(&self) {
         let timekeeper = Timekeeper {
             store: self.store(),
@@ -193,7 +197,7 @@ impl Parts<'_> {
 
     fn look_for_alerts(&mut self, watch: &DatabaseWatch) {
         let alerts = Alerts {
-            store: self.store(),
+            store: self.read_by(Readers::Upkeep),
             watch: watch.clone(),
             bounds: self.config.alerts,
             meters: AlertMeters::register(self.registry),
@@ -286,7 +290,7 @@ impl Parts<'_> {
     fn keep_up(&mut self, acks: AckPublisher) {
         let keep = self.retention.keep;
         let upkeep = Upkeep {
-            store: self.store(),
+            store: self.read_by(Readers::Upkeep),
             acks,
             meters: UpkeepMeters::register(self.registry),
             gap_age: self.config.gap_age,
@@ -320,7 +324,7 @@ impl RunningBridge {
     /// Serves the API with the admin endpoints of the whole process, until the lifecycle stops.
     pub fn serve(self, registry: Arc<Registry>, health: Health, lifecycle: &Lifecycle) {
         let api = Api {
-            store: self.store,
+            store: self.store.read_by(Readers::Api),
             retention: self.retention,
             notifier: self.notifier,
             direct: self.direct,

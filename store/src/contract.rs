@@ -2,6 +2,7 @@
 //! operator has its trait beside its values.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -111,6 +112,25 @@ pub trait ReadingStore: Send + Sync {
     -> Result<Vec<Conflict>, StoreError>;
 }
 
+/// Who asks. The queries of each wait only for others of the same: not for somebody else's long ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Readers {
+    /// The bridge itself, for what it writes and sends.
+    #[default]
+    Bridge,
+    /// Callers of the API.
+    Api,
+    /// Whoever looks whether a caller may do something.
+    Access,
+    /// What is done now and then.
+    Upkeep,
+}
+
+impl Readers {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Bridge, Self::Api, Self::Access, Self::Upkeep];
+}
+
 /// A database behind a bridge: one trait for each of its users, its clock, and its end.
 #[async_trait]
 pub trait Store:
@@ -134,6 +154,9 @@ pub trait Store:
     + Sync
     + 'static
 {
+    /// The same store, with connections for the queries of these readers alone.
+    fn read_by(self: Arc<Self>, readers: Readers) -> Arc<dyn Store>;
+
     /// The database's time, by which everything is judged that several bridges or devices compare.
     fn clock(&self) -> &StoreClock;
 

@@ -36,6 +36,14 @@ pub enum StoreError {
         /// What the database said.
         source: Source,
     },
+    /// A pooler stands before the database, which does not keep what a connection is set to.
+    #[error("database at {address} is behind a connection pooler, such as pgbouncer")]
+    Pooler {
+        /// Host and port.
+        address: String,
+        /// What shows it.
+        source: Source,
+    },
     /// The database takes no writes.
     #[error("database at {address} is read-only")]
     ReadOnly {
@@ -128,7 +136,9 @@ impl StoreError {
     #[must_use]
     pub const fn class(&self) -> Class {
         match self {
-            Self::Settings { .. } | Self::Encoding { .. } => Class::Configuration,
+            Self::Settings { .. } | Self::Pooler { .. } | Self::Encoding { .. } => {
+                Class::Configuration
+            }
             Self::Unreachable { .. } => Class::Network,
             Self::Refused { .. } => Class::Authentication,
             Self::Exhausted { .. } => Class::Conflict,
@@ -159,6 +169,7 @@ impl StoreError {
             | Self::Unreadable { .. }
             | Self::Statement { .. } => Fault::Retry,
             Self::Settings { .. }
+            | Self::Pooler { .. }
             | Self::Encoding { .. }
             | Self::NotMigrated { .. }
             | Self::TooNew { .. }
@@ -175,6 +186,7 @@ impl StoreError {
         match self {
             Self::Statement { .. } | Self::Refused { .. } | Self::Unreadable { .. } => true,
             Self::Settings { .. }
+            | Self::Pooler { .. }
             | Self::Encoding { .. }
             | Self::Collation { .. }
             | Self::Unreachable { .. }
@@ -218,6 +230,9 @@ impl StoreError {
             }
             Self::Refused { .. } => {
                 "check user, password or client certificate, the database's name, and its grants"
+            }
+            Self::Pooler { .. } => {
+                "name PostgreSQL itself in the URL, not the pooler: a bridge pools its few connections by itself"
             }
             Self::ReadOnly { .. } => {
                 "name the primary, or let it take writes again; devices keep what is not stored"

@@ -283,34 +283,42 @@ fn what_refuses_everything_settles_nothing_and_flows_again_when_it_is_mended() {
 
 #[test]
 fn a_reading_that_is_refused_stops_nobody_and_is_set_aside_once_it_is_shown_to_be_the_one() {
-    postgres(|fixture: Fixture| async move {
-        fixture.open().await.close().await;
-        fixture
-            .sql(&procedures(
-                "NEW.device_id = 'press-0' AND NEW.value_f64 = 25",
-            ))
-            .await;
-        fixture.sql("CALL refuse('23514')").await;
-        let location = Location::parse(fixture.url.as_ref().unwrap()).unwrap();
-        let served = Arc::new(Served::start_on(location, |_| {}).await);
-        let stop = Arc::new(AtomicBool::new(false));
-        let senders: Vec<Sender> = (0..6)
-            .map(|at| Sender::start(&served, format!("press-{at}"), &stop))
-            .collect();
-        // The others go on while the one is tried, and it goes on once its reading is set aside.
-        until_settled(&senders, "all go on", &[10 * BATCH; 6]).await;
-        stop.store(true, Ordering::Relaxed);
-        let mut rejected = Vec::new();
-        for sender in senders {
-            rejected.push(sender.done.await.unwrap());
-        }
-        assert_eq!(rejected[0], BTreeSet::from([25]));
-        assert!(rejected[1..].iter().all(BTreeSet::is_empty), "{rejected:?}");
-        let epoch = schema::Epoch::try_from(0x00c0_ffee_0001).unwrap();
-        let press = device("press-0");
-        let held = served.store.known_ranges(&press, epoch).await.unwrap();
-        assert!(held.contains(24) && !held.contains(25) && held.contains(26));
-    });
+    postgres(|fixture| one_reading_is_refused(fixture, "23514"));
+}
+
+/// A standby, too, refuses what it cannot do with this code.
+#[test]
+fn a_reading_that_a_trigger_cannot_do_stops_nobody() {
+    postgres(|fixture| one_reading_is_refused(fixture, "0A000"));
+}
+
+async fn one_reading_is_refused(fixture: Fixture, code: &str) {
+    fixture.open().await.close().await;
+    fixture
+        .sql(&procedures(
+            "NEW.device_id = 'press-0' AND NEW.value_f64 = 25",
+        ))
+        .await;
+    fixture.sql(&format!("CALL refuse('{code}')")).await;
+    let location = Location::parse(fixture.url.as_ref().unwrap()).unwrap();
+    let served = Arc::new(Served::start_on(location, |_| {}).await);
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders: Vec<Sender> = (0..6)
+        .map(|at| Sender::start(&served, format!("press-{at}"), &stop))
+        .collect();
+    // The others go on while the one is tried, and it goes on once its reading is set aside.
+    until_settled(&senders, "all go on", &[10 * BATCH; 6]).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut rejected = Vec::new();
+    for sender in senders {
+        rejected.push(sender.done.await.unwrap());
+    }
+    assert_eq!(rejected[0], BTreeSet::from([25]));
+    assert!(rejected[1..].iter().all(BTreeSet::is_empty), "{rejected:?}");
+    let epoch = schema::Epoch::try_from(0x00c0_ffee_0001).unwrap();
+    let press = device("press-0");
+    let held = served.store.known_ranges(&press, epoch).await.unwrap();
+    assert!(held.contains(24) && !held.contains(25) && held.contains(26));
 }
 
 #[test]

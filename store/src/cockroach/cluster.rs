@@ -15,6 +15,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use tokio::sync::SemaphorePermit;
 
+use super::super::Readers;
 use super::Database;
 use super::dialect::{self, Purpose};
 use super::failed::Failed;
@@ -79,24 +80,34 @@ impl Cluster {
         addresses.join(",")
     }
 
-    /// A connection to a node that is up, as far as is known.
+    /// A connection to a node that is up, as far as is known, for work that waits for no user's query.
     pub(super) async fn lease(self: &Arc<Self>, purpose: Purpose) -> Result<Lease<'_>, Failed> {
+        self.lease_for(purpose, Readers::Bridge).await
+    }
+
+    /// The same; a query waits only for others of the same readers.
+    pub(super) async fn lease_for(
+        self: &Arc<Self>,
+        purpose: Purpose,
+        readers: Readers,
+    ) -> Result<Lease<'_>, Failed> {
+        let node = |purpose| self.lease_at(self.pick(&self.nodes), purpose, readers);
         let (Purpose::ReadStale, Some(staleness)) = (purpose, &self.staleness) else {
             let purpose = match purpose {
                 Purpose::ReadStale => Purpose::Read,
                 other => other,
             };
-            return self.lease_at(self.pick(&self.nodes), purpose).await;
+            return node(purpose).await;
         };
         if self.replicas.is_empty() {
             // CockroachDB: whichever node is asked, the nearest copy answers.
-            return self.lease_at(self.pick(&self.nodes), purpose).await;
+            return node(purpose).await;
         }
         if let Some(lease) = self.lease_replica(staleness).await {
             self.replica_reads.fetch_add(1, Ordering::Relaxed);
             return Ok(lease);
         }
-        self.lease_at(self.pick(&self.nodes), Purpose::Read).await
+        node(Purpose::Read).await
     }
 
     /// Counts the connections that were made to write, and those that broke in use: behind another one there may be
@@ -120,7 +131,8 @@ impl Cluster {
             return None;
         }
         // A replica that cannot be reached is no error of the query's.
-        let mut lease = self.lease_at(replica, Purpose::ReadStale).await.ok()?;
+        let lease = self.lease_at(replica, Purpose::ReadStale, Readers::Bridge);
+        let mut lease = lease.await.ok()?;
         if !replica.freshness.is_doubtful(staleness, now_ms) {
             return Some(lease);
         }
@@ -133,7 +145,7 @@ impl Cluster {
         match looked {
             Ok(Ok(age)) => replica.freshness.saw(age, staleness, self.now_ms()),
             failed => {
-                let _ = lease.end(failed);
+                let _ = lease.end(failed).await;
                 return None;
             }
         }
@@ -146,18 +158,24 @@ impl Cluster {
 
     async fn beat(self: Arc<Self>) {
         // Another bridge beats at this very moment, or the primary is down: the replicas tell.
-        let Ok(mut lease) = self.lease_at(self.pick(&self.nodes), Purpose::Write).await else {
+        let lease = self.lease_at(self.pick(&self.nodes), Purpose::Write, Readers::Bridge);
+        let Ok(mut lease) = lease.await else {
             return;
         };
         let beat = lease.connection.execute(replicas::BEAT);
         let done = tokio::time::timeout(self.statement_timeout, beat).await;
-        let _ = lease.end(done);
+        let _ = lease.end(done).await;
     }
 
-    async fn lease_at<'c>(&'c self, node: &'c Node, purpose: Purpose) -> Result<Lease<'c>, Failed> {
+    async fn lease_at<'c>(
+        &'c self,
+        node: &'c Node,
+        purpose: Purpose,
+        readers: Readers,
+    ) -> Result<Lease<'c>, Failed> {
         // Connections come back within a statement's time, or the node is in trouble.
         let wait = self.statement_timeout + self.connect_timeout;
-        let (pool, permit) = match node.pool(purpose) {
+        let (pool, permit) = match node.pool(purpose, readers) {
             Some(pool) => (Some(pool), Some(pool.permit(node, wait).await?)),
             None => (None, None),
         };
@@ -183,12 +201,7 @@ impl Cluster {
     }
 
     async fn connect(&self, node: &Node, purpose: Purpose) -> Result<Idle, Failed> {
-        let options = dialect::options(node.options.clone(), purpose, self.statement_timeout);
-        let connect = async {
-            let mut connection = PgConnection::connect_with(&options).await?;
-            dialect::set_up(&mut connection, purpose).await?;
-            Ok(connection)
-        };
+        let connect = dialect::connect(&node.options, purpose, self.statement_timeout);
         let connected = tokio::time::timeout(self.connect_timeout, connect)
             .await
             .unwrap_or_else(|_| Err(timed_out("no answer within the connect time-out")));
@@ -258,15 +271,28 @@ impl Lease<'_> {
         }
     }
 
+    /// Returns the connection when nothing is left open on it. A transaction that was dropped is rolled back only when its
+    /// connection is used next, and would hold until then what it has locked.
+    async fn give_back(mut self) {
+        if self.connection.should_flush() {
+            let rolled_back = self.connection.flush();
+            let limit = self.cluster.connect_timeout;
+            if !matches!(tokio::time::timeout(limit, rolled_back).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+        self.release();
+    }
+
     /// Ends an attempt. The connection is returned when it went well or when the database itself
     /// refused the statement, and closed otherwise.
-    pub(super) fn end<T>(
+    pub(super) async fn end<T>(
         self,
         done: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
     ) -> Result<T, Failed> {
         let failed = match done {
             Ok(Ok(value)) => {
-                self.release();
+                self.give_back().await;
                 return Ok(value);
             }
             Ok(Err(error)) => {
@@ -282,7 +308,7 @@ impl Lease<'_> {
             }
         };
         if !failed.is_about_the_node() && !failed.is_connection_suspect() {
-            self.release();
+            self.give_back().await;
         }
         Err(failed)
     }
@@ -327,7 +353,7 @@ mod tests {
             sqlx::Row::try_get::<i32, _>(&row, 0)
         };
         let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
-        lease.end(answer)
+        lease.end(answer).await
     }
 
     const PID: &str = "SELECT pg_backend_pid()";
@@ -373,7 +399,7 @@ mod tests {
             // Each is closed, and another one is made before anything is written.
             let lease = cluster.lease(Purpose::Write).await.unwrap();
             let silent = tokio::time::timeout(Duration::ZERO, std::future::pending());
-            lease.end::<()>(silent.await).unwrap_err();
+            lease.end::<()>(silent.await).await.unwrap_err();
             assert_eq!(cluster.era(), 4, "nobody has heard anything");
             ask(&cluster, Purpose::Write, "SELECT 'no number'")
                 .await

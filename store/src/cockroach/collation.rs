@@ -184,7 +184,7 @@ impl Cockroach {
             transaction.commit().await
         };
         let changed = changed.await;
-        lease.end(Ok(changed))
+        lease.end(Ok(changed)).await
     }
 }
 

@@ -4,9 +4,11 @@
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{Executor as _, Row as _};
+use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::failed::code;
+use super::pooler::Mark;
+use super::standbys;
 
 /// Which database answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +30,15 @@ pub(super) enum Purpose {
     Probe,
     /// Migrations: no time-out, because an index on a large table takes its time.
     Migrate,
+}
+
+impl Purpose {
+    pub(super) const fn only_reads(self) -> bool {
+        match self {
+            Self::Read | Self::ReadStale => true,
+            Self::Write | Self::Probe | Self::Migrate => false,
+        }
+    }
 }
 
 /// A PostgreSQL connection that reads. Each query is one statement and so one snapshot; without
@@ -64,11 +75,33 @@ const MIGRATE_COCKROACH_SETTINGS: [&str; 2] = [
 const STALE_COCKROACH_SETTINGS: &str = "SET default_transaction_read_only = on; \
      SET default_transaction_use_follower_reads = on";
 
+/// Makes a connection, and prepares it for its purpose.
+pub(super) async fn connect(
+    options: &PgConnectOptions,
+    purpose: Purpose,
+    statement_timeout: Duration,
+) -> Result<PgConnection, sqlx::Error> {
+    let mark = Mark::new();
+    let wanted = with_options(options.clone(), purpose, statement_timeout, mark);
+    let mut connection = PgConnection::connect_with(&wanted).await?;
+    if dialect(&mut connection).await? == Dialect::PostgreSql {
+        mark.look(&mut connection).await?;
+        set_up_postgresql(&mut connection, purpose).await?;
+        if purpose == Purpose::Write {
+            standbys::commit_synchronously(&mut connection, options).await?;
+        }
+        return Ok(connection);
+    }
+    set_up_cockroach(&mut connection, purpose).await?;
+    Ok(connection)
+}
+
 /// Options that every connection starts with; both databases know them.
-pub(super) fn options(
+fn with_options(
     options: PgConnectOptions,
     purpose: Purpose,
     statement_timeout: Duration,
+    mark: Mark,
 ) -> PgConnectOptions {
     let timeout_ms = match purpose {
         Purpose::Write | Purpose::Read | Purpose::ReadStale | Purpose::Probe => {
@@ -83,31 +116,33 @@ pub(super) fn options(
     };
     options.application_name("tideline-bridge").options([
         ("statement_timeout", timeout_ms.to_string()),
-        // A bridge that was stopped in the middle of a transaction must not hold its locks.
-        ("idle_in_transaction_session_timeout", "30000".to_owned()),
+        mark.option(),
         ("default_transaction_isolation", isolation.to_owned()),
     ])
 }
 
-/// Prepares a new connection for its purpose.
-pub(super) async fn set_up(
+async fn set_up_cockroach(
     connection: &mut PgConnection,
     purpose: Purpose,
-) -> Result<Dialect, sqlx::Error> {
-    if dialect(connection).await? == Dialect::CockroachDb {
-        match purpose {
-            Purpose::ReadStale => {
-                connection.execute(STALE_COCKROACH_SETTINGS).await?;
-            }
-            Purpose::Migrate => {
-                for setting in MIGRATE_COCKROACH_SETTINGS {
-                    set_where_known(connection, setting).await?;
-                }
-            }
-            Purpose::Write | Purpose::Read | Purpose::Probe => {}
+) -> Result<(), sqlx::Error> {
+    match purpose {
+        Purpose::ReadStale => {
+            connection.execute(STALE_COCKROACH_SETTINGS).await?;
         }
-        return Ok(Dialect::CockroachDb);
+        Purpose::Migrate => {
+            for setting in MIGRATE_COCKROACH_SETTINGS {
+                set_where_known(connection, setting).await?;
+            }
+        }
+        Purpose::Write | Purpose::Read | Purpose::Probe => {}
     }
+    Ok(())
+}
+
+async fn set_up_postgresql(
+    connection: &mut PgConnection,
+    purpose: Purpose,
+) -> Result<(), sqlx::Error> {
     let settings = match purpose {
         Purpose::Write => WRITE_SETTINGS,
         Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
@@ -115,7 +150,7 @@ pub(super) async fn set_up(
         Purpose::Probe => "SET jit = off",
     };
     connection.execute(settings).await?;
-    Ok(Dialect::PostgreSql)
+    Ok(())
 }
 
 pub(super) async fn dialect(connection: &mut PgConnection) -> Result<Dialect, sqlx::Error> {

@@ -4,9 +4,11 @@
 use std::time::{Duration, Instant};
 
 use daemon::Backoff;
+use sqlx::postgres::PgDatabaseError;
 
 use super::super::StoreError;
 use super::super::sqlstate::{Verdict, verdict};
+use super::pooler;
 
 /// Pauses between attempts: the first, and the longest.
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
@@ -96,7 +98,7 @@ impl Failed {
         if error.code().as_deref() != Some("0A000") {
             return None;
         }
-        let error = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        let error = error.try_downcast_ref::<PgDatabaseError>()?;
         let detail = error.detail().unwrap_or_default();
         Some(format!("{} ({detail})", error.message()))
     }
@@ -142,7 +144,7 @@ impl Failed {
             },
             Verdict::Elsewhere => match error {
                 sqlx::Error::PoolClosed => StoreError::Closed,
-                error if code(&error).as_deref() == Some("25006") => StoreError::ReadOnly {
+                error if takes_no_writes(&error) => StoreError::ReadOnly {
                     address,
                     source: error.into(),
                 },
@@ -160,6 +162,10 @@ impl Failed {
                 source: error.into(),
             },
             Verdict::Refused => match error {
+                error if pooler::is_named_by(&error) => StoreError::Pooler {
+                    address,
+                    source: error.into(),
+                },
                 sqlx::Error::Configuration(error) => StoreError::Settings {
                     reason: error.to_string(),
                 },
@@ -184,6 +190,8 @@ impl Failed {
 
 fn judge(error: &sqlx::Error) -> Verdict {
     match error {
+        error if is_of_a_standby(error) => Verdict::Elsewhere,
+        error if pooler::is_named_by(error) => Verdict::Refused,
         sqlx::Error::Database(error) => verdict(&error.code().unwrap_or_default()),
         sqlx::Error::Io(_)
         | sqlx::Error::PoolTimedOut
@@ -196,6 +204,29 @@ fn judge(error: &sqlx::Error) -> Verdict {
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => Verdict::Refused,
         _ => Verdict::Unforeseen,
     }
+}
+
+/// Says that a node takes no writes, as the end of an attempt: another node may.
+pub(super) fn read_only() -> sqlx::Error {
+    let kind = std::io::ErrorKind::ReadOnlyFilesystem;
+    sqlx::Error::Io(std::io::Error::new(kind, "transaction_read_only is on"))
+}
+
+fn takes_no_writes(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ReadOnlyFilesystem,
+        error => is_of_a_standby(error) || code(error).as_deref() == Some("25006"),
+    }
+}
+
+/// Whether a hot standby refused to be serializable. Its code, 0A000, is that of all that cannot be done, also of what a
+/// trigger cannot do; its text is in the server's language; the place in the server's source tells.
+fn is_of_a_standby(error: &sqlx::Error) -> bool {
+    let error = error.as_database_error();
+    let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    error.is_some_and(|error| {
+        error.code() == "0A000" && error.routine() == Some("GetSerializableTransactionSnapshot")
+    })
 }
 
 fn is_too_slow(error: &sqlx::Error) -> bool {
@@ -225,6 +256,11 @@ impl Budget {
             attempts: 0,
             backoff: Backoff::new(PAUSE_FIRST, PAUSE_MAX),
         }
+    }
+
+    /// An attempt that no other one follows.
+    pub(super) fn given_up(&self, failed: Failed) -> StoreError {
+        failed.into_error(self.attempts + 1, self.started.elapsed())
     }
 
     /// Waits for the next attempt.

@@ -25,6 +25,8 @@ pub(super) async fn merge(connection: &mut PgConnection, limit: usize) -> Result
         files.push(file);
     }
     if files.is_empty() {
+        // Not when the connection is used next.
+        transaction.rollback().await?;
         return Ok(0);
     }
     let all: Vec<usize> = (0..files.len()).collect();

@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A look at the database is for somebody who waits for the answer, bad or good.
-const LOOK_BUDGET: Duration = Duration::from_secs(2);
+pub(super) const LOOK_BUDGET: Duration = Duration::from_secs(2);
 
 static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
     let mut migrator = sqlx::migrate!("../migrations/cockroach");
@@ -65,7 +65,9 @@ impl SchemaStore for Cockroach {
                 wanted: newest(),
             });
         }
-        collation::compare_bytewise(tables)
+        collation::compare_bytewise(tables)?;
+        self.warn_of_standbys().await;
+        Ok(())
     }
 
     async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {

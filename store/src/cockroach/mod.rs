@@ -3,7 +3,8 @@
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
-//! [`replicas`] (answers that may be old),
+//! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
+//! [`pooler`] (what must not be between),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`ttl`] (old rows out, by CockroachDB itself), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!
@@ -30,6 +31,7 @@ mod nodes;
 mod pace;
 #[cfg(test)]
 mod plans;
+mod pooler;
 mod port;
 mod probe;
 mod query;
@@ -38,6 +40,7 @@ mod report;
 mod rows;
 mod settings;
 mod sql;
+mod standbys;
 mod ttl;
 
 use std::sync::Arc;
@@ -52,25 +55,26 @@ use super::clock::{Sample, StoreClock};
 use super::presence::Silence;
 use super::retention::Retention;
 use super::sqlstate::Verdict;
-use super::{Activity, Store, StoreError};
+use super::{Activity, Readers, Store, StoreError};
 use cluster::Cluster;
 use failed::{Budget, Failed};
 pub use nodes::Nodes;
 use pace::Pace;
 pub use settings::Database;
 
-/// A CockroachDB or PostgreSQL database.
-#[derive(Debug)]
+/// A CockroachDB or PostgreSQL database, as some readers use it; what it keeps is common to all of them.
+#[derive(Debug, Clone)]
 pub struct Cockroach {
+    readers: Readers,
     cluster: Arc<Cluster>,
     clock: StoreClock,
-    cache: Cache,
-    absent: Absent,
-    pace: Pace,
+    cache: Arc<Cache>,
+    absent: Arc<Absent>,
+    pace: Arc<Pace>,
     /// How long a device may be silent.
-    silence: Silence,
-    retention: Retention,
-    meters: Meters,
+    silence: Arc<Silence>,
+    retention: Arc<Retention>,
+    meters: Arc<Meters>,
     statement_timeout: Duration,
     retry_budget: Duration,
 }
@@ -89,14 +93,15 @@ impl Cockroach {
     #[must_use]
     pub fn new(database: &Database) -> Self {
         Self {
+            readers: Readers::Bridge,
             cluster: Arc::new(Cluster::new(database)),
             clock: StoreClock::of_a_database(),
-            cache: Cache::default(),
-            absent: Absent::default(),
-            pace: Pace::default(),
-            silence: Silence::default(),
-            retention: Retention::default(),
-            meters: Meters::default(),
+            cache: Arc::default(),
+            absent: Arc::default(),
+            pace: Arc::default(),
+            silence: Arc::default(),
+            retention: Arc::default(),
+            meters: Arc::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,
         }
@@ -116,7 +121,12 @@ impl Cockroach {
         let meters = &self.meters;
         let meter = match failed.verdict {
             Verdict::Conflict | Verdict::Taken => &meters.conflict,
-            Verdict::Overload | Verdict::TooLarge => &meters.overload,
+            Verdict::Overload => {
+                // Memory, disk, connections: the next write asks for less.
+                self.pace.shrink();
+                &meters.overload
+            }
+            Verdict::TooLarge => &meters.overload,
             Verdict::Unknown
             | Verdict::Elsewhere
             | Verdict::Refusal
@@ -132,6 +142,13 @@ impl Cockroach {
 
 #[async_trait]
 impl Store for Cockroach {
+    fn read_by(self: Arc<Self>, readers: Readers) -> Arc<dyn Store> {
+        Arc::new(Self {
+            readers,
+            ..Self::clone(&self)
+        })
+    }
+
     fn clock(&self) -> &StoreClock {
         &self.clock
     }

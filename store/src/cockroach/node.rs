@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::super::Readers;
 use super::Database;
 use super::dialect::Purpose;
 use super::failed::Failed;
@@ -20,13 +21,17 @@ const CONNECTION_AGE_MAX: Duration = Duration::from_secs(30 * 60);
 const NODE_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const NODE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Connections of readers that have few questions and short ones.
+const FEW: u32 = 2;
+
 /// One node.
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) address: String,
     pub(super) options: PgConnectOptions,
     writers: Pool,
-    readers: Pool,
+    /// In the order of [`Readers`].
+    readers: [Pool; Readers::ALL.len()],
     /// For queries that may be stale.
     followers: Pool,
     /// One connection, so that a look never waits for work.
@@ -59,7 +64,12 @@ impl Node {
             address: address(options),
             options: options.clone(),
             writers: Pool::new(database.writers_max),
-            readers: Pool::new(database.readers_max),
+            readers: Readers::ALL.map(|readers| {
+                Pool::new(match readers {
+                    Readers::Bridge | Readers::Api => database.readers_max,
+                    Readers::Access | Readers::Upkeep => FEW.min(database.readers_max),
+                })
+            }),
             followers: Pool::new(database.readers_max),
             probe: Pool::new(1),
             freshness: Freshness::default(),
@@ -96,14 +106,15 @@ impl Node {
         self.down_until_ms.store(0, Ordering::Relaxed);
     }
 
-    pub(super) fn pools(&self) -> [&Pool; 4] {
-        [&self.writers, &self.readers, &self.followers, &self.probe]
+    pub(super) fn pools(&self) -> impl Iterator<Item = &Pool> {
+        let others = [&self.writers, &self.followers, &self.probe];
+        others.into_iter().chain(&self.readers)
     }
 
-    pub(super) fn pool(&self, purpose: Purpose) -> Option<&Pool> {
+    pub(super) fn pool(&self, purpose: Purpose, readers: Readers) -> Option<&Pool> {
         match purpose {
             Purpose::Write => Some(&self.writers),
-            Purpose::Read => Some(&self.readers),
+            Purpose::Read => Some(&self.readers[readers as usize]),
             Purpose::ReadStale => Some(&self.followers),
             Purpose::Probe => Some(&self.probe),
             Purpose::Migrate => None,

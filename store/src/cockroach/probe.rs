@@ -7,28 +7,24 @@ use sqlx::{Executor as _, Row as _};
 use super::super::StoreError;
 use super::Cockroach;
 use super::dialect::Purpose;
-use super::failed::Budget;
+use super::failed::{Budget, read_only};
 
 /// Within the patience of who asks: another node may answer.
 const BUDGET: Duration = Duration::from_millis(1_500);
 
 impl Cockroach {
     pub(super) async fn probe(&self) -> Result<(), StoreError> {
-        let read_only: String = run!(
+        run!(
             self,
             &mut Budget::new(BUDGET),
             Purpose::Probe,
             |connection| {
                 let row = connection.fetch_one("SHOW transaction_read_only").await?;
-                row.try_get(0)
+                match row.try_get::<String, _>(0)?.as_str() {
+                    "on" => Err(read_only()),
+                    _ => Ok(()),
+                }
             }
-        )?;
-        match read_only.as_str() {
-            "on" => Err(StoreError::ReadOnly {
-                address: self.cluster.address(),
-                source: "transaction_read_only is on".into(),
-            }),
-            _ => Ok(()),
-        }
+        )
     }
 }

@@ -20,7 +20,7 @@ pub struct Database {
     /// Most connections for writing, on each node. Two keep a database of two cores busy; more
     /// help where commits wait for a network.
     pub writers_max: u32,
-    /// Most connections for queries, on each node, so that a query never waits for ingest.
+    /// Most connections for queries, on each node: of callers, and as many of the bridge itself. No query waits for ingest.
     pub readers_max: u32,
     /// A statement that takes longer is cancelled by the database and tried again.
     pub statement_timeout: Duration,

@@ -12,21 +12,22 @@ macro_rules! attempt {
         attempt!($store, $purpose, |$connection, _era| $work)
     };
     ($store:expr, $purpose:expr, |$connection:ident, $era:ident| $work:expr) => {
-        match $store.cluster.lease($purpose).await {
+        match $store.cluster.lease_for($purpose, $store.readers).await {
             Err(failed) => Err(failed),
             Ok(mut lease) => {
                 let $era = lease.era;
                 let $connection = &mut lease.connection;
                 let work = $crate::cockroach::work::typed(async { $work });
                 let done = tokio::time::timeout($store.attempt_limit(), work).await;
-                lease.end(done)
+                lease.end(done).await
             }
         }
     };
 }
 
 /// `run!(store, budget, purpose, |connection| work)`: attempts until one ends well or the budget is
-/// used up: `Result<T, StoreError>`. For what a copy of the past lacks, the present is asked.
+/// used up: `Result<T, StoreError>`. A query that is too slow is attempted once. For what a copy of
+/// the past lacks, the present is asked.
 macro_rules! run {
     ($store:expr, $budget:expr, $purpose:expr, |$connection:ident| $work:expr) => {{
         let budget: &mut $crate::cockroach::failed::Budget = $budget;
@@ -36,6 +37,10 @@ macro_rules! run {
                 Ok(done) => break Ok(done),
                 Err(failed) if purpose == Purpose::ReadStale && failed.may_be_of_the_past() => {
                     purpose = Purpose::Read;
+                }
+                // It would take as long again, and others wait for what it takes.
+                Err(failed) if purpose.only_reads() && failed.is_too_slow() => {
+                    break Err(budget.given_up(failed));
                 }
                 Err(failed) => {
                     if let Err(error) = $store.again(budget, failed).await {

@@ -26,7 +26,7 @@ fn micros(at: i64) -> ObservedAt {
     ObservedAt::from_micros(at)
 }
 
-fn query(seconds: u64) -> AggregateQuery {
+pub(crate) fn query(seconds: u64) -> AggregateQuery {
     AggregateQuery {
         device: device("d"),
         sensor: sensor("temperature"),

@@ -67,7 +67,8 @@ impl Statement {
             place if place.starts_with("store/src/cockroach/ttl.rs") => Of::CockroachDb,
             place if place.contains("_COCKROACH_SETTINGS") => Of::CockroachDb,
             place if place.starts_with("store/src/cockroach/collation.rs") => Of::PostgreSql,
-            // Only PostgreSQL has replicas to be asked, and these settings.
+            // Only PostgreSQL has standbys and replicas to be asked, and these settings.
+            place if place.starts_with("store/src/cockroach/standbys.rs") => Of::PostgreSql,
             place if place.starts_with("store/src/cockroach/replicas.rs AGE") => Of::PostgreSql,
             place if place.starts_with("store/src/cockroach/dialect.rs") => {
                 match pieces.first().is_some_and(|text| text.starts_with("SET ")) {

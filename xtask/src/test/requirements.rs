@@ -28,7 +28,7 @@ pub(crate) struct Requirement {
 }
 
 /// Everything that tests need.
-pub(crate) const REQUIREMENTS: [Requirement; 8] = [
+pub(crate) const REQUIREMENTS: [Requirement; 9] = [
     Requirement {
         programs: &["initdb", "postgres", "pg_basebackup", "psql"],
         modules: &[],
@@ -46,6 +46,12 @@ pub(crate) const REQUIREMENTS: [Requirement; 8] = [
         modules: &[],
         package: "mosquitto-clients",
         why: "our broker is tested with clients that are not ours",
+    },
+    Requirement {
+        programs: &["pgbouncer"],
+        modules: &[],
+        package: "pgbouncer",
+        why: "a bridge must find out that a pooler stands before its database",
     },
     Requirement {
         programs: &["openssl"],
