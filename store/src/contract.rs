@@ -19,8 +19,8 @@ use super::fleet::FleetStore;
 use super::groups::GroupStore;
 use super::history::HistoryStore;
 use super::{
-    Conflict, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence, RangeContent,
-    ReportsSettled, StoreError, StoredReading,
+    Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
+    RangeContent, ReportsSettled, StoreError, StoredReading,
 };
 
 /// Devices that one call of [`UpkeepStore::expire`] looks at.
@@ -106,9 +106,13 @@ pub trait ReadingStore: Send + Sync {
         range: SeqRange,
     ) -> Result<RangeContent, StoreError>;
 
-    /// Versions that lost, of one device, latest first.
-    async fn conflicts(&self, device: &DeviceId, limit: usize)
-    -> Result<Vec<Conflict>, StoreError>;
+    /// Versions that lost, of one device, latest first; `after` continues behind one.
+    async fn conflicts(
+        &self,
+        device: &DeviceId,
+        after: Option<&ConflictCursor>,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, StoreError>;
 }
 
 /// A database behind a bridge: one trait for each of its users, its clock, and its end.

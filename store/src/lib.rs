@@ -71,7 +71,9 @@ pub use ledger::discarder;
 pub use ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 pub use ledger::query::LedgerStore;
 pub use location::Location;
-pub use readings::{Conflict, Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery};
+pub use readings::{
+    Conflict, ConflictCursor, Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery,
+};
 pub use records::{
     DeviceLedger, EpochRecord, FleetLedger, Gap, Kind, LedgerRange, RangeContent, Reported,
     RowCount, UNACCOUNTED_MAX,

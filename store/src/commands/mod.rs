@@ -69,11 +69,12 @@ pub trait CommandStore: Send + Sync {
         id: CommandId,
     ) -> Result<Option<CommandRecord>, StoreError>;
 
-    /// The commands of a device, latest first.
+    /// The commands of a device, latest first; `after` continues behind one.
     async fn commands(
         &self,
         device: &DeviceId,
         limit: usize,
+        after: Option<CommandId>,
     ) -> Result<Vec<CommandRecord>, StoreError>;
 }
 

@@ -89,7 +89,8 @@ macro_rules! record_columns {
 pub(crate) use record_columns;
 
 const ONE: &str = record_columns!("WHERE device_id = $1 AND id = $2");
-const LATEST: &str = record_columns!("WHERE device_id = $1 ORDER BY id DESC LIMIT $2");
+pub(crate) const LATEST: &str =
+    record_columns!("WHERE device_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
 
 #[async_trait]
 impl<D: Database> CommandStore for D {
@@ -165,9 +166,12 @@ impl<D: Database> CommandStore for D {
         device: &DeviceId,
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError> {
-        let cells = cells![device, page_limit(limit)];
+        // Behind every id.
+        let behind = after.map_or_else(|| "g".to_owned(), |after| after.to_string());
+        let cells = cells![device, behind, page_limit(limit)];
         self.list(Access::Read, LATEST, cells, record).await
     }
+        after: Option<CommandId>,
 }
 
 async fn queue(port: &mut dyn Port, new: &NewCommand) -> Result<Queued, Broken> {

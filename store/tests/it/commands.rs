@@ -410,16 +410,24 @@ async fn commands_are_listed_latest_first(fixture: Fixture) {
     for number in [2, 1, 3] {
         store.queue_command(&new(number, 3_600)).await.unwrap();
     }
-    let list = async |limit| {
-        let found = store.commands(&device("d"), limit).await.unwrap();
+    let list = async |after, limit| {
+        let found = store.commands(&device("d"), after, limit).await.unwrap();
         found
             .iter()
             .map(|found| found.command.id)
             .collect::<Vec<_>>()
     };
-    assert_eq!(list(10).await, [id(3), id(2), id(1)]);
-    assert_eq!(list(2).await, [id(3), id(2)]);
-    assert!(store.commands(&device("e"), 10).await.unwrap().is_empty());
+    assert_eq!(list(None, 10).await, [id(3), id(2), id(1)]);
+    assert_eq!(list(None, 2).await, [id(3), id(2)]);
+    assert_eq!(list(Some(id(2)), 2).await, [id(1)]);
+    assert_eq!(list(Some(id(1)), 2).await, []);
+    assert!(
+        store
+            .commands(&device("e"), None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 async fn a_retired_device_gets_no_command(fixture: Fixture) {
@@ -529,8 +537,14 @@ async fn the_same_request_is_the_same_command(fixture: Fixture) {
     for other in [bobs, others, named(9, "K", "ping"), nameless] {
         assert_eq!(queue(&other).await, Queued::Kept);
     }
-    assert_eq!(store.commands(&device("d"), 10).await.unwrap().len(), 4);
-    assert_eq!(store.commands(&device("e"), 10).await.unwrap().len(), 1);
+    assert_eq!(
+        store.commands(&device("d"), None, 10).await.unwrap().len(),
+        4
+    );
+    assert_eq!(
+        store.commands(&device("e"), None, 10).await.unwrap().len(),
+        1
+    );
 }
 
 async fn requests_of_one_key_at_the_same_time_make_one_command(fixture: Fixture) {
@@ -554,7 +568,11 @@ async fn requests_of_one_key_at_the_same_time_make_one_command(fixture: Fixture)
         assert_eq!(known.count(), 5, "{done:?}");
     }
     assert_eq!(
-        stores[0].commands(&device("d"), 100).await.unwrap().len(),
+        stores[0]
+            .commands(&device("d"), None, 100)
+            .await
+            .unwrap()
+            .len(),
         10
     );
 }

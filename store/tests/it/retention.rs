@@ -90,7 +90,7 @@ async fn commands_that_ended_long_ago_go(fixture: Fixture) {
         .unwrap();
     let before = ObservedAt::from_millis(20_000);
     assert_eq!(store.expire(before, None).await.unwrap().rows, 1);
-    let left = store.commands(&device("d"), 10).await.unwrap();
+    let left = store.commands(&device("d"), None, 10).await.unwrap();
     let left: Vec<CommandId> = left.iter().map(|left| left.command.id).collect();
     assert_eq!(left, [ids[2], ids[1]]);
 }
