@@ -2,11 +2,11 @@
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use schema::message::{Command, CommandId, CommandProgress, CommandState};
-use store::Store;
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Status};
 use store::command_rules::Standing;
 use store::commands::{NewCommand, ProgressReport, Queued, State};
 use store::requests::RequestKey;
+use store::{Presence, Store};
 use tokio::task::JoinSet;
 
 use testkit::contract;
@@ -18,6 +18,7 @@ contract!(
     words_in_any_order_leave_the_furthest,
     a_claim_is_one_bridges_alone,
     a_device_that_comes_back_is_served_at_once,
+    what_is_for_a_device_that_went_away_waits_for_its_birth,
     what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device,
     silence_expires_and_a_late_word_counts,
     commands_are_listed_latest_first,
@@ -220,18 +221,64 @@ async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
     assert_eq!(claimed(&*store, 3_602).await.len(), 2);
 }
 
+fn presence(session: Option<u64>, seconds: i64) -> Presence {
+    Presence {
+        device: device("d"),
+        status: match session {
+            Some(session) => Status::Online {
+                session,
+                epoch: epoch(1),
+                agent_version: "1.0.0".to_owned(),
+            },
+            None => Status::Offline { session: 1 },
+        },
+        received_at: at(START + seconds),
+    }
+}
+
+async fn what_is_for_a_device_that_went_away_waits_for_its_birth(fixture: Fixture) {
+    let store = fixture.open().await;
+    for change in [presence(Some(1), -20), presence(None, -10)] {
+        store.presence(&[change]).await.unwrap();
+    }
+    store.queue_command(&new(1, 3_600)).await.unwrap();
+    // Once, in case that it has just come back; and then no more.
+    assert_eq!(claimed(&*store, 0).await, [(id(1), false)]);
+    for seconds in [5, 60, 300, 899] {
+        assert_eq!(claimed(&*store, seconds).await, []);
+    }
+    let born = presence(Some(2), 899);
+    store.presence(&[born]).await.unwrap();
+    let back = [device("d")];
+    let recalled = store.recall_commands(&back, at(START + 899)).await;
+    assert_eq!(recalled.unwrap(), 1);
+    assert_eq!(claimed(&*store, 899).await, [(id(1), false)]);
+    // It is there: what it does not answer is sent again as ever.
+    assert_eq!(claimed(&*store, 908).await, []);
+    assert_eq!(claimed(&*store, 909).await, [(id(1), false)]);
+}
+
 /// The rules that the simulation runs on are what the statements say.
 async fn statements_do_what_the_rules_say(fixture: Fixture) {
     let store = fixture.open().await;
     let mut rng = SmallRng::seed_from_u64(1);
     const TTL: i64 = 300;
     let mut known: Vec<Standing> = Vec::new();
-    let mut now = 0;
+    let (mut now, mut session, mut is_away) = (0, 0, false);
     for step in 0..600 {
         now += rng.random_range(0..40);
         let time = at(START + now);
         let number = rng.random_range(0..=known.len());
         let on = |number: usize| id(number as u64);
+        if step % 50 == 49 {
+            session += u64::from(session == 0 || is_away);
+            is_away = session > 0 && !is_away && step % 100 == 99;
+            let mut change = presence((!is_away).then_some(session), now);
+            if let Status::Offline { session: of } = &mut change.status {
+                *of = session;
+            }
+            store.presence(&[change]).await.unwrap();
+        }
         match rng.random_range(0..6) {
             _ if number == known.len() && known.len() < 40 => {
                 let mut new = new(number as u64, now + TTL);
@@ -248,7 +295,7 @@ async fn statements_do_what_the_rules_say(fixture: Fixture) {
                 due.sort_unstable();
                 let mut expected = Vec::new();
                 for (number, standing) in known.iter_mut().enumerate() {
-                    if standing.claim(time) {
+                    if standing.claim_for(time, is_away) {
                         expected.push((on(number), standing.cancel, standing.is_known()));
                     }
                 }
