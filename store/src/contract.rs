@@ -27,6 +27,9 @@ use super::{
 pub const EXPIRE_DEVICES: usize = 64;
 
 /// The part of a store that keeps its schema.
+/// Rows after which one call of [`UpkeepStore::expire`] ends: nobody who writes waits longer than they take.
+pub const EXPIRE_ROWS: u64 = 2_000;
+
 #[async_trait]
 pub trait SchemaStore: Send + Sync {
     /// The migrations that this database has not had yet, in order.
@@ -83,7 +86,8 @@ pub trait UpkeepStore: Send + Sync {
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError>;
 
     /// Drops what was observed, dead letters that were received, and commands that ended before a
-    /// time: of the next [`EXPIRE_DEVICES`] devices behind `after`. The ledger keeps its ranges.
+    /// time: of the next [`EXPIRE_DEVICES`] devices behind `after`, and not many more than [`EXPIRE_ROWS`] rows. The
+    /// ledger keeps its ranges.
     async fn expire(
         &self,
         before: ObservedAt,
@@ -178,6 +182,8 @@ pub struct Expired {
     pub next: Option<DeviceId>,
 }
 
+    /// The call ended early: there is more.
+    pub is_cut: bool,
 /// Row counts of the main tables.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -57,8 +57,8 @@ pub mod verify;
 
 pub use clock::StoreClock;
 pub use contract::{
-    Activity, Counts, EXPIRE_DEVICES, Expired, IngestStore, Migration, ReadingStore, ReportStore,
-    SchemaStore, Store, UpkeepStore,
+    Activity, Counts, EXPIRE_DEVICES, EXPIRE_ROWS, Expired, IngestStore, Migration, ReadingStore,
+    ReportStore, SchemaStore, Store, UpkeepStore,
 };
 pub use dead_letters::{DEAD_LETTER_BYTES_MAX, DeadLetter, KeptLetter};
 pub use error::StoreError;
