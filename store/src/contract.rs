@@ -18,6 +18,7 @@ use super::fan_out::FanOutStore;
 use super::fleet::FleetStore;
 use super::groups::GroupStore;
 use super::history::HistoryStore;
+use super::rounds::RoundStore;
 use super::{
     Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
     RangeContent, ReportsSettled, StoreError, StoredReading,
@@ -26,10 +27,10 @@ use super::{
 /// Devices that one call of [`UpkeepStore::expire`] looks at.
 pub const EXPIRE_DEVICES: usize = 64;
 
-/// The part of a store that keeps its schema.
 /// Rows after which one call of [`UpkeepStore::expire`] ends: nobody who writes waits longer than they take.
 pub const EXPIRE_ROWS: u64 = 2_000;
 
+/// The part of a store that keeps its schema.
 #[async_trait]
 pub trait SchemaStore: Send + Sync {
     /// The migrations that this database has not had yet, in order.
@@ -132,6 +133,7 @@ pub trait Store:
     + HistoryStore
     + DeadLetterStore
     + LedgerStore
+    + RoundStore
     + SchemaStore
     + IngestStore
     + ReportStore
@@ -178,12 +180,12 @@ pub struct Migration {
 pub struct Expired {
     /// Rows that are gone.
     pub rows: u64,
-    /// Behind which device to go on; `None` when all were looked at.
+    /// Behind which device to go on; `None` when all were looked at, or to begin anew.
     pub next: Option<DeviceId>,
-}
-
     /// The call ended early: there is more.
     pub is_cut: bool,
+}
+
 /// Row counts of the main tables.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -16,7 +16,7 @@
 //! Reading order: `contract` → `intake`, `readings`, `records` (the values) → `ledger` (what is known, what is new,
 //! which version wins, what the ledger says) → [`cockroach`] and [`embedded`] → [`location`], [`error`], [`sqlstate`]. Beside readings,
 //! each capability in a file of its own, once for both databases: `sql` (what they stand on) → [`fleet`], [`commands`],
-//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`].
+//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`], [`rounds`].
 
 mod absent;
 mod cache;
@@ -51,6 +51,7 @@ mod readings;
 mod records;
 pub mod requests;
 mod retention;
+pub mod rounds;
 mod sql;
 pub mod sqlstate;
 pub mod verify;
@@ -68,6 +69,7 @@ pub use intake::{
 };
 pub use ledger::books;
 pub use ledger::discarder;
+pub use ledger::fleet::FleetBooks;
 pub use ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 pub use ledger::query::LedgerStore;
 pub use location::Location;

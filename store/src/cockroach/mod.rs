@@ -35,6 +35,8 @@ mod probe;
 mod query;
 mod replicas;
 mod report;
+#[cfg(test)]
+mod round_plans;
 mod rows;
 mod settings;
 mod sql;

@@ -92,7 +92,7 @@ async fn names_the_rows_of_its_indexes(connection: &mut PgConnection, sql: &str,
 }
 
 /// Runs a query and returns what it read of which table, and how.
-async fn explain(
+pub(super) async fn explain(
     connection: &mut PgConnection,
     sql: &str,
     values: &str,
