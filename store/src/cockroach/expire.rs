@@ -11,6 +11,7 @@ use sqlx::Executor as _;
 use super::super::contract::UpkeepStore;
 use super::super::fleet::DEVICE_IDS;
 use super::super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::super::retention::{COMMANDS, CONFLICTS, DEAD_LETTERS, FAN_OUTS};
 use super::super::{EXPIRE_DEVICES, EXPIRE_ROWS, Expired, StoreError};
 use super::arguments::Micros;
 use super::dialect::Purpose;
@@ -33,21 +34,6 @@ const READINGS: &str = "WITH gone AS ( \
          expired_before = greatest(devices.expired_before, $3) \
      FROM (SELECT count(*) AS gone FROM gone) AS g \
      WHERE devices.device_id = $1 AND g.gone > 0 RETURNING g.gone";
-
-const CONFLICTS: &str = "DELETE FROM conflicts \
-     WHERE (device_id, sensor, observed_at, hlc, epoch, seq) IN ( \
-         SELECT device_id, sensor, observed_at, hlc, epoch, seq FROM conflicts \
-         WHERE device_id = $1 AND observed_at < $2 LIMIT $3)";
-
-const COMMANDS: &str = "DELETE FROM commands WHERE (device_id, id) IN ( \
-     SELECT device_id, id FROM commands WHERE device_id = $1 AND ended_at < $2 LIMIT $3)";
-
-/// Fan-outs whose last command has expired, and with it all of them.
-const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE id IN ( \
-     SELECT id FROM fan_outs WHERE expires_at < $1 AND NOT unfinished LIMIT $2)";
-
-pub(super) const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
-     SELECT device_id, payload_digest FROM dead_letters WHERE received_at < $1 LIMIT $2)";
 
 /// `delete!(store, all, statement)`: repeats a statement that deletes some rows at a time until none is left, or as many
 /// are gone as a call may take; adds what is gone to `all`. A macro as [`run!`] is one.

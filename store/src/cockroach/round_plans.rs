@@ -4,12 +4,11 @@
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::dialect::{READ_SETTINGS, WRITE_SETTINGS};
-use super::expire;
 use super::plans::explain;
 use super::query::CONFLICTS;
 use crate::commands::sql::LATEST;
 use crate::ledger::query::{HEADS, NAMED};
-use crate::{Location, alerts};
+use crate::{Location, alerts, retention};
 
 /// 10,000 devices, each with a hundred ranges, and some of all that goes wrong.
 const FILL: &str = "
@@ -93,7 +92,7 @@ async fn what_is_asked_again_and_again_reads_what_changed() {
         // Found, and then deleted.
         (
             "old letters",
-            expire::DEAD_LETTERS,
+            retention::DEAD_LETTERS,
             "to_timestamp(1700000100), 1000",
             0.0,
             200.0,

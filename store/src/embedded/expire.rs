@@ -4,6 +4,7 @@ use libsql::Value as Cell;
 use schema::{DeviceId, ObservedAt};
 
 use super::super::fleet::DEVICE_IDS;
+use super::super::retention::{COMMANDS, CONFLICTS, DEAD_LETTERS, FAN_OUTS};
 use super::super::{EXPIRE_DEVICES, EXPIRE_ROWS, Expired, StoreError};
 use super::file::File;
 
@@ -17,21 +18,6 @@ const READINGS: &str = "DELETE FROM telemetry_data WHERE device_id = ?1 AND sens
 /// NULL stays NULL: what a device lost before there was a count is not known.
 const EXPIRED: &str = "UPDATE devices SET expired = expired + ?2, \
      expired_before = max(coalesce(expired_before, ?3), ?3) WHERE device_id = ?1";
-
-const CONFLICTS: &str = "DELETE FROM conflicts \
-     WHERE (device_id, sensor, observed_at, hlc, epoch, seq) IN ( \
-         SELECT device_id, sensor, observed_at, hlc, epoch, seq FROM conflicts AS c \
-         WHERE c.device_id = ?1 AND c.observed_at < ?2 LIMIT ?3)";
-
-const COMMANDS: &str = "DELETE FROM commands WHERE (device_id, id) IN ( \
-     SELECT device_id, id FROM commands AS c WHERE c.device_id = ?1 AND c.ended_at < ?2 LIMIT ?3)";
-
-/// Fan-outs whose last command has expired, and with it all of them.
-const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE id IN ( \
-     SELECT id FROM fan_outs AS f WHERE f.expires_at < ?1 AND NOT f.unfinished LIMIT ?2)";
-
-const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
-     SELECT device_id, payload_digest FROM dead_letters AS l WHERE l.received_at < ?1 LIMIT ?2)";
 
 /// One call is one commit, and whoever writes waits for it: each statement takes what room the call has left.
 pub(super) fn expire(
