@@ -1,26 +1,15 @@
 //! The audit: what was changed through the API, and who was turned away.
 
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
-use crate::Limit;
-use crate::endpoint::{endpoint, listing, paged};
+use crate::Page;
+use crate::endpoint::{endpoint, listing};
 
 endpoint! {
     /// Lists what was changed through the API and who was turned away, latest first
     ListAudit: GET "/api/v1/audit", Administer, "access";
-    query AuditPage; answer AuditLog
-}
-
-/// Which part of the audit is asked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub struct AuditPage {
-    /// Where a page ended, by its `next`
-    pub after: Option<String>,
-    /// At most so many
-    #[param(value_type = Option<usize>, minimum = 1, maximum = 10_000)]
-    pub limit: Option<Limit>,
+    query Page; answer AuditLog
 }
 
 /// What was changed, or who was turned away.
@@ -53,4 +42,3 @@ pub struct AuditLog {
 }
 
 listing!(AuditLog.entries: AuditLine);
-paged!(AuditPage, after);

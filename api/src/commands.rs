@@ -10,12 +10,12 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::description::{answers_header, answers_too, refuses, takes_header};
 use crate::endpoint::{endpoint, listing, paged};
-use crate::{IDEMPOTENCY_KEY, Limited, OfDevice, text};
+use crate::{IDEMPOTENCY_KEY, OfDevice, Page, text};
 
 endpoint! {
     /// Lists the commands of a device, latest first
     ListCommands: GET "/api/v1/devices/{device}/commands", ReadDevice, "commands";
-    path OfDevice; query Limited; answer Commands
+    path OfDevice; query Page; answer Commands
 }
 
 endpoint! {
@@ -122,7 +122,7 @@ pub struct Commands {
 }
 
 listing!(Commands.commands: CommandBody);
-paged!(Limited);
+paged!(Page, after);
 
 fn describe_send(operation: &mut Operation) {
     takes_idempotency_key(operation, "yours for this device");

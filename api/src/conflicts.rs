@@ -5,12 +5,12 @@ use utoipa::ToSchema;
 
 use crate::endpoint::{endpoint, listing};
 use crate::telemetry::ReadingBody;
-use crate::{Limited, OfDevice};
+use crate::{OfDevice, Page};
 
 endpoint! {
     /// Lists versions that lost to another one, latest first
     ListConflicts: GET "/api/v1/devices/{device}/conflicts", ReadDevice, "telemetry";
-    path OfDevice; query Limited; answer Conflicts
+    path OfDevice; query Page; answer Conflicts
 }
 
 /// Versions that lost
@@ -18,6 +18,9 @@ endpoint! {
 pub struct Conflicts {
     /// The latest first.
     pub conflicts: Vec<ConflictBody>,
+    /// Where the next page begins, if there is one: pass it as `after`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 /// A version that lost

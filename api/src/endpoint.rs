@@ -172,17 +172,8 @@ macro_rules! listing {
     };
 }
 
-/// A query with `limit` and, if named, `after`.
+/// A query with `limit` and `after`.
 macro_rules! paged {
-    ($query:ident) => {
-        impl $crate::Paged for $query {
-            const HAS_AFTER: bool = false;
-
-            fn page(&mut self, limit: $crate::Limit, _: Option<String>) {
-                self.limit = Some(limit);
-            }
-        }
-    };
     ($query:ident, after) => {
         impl $crate::Paged for $query {
             const HAS_AFTER: bool = true;

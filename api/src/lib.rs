@@ -32,7 +32,7 @@ pub mod tokens;
 pub use access::{Access, Role};
 use description::Described;
 pub use endpoint::{Endpoint, Listing, Nothing, Paged, Parameters};
-pub use parameters::{Limit, Limited, OfCommand, OfDevice, ROWS_MAX, Time, text};
+pub use parameters::{Limit, OfCommand, OfDevice, Page, ROWS_MAX, Time, text};
 pub use problem::Problem;
 pub use request::{Request, RequestError};
 

@@ -41,10 +41,12 @@ pub struct OfCommand {
     pub command: CommandId,
 }
 
-/// How many at most, of a list that is no longer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Limited {
+pub struct Page {
+    /// Where a page ended, by its `next`
+    pub after: Option<String>,
     /// At most so many
     #[param(value_type = Option<usize>, minimum = 1, maximum = 10_000)]
     pub limit: Option<Limit>,

@@ -12,7 +12,8 @@ use prometheus_client::registry::Registry;
 use schema::time::ReceivedAt;
 use schema::{Balance, DiscardedBy};
 use store::alerts::{AlertBounds, FINDINGS_MAX, Finding, Rule};
-use store::{FleetLedger, Store, StoreError};
+use store::{FleetBooks, FleetLedger, Store, StoreError};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -28,6 +29,8 @@ pub(crate) struct Alerts {
     /// What this bridge's database refuses.
     pub(crate) watch: DatabaseWatch,
     pub(crate) bounds: AlertBounds,
+    /// The fleet's books, which upkeep looks at as well.
+    pub(crate) books: Arc<Mutex<FleetBooks>>,
     pub(crate) meters: AlertMeters,
     pub(crate) stop: CancellationToken,
 }
@@ -125,32 +128,59 @@ impl Alerts {
         let now = self.store.clock().now();
         self.raise_refusals(now).await?;
         if self.store.begin_alert_round(now, INTERVAL / 2).await? {
-            for rule in Rule::ALL {
-                let found = match rule {
-                    // Each bridge raises what it sees itself.
-                    Rule::StoreRefuses => continue,
-                    Rule::ReadingsUnaccounted => self.unaccounted().await?,
-                    Rule::DeviceOffline
-                    | Rule::DeadLetters
-                    | Rule::SettingNotInForce
-                    | Rule::ClockSkewed => self.store.findings(rule, now, &self.bounds).await?,
-                };
-                keep(&*self.store, rule, now, found).await?;
-            }
+            self.round(now).await?;
         }
         let firing = self.store.alerts_firing().await?;
         set(&self.meters.firing, firing);
         Ok(())
     }
 
+    /// Looks for everything, and resolves what is no more.
+    async fn round(&self, now: ReceivedAt) -> Result<(), StoreError> {
+        for rule in Rule::ALL {
+            match rule {
+                // Each bridge raises what it sees itself.
+                Rule::StoreRefuses => continue,
+                Rule::ReadingsUnaccounted => {
+                    let found = self.unaccounted().await?;
+                    raise(&*self.store, rule, now, &found).await?;
+                }
+                Rule::DeviceOffline
+                | Rule::DeadLetters
+                | Rule::SettingNotInForce
+                | Rule::ClockSkewed => self.look_for(rule, now).await?,
+            }
+            // All that the rule finds was seen: what was not is no more.
+            self.store.resolve_alerts(rule, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Raises what a rule finds, page by page.
+    async fn look_for(&self, rule: Rule, now: ReceivedAt) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let page = self
+                .store
+                .findings(rule, now, &self.bounds, after.as_ref())
+                .await?;
+            raise(&*self.store, rule, now, &page).await?;
+            after = page.last().and_then(|last| last.device.clone());
+            if page.len() < FINDINGS_MAX || after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     async fn unaccounted(&self) -> Result<Vec<Finding>, StoreError> {
-        let fleet = self.store.fleet_ledger().await?;
-        self.meters.looked(&fleet);
+        let mut books = self.books.lock().await;
+        self.store.look_at_books(&mut books).await?;
+        self.meters.looked(&books.totals());
         let finding = |(device, readings)| Finding {
             device: Some(device),
             detail: format!("{readings} readings are neither in the database nor on the device"),
         };
-        Ok(fleet.worst.into_iter().map(finding).collect())
+        Ok(books.unaccounted().into_iter().map(finding).collect())
     }
 }
 
@@ -159,11 +189,7 @@ impl Alerts {
     /// a while.
     async fn raise_refusals(&self, now: ReceivedAt) -> Result<(), StoreError> {
         let findings = findings(&self.watch.refusals());
-        if !findings.is_empty() {
-            let rule = Rule::StoreRefuses;
-            warn!(rule = rule.as_str(), findings = findings.len(), "alerts");
-            self.store.raise(rule, &findings, now).await?;
-        }
+        raise(&*self.store, Rule::StoreRefuses, now, &findings).await?;
         let unseen = now.minus(2 * INTERVAL);
         self.store
             .resolve_unseen_alerts(Rule::StoreRefuses, unseen, now)
@@ -195,36 +221,110 @@ fn findings(refusals: &Refusals) -> Vec<Finding> {
         device: None,
         detail: of_all.join("; "),
     });
-    let mut findings: Vec<Finding> = of_all.into_iter().chain(of_devices).collect();
-    findings.truncate(FINDINGS_MAX);
-    findings
+    of_all.into_iter().chain(of_devices).collect()
 }
 
-/// Takes down what one look for one thing found.
+/// Takes down what one look for one thing found, by device.
 ///
 /// # Errors
 /// [`StoreError`]; the next look finds the same.
-async fn keep(
+async fn raise(
     store: &dyn Store,
     rule: Rule,
     now: ReceivedAt,
-    found: Vec<Finding>,
+    found: &[Finding],
 ) -> Result<(), StoreError> {
     // One alert for each device: the last finding.
-    let mut findings: Vec<Finding> = Vec::with_capacity(found.len());
-    let is_whole = found.len() < FINDINGS_MAX;
-    for finding in found {
-        match findings.last_mut() {
-            Some(last) if last.device == finding.device => *last = finding,
-            _ => findings.push(finding),
-        }
-    }
+    let findings: Vec<Finding> = found
+        .chunk_by(|one, next| one.device == next.device)
+        .filter_map(|of_one| of_one.last().cloned())
+        .collect();
     if !findings.is_empty() {
         warn!(rule = rule.as_str(), devices = findings.len(), "alerts");
-        store.raise(rule, &findings, now).await?;
     }
-    if is_whole {
-        store.resolve_alerts(rule, now).await?;
+    for some in findings.chunks(FINDINGS_MAX) {
+        store.raise(rule, some, now).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use daemon::Health;
+    use schema::message::Status;
+    use store::Presence;
+    use store::alerts::{AlertQuery, AlertState};
+    use testkit::contract;
+    use testkit::database::Fixture;
+    use testkit::readings::{at, device, epoch};
+
+    use super::*;
+
+    contract!(a_thousand_devices_that_go_away_at_once_are_found_and_those_that_come_back_resolved);
+
+    const DEVICES: usize = 1_200;
+    const BACK: usize = 500;
+
+    fn presence(number: usize, session: i64, online: bool, seconds: i64) -> Presence {
+        let session = session.unsigned_abs();
+        Presence {
+            device: device(&format!("d{number:04}")),
+            status: match online {
+                true => Status::Online {
+                    session,
+                    epoch: epoch(1),
+                    agent_version: "1.0.0".to_owned(),
+                },
+                false => Status::Offline { session },
+            },
+            received_at: at(seconds),
+        }
+    }
+
+    async fn count(store: &dyn Store, state: AlertState) -> usize {
+        let query = AlertQuery {
+            state: Some(state),
+            limit: 10_000,
+            ..AlertQuery::default()
+        };
+        let found = store.alerts(&query).await.unwrap();
+        found
+            .iter()
+            .filter(|alert| alert.rule == Rule::DeviceOffline)
+            .count()
+    }
+
+    async fn a_thousand_devices_that_go_away_at_once_are_found_and_those_that_come_back_resolved(
+        fixture: Fixture,
+    ) {
+        let store = fixture.open().await;
+        let all = |range: std::ops::Range<usize>, session, online, seconds| -> Vec<Presence> {
+            range
+                .map(|of| presence(of, session, online, seconds))
+                .collect()
+        };
+        let born = all(0..DEVICES, 1, true, 1_000);
+        store.presence(&born).await.unwrap();
+        let gone = all(0..DEVICES, 1, false, 1_010);
+        store.presence(&gone).await.unwrap();
+        let alerts = Alerts {
+            store: Arc::clone(&store),
+            watch: DatabaseWatch::new(Health::default().component("store")),
+            bounds: AlertBounds::default(),
+            books: Arc::default(),
+            meters: AlertMeters::register(&mut Registry::default()),
+            stop: CancellationToken::new(),
+        };
+        alerts.round(at(2_000)).await.unwrap();
+        assert_eq!(count(&*store, AlertState::Firing).await, DEVICES);
+        // Nothing new: none is opened twice, and none is taken for gone.
+        alerts.round(at(2_030)).await.unwrap();
+        assert_eq!(count(&*store, AlertState::Firing).await, DEVICES);
+        assert_eq!(count(&*store, AlertState::Resolved).await, 0);
+        let back = all(0..BACK, 2, true, 2_040);
+        store.presence(&back).await.unwrap();
+        alerts.round(at(2_060)).await.unwrap();
+        assert_eq!(count(&*store, AlertState::Firing).await, DEVICES - BACK);
+        assert_eq!(count(&*store, AlertState::Resolved).await, BACK);
+    }
 }

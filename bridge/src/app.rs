@@ -8,7 +8,7 @@ use axum::http::HeaderValue;
 use daemon::{Class, Failure, Health, Lifecycle, admin, http, lock};
 use prometheus_client::registry::Registry;
 use rustls::ServerConfig;
-use store::{Readers, Store};
+use store::{FleetBooks, Readers, Store};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,6 +66,7 @@ struct Parts<'a> {
     config: Config,
     store: Arc<dyn Store>,
     retention: Retention,
+    books: Arc<tokio::sync::Mutex<FleetBooks>>,
     lifecycle: &'a Lifecycle,
     health: &'a Health,
     registry: &'a mut Registry,
@@ -102,6 +103,7 @@ impl Bridge {
             config,
             store,
             retention,
+            books: Arc::default(),
             lifecycle,
             health,
             registry,
@@ -200,6 +202,7 @@ impl Parts<'_> {
             store: self.read_by(Readers::Upkeep),
             watch: watch.clone(),
             bounds: self.config.alerts,
+            books: Arc::clone(&self.books),
             meters: AlertMeters::register(self.registry),
             stop: self.lifecycle.token(),
         };
@@ -292,6 +295,7 @@ impl Parts<'_> {
         let upkeep = Upkeep {
             store: self.read_by(Readers::Upkeep),
             acks,
+            books: Arc::clone(&self.books),
             meters: UpkeepMeters::register(self.registry),
             gap_age: self.config.gap_age,
             keep,

@@ -1,14 +1,17 @@
 //! What a bridge does now and then: merge ledger ranges, ask devices again for what was skipped,
-//! and drop what is too old. Safe with several bridges; a failure waits for the next time.
+//! and drop what is too old. Safe with several bridges: what reads or drops much is done by one at a time, for all
+//! ([`Round`]). A failure waits for the next time.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::{Failure, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use schema::{DeviceId, ObservedAt};
-use store::{Settled, Store, StoreError};
+use store::rounds::Round;
+use store::{FleetBooks, Settled, Store, StoreError};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -24,6 +27,12 @@ const MERGE_EPOCHS: usize = 256;
 /// How far clocks of those who issue tokens, and of other bridges, may be off.
 const SKEW: Duration = Duration::from_secs(120);
 
+/// How long a round is its bridge's without a sign of it.
+const CLAIM: Duration = INTERVAL.checked_div(2).expect("two is not zero");
+
+/// How long old rows are dropped in one turn.
+const TURN: Duration = INTERVAL;
+
 /// Gaps that are asked for at a time.
 const GAPS_MAX: usize = 1_000;
 
@@ -32,6 +41,8 @@ const GAPS_MAX: usize = 1_000;
 pub(crate) struct Upkeep {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) acks: AckPublisher,
+    /// The fleet's books, which alerts look at as well.
+    pub(crate) books: Arc<Mutex<FleetBooks>>,
     pub(crate) meters: UpkeepMeters,
     /// How old a gap must be. Well above an agent's longest time-out, so that what is merely late
     /// is not asked for.
@@ -77,45 +88,62 @@ impl UpkeepMeters {
 impl Upkeep {
     /// Runs until stopped.
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let mut after = None;
-        let mut expire_after = None;
+        tokio::select! {
+            () = async { tokio::join!(self.tend(), self.retain()); } => {}
+            () = self.stop.cancelled() => {}
+        }
+        Ok(())
+    }
+
+    /// Waits until it is time again. Bridges that started together need not work together, and nothing is too old while
+    /// the time is not known.
+    async fn pause(&self) {
+        tokio::time::sleep(INTERVAL.mul_f64(rand::random_range(0.75..1.25))).await;
+        self.store.clock().known().await;
+    }
+
+    async fn tend(&self) {
         loop {
-            // Bridges that started together need not work together.
-            let pause = INTERVAL.mul_f64(rand::random_range(0.75..1.25));
-            tokio::select! {
-                () = async {
-                    tokio::time::sleep(pause).await;
-                    // Nothing is too old while the time is not known.
-                    self.store.clock().known().await;
-                } => {}
-                () = self.stop.cancelled() => return Ok(()),
-            }
+            self.pause().await;
             match self.store.merge_ranges(MERGE_EPOCHS).await {
                 Ok(merged) => {
                     self.meters.ranges_merged.inc_by(merged);
                 }
                 Err(error) => debug!(%error, "ledger ranges were not merged"),
             }
-            match self.ask_again(after.as_ref()).await {
-                Ok(next) => after = next,
-                Err(error) => debug!(%error, "gaps were not looked for"),
+            if let Err(error) = self.ask_again().await {
+                debug!(%error, "gaps were not looked for");
             }
             if let Err(error) = self.forget().await {
                 debug!(%error, "ended tokens and old alerts were not dropped");
             }
-            if let Some(retention) = self.retention {
-                match self.expire(retention, expire_after.as_ref()).await {
-                    Ok(next) => expire_after = next,
-                    Err(error) => debug!(%error, "old rows were not dropped"),
-                }
+        }
+    }
+
+    /// Drops what is too old, if the database does not see to that itself.
+    async fn retain(&self) {
+        let Some(retention) = self.retention else {
+            return;
+        };
+        loop {
+            self.pause().await;
+            if let Err(error) = self.expire(retention).await {
+                debug!(%error, "old rows were not dropped");
             }
         }
     }
 
-    /// Asks for one page of gaps. Returns where the next page begins.
-    async fn ask_again(&self, after: Option<&DeviceId>) -> Result<Option<DeviceId>, StoreError> {
-        let before = self.store.clock().now().minus(self.gap_age);
-        let gaps = self.store.gaps(before, after, GAPS_MAX).await?;
+    /// Asks for one page of gaps, unless another bridge has just done so; the next round goes on behind it.
+    async fn ask_again(&self) -> Result<(), StoreError> {
+        let now = self.store.clock().now();
+        let begun = self.store.begin_round(Round::Gaps, now, CLAIM).await?;
+        let Some(place) = begun else { return Ok(()) };
+        let after = place.parse().ok();
+        let gaps = {
+            let mut books = self.books.lock().await;
+            self.store.look_at_books(&mut books).await?;
+            books.gaps(now.minus(self.gap_age), after.as_ref(), GAPS_MAX)
+        };
         let next = match gaps.len() {
             GAPS_MAX => gaps.last().map(|gap| gap.device.clone()),
             _ => None,
@@ -127,7 +155,13 @@ impl Upkeep {
             acks.add(gap.device, gap.epoch, Settled::default(), vec![gap.range]);
         }
         self.acks.publish(acks);
-        Ok(next)
+        self.keep(Round::Gaps, next.as_ref()).await
+    }
+
+    async fn keep(&self, round: Round, next: Option<&DeviceId>) -> Result<(), StoreError> {
+        let place = next.map_or("", DeviceId::as_str);
+        let now = self.store.clock().now();
+        self.store.keep_round(round, place, now).await
     }
 
     /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and
@@ -144,16 +178,26 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Drops the old rows of one page of devices. Returns where the next page begins.
-    async fn expire(
-        &self,
-        retention: Duration,
-        after: Option<&DeviceId>,
-    ) -> Result<Option<DeviceId>, StoreError> {
-        let before = self.store.clock().now().minus(retention);
-        let before = ObservedAt::from_micros(before.micros());
-        let expired = self.store.expire(before, after).await?;
-        self.meters.rows_expired.inc_by(expired.rows);
-        Ok(expired.next)
+    /// Drops old rows, some at a time, until all devices were looked at or the turn ends; the next one goes on there. One
+    /// bridge does so at a time, and it rests as long as it worked: retention takes half of one connection at most.
+    async fn expire(&self, retention: Duration) -> Result<(), StoreError> {
+        let now = self.store.clock().now();
+        let begun = self.store.begin_round(Round::Retention, now, CLAIM).await?;
+        let Some(place) = begun else { return Ok(()) };
+        let before = ObservedAt::from_micros(now.minus(retention).micros());
+        let mut after: Option<DeviceId> = place.parse().ok();
+        let turn = Instant::now();
+        while turn.elapsed() < TURN {
+            let begun = Instant::now();
+            let expired = self.store.expire(before, after.as_ref()).await?;
+            self.meters.rows_expired.inc_by(expired.rows);
+            after = expired.next;
+            self.keep(Round::Retention, after.as_ref()).await?;
+            if after.is_none() && !expired.is_cut {
+                break;
+            }
+            tokio::time::sleep(begun.elapsed()).await;
+        }
+        Ok(())
     }
 }

@@ -13,7 +13,7 @@ use api::commands::{
     CancelCommand, CommandBody, Commands, ListCommands, NewCommand, OfDevicesCommand, SendCommand,
 };
 use api::config::{ChangeDeviceConfig, ConfigBody, ShowDeviceConfig, Wanted};
-use api::{Endpoint, Limit, Limited, OfDevice, Request};
+use api::{Endpoint, Limit, OfDevice, Page, Request};
 use daemon::{Class, Failure};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -217,8 +217,9 @@ pub async fn judge(stack: &Stack, book: &Book, deadline: Instant) -> Result<Outc
     let client = client();
     let mut outcomes = Outcomes::default();
     for agent in 0..stack.agents.len() {
-        let list = ListCommands::at(of(agent)).query(Limited {
+        let list = ListCommands::at(of(agent)).query(Page {
             limit: Some(Limit::clamped(COMMANDS_MAX)),
+            ..Page::default()
         });
         let ended = |found: &Commands| found.commands.iter().all(|known| known.ended);
         let found = until(&client, &api, &list, deadline, ended).await?;

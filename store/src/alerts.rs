@@ -14,7 +14,7 @@ use schema::time::ReceivedAt;
 use super::StoreError;
 use super::sql::{Access, Database, Read, Row, cells, page_limit, unreadable};
 
-/// Most findings of one rule in one round. With more, what is not found any more stays open.
+/// Most findings of one rule that are told at a time.
 pub const FINDINGS_MAX: usize = 1_000;
 
 /// How old a report may be that is looked at for skew: a device that is there reports every minute.
@@ -119,13 +119,15 @@ pub trait AlertStore: Send + Sync {
         interval: Duration,
     ) -> Result<bool, StoreError>;
 
-    /// What a rule finds now, at most [`FINDINGS_MAX`]. Nothing for
+    /// What a rule finds now, by device, at most [`FINDINGS_MAX`]: with so many there may be more, behind the last one's
+    /// device. Nothing for
     /// [`Rule::ReadingsUnaccounted`], which the fleet's ledger tells, and for [`Rule::StoreRefuses`], which bridges see.
     async fn findings(
         &self,
         rule: Rule,
         now: ReceivedAt,
         bounds: &AlertBounds,
+        after: Option<&DeviceId>,
     ) -> Result<Vec<Finding>, StoreError>;
 
     /// Opens an alert for each finding, or sees the open one again.
@@ -269,27 +271,33 @@ const OFFLINE: &str = concat!(
     " FROM devices AS d \
      WHERE d.session IS NOT NULL AND d.retired_at IS NULL AND NOT ",
     is_heard!("$1"),
-    " ORDER BY d.device_id LIMIT $2"
+    " AND d.device_id > $2 ORDER BY d.device_id LIMIT $3"
 );
 
-const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
-     GROUP BY device_id ORDER BY device_id LIMIT $2";
+/// Those of no device come first, and are on the first page alone.
+pub(crate) const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
+         AND (device_id > $2 OR $2 = '') \
+     GROUP BY device_id ORDER BY device_id LIMIT $3";
 
-const SETTINGS: &str = "SELECT device_id, min(key), count(*) FROM reported_config \
-     WHERE failure IS NOT NULL GROUP BY device_id ORDER BY device_id LIMIT $1";
+/// By the index of such settings alone.
+pub(crate) const SETTINGS: &str = "SELECT device_id, min(key), count(*) FROM reported_config \
+     WHERE failure IS NOT NULL AND device_id > $1 \
+     GROUP BY device_id ORDER BY device_id LIMIT $2";
 
 /// Of buffer files that were reported on lately.
 const SKEWED: &str = "SELECT device_id, device_time_ms, reported_at FROM sync_status \
-     WHERE reported_at > $1 \
+     WHERE reported_at > $1 AND device_id > $3 \
          AND abs(extract(epoch FROM reported_at)::FLOAT8 * 1000::FLOAT8 \
              - device_time_ms::FLOAT8) > $2::FLOAT8 \
-     ORDER BY device_id, reported_at LIMIT $3";
+     ORDER BY device_id, reported_at LIMIT $4";
 
+/// A round that takes long does not make older what a later one has seen.
 const RAISE: &str = "INSERT INTO alerts (id, rule, device_id, detail, opened_at, last_seen_at) \
      SELECT f.value ->> 0, $2::TEXT, f.value ->> 1, f.value ->> 2, $3::TIMESTAMPTZ, $3::TIMESTAMPTZ \
      FROM jsonb_array_elements($1::TEXT::JSONB) AS f (value) WHERE true \
      ON CONFLICT (rule, device_id) WHERE resolved_at IS NULL DO UPDATE SET \
-         detail = excluded.detail, last_seen_at = excluded.last_seen_at";
+         detail = excluded.detail, \
+         last_seen_at = greatest(alerts.last_seen_at, excluded.last_seen_at)";
 
 const RESOLVE_UNSEEN: &str = "UPDATE alerts SET resolved_at = $2 \
      WHERE rule = $1 AND resolved_at IS NULL AND last_seen_at < $3";
@@ -319,7 +327,8 @@ const ACKNOWLEDGE: &str = "UPDATE alerts SET acknowledged_at = $2, acknowledged_
 const FIRING: &str =
     "SELECT count(*) FROM alerts WHERE resolved_at IS NULL AND acknowledged_at IS NULL";
 
-const FORGET: &str = "DELETE FROM alerts WHERE resolved_at < $1";
+pub(crate) const FORGET: &str =
+    "DELETE FROM alerts WHERE resolved_at < $1 AND resolved_at IS NOT NULL";
 
 #[async_trait]
 impl<D: Database> AlertStore for D {
@@ -337,25 +346,33 @@ impl<D: Database> AlertStore for D {
         rule: Rule,
         now: ReceivedAt,
         bounds: &AlertBounds,
+        after: Option<&DeviceId>,
     ) -> Result<Vec<Finding>, StoreError> {
+        let after = || after.map_or("", DeviceId::as_str);
         let since = |age| now.minus(age);
         let most = page_limit(FINDINGS_MAX);
         let (sql, cells, read): (_, _, Read<Finding>) = match rule {
             Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
-            Rule::DeviceOffline => (OFFLINE, cells![since(bounds.offline_after), most], |row| {
-                finding(row, detail::offline(row.time(1)?))
-            }),
-            Rule::DeadLetters => (LETTERS, cells![since(bounds.letter_age), most], |row| {
-                finding(row, detail::letters(row.number(1)?))
-            }),
-            Rule::SettingNotInForce => (SETTINGS, cells![most], |row| {
+            Rule::DeviceOffline => (
+                OFFLINE,
+                cells![since(bounds.offline_after), after(), most],
+                |row| finding(row, detail::offline(row.time(1)?)),
+            ),
+            Rule::DeadLetters => (
+                LETTERS,
+                cells![since(bounds.letter_age), after(), most],
+                |row| finding(row, detail::letters(row.number(1)?)),
+            ),
+            Rule::SettingNotInForce => (SETTINGS, cells![after(), most], |row| {
                 finding(row, detail::settings(&row.text(1)?, row.number(2)?))
             }),
             Rule::ClockSkewed => {
                 let skew = bounds.skew_max.as_millis() as f64;
-                (SKEWED, cells![since(SKEW_AGE), skew, most], |row| {
-                    finding(row, detail::skewed(row.int(1)?, row.time(2)?))
-                })
+                (
+                    SKEWED,
+                    cells![since(SKEW_AGE), skew, after(), most],
+                    |row| finding(row, detail::skewed(row.int(1)?, row.time(2)?)),
+                )
             }
         };
         self.list(Access::Read, sql, cells, read).await

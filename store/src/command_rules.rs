@@ -5,8 +5,8 @@ use schema::message::{CommandProgress, CommandState};
 use schema::time::ReceivedAt;
 
 use super::commands::{
-    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, EXPIRY_GRACE_MICROS, STEP_DELIVERED,
-    STEP_ENDED, STEP_RUNNING, STEP_SENT, State, step,
+    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, AWAY_SECONDS, EXPIRY_GRACE_MICROS,
+    STEP_DELIVERED, STEP_ENDED, STEP_RUNNING, STEP_SENT, State, step,
 };
 
 /// Where one command stands in the database.
@@ -61,8 +61,13 @@ impl Standing {
         self.step >= STEP_DELIVERED
     }
 
-    /// Takes it to be sent, if it is due.
+    /// Takes it to be sent, if it is due, to a device that is there.
     pub fn claim(&mut self, now: ReceivedAt) -> bool {
+        self.claim_for(now, false)
+    }
+
+    /// The same; what is for a device that went away is sent once, and waits for it to come back.
+    pub fn claim_for(&mut self, now: ReceivedAt, is_away: bool) -> bool {
         if self.due_at.is_none_or(|due| due > now) {
             return false;
         }
@@ -72,7 +77,10 @@ impl Standing {
         }
         self.sent_times += 1;
         let times = i64::try_from(self.sent_times).unwrap_or(i64::MAX);
-        let pause = AGAIN_SECONDS.saturating_mul(times).min(AGAIN_SECONDS_MAX);
+        let pause = match is_away {
+            true => AWAY_SECONDS,
+            false => AGAIN_SECONDS.saturating_mul(times).min(AGAIN_SECONDS_MAX),
+        };
         self.due_at = Some(later(now, pause));
         true
     }

@@ -19,13 +19,17 @@ use super::fan_out::FanOutStore;
 use super::fleet::FleetStore;
 use super::groups::GroupStore;
 use super::history::HistoryStore;
+use super::rounds::RoundStore;
 use super::{
-    Conflict, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence, RangeContent,
-    ReportsSettled, StoreError, StoredReading,
+    Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
+    RangeContent, ReportsSettled, StoreError, StoredReading,
 };
 
 /// Devices that one call of [`UpkeepStore::expire`] looks at.
 pub const EXPIRE_DEVICES: usize = 64;
+
+/// Rows after which one call of [`UpkeepStore::expire`] ends: nobody who writes waits longer than they take.
+pub const EXPIRE_ROWS: u64 = 2_000;
 
 /// The part of a store that keeps its schema.
 #[async_trait]
@@ -84,7 +88,8 @@ pub trait UpkeepStore: Send + Sync {
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError>;
 
     /// Drops what was observed, dead letters that were received, and commands that ended before a
-    /// time: of the next [`EXPIRE_DEVICES`] devices behind `after`. The ledger keeps its ranges.
+    /// time: of the next [`EXPIRE_DEVICES`] devices behind `after`, and not many more than [`EXPIRE_ROWS`] rows. The
+    /// ledger keeps its ranges.
     async fn expire(
         &self,
         before: ObservedAt,
@@ -107,9 +112,13 @@ pub trait ReadingStore: Send + Sync {
         range: SeqRange,
     ) -> Result<RangeContent, StoreError>;
 
-    /// Versions that lost, of one device, latest first.
-    async fn conflicts(&self, device: &DeviceId, limit: usize)
-    -> Result<Vec<Conflict>, StoreError>;
+    /// Versions that lost, of one device, latest first; `after` continues behind one.
+    async fn conflicts(
+        &self,
+        device: &DeviceId,
+        after: Option<&ConflictCursor>,
+        limit: usize,
+    ) -> Result<Vec<Conflict>, StoreError>;
 }
 
 /// Who asks. The queries of each wait only for others of the same: not for somebody else's long ones.
@@ -144,6 +153,7 @@ pub trait Store:
     + HistoryStore
     + DeadLetterStore
     + LedgerStore
+    + RoundStore
     + SchemaStore
     + IngestStore
     + ReportStore
@@ -193,8 +203,10 @@ pub struct Migration {
 pub struct Expired {
     /// Rows that are gone.
     pub rows: u64,
-    /// Behind which device to go on; `None` when all were looked at.
+    /// Behind which device to go on; `None` when all were looked at, or to begin anew.
     pub next: Option<DeviceId>,
+    /// The call ended early: there is more.
+    pub is_cut: bool,
 }
 
 /// Row counts of the main tables.

@@ -16,7 +16,7 @@
 //! Reading order: `contract` → `intake`, `readings`, `records` (the values) → `ledger` (what is known, what is new,
 //! which version wins, what the ledger says) → [`cockroach`] and [`embedded`] → [`location`], [`error`], [`sqlstate`]. Beside readings,
 //! each capability in a file of its own, once for both databases: `sql` (what they stand on) → [`fleet`], [`commands`],
-//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`].
+//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`], [`rounds`].
 
 mod absent;
 mod cache;
@@ -51,14 +51,15 @@ mod readings;
 mod records;
 pub mod requests;
 mod retention;
+pub mod rounds;
 mod sql;
 pub mod sqlstate;
 pub mod verify;
 
 pub use clock::StoreClock;
 pub use contract::{
-    Activity, Counts, EXPIRE_DEVICES, Expired, IngestStore, Migration, Readers, ReadingStore,
-    ReportStore, SchemaStore, Store, UpkeepStore,
+    Activity, Counts, EXPIRE_DEVICES, EXPIRE_ROWS, Expired, IngestStore, Migration, Readers,
+    ReadingStore, ReportStore, SchemaStore, Store, UpkeepStore,
 };
 pub use dead_letters::{DEAD_LETTER_BYTES_MAX, DeadLetter, KeptLetter};
 pub use error::StoreError;
@@ -68,10 +69,13 @@ pub use intake::{
 };
 pub use ledger::books;
 pub use ledger::discarder;
+pub use ledger::fleet::FleetBooks;
 pub use ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 pub use ledger::query::LedgerStore;
 pub use location::Location;
-pub use readings::{Conflict, Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery};
+pub use readings::{
+    Conflict, ConflictCursor, Order, QUERY_ROWS_MAX, StoredReading, TelemetryQuery,
+};
 pub use records::{
     DeviceLedger, EpochRecord, FleetLedger, Gap, Kind, LedgerRange, RangeContent, Reported,
     RowCount, UNACCOUNTED_MAX,

@@ -3,6 +3,9 @@
 use schema::time::ReceivedAt;
 use schema::{DeviceId, ObservedAt, Quality, SensorName, Value, Version};
 
+use super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
+use super::sql::int8;
+
 /// Most devices, readings or ranges that one query returns.
 pub const QUERY_ROWS_MAX: usize = 10_000;
 
@@ -58,4 +61,30 @@ pub struct Conflict {
     pub winner: Version,
     /// When the bridge saw them meet.
     pub recorded_at: ReceivedAt,
+}
+
+/// A conflict's place among those of its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConflictCursor {
+    /// When the bridge saw it.
+    pub recorded_at: ReceivedAt,
+    /// The version that lost.
+    pub loser: Version,
+}
+
+impl ConflictCursor {
+    /// The place behind which a list begins, as the databases compare it: when it was recorded, in microseconds, clock,
+    /// epoch, sequence. Without a cursor it is before all.
+    pub(crate) fn columns(after: Option<&Self>) -> [i64; 4] {
+        let Some(Self { recorded_at, loser }) = after else {
+            return [OBSERVED_AT_MAX.micros() + 1, 0, 0, 0];
+        };
+        let at = ObservedAt::from_micros(recorded_at.micros());
+        [
+            at.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros(),
+            loser.hlc.bits().cast_signed(),
+            int8(loser.epoch.get()),
+            int8(loser.seq),
+        ]
+    }
 }

@@ -1,6 +1,7 @@
 //! The audit, as administrators read it.
 
-use api::audit::{AuditLine, AuditLog, AuditPage};
+use api::Page;
+use api::audit::{AuditLine, AuditLog};
 use axum::Json;
 use axum::extract::State;
 use schema::time::ReceivedAt;
@@ -16,7 +17,7 @@ const LIMIT: usize = 100;
 /// Lists what was changed through the API and who was turned away, latest first.
 pub(super) async fn list(
     State(store): Shared,
-    Params(asked): Params<AuditPage>,
+    Params(asked): Params<Page>,
 ) -> Result<Json<AuditLog>, Problem> {
     let after = parsed("after", asked.after.as_deref(), cursor)?;
     let limit = asked.limit.map_or(LIMIT, usize::from);

@@ -1,7 +1,7 @@
 //! Commands: asked for, looked at, withdrawn.
 
 use api::commands::{CommandBody, Commands, NewCommand as NewBody, OfDevicesCommand};
-use api::{IDEMPOTENCY_KEY, Limited};
+use api::{IDEMPOTENCY_KEY, Page};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,7 +15,7 @@ use serde_json::Value;
 use store::commands::{CommandRecord, NewCommand, Queued};
 use store::requests::{RequestKey, RequestKeyError};
 
-use super::extract::{Body, Device, Now, Of, Params, wrong};
+use super::extract::{Body, Device, Now, Of, Params, next, parsed, wrong};
 use super::fleet::is_retired;
 use super::problem::Problem;
 use super::{Caller, Shared};
@@ -97,13 +97,15 @@ pub(super) async fn create(
 pub(super) async fn list(
     State(store): Shared,
     Device(device): Device,
-    Params(Limited { limit }): Params<Limited>,
+    Params(asked): Params<Page>,
 ) -> Result<Json<Commands>, Problem> {
-    let limit = limit.map_or(LIMIT, usize::from);
-    let found = store.commands(&device, limit).await?;
+    let after = parsed("after", asked.after.as_deref(), str::parse::<CommandId>)?;
+    let limit = asked.limit.map_or(LIMIT, usize::from);
+    let found = store.commands(&device, after, limit).await?;
+    let next = next(&found, limit, |last| last.command.id.to_string());
     Ok(Json(Commands {
         commands: found.into_iter().map(body).collect(),
-        next: None,
+        next,
     }))
 }
 

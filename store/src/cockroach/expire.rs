@@ -11,13 +11,15 @@ use sqlx::Executor as _;
 use super::super::contract::UpkeepStore;
 use super::super::fleet::DEVICE_IDS;
 use super::super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
-use super::super::{EXPIRE_DEVICES, Expired, StoreError};
+use super::super::retention::{COMMANDS, CONFLICTS, DEAD_LETTERS, FAN_OUTS};
+use super::super::{EXPIRE_DEVICES, EXPIRE_ROWS, Expired, StoreError};
 use super::arguments::Micros;
 use super::dialect::Purpose;
+use super::ingest::sql_int;
 use super::query::sensor_names;
 use super::{Cockroach, merge, rows, ttl};
 
-/// Rows of one statement, of each sensor: short enough that no writer waits for long.
+/// Rows of one statement: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
 
 const READINGS: &str = "WITH gone AS ( \
@@ -33,36 +35,20 @@ const READINGS: &str = "WITH gone AS ( \
      FROM (SELECT count(*) AS gone FROM gone) AS g \
      WHERE devices.device_id = $1 AND g.gone > 0 RETURNING g.gone";
 
-const CONFLICTS: &str = "DELETE FROM conflicts \
-     WHERE (device_id, sensor, observed_at, hlc, epoch, seq) IN ( \
-         SELECT device_id, sensor, observed_at, hlc, epoch, seq FROM conflicts \
-         WHERE device_id = $1 AND observed_at < $2 LIMIT $3)";
-
-const COMMANDS: &str = "DELETE FROM commands WHERE (device_id, id) IN ( \
-     SELECT device_id, id FROM commands WHERE device_id = $1 AND ended_at < $2 LIMIT $3)";
-
-/// Fan-outs whose last command has expired, and with it all of them.
-const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE id IN ( \
-     SELECT id FROM fan_outs WHERE expires_at < $1 AND NOT unfinished LIMIT $2)";
-
-const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
-     SELECT device_id, payload_digest FROM dead_letters WHERE received_at < $1 LIMIT $2)";
-
-/// `delete_all!(store, statement)`: repeats a statement that deletes some rows at a time until none
-/// is left, and tells how many are gone. A macro as [`run!`] is one.
-macro_rules! delete_all {
-    ($store:expr, $statement:expr) => {{
-        let mut all: u64 = 0;
-        loop {
-            let gone = run!($store, &mut $store.budget(), Purpose::Write, |connection| {
+/// `delete!(store, all, statement)`: repeats a statement that deletes some rows at a time until none is left, or as many
+/// are gone as a call may take; adds what is gone to `all`. A macro as [`run!`] is one.
+macro_rules! delete {
+    ($store:expr, $all:expr, $statement:expr) => {
+        while *$all < EXPIRE_ROWS {
+            let gone: u64 = run!($store, &mut $store.budget(), Purpose::Write, |connection| {
                 Ok(connection.execute($statement).await?.rows_affected())
             })?;
-            match gone {
-                0 => break all,
-                some => all += some,
+            if gone == 0 {
+                break;
             }
+            *$all += gone;
         }
-    }};
+    };
 }
 
 #[async_trait]
@@ -80,10 +66,18 @@ impl UpkeepStore for Cockroach {
         after: Option<&DeviceId>,
     ) -> Result<Expired, StoreError> {
         let before = Micros(before.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros());
-        let mut expired = Expired::default();
+        let mut all: u64 = 0;
         if after.is_none() {
-            expired.rows += delete_all!(self, sqlx::query(DEAD_LETTERS).bind(before).bind(ROWS));
-            expired.rows += delete_all!(self, sqlx::query(FAN_OUTS).bind(before).bind(ROWS));
+            delete!(
+                self,
+                &mut all,
+                sqlx::query(DEAD_LETTERS).bind(before).bind(ROWS)
+            );
+            delete!(
+                self,
+                &mut all,
+                sqlx::query(FAN_OUTS).bind(before).bind(ROWS)
+            );
         }
         let devices = run!(self, &mut self.budget(), Purpose::Read, |connection| {
             let after = after.map_or("", DeviceId::as_str);
@@ -94,13 +88,21 @@ impl UpkeepStore for Cockroach {
             found.iter().map(|row| rows::device(row, 0)).collect()
         })?;
         let devices: Vec<DeviceId> = devices;
+        let mut done = None;
         for device in &devices {
-            expired.rows += self.expire_device(device, before).await?;
+            self.expire_device(device, before, &mut all).await?;
+            if all >= EXPIRE_ROWS {
+                break;
+            }
+            done = Some(device.clone());
         }
-        if devices.len() == EXPIRE_DEVICES {
-            expired.next = devices.into_iter().next_back();
-        }
-        Ok(expired)
+        let is_cut = all >= EXPIRE_ROWS;
+        let has_more = is_cut || devices.len() == EXPIRE_DEVICES;
+        Ok(Expired {
+            rows: all,
+            next: done.or_else(|| after.cloned()).filter(|_| has_more),
+            is_cut,
+        })
     }
 
     async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
@@ -111,30 +113,40 @@ impl UpkeepStore for Cockroach {
 }
 
 impl Cockroach {
-    async fn expire_device(&self, device: &DeviceId, before: Micros) -> Result<u64, StoreError> {
+    async fn expire_device(
+        &self,
+        device: &DeviceId,
+        before: Micros,
+        all: &mut u64,
+    ) -> Result<(), StoreError> {
         let id = device.as_str();
         let names = run!(self, &mut self.budget(), Purpose::Read, |connection| {
             sensor_names(connection, device).await
         })?;
-        let mut readings: u64 = 0;
-        loop {
+        let of_each = (ROWS / sql_int(names.len().max(1) as u64)).max(1);
+        while *all < EXPIRE_ROWS {
             let gone = run!(self, &mut self.budget(), Purpose::Write, |connection| {
                 let delete = sqlx::query(READINGS).bind(id).bind(&names);
                 let gone = connection
-                    .fetch_optional(delete.bind(before).bind(ROWS))
+                    .fetch_optional(delete.bind(before).bind(of_each))
                     .await?;
                 gone.map_or(Ok(0), |row| rows::number(&row, 0))
             })?;
-            match gone {
-                0 => break,
-                some => readings += some,
+            if gone == 0 {
+                break;
             }
+            *all += gone;
         }
-        let conflicts = delete_all!(
+        delete!(
             self,
+            all,
             sqlx::query(CONFLICTS).bind(id).bind(before).bind(ROWS)
         );
-        let commands = delete_all!(self, sqlx::query(COMMANDS).bind(id).bind(before).bind(ROWS));
-        Ok(readings + conflicts + commands)
+        delete!(
+            self,
+            all,
+            sqlx::query(COMMANDS).bind(id).bind(before).bind(ROWS)
+        );
+        Ok(())
     }
 }

@@ -37,6 +37,8 @@ mod probe;
 mod query;
 mod replicas;
 mod report;
+#[cfg(test)]
+mod round_plans;
 mod rows;
 mod settings;
 mod sql;

@@ -10,7 +10,9 @@ use super::super::contract::ReadingStore;
 use super::super::ledger::books::Content;
 use super::super::ledger::plan::OBSERVED_AT_MAX;
 use super::super::ledger::query::WITHIN;
-use super::super::{Conflict, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading};
+use super::super::{
+    Conflict, ConflictCursor, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading,
+};
 use super::arguments::Micros;
 use super::dialect::Purpose;
 use super::ingest::sql_int;
@@ -100,12 +102,13 @@ const CONTENT_LOST: &str = concat!(
 /// Several statements with one view of the database.
 const ONE_VIEW: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-const CONFLICTS: &str = concat!(
+pub(super) const CONFLICTS: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     ", t.winner_hlc, t.winner_epoch, t.winner_seq, t.recorded_at \
      FROM conflicts AS t WHERE t.device_id = $1 AND t.same_reading IS NOT TRUE \
-     ORDER BY t.recorded_at DESC, t.hlc DESC, t.epoch DESC, t.seq DESC LIMIT $2"
+         AND (t.recorded_at, t.hlc, t.epoch, t.seq) < ($2, $3, $4, $5) \
+     ORDER BY t.recorded_at DESC, t.hlc DESC, t.epoch DESC, t.seq DESC LIMIT $6"
 );
 
 #[async_trait]
@@ -160,10 +163,17 @@ impl ReadingStore for Cockroach {
     async fn conflicts(
         &self,
         device: &DeviceId,
+        after: Option<&ConflictCursor>,
         limit: usize,
     ) -> Result<Vec<Conflict>, StoreError> {
+        let [recorded_at, hlc, epoch, seq] = ConflictCursor::columns(after);
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let query = sqlx::query(CONFLICTS).bind(device.as_str());
+            let query = sqlx::query(CONFLICTS)
+                .bind(device.as_str())
+                .bind(Micros(recorded_at))
+                .bind(hlc)
+                .bind(epoch)
+                .bind(seq);
             let found = connection.fetch_all(query.bind(limited(limit))).await?;
             let conflict = |row: &PgRow| {
                 Ok(Conflict {

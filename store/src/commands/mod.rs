@@ -30,7 +30,8 @@ pub trait CommandStore: Send + Sync {
     async fn queue_command(&self, new: &NewCommand) -> Result<Queued, StoreError>;
 
     /// Takes commands that are due to be sent: nobody else gets them, and they are due again after
-    /// a while, until their device has answered.
+    /// a while, until their device has answered. Those of a device that went away wait for it to come back
+    /// ([`Self::recall_commands`]).
     async fn claim_commands(
         &self,
         now: ReceivedAt,
@@ -69,10 +70,11 @@ pub trait CommandStore: Send + Sync {
         id: CommandId,
     ) -> Result<Option<CommandRecord>, StoreError>;
 
-    /// The commands of a device, latest first.
+    /// The commands of a device, latest first; `after` continues behind one.
     async fn commands(
         &self,
         device: &DeviceId,
+        after: Option<CommandId>,
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError>;
 }
@@ -199,6 +201,10 @@ pub(crate) const STEP_ENDED: i64 = 4;
 /// Seconds until a command is sent again: so many times how often it was sent, up to a bound.
 pub(crate) const AGAIN_SECONDS: i64 = 5;
 pub(crate) const AGAIN_SECONDS_MAX: i64 = 60;
+
+/// Seconds until a command is sent again to a device that went away: its birth makes it due at once, and this is for a
+/// birth of which no bridge has heard.
+pub(crate) const AWAY_SECONDS: i64 = 900;
 
 /// Seconds until a device that has a command is asked how it stands: it may have lost its memory.
 pub(crate) const ASK_AGAIN_SECONDS: i64 = 3_600;

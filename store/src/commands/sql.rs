@@ -10,8 +10,9 @@ use super::super::StoreError;
 use super::super::requests::{Repeated, RequestKey};
 use super::super::sql::{self, Access, Broken, Database, Port, Row, cells, page_limit, unreadable};
 use super::{
-    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, CommandRecord, CommandStore, DueCommand,
-    EXPIRY_GRACE_MICROS, NewCommand, ProgressReport, Queued, STEP_ENDED, State, furthest, step,
+    AGAIN_SECONDS, AGAIN_SECONDS_MAX, ASK_AGAIN_SECONDS, AWAY_SECONDS, CommandRecord, CommandStore,
+    DueCommand, EXPIRY_GRACE_MICROS, NewCommand, ProgressReport, Queued, STEP_ENDED, State,
+    furthest, step,
 };
 
 /// Commands that are given up at a time.
@@ -35,12 +36,16 @@ const REPEATED: &str = "SELECT id, request_digest FROM commands \
 const KNOWN: &str = "SELECT id, request_digest FROM commands WHERE device_id = $1 AND id = $2";
 
 /// What is due, in the words of its index, which holds only such rows: a plan of CockroachDB's for any values may not
-/// use it else. So wherever an index holds only some rows.
+/// use it else. So wherever an index holds only some rows. Away is a device by its last message, a will: a claim reads none of
+/// the heads that readings are written to.
 pub(crate) const CLAIM: &str = "UPDATE commands SET \
          state = CASE WHEN step = 0 THEN 'sent' ELSE state END, \
          step = CASE WHEN step = 0 THEN 1::INT2 ELSE step END, \
          sent_times = sent_times + 1, sent_at = $1, \
-         due_at = $1 + least($3::INT8, $4::INT8 * (sent_times + 1)) * interval '1 second' \
+         due_at = $1 + CASE WHEN EXISTS (SELECT 1 FROM devices AS d \
+                 WHERE d.device_id = commands.device_id AND d.session IS NOT NULL AND NOT d.online) \
+             THEN $5::INT8 ELSE least($3::INT8, $4::INT8 * (sent_times + 1)) END \
+             * interval '1 second' \
      WHERE (device_id, id) IN ( \
          SELECT device_id, id FROM commands WHERE due_at <= $1 AND due_at IS NOT NULL \
          ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) \
@@ -89,7 +94,8 @@ macro_rules! record_columns {
 pub(crate) use record_columns;
 
 const ONE: &str = record_columns!("WHERE device_id = $1 AND id = $2");
-const LATEST: &str = record_columns!("WHERE device_id = $1 ORDER BY id DESC LIMIT $2");
+pub(crate) const LATEST: &str =
+    record_columns!("WHERE device_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3");
 
 #[async_trait]
 impl<D: Database> CommandStore for D {
@@ -106,7 +112,7 @@ impl<D: Database> CommandStore for D {
         limit: usize,
     ) -> Result<Vec<DueCommand>, StoreError> {
         // No page: run again it would claim more. What odd rows keep out is claimed by the next look.
-        let cells = cells![now, limit, AGAIN_SECONDS_MAX, AGAIN_SECONDS];
+        let cells = cells![now, limit, AGAIN_SECONDS_MAX, AGAIN_SECONDS, AWAY_SECONDS];
         self.list(Access::Write, CLAIM, cells, claimed).await
     }
 
@@ -163,9 +169,12 @@ impl<D: Database> CommandStore for D {
     async fn commands(
         &self,
         device: &DeviceId,
+        after: Option<CommandId>,
         limit: usize,
     ) -> Result<Vec<CommandRecord>, StoreError> {
-        let cells = cells![device, page_limit(limit)];
+        // Behind every id.
+        let behind = after.map_or_else(|| "g".to_owned(), |after| after.to_string());
+        let cells = cells![device, behind, page_limit(limit)];
         self.list(Access::Read, LATEST, cells, record).await
     }
 }

@@ -4,59 +4,81 @@ use libsql::Value as Cell;
 use schema::{DeviceId, ObservedAt};
 
 use super::super::fleet::DEVICE_IDS;
-use super::super::{EXPIRE_DEVICES, Expired, StoreError};
+use super::super::retention::{COMMANDS, CONFLICTS, DEAD_LETTERS, FAN_OUTS};
+use super::super::{EXPIRE_DEVICES, EXPIRE_ROWS, Expired, StoreError};
 use super::file::File;
 
 use super::query::{self, limited};
 use super::values::{self, cell, text_cell};
 
-const READINGS: &str =
-    "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3";
+const READINGS: &str = "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 \
+     AND observed_at IN (SELECT observed_at FROM telemetry_data \
+         WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3 ORDER BY observed_at LIMIT ?4)";
 
 /// NULL stays NULL: what a device lost before there was a count is not known.
 const EXPIRED: &str = "UPDATE devices SET expired = expired + ?2, \
      expired_before = max(coalesce(expired_before, ?3), ?3) WHERE device_id = ?1";
 
-const CONFLICTS: &str = "DELETE FROM conflicts WHERE device_id = ?1 AND observed_at < ?2";
-
-const COMMANDS: &str = "DELETE FROM commands WHERE device_id = ?1 AND ended_at < ?2";
-
-/// Fan-outs whose last command has expired, and with it all of them.
-const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE expires_at < ?1 AND NOT unfinished";
-
-const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE received_at < ?1";
-
+/// One call is one commit, and whoever writes waits for it: each statement takes what room the call has left.
 pub(super) fn expire(
     file: &mut File,
     before: ObservedAt,
     after: Option<&DeviceId>,
 ) -> Result<Expired, StoreError> {
-    let before = || Cell::Integer(before.micros());
-    let mut rows = 0;
+    let mut all = 0;
     if after.is_none() {
-        rows += file.execute(DEAD_LETTERS, vec![before()])?;
-        rows += file.execute(FAN_OUTS, vec![before()])?;
+        for sql in [DEAD_LETTERS, FAN_OUTS] {
+            let values = vec![Cell::Integer(before.micros()), room(all)];
+            all += file.execute(sql, values)? as u64;
+        }
     }
-    let after = text_cell(after.map_or("", DeviceId::as_str));
-    let values = vec![after, limited(EXPIRE_DEVICES)];
+    let values = vec![
+        text_cell(after.map_or("", DeviceId::as_str)),
+        limited(EXPIRE_DEVICES),
+    ];
     let devices = file.query(DEVICE_IDS, values, |row| values::device(row, 0))?;
+    let mut done = None;
     for device in &devices {
-        let id = || text_cell(device.as_str());
-        let mut readings = 0;
-        for name in query::sensor_names(file, device)? {
-            readings += file.execute(READINGS, vec![id(), Cell::Text(name), before()])?;
+        all += expire_device(file, device, before, all)?;
+        if all >= EXPIRE_ROWS {
+            break;
         }
-        if readings > 0 {
-            file.execute(EXPIRED, vec![id(), cell(readings as u64), before()])?;
-        }
-        rows += readings;
-        rows += file.execute(CONFLICTS, vec![id(), before()])?;
-        rows += file.execute(COMMANDS, vec![id(), before()])?;
+        done = Some(device.clone());
     }
-    let is_full = devices.len() == EXPIRE_DEVICES;
-    let last = devices.into_iter().next_back();
+    let is_cut = all >= EXPIRE_ROWS;
+    let has_more = is_cut || devices.len() == EXPIRE_DEVICES;
     Ok(Expired {
-        rows: rows as u64,
-        next: last.filter(|_| is_full),
+        rows: all,
+        next: done.or_else(|| after.cloned()).filter(|_| has_more),
+        is_cut,
     })
+}
+
+/// Drops the old rows of one device, as far as there is room beside those that are gone already.
+fn expire_device(
+    file: &mut File,
+    device: &DeviceId,
+    before: ObservedAt,
+    gone: u64,
+) -> Result<u64, StoreError> {
+    let id = || text_cell(device.as_str());
+    let before = || Cell::Integer(before.micros());
+    let mut readings = 0;
+    for name in query::sensor_names(file, device)? {
+        let values = vec![id(), Cell::Text(name), before(), room(gone + readings)];
+        readings += file.execute(READINGS, values)? as u64;
+    }
+    if readings > 0 {
+        file.execute(EXPIRED, vec![id(), cell(readings), before()])?;
+    }
+    let mut rows = readings;
+    for sql in [CONFLICTS, COMMANDS] {
+        rows += file.execute(sql, vec![id(), before(), room(gone + rows)])? as u64;
+    }
+    Ok(rows)
+}
+
+/// How many rows more a call may take.
+fn room(gone: u64) -> Cell {
+    cell(EXPIRE_ROWS.saturating_sub(gone))
 }

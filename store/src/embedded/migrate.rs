@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 9] = [
+const STEPS: [(&str, &str); 10] = [
     (
         "telemetry and ledger",
         include_str!("../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -40,6 +40,10 @@ const STEPS: [(&str, &str); 9] = [
     (
         "revoked subjects",
         include_str!("../../../migrations/embedded/0009_revoked_subjects.sql"),
+    ),
+    (
+        "rounds",
+        include_str!("../../../migrations/embedded/0010_rounds.sql"),
     ),
 ];
 

@@ -30,8 +30,8 @@ use super::contract::{IngestStore, Readers, ReadingStore, ReportStore, SchemaSto
 use super::presence::Silence;
 use super::retention::Retention;
 use super::{
-    Activity, Conflict, DeadLetter, Delivery, DeviceReport, Expired, Ingested, Migration, Presence,
-    RangeContent, ReportsSettled, Store, StoreError, StoredReading,
+    Activity, Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Expired, Ingested,
+    Migration, Presence, RangeContent, ReportsSettled, Store, StoreError, StoredReading,
 };
 use worker::{Mode, Worker};
 
@@ -194,10 +194,11 @@ impl ReadingStore for Embedded {
     async fn conflicts(
         &self,
         device: &DeviceId,
+        after: Option<&ConflictCursor>,
         limit: usize,
     ) -> Result<Vec<Conflict>, StoreError> {
-        let device = device.clone();
-        self.read(move |file| query::conflicts(file, &device, limit))
+        let (device, after) = (device.clone(), after.copied());
+        self.read(move |file| query::conflicts(file, &device, after, limit))
             .await
     }
 }

@@ -5,7 +5,9 @@ use schema::{DeviceId, Epoch, SeqRange};
 
 use super::super::ledger::books::Content;
 use super::super::ledger::query::WITHIN;
-use super::super::{Conflict, Order, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading};
+use super::super::{
+    Conflict, ConflictCursor, Order, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading,
+};
 use super::file::File;
 use super::values::{self, cell, maybe_int, text_cell};
 
@@ -58,7 +60,8 @@ const CONTENT_LOST: &str = concat!(
 const CONFLICTS: &str = "SELECT sensor, observed_at, value_f64, value_i64, value_bool, \
      value_text, quality, hlc, epoch, seq, received_at, winner_hlc, winner_epoch, winner_seq, \
      recorded_at FROM conflicts WHERE device_id = ?1 AND same_reading IS NOT 1 \
-     ORDER BY recorded_at DESC, hlc DESC, epoch DESC, seq DESC LIMIT ?2";
+         AND (recorded_at, hlc, epoch, seq) < (?2, ?3, ?4, ?5) \
+     ORDER BY recorded_at DESC, hlc DESC, epoch DESC, seq DESC LIMIT ?6";
 
 pub(super) fn latest(file: &mut File, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
     let mut found = Vec::new();
@@ -136,9 +139,12 @@ fn add_found(content: &mut Content, row: &Row) -> Result<(), StoreError> {
 pub(super) fn conflicts(
     file: &mut File,
     device: &DeviceId,
+    after: Option<ConflictCursor>,
     limit: usize,
 ) -> Result<Vec<Conflict>, StoreError> {
-    let values = vec![text_cell(device.as_str()), limited(limit)];
+    let mut values = vec![text_cell(device.as_str())];
+    values.extend(ConflictCursor::columns(after.as_ref()).map(Cell::Integer));
+    values.push(limited(limit));
     file.query(CONFLICTS, values, |row| {
         Ok(Conflict {
             loser: read_reading(row)?,

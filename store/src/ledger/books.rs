@@ -18,11 +18,11 @@ use schema::{
     Balance, DeviceId, DiscardedBy, Epoch, EpochLedger, ObservedAt, RangeSet, Row, SeqRange,
 };
 
+use super::fleet::Summary;
 use super::kind::Track;
 use super::span::Span;
 use crate::{
     EpochRecord, FleetLedger, Kind, LedgerRange, RangeContent, Reported, RowCount, StoredReading,
-    UNACCOUNTED_MAX,
 };
 
 /// What became of a device's committed readings.
@@ -308,30 +308,10 @@ pub(crate) fn add_up(fleet: &mut FleetLedger, books: &[Book], last: Option<&Devi
     } in books
     {
         if last != Some(device) {
-            fleet.devices += 1;
-            fleet.superseded += rows.superseded;
-            fleet.expired += rows.expired.unwrap_or(0);
+            fleet.add_device(rows);
         }
         last = Some(device);
-        fleet.epochs += 1;
-        let settlement = record.settle();
-        fleet.balance += settlement.balance;
-        fleet.unaccounted += settlement.unaccounted;
-        for Rejection { range, reason } in record.quarantined() {
-            *fleet.quarantined.entry(reason).or_default() += range.count();
-        }
-        for (by, range) in record.discarded() {
-            *fleet.discarded.entry(by).or_default() += range.count();
-        }
-        if settlement.unaccounted == 0 {
-            continue;
-        }
-        let has_room = fleet.worst.len() < UNACCOUNTED_MAX;
-        match fleet.worst.last_mut() {
-            Some((known, readings)) if known == device => *readings += settlement.unaccounted,
-            _ if has_room => fleet.worst.push((device.clone(), settlement.unaccounted)),
-            _ => {}
-        }
+        fleet.add_epoch(device, &Summary::of(record));
     }
 }
 

@@ -3,13 +3,14 @@
 //!
 //! Reading order: [`span`] (one row of it) → [`epoch`] (what is known of one epoch) → [`kind`] (as its table has it) →
 //! [`plan`] (what of some deliveries is new) → [`group`] (of one epoch, with what is claimed beside commits) → [`claims`]
-//! (what reports claim) → [`contest`] (which version wins) → [`books`] (what the ledger says, held against the rows), all
-//! without SQL → [`query`] (what its tables say).
+//! (what reports claim) → [`contest`] (which version wins) → [`books`] (what the ledger says, held against the rows) →
+//! [`fleet`] (of the whole fleet, read again where it changed), all without SQL → [`query`] (what its tables say).
 
 pub mod books;
 pub(crate) mod claims;
 pub(crate) mod contest;
 mod epoch;
+pub(crate) mod fleet;
 mod group;
 mod kind;
 pub(crate) mod plan;

@@ -1,14 +1,14 @@
-//! What the ledger's tables say: of one device, of the fleet, of gaps and of rows.
+//! What the ledger's tables say: of one device, of the fleet, and of rows.
 
 use async_trait::async_trait;
-use schema::time::ReceivedAt;
 use schema::{Balance, DeviceId, Epoch, Hlc, ObservedAt, RangeSet, SeqRange};
 
 use super::books::{Book, BookRow, RowBook, add_up, books};
+use super::fleet::{FleetBooks, Head, Stamp};
 use super::kind::kind_of;
 use super::span::{Extent, Span};
-use crate::sql::{Access, Database, Row, cells, limited, unreadable};
-use crate::{Counts, DeviceLedger, EpochRecord, FleetLedger, Gap, Reported, RowCount, StoreError};
+use crate::sql::{Access, Database, Row, cells, int8, unreadable};
+use crate::{Counts, DeviceLedger, EpochRecord, FleetLedger, Reported, RowCount, StoreError};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -24,14 +24,9 @@ pub trait LedgerStore: Send + Sync {
     /// The committed sequences of one epoch.
     async fn known_ranges(&self, device: &DeviceId, epoch: Epoch) -> Result<RangeSet>;
 
-    /// Ranges that were skipped: unknown to the ledger, with later ones recorded before
-    /// `recorded_before`. By device; `after` continues behind one.
-    async fn gaps(
-        &self,
-        recorded_before: ReceivedAt,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Gap>>;
+    /// Brings books of the fleet up to date: what is new to them, and of what changed as much as one look may. What was
+    /// read before an error stays.
+    async fn look_at_books(&self, books: &mut FleetBooks) -> Result<()>;
 
     /// How many rows and how many losers the database holds of a device today, beside what the
     /// ledger says: one view of all of it. Counts every row of the device.
@@ -43,6 +38,10 @@ pub trait LedgerStore: Send + Sync {
 
 /// Epochs in one page of the fleet's ledger.
 const FLEET_PAGE: i64 = 500;
+
+/// Heads of epochs that are read at a time; and epochs whose ranges are.
+const HEADS_PAGE: i64 = 2_000;
+const NAMED_PAGE: usize = 500;
 
 /// A page of epochs with their reports, what became of their devices' rows, and their ranges.
 macro_rules! books {
@@ -70,20 +69,20 @@ pub(crate) const FLEET: &str = books!(
      ORDER BY device_id, epoch LIMIT $3"
 );
 
+/// Of epochs that are named.
+pub(crate) const NAMED: &str = books!(
+    "SELECT s.* FROM jsonb_array_elements($1::TEXT::JSONB) AS f (value) JOIN sync_status AS s \
+     ON s.device_id = (f.value ->> 0) AND s.epoch = (f.value ->> 1)::INT8"
+);
+
 const KNOWN: &str = "SELECT first_seq, last_seq FROM ledger \
      WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' ORDER BY first_seq";
 
-/// What a recorded range says of sequences before it that no range holds.
-const GAPS: &str = "SELECT device_id, epoch, covered + 1, first_seq - 1, recorded_at FROM ( \
-         SELECT device_id, epoch, first_seq, recorded_at, \
-             coalesce(max(last_seq) OVER (PARTITION BY device_id, epoch \
-                 ORDER BY first_seq, kind \
-                 ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS covered \
-         FROM ledger WHERE device_id > $1) AS r \
-     WHERE first_seq > covered + 1 AND recorded_at < $2 \
-         AND NOT EXISTS (SELECT 1 FROM sync_status AS s WHERE s.device_id = r.device_id \
-             AND s.epoch = r.epoch AND s.direct) \
-     ORDER BY device_id, epoch, first_seq LIMIT $3";
+/// The heads of epochs: what says whether anything of them has changed.
+pub(crate) const HEADS: &str = "SELECT s.device_id, s.epoch, s.ledger_version, s.reported_at, s.direct, \
+     d.superseded, d.expired, d.expired_before, d.retired_at IS NOT NULL \
+     FROM sync_status AS s LEFT JOIN devices AS d ON d.device_id = s.device_id \
+     WHERE (s.device_id, s.epoch) > ($1, $2::INT8) ORDER BY s.device_id, s.epoch LIMIT $3";
 
 /// Between which times the rows of a range of sequences are.
 pub(crate) const WITHIN: &str = "SELECT min(observed_min), max(observed_max) FROM ledger \
@@ -148,15 +147,32 @@ impl<D: Database> LedgerStore for D {
         Ok(ranges.await?.into_iter().collect())
     }
 
-    async fn gaps(
-        &self,
-        recorded_before: ReceivedAt,
-        after: Option<&DeviceId>,
-        limit: usize,
-    ) -> Result<Vec<Gap>> {
-        let after = after.map_or("", DeviceId::as_str);
-        let cells = cells![after, recorded_before, limited(limit)];
-        self.rows(Access::Read, GAPS, cells, gap).await
+    async fn look_at_books(&self, books: &mut FleetBooks) -> Result<()> {
+        books.begin_look();
+        let mut last: Option<(DeviceId, Epoch)> = None;
+        loop {
+            let cells = match &last {
+                Some((device, epoch)) => cells![device, epoch.get(), HEADS_PAGE],
+                None => cells!["", 0_u64, HEADS_PAGE],
+            };
+            let heads = self.rows(Access::Read, HEADS, cells, head).await?;
+            let Some(end) = heads.last() else {
+                books.end_look();
+                return Ok(());
+            };
+            last = Some((end.device.clone(), end.epoch));
+            let mut wanted = books.see(heads);
+            while !wanted.is_empty() {
+                let rest = wanted.split_off(wanted.len().min(NAMED_PAGE));
+                let names = wanted.iter().map(|((device, epoch), _)| {
+                    serde_json::json!([device.as_str(), int8(epoch.get())])
+                });
+                let names = serde_json::Value::from_iter(names).to_string();
+                let found = self.rows(Access::Read, NAMED, cells![names], book).await?;
+                books.read(wanted, self::books(found));
+                wanted = rest;
+            }
+        }
     }
 
     async fn row_count(&self, device: &DeviceId) -> Result<RowCount> {
@@ -170,12 +186,17 @@ impl<D: Database> LedgerStore for D {
     }
 }
 
-fn gap(row: &dyn Row) -> Result<Gap> {
-    Ok(Gap {
+fn head(row: &dyn Row) -> Result<Head> {
+    Ok(Head {
         device: row.device(0)?,
         epoch: row.epoch(1)?,
-        range: range(row, 2, 3)?,
-        since: row.time(4)?,
+        stamp: Stamp {
+            ledger_version: row.int(2)?,
+            reported_at: row.maybe_time(3)?,
+            is_direct: row.maybe_bool(4)?.unwrap_or(false),
+        },
+        rows: row_book(row, 5)?,
+        is_retired: row.bool(8)?,
     })
 }
 

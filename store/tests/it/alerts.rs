@@ -7,6 +7,7 @@ use schema::message::{
 };
 use store::alerts::{Alert, AlertBounds, AlertQuery, AlertState, Finding, Rule};
 use store::config::ConfigReport;
+use store::rounds::Round;
 use store::{DeadLetter, DeviceReport, Presence, Store};
 
 use testkit::contract;
@@ -17,6 +18,8 @@ contract!(
     each_rule_finds_what_it_looks_for,
     an_alert_is_open_once_and_resolved_when_it_is_seen_no_more,
     one_bridge_looks_at_a_time,
+    one_bridge_has_a_round_and_the_next_goes_on_there,
+    a_round_that_takes_long_makes_nothing_older,
     alerts_are_read_page_by_page,
 );
 
@@ -95,7 +98,10 @@ async fn each_rule_finds_what_it_looks_for(fixture: Fixture) {
     let skewed = DeviceReport::legacy(device("here"), skewed, at(1_000));
     store.report(&[skewed]).await.unwrap();
     let bounds = AlertBounds::default();
-    let found = async |rule, seconds| store.findings(rule, at(seconds), &bounds).await.unwrap();
+    let found = async |rule, seconds| {
+        let found = store.findings(rule, at(seconds), &bounds, None);
+        found.await.unwrap()
+    };
     // Heard of at 10; a reading is a sign of life, too. Away counts after 5 minutes.
     assert_eq!(found(Rule::DeviceOffline, 310).await, []);
     assert_eq!(found(Rule::DeviceOffline, 311).await.len(), 1);
@@ -192,6 +198,35 @@ async fn one_bridge_looks_at_a_time(fixture: Fixture) {
     assert!(!other.begin_alert_round(at(114), interval).await.unwrap());
     assert!(other.begin_alert_round(at(115), interval).await.unwrap());
     assert!(!one.begin_alert_round(at(116), interval).await.unwrap());
+}
+
+async fn one_bridge_has_a_round_and_the_next_goes_on_there(fixture: Fixture) {
+    let (one, other) = (fixture.open().await, fixture.open().await);
+    let interval = Duration::from_secs(10);
+    let begun = async |store: &dyn Store, round, seconds| {
+        let begun = store.begin_round(round, at(seconds), interval).await;
+        begun.unwrap()
+    };
+    let place = |text: &str| Some(text.to_owned());
+    assert_eq!(begun(&*one, Round::Retention, 100).await, place(""));
+    assert_eq!(begun(&*other, Round::Retention, 109).await, None);
+    // Each has its own.
+    assert_eq!(begun(&*other, Round::Gaps, 109).await, place(""));
+    one.keep_round(Round::Retention, "d7", at(108))
+        .await
+        .unwrap();
+    assert_eq!(begun(&*other, Round::Retention, 117).await, None);
+    assert_eq!(begun(&*other, Round::Retention, 118).await, place("d7"));
+    assert_eq!(begun(&*one, Round::Retention, 119).await, None);
+}
+
+async fn a_round_that_takes_long_makes_nothing_older(fixture: Fixture) {
+    let store = fixture.open().await;
+    let rule = Rule::DeviceOffline;
+    let found = [finding("a", "x")];
+    store.raise(rule, &found, at(20)).await.unwrap();
+    store.raise(rule, &found, at(10)).await.unwrap();
+    assert_eq!(store.resolve_alerts(rule, at(20)).await.unwrap(), 0);
 }
 
 async fn alerts_are_read_page_by_page(fixture: Fixture) {

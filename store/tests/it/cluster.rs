@@ -391,7 +391,7 @@ async fn a_lost_answer_makes_nothing_twice(fixture: Fixture) {
         assert!(matches!(changed.unwrap(), Changed::Done(_)));
     }
     assert!(proxy.lost_answers() >= 30, "{}", proxy.lost_answers());
-    assert_eq!(store.commands(&d, 100).await.unwrap().len(), 30);
+    assert_eq!(store.commands(&d, None, 100).await.unwrap().len(), 30);
     let page = HistoryPage {
         limit: 100,
         ..HistoryPage::default()

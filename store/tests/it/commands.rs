@@ -2,11 +2,11 @@
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use schema::message::{Command, CommandId, CommandProgress, CommandState};
-use store::Store;
+use schema::message::{Command, CommandId, CommandProgress, CommandState, Status};
 use store::command_rules::Standing;
 use store::commands::{NewCommand, ProgressReport, Queued, State};
 use store::requests::RequestKey;
+use store::{Presence, Store};
 use tokio::task::JoinSet;
 
 use testkit::contract;
@@ -18,6 +18,7 @@ contract!(
     words_in_any_order_leave_the_furthest,
     a_claim_is_one_bridges_alone,
     a_device_that_comes_back_is_served_at_once,
+    what_is_for_a_device_that_went_away_waits_for_its_birth,
     what_was_not_sent_is_withdrawn_at_once_and_the_rest_by_its_device,
     silence_expires_and_a_late_word_counts,
     commands_are_listed_latest_first,
@@ -220,18 +221,64 @@ async fn a_device_that_comes_back_is_served_at_once(fixture: Fixture) {
     assert_eq!(claimed(&*store, 3_602).await.len(), 2);
 }
 
+fn presence(session: Option<u64>, seconds: i64) -> Presence {
+    Presence {
+        device: device("d"),
+        status: match session {
+            Some(session) => Status::Online {
+                session,
+                epoch: epoch(1),
+                agent_version: "1.0.0".to_owned(),
+            },
+            None => Status::Offline { session: 1 },
+        },
+        received_at: at(START + seconds),
+    }
+}
+
+async fn what_is_for_a_device_that_went_away_waits_for_its_birth(fixture: Fixture) {
+    let store = fixture.open().await;
+    for change in [presence(Some(1), -20), presence(None, -10)] {
+        store.presence(&[change]).await.unwrap();
+    }
+    store.queue_command(&new(1, 3_600)).await.unwrap();
+    // Once, in case that it has just come back; and then no more.
+    assert_eq!(claimed(&*store, 0).await, [(id(1), false)]);
+    for seconds in [5, 60, 300, 899] {
+        assert_eq!(claimed(&*store, seconds).await, []);
+    }
+    let born = presence(Some(2), 899);
+    store.presence(&[born]).await.unwrap();
+    let back = [device("d")];
+    let recalled = store.recall_commands(&back, at(START + 899)).await;
+    assert_eq!(recalled.unwrap(), 1);
+    assert_eq!(claimed(&*store, 899).await, [(id(1), false)]);
+    // It is there: what it does not answer is sent again as ever.
+    assert_eq!(claimed(&*store, 908).await, []);
+    assert_eq!(claimed(&*store, 909).await, [(id(1), false)]);
+}
+
 /// The rules that the simulation runs on are what the statements say.
 async fn statements_do_what_the_rules_say(fixture: Fixture) {
     let store = fixture.open().await;
     let mut rng = SmallRng::seed_from_u64(1);
     const TTL: i64 = 300;
     let mut known: Vec<Standing> = Vec::new();
-    let mut now = 0;
+    let (mut now, mut session, mut is_away) = (0, 0, false);
     for step in 0..600 {
         now += rng.random_range(0..40);
         let time = at(START + now);
         let number = rng.random_range(0..=known.len());
         let on = |number: usize| id(number as u64);
+        if step % 50 == 49 {
+            session += u64::from(session == 0 || is_away);
+            is_away = session > 0 && !is_away && step % 100 == 99;
+            let mut change = presence((!is_away).then_some(session), now);
+            if let Status::Offline { session: of } = &mut change.status {
+                *of = session;
+            }
+            store.presence(&[change]).await.unwrap();
+        }
         match rng.random_range(0..6) {
             _ if number == known.len() && known.len() < 40 => {
                 let mut new = new(number as u64, now + TTL);
@@ -248,7 +295,7 @@ async fn statements_do_what_the_rules_say(fixture: Fixture) {
                 due.sort_unstable();
                 let mut expected = Vec::new();
                 for (number, standing) in known.iter_mut().enumerate() {
-                    if standing.claim(time) {
+                    if standing.claim_for(time, is_away) {
                         expected.push((on(number), standing.cancel, standing.is_known()));
                     }
                 }
@@ -410,16 +457,24 @@ async fn commands_are_listed_latest_first(fixture: Fixture) {
     for number in [2, 1, 3] {
         store.queue_command(&new(number, 3_600)).await.unwrap();
     }
-    let list = async |limit| {
-        let found = store.commands(&device("d"), limit).await.unwrap();
+    let list = async |after, limit| {
+        let found = store.commands(&device("d"), after, limit).await.unwrap();
         found
             .iter()
             .map(|found| found.command.id)
             .collect::<Vec<_>>()
     };
-    assert_eq!(list(10).await, [id(3), id(2), id(1)]);
-    assert_eq!(list(2).await, [id(3), id(2)]);
-    assert!(store.commands(&device("e"), 10).await.unwrap().is_empty());
+    assert_eq!(list(None, 10).await, [id(3), id(2), id(1)]);
+    assert_eq!(list(None, 2).await, [id(3), id(2)]);
+    assert_eq!(list(Some(id(2)), 2).await, [id(1)]);
+    assert_eq!(list(Some(id(1)), 2).await, []);
+    assert!(
+        store
+            .commands(&device("e"), None, 10)
+            .await
+            .unwrap()
+            .is_empty()
+    );
 }
 
 async fn a_retired_device_gets_no_command(fixture: Fixture) {
@@ -529,8 +584,14 @@ async fn the_same_request_is_the_same_command(fixture: Fixture) {
     for other in [bobs, others, named(9, "K", "ping"), nameless] {
         assert_eq!(queue(&other).await, Queued::Kept);
     }
-    assert_eq!(store.commands(&device("d"), 10).await.unwrap().len(), 4);
-    assert_eq!(store.commands(&device("e"), 10).await.unwrap().len(), 1);
+    assert_eq!(
+        store.commands(&device("d"), None, 10).await.unwrap().len(),
+        4
+    );
+    assert_eq!(
+        store.commands(&device("e"), None, 10).await.unwrap().len(),
+        1
+    );
 }
 
 async fn requests_of_one_key_at_the_same_time_make_one_command(fixture: Fixture) {
@@ -554,7 +615,11 @@ async fn requests_of_one_key_at_the_same_time_make_one_command(fixture: Fixture)
         assert_eq!(known.count(), 5, "{done:?}");
     }
     assert_eq!(
-        stores[0].commands(&device("d"), 100).await.unwrap().len(),
+        stores[0]
+            .commands(&device("d"), None, 100)
+            .await
+            .unwrap()
+            .len(),
         10
     );
 }

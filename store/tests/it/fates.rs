@@ -358,7 +358,7 @@ async fn the_same_reading_in_two_epochs_is_superseded_without_conflict(fixture: 
         );
         assert!(is_sound(&*store, "d").await);
     }
-    assert_eq!(store.conflicts(&device("d"), 10).await.unwrap(), []);
+    assert_eq!(store.conflicts(&device("d"), None, 10).await.unwrap(), []);
     // Another value with the same clock is another reading, and so is one of another quality.
     let mut other = moved(9, rows(5, 6));
     other.batch.rows[0].value = Value::F64(0.25);
@@ -366,7 +366,10 @@ async fn the_same_reading_in_two_epochs_is_superseded_without_conflict(fixture: 
     let mut other = moved(10, rows(6, 6));
     other.batch.rows[0].quality = Quality::Uncertain;
     store.ingest(&[other]).await.unwrap();
-    assert_eq!(store.conflicts(&device("d"), 10).await.unwrap().len(), 2);
+    assert_eq!(
+        store.conflicts(&device("d"), None, 10).await.unwrap().len(),
+        2
+    );
     // Several copies in one call.
     let copies = [moved(11, rows(1, 5)), moved(12, rows(1, 5))];
     let ingested = store.ingest(&copies).await.unwrap();
@@ -599,7 +602,10 @@ async fn who_asks_over_http_holds_what_is_refused(fixture: Fixture) {
         ..Balance::default()
     };
     assert_eq!(record().await.settle().balance, expected);
-    assert_eq!(store.gaps(at(2_000_000_000), None, 10).await.unwrap(), []);
+    assert_eq!(
+        super::ledger::gaps(&*store, at(2_000_000_000), None, 10).await,
+        []
+    );
     // It comes again, and what was committed stays so.
     let mut again = delivery("d", rows(13, 14));
     again.origin = Origin::Direct;

@@ -274,7 +274,7 @@ async fn readings(store: &dyn Store) {
             (epoch(7), seq, expected.hlc)
         );
     }
-    let lost = store.conflicts(&device("press-7"), 10).await.unwrap();
+    let lost = store.conflicts(&device("press-7"), None, 10).await.unwrap();
     assert_eq!(lost.len(), 3);
     let oven = everything(store, "oven-1").await;
     assert!(oven.len() >= 12 && oven[11].value == reading(12).value);

@@ -75,7 +75,7 @@ async fn random_histories_converge(fixture: Fixture) {
         assert_eq!(found.len(), stored.len());
         assert_eq!(found, expected, "history {history}: {drawn:?}");
         let readings: usize = deliveries.iter().map(|d| d.batch.rows.len()).sum();
-        let lost = store.conflicts(&device(&name), 10_000).await.unwrap();
+        let lost = store.conflicts(&device(&name), None, 10_000).await.unwrap();
         assert_eq!(
             lost.len(),
             readings - stored.len(),

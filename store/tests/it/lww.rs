@@ -1,7 +1,7 @@
 //! Last writer wins: one row per key, the losers kept, the same in every order of arrival.
 
 use schema::{Hlc, ObservedAt, Row, Value};
-use store::{Delivery, RowCounts};
+use store::{ConflictCursor, Delivery, RowCounts};
 
 use testkit::contract;
 use testkit::database::*;
@@ -12,6 +12,7 @@ contract!(
     versions_that_meet_in_one_call_leave_one_row,
     ties_of_the_clock_are_broken_by_epoch_and_sequence,
     a_contested_device_does_not_disturb_others,
+    conflicts_are_read_page_by_page,
 );
 
 /// A reading at time 0 with the given clock, as the only one of an epoch.
@@ -65,7 +66,7 @@ async fn the_newer_version_wins_in_both_orders(fixture: Fixture) {
         assert_eq!(reading.value, Value::I64(621));
         assert_eq!(reading.version.hlc, Hlc::new(6, 0));
     }
-    let conflicts = store.conflicts(&device("d"), 10).await.unwrap();
+    let conflicts = store.conflicts(&device("d"), None, 10).await.unwrap();
     assert_eq!(conflicts.len(), 2);
     for conflict in conflicts {
         assert_eq!(conflict.loser.value, Value::I64(511));
@@ -91,12 +92,42 @@ async fn versions_that_meet_in_one_call_leave_one_row(fixture: Fixture) {
     let stored = everything(&*store, "d").await;
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].version.hlc, Hlc::new(9, 0));
-    assert_eq!(store.conflicts(&device("d"), 10).await.unwrap().len(), 3);
+    assert_eq!(
+        store.conflicts(&device("d"), None, 10).await.unwrap().len(),
+        3
+    );
     // A retransmission is no conflict.
     let counts = store.ingest(&calls).await.unwrap().rows;
     assert_eq!(counts.known, 3);
-    assert_eq!(store.conflicts(&device("d"), 10).await.unwrap().len(), 3);
+    assert_eq!(
+        store.conflicts(&device("d"), None, 10).await.unwrap().len(),
+        3
+    );
     check_ledger(&*store, "d").await;
+}
+
+async fn conflicts_are_read_page_by_page(fixture: Fixture) {
+    let store = fixture.open().await;
+    // Many are recorded in the same moment.
+    for calls in [1..4, 4..9] {
+        let calls: Vec<_> = calls.map(|seq| version(1, seq, 5 + seq)).collect();
+        store.ingest(&calls).await.unwrap();
+    }
+    let d = device("d");
+    let all = store.conflicts(&d, None, 10).await.unwrap();
+    assert_eq!(all.len(), 7);
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.conflicts(&d, after.as_ref(), 2).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(ConflictCursor {
+            recorded_at: last.recorded_at,
+            loser: last.loser.version,
+        });
+        pages.extend(page);
+    }
+    assert_eq!(pages, all);
 }
 
 async fn ties_of_the_clock_are_broken_by_epoch_and_sequence(fixture: Fixture) {
@@ -125,7 +156,10 @@ async fn a_contested_device_does_not_disturb_others(fixture: Fixture) {
     }
     assert_eq!(everything(&*store, "quiet").await.len(), 250);
     assert_eq!(everything(&*store, "d").await.len(), 1);
-    assert_eq!(store.conflicts(&device("d"), 10).await.unwrap().len(), 5);
+    assert_eq!(
+        store.conflicts(&device("d"), None, 10).await.unwrap().len(),
+        5
+    );
     check_ledger(&*store, "quiet").await;
     check_ledger(&*store, "d").await;
 }

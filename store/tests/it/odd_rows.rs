@@ -71,7 +71,7 @@ async fn odd_rows(fixture: Fixture) {
             continue;
         }
         odd_ones += 1;
-        let listed = store.commands(&device("d"), 10).await.expect(odd);
+        let listed = store.commands(&device("d"), None, 10).await.expect(odd);
         let ids: Vec<CommandId> = listed.iter().map(|known| known.command.id).collect();
         assert!(ids.contains(&new(1).command.id), "{odd}");
         assert!(ids.contains(&new(3).command.id), "{odd}");
@@ -80,7 +80,10 @@ async fn odd_rows(fixture: Fixture) {
                  '{second}' LIMIT 1) WHERE id = '{second}'"
         );
         assert!(sql(&fixture, &back).await);
-        assert_eq!(store.commands(&device("d"), 10).await.unwrap().len(), 3);
+        assert_eq!(
+            store.commands(&device("d"), None, 10).await.unwrap().len(),
+            3
+        );
     }
     // What is of another type the table itself keeps out.
     assert_eq!(odd_ones, 4);

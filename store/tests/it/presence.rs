@@ -80,7 +80,7 @@ async fn away(store: &dyn Store) -> Vec<Finding> {
     let now = store.clock().now();
     let bounds = AlertBounds::default();
     store
-        .findings(Rule::DeviceOffline, now, &bounds)
+        .findings(Rule::DeviceOffline, now, &bounds, None)
         .await
         .unwrap()
 }

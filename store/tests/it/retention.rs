@@ -3,7 +3,7 @@
 use schema::ObservedAt;
 use schema::message::{Command, CommandId};
 use store::commands::NewCommand;
-use store::{DeadLetter, EXPIRE_DEVICES};
+use store::{DeadLetter, EXPIRE_DEVICES, EXPIRE_ROWS};
 
 use testkit::contract;
 use testkit::database::*;
@@ -14,6 +14,7 @@ contract!(
     devices_are_looked_at_page_by_page,
     ledger_rows_that_begin_in_time_can_be_verified,
     commands_that_ended_long_ago_go,
+    a_call_takes_so_many_rows_and_the_next_goes_on,
 );
 
 const WEEK_SECONDS: u64 = 7 * 86_400;
@@ -90,7 +91,7 @@ async fn commands_that_ended_long_ago_go(fixture: Fixture) {
         .unwrap();
     let before = ObservedAt::from_millis(20_000);
     assert_eq!(store.expire(before, None).await.unwrap().rows, 1);
-    let left = store.commands(&device("d"), 10).await.unwrap();
+    let left = store.commands(&device("d"), None, 10).await.unwrap();
     let left: Vec<CommandId> = left.iter().map(|left| left.command.id).collect();
     assert_eq!(left, [ids[2], ids[1]]);
 }
@@ -109,6 +110,36 @@ async fn devices_are_looked_at_page_by_page(fixture: Fixture) {
     let rest = store.expire(row(2).observed_at, Some(&next)).await.unwrap();
     assert_eq!((rest.rows, rest.next), (1, None));
     assert_eq!(store.counts().await.unwrap().telemetry, count as u64);
+}
+
+async fn a_call_takes_so_many_rows_and_the_next_goes_on(fixture: Fixture) {
+    let store = fixture.open().await;
+    let many = EXPIRE_ROWS + 500;
+    for name in ["a", "b"] {
+        store
+            .ingest(&[delivery(name, rows(1, many))])
+            .await
+            .unwrap();
+    }
+    let before = row(many).observed_at;
+    let (mut after, mut calls, mut gone) = (None, 0, 0);
+    loop {
+        let expired = store.expire(before, after.as_ref()).await.unwrap();
+        // The last statement of a call may take some more.
+        assert!(expired.rows < 2 * EXPIRE_ROWS, "{expired:?}");
+        gone += expired.rows;
+        calls += 1;
+        after = expired.next;
+        // What is gone is counted with it.
+        let fleet = store.fleet_ledger().await.unwrap();
+        assert_eq!(fleet.expired, gone);
+        if after.is_none() && !expired.is_cut {
+            break;
+        }
+    }
+    assert_eq!(gone, 2 * (many - 1));
+    assert!(calls > 2);
+    assert_eq!(store.counts().await.unwrap().telemetry, 2);
 }
 
 /// A row of the ledger covers a week at most, so that those behind it can still be compared with

@@ -4,6 +4,7 @@ use bridge::auth::Role;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
+use testkit::readings::{delivery, epoch, rows};
 use testkit::wait::until;
 
 use super::{Served, expect};
@@ -305,4 +306,48 @@ async fn history_of_a_device_says_who_when_and_what() {
         names(&found, "devices") == ["d"]
     })
     .await;
+}
+
+#[tokio::test]
+async fn conflicts_and_commands_of_a_device_are_listed_page_by_page() {
+    let served = Served::start().await;
+    // Each of five readings loses to a later version.
+    served
+        .store
+        .ingest(&[delivery("d", rows(1, 5))])
+        .await
+        .unwrap();
+    let mut newer = delivery("d", rows(1, 5));
+    newer.batch.epoch = epoch(8);
+    for row in &mut newer.batch.rows {
+        row.hlc = schema::Hlc::new(row.hlc.millis() + 1, 0);
+    }
+    served.store.ingest(&[newer]).await.unwrap();
+    for _ in 0..5 {
+        let ping = json!({"name": "ping"});
+        let path = "/api/v1/devices/d/commands";
+        served
+            .send(Method::POST, path, &ping, StatusCode::CREATED)
+            .await;
+    }
+    for list in ["conflicts", "commands"] {
+        let path = format!("/api/v1/devices/d/{list}");
+        let whole = served.get(&path).await;
+        assert_eq!(whole[list].as_array().unwrap().len(), 5);
+        assert!(whole["next"].is_null());
+        let (mut after, mut all) = (String::new(), Vec::new());
+        loop {
+            let page = served.get(&format!("{path}?limit=2{after}")).await;
+            all.extend(page[list].as_array().unwrap().clone());
+            match page["next"].as_str() {
+                Some(next) => after = format!("&after={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(Value::from(all), whole[list]);
+        for wrong in ["x", "1.2.3", "9223372036854775807.1.000000000001.1"] {
+            let asked = served.request(Method::GET, &format!("{path}?after={wrong}"));
+            expect(asked, StatusCode::BAD_REQUEST).await;
+        }
+    }
 }
