@@ -1,6 +1,6 @@
 //! The store on CockroachDB, or on PostgreSQL, over sqlx: the only folder that names sqlx.
 //!
-//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
+//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`write`] (one part of it) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
 //! [`replicas`] (answers that may be old),
@@ -20,6 +20,7 @@ mod columns;
 mod dialect;
 mod expire;
 mod failed;
+mod found;
 mod heads;
 mod history;
 mod ingest;
@@ -39,9 +40,10 @@ mod rows;
 mod settings;
 mod sql;
 mod ttl;
+mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -54,6 +56,7 @@ use super::retention::Retention;
 use super::sqlstate::Verdict;
 use super::{Activity, Store, StoreError};
 use cluster::Cluster;
+use dialect::Dialect;
 use failed::{Budget, Failed};
 pub use nodes::Nodes;
 use pace::Pace;
@@ -63,6 +66,7 @@ pub use settings::Database;
 #[derive(Debug)]
 pub struct Cockroach {
     cluster: Arc<Cluster>,
+    dialect: OnceLock<Dialect>,
     clock: StoreClock,
     cache: Cache,
     absent: Absent,
@@ -90,6 +94,7 @@ impl Cockroach {
     pub fn new(database: &Database) -> Self {
         Self {
             cluster: Arc::new(Cluster::new(database)),
+            dialect: OnceLock::new(),
             clock: StoreClock::of_a_database(),
             cache: Cache::default(),
             absent: Absent::default(),

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`span`] (one row of it) → [`epoch`] (what is known of one epoch) → [`kind`] (as its table has it) →
 //! [`plan`] (what of some deliveries is new) → [`group`] (of one epoch, with what is claimed beside commits) → [`claims`]
-//! (what reports claim) → [`contest`] (which version wins) → [`books`] (what the ledger says, held against the rows), all
+//! (what reports claim) → [`late`] (which rows may meet others) → [`contest`] (which version wins) → [`books`] (what the ledger says, held against the rows), all
 //! without SQL → [`query`] (what its tables say).
 
 pub mod books;
@@ -12,6 +12,7 @@ pub(crate) mod contest;
 mod epoch;
 mod group;
 mod kind;
+pub(crate) mod late;
 pub(crate) mod plan;
 pub(crate) mod query;
 mod span;
