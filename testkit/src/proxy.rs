@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,8 +20,8 @@ pub struct Proxy {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The next answer is lost.
-    lose: AtomicBool,
+    /// The answer to this many requests from now is lost; 0 where none is.
+    lose: AtomicU64,
     lost: AtomicU64,
 }
 
@@ -62,7 +62,12 @@ impl Proxy {
 
     /// Whatever is asked next reaches the database; its answer is lost with the connection.
     pub fn lose_next_answer(&self) {
-        self.state.lose.store(true, Ordering::SeqCst);
+        self.lose_answer_after(0);
+    }
+
+    /// The same of what is asked after `passing` other requests.
+    pub fn lose_answer_after(&self, passing: u64) {
+        self.state.lose.store(passing + 1, Ordering::SeqCst);
     }
 
     /// How many answers were lost.
@@ -87,7 +92,9 @@ async fn forward(mut client: TcpStream, target: &str, state: &State) {
             read = client.read(&mut asked) => match read {
                 Ok(0) | Err(_) => return,
                 Ok(bytes) => {
-                    doomed |= state.lose.swap(false, Ordering::SeqCst);
+                    let count = |left: u64| left.checked_sub(1);
+                    let (set, get) = (Ordering::SeqCst, Ordering::SeqCst);
+                    doomed |= state.lose.fetch_update(set, get, count) == Ok(1);
                     if server.write_all(&asked[..bytes]).await.is_err() {
                         return;
                     }

@@ -19,7 +19,7 @@
 //! again; one device is in at most one write at a time; rows and bytes held, waiting, apart and in flight together, pass
 //! their bounds by less than one delivery (promise P5): the shell takes nothing while there is no room.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use schema::DeviceId;
@@ -216,12 +216,13 @@ impl<Token> Pipeline<Token> {
         if !due {
             return None;
         }
+        let chosen = self.chosen();
         let mut taken = Vec::new();
         let mut rows_taken = 0;
         let mut left = VecDeque::with_capacity(self.waiting.len());
         for item in self.waiting.drain(..) {
-            let busy = self.in_flight.is_busy(&item.delivery.device);
-            if busy || rows_taken >= self.config.write_rows {
+            let is_due = chosen.contains(&item.delivery.device);
+            if !is_due || rows_taken >= self.config.write_rows {
                 left.push_back(item);
             } else {
                 rows_taken += rows(&item.delivery);
@@ -231,6 +232,31 @@ impl<Token> Pipeline<Token> {
         self.waiting = left;
         self.waiting_rows -= rows_taken;
         Some(self.write(taken, None))
+    }
+
+    /// The devices of the next write, those that wait longest first: no more than fill it with all that waits of each. One
+    /// delivery of every device would leave nobody for a second write beside it.
+    fn chosen(&self) -> HashSet<DeviceId> {
+        let mut waiting: HashMap<&DeviceId, usize> = HashMap::new();
+        let mut order = Vec::new();
+        for item in &self.waiting {
+            let device = &item.delivery.device;
+            if self.in_flight.is_busy(device) {
+                continue;
+            }
+            let rows_of = waiting.entry(device).or_insert_with(|| {
+                order.push(device);
+                0
+            });
+            *rows_of += rows(&item.delivery);
+        }
+        let mut room = self.config.write_rows;
+        let fits = |device: &&DeviceId| {
+            let is_room = room > 0;
+            room = room.saturating_sub(waiting[device]);
+            is_room
+        };
+        order.into_iter().take_while(fits).cloned().collect()
     }
 
     fn next_apart(&mut self, now: Duration) -> Option<Write<Token>> {
@@ -381,8 +407,6 @@ impl<Token> Pipeline<Token> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{HashMap, HashSet};
-
     use super::*;
     use proptest::prelude::*;
 
@@ -407,6 +431,18 @@ mod tests {
             rows_max: 40,
             bytes_max: 1_000,
         }
+    }
+
+    #[test]
+    fn a_backlog_of_all_devices_is_shared_by_two_writes() {
+        let mut pipeline = Pipeline::new(config());
+        for token in 0..20 {
+            pipeline.offer(delivery(token % 10, 1), 10, token, MS(0));
+        }
+        let mut write = || pipeline.next_write(MS(0), false).unwrap().tokens;
+        let tokens = |numbers: [u8; 10]| numbers.map(Some).to_vec();
+        assert_eq!(write(), tokens([0, 1, 2, 3, 4, 10, 11, 12, 13, 14]));
+        assert_eq!(write(), tokens([5, 6, 7, 8, 9, 15, 16, 17, 18, 19]));
     }
 
     #[test]

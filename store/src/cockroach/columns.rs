@@ -1,6 +1,6 @@
 //! The columns of ingest's statements: arrays straight from deliveries, ledgers and losers.
 
-use schema::{Quality, Value};
+use schema::{Quality, Value, Version};
 use sqlx::postgres::PgArguments;
 
 use super::super::ledger::contest::Contest;
@@ -12,7 +12,7 @@ use super::ingest::{micros, sql_int};
 use super::rows;
 use super::sql::Shape;
 
-pub(super) fn head_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {
+fn head_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {
     Columns::default()
         .array(heads, |head| head.of.device.as_str())?
         .array(heads, |head| sql_int(head.of.epoch.get()))?
@@ -26,10 +26,7 @@ pub(super) fn ledger_arguments(heads: &[Head<'_>]) -> Result<Columns, sqlx::Erro
     range_arguments(head_arguments(heads)?.one(number)?, heads)
 }
 
-pub(super) fn range_arguments(
-    columns: Columns,
-    heads: &[Head<'_>],
-) -> Result<Columns, sqlx::Error> {
+fn range_arguments(columns: Columns, heads: &[Head<'_>]) -> Result<Columns, sqlx::Error> {
     let mut spans: Vec<(&Group, &Span)> = Vec::with_capacity(heads.len());
     for head in heads {
         spans.extend(head.spans.iter().map(|span| (head.of, span)));
@@ -109,6 +106,21 @@ pub(super) fn row_arguments(
         .array(part, |row| sql_int(intake.row(row).0.batch.epoch.get()))?
         .array(part, |row| sql_int(row.seq))?
         .array(part, |row| micros(intake.row(row).0.received_at))
+}
+
+/// Rows, each with the version that it replaces.
+pub(super) fn replacement_arguments(
+    intake: &Intake<'_>,
+    replacing: &[(NewRow, Version)],
+) -> Result<PgArguments, sqlx::Error> {
+    let rows: Vec<NewRow> = replacing.iter().map(|(row, _)| *row).collect();
+    Ok(
+        row_arguments(Columns::default(), intake, &rows, Shape::WHOLE)?
+            .array(replacing, |(_, found)| sql_int(found.hlc.bits()))?
+            .array(replacing, |(_, found)| sql_int(found.epoch.get()))?
+            .array(replacing, |(_, found)| sql_int(found.seq))?
+            .done(),
+    )
 }
 
 pub(super) fn conflict_arguments(

@@ -66,16 +66,10 @@ impl<'a> Head<'a> {
 }
 
 /// What is known after a commit.
-pub(super) fn advance(
-    state: &mut Option<EpochState>,
-    spans: Vec<Span>,
-    contested: &[u32],
-    group: usize,
-) {
+pub(super) fn advance(state: &mut Option<EpochState>, spans: Vec<Span>) {
     if let Some(state) = state {
         state.version += 1;
         state.is_remembered = false;
-        state.contested = contested.iter().any(|other| *other as usize == group);
         for span in spans {
             state.put(span);
         }

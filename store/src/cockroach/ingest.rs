@@ -1,66 +1,48 @@
-//! Telemetry in: load what the ledger knows, select what is new, write it, learn, repeat for what
-//! is left.
+//! Telemetry in: load what the ledger knows, select what is new, look whether late rows meet others, write, learn,
+//! repeat for what is left.
 //!
 //! ```text
 //!        ┌──────────────────────── some states dropped ◄──────────────┐
 //!        ▼                                                             │
-//! load missing states ─► select new rows ─► for each part: write ──────┤ moved, unknown, elsewhere
-//!                                             │  │                     │
-//!                                             │  └ too large: halve
-//!                                             ▼
+//! load missing states ─► select ─► look ─► for each part: write ───────┤ moved, unknown, elsewhere
+//!                                    ▲        │  │                     │
+//!                                    │        │  └ too large: halve    │
+//!                                    └ a key is taken: split by file   │
+//!                                             ▼                        │
 //!                                       put states ─► … ─► settle
 //! ```
+//!
+//! Files of which rows meet others are written in parts of their own, and so are those that another bridge has moved,
+//! alone where it does so again: who repeats, or is served twice, is in nobody else's way.
 //!
 //! A part whose commit is unknown is not written again blindly: its states are dropped, and the
 //! ledger tells whether it was. What the database refuses ends the call, and is whoever's who asked.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use schema::ObservedAt;
 use schema::digest::Digester;
 use schema::time::ReceivedAt;
-use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection as _, Executor as _, Row as _};
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnection;
 
 use super::super::contract::IngestStore;
-use super::super::ledger::contest::{self};
 use super::super::ledger::plan::{GoneBefore, Intake, NewRow, parts};
-use super::super::ledger::{EpochState, Group};
+use super::super::ledger::{EpochState, Group, contest, late};
 use super::super::sqlstate::Verdict;
-use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
+use super::super::{Delivery, Ingested, StoreError};
 use super::arguments::{Columns, Micros};
-use super::columns::{
-    conflict_arguments, head_arguments, ledger_arguments, observed, range_arguments, row_arguments,
-    shape,
-};
 use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
+use super::found::{Met, found, gone_before};
 use super::heads::{Head, Known, advance, heads};
-use super::sql::Shape;
+use super::write::{Part, Written, begin, write_compared, write_heads, write_plain};
 use super::{Cockroach, rows, sql};
 
-/// What came of writing a part.
-#[derive(Debug)]
-enum Written {
-    /// It is committed.
-    Done(Part),
-    /// Another bridge has moved a head: nothing is written.
-    Moved,
-}
-
-/// A committed part.
-#[derive(Debug, Default)]
-struct Part {
-    counts: RowCounts,
-    /// Groups of which rows are in the table now.
-    stored: Vec<u32>,
-    /// Groups in which versions met.
-    contested: Vec<u32>,
-}
+/// So often in a row a key is found taken that was free a moment ago; beyond it, that is no race.
+const RACES_MAX: u32 = 16;
 
 /// How far the parts of a plan were written.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,54 +52,79 @@ pub(super) enum Progress {
     Again,
 }
 
+/// One call.
+#[derive(Debug)]
+struct Call<'a> {
+    intake: Intake<'a>,
+    known: Known,
+    met: Met<'a>,
+    /// The versions of files that a write built on, one of which had moved.
+    doubted: Vec<(usize, i64)>,
+    /// How often others have moved a file's head under this call, by group.
+    moved: HashMap<u32, u32>,
+    written: Part,
+    budget: Budget,
+}
+
 #[async_trait]
 impl IngestStore for Cockroach {
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
-        let mut intake = Intake::new(deliveries);
-        let mut known = Known::nothing(intake.groups.len());
-        let mut written = Part::default();
-        let mut budget = self.budget();
+        let intake = Intake::new(deliveries);
+        let mut call = Call {
+            known: Known::nothing(intake.groups.len()),
+            intake,
+            met: Met::new(),
+            doubted: Vec::new(),
+            moved: HashMap::new(),
+            written: Part::default(),
+            budget: self.budget(),
+        };
         let mut digester = Digester::default();
-        let mut new_rows = Vec::new();
         loop {
-            self.load(&intake.groups, &mut known, &mut budget).await?;
-            new_rows.clear();
-            let quiet = intake.select_all(&known.states, &mut digester, &mut new_rows);
+            let Call {
+                intake,
+                known,
+                budget,
+                ..
+            } = &mut call;
+            self.load(&intake.groups, known, budget).await?;
+            let mut new_rows = Vec::new();
+            intake.select_all(&known.states, &mut digester, &mut new_rows);
             if intake.doubt(&mut known.states) {
                 continue;
             }
             let repeated = intake.repeated();
             if !repeated.is_empty() {
                 // What loses between the two is found twice.
-                let held = run!(self, &mut budget, Purpose::Write, |connection| {
-                    let mut held = found(connection, sql::STORED, &intake, &repeated).await?;
-                    held.extend(found(connection, sql::LOST, &intake, &repeated).await?);
+                let held = run!(self, budget, Purpose::Write, |connection| {
+                    let mut held = found(connection, sql::STORED, intake, &repeated).await?;
+                    held.extend(found(connection, sql::LOST, intake, &repeated).await?);
                     Ok(held)
                 })?;
                 let changed = intake.changed(&repeated, &held, self.retention.get());
                 let gone_before = match changed.is_empty() {
                     true => GoneBefore::new(),
-                    false => run!(self, &mut budget, Purpose::Write, |connection| {
-                        gone_before(connection, &intake, &changed).await
+                    false => run!(self, budget, Purpose::Write, |connection| {
+                        gone_before(connection, intake, &changed).await
                     })?,
                 };
                 intake.refuse_changed(&changed, &gone_before);
             }
-            let progress = self
-                .write_all(
-                    &mut intake,
-                    &mut known,
-                    &new_rows,
-                    quiet,
-                    &mut written,
-                    &mut budget,
-                )
-                .await?;
-            if progress == Progress::Done {
+            call.learn_moves();
+            call.met.clear();
+            let suspects = late::suspects(&call.intake, &mut new_rows, &call.known.states);
+            if self.look_for(&mut call, &mut new_rows, &suspects).await? == Progress::Done
+                && self.write_all(&mut call, new_rows).await? == Progress::Done
+            {
                 break;
             }
         }
-        let Known { states, era } = known;
+        let Call {
+            intake,
+            known: Known { states, era },
+            written,
+            ..
+        } = call;
         let states: Vec<EpochState> = states.into_iter().map(Option::unwrap_or_default).collect();
         let mut counts = written.counts;
         counts.refused += intake.refusals();
@@ -206,7 +213,9 @@ impl Cockroach {
                     });
                 }
                 run!(self, budget, Purpose::Write, |connection| {
-                    meet(connection, groups, &missing).await
+                    let mut transaction = begin(connection, &self.dialect).await?;
+                    meet(&mut transaction, groups, &missing).await?;
+                    transaction.commit().await
                 })?;
                 met = true;
             }
@@ -214,54 +223,128 @@ impl Cockroach {
         Ok(())
     }
 
-    /// Writes the selected rows part by part. The first `quiet` rows are of files in which no
-    /// versions met lately.
-    async fn write_all(
+    /// Looks what is stored under the keys of some rows, each named by its place.
+    async fn look_for(
         &self,
-        intake: &mut Intake<'_>,
-        known: &mut Known,
-        new_rows: &[NewRow],
-        quiet: usize,
-        all: &mut Part,
-        budget: &mut Budget,
+        call: &mut Call<'_>,
+        rows: &mut [NewRow],
+        places: &[usize],
     ) -> Result<Progress, StoreError> {
         let rows_max = self.pace.rows_max();
+        for places in places.chunks(rows_max) {
+            let wanted: Vec<NewRow> = places.iter().map(|at| rows[*at]).collect();
+            let intake = &call.intake;
+            let held = run!(self, &mut call.budget, Purpose::Write, |connection| {
+                let mut transaction = begin(connection, &self.dialect).await?;
+                let held = found(&mut transaction, sql::STORED, intake, &wanted).await?;
+                transaction.commit().await?;
+                Ok(held)
+            })?;
+            let mut looks: HashMap<u32, (usize, usize)> = HashMap::new();
+            for row in &wanted {
+                call.met.remove(&contest::key(intake, row));
+                looks.entry(row.group).or_default().0 += 1;
+            }
+            for (at, reading) in held {
+                looks.entry(wanted[at].group).or_default().1 += 1;
+                call.met.insert(contest::key(intake, &wanted[at]), reading);
+                rows[places[at]].is_compared = true;
+            }
+            for (group, (looked, found)) in looks {
+                if let Some(state) = &mut call.known.states[group as usize] {
+                    late::looked(state, looked, found);
+                }
+            }
+        }
+        // Another connection may have answered than those that what is known is from.
+        Ok(
+            match places.is_empty() || self.cluster.era() == call.known.era {
+                true => Progress::Done,
+                false => Progress::Again,
+            },
+        )
+    }
+
+    /// After a key was found taken: looks at all keys of a part. Nothing of it was written, and what is known of the
+    /// ledger is true still.
+    async fn look_at_all(
+        &self,
+        call: &mut Call<'_>,
+        part: &mut [NewRow],
+    ) -> Result<Progress, StoreError> {
+        late::mark_twins(&call.intake, part);
+        let all: Vec<usize> = (0..part.len()).collect();
+        self.look_for(call, part, &all).await
+    }
+
+    /// Writes the selected rows part by part.
+    async fn write_all(
+        &self,
+        call: &mut Call<'_>,
+        new_rows: Vec<NewRow>,
+    ) -> Result<Progress, StoreError> {
+        let mut races = 0;
         // A stack: the first part is on top.
-        let mut todo: Vec<Range<usize>> = parts(0..quiet, rows_max)
-            .chain(parts(quiet..new_rows.len(), rows_max))
-            .collect();
-        todo.reverse();
-        while let Some(range) = todo.pop() {
-            let part = &new_rows[range.clone()];
-            let Some(heads) = heads(intake, part, &known.states) else {
+        let mut todo = call.parts(&new_rows, self.pace.rows_max());
+        while let Some(mut part) = todo.pop() {
+            let Some(heads) = heads(&call.intake, &part, &call.known.states) else {
                 return Ok(Progress::Again);
             };
             let started = Instant::now();
-            let plain = range.end <= quiet;
-            let written = self.write(intake, &heads, part, plain, known.era).await;
-            let failed = match written {
+            let failed = match self.write(call, &heads, &part).await {
                 Ok(Written::Done(done)) => {
                     self.pace.took(part.len(), started.elapsed());
                     self.meters.commits.fetch_add(1, Ordering::Relaxed);
-                    budget.progressed();
-                    all.counts += done.counts;
-                    all.stored.extend(done.stored);
+                    call.budget.progressed();
+                    races = 0;
+                    call.written.counts += done.counts;
+                    call.written.stored.extend(done.stored);
                     for head in heads {
-                        let state = &mut known.states[head.group];
-                        advance(state, head.spans, &done.contested, head.group);
+                        let state = &mut call.known.states[head.group];
+                        advance(state, head.spans);
+                        if let Some(state) = state {
+                            state.contested = done.contested.contains(&(head.group as u32));
+                        }
                     }
                     continue;
                 }
                 Ok(Written::Moved) => {
                     self.meters.replans.fetch_add(1, Ordering::Relaxed);
-                    let groups: Vec<usize> = heads.iter().map(|head| head.group).collect();
-                    drop_states(&mut known.states, &groups);
+                    call.doubted = heads.iter().map(|h| (h.group, h.version)).collect();
+                    for (group, _) in &call.doubted {
+                        call.known.states[*group] = None;
+                    }
                     // Bounded by the budget: whoever moved the head has made progress.
-                    self.pause(budget).await?;
+                    self.pause(&mut call.budget).await?;
                     return Ok(Progress::Again);
                 }
-                Err(failed) => failed,
+                Ok(Written::Changed) => {
+                    self.pause(&mut call.budget).await?;
+                    None
+                }
+                Err(failed) => Some(failed),
             };
+            let is_taken = |failed: &Failed| failed.verdict == Verdict::Taken;
+            if failed.as_ref().is_none_or(is_taken) {
+                races += 1;
+                let looked = self.look_at_all(call, &mut part).await?;
+                let is_explained = part.iter().any(|row| row.is_compared);
+                match failed {
+                    // Another key than that of readings: a refusal like others.
+                    Some(taken) if races > RACES_MAX || !is_explained => {
+                        self.again(&mut call.budget, taken).await?;
+                    }
+                    _ => {
+                        self.meters.conflict.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                if looked == Progress::Again {
+                    return Ok(Progress::Again);
+                }
+                todo.extend(call.parts(&part, self.pace.rows_max()));
+                continue;
+            }
+            let Some(failed) = failed else { continue };
             // One row says nothing about how many are too many.
             let is_too_much = failed.is_too_slow() || failed.verdict == Verdict::TooLarge;
             if is_too_much && part.len() > 1 {
@@ -269,17 +352,20 @@ impl Cockroach {
             }
             match failed.verdict {
                 Verdict::TooLarge if part.len() > 1 => {
-                    let middle = range.start + part.len() / 2;
-                    todo.push(middle..range.end);
-                    todo.push(range.start..middle);
+                    let second = part.split_off(part.len() / 2);
+                    todo.push(second);
+                    todo.push(part);
                 }
-                Verdict::Conflict | Verdict::Taken => {
+                Verdict::Conflict => {
                     // Nothing was written, and what is known is still true unless the next attempt
                     // says otherwise.
-                    self.again(budget, failed).await?;
-                    todo.push(range);
+                    self.again(&mut call.budget, failed).await?;
+                    // What is in the way of one file is not in that of the others.
+                    let second = part.split_off(middle(&part));
+                    todo.extend([second, part].into_iter().filter(|part| !part.is_empty()));
                 }
                 Verdict::TooLarge
+                | Verdict::Taken
                 | Verdict::Unknown
                 | Verdict::Elsewhere
                 | Verdict::Overload
@@ -287,15 +373,17 @@ impl Cockroach {
                 | Verdict::Refused
                 | Verdict::Schema
                 | Verdict::Unforeseen => {
-                    self.again(budget, failed).await?;
+                    self.again(&mut call.budget, failed).await?;
                     // The next connection may be to a database that lacks what this one had, also where this one
                     // ended in a way that moves no era.
-                    known.states.fill(None);
+                    call.known.states.fill(None);
                     return Ok(Progress::Again);
                 }
             }
         }
-        self.write_claims(&intake.groups, known, budget).await
+        let groups = &call.intake.groups;
+        self.write_claims(groups, &mut call.known, &mut call.budget)
+            .await
     }
 
     /// Enters the ranges beside committed ones that no part carried.
@@ -323,7 +411,7 @@ impl Cockroach {
         let written = self.write_ledger(&heads, *era, budget).await?;
         for head in heads {
             if written {
-                advance(&mut states[head.group], head.spans, &[], head.group);
+                advance(&mut states[head.group], head.spans);
             } else {
                 states[head.group] = None;
             }
@@ -344,21 +432,17 @@ impl Cockroach {
     ) -> Result<bool, StoreError> {
         let attempt = attempt!(self, Purpose::Write, |connection, began| {
             if began > era {
-                return Ok(0);
+                return Ok(false);
             }
-            let arguments = ledger_arguments(heads)?.done();
-            let done = connection
-                .execute(sqlx::query_with(sql::WRITE_LEDGER, arguments))
-                .await?;
-            Ok(done.rows_affected())
+            write_heads(connection, &self.dialect, heads).await
         });
         match attempt {
-            Ok(0) => {
+            Ok(false) => {
                 self.meters.replans.fetch_add(1, Ordering::Relaxed);
                 self.pause(budget).await?;
                 Ok(false)
             }
-            Ok(_) => Ok(true),
+            Ok(true) => Ok(true),
             Err(failed) => {
                 self.again(budget, failed).await?;
                 Ok(false)
@@ -372,38 +456,67 @@ impl Cockroach {
 
     async fn write(
         &self,
-        intake: &Intake<'_>,
+        call: &Call<'_>,
         heads: &[Head<'_>],
         part: &[NewRow],
-        plain: bool,
-        era: u64,
     ) -> Result<Written, Failed> {
-        // A younger connection may lead to another database than what is known is from.
-        if plain {
-            let plain = attempt!(self, Purpose::Write, |connection, began| {
-                if began > era {
-                    return Ok(Written::Moved);
-                }
-                write_plain(connection, intake, heads, part).await
-            });
-            match plain {
-                Err(failed) if failed.verdict == Verdict::Taken => {}
-                other => return other,
-            }
-        }
+        let Call {
+            intake, known, met, ..
+        } = call;
+        let is_plain = !part.iter().any(|row| row.is_compared);
         attempt!(self, Purpose::Write, |connection, began| {
-            if began > era {
+            // A younger connection may lead to another database than what is known is from.
+            if began > known.era {
                 return Ok(Written::Moved);
             }
-            write_compared(connection, intake, heads, part).await
+            match is_plain {
+                true => write_plain(connection, &self.dialect, intake, heads, part).await,
+                false => write_compared(connection, &self.dialect, intake, heads, part, met).await,
+            }
         })
     }
 }
 
-fn drop_states(states: &mut [Option<EpochState>], groups: &[usize]) {
-    for group in groups {
-        states[*group] = None;
+impl Call<'_> {
+    /// Which of the files whose heads were doubted others have moved, now that they were read again.
+    fn learn_moves(&mut self) {
+        for (group, version) in std::mem::take(&mut self.doubted) {
+            let now = self.known.states[group].as_ref();
+            if now.is_some_and(|state| state.version != version) {
+                *self.moved.entry(group as u32).or_default() += 1;
+            }
+        }
     }
+
+    /// Cuts rows into parts of at most `rows_max`, as a stack. First those of files of which nothing is in the way; then
+    /// those of which rows meet others, and of which others have moved the head; those again and again, each by itself.
+    fn parts(&self, rows: &[NewRow], rows_max: usize) -> Vec<Vec<NewRow>> {
+        let (mut free, mut compared, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+        let mut alone: Vec<&[NewRow]> = Vec::new();
+        for file in rows.chunk_by(|a, b| a.group == b.group) {
+            match self.moved.get(&file[0].group) {
+                None if file.iter().any(|row| row.is_compared) => compared.extend_from_slice(file),
+                None => free.extend_from_slice(file),
+                Some(1) => moved.extend_from_slice(file),
+                Some(_) => alone.push(file),
+            }
+        }
+        let together = [&free[..], &compared, &moved].into_iter();
+        let cut = |rows: &[NewRow]| -> Vec<Vec<NewRow>> {
+            let ranges = parts(0..rows.len(), rows_max);
+            ranges.map(|range| rows[range].to_vec()).collect()
+        };
+        let mut stack: Vec<Vec<NewRow>> = together.chain(alone).flat_map(cut).collect();
+        stack.reverse();
+        stack
+    }
+}
+
+/// Where a part is cut between two files, as near to its middle as can be; its end, where there is one file.
+fn middle(part: &[NewRow]) -> usize {
+    let borders = (1..part.len()).filter(|at| part[at - 1].group != part[*at].group);
+    let middle = borders.min_by_key(|border| border.abs_diff(part.len() / 2));
+    middle.unwrap_or(part.len())
 }
 
 pub(super) async fn read_known(
@@ -447,140 +560,6 @@ async fn meet(
         .execute(sqlx::query_with(sql::MEET, arguments.done()))
         .await?;
     Ok(())
-}
-
-/// The hot path: one statement. Fails with 23505 when a key is taken.
-async fn write_plain(
-    connection: &mut PgConnection,
-    intake: &Intake<'_>,
-    heads: &[Head<'_>],
-    part: &[NewRow],
-) -> Result<Written, sqlx::Error> {
-    let shape = shape(intake, part);
-    let arguments = row_arguments(ledger_arguments(heads)?, intake, part, shape)?.done();
-    let done = connection
-        .execute(sqlx::query_with(sql::write(shape), arguments))
-        .await?;
-    if done.rows_affected() == 0 {
-        return Ok(Written::Moved);
-    }
-    Ok(Written::Done(Part {
-        counts: RowCounts {
-            inserted: part.len() as u64,
-            ..RowCounts::default()
-        },
-        stored: heads.iter().map(|head| head.group as u32).collect(),
-        contested: Vec::new(),
-    }))
-}
-
-/// The slow path: compares with what is stored, within a transaction.
-async fn write_compared(
-    connection: &mut PgConnection,
-    intake: &Intake<'_>,
-    heads: &[Head<'_>],
-    part: &[NewRow],
-) -> Result<Written, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
-    let moved = transaction
-        .execute(sqlx::query_with(
-            sql::MOVE_HEADS,
-            head_arguments(heads)?.done(),
-        ))
-        .await?;
-    if moved.rows_affected() != heads.len() as u64 {
-        transaction.rollback().await?;
-        return Ok(Written::Moved);
-    }
-    let stored = stored(&mut transaction, intake, part).await?;
-    let contest = contest::decide(intake, part, stored);
-    transaction
-        .execute(sqlx::query_with(
-            sql::PUT_RANGES,
-            range_arguments(Columns::default(), heads)?.done(),
-        ))
-        .await?;
-    if !contest.losers.is_empty() {
-        let arguments = conflict_arguments(intake, &contest)?;
-        transaction
-            .execute(sqlx::query_with(sql::PUT_CONFLICTS, arguments))
-            .await?;
-        let superseded = contest.superseded(intake);
-        let superseded = Columns::default()
-            .array(&superseded, |(device, _)| *device)?
-            .array(&superseded, |(_, lost)| sql_int(*lost))?;
-        transaction
-            .execute(sqlx::query_with(sql::SUPERSEDE, superseded.done()))
-            .await?;
-    }
-    if !contest.writes.is_empty() {
-        let arguments = row_arguments(Columns::default(), intake, &contest.writes, Shape::WHOLE)?;
-        transaction
-            .execute(sqlx::query_with(sql::PUT_ROWS, arguments.done()))
-            .await?;
-    }
-    transaction.commit().await?;
-    Ok(Written::Done(Part {
-        counts: contest.counts,
-        stored: contest.stored().collect(),
-        contested: contest.contested().collect(),
-    }))
-}
-
-async fn stored<'a>(
-    connection: &mut PgConnection,
-    intake: &Intake<'a>,
-    part: &[NewRow],
-) -> Result<HashMap<contest::Key<'a>, StoredReading>, sqlx::Error> {
-    let found = found(connection, sql::STORED, intake, part).await?;
-    let found = found.into_iter();
-    Ok(found
-        .map(|(at, reading)| (contest::key(intake, &part[at]), reading))
-        .collect())
-}
-
-/// What is under the keys of a part, each with the place of its row there.
-async fn found(
-    connection: &mut PgConnection,
-    sql: &'static str,
-    intake: &Intake<'_>,
-    part: &[NewRow],
-) -> Result<Vec<(usize, StoredReading)>, sqlx::Error> {
-    let numbered: Vec<(usize, &NewRow)> = part.iter().enumerate().collect();
-    let arguments = Columns::default()
-        .array(&numbered, |(_, row)| intake.row(row).0.device.as_str())?
-        .array(&numbered, |(_, row)| intake.row(row).1)?
-        .array(&numbered, |(_, row)| observed(intake, row))?
-        .array(&numbered, |(at, _)| sql_int(*at as u64))?;
-    let rows = connection
-        .fetch_all(sqlx::query_with(sql, arguments.done()))
-        .await?;
-    let mut found = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let at = usize::try_from(rows::number(row, 0)?).unwrap_or(usize::MAX);
-        let Some(new) = part.get(at) else { continue };
-        let (delivery, _, reading) = intake.row(new);
-        let sensor = delivery.batch.sensor(reading).clone();
-        found.push((at, rows::reading(row, 1, sensor)?));
-    }
-    Ok(found)
-}
-
-/// Before which time rows of these devices are gone.
-async fn gone_before(
-    connection: &mut PgConnection,
-    intake: &Intake<'_>,
-    part: &[NewRow],
-) -> Result<GoneBefore, sqlx::Error> {
-    let devices = Columns::default().array(part, |row| intake.row(row).0.device.as_str())?;
-    let found = connection
-        .fetch_all(sqlx::query_with(sql::GONE_BEFORE, devices.done()))
-        .await?;
-    let of = |row: &PgRow| {
-        let Micros(before) = row.try_get(1)?;
-        Ok((rows::device(row, 0)?, ObservedAt::from_micros(before)))
-    };
-    found.iter().map(of).collect()
 }
 
 pub(super) const fn micros(at: ReceivedAt) -> Micros {

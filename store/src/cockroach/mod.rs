@@ -1,6 +1,6 @@
 //! The store on CockroachDB, or on PostgreSQL, over sqlx: the only folder that names sqlx.
 //!
-//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`report`] → [`query`] →
+//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`write`] (one part of it) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
 //! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
@@ -21,6 +21,7 @@ mod columns;
 mod dialect;
 mod expire;
 mod failed;
+mod found;
 mod heads;
 mod history;
 mod ingest;
@@ -44,9 +45,10 @@ mod settings;
 mod sql;
 mod standbys;
 mod ttl;
+mod write;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -59,6 +61,7 @@ use super::retention::Retention;
 use super::sqlstate::Verdict;
 use super::{Activity, Readers, Store, StoreError};
 use cluster::Cluster;
+use dialect::Dialect;
 use failed::{Budget, Failed};
 pub use nodes::Nodes;
 use pace::Pace;
@@ -69,6 +72,7 @@ pub use settings::Database;
 pub struct Cockroach {
     readers: Readers,
     cluster: Arc<Cluster>,
+    dialect: OnceLock<Dialect>,
     clock: StoreClock,
     cache: Arc<Cache>,
     absent: Arc<Absent>,
@@ -97,6 +101,7 @@ impl Cockroach {
         Self {
             readers: Readers::Bridge,
             cluster: Arc::new(Cluster::new(database)),
+            dialect: OnceLock::new(),
             clock: StoreClock::of_a_database(),
             cache: Arc::default(),
             absent: Arc::default(),

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 const ROWS_START: usize = 1_000;
 const ROWS_MIN: usize = 50;
+/// So few are not what makes a statement slow: it waits for others, or the machine is busy, and still fewer would only
+/// cost more.
+const ROWS_FEW: usize = 500;
 /// Beyond this a statement gains nothing, and a lost one costs more.
 const ROWS_MAX: usize = 8_000;
 
@@ -32,7 +35,7 @@ impl Pace {
     pub(super) fn took(&self, rows: usize, time: Duration) {
         let now = self.rows_max();
         // A part smaller than allowed says nothing about larger ones.
-        if time > SLOW {
+        if time > SLOW && rows >= ROWS_FEW {
             self.set(now.min(rows) / 2);
         } else if time < QUICK && rows >= now {
             self.set(now + now / 4);
@@ -66,6 +69,8 @@ mod tests {
         }
         assert_eq!(pace.rows_max(), ROWS_MAX);
         pace.took(ROWS_MAX, Duration::from_secs(1));
+        assert_eq!(pace.rows_max(), ROWS_MAX / 2);
+        pace.took(ROWS_FEW - 1, Duration::from_secs(1));
         assert_eq!(pace.rows_max(), ROWS_MAX / 2);
         for _ in 0..50 {
             pace.shrink();

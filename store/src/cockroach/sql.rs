@@ -12,7 +12,7 @@
 //! When another bridge has moved one of the heads, nothing is written and no row is counted: the
 //! caller reads the ledger again and plans anew. Rows are inserted plainly, which is half again
 //! as fast as `ON CONFLICT`: nearly every reading is the first of its key. When one is not, the
-//! database says so (23505), nothing is written, and the slow path compares versions.
+//! database says so (23505) and nothing is written; `write` knows what follows.
 
 use std::sync::LazyLock;
 
@@ -162,10 +162,7 @@ pub(super) const WRITE_LEDGER: &str = concat!(
     ledger_grows!()
 );
 
-/// The slow path, one statement after the other within a transaction: the heads alone.
-pub(super) const MOVE_HEADS: &str = heads!();
-
-/// The slow path: ledger rows.
+/// Ledger rows.
 pub(super) const PUT_RANGES: &str = concat!(
     "INSERT INTO ledger ",
     ledger_columns!(),
@@ -175,7 +172,7 @@ pub(super) const PUT_RANGES: &str = concat!(
     ledger_grows!()
 );
 
-/// The slow path: what is stored under some keys.
+/// What is stored under some keys.
 pub(super) const STORED: &str = "SELECT k.place, t.observed_at, t.value_f64, t.value_i64, \
      t.value_bool, t.value_text, t.quality, t.hlc, t.epoch, t.seq, t.received_at \
      FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::INT8[]) \
@@ -191,23 +188,21 @@ pub(super) const LOST: &str = "SELECT k.place, t.observed_at, t.value_f64, t.val
      JOIN conflicts AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
          AND t.observed_at = k.observed_at";
 
-/// The slow path: rows that won. The comparison guards what the transaction has decided already.
-pub(super) const PUT_ROWS: &str = concat!(
-    "INSERT INTO telemetry_data ",
-    row_columns!(),
-    " SELECT * FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::FLOAT8[], $5::INT8[], \
-     $6::BOOL[], $7::TEXT[], $8::INT2[], $9::INT8[], $10::INT8[], $11::INT8[], \
-     $12::TIMESTAMPTZ[]) AS t \
-     ON CONFLICT (device_id, sensor, observed_at) DO UPDATE SET \
-         value_f64 = excluded.value_f64, value_i64 = excluded.value_i64, \
-         value_bool = excluded.value_bool, value_text = excluded.value_text, \
-         quality = excluded.quality, hlc = excluded.hlc, epoch = excluded.epoch, \
-         seq = excluded.seq, received_at = excluded.received_at \
-     WHERE (excluded.hlc, excluded.epoch, excluded.seq) \
-         > (telemetry_data.hlc, telemetry_data.epoch, telemetry_data.seq)"
-);
+/// Rows that won, each in place of the version that was found.
+pub(super) const REPLACE_ROWS: &str = "UPDATE telemetry_data SET \
+         value_f64 = w.value_f64, value_i64 = w.value_i64, value_bool = w.value_bool, \
+         value_text = w.value_text, quality = w.quality, hlc = w.hlc, epoch = w.epoch, \
+         seq = w.seq, received_at = w.received_at \
+     FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::FLOAT8[], $5::INT8[], \
+         $6::BOOL[], $7::TEXT[], $8::INT2[], $9::INT8[], $10::INT8[], $11::INT8[], \
+         $12::TIMESTAMPTZ[], $13::INT8[], $14::INT8[], $15::INT8[]) \
+         AS w (device_id, sensor, observed_at, value_f64, value_i64, value_bool, value_text, \
+             quality, hlc, epoch, seq, received_at, found_hlc, found_epoch, found_seq) \
+     WHERE telemetry_data.device_id = w.device_id AND telemetry_data.sensor = w.sensor \
+         AND telemetry_data.observed_at = w.observed_at AND telemetry_data.hlc = w.found_hlc \
+         AND telemetry_data.epoch = w.found_epoch AND telemetry_data.seq = w.found_seq";
 
-/// The slow path: versions that lost.
+/// Versions that lost.
 pub(super) const PUT_CONFLICTS: &str = "INSERT INTO conflicts (device_id, sensor, observed_at, \
      value_f64, value_i64, value_bool, value_text, quality, hlc, epoch, seq, received_at, \
      winner_hlc, winner_epoch, winner_seq, recorded_at, same_reading) \
@@ -217,7 +212,7 @@ pub(super) const PUT_CONFLICTS: &str = "INSERT INTO conflicts (device_id, sensor
      $17::BOOL[]) AS c \
      ON CONFLICT (device_id, sensor, observed_at, hlc, epoch, seq) DO NOTHING";
 
-/// The slow path: how many versions of each device lost, in the commit in which they lose.
+/// How many versions of each device lost, in the commit in which they lose.
 pub(super) const SUPERSEDE: &str = "UPDATE devices SET \
          superseded = coalesce(devices.superseded, 0) + s.lost \
      FROM unnest($1::TEXT[], $2::INT8[]) AS s (device_id, lost) \

@@ -8,7 +8,7 @@
 //! under two sequences: a buffer file was copied, or what could be saved of it was moved. One of them
 //! is superseded all the same, so that the counts are right, and nobody is told of a conflict.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use schema::lww::{Outcome, resolve};
 use schema::time::ReceivedAt;
@@ -172,6 +172,27 @@ impl Contest {
             *by_device.entry(delivery.device.as_str()).or_default() += 1;
         }
         by_device.into_iter().collect()
+    }
+
+    /// The rows that are the first of their key.
+    pub(crate) fn first(&self) -> Vec<NewRow> {
+        let replacing = self.losers.iter().filter(|loser| loser.stored.is_some());
+        let replacing: HashSet<(u32, u64)> = replacing.map(|loser| loser.row.name()).collect();
+        let writes = self.writes.iter();
+        writes
+            .filter(|row| !replacing.contains(&row.name()))
+            .copied()
+            .collect()
+    }
+
+    /// The rows that take the place of stored ones, each with the version that it replaces, in the order of their keys:
+    /// all who write lock rows in one order.
+    pub(crate) fn replacing(&self, intake: &Intake<'_>) -> Vec<(NewRow, Version)> {
+        let losers = self.losers.iter();
+        let of = |loser: &Loser| Some((loser.row, loser.stored.as_ref()?.version));
+        let mut replacing: Vec<(NewRow, Version)> = losers.filter_map(of).collect();
+        replacing.sort_unstable_by(|(a, _), (b, _)| key(intake, a).cmp(&key(intake, b)));
+        replacing
     }
 
     /// The groups of which rows are to be written.

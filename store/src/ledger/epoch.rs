@@ -24,7 +24,7 @@
 
 use schema::message::RejectReason;
 use schema::time::ReceivedAt;
-use schema::{DiscardedBy, RangeSet, SeqRange};
+use schema::{DiscardedBy, ObservedAt, RangeSet, SeqRange};
 
 use super::kind::Track;
 use super::span::{Run, Span};
@@ -37,8 +37,11 @@ pub(crate) struct EpochState {
     pub(crate) version: i64,
     /// Everything from this sequence on is here, and the span that ends right before it.
     pub(crate) floor: u64,
-    /// Versions met here in the last commit: the next rows are compared at once.
+    /// Versions met here in the last commit where nothing foretold it, or nearly everywhere: of the next rows all are
+    /// looked for.
     pub(crate) contested: bool,
+    /// Late rows that were looked for, and met nothing, since one did.
+    pub(crate) vain: u32,
     /// Not read from the database, nor confirmed by a commit, in this call.
     pub(crate) is_remembered: bool,
     committed: Vec<Span>,
@@ -178,6 +181,12 @@ impl EpochState {
             committed.extend(over);
         }
         committed
+    }
+
+    /// The latest time of what is committed, as far as is known here.
+    pub(crate) fn newest(&self) -> Option<ObservedAt> {
+        let extents = self.committed.iter().filter_map(|span| span.extent);
+        extents.map(|extent| extent.observed_max).max()
     }
 
     /// The sequences that are more than quarantined.

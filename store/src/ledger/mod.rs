@@ -3,8 +3,9 @@
 //!
 //! Reading order: [`span`] (one row of it) → [`epoch`] (what is known of one epoch) → [`kind`] (as its table has it) →
 //! [`plan`] (what of some deliveries is new) → [`group`] (of one epoch, with what is claimed beside commits) → [`claims`]
-//! (what reports claim) → [`contest`] (which version wins) → [`books`] (what the ledger says, held against the rows) →
-//! [`fleet`] (of the whole fleet, read again where it changed), all without SQL → [`query`] (what its tables say).
+//! (what reports claim) → [`late`] (which rows may meet others) → [`contest`] (which version wins) → [`books`] (what the ledger says,
+//! held against the rows) → [`fleet`] (of the whole fleet, read again where it changed), all without SQL → [`query`] (what its
+//! tables say).
 
 pub mod books;
 pub(crate) mod claims;
@@ -13,6 +14,7 @@ mod epoch;
 pub(crate) mod fleet;
 mod group;
 mod kind;
+pub(crate) mod late;
 pub(crate) mod plan;
 pub(crate) mod query;
 mod span;

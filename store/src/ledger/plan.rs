@@ -64,6 +64,10 @@ pub(crate) struct NewRow {
     row: u32,
     pub(crate) seq: u64,
     pub(crate) digest: u64,
+    /// Not later than what came before it: its key may be taken.
+    pub(crate) is_late: bool,
+    /// Its key is taken, as far as is known, or another row of the call has it.
+    pub(crate) is_compared: bool,
 }
 
 impl<'a> Intake<'a> {
@@ -434,6 +438,13 @@ fn push_rejection(rejected: &mut Vec<Rejection>, range: SeqRange, reason: Reject
     }
 }
 
+impl NewRow {
+    /// What names it within a call.
+    pub(crate) const fn name(&self) -> (u32, u64) {
+        (self.group, self.seq)
+    }
+}
+
 impl Item {
     fn row_of(self, group: usize, digest: u64) -> NewRow {
         NewRow {
@@ -442,6 +453,8 @@ impl Item {
             row: self.row,
             seq: self.seq,
             digest,
+            is_late: false,
+            is_compared: false,
         }
     }
 }

@@ -61,6 +61,8 @@ pub(crate) fn run(url: &str, mut emit: impl FnMut(Figure)) -> Result<(), Failure
         "COPY",
         best.copy,
     ));
+    let late = "ingest/postgresql/late";
+    emit(Figure::beside(late, best.late, "rows/s", "COPY", best.copy));
     emit(Figure::beside(
         "ingest/embedded",
         best.embedded,
@@ -77,6 +79,7 @@ struct Best {
     writers: [f64; WRITERS.len()],
     known: f64,
     contested: f64,
+    late: f64,
     embedded: f64,
 }
 
@@ -101,6 +104,13 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
         store.close().await;
         database.remove().await?;
     }
+
+    let database = Scratch::create(url).await?;
+    let store = open(&database.url, 2).await?;
+    let rate = ingest(&store, &late(fleet), 2).await?;
+    best.late = best.late.max(rate);
+    store.close().await;
+    database.remove().await?;
 
     let folder = tempfile::TempDir::new().map_err(failed)?;
     let location = Location::Embedded(folder.path().join("bridge.db"));
@@ -227,6 +237,19 @@ fn newer(fleet: &[Delivery]) -> Vec<Delivery> {
         }
     }
     newer
+}
+
+/// The last scan of each batch repeats the time of an earlier one: in each write some rows of each device meet others.
+fn late(fleet: &[Delivery]) -> Vec<Delivery> {
+    let mut late = fleet.to_vec();
+    for delivery in &mut late {
+        let rows = &mut delivery.batch.rows;
+        let (last, earlier) = (rows.len() - SENSORS as usize, rows.len() / 2);
+        for at in 0..SENSORS as usize {
+            rows[last + at].observed_at = rows[earlier + at].observed_at;
+        }
+    }
+    late
 }
 
 /// The fleet's rows in COPY's binary format, the fastest that PostgreSQL reads.

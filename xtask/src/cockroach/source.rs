@@ -486,7 +486,7 @@ mod tests {
             };
             assert!(found.iter().any(|found| is(&found)), "{place}: {begin}");
         };
-        is_there("cockroach/sql.rs MOVE_HEADS", "UPDATE sync_status SET");
+        is_there("cockroach/sql.rs MERGED", "UPDATE sync_status SET");
         is_there("cockroach/sql.rs", "WITH head AS (UPDATE");
         is_there(
             "fleet.rs LABELLED_IDS",
