@@ -54,7 +54,7 @@ pub(super) const READ_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off;
 /// plan serves for all: planning anew copies the arrays.
 pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
-     SET plan_cache_mode = force_generic_plan";
+     SET plan_cache_mode = force_generic_plan; SET lock_timeout = '3s'";
 
 /// A PostgreSQL connection that migrates beside bridges that go on writing. A table is waited for only
 /// so long, because everybody who wants it queues behind that; and a step that reads what others write

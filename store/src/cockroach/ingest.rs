@@ -41,8 +41,13 @@ use super::heads::{Head, Known, advance, heads};
 use super::write::{Part, Written, begin, write_compared, write_heads, write_plain};
 use super::{Cockroach, rows, sql};
 
-/// So often in a row a key is found taken that was free a moment ago; beyond it, that is no race.
-const RACES_MAX: u32 = 16;
+/// So often in a row a key is taken that was free a moment ago: the first few are races, with retention, too, when nothing
+/// is found under the keys; beyond the last it is no race, but another key.
+const RACES_QUICK: u32 = 3;
+const RACES_MAX: u32 = 64;
+
+/// Rows of a part that is not made smaller for races.
+const RACING_ROWS_MIN: usize = 50;
 
 /// How far the parts of a plan were written.
 #[derive(Debug, PartialEq, Eq)]
@@ -329,19 +334,25 @@ impl Cockroach {
                 races += 1;
                 let looked = self.look_at_all(call, &mut part).await?;
                 let is_explained = part.iter().any(|row| row.is_compared);
+                let patience = if is_explained { RACES_MAX } else { RACES_QUICK };
                 match failed {
                     // Another key than that of readings: a refusal like others.
-                    Some(taken) if races > RACES_MAX || !is_explained => {
+                    Some(taken) if races > patience => {
                         self.again(&mut call.budget, taken).await?;
                     }
-                    _ => {
-                        self.meters.conflict.fetch_add(1, Ordering::Relaxed);
+                    // Somebody writes the same keys beside us, or just has.
+                    _ if races > RACES_QUICK || !is_explained => {
+                        self.pause(&mut call.budget).await?;
                     }
+                    _ => {}
                 }
+                self.meters.conflict.fetch_add(1, Ordering::Relaxed);
                 if looked == Progress::Again {
                     return Ok(Progress::Again);
                 }
-                todo.extend(call.parts(&part, self.pace.rows_max()));
+                // A smaller part is written before others have written more of its keys.
+                let rows_max = self.pace.rows_max() >> races.min(RACES_QUICK * 2);
+                todo.extend(call.parts(&part, rows_max.max(RACING_ROWS_MIN)));
                 continue;
             }
             let Some(failed) = failed else { continue };

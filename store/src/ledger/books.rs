@@ -311,7 +311,7 @@ pub(crate) fn add_up(fleet: &mut FleetLedger, books: &[Book], last: Option<&Devi
             fleet.add_device(rows);
         }
         last = Some(device);
-        fleet.add_epoch(device, &Summary::of(record));
+        fleet.add_epochs(device, 1, &Summary::of(record));
     }
 }
 

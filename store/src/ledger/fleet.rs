@@ -2,15 +2,18 @@
 //! when its head says that something was written, or that its device reported. What does not change costs its head.
 //!
 //! ```text
-//! heads, page by page ──► new or changed? ──► its ranges are read ──► its summary
-//!                              └── no: the summary stands
+//! heads, page by page ──► new or changed? ──► its ranges are read ──► its summary ──► quiet and settled for a while:
+//!                              └── no: the summary stands                              a number each, and one sum a device
 //! ```
 //!
 //! New epochs are read at once, so that totals are of the whole fleet after the first look. Of those that changed a look
 //! reads so many; the others are next, and their summaries are as of their last turn meanwhile. Each is balanced for
-//! itself, and so is the sum.
+//! itself, and so is the sum. A device begins an epoch with each start, for years: so those that nothing is open of, and
+//! that have been quiet, are kept as sixteen bytes each. When one of them changes after all, the next look reads all of its
+//! device's again.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use schema::message::{RejectReason, Rejection};
 use schema::time::ReceivedAt;
@@ -25,12 +28,15 @@ const READ_AGAIN_MAX: usize = 4_000;
 /// Gaps of one epoch that are kept: more are seen when these are healed.
 const GAPS_MAX: usize = 1_000;
 
+/// Looks after which an epoch that did not change is quiet.
+const QUIET_LOOKS: u64 = 20;
+
 type Key = (DeviceId, Epoch);
 
 /// The fleet's books as they were last read.
 #[derive(Debug, Default)]
 pub struct FleetBooks {
-    known: BTreeMap<Key, Known>,
+    known: BTreeMap<DeviceId, Known>,
     /// Counts the looks, so that what a look has not found is dropped.
     look: u64,
     /// What changed is read again behind this one.
@@ -40,17 +46,34 @@ pub struct FleetBooks {
     last: Option<Key>,
 }
 
-#[derive(Debug)]
+/// What is known of one device.
+#[derive(Debug, Default)]
 struct Known {
-    stamp: Stamp,
     look: u64,
     rows: RowBook,
     is_retired: bool,
+    open: BTreeMap<Epoch, Open>,
+    /// Those that are quiet and settled, in order, each with what its stamp was.
+    closed: Vec<(Epoch, u64)>,
+    /// Their sum.
+    closed_sum: Summary,
+    /// How many of them this look has found as they were.
+    closed_found: usize,
+    /// One of them is not as it was: this look reads all of them.
+    is_reopened: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    stamp: Stamp,
+    look: u64,
+    /// The look that read it.
+    read_at: u64,
     summary: Summary,
 }
 
 /// What changes whenever an epoch's summary may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Stamp {
     pub(crate) ledger_version: i64,
     pub(crate) reported_at: Option<ReceivedAt>,
@@ -82,13 +105,12 @@ impl FleetBooks {
     #[must_use]
     pub fn totals(&self) -> FleetLedger {
         let mut fleet = FleetLedger::default();
-        let mut last = None;
-        for ((device, _), known) in &self.known {
-            if last != Some(device) {
-                fleet.add_device(&known.rows);
+        for (device, known) in &self.known {
+            fleet.add_device(&known.rows);
+            fleet.add_epochs(device, known.closed.len() as u64, &known.closed_sum);
+            for open in known.open.values() {
+                fleet.add_epochs(device, 1, &open.summary);
             }
-            last = Some(device);
-            fleet.add_epoch(device, &known.summary);
         }
         fleet
     }
@@ -96,15 +118,16 @@ impl FleetBooks {
     /// All devices of which readings are unaccounted for, and how many; by device.
     #[must_use]
     pub fn unaccounted(&self) -> Vec<(DeviceId, u64)> {
-        let mut found: Vec<(DeviceId, u64)> = Vec::new();
-        for ((device, _), Known { summary, .. }) in &self.known {
-            match found.last_mut() {
-                Some((last, readings)) if last == device => *readings += summary.unaccounted,
-                _ if summary.unaccounted > 0 => found.push((device.clone(), summary.unaccounted)),
-                _ => {}
-            }
-        }
-        found
+        let of = |known: &Known| {
+            known
+                .open
+                .values()
+                .map(|open| open.summary.unaccounted)
+                .sum()
+        };
+        let each = self.known.iter();
+        let each = each.map(|(device, known)| (device.clone(), of(known)));
+        each.filter(|(_, readings)| *readings > 0).collect()
     }
 
     /// Ranges that were skipped: unknown to the ledger, with later ones recorded before `recorded_before`. Not of
@@ -118,13 +141,16 @@ impl FleetBooks {
     ) -> Vec<Gap> {
         let behind = |device: &DeviceId| after.is_none_or(|after| device > after);
         let asked = self.known.iter();
-        let asked = asked.filter(|((device, _), known)| behind(device) && !known.is_retired);
-        let gaps = asked.flat_map(|((device, epoch), known)| {
-            let old = known.summary.gaps.iter();
-            let old = old.filter(|(_, since)| *since < recorded_before);
-            old.map(|(range, since)| Gap {
+        let asked = asked.filter(|(device, known)| behind(device) && !known.is_retired);
+        let epochs = asked.flat_map(|(device, known)| {
+            let open = known.open.iter();
+            open.map(move |(epoch, open)| (device, *epoch, &open.summary.gaps))
+        });
+        let gaps = epochs.flat_map(|(device, epoch, gaps)| {
+            let old = gaps.iter().filter(|(_, since)| *since < recorded_before);
+            old.map(move |(range, since)| Gap {
                 device: device.clone(),
-                epoch: *epoch,
+                epoch,
                 range: *range,
                 since: *since,
             })
@@ -143,15 +169,22 @@ impl FleetBooks {
         let mut wanted = Vec::new();
         for head in heads {
             let key = (head.device.clone(), head.epoch);
-            let Some(known) = self.known.get_mut(&key) else {
+            let Some(known) = self.known.get_mut(&head.device) else {
                 wanted.push((key, head));
                 continue;
             };
             known.look = self.look;
             known.rows = head.rows;
             known.is_retired = head.is_retired;
+            let Some(open) = known.open.get_mut(&head.epoch) else {
+                if !known.has_closed(&head) {
+                    wanted.push((key, head));
+                }
+                continue;
+            };
+            open.look = self.look;
             let is_next = self.behind.as_ref().is_none_or(|behind| key > *behind);
-            if known.stamp == head.stamp || !is_next {
+            if open.stamp == head.stamp || !is_next {
                 continue;
             }
             if self.left > 0 {
@@ -175,26 +208,103 @@ impl FleetBooks {
         let mut summaries: BTreeMap<Key, Summary> = summed.collect();
         for (key, head) in wanted {
             if let Some(summary) = summaries.remove(&key) {
-                let known = Known {
+                let open = Open {
                     stamp: head.stamp,
                     look: self.look,
-                    rows: head.rows,
-                    is_retired: head.is_retired,
+                    read_at: self.look,
                     summary,
                 };
-                self.known.insert(key, known);
+                let known = self.known.entry(head.device).or_default();
+                known.look = self.look;
+                known.rows = head.rows;
+                known.is_retired = head.is_retired;
+                known.open.insert(head.epoch, open);
             }
         }
     }
 
-    /// What was not seen is not there any more.
+    /// What was not seen is not there any more; what is quiet and settled is closed.
     pub(crate) fn end_look(&mut self) {
         let look = self.look;
-        self.known.retain(|_, known| known.look == look);
+        self.known.retain(|_, known| {
+            known.end_look(look);
+            known.look == look
+        });
+    }
+}
+
+impl Known {
+    /// Whether an epoch is closed, as it was. When it is not as it was, the next look reads all that are closed.
+    fn has_closed(&mut self, head: &Head) -> bool {
+        if self.is_reopened {
+            return false;
+        }
+        let found = self
+            .closed
+            .binary_search_by_key(&head.epoch, |(epoch, _)| *epoch);
+        let Ok(at) = found else { return false };
+        if self.closed[at].1 == head.stamp.number() {
+            self.closed_found += 1;
+        }
+        true
+    }
+
+    fn end_look(&mut self, look: u64) {
+        self.open.retain(|_, open| open.look == look);
+        if self.is_reopened {
+            // All of them were read, and are open.
+            self.closed = Vec::new();
+            self.closed_sum = Summary::default();
+        }
+        self.is_reopened = self.closed_found != self.closed.len();
+        self.closed_found = 0;
+        if self.is_reopened {
+            return;
+        }
+        let is_quiet =
+            |open: &Open| look - open.read_at >= QUIET_LOOKS && open.summary.is_settled();
+        let quiet = self.open.extract_if(.., |_, open| is_quiet(open));
+        let before = self.closed.len();
+        for (epoch, open) in quiet {
+            self.closed_sum.add(&open.summary);
+            self.closed.push((epoch, open.stamp.number()));
+        }
+        if self.closed.len() > before {
+            self.closed.sort_unstable();
+            self.closed.shrink_to_fit();
+        }
+    }
+}
+
+impl Stamp {
+    /// A number that another stamp hardly has.
+    fn number(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
     }
 }
 
 impl Summary {
+    /// Whether nothing is to be expected of it any more.
+    fn is_settled(&self) -> bool {
+        self.unaccounted == 0
+            && self.balance.pending == 0
+            && self.quarantined.is_empty()
+            && self.gaps.is_empty()
+    }
+
+    /// Adds a settled one.
+    fn add(&mut self, other: &Self) {
+        self.balance += other.balance;
+        for (by, readings) in &other.discarded {
+            match self.discarded.iter_mut().find(|(known, _)| known == by) {
+                Some((_, all)) => *all += readings,
+                None => self.discarded.push((*by, *readings)),
+            }
+        }
+    }
+
     pub(crate) fn of(record: &EpochRecord) -> Self {
         let settlement = record.settle();
         let mut summary = Self {
@@ -239,8 +349,9 @@ impl FleetLedger {
         self.expired += rows.expired.unwrap_or(0);
     }
 
-    pub(crate) fn add_epoch(&mut self, device: &DeviceId, summary: &Summary) {
-        self.epochs += 1;
+    /// Adds so many epochs of a device, by their sum.
+    pub(crate) fn add_epochs(&mut self, device: &DeviceId, epochs: u64, summary: &Summary) {
+        self.epochs += epochs;
         self.balance += summary.balance;
         self.unaccounted += summary.unaccounted;
         for (reason, readings) in &summary.quarantined {
@@ -322,5 +433,28 @@ mod tests {
         // One that is gone is not counted any more.
         assert!(!look(&mut books, devices - 1, 5).is_empty());
         assert_eq!(books.totals().devices, devices as u64 - 1);
+    }
+
+    /// What is quiet is kept as a number, and read again when it changes after all or goes.
+    #[test]
+    fn what_is_quiet_is_closed_and_opened_when_it_changes() {
+        let mut books = FleetBooks::default();
+        look(&mut books, 3, 1);
+        for _ in 0..=QUIET_LOOKS {
+            assert_eq!(look(&mut books, 3, 1), []);
+        }
+        let closed = |books: &FleetBooks| books.known.values().map(|of| of.closed.len()).sum();
+        let open = |books: &FleetBooks| books.known.values().map(|of| of.open.len()).sum();
+        let (closed_of, open_of): (usize, usize) = (closed(&books), open(&books));
+        assert_eq!((closed_of, open_of), (3, 0));
+        assert_eq!((books.totals().devices, books.totals().epochs), (3, 3));
+        assert_eq!(look(&mut books, 3, 2), [], "it is noticed");
+        assert_eq!(books.totals().epochs, 3);
+        assert_eq!(look(&mut books, 3, 2).len(), 3, "and read");
+        let (closed_of, open_of): (usize, usize) = (closed(&books), open(&books));
+        assert_eq!((closed_of, open_of), (0, 3));
+        assert_eq!(books.totals().epochs, 3);
+        look(&mut books, 2, 2);
+        assert_eq!((books.totals().devices, books.totals().epochs), (2, 2));
     }
 }
