@@ -1,6 +1,6 @@
 //! The store on CockroachDB, or on PostgreSQL, over sqlx: the only folder that names sqlx.
 //!
-//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`write`] (one part of it) → [`report`] → [`query`] →
+//! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`mod@write`] (one part of it) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
 //! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
