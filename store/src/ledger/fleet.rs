@@ -81,7 +81,7 @@ pub(crate) struct Stamp {
 }
 
 /// The head of one epoch, and what became of its device's rows.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) device: DeviceId,
     pub(crate) epoch: Epoch,
@@ -173,7 +173,11 @@ impl FleetBooks {
                 wanted.push((key, head));
                 continue;
             };
-            known.look = self.look;
+            if known.look != self.look {
+                known.look = self.look;
+                // A look may have ended early.
+                known.closed_found = 0;
+            }
             known.rows = head.rows;
             known.is_retired = head.is_retired;
             let Some(open) = known.open.get_mut(&head.epoch) else {
@@ -255,9 +259,9 @@ impl Known {
             // All of them were read, and are open.
             self.closed = Vec::new();
             self.closed_sum = Summary::default();
+            self.closed_found = 0;
         }
         self.is_reopened = self.closed_found != self.closed.len();
-        self.closed_found = 0;
         if self.is_reopened {
             return;
         }
@@ -392,23 +396,29 @@ mod tests {
         }
     }
 
-    /// Looks at so many devices of which all ledgers are at this version. Returns which were read.
-    fn look(books: &mut FleetBooks, devices: usize, version: i64) -> Vec<DeviceId> {
-        books.begin_look();
-        let wanted = books.see((0..devices).map(|number| head(number, version)).collect());
-        let read: Vec<DeviceId> = wanted.iter().map(|((of, _), _)| of.clone()).collect();
-        let found = read.iter().map(|device| Book {
+    fn book(device: &DeviceId, epoch: Epoch) -> Book {
+        Book {
             device: device.clone(),
             rows: RowBook::default(),
             record: EpochRecord {
-                epoch: Epoch::from_random(1),
+                epoch,
                 ledger: EpochLedger::default(),
                 ranges: Vec::new(),
                 report: None,
                 first_seen: ReceivedAt::default(),
                 is_direct: false,
             },
-        });
+        }
+    }
+
+    /// Looks at so many devices of which all ledgers are at this version. Returns which were read.
+    fn look(books: &mut FleetBooks, devices: usize, version: i64) -> Vec<DeviceId> {
+        books.begin_look();
+        let wanted = books.see((0..devices).map(|number| head(number, version)).collect());
+        let read: Vec<DeviceId> = wanted.iter().map(|((of, _), _)| of.clone()).collect();
+        let found = read
+            .iter()
+            .map(|device| book(device, Epoch::from_random(1)));
         let found = found.collect();
         books.read(wanted, found);
         books.end_look();
@@ -433,6 +443,41 @@ mod tests {
         // One that is gone is not counted any more.
         assert!(!look(&mut books, devices - 1, 5).is_empty());
         assert_eq!(books.totals().devices, devices as u64 - 1);
+    }
+
+    /// A look that ends early, because the database fails, finds nothing for the one behind it.
+    #[test]
+    fn what_an_early_end_has_found_counts_for_no_other_look() {
+        let mut books = FleetBooks::default();
+        let two = |version: i64| {
+            let mut heads = vec![head(0, version), head(0, 1)];
+            heads[1].epoch = Epoch::from_random(2);
+            heads
+        };
+        books.begin_look();
+        let wanted = books.see(two(1));
+        let found = wanted
+            .iter()
+            .map(|((device, epoch), _)| book(device, *epoch));
+        let found = found.collect();
+        books.read(wanted, found);
+        books.end_look();
+        for _ in 0..=QUIET_LOOKS {
+            books.begin_look();
+            assert!(books.see(two(1)).is_empty());
+            books.end_look();
+        }
+        books.begin_look();
+        assert!(
+            books.see(two(1)[1..].to_vec()).is_empty(),
+            "and then it fails"
+        );
+        // The first one has changed: with the other one, found twice, there would be two.
+        books.begin_look();
+        books.see(two(2));
+        books.end_look();
+        books.begin_look();
+        assert_eq!(books.see(two(2)).len(), 2, "both are read again");
     }
 
     /// What is quiet is kept as a number, and read again when it changes after all or goes.
