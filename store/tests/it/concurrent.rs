@@ -181,6 +181,10 @@ async fn deliver_all(fixture: Fixture, seed: u64, writer: u64) {
             _ => Some(call.await),
         };
         let Some(Ok(ingested)) = done else {
+            // Nothing is wrong with any of them: a refusal would keep them in their devices' quarantine.
+            if let Some(Err(error)) = &done {
+                assert!(!error.is_refusal(), "seed {seed}: {error:?}");
+            }
             left.extend(some);
             left.shuffle(&mut rng);
             if rng.random_range(0..4) == 0 {
