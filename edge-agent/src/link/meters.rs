@@ -1,7 +1,7 @@
 //! The link's metric families.
 
 use daemon::Class;
-use prometheus_client::encoding::EncodeLabelSet;
+use daemon::metrics::{Label, registered};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -18,47 +18,42 @@ pub struct LinkMeters {
     pub unreadable: Counter,
     /// Acknowledgements that found no room.
     pub overflowed: Counter,
-    failures: Family<ClassLabel, Counter>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ClassLabel {
-    class: &'static str,
+    failures: Family<Label, Counter>,
 }
 
 impl LinkMeters {
     pub(crate) fn register(registry: &mut Registry) -> Self {
-        let meters = Self::default();
-        registry.register(
-            "tideline_agent_connected",
-            "Whether the broker is connected and subscribed to",
-            meters.connected.clone(),
-        );
-        registry.register(
-            "tideline_agent_connections",
-            "Connections to the broker that came up",
-            meters.connections.clone(),
-        );
-        registry.register(
-            "tideline_agent_connection_failures",
-            "Attempts and connections that failed, by class",
-            meters.failures.clone(),
-        );
-        registry.register(
-            "tideline_agent_downlinks_unreadable",
-            "Messages for this device that could not be read",
-            meters.unreadable.clone(),
-        );
-        registry.register(
-            "tideline_agent_downlinks_overflowed",
-            "Acknowledgements dropped because too many waited; each costs a retransmission",
-            meters.overflowed.clone(),
-        );
-        meters
+        Self {
+            connected: registered(
+                registry,
+                "tideline_agent_connected",
+                "Whether the broker is connected and subscribed to",
+            ),
+            connections: registered(
+                registry,
+                "tideline_agent_connections",
+                "Connections to the broker that came up",
+            ),
+            failures: registered(
+                registry,
+                "tideline_agent_connection_failures",
+                "Attempts and connections that failed, by class",
+            ),
+            unreadable: registered(
+                registry,
+                "tideline_agent_downlinks_unreadable",
+                "Messages for this device that could not be read",
+            ),
+            overflowed: registered(
+                registry,
+                "tideline_agent_downlinks_overflowed",
+                "Acknowledgements dropped because too many waited; each costs a retransmission",
+            ),
+        }
     }
 
     pub(crate) fn failed(&self, class: Class) {
-        let class = class.as_str();
-        self.failures.get_or_create(&ClassLabel { class }).inc();
+        let class = [("class", class.as_str())];
+        self.failures.get_or_create(&class).inc();
     }
 }

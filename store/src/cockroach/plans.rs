@@ -110,21 +110,45 @@ pub(super) async fn explain(
     found
 }
 
+/// A database of its own with these rows, which goes with [`Filled::drop_it`].
+pub(super) struct Filled {
+    pub(super) connection: PgConnection,
+    server: PgConnection,
+    name: String,
+}
+
+impl Filled {
+    pub(super) async fn with(rows: &'static str) -> Self {
+        let admin = testkit::database::postgres_url();
+        let name = format!("tideline_plans_{:016x}", rand::random::<u64>());
+        let mut server = PgConnection::connect(&admin).await.unwrap();
+        let create = format!("CREATE DATABASE {name}");
+        server.execute(AssertSqlSafe(create)).await.unwrap();
+        let (before, _) = admin.rsplit_once('/').unwrap();
+        let url = format!("{before}/{name}");
+        let store = Location::parse(&url).unwrap().open().await.unwrap();
+        store.migrate().await.unwrap();
+        store.close().await;
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        connection.execute(rows).await.unwrap();
+        Self {
+            connection,
+            server,
+            name,
+        }
+    }
+
+    pub(super) async fn drop_it(mut self) {
+        self.connection.close().await.unwrap();
+        let drop_it = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+        self.server.execute(AssertSqlSafe(drop_it)).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn queries_of_a_million_rows_find_them_by_an_index() {
-    let admin = testkit::database::postgres_url();
-    let name = format!("tideline_plans_{:016x}", rand::random::<u64>());
-    let mut server = PgConnection::connect(&admin).await.unwrap();
-    let create = format!("CREATE DATABASE {name}");
-    server.execute(AssertSqlSafe(create)).await.unwrap();
-    let (before, _) = admin.rsplit_once('/').unwrap();
-    let url = format!("{before}/{name}");
-    let store = Location::parse(&url).unwrap().open().await.unwrap();
-    store.migrate().await.unwrap();
-    store.close().await;
-
-    let mut connection = PgConnection::connect(&url).await.unwrap();
-    connection.execute(FILL).await.unwrap();
+    let mut database = Filled::with(FILL).await;
+    let connection = &mut database.connection;
     connection.execute(READ_SETTINGS).await.unwrap();
     let mut wrong: Vec<String> = Vec::new();
     // A prepared statement is planned for its values first, and later once for all values.
@@ -249,7 +273,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
                 1_500.0,
             ),
         ] {
-            let found = explain(&mut connection, sql, &values).await;
+            let found = explain(connection, sql, &values).await;
             let read: f64 = found.iter().map(|(_, _, rows)| rows).sum();
             // A bitmap is made from an index as well.
             let by_index = |(node, _, _): &(String, String, f64)| {
@@ -293,7 +317,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
         ("members", MEMBERS, "'group-7'", 100.0),
         ("their clock", MEMBERS_CLOCK, "'group-7', 99", 800.0),
     ] {
-        let found = explain(&mut connection, sql, values).await;
+        let found = explain(connection, sql, values).await;
         let read: f64 = found.iter().map(|(_, _, rows)| rows).sum();
         let by_index = |(node, _, _): &(String, String, f64)| node.starts_with("Index");
         if !found.iter().all(by_index) || read > rows_max {
@@ -301,7 +325,5 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    connection.close().await.unwrap();
-    let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
-    server.execute(AssertSqlSafe(drop_it)).await.unwrap();
+    database.drop_it().await;
 }

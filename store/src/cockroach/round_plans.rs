@@ -1,14 +1,14 @@
 //! What is asked again and again, and lists that are read page by page, where the ledger has a million rows: by an index,
 //! by PostgreSQL's own account, and of the ledger no more than what changed.
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::Executor as _;
 
 use super::dialect::{READ_SETTINGS, WRITE_SETTINGS};
-use super::plans::explain;
+use super::plans::{Filled, explain};
 use super::query::CONFLICTS;
 use crate::commands::sql::LATEST;
 use crate::ledger::query::{HEADS, NAMED};
-use crate::{Location, alerts, retention};
+use crate::{alerts, retention};
 
 /// 10,000 devices, each with a hundred ranges, and some of all that goes wrong.
 const FILL: &str = "
@@ -40,19 +40,8 @@ const FILL: &str = "
 
 #[tokio::test]
 async fn what_is_asked_again_and_again_reads_what_changed() {
-    let admin = testkit::database::postgres_url();
-    let name = format!("tideline_rounds_{:016x}", rand::random::<u64>());
-    let mut server = PgConnection::connect(&admin).await.unwrap();
-    let create = format!("CREATE DATABASE {name}");
-    server.execute(AssertSqlSafe(create)).await.unwrap();
-    let (before, _) = admin.rsplit_once('/').unwrap();
-    let url = format!("{before}/{name}");
-    let store = Location::parse(&url).unwrap().open().await.unwrap();
-    store.migrate().await.unwrap();
-    store.close().await;
-
-    let mut connection = PgConnection::connect(&url).await.unwrap();
-    connection.execute(FILL).await.unwrap();
+    let mut database = Filled::with(FILL).await;
+    let connection = &mut database.connection;
     let mut wrong: Vec<String> = Vec::new();
     // What is read of the ledger, and of all.
     let asked = [
@@ -102,7 +91,7 @@ async fn what_is_asked_again_and_again_reads_what_changed() {
         connection.execute("RESET ALL").await.unwrap();
         connection.execute(settings).await.unwrap();
         for (what, sql, values, ledger_max, rows_max) in statements {
-            let found = explain(&mut connection, sql, values).await;
+            let found = explain(connection, sql, values).await;
             let read = |of: &str| -> f64 {
                 let of = found
                     .iter()
@@ -119,7 +108,5 @@ async fn what_is_asked_again_and_again_reads_what_changed() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    connection.close().await.unwrap();
-    let drop_it = format!("DROP DATABASE {name} WITH (FORCE)");
-    server.execute(AssertSqlSafe(drop_it)).await.unwrap();
+    database.drop_it().await;
 }
