@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) prefix: String,
     pub(super) sensors: usize,
     pub(super) scan_every: Duration,
+    /// Scans of a hundred that repeat the time of the one before.
+    pub(super) repeats: u8,
     pub(super) buffer_rows: usize,
     pub(super) connect_every: Duration,
 }
@@ -95,6 +97,7 @@ impl Fleet {
                 },
                 sensors: plan.sensors,
                 scan_every: plan.scan_every,
+                repeats: plan.repeats,
                 buffer_rows: plan.buffer_rows,
                 tally: Arc::clone(tally),
                 quiet: quiet.clone(),

@@ -63,6 +63,10 @@ pub struct Options {
     /// Sensors of each device, all read in one scan
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1_000))]
     sensors: u16,
+    /// Of a hundred scans, so many observe at the time of the scan before, as a source that repeats itself
+    /// does: each of their readings meets another under its key
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    repeats: u8,
     /// Readings that each device keeps at most; the oldest goes when one more comes
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     buffer_rows: u32,
@@ -100,6 +104,7 @@ pub fn run(options: &Options) -> Result<ExitCode, Failure> {
         prefix: options.prefix.clone(),
         sensors: usize::from(options.sensors),
         scan_every: Duration::from_secs_f64(f64::from(options.sensors) / options.rate),
+        repeats: options.repeats,
         buffer_rows: options.buffer_rows as usize,
         connect_every: Duration::from_secs(1) / options.connect_rate,
     };

@@ -12,7 +12,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use schema::message::Downlink;
 use schema::stamp::{LastStamp, Stamps};
-use schema::{Balance, Channel, Epoch, Quality, Reading, SensorName, Value};
+use schema::{Balance, Channel, Epoch, ObservedAt, Quality, Reading, SensorName, Value};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,8 @@ pub(super) struct Load {
     pub(super) link: LinkConfig,
     pub(super) sensors: usize,
     pub(super) scan_every: Duration,
+    /// Scans of a hundred that repeat the time of the one before.
+    pub(super) repeats: u8,
     pub(super) buffer_rows: usize,
     pub(super) tally: Arc<Tally>,
     /// No more scans; what is pending goes out.
@@ -40,8 +42,11 @@ struct Sensors {
     names: Vec<SensorName>,
     steps: Vec<i32>,
     rng: SmallRng,
-    /// Each scan has a time of its own, however late the one before was.
+    /// Scans of a hundred that repeat the time of the one before.
+    repeats: u8,
+    /// Each other scan has a time of its own, however late the one before was.
     stamps: Stamps,
+    observed_at: Option<ObservedAt>,
     last_scan: LastStamp,
 }
 
@@ -68,7 +73,7 @@ pub(super) async fn simulate(load: Load) {
 
 async fn run(load: Load) -> Result<(), Breach> {
     let epoch = Epoch::from_random(rand::random());
-    let mut sensors = Sensors::new(load.sensors);
+    let mut sensors = Sensors::new(load.sensors, load.repeats);
     let phase = load.scan_every.mul_f64(sensors.rng.random());
     let name = load.link.device.clone();
     let clock = Arc::new(FlooredClock::of_system());
@@ -192,7 +197,7 @@ impl Simulated {
 }
 
 impl Sensors {
-    fn new(count: usize) -> Self {
+    fn new(count: usize, repeats: u8) -> Self {
         let name = |number| {
             format!("sensor-{number:03}")
                 .parse()
@@ -202,13 +207,20 @@ impl Sensors {
             names: (0..count).map(name).collect(),
             steps: vec![0; count],
             rng: SmallRng::from_rng(&mut rand::rng()),
+            repeats,
             stamps: Stamps::default(),
+            observed_at: None,
             last_scan: LastStamp::default(),
         }
     }
 
     fn read(&mut self, wall_micros: i64) -> Vec<Reading> {
-        let observed_at = self.stamps.stamp(&mut self.last_scan, wall_micros);
+        let repeated = self
+            .observed_at
+            .filter(|_| self.rng.random_range(0..100) < self.repeats);
+        let observed_at =
+            repeated.unwrap_or_else(|| self.stamps.stamp(&mut self.last_scan, wall_micros));
+        self.observed_at = Some(observed_at);
         let Self {
             names, steps, rng, ..
         } = self;
@@ -247,7 +259,7 @@ mod tests {
 
     #[test]
     fn scans_of_one_moment_have_each_their_time() {
-        let mut sensors = Sensors::new(3);
+        let mut sensors = Sensors::new(3, 0);
         let mut keys = HashSet::new();
         // Late, twice at once, and once more after the clock was set back.
         for micros in [5_000_000, 5_000_000, 5_000_400, 4_999_000, 6_000_000] {
@@ -256,6 +268,21 @@ mod tests {
             }
         }
         assert_eq!(keys.len(), 15);
+    }
+
+    #[test]
+    fn as_many_scans_repeat_a_time_as_were_asked_for() {
+        for (repeats, expected) in [(0, 1_000..=1_000), (50, 400..=600), (100, 1..=1)] {
+            let mut sensors = Sensors::new(1, repeats);
+            let times: HashSet<_> = (0..1_000)
+                .map(|scan| sensors.read(1_790_000_000_000_000 + scan * 1_000_000)[0].observed_at)
+                .collect();
+            assert!(
+                expected.contains(&times.len()),
+                "{repeats}: {}",
+                times.len()
+            );
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use daemon::{Class, Failure};
 
-use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, command, ingest};
+use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, command, end_to_end, ingest};
 
 /// Measures and prints.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -19,6 +19,10 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.wants(Which::Command) {
         let url = database("commands")?;
         command::run(&url, |figure| figure.print(options.json))?;
+    }
+    if options.wants(Which::EndToEnd) {
+        let url = database("end to end")?;
+        end_to_end::run(&url, |figure| figure.print(options.json))?;
     }
     Ok(())
 }

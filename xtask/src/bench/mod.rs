@@ -13,6 +13,8 @@ mod command;
 #[cfg(feature = "bench")]
 mod dataset;
 #[cfg(feature = "bench")]
+mod end_to_end;
+#[cfg(feature = "bench")]
 mod figure;
 #[cfg(feature = "bench")]
 mod ingest;
@@ -67,9 +69,12 @@ enum Which {
     Ingest,
     /// A command to a device and back, beside HTTP and MQTT alone, with 1,000 devices at work
     Command,
+    /// Readings a second of 400 devices through broker and bridge into PostgreSQL, beside COPY; at the
+    /// peak, at three times that, with repeated times, and with Mosquitto in the broker's place
+    EndToEnd,
 }
 
-/// What runs as processes of its own while commands are measured.
+/// What runs as processes of its own while commands, and the whole way, are measured.
 const PROCESSES: [&str; 4] = ["broker", "bridge", "edge-agent", "loadtest"];
 
 /// Runs benchmarks.
@@ -91,7 +96,9 @@ fn delegate(options: &Options) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::FAILURE);
     }
     let postgres = match options.which {
-        None | Some(Which::Ingest | Which::Command) => Some(Postgres::start(Durability::Synced)?),
+        None | Some(Which::Ingest | Which::Command | Which::EndToEnd) => {
+            Some(Postgres::start(Durability::Synced)?)
+        }
         Some(Which::Codec | Which::Buffer) => None,
     };
     // Data files are named from where the person is.
@@ -114,7 +121,7 @@ fn build(which: Option<Which>) -> Command {
     command
         .args(["build", "--quiet", "--locked", "--release", "--bins"])
         .args(["--package", "xtask", "--features", "xtask/bench"]);
-    if matches!(which, None | Some(Which::Command)) {
+    if matches!(which, None | Some(Which::Command | Which::EndToEnd)) {
         for package in PROCESSES {
             command.args(["--package", package]);
         }
