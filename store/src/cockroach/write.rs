@@ -12,15 +12,14 @@
 //! writes READ COMMITTED: nothing here needs the locks on what was read, which it keeps by page and by table under
 //! SERIALIZABLE. [Why](../../../docs/decisions/0026-isolation.md).
 
-use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Connection as _, Executor as _, Transaction};
 
 use super::super::RowCounts;
-use super::super::ledger::contest::{self, Contest};
 use super::super::ledger::plan::{Intake, NewRow};
+use super::super::ledger::{contest, late};
 use super::arguments::Columns;
 use super::columns::{
     conflict_arguments, ledger_arguments, replacement_arguments, row_arguments, shape,
@@ -172,7 +171,7 @@ pub(super) async fn write_compared(
     Ok(Written::Done(Part {
         counts,
         stored,
-        contested: contested(&contest, part),
+        contested: late::unforeseen(&contest, part),
     }))
 }
 
@@ -215,25 +214,4 @@ async fn put(
         .execute(sqlx::query_with(sql::write(shape), arguments))
         .await?;
     Ok(done.rows_affected() > 0)
-}
-
-/// Groups in which versions met that were not late, or nearly everywhere.
-fn contested(contest: &Contest, part: &[NewRow]) -> Vec<u32> {
-    if contest.losers.is_empty() {
-        return Vec::new();
-    }
-    let mut losers: HashMap<u32, (usize, bool)> = HashMap::new();
-    for loser in &contest.losers {
-        let (lost, unforeseen) = losers.entry(loser.row.group).or_default();
-        *lost += 1;
-        *unforeseen |= !loser.row.is_late;
-    }
-    let files = part.chunk_by(|a, b| a.group == b.group);
-    files
-        .filter(|rows| {
-            let of = losers.get(&rows[0].group);
-            of.is_some_and(|(lost, unforeseen)| *unforeseen || 2 * lost > rows.len())
-        })
-        .map(|rows| rows[0].group)
-        .collect()
 }

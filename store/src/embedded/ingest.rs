@@ -415,7 +415,8 @@ fn write_compared(
     put_conflicts(file, intake, &contest)?;
     written.counts += contest.counts;
     written.stored.extend(contest.stored());
-    written.contested.extend(contest.contested());
+    let met = contest.met().map(|loser| loser.row.group);
+    written.contested.extend(met);
     Ok(())
 }
 

@@ -42,6 +42,8 @@ pub(crate) struct Loser {
     pub(crate) winner: Version,
     /// Both are the same reading.
     pub(crate) is_same: bool,
+    /// It lost to a row that arrived with it: the table was not asked.
+    pub(crate) is_twin: bool,
 }
 
 /// A loser's content, whether it arrived or was stored.
@@ -118,7 +120,13 @@ pub(crate) fn decide<'a>(
     for row in beaten {
         let winner = &best[&key(intake, &row)];
         let is_same = is_same(intake, &row, Content::arrived(intake, winner));
-        contest.lose(row, None, intake.version(winner), is_same);
+        contest.losers.push(Loser {
+            row,
+            stored: None,
+            winner: intake.version(winner),
+            is_same,
+            is_twin: true,
+        });
         contest.counts.count(is_same, |counts| &mut counts.older);
     }
     for (key, row) in best {
@@ -161,6 +169,7 @@ impl Contest {
             stored,
             winner,
             is_same,
+            is_twin: false,
         });
     }
 
@@ -200,9 +209,9 @@ impl Contest {
         self.writes.iter().map(|row| row.group)
     }
 
-    /// The groups in which versions met.
-    pub(crate) fn contested(&self) -> impl Iterator<Item = u32> + '_ {
-        self.losers.iter().map(|loser| loser.row.group)
+    /// The losers of which one of the two versions was in the table.
+    pub(crate) fn met(&self) -> impl Iterator<Item = &Loser> {
+        self.losers.iter().filter(|loser| !loser.is_twin)
     }
 }
 

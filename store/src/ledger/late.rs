@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use schema::ObservedAt;
 
-use super::contest::Key;
+use super::contest::{Contest, Key};
 use super::plan::{Intake, NewRow};
 use super::{EpochState, contest};
 
@@ -52,20 +52,23 @@ pub(crate) fn mark_twins(intake: &Intake<'_>, rows: &mut [NewRow]) {
     }
 }
 
-/// Marks those that are not later than all before them, sensors of one time aside. Returns whether there are any.
+/// Marks those of a file that are not later than all before them: what was observed at the newest time of an earlier
+/// write, too, though mostly of another sensor. Returns whether any key may be in the file's rows twice.
 fn mark_late(intake: &Intake<'_>, file: &mut [NewRow], mut newest: Option<ObservedAt>) -> bool {
     let mut any = false;
+    let mut is_newest_here = false;
     let mut sensors: HashSet<&str> = HashSet::new();
     for row in file {
         let (_, sensor, reading) = intake.row(row);
-        let is_first = newest.is_none_or(|newest| reading.observed_at > newest);
-        if is_first {
+        if newest.is_none_or(|newest| reading.observed_at > newest) {
             newest = Some(reading.observed_at);
+            is_newest_here = true;
             sensors.clear();
         }
-        row.is_late =
-            newest.is_some_and(|newest| reading.observed_at < newest) || !sensors.insert(sensor);
-        any |= row.is_late;
+        let is_newest = newest == Some(reading.observed_at);
+        // One that repeats a row of this write is compared with that one, which nothing says is in the table.
+        row.is_late = !(is_newest && is_newest_here);
+        any |= row.is_late || !sensors.insert(sensor);
     }
     any
 }
@@ -81,6 +84,28 @@ pub(crate) fn looked(state: &mut EpochState, rows: usize, found: usize) {
     };
 }
 
+/// Groups of a part in which rows met the table where nothing foretold it, or nearly everywhere: all their next rows are
+/// to be looked for.
+pub(crate) fn unforeseen(contest: &Contest, part: &[NewRow]) -> Vec<u32> {
+    let mut meetings: HashMap<u32, (usize, bool)> = HashMap::new();
+    for loser in contest.met() {
+        let (met, unforeseen) = meetings.entry(loser.row.group).or_default();
+        *met += 1;
+        *unforeseen |= !loser.row.is_late;
+    }
+    if meetings.is_empty() {
+        return Vec::new();
+    }
+    let files = part.chunk_by(|a, b| a.group == b.group);
+    files
+        .filter(|rows| {
+            let of = meetings.get(&rows[0].group);
+            of.is_some_and(|(met, unforeseen)| *unforeseen || 2 * met > rows.len())
+        })
+        .map(|rows| rows[0].group)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use schema::digest::Digester;
@@ -88,7 +113,7 @@ mod tests {
     use schema::{Batch, Epoch, Hlc, Quality, Row, Value};
 
     use super::*;
-    use crate::{Delivery, Origin};
+    use crate::{Delivery, Origin, StoredReading};
 
     /// Readings of (sensor, time), in the order of their sequences.
     fn delivery(readings: &[(u16, i64)]) -> Delivery {
@@ -128,6 +153,39 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_one_write_that_share_a_key_are_no_reason_to_look_for_all() {
+        let deliveries = [delivery(&[(0, 1), (0, 3), (0, 3), (0, 2)])];
+        let mut intake = Intake::new(&deliveries);
+        let states = [Some(EpochState::empty(0, 1))];
+        let mut rows = Vec::new();
+        intake.select_all(&states, &mut Digester::default(), &mut rows);
+        suspects(&intake, &mut rows, &states);
+        let stored = |at: usize| StoredReading {
+            sensor: "a".parse().unwrap(),
+            observed_at: ObservedAt::from_millis([1, 3, 3, 2][at]),
+            value: Value::Bool(false),
+            quality: Quality::Good,
+            version: schema::Version {
+                hlc: Hlc::new(0, 0),
+                epoch: Epoch::from_random(9),
+                seq: 1,
+            },
+            received_at: ReceivedAt::default(),
+        };
+        let met = |at: &[usize]| {
+            let held = at
+                .iter()
+                .map(|at| (contest::key(&intake, &rows[*at]), stored(*at)));
+            let contest = contest::decide(&intake, &rows, held.collect());
+            unforeseen(&contest, &rows)
+        };
+        assert!(met(&[]).is_empty(), "each met only another of this write");
+        assert!(met(&[3]).is_empty(), "the late one met the table");
+        assert_eq!(met(&[2]), [0], "nothing foretold that it would");
+        assert_eq!(met(&[0, 2, 3]), [0]);
+    }
+
+    #[test]
     fn what_is_in_order_is_not_looked_for() {
         check(
             &[(0, 1), (1, 1), (0, 2), (1, 2), (1, 3), (0, 3)],
@@ -140,8 +198,25 @@ mod tests {
     #[test]
     fn what_is_late_is_looked_for_and_what_is_twice_is_compared() {
         check(&[(0, 1), (1, 3), (0, 2), (0, 4)], 0, &[2], &[]);
-        check(&[(0, 1), (0, 1), (1, 1)], 0, &[1], &[0, 1]);
+        check(&[(0, 1), (0, 1), (1, 1)], 0, &[], &[0, 1]);
         check(&[(0, 1), (0, 2), (0, 1)], 0, &[2], &[0, 2]);
+    }
+
+    #[test]
+    fn what_is_at_the_newest_time_of_an_earlier_write_is_late_until_something_is_later() {
+        let deliveries = [delivery(&[(0, 3), (1, 3), (0, 4), (1, 4), (0, 3), (1, 5)])];
+        let mut intake = Intake::new(&deliveries);
+        let mut rows = Vec::new();
+        let states = [Some(EpochState::empty(0, 1))];
+        intake.select_all(&states, &mut Digester::default(), &mut rows);
+        let mut late = |newest: Option<i64>| {
+            mark_late(&intake, &mut rows, newest.map(ObservedAt::from_millis));
+            rows.iter().map(|row| row.is_late).collect::<Vec<_>>()
+        };
+        assert_eq!(late(None), [false, false, false, false, true, false]);
+        assert_eq!(late(Some(2)), [false, false, false, false, true, false]);
+        assert_eq!(late(Some(3)), [true, true, false, false, true, false]);
+        assert_eq!(late(Some(4)), [true, true, true, true, true, false]);
     }
 
     #[test]
