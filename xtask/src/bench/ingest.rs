@@ -122,7 +122,7 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
     Ok(())
 }
 
-async fn open(url: &str, writers: usize) -> Result<Arc<dyn Store>, Failure> {
+pub(super) async fn open(url: &str, writers: usize) -> Result<Arc<dyn Store>, Failure> {
     let nodes = store::cockroach::Nodes::parse([url]).map_err(failed)?;
     let mut database = Database::new(nodes);
     database.writers_max = u32::try_from(writers).unwrap_or(u32::MAX);

@@ -2,7 +2,7 @@
 
 use daemon::{Class, Failure};
 
-use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, command, end_to_end, ingest};
+use super::{Options, POSTGRES_VARIABLE, Which, buffer, codec, command, end_to_end, ingest, soak};
 
 /// Measures and prints.
 pub(super) fn run(options: &Options) -> Result<(), Failure> {
@@ -23,6 +23,12 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.wants(Which::EndToEnd) {
         let url = database("end to end")?;
         end_to_end::run(&url, |figure| figure.print(options.json))?;
+    }
+    if options.which == Some(Which::Soak) {
+        let rows = options.rows.unwrap_or(soak::ROWS);
+        soak::run(&database("the soak")?, rows, |figure| {
+            figure.print(options.json);
+        })?;
     }
     Ok(())
 }

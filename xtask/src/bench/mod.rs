@@ -20,6 +20,8 @@ mod figure;
 mod ingest;
 #[cfg(feature = "bench")]
 mod measure;
+#[cfg(feature = "bench")]
+mod soak;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -53,6 +55,9 @@ pub(crate) struct Options {
     /// Sensor data files for `codec`: `interval_seconds,name:type,…`, then one row a scan
     #[arg(long, num_args = 1.., value_name = "FILE")]
     data: Vec<PathBuf>,
+    /// Rows for `soak` [default: 10000000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(3_000_000..=1_000_000_000))]
+    rows: Option<u64>,
     /// Measure in this process, which has been built for it
     #[cfg(feature = "bench")]
     #[arg(long, hide = true)]
@@ -72,6 +77,9 @@ enum Which {
     /// Readings a second of 400 devices through broker and bridge into PostgreSQL, beside COPY; at the
     /// peak, at three times that, with repeated times, and with Mosquitto in the broker's place
     EndToEnd,
+    /// What pages, charts, rounds and retention cost when the tables have grown tenfold, beside a tenth of the
+    /// rows; only when asked for
+    Soak,
 }
 
 /// What runs as processes of its own while commands, and the whole way, are measured.
@@ -96,10 +104,10 @@ fn delegate(options: &Options) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::FAILURE);
     }
     let postgres = match options.which {
-        None | Some(Which::Ingest | Which::Command | Which::EndToEnd) => {
+        Some(Which::Codec | Which::Buffer) => None,
+        None | Some(Which::Ingest | Which::Command | Which::EndToEnd | Which::Soak) => {
             Some(Postgres::start(Durability::Synced)?)
         }
-        Some(Which::Codec | Which::Buffer) => None,
     };
     // Data files are named from where the person is.
     let mut command = Command::new(measuring_program()?);
