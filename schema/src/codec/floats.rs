@@ -56,7 +56,7 @@ pub(super) struct Scratch {
     corrections: Vec<u64>,
     /// How many corrections are not zero.
     corrected: usize,
-    whole: whole::Scratch,
+    column: Vec<u64>,
 }
 
 /// How a column is represented.
@@ -96,7 +96,7 @@ pub(super) fn write(values: &[f64], hint: &mut Hint, scratch: &mut Scratch, out:
             out.write(u64::from(single), 1);
         }
     }
-    whole::write(&scratch.numbers, &mut scratch.whole, out);
+    whole::write(&scratch.numbers, &mut scratch.column, out);
     if matches!(form, Form::Decimal { .. }) {
         out.write(u64::from(scratch.corrected == 0), 1);
         if scratch.corrected > 0 {
@@ -271,31 +271,30 @@ impl Needed {
 impl Scratch {
     /// Fills the columns of a form, and estimates the bits that they will take.
     fn bits(&mut self, values: &[f64], form: Form) -> u64 {
+        let (mut bits, mut last) = (0, 0);
         self.numbers.clear();
-        self.corrections.clear();
         self.corrected = 0;
-        let mut bits = 0;
-        let mut last = 0;
         match form {
-            Form::Ordered => {
-                for &value in values {
-                    let number = ordered(value);
-                    bits += length(zigzag(number.wrapping_sub(last)));
-                    last = number;
-                    self.numbers.push(number);
-                }
-            }
+            Form::Ordered => self.numbers.extend(values.iter().map(|&value| {
+                let number = ordered(value);
+                bits += length(zigzag(number.wrapping_sub(last)));
+                last = number;
+                number
+            })),
             Form::Decimal { exponent, single } => {
                 let power = POWERS[usize::from(exponent)];
-                for &value in values {
-                    let (mantissa, correction) = split(value, power, single, last);
-                    let correction = zigzag(correction);
-                    bits += length(zigzag(mantissa.wrapping_sub(last))) + length(correction);
-                    last = mantissa;
-                    self.corrected += usize::from(correction != 0);
-                    self.numbers.push(mantissa);
-                    self.corrections.push(correction);
-                }
+                self.corrections.clear();
+                self.corrections.resize(values.len(), 0);
+                let corrections = self.corrections.iter_mut();
+                self.numbers
+                    .extend(values.iter().zip(corrections).map(|(&value, slot)| {
+                        let (mantissa, correction) = split(value, power, single, last);
+                        *slot = zigzag(correction);
+                        bits += length(zigzag(mantissa.wrapping_sub(last))) + length(*slot);
+                        last = mantissa;
+                        self.corrected += usize::from(*slot != 0);
+                        mantissa
+                    }));
                 if self.corrected > 0 {
                     // One bit says of each value whether it is corrected.
                     bits += values.len() as u64;
@@ -307,7 +306,7 @@ impl Scratch {
 }
 
 fn length(value: u64) -> u64 {
-    u64::from(u64::BITS - value.leading_zeros())
+    u64::from(integers::length(value))
 }
 
 /// Whether a value was an f32, give or take what it gathered on its way. NaN and infinities may
@@ -506,7 +505,7 @@ mod tests {
             let mut writer = BitWriter::default();
             writer.write(exponent, 5);
             writer.write(0, 1);
-            whole::write(&[7], &mut whole::Scratch::default(), &mut writer);
+            whole::write(&[7], &mut Vec::new(), &mut writer);
             writer.write(1, 1);
             let bytes = writer.finish().to_vec();
             let (mut column, mut numbers, mut values) = (Vec::new(), Vec::new(), Vec::new());
