@@ -434,22 +434,22 @@ mod tests {
 
     #[test]
     fn each_way_is_taken_where_it_is_cheapest() {
-        let cheapest = |column: &[u64]| {
+        let way_of = |column: &[u64]| {
             let longest = column.iter().map(|value| length(*value)).max();
-            super::cheapest(column, longest.unwrap())
+            cheapest(column, longest.unwrap())
         };
         let mut sparse = vec![0; 100];
         sparse[40] = 9;
-        assert!(matches!(cheapest(&sparse), Way::Sparse { .. }));
-        assert!(matches!(cheapest(&[5, 6, 4, 5, 7, 5]), Way::Rice { .. }));
+        assert!(matches!(way_of(&sparse), Way::Sparse { .. }));
+        assert!(matches!(way_of(&[5, 6, 4, 5, 7, 5]), Way::Rice { .. }));
         assert!(matches!(
-            cheapest(&[0x7f, 0x3fff, 0x3fff, 0x7f, 0x3f_ffff_ffff, 0x7f]),
+            way_of(&[0x7f, 0x3fff, 0x3fff, 0x7f, 0x3f_ffff_ffff, 0x7f]),
             Way::Varints
         ));
         let flags: Vec<u64> = (0..100)
             .map(|n| if n % 2 == 0 { 0 } else { 90 + n % 9 })
             .collect();
-        assert!(matches!(cheapest(&flags), Way::ZeroFlag { .. }));
+        assert!(matches!(way_of(&flags), Way::ZeroFlag { .. }));
     }
 
     #[test]
