@@ -22,20 +22,23 @@ impl BitWriter {
     }
 
     /// Appends the low `count` bits of `value`, whose other bits are zero; at most 64.
+    #[inline]
     pub(super) fn write(&mut self, value: u64, count: u32) {
         debug_assert!(count <= 64 && (count == 64 || value >> count == 0));
-        if count == 0 {
-            return;
-        }
         self.acc |= value << self.used;
-        let free = 64 - self.used;
-        if count < free {
-            self.used += count;
+        let used = self.used + count;
+        if used < 64 {
+            self.used = used;
         } else {
-            self.bytes.extend_from_slice(&self.acc.to_le_bytes());
-            self.acc = if free < 64 { value >> free } else { 0 };
-            self.used = count - free;
+            self.flush();
+            // In two steps: nothing is left of a value of 64 bits.
+            self.acc = value >> 1 >> (63 - self.used);
+            self.used = used - 64;
         }
+    }
+
+    fn flush(&mut self) {
+        self.bytes.extend_from_slice(&self.acc.to_le_bytes());
     }
 
     /// Appends seven bits a group, least significant first, with a flag for more.

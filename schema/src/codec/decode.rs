@@ -104,7 +104,8 @@ fn read_rows(
     column: &mut Vec<u64>,
 ) -> Result<(Vec<Row>, Vec<u16>), DecodeError> {
     integers::read(bits, head.rows, column)?;
-    let mut predictor = series::Predictor::new(series.len());
+    let mut predictor = series::Predictor::default();
+    predictor.reset(series.len());
     let row_series = column
         .iter()
         .map(|code| predictor.decode(*code, series.len()))
@@ -185,7 +186,7 @@ fn read_values(
         ends[usize::from(one)] += 1;
     }
     let mut grouped = Vec::new();
-    group(row_series, &mut ends, &mut grouped);
+    group(row_series, &mut ends, |row| row as u16, &mut grouped);
     let (mut numbers, mut decimals) = (Vec::new(), Vec::new());
     let mut dictionaries = texts.iter();
     for (index, one) in series.iter().enumerate() {

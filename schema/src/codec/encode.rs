@@ -1,4 +1,7 @@
 //! A batch becomes a payload.
+//!
+//! An agent encodes batch after batch of the same sensors, mostly of few rows: what costs by the
+//! batch and not by the row (memory, names, the search for a float's form) is kept for the next.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,47 +9,33 @@ use std::sync::Arc;
 use super::bits::BitWriter;
 use super::floats::{self, Hint};
 use super::integers::{self, zigzag};
-use super::series::{self, KINDS, Kind, Series};
+use super::series::{self, Kind};
+use super::sorted::SortedRows;
 use super::{Counters, EncodeError, FLAG_MILLIS, names, times, whole, wire};
 use crate::envelope::VERSION;
 use crate::limits::{BATCH_ROWS_MAX, BATCH_SERIES_MAX, PAYLOAD_BYTES_MAX, TEXT_BYTES_MAX};
 use crate::{Batch, Row, SensorName, Value};
 
-/// A (sensor, type) that has no series yet.
-const NO_SERIES: u16 = u16::MAX;
-
-/// Encodes batches. Keeps scratch memory, and how each sensor's floats were represented last.
+/// Encodes batches. Keeps scratch memory, the names it wrote last, and how each sensor's floats
+/// were represented last.
 #[derive(Debug, Default)]
 pub struct Encoder {
     /// By series of the last batch: the next one is nearly always of the same sensors.
     hints: Vec<(SensorName, Hint)>,
-    bits: BitWriter,
-    column: Vec<u64>,
-    numbers: Vec<i64>,
-    other_column: Vec<u64>,
+    names: names::Written,
+    rows: SortedRows,
+    /// By row: when it was taken, in ms.
+    millis: Vec<i64>,
     /// By series: its time before.
     last_times: Vec<Option<i64>>,
+    predictor: series::Predictor,
+    column: Vec<u64>,
+    other_column: Vec<u64>,
+    numbers: Vec<i64>,
     floats: Vec<f64>,
     float_scratch: floats::Scratch,
-    whole_scratch: whole::Scratch,
-    rows: RowScratch,
-}
-
-/// The rows of a batch, sorted into series.
-#[derive(Debug, Default)]
-struct RowScratch {
-    /// By sensor and kind: its series.
-    series_of: Vec<[u16; KINDS]>,
-    /// By row: its series.
-    series: Vec<u16>,
-    /// By series, in order of first appearance.
-    all: Vec<Series>,
-    /// By series: the names' index in the batch.
-    sensors: Vec<u16>,
-    /// Rows, grouped by series.
-    grouped: Vec<u16>,
-    /// By series: where its group ends.
-    ends: Vec<usize>,
+    whole_column: Vec<u64>,
+    bits: BitWriter,
 }
 
 impl Encoder {
@@ -61,14 +50,21 @@ impl Encoder {
         if rows.is_empty() || rows.len() > BATCH_ROWS_MAX {
             return Err(EncodeError::Rows { rows: rows.len() });
         }
-        let names = self.rows.sort(batch)?;
-        let millis = rows.iter().all(|row| row.observed_at.micros() % 1000 == 0);
-        let micros = rows.iter().map(|row| row.observed_at.micros());
+        self.rows.sort(batch)?;
+        self.millis.clear();
+        let millis = rows.iter().map(|row| row.observed_at.millis());
+        self.millis.extend(millis);
+        let micros = || rows.iter().map(|row| row.observed_at.micros());
+        let in_millis = self
+            .millis
+            .iter()
+            .zip(micros())
+            .all(|(millis, micros)| millis.checked_mul(1000) == Some(micros));
         self.numbers.clear();
-        if millis {
-            self.numbers.extend(micros.map(|micros| micros / 1000));
+        if in_millis {
+            self.numbers.extend_from_slice(&self.millis);
         } else {
-            self.numbers.extend(micros);
+            self.numbers.extend(micros());
         }
         self.last_times.clear();
         self.last_times.resize(self.rows.all.len(), None);
@@ -76,18 +72,20 @@ impl Encoder {
         let first = &rows[0];
         payload.clear();
         payload.push(VERSION);
-        payload.push(if millis { FLAG_MILLIS } else { 0 });
-        wire::write(&batch.epoch.get(), payload);
-        wire::write(&(rows.len() as u64), payload);
-        wire::write(&self.numbers[0], payload);
-        wire::write(&lag(first), payload);
-        wire::write(&first.hlc.counter(), payload);
-        wire::write(&first.seq, payload);
-        wire::write(&period, payload);
-        names::write(
-            names.iter().map(|&name| &batch.sensors[usize::from(name)]),
-            payload,
-        )?;
+        payload.push(if in_millis { FLAG_MILLIS } else { 0 });
+        let head = (
+            batch.epoch.get(),
+            rows.len() as u64,
+            self.numbers[0],
+            lag(first, self.millis[0]),
+            first.hlc.counter(),
+            first.seq,
+            period,
+        );
+        wire::write(&head, payload);
+        let sensor_of = |&sensor: &u16| &batch.sensors[usize::from(sensor)];
+        let names = self.rows.names.iter().map(sensor_of);
+        self.names.write(names, payload)?;
         self.write_texts(rows, payload)?;
         self.bits.clear();
         self.write_rows(rows, period);
@@ -105,10 +103,13 @@ impl Encoder {
 
     /// The dictionaries of the text series: the texts of each, in order of first appearance.
     fn write_texts(&self, rows: &[Row], payload: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let texts = |series: &usize| self.rows.all[*series].kind == Kind::Text;
-        let series: Vec<usize> = (0..self.rows.all.len()).filter(texts).collect();
-        wire::write(&(series.len() as u64), payload);
-        for series in series {
+        let texts = || {
+            (0..)
+                .zip(&self.rows.all)
+                .filter(|(_, one)| one.kind == Kind::Text)
+        };
+        wire::write(&(texts().count() as u64), payload);
+        for (series, _) in texts() {
             let entries = dictionary(self.rows.group(series), rows).0;
             wire::write(&(entries.len() as u64), payload);
             for text in entries {
@@ -128,12 +129,14 @@ impl Encoder {
             column,
             other_column,
             last_times,
+            millis,
             numbers: times,
+            predictor,
             rows: sorted,
             ..
         } = self;
         series::write(&sorted.all, column, bits);
-        let mut predictor = series::Predictor::new(sorted.all.len());
+        predictor.reset(sorted.all.len());
         column.clear();
         column.extend(sorted.series.iter().map(|&series| predictor.encode(series)));
         integers::write(column, bits);
@@ -149,9 +152,10 @@ impl Encoder {
         bits.write(u64::from(by_row), 1);
         integers::write(column, bits);
 
-        let lag0 = lag(&rows[0]);
+        let lag0 = lag(&rows[0], millis[0]);
+        let lags = rows.iter().zip(&*millis);
         column.clear();
-        column.extend(rows.iter().map(|row| zigzag(lag(row).wrapping_sub(lag0))));
+        column.extend(lags.map(|(row, &millis)| zigzag(lag(row, millis).wrapping_sub(lag0))));
         integers::write(column, bits);
 
         let mut counters = Counters::new(rows[0].hlc);
@@ -179,26 +183,17 @@ impl Encoder {
 
     fn write_values(&mut self, batch: &Batch) {
         for (series, one) in self.rows.all.iter().enumerate() {
-            let values = self
-                .rows
-                .group(series)
-                .iter()
-                .map(|&row| &batch.rows[usize::from(row)].value);
+            let group = self.rows.group(series);
             match one.kind {
                 Kind::I64 => {
                     self.numbers.clear();
-                    self.numbers.extend(values.filter_map(|value| match value {
-                        Value::I64(number) => Some(*number),
-                        _ => None,
-                    }));
-                    whole::write(&self.numbers, &mut self.whole_scratch, &mut self.bits);
+                    self.numbers.extend(group.iter().map(|&bits| bits as i64));
+                    whole::write(&self.numbers, &mut self.whole_column, &mut self.bits);
                 }
                 Kind::F64 => {
                     self.floats.clear();
-                    self.floats.extend(values.filter_map(|value| match value {
-                        Value::F64(number) => Some(*number),
-                        _ => None,
-                    }));
+                    self.floats
+                        .extend(group.iter().map(|&bits| f64::from_bits(bits)));
                     let name = &batch.sensors[usize::from(self.rows.sensors[series])];
                     let hint = hint_of(&mut self.hints, series, name);
                     floats::write(&self.floats, hint, &mut self.float_scratch, &mut self.bits);
@@ -206,14 +201,15 @@ impl Encoder {
                 Kind::Bool => {
                     let mut last = 0;
                     self.column.clear();
-                    self.column.extend(values.map(|value| {
-                        let bit = u64::from(*value == Value::Bool(true));
-                        std::mem::replace(&mut last, bit) ^ bit
-                    }));
+                    self.column.extend(
+                        group
+                            .iter()
+                            .map(|&bit| std::mem::replace(&mut last, bit) ^ bit),
+                    );
                     integers::write(&self.column, &mut self.bits);
                 }
                 Kind::Text => {
-                    let indices = dictionary(self.rows.group(series), &batch.rows).1;
+                    let indices = dictionary(group, &batch.rows).1;
                     let mut last = 0;
                     self.column.clear();
                     self.column.extend(indices.into_iter().map(|index| {
@@ -224,56 +220,6 @@ impl Encoder {
                 }
             }
         }
-    }
-}
-
-impl RowScratch {
-    /// Sorts the rows into series. Returns the used names, in order of first appearance, as
-    /// indices into the batch's.
-    fn sort(&mut self, batch: &Batch) -> Result<Vec<u16>, EncodeError> {
-        self.series_of.clear();
-        self.series_of
-            .resize(batch.sensors.len(), [NO_SERIES; KINDS]);
-        self.series.clear();
-        self.all.clear();
-        self.sensors.clear();
-        self.ends.clear();
-        let mut names: Vec<u16> = Vec::new();
-        let mut written = vec![NO_SERIES; batch.sensors.len()];
-        for row in &batch.rows {
-            let kind = Kind::of(&row.value);
-            let kinds = self
-                .series_of
-                .get_mut(usize::from(row.sensor))
-                .ok_or(EncodeError::NoSuchSensor { index: row.sensor })?;
-            let series = &mut kinds[kind as usize];
-            if *series == NO_SERIES {
-                if self.all.len() == BATCH_SERIES_MAX {
-                    return Err(EncodeError::Series);
-                }
-                *series = self.all.len() as u16;
-                let name = &mut written[usize::from(row.sensor)];
-                if *name == NO_SERIES {
-                    *name = names.len() as u16;
-                    names.push(row.sensor);
-                }
-                self.all.push(Series {
-                    sensor: *name,
-                    kind,
-                });
-                self.sensors.push(row.sensor);
-                self.ends.push(0);
-            }
-            self.series.push(*series);
-            self.ends[usize::from(*series)] += 1;
-        }
-        super::group(&self.series, &mut self.ends, &mut self.grouped);
-        Ok(names)
-    }
-
-    /// The rows of a series.
-    fn group(&self, series: usize) -> &[u16] {
-        super::group_of(&self.grouped, &self.ends, series)
     }
 }
 
@@ -297,12 +243,12 @@ fn hint_of<'a>(
 }
 
 /// The different texts of a series, and the index of each row's.
-fn dictionary<'a>(group: &[u16], rows: &'a [Row]) -> (Vec<&'a Arc<str>>, Vec<i64>) {
+fn dictionary<'a>(group: &[u64], rows: &'a [Row]) -> (Vec<&'a Arc<str>>, Vec<i64>) {
     let mut index_of: HashMap<&str, i64> = HashMap::new();
     let mut entries = Vec::new();
     let mut indices = Vec::with_capacity(group.len());
     for &row in group {
-        if let Value::Text(text) = &rows[usize::from(row)].value {
+        if let Value::Text(text) = &rows[row as usize].value {
             let index = *index_of.entry(text).or_insert_with(|| {
                 entries.push(text);
                 entries.len() as i64 - 1
@@ -314,6 +260,6 @@ fn dictionary<'a>(group: &[u16], rows: &'a [Row]) -> (Vec<&'a Arc<str>>, Vec<i64
 }
 
 /// How far a row's clock is ahead of its time, in milliseconds.
-fn lag(row: &Row) -> i64 {
-    (row.hlc.millis() as i64).wrapping_sub(row.observed_at.millis())
+fn lag(row: &Row, millis: i64) -> i64 {
+    (row.hlc.millis() as i64).wrapping_sub(millis)
 }

@@ -11,7 +11,8 @@
 //!
 //! Correctly rounded division makes r = 0 for ordinary decimals and ±1 or ±2 for the noise of
 //! sums; NaN, infinities and −0 are just another r. So nothing is an exception, and every bit
-//! pattern comes back. Single is for sensors whose values were f32.
+//! pattern comes back. Single is for sensors whose values were f32, and for those whose values
+//! came through text or a sum since: `5.0900001525878915` is 5.09 as f32 and one unit more.
 
 use super::DecodeError;
 use super::bits::{BitReader, BitWriter};
@@ -26,6 +27,10 @@ const NO_DECIMALS: u64 = 31;
 
 /// Corrections up to this many units in the last place still count as a decimal.
 const NOISE_ULPS_MAX: u64 = 2;
+
+/// The same beside an f32, of which there is one in 2^29 units, so that nothing is there by
+/// coincidence: what is left of it when 14 digits are printed.
+const SINGLE_NOISE_ULPS_MAX: u64 = 256;
 
 /// A mantissa over this is a coincidence: every float has a decimal of 17 digits.
 const MANTISSA_MAX: f64 = 1e15;
@@ -51,7 +56,7 @@ pub(super) struct Scratch {
     corrections: Vec<u64>,
     /// How many corrections are not zero.
     corrected: usize,
-    whole: whole::Scratch,
+    column: Vec<u64>,
 }
 
 /// How a column is represented.
@@ -91,7 +96,7 @@ pub(super) fn write(values: &[f64], hint: &mut Hint, scratch: &mut Scratch, out:
             out.write(u64::from(single), 1);
         }
     }
-    whole::write(&scratch.numbers, &mut scratch.whole, out);
+    whole::write(&scratch.numbers, &mut scratch.column, out);
     if matches!(form, Form::Decimal { .. }) {
         out.write(u64::from(scratch.corrected == 0), 1);
         if scratch.corrected > 0 {
@@ -169,10 +174,17 @@ fn split(value: f64, power: f64, single: bool, last: i64) -> (i64, i64) {
     (mantissa, ordered(value).wrapping_sub(ordered(decimal)))
 }
 
-fn is_decimal(value: f64, exponent: u8, single: bool) -> bool {
+/// The mantissa of a value that is a decimal with this exponent, give or take what it gathered on
+/// its way.
+fn decimal(value: f64, exponent: u8, single: bool) -> Option<i64> {
     // No float has both this mantissa and the neighbours that would make it one.
-    let (_, correction) = split(value, POWERS[usize::from(exponent)], single, i64::MAX);
-    correction.unsigned_abs() <= NOISE_ULPS_MAX
+    let (mantissa, correction) = split(value, POWERS[usize::from(exponent)], single, i64::MAX);
+    let noise = if single {
+        SINGLE_NOISE_ULPS_MAX
+    } else {
+        NOISE_ULPS_MAX
+    };
+    (correction.unsigned_abs() <= noise).then_some(mantissa)
 }
 
 /// Picks the form for a column, and leaves its mantissas and corrections in `scratch`.
@@ -194,7 +206,7 @@ fn choose(values: &[f64], hint: &mut Hint, scratch: &mut Scratch) -> Form {
     form
 }
 
-/// Tries the exponents that the values need, and the ordered bits.
+/// Tries the ordered bits, and the exponents that the values need.
 fn cheapest(values: &[f64], scratch: &mut Scratch) -> Form {
     let sample = || {
         values
@@ -202,71 +214,87 @@ fn cheapest(values: &[f64], scratch: &mut Scratch) -> Form {
             .copied()
             .step_by(values.len().div_ceil(SAMPLE))
     };
-    let mut needed = needed_exponents(sample(), false);
-    let decimals: u32 = needed.iter().sum();
-    let mut single = false;
-    if 2 * decimals as usize <= sample().count() && values.iter().all(|value| is_single(*value)) {
-        single = true;
-        needed = needed_exponents(sample(), true);
-    }
     let mut best = (scratch.bits(values, Form::Ordered), Form::Ordered);
-    for (exponent, &count) in (0..).zip(&needed) {
-        // The last exponent in which anything is a decimal is among them; an empty column of
-        // decimals leaves 0, which may still be best beside NaN and the like.
-        if count > 0 || exponent == 0 {
+    let mut offer = |needed: &Needed, single: bool| {
+        for exponent in needed.exponents() {
             let form = Form::Decimal { exponent, single };
             let bits = scratch.bits(values, form);
             if bits < best.0 {
                 best = (bits, form);
             }
         }
+    };
+    let needed = Needed::by(sample(), false);
+    let singles = sample().filter(|value| is_single(*value)).count();
+    // Short decimals may be f32 as well, and are none the shorter for it.
+    if !needed.all_short && 2 * singles > sample().count() {
+        offer(&Needed::by(sample(), true), true);
     }
+    offer(&needed, false);
     best.1
 }
 
-/// How many values need which exponent; those that are no decimals count nowhere.
-fn needed_exponents(
-    values: impl Iterator<Item = f64>,
-    single: bool,
-) -> [u32; EXPONENT_MAX as usize + 1] {
-    let mut needed = [0; EXPONENT_MAX as usize + 1];
-    for value in values {
-        let exponent = (0..=EXPONENT_MAX).find(|&exponent| is_decimal(value, exponent, single));
-        if let Some(exponent) = exponent {
-            needed[usize::from(exponent)] += 1;
+/// The exponents with which values are decimals.
+#[derive(Debug)]
+struct Needed {
+    /// By exponent: whether one of the values has no lower one.
+    exponents: [bool; EXPONENT_MAX as usize + 1],
+    /// Whether every value is a decimal whose mantissa an f32 would hold.
+    all_short: bool,
+}
+
+impl Needed {
+    fn by(values: impl Iterator<Item = f64>, single: bool) -> Self {
+        let mut needed = Self {
+            exponents: [false; EXPONENT_MAX as usize + 1],
+            all_short: true,
+        };
+        for value in values {
+            let lowest = (0..=EXPONENT_MAX)
+                .find_map(|exponent| Some((exponent, decimal(value, exponent, single)?)));
+            if let Some((exponent, _)) = lowest {
+                needed.exponents[usize::from(exponent)] = true;
+            }
+            needed.all_short &= lowest
+                .is_some_and(|(_, mantissa)| mantissa.unsigned_abs() < 1 << f32::MANTISSA_DIGITS);
         }
+        needed
     }
-    needed
+
+    /// In ascending order. 0 is among them, which may be best beside NaN and the like.
+    fn exponents(&self) -> impl Iterator<Item = u8> + '_ {
+        (0..=EXPONENT_MAX)
+            .filter(|&exponent| exponent == 0 || self.exponents[usize::from(exponent)])
+    }
 }
 
 impl Scratch {
     /// Fills the columns of a form, and estimates the bits that they will take.
     fn bits(&mut self, values: &[f64], form: Form) -> u64 {
+        let (mut bits, mut last) = (0, 0);
         self.numbers.clear();
-        self.corrections.clear();
         self.corrected = 0;
-        let mut bits = 0;
-        let mut last = 0;
         match form {
-            Form::Ordered => {
-                for &value in values {
-                    let number = ordered(value);
-                    bits += length(zigzag(number.wrapping_sub(last)));
-                    last = number;
-                    self.numbers.push(number);
-                }
-            }
+            Form::Ordered => self.numbers.extend(values.iter().map(|&value| {
+                let number = ordered(value);
+                bits += length(zigzag(number.wrapping_sub(last)));
+                last = number;
+                number
+            })),
             Form::Decimal { exponent, single } => {
                 let power = POWERS[usize::from(exponent)];
-                for &value in values {
-                    let (mantissa, correction) = split(value, power, single, last);
-                    let correction = zigzag(correction);
-                    bits += length(zigzag(mantissa.wrapping_sub(last))) + length(correction);
-                    last = mantissa;
-                    self.corrected += usize::from(correction != 0);
-                    self.numbers.push(mantissa);
-                    self.corrections.push(correction);
-                }
+                self.corrections.clear();
+                self.corrections.resize(values.len(), 0);
+                let corrections = self.corrections.iter_mut();
+                self.numbers
+                    .extend(values.iter().zip(corrections).map(|(&value, slot)| {
+                        let (mantissa, correction) = split(value, power, single, last);
+                        *slot = zigzag(correction);
+                        bits += length(zigzag(mantissa.wrapping_sub(last))) + length(*slot);
+                        last = mantissa;
+                        self.corrected += usize::from(*slot != 0);
+                        mantissa
+                    }));
                 if self.corrected > 0 {
                     // One bit says of each value whether it is corrected.
                     bits += values.len() as u64;
@@ -278,11 +306,14 @@ impl Scratch {
 }
 
 fn length(value: u64) -> u64 {
-    u64::from(u64::BITS - value.leading_zeros())
+    u64::from(integers::length(value))
 }
 
+/// Whether a value was an f32, give or take what it gathered on its way. NaN and infinities may
+/// have been.
 fn is_single(value: f64) -> bool {
-    value.is_nan() || f64::from(value as f32) == value
+    let noise = ordered(value).wrapping_sub(ordered(f64::from(value as f32)));
+    !value.is_finite() || noise.unsigned_abs() <= SINGLE_NOISE_ULPS_MAX
 }
 
 #[cfg(test)]
@@ -318,8 +349,16 @@ mod tests {
             (any::<i32>(), 0..9u8).prop_map(|(m, e)| f64::from(m) / POWERS[usize::from(e)]),
             (any::<i16>(), 0..9u8).prop_map(|(m, e)| f64::from(m) / POWERS[usize::from(e)]),
             any::<u32>().prop_map(|bits| f64::from(f32::from_bits(bits))),
+            (any::<i32>(), 0..9u8, -300..300i64).prop_map(|(m, e, ulps)| {
+                let single = (f64::from(m) / POWERS[usize::from(e)]) as f32;
+                beside(f64::from(single), ulps)
+            }),
             Just(-0.0),
         ]
+    }
+
+    fn beside(value: f64, ulps: i64) -> f64 {
+        from_ordered(ordered(value).wrapping_add(ulps))
     }
 
     proptest! {
@@ -372,6 +411,85 @@ mod tests {
     }
 
     #[test]
+    fn sensors_of_f32_are_seen_through_noise_of_up_to_256_units() {
+        let two_decimals = Form::Decimal {
+            exponent: 2,
+            single: true,
+        };
+        let column = |ulps: &dyn Fn(u16) -> i64| -> Vec<f64> {
+            (0..100u16)
+                .map(|n| {
+                    let decimal = f64::from(500 + n * n % 37) / 100.0;
+                    beside(f64::from(decimal as f32), ulps(n))
+                })
+                .collect()
+        };
+        // About six bits of decimal and three of noise.
+        let (bytes, form) = check(&column(&|n| i64::from(n * 7 % 5) - 2));
+        assert_eq!(form, two_decimals);
+        assert!(bytes < 130, "{bytes} bytes");
+        for (ulps, seen) in [(255, true), (256, true), (257, false)] {
+            for sign in [1, -1] {
+                let (_, form) = check(&column(&|n| sign * (ulps - i64::from(n % 2) * 2 * ulps)));
+                assert_eq!(form == two_decimals, seen, "{ulps} units");
+            }
+        }
+    }
+
+    #[test]
+    fn some_values_of_another_kind_do_not_hide_an_f32() {
+        let mut values: Vec<f64> = (0..100u8)
+            .map(|n| {
+                beside(
+                    f64::from(f32::from(n % 9) / 10.0 + 5.0),
+                    i64::from(n % 3) - 1,
+                )
+            })
+            .collect();
+        values[7] = f64::NAN;
+        values[8] = f64::NEG_INFINITY;
+        values[9] = 1.0 / 3.0;
+        values[10] = f64::MAX;
+        let (bytes, form) = check(&values);
+        assert_eq!(
+            form,
+            Form::Decimal {
+                exponent: 1,
+                single: true
+            }
+        );
+        assert!(bytes < 150, "{bytes} bytes");
+    }
+
+    #[test]
+    fn f32_of_full_precision_take_less_than_their_bits() {
+        let values: Vec<f64> = (0..200u16)
+            .map(|n| {
+                let single = (f32::from(n) / 9.0).sin() * 40.0;
+                beside(f64::from(single), i64::from(n % 5) - 2)
+            })
+            .collect();
+        let (bytes, form) = check(&values);
+        assert!(
+            matches!(form, Form::Decimal { single: true, .. }),
+            "{form:?}"
+        );
+        assert!(bytes < 5 * values.len(), "{bytes} bytes");
+    }
+
+    #[test]
+    fn short_decimals_that_are_f32_too_stay_decimals() {
+        let values: Vec<f64> = (0..100u8).map(|n| f64::from(n % 7) / 4.0).collect();
+        assert_eq!(
+            check(&values).1,
+            Form::Decimal {
+                exponent: 2,
+                single: false
+            }
+        );
+    }
+
+    #[test]
     fn columns_that_are_not_decimal_use_their_bits() {
         let values: Vec<f64> = (1..100).map(|n| f64::from(n).sqrt() * 1e-30).collect();
         assert_eq!(check(&values).1, Form::Ordered);
@@ -387,7 +505,7 @@ mod tests {
             let mut writer = BitWriter::default();
             writer.write(exponent, 5);
             writer.write(0, 1);
-            whole::write(&[7], &mut whole::Scratch::default(), &mut writer);
+            whole::write(&[7], &mut Vec::new(), &mut writer);
             writer.write(1, 1);
             let bytes = writer.finish().to_vec();
             let (mut column, mut numbers, mut values) = (Vec::new(), Vec::new(), Vec::new());

@@ -15,6 +15,11 @@ use super::DecodeError;
 use super::bits::{BitReader, BitWriter};
 
 const TAG_BITS: u32 = 3;
+const ZEROS: u64 = 0;
+const VARINTS: u64 = 1;
+const SPARSE: u64 = 2;
+const RICE: u64 = 3;
+const ZERO_FLAG: u64 = 4;
 const K_BITS: u32 = 6;
 const LENGTH_BITS: u32 = 6;
 
@@ -29,37 +34,39 @@ pub(super) const fn zigzag(value: i64) -> u64 {
     (value as u64) << 1 ^ (value >> 63) as u64
 }
 
+/// How many bits a number has, from its highest one on.
+pub(super) const fn length(value: u64) -> u32 {
+    u64::BITS - value.leading_zeros()
+}
+
 /// The inverse of [`zigzag`].
 pub(super) const fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-/// How a column is written.
+/// How a column that is not all zeros is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    Zeros,
     Varints,
-    Sparse {
-        count: usize,
-        gaps: u32,
-        values: u32,
-    },
-    Rice {
-        k: u32,
-    },
-    ZeroFlag {
-        k: u32,
-    },
+    Sparse { count: u64, gaps: u32, values: u32 },
+    Rice { k: u32 },
+    ZeroFlag { k: u32 },
 }
 
 /// Writes a column in the cheapest way.
 pub(super) fn write(column: &[u64], out: &mut BitWriter) {
-    match cheapest(column) {
-        Way::Zeros => out.write(0, TAG_BITS),
+    let all = column.iter().fold(0, |all, value| all | value);
+    if all == 0 {
+        out.write(ZEROS, TAG_BITS);
+        return;
+    }
+    // Taken out of its place, so that the loops below keep it in registers.
+    let mut bits = std::mem::take(out);
+    match cheapest(column, length(all)) {
         Way::Varints => {
-            out.write(1, TAG_BITS);
+            bits.write(VARINTS, TAG_BITS);
             for &value in column {
-                out.write_varint(value);
+                bits.write_varint(value);
             }
         }
         Way::Sparse {
@@ -67,36 +74,34 @@ pub(super) fn write(column: &[u64], out: &mut BitWriter) {
             gaps,
             values,
         } => {
-            out.write(2, TAG_BITS);
-            out.write_varint(count as u64);
-            out.write(u64::from(gaps), K_BITS);
-            out.write(u64::from(values), K_BITS);
+            bits.write(SPARSE, TAG_BITS);
+            bits.write_varint(count);
+            bits.write(u64::from(values << K_BITS | gaps), 2 * K_BITS);
             for (gap, value) in sparse(column) {
-                write_rice(gap, gaps, out);
-                write_rice(value, values, out);
+                write_rice(gap, gaps, &mut bits);
+                write_rice(value, values, &mut bits);
             }
         }
         Way::Rice { k } => {
-            out.write(3, TAG_BITS);
-            out.write(u64::from(k), K_BITS);
+            bits.write(u64::from(k) << TAG_BITS | RICE, TAG_BITS + K_BITS);
             for &value in column {
-                write_rice(value, k, out);
+                write_rice(value, k, &mut bits);
             }
         }
         Way::ZeroFlag { k } => {
-            out.write(4, TAG_BITS);
-            out.write(u64::from(k), K_BITS);
+            bits.write(u64::from(k) << TAG_BITS | ZERO_FLAG, TAG_BITS + K_BITS);
             for &value in column {
                 match value.checked_sub(1) {
-                    None => out.write(0, 1),
+                    None => bits.write(0, 1),
                     Some(less) => {
-                        out.write(1, 1);
-                        write_rice(less, k, out);
+                        bits.write(1, 1);
+                        write_rice(less, k, &mut bits);
                     }
                 }
             }
         }
     }
+    *out = bits;
 }
 
 /// Reads a column of `count` integers into `column`, replacing what it held. `count` is bounded
@@ -108,18 +113,18 @@ pub(super) fn read(
 ) -> Result<(), DecodeError> {
     column.clear();
     match reader.read(TAG_BITS) {
-        0 => column.resize(count, 0),
-        1 => {
+        ZEROS => column.resize(count, 0),
+        VARINTS => {
             for _ in 0..count {
                 column.push(reader.read_varint()?);
             }
         }
-        2 => read_sparse(reader, count, column)?,
-        3 => {
+        SPARSE => read_sparse(reader, count, column)?,
+        RICE => {
             let k = read_k(reader)?;
             column.extend((0..count).map(|_| read_rice(reader, k)));
         }
-        4 => {
+        ZERO_FLAG => {
             let k = read_k(reader)?;
             column.extend((0..count).map(|_| match reader.read(1) {
                 0 => 0,
@@ -162,23 +167,29 @@ fn read_k(reader: &mut BitReader<'_>) -> Result<u32, DecodeError> {
     Ok(k)
 }
 
+// Always: the parameter's part is then done once, and the bits are in registers.
+#[inline(always)]
 fn write_rice(value: u64, k: u32, out: &mut BitWriter) {
     let quotient = value >> k;
-    if quotient < u64::from(ESCAPE) {
-        let ones = quotient as u32;
-        let low = value & ((1 << k) - 1);
-        if ones + 1 + k <= u64::BITS {
-            out.write(low << (ones + 1) | ((1 << ones) - 1), ones + 1 + k);
-        } else {
-            out.write((1 << ones) - 1, ones + 1);
-            out.write(low, k);
-        }
-    } else {
-        let length = u64::BITS - value.leading_zeros();
-        out.write((1 << ESCAPE) - 1, ESCAPE);
-        out.write(u64::from(length - 1), LENGTH_BITS);
-        out.write(value, length);
+    if quotient >= u64::from(ESCAPE) {
+        return write_escaped(value, out);
     }
+    let ones = quotient as u32;
+    let low = value & ((1 << k) - 1);
+    if k + ESCAPE <= u64::BITS {
+        out.write(low << 1 << ones | ((1 << ones) - 1), ones + 1 + k);
+    } else {
+        out.write((1 << ones) - 1, ones + 1);
+        out.write(low, k);
+    }
+}
+
+#[cold]
+fn write_escaped(value: u64, out: &mut BitWriter) {
+    let length = length(value);
+    let head = u64::from(length - 1) << ESCAPE | ((1 << ESCAPE) - 1);
+    out.write(head, ESCAPE + LENGTH_BITS);
+    out.write(value, length);
 }
 
 #[inline]
@@ -211,40 +222,35 @@ fn sparse(column: &[u64]) -> impl Iterator<Item = (u64, u64)> + '_ {
     })
 }
 
-/// Chooses by the lengths of the values, which is near enough and looks at each value once.
-fn cheapest(column: &[u64]) -> Way {
-    if column.iter().all(|value| *value == 0) {
-        return Way::Zeros;
-    }
-    let lengths = Lengths::of(column);
-    let count = column.len();
-    let zeros = usize::from(lengths.counts[0]);
-    let nonzero = count - zeros;
-    let (k, bits) = lengths.best_k(Of::Values);
-    let mut best = (bits + u64::from(K_BITS), Way::Rice { k });
-    let mut offer = |bits: u64, way: Way| {
+/// Chooses by the lengths of the values, which is near enough. `longest` is that of the longest,
+/// which is not 0.
+fn cheapest(column: &[u64], longest: u32) -> Way {
+    let lengths = Lengths::of(column, longest);
+    let count = column.len() as i32;
+    let (zeros, nonzero) = (lengths.zeros, count - lengths.zeros);
+    let k_bits = K_BITS as i32;
+    let (bits, k) = lengths.best_k(count, 0);
+    let mut best = (bits + k_bits, Way::Rice { k });
+    let mut offer = |bits: i32, way: Way| {
         if bits < best.0 {
             best = (bits, way);
         }
     };
     // Seven bits a group beat a parameter only where lengths differ much.
-    if lengths.max > k + 4 {
-        offer(lengths.varint_bits(), Way::Varints);
+    if longest > k + 4 {
+        offer(varint_bits(column), Way::Varints);
     }
     if 4 * zeros >= count {
-        let (k, value_bits) = lengths.best_k(Of::NonzeroLessOne);
-        offer(
-            u64::from(K_BITS) + count as u64 + value_bits,
-            Way::ZeroFlag { k },
-        );
+        let (value_bits, k) = lengths.best_k(nonzero, lengths.ones);
+        offer(k_bits + count + value_bits, Way::ZeroFlag { k });
         if 2 * zeros >= count {
-            let gaps = ((zeros / nonzero) as u64 + 1).ilog2();
-            let gap_bits = nonzero as u64 * u64::from(gaps + 2);
+            let gaps = (zeros / nonzero + 1).ilog2();
+            let gap_bits = nonzero * (gaps as i32 + 2);
             let count_bits = if nonzero < 0x80 { 8 } else { 16 };
             offer(
-                count_bits + 2 * u64::from(K_BITS) + gap_bits + value_bits,
+                count_bits + 2 * k_bits + gap_bits + value_bits,
                 Way::Sparse {
-                    count: nonzero,
+                    count: nonzero as u64,
                     gaps,
                     values: k,
                 },
@@ -254,95 +260,124 @@ fn cheapest(column: &[u64]) -> Way {
     best.1
 }
 
-/// How many values have which length in bits. A few that are very long move a mean, and not a
-/// middle.
-#[derive(Debug)]
+fn varint_bits(column: &[u64]) -> i32 {
+    let groups = |&value: &u64| length(value).max(1).div_ceil(7);
+    8 * column.iter().map(groups).sum::<u32>() as i32
+}
+
+/// Rice parameters that are tried side by side, in steps that a processor adds at once.
+const K_STEP: usize = 16;
+
+/// More values than this are counted by length first: sums of so many fit 16 bits.
+const FEW: usize = 64;
+
+/// What a value costs beyond 1 + k bits, by 64 − its length + k: the table may be read from there
+/// on for one k after another.
+const OVER: [i16; 128] = {
+    let mut table = [0; 128];
+    let mut over = 1;
+    while over <= 64 {
+        table[64 - over as usize] = match over {
+            // The middle one of this length is 1.5 times the least one.
+            1..=4 => (3 << (over - 1)) >> 1,
+            _ => (ESCAPE + LENGTH_BITS) as i16 - 1 + over,
+        };
+        over += 1;
+    }
+    table
+};
+
+/// What the values of a column cost, as far as their lengths tell.
+#[derive(Debug, PartialEq, Eq)]
 struct Lengths {
-    counts: [u16; 65],
-    total: usize,
+    /// By Rice parameter: bits beyond 1 + k a value.
+    over: [[i32; K_STEP]; 4],
+    zeros: i32,
+    ones: i32,
     /// The longest.
-    max: u32,
+    longest: u32,
 }
 
 impl Lengths {
-    /// Of at most 65,535 values, which a batch is far below.
-    fn of(column: &[u64]) -> Self {
+    fn of(column: &[u64], longest: u32) -> Self {
+        if column.len() <= FEW && longest as usize <= K_STEP {
+            return Self::of_few(column, longest);
+        }
+        Self::of_many(column, longest)
+    }
+
+    /// By a count of each length.
+    fn of_many(column: &[u64], longest: u32) -> Self {
         let mut counts = [0; 65];
-        let mut all = 0;
         for &value in column {
-            counts[(u64::BITS - value.leading_zeros()) as usize] += 1;
-            all |= value;
+            counts[length(value) as usize] += 1;
         }
-        Self {
-            counts,
-            total: column.len(),
-            max: u64::BITS - all.leading_zeros(),
-        }
-    }
-
-    /// The best Rice parameter, near the length of the middle value, and about what the values
-    /// cost with it. For a geometric distribution the best 2^k is near its median.
-    fn best_k(&self, of: Of) -> (u32, u64) {
-        let middle = self.middle(of).min(K_MAX - 1);
-        let cost = |k| (self.rice_bits(of, k), k);
-        let (bits, k) = (middle.saturating_sub(2)..=middle + 1)
-            .map(cost)
-            .min()
-            .unwrap_or(cost(middle));
-        (k, bits)
-    }
-
-    /// The length of the middle value.
-    fn middle(&self, of: Of) -> u32 {
-        let skip = match of {
-            Of::Values => 0,
-            Of::NonzeroLessOne => usize::from(self.counts[0]),
+        let mut lengths = Self {
+            over: [[0; K_STEP]; 4],
+            zeros: counts[0],
+            ones: counts[1],
+            longest,
         };
-        let rank = skip + (self.total - skip) / 2;
-        let mut below = 0;
-        for length in 0..=self.max {
-            below += usize::from(self.counts[length as usize]);
-            if below > rank {
-                return length;
+        let steps = (longest as usize).div_ceil(K_STEP);
+        for (length, &count) in counts.iter().enumerate().take(longest as usize + 1) {
+            if count == 0 {
+                continue;
+            }
+            let costs = OVER[64 - length..].as_chunks::<K_STEP>().0;
+            for (over, costs) in lengths.over.iter_mut().zip(costs).take(steps) {
+                for (over, cost) in over.iter_mut().zip(costs) {
+                    *over += count * i32::from(*cost);
+                }
             }
         }
-        self.max
+        lengths
     }
 
-    fn rice_bits(&self, of: Of, k: u32) -> u64 {
-        let bits = |length: u32| match length.checked_sub(k + 1) {
-            None => u64::from(1 + k),
-            // The middle one of this length is 1.5 times the least one.
-            Some(over @ 0..4) => u64::from(1 + k + ((3 << over) >> 1)),
-            Some(_) => u64::from(ESCAPE + LENGTH_BITS + length),
-        };
-        let sum = |lengths: std::ops::RangeInclusive<u32>| -> u64 {
-            lengths
-                .map(|length| bits(length) * u64::from(self.counts[length as usize]))
-                .sum()
-        };
-        match of {
-            Of::Values => sum(0..=self.max),
-            // One less is of the same length, but for ones, which become zeros.
-            Of::NonzeroLessOne => bits(0) * u64::from(self.counts[1]) + sum(2..=self.max),
+    /// One by one, for few that are short: their sums stay in two registers.
+    fn of_few(column: &[u64], longest: u32) -> Self {
+        let mut sums = [0i16; K_STEP];
+        let (mut zeros, mut ones) = (0, 0);
+        for &value in column {
+            zeros += i32::from(value == 0);
+            ones += i32::from(value == 1);
+            let costs = &OVER[64 - length(value) as usize..];
+            for (sum, cost) in sums.iter_mut().zip(costs) {
+                *sum += cost;
+            }
+        }
+        Self {
+            over: [sums.map(i32::from), [0; K_STEP], [0; K_STEP], [0; K_STEP]],
+            zeros,
+            ones,
+            longest,
         }
     }
 
-    fn varint_bits(&self) -> u64 {
-        (0..=self.max)
-            .map(|length| {
-                let groups = u64::from(length.max(1).div_ceil(7));
-                8 * groups * u64::from(self.counts[length as usize])
-            })
-            .sum()
+    /// About what so many values cost, with the best Rice parameter. `ones` of them are written as
+    /// zeros.
+    #[inline]
+    fn best_k(&self, count: i32, ones: i32) -> (i32, u32) {
+        let mut best = i32::MAX;
+        let steps = (self.longest as usize).div_ceil(K_STEP);
+        for (over, first) in self.over.iter().zip((0..).step_by(K_STEP)).take(steps) {
+            // The parameter stands below the costs, so that the least of all says both.
+            let mut offers = [0; K_STEP];
+            for ((offer, over), k) in offers.iter_mut().zip(over).zip(first..) {
+                *offer = (count * (1 + k) + over) << K_BITS | k;
+            }
+            if first == 0 {
+                offers[0] -= ones << K_BITS;
+            }
+            for offer in offers {
+                best = best.min(offer);
+            }
+        }
+        // 63 is none, and no better than 62 but for values of 64 bits alone.
+        (
+            best >> K_BITS,
+            (best as u32 & ((1 << K_BITS) - 1)).min(K_MAX),
+        )
     }
-}
-
-/// Which values a Rice parameter is for.
-#[derive(Debug, Clone, Copy)]
-enum Of {
-    Values,
-    NonzeroLessOne,
 }
 
 #[cfg(test)]
@@ -399,19 +434,62 @@ mod tests {
 
     #[test]
     fn each_way_is_taken_where_it_is_cheapest() {
+        let way_of = |column: &[u64]| {
+            let longest = column.iter().map(|value| length(*value)).max();
+            cheapest(column, longest.unwrap())
+        };
         let mut sparse = vec![0; 100];
         sparse[40] = 9;
-        assert!(matches!(cheapest(&[0; 9]), Way::Zeros));
-        assert!(matches!(cheapest(&sparse), Way::Sparse { .. }));
-        assert!(matches!(cheapest(&[5, 6, 4, 5, 7, 5]), Way::Rice { .. }));
+        assert!(matches!(way_of(&sparse), Way::Sparse { .. }));
+        assert!(matches!(way_of(&[5, 6, 4, 5, 7, 5]), Way::Rice { .. }));
         assert!(matches!(
-            cheapest(&[0x7f, 0x3fff, 0x3fff, 0x7f, 0x3f_ffff_ffff, 0x7f]),
+            way_of(&[0x7f, 0x3fff, 0x3fff, 0x7f, 0x3f_ffff_ffff, 0x7f]),
             Way::Varints
         ));
         let flags: Vec<u64> = (0..100)
             .map(|n| if n % 2 == 0 { 0 } else { 90 + n % 9 })
             .collect();
-        assert!(matches!(cheapest(&flags), Way::ZeroFlag { .. }));
+        assert!(matches!(way_of(&flags), Way::ZeroFlag { .. }));
+    }
+
+    #[test]
+    fn few_and_many_are_weighed_alike() {
+        for count in [1, 2, FEW - 1, FEW, FEW + 1] {
+            for longest in [1, K_STEP - 1, K_STEP, K_STEP + 1, 64] {
+                let column: Vec<u64> = (0..count as u64)
+                    .map(|n| u64::MAX >> (64 - longest) >> (n * n % 5))
+                    .collect();
+                let longest = longest as u32;
+                let expected = Lengths::of_many(&column, longest);
+                assert_eq!(Lengths::of(&column, longest), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn the_best_parameter_is_near_what_columns_really_take() {
+        let mut state = 1u64;
+        for spread in 1..=64 {
+            let column: Vec<u64> = (0..40)
+                .map(|_| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    state.checked_shr(64 - spread).unwrap_or(0)
+                })
+                .collect();
+            let bits = |k: u32| {
+                let mut writer = BitWriter::default();
+                for &value in &column {
+                    write_rice(value, k, &mut writer);
+                }
+                writer.finish().len()
+            };
+            let longest = column.iter().map(|value| length(*value)).max().unwrap();
+            let (_, k) = Lengths::of(&column, longest).best_k(40, 0);
+            let least = (0..=K_MAX).map(bits).min().unwrap();
+            assert!(bits(k) <= least + least / 10 + 1, "{spread} bits: {k}");
+        }
     }
 
     #[test]

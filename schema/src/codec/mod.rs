@@ -15,7 +15,8 @@
 //! measured: `docs/decisions/0002-batch-codec.md`.
 //!
 //! One idea a file: `bits`, `integers` (the coder), `whole` and `floats` (values), `times`,
-//! `series`, `names`, `wire` (the envelope's fields), `encode` and `decode` (the assembly).
+//! `series`, `sorted` (rows by series), `names`, `wire` (the envelope's fields), `encode` and
+//! `decode` (the assembly).
 
 mod bits;
 mod decode;
@@ -24,6 +25,7 @@ mod floats;
 mod integers;
 mod names;
 mod series;
+mod sorted;
 mod times;
 mod whole;
 mod wire;
@@ -214,25 +216,30 @@ impl Counters {
     }
 }
 
-/// Groups rows by series. On entry `ends` counts the rows of each series; on return it says where
-/// each group ends in `grouped`.
-fn group(row_series: &[u16], ends: &mut [usize], grouped: &mut Vec<u16>) {
+/// Groups what is `of` each row by series. On entry `ends` counts the rows of each series; on
+/// return it says where each group ends in `grouped`.
+fn group<T: Copy + Default>(
+    row_series: &[u16],
+    ends: &mut [usize],
+    of: impl Fn(usize) -> T,
+    grouped: &mut Vec<T>,
+) {
     let mut start = 0;
     for end in ends.iter_mut() {
         let count = std::mem::replace(end, start);
         start += count;
     }
     grouped.clear();
-    grouped.resize(row_series.len(), 0);
+    grouped.resize(row_series.len(), T::default());
     for (row, &series) in row_series.iter().enumerate() {
         let next = &mut ends[usize::from(series)];
-        grouped[*next] = row as u16;
+        grouped[*next] = of(row);
         *next += 1;
     }
 }
 
-/// The rows of one series.
-fn group_of<'a>(grouped: &'a [u16], ends: &[usize], series: usize) -> &'a [u16] {
+/// What is of one series.
+fn group_of<'a, T>(grouped: &'a [T], ends: &[usize], series: usize) -> &'a [T] {
     let start = series.checked_sub(1).map_or(0, |before| ends[before]);
     &grouped[start..ends[series]]
 }

@@ -118,7 +118,7 @@ pub(super) fn read(
 }
 
 /// Predicts the series of the next row.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Predictor {
     followed_by: Vec<Option<u16>>,
     present: Option<u16>,
@@ -126,12 +126,12 @@ pub(super) struct Predictor {
 }
 
 impl Predictor {
-    pub(super) fn new(series: usize) -> Self {
-        Self {
-            followed_by: vec![None; series],
-            present: None,
-            next_new: 0,
-        }
+    /// Begins a batch of so many series.
+    pub(super) fn reset(&mut self, series: usize) {
+        self.followed_by.clear();
+        self.followed_by.resize(series, None);
+        self.present = None;
+        self.next_new = 0;
     }
 
     fn predict(&self) -> u16 {

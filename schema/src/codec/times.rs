@@ -6,7 +6,7 @@
 //! later than half a period after the series' last reading. One flag a batch says whether that
 //! second rule is used.
 
-use super::integers::zigzag;
+use super::integers::{length, zigzag};
 
 /// Distances that the period is the middle one of.
 const PERIOD_SAMPLE: usize = 31;
@@ -85,9 +85,10 @@ pub(super) fn residuals(
     let mut previous = times[0];
     let (mut by_series, mut by_row) = (0u64, 0u64);
     last.fill(None);
-    column.clear();
-    other.clear();
-    for (&time, &series) in times.iter().zip(series) {
+    column.resize(times.len(), 0);
+    other.resize(times.len(), 0);
+    let slots = column.iter_mut().zip(other.iter_mut());
+    for ((&time, &series), (slot, other_slot)) in times.iter().zip(series).zip(slots) {
         let (plain, rowwise) = match last[usize::from(series)].replace(time) {
             None => (previous, previous),
             Some(last) => {
@@ -99,10 +100,10 @@ pub(super) fn residuals(
         previous = time;
         let plain = zigzag(time.wrapping_sub(plain));
         let rowwise = zigzag(time.wrapping_sub(rowwise));
-        by_series += u64::from(u64::BITS - plain.leading_zeros());
-        by_row += u64::from(u64::BITS - rowwise.leading_zeros());
-        column.push(plain);
-        other.push(rowwise);
+        by_series += u64::from(length(plain));
+        by_row += u64::from(length(rowwise));
+        *slot = plain;
+        *other_slot = rowwise;
     }
     if by_series < by_row {
         return false;

@@ -15,42 +15,44 @@ use super::integers::{self, unzigzag, zigzag};
 
 const ORDER_BITS: u32 = 2;
 
-/// Memory that is used again.
-#[derive(Debug, Default)]
-pub(super) struct Scratch {
-    residuals: Vec<i64>,
-    column: Vec<u64>,
-}
-
-/// Writes at least one value.
-pub(super) fn write(values: &[i64], scratch: &mut Scratch, out: &mut BitWriter) {
+/// Writes at least one value. `column` is memory that is used again.
+pub(super) fn write(values: &[i64], column: &mut Vec<u64>, out: &mut BitWriter) {
+    let first = values[0];
+    column.clear();
+    if values.iter().all(|value| *value == first) {
+        column.resize(values.len() - 1, 0);
+        return write_column(1, 1, first, column, out);
+    }
     let base = base(values);
     let order = cheapest_order(values, base);
-    let start = if order == 0 { base } else { values[0] };
-    let Scratch { residuals, column } = scratch;
-    residuals.clear();
+    let mut start = first;
     match order {
-        0 => residuals.extend(values.iter().map(|value| value.wrapping_sub(start))),
-        1 => residuals.extend(differences(values)),
+        0 => {
+            start = base;
+            column.extend(values.iter().map(|value| zigzag(value.wrapping_sub(base))));
+        }
+        1 => column.extend(differences(values).map(zigzag)),
         _ => {
             let mut last = 0;
-            residuals.extend(differences(values).map(|difference| {
+            column.extend(differences(values).map(|difference| {
                 let residual = difference.wrapping_sub(last);
                 last = difference;
-                residual
+                zigzag(residual)
             }));
         }
     }
-    let divisor = common_divisor(residuals);
-    column.clear();
-    if divisor == 1 {
-        column.extend(residuals.iter().map(|residual| zigzag(*residual)));
-    } else {
-        let divisor = divisor as i64;
-        column.extend(residuals.iter().map(|residual| zigzag(residual / divisor)));
+    let divisor = common_divisor(column);
+    if divisor > 1 {
+        for residual in &mut *column {
+            *residual = zigzag(unzigzag(*residual) / divisor);
+        }
     }
+    write_column(order, divisor, start, column, out);
+}
+
+fn write_column(order: u64, divisor: i64, start: i64, column: &[u64], out: &mut BitWriter) {
     out.write(order, ORDER_BITS);
-    out.write_varint(divisor - 1);
+    out.write_varint(divisor as u64 - 1);
     out.write_varint(zigzag(start));
     integers::write(column, out);
 }
@@ -130,7 +132,7 @@ fn cheapest_order(values: &[i64], base: i64) -> u64 {
 }
 
 fn length(residual: i64) -> u64 {
-    u64::from(u64::BITS - zigzag(residual).leading_zeros())
+    u64::from(integers::length(zigzag(residual)))
 }
 
 /// A value near the middle that differs from the first by a multiple of whatever divides all
@@ -149,12 +151,17 @@ fn base(values: &[i64]) -> i64 {
     best.1
 }
 
-/// The greatest common divisor of all residuals, at least 1 and at most what a signed number
-/// holds.
-fn common_divisor(residuals: &[i64]) -> u64 {
+/// The greatest common divisor of all residuals, which come as [`zigzag`]; at least 1 and at most
+/// what a signed number holds.
+fn common_divisor(column: &[u64]) -> i64 {
+    // One and minus one are common, and a division is slow.
+    if column.iter().any(|residual| matches!(residual, 1 | 2)) {
+        return 1;
+    }
     let mut divisor = 0u64;
-    for residual in residuals {
-        let mut other = residual.unsigned_abs();
+    for residual in column {
+        // The magnitude: a half, rounded up.
+        let mut other = (residual >> 1) + (residual & 1);
         while other != 0 {
             (divisor, other) = (other, divisor % other);
         }
@@ -162,10 +169,7 @@ fn common_divisor(residuals: &[i64]) -> u64 {
             return 1;
         }
     }
-    if divisor == 0 || divisor > i64::MAX as u64 {
-        return 1;
-    }
-    divisor
+    i64::try_from(divisor.max(1)).unwrap_or(1)
 }
 
 #[cfg(test)]
@@ -175,7 +179,7 @@ mod tests {
 
     fn check(values: &[i64]) -> usize {
         let mut writer = BitWriter::default();
-        write(values, &mut Scratch::default(), &mut writer);
+        write(values, &mut Vec::new(), &mut writer);
         let bytes = writer.finish().to_vec();
         let mut reader = BitReader::new(&bytes);
         let (mut column, mut read_back) = (Vec::new(), Vec::new());

@@ -38,9 +38,10 @@ enum PlainValue {
     Text(String),
 }
 
-/// Measures the codec on each file, or on generated data when none is given.
+/// Measures the codec on each file, or on a generated machine when none is given, and on sensors
+/// whose values were f32.
 pub(crate) fn run(files: &[PathBuf], mut emit: impl FnMut(Figure)) -> Result<(), Failure> {
-    let datasets = if files.is_empty() {
+    let mut datasets = if files.is_empty() {
         vec![Dataset::generated()]
     } else {
         files
@@ -48,6 +49,7 @@ pub(crate) fn run(files: &[PathBuf], mut emit: impl FnMut(Figure)) -> Result<(),
             .map(|path| Dataset::read(path))
             .collect::<Result<_, _>>()?
     };
+    datasets.push(Dataset::noisy_singles());
     for dataset in &datasets {
         for rows in BATCH_ROWS {
             let batches = dataset.batches(rows);

@@ -136,6 +136,52 @@ impl Dataset {
         }
     }
 
+    /// Seven sensors whose values were f32 and passed through text and sums on the way: each is a
+    /// short decimal rounded to f32, and then up to two units in the last place of f64 beside it.
+    pub(crate) fn noisy_singles() -> Self {
+        let mut rng = SmallRng::seed_from_u64(3);
+        // Name, where it starts, how far a scan may take it, decimals.
+        let sensors = [
+            ("voltage", 231.4, 0.6, 1),
+            ("current", 5.09, 0.2, 2),
+            ("active_kw", 1.117, 0.05, 3),
+            ("frequency", 50.0, 0.02, 2),
+            ("temperature", 41.6, 0.1, 1),
+            ("humidity", 38.2, 0.3, 1),
+            ("pressure", 1013.2, 0.2, 1),
+        ];
+        let mut levels = sensors.map(|(_, level, ..)| level);
+        let scans = (0..2_000)
+            .map(|_| {
+                sensors
+                    .iter()
+                    .zip(&mut levels)
+                    .map(|((_, _, step, decimals), level)| {
+                        *level += rng.random_range(-step..*step);
+                        let power = 10f64.powi(*decimals);
+                        let single = f64::from(((*level * power).round() / power) as f32);
+                        let ulps = rng.random_range(-2..=2i64);
+                        let bits = single.to_bits().wrapping_add_signed(ulps);
+                        Some(Value::F64(f64::from_bits(bits)))
+                    })
+                    .collect()
+            })
+            .collect();
+        Self {
+            name: "noisy_singles".to_owned(),
+            interval_ms: 10_000,
+            sensors: sensors
+                .iter()
+                .map(|(name, ..)| {
+                    format!("plant1/meter4/{name}")
+                        .parse()
+                        .expect("a fixed name is one")
+                })
+                .collect(),
+            scans,
+        }
+    }
+
     /// The readings in batches of `rows`, stamped as an agent does: on a grid of ± 3 ms, each
     /// sensor of a scan 0 to 1.5 ms after the one before, its clock 0 to 0.9 ms later, all in
     /// whole milliseconds; three in a thousand are uncertain. A last batch that is not full is
