@@ -147,6 +147,11 @@ impl Ingest {
 }
 
 impl Handed {
+    /// Number of readings.
+    pub(crate) const fn readings(&self) -> u64 {
+        self.readings
+    }
+
     /// Waits for the commit.
     ///
     /// # Errors
@@ -182,12 +187,12 @@ const fn reading_label(error: &ReadingError) -> &'static str {
 /// Logs that a source's readings are refused, and that they are accepted again.
 #[derive(Debug)]
 pub(crate) struct Refusals {
-    source: &'static str,
+    source: String,
     warnings: Repeats,
 }
 
 impl Refusals {
-    pub(crate) fn new(source: &'static str) -> Self {
+    pub(crate) fn new(source: String) -> Self {
         Self {
             source,
             warnings: Repeats::new(WARN_EVERY),
@@ -195,7 +200,7 @@ impl Refusals {
     }
 
     pub(crate) fn note<T>(&mut self, outcome: Result<T, IngestError>) {
-        let source = self.source;
+        let source = self.source.as_str();
         match outcome {
             Ok(_) => {
                 if self.warnings.over() {

@@ -11,210 +11,117 @@
 //! ```
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use daemon::{Class, Failure};
 use schema::{ObservedAt, Quality, Reading, SensorName, Value};
+use serde::Deserialize;
 use sysinfo::{
     Components, CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System,
 };
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::Source;
-use super::dead_band::DeadBand;
+use super::config::Section;
+use super::{Due, Outlet, Source, SourceConfig, SourceName};
 use crate::buffer::Append;
-use crate::ingest::{Ingest, IngestError, Refusals};
+
+/// Its name as a kind.
+pub const KIND: &str = "host";
 
 /// Most readings in one scan: a machine with thousands of mounts or interfaces must not fill the
 /// buffer with them.
 const SCAN_READINGS_MAX: usize = 1024;
 
-/// How the machine is watched.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostConfig {
-    /// Between two scans. Ten seconds show a busy machine's minutes and cost a thousandth of one
-    /// core.
-    pub interval: Duration,
-    /// Whether each processor core has a sensor of its own.
-    pub per_core: bool,
-    /// By how much a reading must differ from the last accepted one of its sensor to be taken;
-    /// `None` takes all. One width for all sensors suits ratios and temperatures; zero leaves out
-    /// what has not changed at all.
-    pub dead_band: Option<f64>,
-}
+/// Between two scans, unless set. Ten seconds show a busy machine's minutes and cost a thousandth of one core.
+pub const INTERVAL: Duration = Duration::from_secs(10);
 
-impl Default for HostConfig {
-    fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(10),
-            per_core: false,
-            dead_band: None,
-        }
-    }
-}
-
-/// Requests for a scan that may wait.
-pub(crate) const SCANS_QUEUE: usize = 8;
-
-/// A request for a scan now; answered with how many of its readings were accepted, or why none was.
-pub(crate) type ScanRequest = oneshot::Sender<Result<u64, IngestError>>;
-
-/// The settings of a host source that change while it runs, and the requests for scans.
-#[derive(Debug)]
-pub(crate) struct HostControls {
-    pub(crate) interval: watch::Receiver<Duration>,
-    pub(crate) dead_band: watch::Receiver<Option<f64>>,
-    pub(crate) scans: mpsc::Receiver<ScanRequest>,
-}
+/// The shortest interval: below it processor shares mean nothing.
+const INTERVAL_MIN: Duration = Duration::from_millis(200);
+const INTERVAL_MAX: Duration = Duration::from_secs(86_400);
 
 /// The `host` source.
-#[derive(Debug)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostSource {
-    config: HostConfig,
-    controls: Option<HostControls>,
+    /// Whether each processor core has a sensor of its own.
+    pub per_core: bool,
 }
 
-const NAME: &str = "host source";
+#[derive(Debug, Deserialize)]
+struct RawHost {
+    #[serde(default)]
+    per_core: bool,
+}
 
-/// Why a scan is due.
-enum Due {
-    Tick,
-    /// It was requested; each of its readings is taken.
-    Requested(ScanRequest),
+/// Reads the section of a host source.
+pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
+    section.interval(
+        INTERVAL,
+        INTERVAL_MIN..=INTERVAL_MAX,
+        "must be from 200ms (below it processor shares mean nothing) to 1day",
+    );
+    let RawHost { per_core } = section.read()?;
+    Some(Arc::new(HostSource { per_core }))
 }
 
 impl HostSource {
-    /// A source that scans as configured.
+    /// A source named `host` that scans so often.
     #[must_use]
-    pub const fn new(config: HostConfig) -> Self {
-        Self {
-            config,
-            controls: None,
+    pub fn every(self, interval: Duration) -> SourceConfig {
+        SourceConfig {
+            interval: Some(interval),
+            ..SourceConfig::named(SourceName::of_kind(KIND), self)
         }
     }
-
-    /// Follows these controls instead of the configuration.
-    #[must_use]
-    pub(crate) fn following(mut self, controls: HostControls) -> Self {
-        self.controls = Some(controls);
-        self
-    }
-}
-
-/// Waits for a change; for ever when the sender is gone.
-async fn changed(interval: &mut watch::Receiver<Duration>) -> Duration {
-    if interval.changed().await.is_ok() {
-        return *interval.borrow_and_update();
-    }
-    std::future::pending().await
-}
-
-fn ticks_every(pause: Duration) -> Interval {
-    let mut ticks = interval(pause);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    ticks
-}
-
-/// The source while it runs.
-struct Scans {
-    ingest: Ingest,
-    scanner: Scanner,
-    band: DeadBand,
-    refusals: Refusals,
 }
 
 #[async_trait]
 impl Source for HostSource {
-    fn name(&self) -> &'static str {
-        NAME
+    fn kind(&self) -> &'static str {
+        KIND
     }
 
-    async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
-        let Self { config, controls } = *self;
-        // Without controls the configuration holds for good.
-        let mut controls = controls.unwrap_or_else(|| HostControls {
-            interval: watch::channel(config.interval).1,
-            dead_band: watch::channel(config.dead_band).1,
-            scans: mpsc::channel(1).1,
-        });
-        let mut ticks = ticks_every(*controls.interval.borrow_and_update());
-        let mut scans = Scans {
-            ingest,
-            scanner: Scanner::new(config.per_core),
-            band: DeadBand::default(),
-            refusals: Refusals::new(NAME),
-        };
-        loop {
-            let due = tokio::select! {
-                _ = ticks.tick() => Due::Tick,
-                Some(request) = controls.scans.recv() => Due::Requested(request),
-                // The first tick comes at once: the effect of a change shows.
-                pause = changed(&mut controls.interval) => {
-                    ticks = ticks_every(pause);
-                    continue;
-                }
-                () = stop.cancelled() => return Ok(()),
-            };
-            let dead_band = match due {
-                Due::Tick => *controls.dead_band.borrow(),
-                Due::Requested(_) => None,
-            };
-            let outcome;
-            (scans, outcome) = scans.scan(dead_band, &stop).await?;
-            match (outcome, due) {
-                (None, _) => return Ok(()),
-                (Some(outcome), Due::Requested(request)) => {
-                    scans.refusals.note(outcome.clone());
-                    // The caller may be gone.
-                    let _ = request.send(outcome);
-                }
-                // A scan that is refused is over: the next one shows how things stand then.
-                (Some(outcome), Due::Tick) => scans.refusals.note(outcome),
-            }
-        }
+    fn describe(&self) -> String {
+        let cores = if self.per_core { ", each core" } else { "" };
+        format!("this machine{cores}")
     }
-}
 
-impl Scans {
-    /// Scans, and hands over what is news; answers how many were accepted, or nothing when stopped.
-    async fn scan(
-        mut self,
-        dead_band: Option<f64>,
-        stop: &CancellationToken,
-    ) -> Result<(Self, Option<Result<u64, IngestError>>), Failure> {
-        let observed_at = ObservedAt::from_millis(self.ingest.now_micros() / 1000);
-        let mut scanner = self.scanner;
-        let (back, mut readings) = tokio::task::spawn_blocking(move || {
-            let readings = scanner.scan(observed_at);
-            (scanner, readings)
-        })
-        .await
-        .map_err(|error| Failure::new(Class::Data, "scan this machine").because(error))?;
-        self.scanner = back;
-        if let Some(width) = dead_band {
-            readings.retain(|reading| self.band.is_news(reading, width));
-        }
-        if readings.is_empty() {
-            return Ok((self, Some(Ok(0))));
-        }
-        let appended = tokio::select! {
-            appended = self.ingest.append(Append::read(readings.clone())) => appended,
-            () = stop.cancelled() => return Ok((self, None)),
-        };
-        let outcome = appended.map(|appended| {
-            let refused = |at| appended.refused.iter().any(|(refused, _)| *refused == at);
-            for (at, reading) in readings.iter().enumerate() {
-                if !refused(at) {
-                    self.band.accepted(reading);
+    async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
+        let mut scanner = Scanner::new(self.per_core);
+        let mut polls = outlet.polls();
+        while let Some(due) = polls.next(&stop).await {
+            let observed_at = ObservedAt::from_millis(outlet.now_micros() / 1000);
+            let scanned = tokio::task::spawn_blocking(move || {
+                let readings = scanner.scan(observed_at);
+                (scanner, readings)
+            });
+            let (back, readings) = scanned
+                .await
+                .map_err(|error| Failure::new(Class::Data, "scan this machine").because(error))?;
+            scanner = back;
+            let append = Append::read(readings);
+            let appended = async {
+                match due {
+                    Due::Tick => (outlet.append(append).await, None),
+                    Due::Requested(request) => (outlet.append_whole(append).await, Some(request)),
                 }
+            };
+            let (outcome, request) = tokio::select! {
+                appended = appended => appended,
+                () = stop.cancelled() => break,
+            };
+            let outcome = outcome.map(|outcome| outcome.accepted());
+            // A scan that is refused is over: the next one shows how things stand then.
+            outlet.note(outcome.clone());
+            if let Some(request) = request {
+                // The caller may be gone.
+                let _ = request.send(outcome);
             }
-            appended.range.map_or(0, |range| range.count())
-        });
-        Ok((self, Some(outcome)))
+        }
+        Ok(())
     }
 }
 

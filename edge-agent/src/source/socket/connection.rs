@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use schema::TimestampUnit;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -25,9 +24,10 @@ use tracing::debug;
 
 use super::habit::Habit;
 use super::seats::{CONNECTIONS_MAX, Seat};
-use crate::buffer::{Append, Appended, Hold};
-use crate::ingest::{Handed, Ingest, IngestError};
-use crate::source::line::{self, LINE_BYTES_MAX, LineError};
+use crate::buffer::{Append, Hold};
+use crate::ingest::IngestError;
+use crate::source::format::{LINE_BYTES_MAX, LineError, LineRules};
+use crate::source::{Outcome, Outlet, Submission, Verdict};
 
 /// Most lines that are handed over together.
 const APPEND_LINES_MAX: usize = 1_000;
@@ -46,7 +46,7 @@ const HURRY_BYTES: usize = WINDOW_BYTES / 4;
 const LINE_BYTES: usize = 64;
 
 /// How long producers are waited for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// For reading their answers.
     pub answers: Duration,
@@ -80,6 +80,7 @@ const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 #[serde(rename_all = "lowercase")]
 enum Answer {
     Accepted(u64),
+    Dropped(&'static str),
     Refused(String),
 }
 
@@ -102,8 +103,8 @@ enum Parting {
 
 /// One producer.
 pub(super) struct Connection {
-    pub(super) ingest: Ingest,
-    pub(super) unit: TimestampUnit,
+    pub(super) outlet: Outlet,
+    pub(super) rules: LineRules,
     pub(super) patience: Patience,
     pub(super) seat: Seat,
     pub(super) stop: CancellationToken,
@@ -113,7 +114,7 @@ pub(super) struct Connection {
 struct Unanswered {
     /// Which lines are readings, and what is wrong with the others.
     places: Vec<Result<(), LineError>>,
-    handed: Option<Handed>,
+    handed: Option<Submission>,
     /// The room of the lines, freed when they are answered.
     _room: OwnedSemaphorePermit,
 }
@@ -139,10 +140,10 @@ impl Connection {
         debug!(reason = %parting, "connection of a producer ends");
         match parting {
             Parting::Gone(_) => {}
-            Parting::Deaf(_) => self.ingest.producer_closed("deaf"),
-            Parting::HalfLine(_) => self.ingest.producer_closed("half_line"),
-            Parting::Silent(_) => self.ingest.producer_closed("silent"),
-            Parting::GaveWay => self.ingest.producer_closed("gave_way"),
+            Parting::Deaf(_) => self.outlet.producer_closed("deaf"),
+            Parting::HalfLine(_) => self.outlet.producer_closed("half_line"),
+            Parting::Silent(_) => self.outlet.producer_closed("silent"),
+            Parting::GaveWay => self.outlet.producer_closed("gave_way"),
         }
         if !matches!(parting, Parting::Gone(_) | Parting::Deaf(_)) {
             farewell(&mut reading, &mut writing, parting.to_string()).await;
@@ -165,7 +166,7 @@ impl Connection {
         while !ended {
             bytes.reserve(READ_BYTES);
             ended = self.read(reading, &mut bytes).await? == 0;
-            let (now, now_micros) = (Instant::now(), self.ingest.now_micros());
+            let (now, now_micros) = (Instant::now(), self.outlet.now_micros());
             loop {
                 let texts = take_lines(&mut codec, &mut bytes, ended);
                 if texts.is_empty() {
@@ -187,8 +188,8 @@ impl Connection {
                 let places = texts
                     .into_iter()
                     .map(|text| {
-                        let sample = line::parse(&text?, self.unit, now_micros)?;
-                        append.samples.push(sample);
+                        let samples = &mut append.samples;
+                        self.rules.read(text?.as_bytes(), now_micros, samples)?;
                         Ok(())
                     })
                     .collect();
@@ -199,7 +200,7 @@ impl Connection {
                 }
                 let handed = match append.samples.is_empty() {
                     true => None,
-                    false => Some(self.ingest.submit(append).await),
+                    false => Some(self.outlet.submit(append).await),
                 };
                 let one = Unanswered {
                     places,
@@ -263,7 +264,7 @@ impl Connection {
                 match place {
                     Ok(()) => answers.next().iter().for_each(|one| write(&mut text, one)),
                     Err(error) => {
-                        self.ingest.refused(error.label(), 1);
+                        self.outlet.refused(error.label(), 1);
                         write(&mut text, &Answer::Refused(error.to_string()));
                     }
                 }
@@ -321,25 +322,24 @@ fn lock(habit: &Mutex<Habit>) -> std::sync::MutexGuard<'_, Habit> {
 }
 
 /// What became of each of `count` readings, in their order.
-fn answers(count: usize, outcome: Result<Appended, IngestError>) -> Vec<Answer> {
-    let appended = match outcome {
-        Ok(appended) => appended,
+fn answers(count: usize, outcome: Result<Outcome, IngestError>) -> Vec<Answer> {
+    match outcome {
+        Ok(outcome) => outcome.verdicts(count).map(Answer::from).collect(),
         Err(error) => {
             let refused = || Answer::Refused(error.to_string());
-            return std::iter::repeat_with(refused).take(count).collect();
+            std::iter::repeat_with(refused).take(count).collect()
         }
-    };
-    let mut refused = appended.refused.into_iter().peekable();
-    let mut sequences = appended
-        .range
-        .into_iter()
-        .flat_map(|range| range.first()..=range.last());
-    (0..count)
-        .filter_map(|place| match refused.next_if(|(at, _)| *at == place) {
-            Some((_, error)) => Some(Answer::Refused(error.to_string())),
-            None => sequences.next().map(Answer::Accepted),
-        })
-        .collect()
+    }
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Accepted(row) => Self::Accepted(row),
+            Verdict::Dropped(why) => Self::Dropped(why.as_str()),
+            Verdict::Refused(why) => Self::Refused(why.to_string()),
+        }
+    }
 }
 
 /// The complete lines that are there, also empty ones: each is answered. At the end of the stream also the
@@ -378,7 +378,7 @@ mod tests {
     use schema::SeqRange;
 
     use super::*;
-    use crate::buffer::ReadingError;
+    use crate::buffer::{Appended, ReadingError};
 
     #[test]
     fn lines_are_bounded_and_a_long_one_does_not_hide_the_next() {
@@ -409,7 +409,7 @@ mod tests {
             range: SeqRange::new(7, 8),
             refused: vec![(1, ReadingError::TooManySensors)],
         };
-        let said: Vec<bool> = answers(3, Ok(appended))
+        let said: Vec<bool> = answers(3, Ok(Outcome::from(appended)))
             .iter()
             .map(|answer| matches!(answer, Answer::Accepted(7 | 8)))
             .collect();

@@ -39,6 +39,8 @@ use daemon::{Class, Failure};
 use place::{Bound, Standing};
 use schema::TimestampUnit;
 use seats::{CONNECTIONS_MAX, Seats};
+use serde::Deserialize;
+use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -47,21 +49,27 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use super::Source;
-use crate::ingest::Ingest;
+use super::config::Section;
+use super::format::{Format, LineRules};
+use super::{Outlet, Source, SourceConfig, SourceName};
 use crate::place::check_folder_of;
 use crate::repeat::Repeats;
+
+/// Its name as a kind.
+pub const KIND: &str = "socket";
 
 /// A warning about producers that find no place, this often while it lasts.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// The settings of a socket source.
+/// The `socket` source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketConfig {
+pub struct SocketSource {
     /// Where producers connect.
     pub address: SocketAddress,
     /// In what a number for `observed_at` counts.
     pub timestamp_unit: TimestampUnit,
+    /// How long producers are waited for.
+    pub patience: Patience,
 }
 
 /// Where producers connect.
@@ -73,13 +81,45 @@ pub enum SocketAddress {
     Tcp(SocketAddr),
 }
 
-impl SocketConfig {
+#[derive(Debug, Deserialize)]
+struct RawSocket {
+    unix: Option<PathBuf>,
+    tcp: Option<SocketAddr>,
+    timestamp_unit: Option<TimestampUnit>,
+}
+
+/// Reads the section of a socket source.
+pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
+    let raw: RawSocket = section.read()?;
+    let address = match (raw.unix, raw.tcp) {
+        (Some(path), None) => SocketAddress::Unix(section.path(&path)),
+        (None, Some(address)) if address.ip().is_loopback() => SocketAddress::Tcp(address),
+        (None, Some(_)) => {
+            section.problem(
+                "tcp",
+                "must be a loopback address: producers are not authenticated",
+            );
+            return None;
+        }
+        (None, None) | (Some(_), Some(_)) => {
+            section.problem_of_all("needs either unix or tcp");
+            return None;
+        }
+    };
+    let mut source = SocketSource::at(address);
+    source.timestamp_unit = raw.timestamp_unit.unwrap_or(source.timestamp_unit);
+    Some(Arc::new(source))
+}
+
+impl SocketSource {
     /// A socket at this address, all else as it is unless set.
     #[must_use]
-    pub const fn at(address: SocketAddress) -> Self {
+    pub fn at(address: SocketAddress) -> Self {
         Self {
             address,
+            // Units that most languages have at hand.
             timestamp_unit: TimestampUnit::Millis,
+            patience: Patience::default(),
         }
     }
 
@@ -89,11 +129,17 @@ impl SocketConfig {
         Self::at(SocketAddress::Unix(path.into()))
     }
 
+    /// A source named `socket`.
+    #[must_use]
+    pub fn named(self) -> SourceConfig {
+        SourceConfig::named(SourceName::of_kind(KIND), self)
+    }
+
     /// Checks whether a source could listen there, and returns what stands there now. Changes nothing.
     ///
     /// # Errors
     /// A [`Failure`] that names the address.
-    pub async fn check(&self) -> Result<String, Failure> {
+    async fn look(&self) -> Result<String, Failure> {
         // A check beside an agent that runs finds its socket.
         let in_use = || format!("{self} (a program listens there now)");
         let unusable = |error| self.unusable(error);
@@ -118,28 +164,29 @@ impl SocketConfig {
         }
     }
 
+    /// Begins to listen. A socket that a killed agent left behind is replaced, and nothing else.
+    async fn bind(&self) -> Result<Listener, Failure> {
+        let listener = match &self.address {
+            SocketAddress::Unix(path) => place::bind(path).await.map(Listener::Unix),
+            SocketAddress::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
+        };
+        listener.map_err(|error| self.unusable(error))
+    }
+
     fn unusable(&self, error: io::Error) -> Failure {
         Failure::new(Class::Network, format!("listen for readings on {self}"))
             .because(error)
-            .help("choose another [source.socket] address, or see to what stands there")
+            .help("choose another address for the source, or see to what stands there")
     }
 }
 
-impl fmt::Display for SocketConfig {
+impl fmt::Display for SocketSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
             SocketAddress::Unix(path) => path.display().fmt(f),
             SocketAddress::Tcp(address) => address.fmt(f),
         }
     }
-}
-
-/// The `socket` source.
-#[derive(Debug)]
-pub struct SocketSource {
-    listener: Listener,
-    unit: TimestampUnit,
-    patience: Patience,
 }
 
 #[derive(Debug)]
@@ -151,40 +198,6 @@ enum Listener {
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-impl SocketSource {
-    /// Begins to listen. A socket that a killed agent left behind is replaced, and nothing else.
-    ///
-    /// # Errors
-    /// A [`Failure`] that names the address.
-    pub async fn bind(config: &SocketConfig) -> Result<Self, Failure> {
-        let listener = match &config.address {
-            SocketAddress::Unix(path) => place::bind(path).await.map(Listener::Unix),
-            SocketAddress::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-        };
-        Ok(Self {
-            listener: listener.map_err(|error| config.unusable(error))?,
-            unit: config.timestamp_unit,
-            patience: Patience::default(),
-        })
-    }
-
-    /// Waits for producers as long as this.
-    #[must_use]
-    pub const fn with_patience(mut self, patience: Patience) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// The address of a TCP listener.
-    #[must_use]
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.listener {
-            Listener::Unix(_) => None,
-            Listener::Tcp(listener) => listener.local_addr().ok(),
-        }
-    }
-}
 
 impl Listener {
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
@@ -202,11 +215,32 @@ impl Listener {
 
 #[async_trait]
 impl Source for SocketSource {
-    fn name(&self) -> &'static str {
-        "socket source"
+    fn kind(&self) -> &'static str {
+        KIND
     }
 
-    async fn run(self: Box<Self>, ingest: Ingest, stop: CancellationToken) -> Result<(), Failure> {
+    fn describe(&self) -> String {
+        self.to_string()
+    }
+
+    async fn check(&self) -> Result<String, Failure> {
+        self.look().await
+    }
+
+    fn files(&self) -> Vec<(&'static str, &Path)> {
+        match &self.address {
+            SocketAddress::Unix(path) => vec![("unix", path)],
+            SocketAddress::Tcp(_) => Vec::new(),
+        }
+    }
+
+    async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
+        let listener = self.bind().await?;
+        outlet.working();
+        let rules = LineRules {
+            format: Format::Json,
+            timestamp_unit: self.timestamp_unit,
+        };
         let seats = Seats::default();
         // Producers that are being turned away.
         let doorstep = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -214,7 +248,7 @@ impl Source for SocketSource {
         let mut warnings = Repeats::new(WARN_EVERY);
         loop {
             let stream = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+                accepted = listener.accept() => accepted,
                 () = stop.cancelled() => break,
             };
             let stream = match stream {
@@ -227,7 +261,7 @@ impl Source for SocketSource {
                 }
             };
             let Some(seat) = seats.take(Instant::now(), self.patience.idle) else {
-                ingest.producer_closed("turned_away");
+                outlet.producer_closed("turned_away");
                 if warnings.is_due("full") {
                     warn!(
                         most = CONNECTIONS_MAX,
@@ -244,8 +278,8 @@ impl Source for SocketSource {
                 continue;
             };
             let connection = Connection {
-                ingest: ingest.clone(),
-                unit: self.unit,
+                outlet: outlet.clone(),
+                rules,
                 patience: self.patience,
                 seat,
                 stop: stop.clone(),

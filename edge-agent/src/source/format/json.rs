@@ -9,35 +9,11 @@
 //! `observed_at` is a number in the source's unit, or RFC 3339, see [`schema::timestamp`]; without it the
 //! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it.
 
-use schema::id::IdError;
-use schema::reading::ValueError;
-use schema::timestamp::TimestampError;
 use schema::{ObservedAt, Quality, Reading, SensorName, TimestampUnit, Value, WrittenTime};
 use serde::Deserialize;
 
+use super::LineError;
 use crate::buffer::{Sample, Timing};
-
-/// Longest line, in bytes: the longest name and text, escaped, with room for the rest.
-pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
-
-/// Why a line is no reading.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LineError {
-    #[error("line is longer than {LINE_BYTES_MAX} bytes")]
-    TooLong,
-    #[error("line is not UTF-8")]
-    NotUtf8,
-    #[error("line is empty")]
-    Empty,
-    #[error("line is no reading: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("{0}")]
-    Sensor(#[from] IdError),
-    #[error("observed_at: {0}")]
-    Time(#[from] TimestampError),
-    #[error("{0}")]
-    Value(#[from] ValueError),
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,26 +26,8 @@ struct Line<'a> {
     quality: Quality,
 }
 
-impl LineError {
-    /// The error as it stands in metrics.
-    pub(crate) const fn label(&self) -> &'static str {
-        match self {
-            Self::TooLong => "line_too_long",
-            Self::NotUtf8 | Self::Empty | Self::Json(_) => "malformed",
-            Self::Sensor(_) => "bad_sensor_name",
-            Self::Time(TimestampError::Unit { .. }) => "wrong_time_unit",
-            Self::Time(TimestampError::Text(_) | TimestampError::Range(_)) => "bad_time",
-            Self::Value(ValueError::NotFinite) => "not_finite",
-            Self::Value(ValueError::TextTooLong { .. } | ValueError::TextHoldsNul) => "bad_text",
-        }
-    }
-}
-
 /// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
-pub(crate) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
-    if text.trim().is_empty() {
-        return Err(LineError::Empty);
-    }
+pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
     let line: Line<'_> = serde_json::from_str(text)?;
     let sensor: SensorName = line.sensor.parse()?;
     line.value.validate()?;
@@ -136,9 +94,7 @@ mod tests {
     fn each_fault_has_its_label() {
         let long = "x".repeat(1025);
         for (text, label) in [
-            ("", "malformed"),
             ("{}", "malformed"),
-            (" ", "malformed"),
             (r#"{"sensor":"s","value":null}"#, "malformed"),
             (r#"{"sensor":"s","value":1,"unit":"V"}"#, "malformed"),
             (r#"{"sensor":"s","value":1e999}"#, "malformed"),
@@ -172,7 +128,6 @@ mod tests {
                 "{said}"
             );
         }
-        assert_eq!(said(""), "line is empty");
     }
 
     proptest! {

@@ -1,0 +1,572 @@
+//! What a source hands its readings to: at a bounded rate, shaped, counted, into the buffer.
+//!
+//! A source that has no limit and no shaping pays nothing for them: its append goes to the buffer as it is.
+
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use daemon::{Clock, lock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use schema::SensorName;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::polls::{Controls, Polls};
+use super::report::Report;
+use super::shape::{Fate, Range, Shaper};
+use super::{SourceConfig, SourceState};
+use crate::buffer::{Append, Appended, ReadingError, Sample};
+use crate::ingest::{self, Ingest, IngestError, Refusals};
+
+/// The most a source may be in the middle of a poll when nothing says how long one may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The way from one source to the buffer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Outlet(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    sink: Sink,
+    report: Arc<Report>,
+    limit: Option<(NonZeroU32, DefaultDirectRateLimiter)>,
+    shaper: Option<Mutex<Shaper>>,
+    /// Notified of each new window.
+    windows: Notify,
+    controls: Option<Controls>,
+    timeout: Duration,
+    refusals: Mutex<Refusals>,
+}
+
+/// Where readings end.
+#[derive(Debug)]
+enum Sink {
+    Buffer(Ingest),
+    /// They are shown, and nothing is kept: `edge-agent try`.
+    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>),
+}
+
+/// What became of one sample of an append.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// On disk, under this row number.
+    Accepted(u64),
+    /// Left out, as the settings want it.
+    Dropped(Dropped),
+    /// Not taken; the agent has nothing of it.
+    Refused(Refusal),
+}
+
+/// Why a sample was left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// A rule drops its sensor.
+    Unwanted,
+    /// It is within its sensor's dead band.
+    DeadBand,
+    /// It counts in the aggregate of its window.
+    Aggregated,
+}
+
+/// Why a sample was refused.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The buffer takes no such reading.
+    #[error(transparent)]
+    Reading(ReadingError),
+    /// Too many come.
+    #[error("more than {0} readings in a second: come again later")]
+    Rate(NonZeroU32),
+    /// Its value is outside of its range, and that is refused.
+    #[error("value is outside of {}..={}", .0.min, .0.max)]
+    OutOfRange(Range),
+    /// Its new name is none.
+    #[error("with its prefix or new name: {0}")]
+    Name(String),
+}
+
+/// Samples that were handed over and wait for their commit.
+#[derive(Debug)]
+pub struct Submission {
+    outlet: Outlet,
+    handed: Handed,
+    /// Of each sample; `None` when all were handed over as they are.
+    places: Option<Vec<Place>>,
+    /// Names of those handed over, when it matters whether they are accepted.
+    names: Vec<SensorName>,
+}
+
+#[derive(Debug)]
+enum Handed {
+    Nothing,
+    Buffer(ingest::Handed, Waiting),
+    Shown(u64),
+}
+
+/// While it exists, the source waits for the buffer: that is no fault of the source's.
+#[derive(Debug)]
+struct Waiting(Outlet);
+
+impl Waiting {
+    fn begin(outlet: &Outlet) -> Self {
+        outlet.0.report.handing_over(true);
+        Self(outlet.clone())
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.report.handing_over(false);
+    }
+}
+
+#[derive(Debug)]
+enum Place {
+    /// Handed over, as the one of this index.
+    Handed(usize),
+    Dropped(Dropped),
+    Refused(Refusal),
+}
+
+/// What became of the samples of an append.
+#[derive(Debug)]
+pub struct Outcome {
+    appended: Appended,
+    places: Option<Vec<Place>>,
+}
+
+impl Outlet {
+    /// The way from a source with these settings to the buffer.
+    pub(crate) fn new(
+        config: &SourceConfig,
+        controls: Option<Controls>,
+        report: Arc<Report>,
+        ingest: Ingest,
+    ) -> Self {
+        Self::to(Sink::Buffer(ingest), config, controls, report)
+    }
+
+    /// Shows what would be sent.
+    pub(crate) fn shown(
+        config: &SourceConfig,
+        report: Arc<Report>,
+        samples: mpsc::Sender<Vec<Sample>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let controls = config.interval.map(Controls::fixed);
+        Self::to(Sink::Shown(samples, clock), config, controls, report)
+    }
+
+    fn to(
+        sink: Sink,
+        config: &SourceConfig,
+        controls: Option<Controls>,
+        report: Arc<Report>,
+    ) -> Self {
+        let refusals = Refusals::new(report.name.to_string());
+        Self(Arc::new(Shared {
+            sink,
+            limit: config
+                .readings_per_second_max
+                .map(|most| (most, RateLimiter::direct(Quota::per_second(most)))),
+            // A dead band may come while it runs, of a source that can be set.
+            shaper: match controls
+                .as_ref()
+                .is_some_and(|controls| controls.dead_band.is_some())
+            {
+                true => Some(Shaper::of(config.shaping.clone())),
+                false => Shaper::new(config.shaping.clone()),
+            }
+            .map(Mutex::new),
+            windows: Notify::new(),
+            controls,
+            timeout: config.timeout.unwrap_or(TIMEOUT),
+            refusals: Mutex::new(refusals),
+            report,
+        }))
+    }
+
+    /// The agent's wall clock, microseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_micros(&self) -> i64 {
+        match &self.0.sink {
+            Sink::Buffer(ingest) => ingest.now_micros(),
+            Sink::Shown(_, clock) => clock.now_micros(),
+        }
+    }
+
+    /// How long one request of the source's may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.0.timeout
+    }
+
+    /// The polls of a source with an interval; of one without, a single one.
+    #[must_use]
+    pub fn polls(&self) -> Polls {
+        let once = || Controls::fixed(Duration::from_secs(u64::from(u32::MAX)));
+        let controls = self.0.controls.clone().unwrap_or_else(once);
+        Polls::new(&controls, self.0.timeout, Arc::clone(&self.0.report))
+    }
+
+    /// Hands samples over, in one commit: `Ok` comes after it. Of each, the outcome has a verdict.
+    ///
+    /// # Errors
+    /// [`IngestError`]: nothing of it is on disk; its `fault` says whether to try again.
+    pub async fn append(&self, append: impl Into<Append>) -> Result<Outcome, IngestError> {
+        self.submit(append.into()).await.done().await
+    }
+
+    /// As [`Self::append`], for what somebody requested: no dead band and no window leaves anything out.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn append_whole(&self, append: impl Into<Append>) -> Result<Outcome, IngestError> {
+        self.hand_over(append.into(), true).await.done().await
+    }
+
+    /// Hands samples over as [`Self::append`] does, and returns when they wait for their commit, behind what was
+    /// handed over before. So a source may read on meanwhile.
+    pub async fn submit(&self, append: Append) -> Submission {
+        self.hand_over(append, false).await
+    }
+
+    /// The source reads again, or still, whether or not that brings readings.
+    pub fn working(&self) {
+        let report = &self.0.report;
+        if report
+            .running()
+            .is_some_and(|before| before != SourceState::Starting)
+        {
+            info!(source = %report.name, "source reads again");
+        }
+    }
+
+    /// The source could not read this time, and tries again by itself. Logged once per change.
+    pub fn failed(&self, error: &dyn std::fmt::Display) {
+        let error = error.to_string();
+        let report = &self.0.report;
+        if report.failing(error.clone(), self.now_micros() / 1000) {
+            warn!(source = %report.name, error, "source cannot read");
+        }
+    }
+
+    /// Counts readings that the source refused by itself.
+    pub fn refused(&self, reason: &'static str, readings: u64) {
+        self.0.report.refused(readings);
+        if let Sink::Buffer(ingest) = &self.0.sink {
+            ingest.refused(reason, readings);
+        }
+    }
+
+    /// Counts a producer whose connection the agent ends.
+    pub(crate) fn producer_closed(&self, reason: &'static str) {
+        if let Sink::Buffer(ingest) = &self.0.sink {
+            ingest.producer_closed(reason);
+        }
+    }
+
+    /// Notes a thread that does not come back from what it was asked for, by what that is; or that it did.
+    pub fn left_behind(&self, what: &str, is_left: bool) {
+        self.0.report.left_behind(what, is_left);
+    }
+
+    pub(super) fn report(&self) -> &Report {
+        &self.0.report
+    }
+
+    async fn hand_over(&self, append: Append, whole: bool) -> Submission {
+        let shared = &self.0;
+        if shared.limit.is_none() && shared.shaper.is_none() {
+            return self.submit_shaped(append, None, Vec::new()).await;
+        }
+        let Append {
+            samples,
+            hold,
+            can_hold_back,
+        } = append;
+        let count = samples.len();
+        let mut places = Vec::with_capacity(count);
+        let mut out = Vec::with_capacity(count);
+        let mut names = Vec::new();
+        let (mut by_rate, mut by_shaping, mut out_of_range, mut misnamed) = (0, 0, 0, 0);
+        {
+            let mut shaper = shared.shaper.as_ref().map(lock);
+            if let Some(shaper) = &mut shaper
+                && let Some(controls) = &shared.controls
+                && let Some(dead_band) = &controls.dead_band
+            {
+                shaper.set_dead_band(*dead_band.borrow());
+            }
+            let earliest = shaper.as_ref().and_then(|shaper| shaper.next_wakeup());
+            let now = Instant::now();
+            for sample in samples {
+                if let Some((most, limiter)) = &shared.limit
+                    && limiter.check().is_err()
+                {
+                    by_rate += 1;
+                    places.push(Place::Refused(Refusal::Rate(*most)));
+                    continue;
+                }
+                let Some(shaper) = &mut shaper else {
+                    places.push(Place::Handed(out.len()));
+                    out.push(sample);
+                    continue;
+                };
+                let place = match shaper.take(sample, now, whole, &mut out) {
+                    Fate::Passed => Place::Handed(out.len() - 1),
+                    Fate::Unwanted => Place::Dropped(Dropped::Unwanted),
+                    Fate::NoNews => Place::Dropped(Dropped::DeadBand),
+                    Fate::Aggregated => Place::Dropped(Dropped::Aggregated),
+                    Fate::OutOfRange(range) => {
+                        out_of_range += 1;
+                        Place::Refused(Refusal::OutOfRange(range))
+                    }
+                    Fate::BadName(reason) => {
+                        misnamed += 1;
+                        Place::Refused(Refusal::Name(reason))
+                    }
+                };
+                by_shaping += u64::from(matches!(place, Place::Dropped(_)));
+                places.push(place);
+            }
+            if let Some(shaper) = &shaper {
+                if shaper.compares() {
+                    names = out
+                        .iter()
+                        .map(|one: &Sample| one.reading.sensor.clone())
+                        .collect();
+                }
+                if shaper.next_wakeup() != earliest {
+                    shared.windows.notify_one();
+                }
+            }
+        }
+        shared.report.dropped_by_rate(by_rate);
+        shared.report.dropped_by_shaping(by_shaping);
+        for (reason, count) in [
+            ("out_of_range", out_of_range),
+            ("bad_sensor_name", misnamed),
+        ] {
+            if count > 0 {
+                self.refused(reason, count);
+            }
+        }
+        if let (Sink::Buffer(ingest), 1..) = (&shared.sink, by_rate) {
+            ingest.refused("rate", by_rate);
+        }
+        let append = Append {
+            samples: out,
+            hold,
+            can_hold_back,
+        };
+        self.submit_shaped(append, Some(places), names).await
+    }
+
+    async fn submit_shaped(
+        &self,
+        append: Append,
+        places: Option<Vec<Place>>,
+        names: Vec<SensorName>,
+    ) -> Submission {
+        let handed = if append.samples.is_empty() {
+            Handed::Nothing
+        } else {
+            match &self.0.sink {
+                Sink::Buffer(ingest) => {
+                    let waiting = Waiting::begin(self);
+                    Handed::Buffer(ingest.submit(append).await, waiting)
+                }
+                Sink::Shown(shown, _) => {
+                    let count = append.samples.len() as u64;
+                    // Nobody looks any more: the source is stopped next.
+                    let _ = shown.send(append.samples).await;
+                    Handed::Shown(count)
+                }
+            }
+        };
+        Submission {
+            outlet: self.clone(),
+            handed,
+            places,
+            names,
+        }
+    }
+
+    /// Waits until a window ends, and hands over what it says; for ever when there is none.
+    pub(super) async fn window(&self) {
+        let shared = &self.0;
+        let Some(shaper) = &shared.shaper else {
+            return std::future::pending().await;
+        };
+        loop {
+            let changed = shared.windows.notified();
+            let next = lock(shaper).next_wakeup();
+            match next {
+                None => changed.await,
+                Some(at) => tokio::select! {
+                    () = changed => {}
+                    () = tokio::time::sleep_until(at) => break,
+                },
+            }
+        }
+    }
+
+    /// Hands over what windows say that are over; all of them at the end.
+    pub(super) async fn end_windows(&self, all: bool) {
+        let Some(shaper) = &self.0.shaper else {
+            return;
+        };
+        let mut samples = Vec::new();
+        let names = {
+            let mut shaper = lock(shaper);
+            if all {
+                shaper.finish(&mut samples);
+            } else {
+                shaper.wake(Instant::now(), &mut samples);
+            }
+            samples
+                .iter()
+                .map(|one: &Sample| one.reading.sensor.clone())
+                .collect()
+        };
+        if samples.is_empty() {
+            return;
+        }
+        for chunk in chunks(samples) {
+            let append = Append {
+                samples: chunk,
+                ..Append::default()
+            };
+            let submission = self.submit_shaped(append, None, Vec::clone(&names)).await;
+            let outcome = submission.done().await;
+            lock(&self.0.refusals).note(outcome);
+        }
+    }
+
+    /// Counts what became of an append, and logs once per change that its readings are refused.
+    pub(crate) fn note<T>(&self, outcome: Result<T, IngestError>) {
+        lock(&self.0.refusals).note(outcome);
+    }
+}
+
+/// In parts that an append takes.
+fn chunks(mut samples: Vec<Sample>) -> Vec<Vec<Sample>> {
+    let mut chunks = Vec::new();
+    while samples.len() > ingest::APPEND_READINGS_MAX {
+        let rest = samples.split_off(ingest::APPEND_READINGS_MAX);
+        chunks.push(std::mem::replace(&mut samples, rest));
+    }
+    chunks.push(samples);
+    chunks
+}
+
+impl Submission {
+    /// Waits for the commit.
+    ///
+    /// # Errors
+    /// As [`Outlet::append`].
+    pub async fn done(self) -> Result<Outcome, IngestError> {
+        let Self {
+            outlet,
+            handed,
+            places,
+            names,
+        } = self;
+        let shared = &outlet.0;
+        let (outcome, readings) = match handed {
+            Handed::Nothing => (Ok(Appended::default()), 0),
+            Handed::Shown(count) => (Ok(Appended::shown(count)), count),
+            Handed::Buffer(handed, _waiting) => {
+                let readings = handed.readings();
+                (handed.done().await, readings)
+            }
+        };
+        let forget = |name: &SensorName| {
+            if let Some(shaper) = &shared.shaper {
+                lock(shaper).not_accepted(name);
+            }
+        };
+        match outcome {
+            Ok(appended) => {
+                let accepted = appended.range.map_or(0, |range| range.count());
+                shared.report.accepted(accepted, outlet.now_micros() / 1000);
+                shared.report.refused(appended.refused.len() as u64);
+                let refused = appended.refused.iter();
+                refused
+                    .filter_map(|(at, _)| names.get(*at))
+                    .for_each(forget);
+                outlet.working();
+                Ok(Outcome { appended, places })
+            }
+            Err(error) => {
+                shared.report.refused(readings);
+                names.iter().for_each(forget);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Outcome {
+    /// Number of readings that are on disk.
+    #[must_use]
+    pub fn accepted(&self) -> u64 {
+        self.appended.range.map_or(0, |range| range.count())
+    }
+
+    /// What became of each of the `count` samples of the append, in their order.
+    pub fn verdicts(self, count: usize) -> impl Iterator<Item = Verdict> {
+        let Appended { range, refused } = self.appended;
+        let mut refused = refused.into_iter().peekable();
+        let mut rows = range
+            .into_iter()
+            .flat_map(|range| range.first()..=range.last());
+        let mut handed = 0;
+        // What windows said in between stands before the samples that ended them.
+        let mut next = move |at: usize| {
+            let mut verdict = None;
+            while handed <= at {
+                verdict = match refused.next_if(|(refused, _)| *refused == handed) {
+                    Some((_, error)) => Some(Verdict::Refused(Refusal::Reading(error))),
+                    None => rows.next().map(Verdict::Accepted),
+                };
+                handed += 1;
+            }
+            verdict
+        };
+        let mut places = self.places.map(Vec::into_iter);
+        (0..count).filter_map(move |at| match &mut places {
+            None => next(at),
+            Some(places) => match places.next()? {
+                Place::Handed(at) => next(at),
+                Place::Dropped(why) => Some(Verdict::Dropped(why)),
+                Place::Refused(why) => Some(Verdict::Refused(why)),
+            },
+        })
+    }
+}
+
+/// Of samples that were handed over as they are.
+impl From<Appended> for Outcome {
+    fn from(appended: Appended) -> Self {
+        Self {
+            appended,
+            places: None,
+        }
+    }
+}
+
+impl Dropped {
+    /// The reason, for a producer.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unwanted => "rule",
+            Self::DeadBand => "dead_band",
+            Self::Aggregated => "window",
+        }
+    }
+}
