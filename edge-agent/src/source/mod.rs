@@ -16,12 +16,19 @@ mod config;
 pub mod format;
 pub mod host;
 mod kinds;
+#[cfg(feature = "modbus")]
+pub mod modbus;
 mod outlet;
 mod polls;
+pub mod replay;
 mod report;
 pub mod shape;
+pub mod simulate;
 pub mod socket;
 mod supervisor;
+#[cfg(test)]
+mod trial;
+mod unit;
 
 use std::fmt;
 use std::path::Path;

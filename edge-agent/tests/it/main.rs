@@ -23,6 +23,7 @@ mod disk_trouble;
 mod edge;
 mod fixtures;
 mod link;
+mod modbus;
 mod odd_rows;
 mod overrides;
 mod probes;

@@ -78,6 +78,10 @@ impl Line {
         modes.set(ControlModes::CSTOPB, mode.stop_bits == 2);
         tcsetattr(&file, OptionalActions::Now, &termios)?;
         tcflush(&file, QueueSelector::IOFlush)?;
+        #[expect(
+            deprecated,
+            reason = "unsound with types that lie about their descriptor, and its successor is unsafe; this one owns it"
+        )]
         let file = AsyncFd::new(file)?;
         Ok(Self { file })
     }

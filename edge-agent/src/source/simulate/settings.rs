@@ -336,3 +336,104 @@ impl RawFault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::source::trial::{check_problems, source};
+
+    fn with(sensor: &str) -> String {
+        format!(
+            "[source.demo]\nkind = \"simulate\"\nseed = 7\n[[source.demo.sensor]]\nsensor = \"s\"\n{sensor}\n"
+        )
+    }
+
+    fn understood(sensor: &str, part: &str) {
+        let found = source(&with(sensor)).unwrap();
+        assert!(found.contains(part), "{part}: {found}");
+    }
+
+    fn refused(sensor: &str, problem: &str) {
+        check_problems(&with(sensor), &[&format!("source.demo.sensor[0].{problem}")]);
+    }
+
+    #[test]
+    fn each_wave_is_understood() {
+        understood("wave = \"constant\"\nvalue = 2.5", "wave: Constant(2.5), noise: 0.0, shape: Float(None)");
+        understood("wave = \"constant\"\nvalue = 2", "wave: Constant(2.0), noise: 0.0, shape: Integer");
+        understood("wave = \"constant\"\nvalue = true", "Fixed(Bool(true))");
+        understood("wave = \"constant\"\nvalue = \"on\"", "Fixed(Text(\"on\"))");
+        understood(
+            "wave = \"sine\"\nperiod = \"1m\"\nmin = -1\nmax = 1\nphase = 0.25\nnoise = 0.1\ndecimals = 2",
+            "Sine(Cycle { bounds: Bounds { min: -1.0, max: 1.0 }, readings: 60.0, phase: 0.25 }), noise: 0.1, \
+             shape: Float(Some(2))",
+        );
+        understood("wave = \"ramp\"\nperiod = \"1m\"", "Ramp(");
+        understood("wave = \"square\"\nperiod = \"1m\"\ntype = \"bool\"", "shape: Bool");
+        understood("wave = \"random-walk\"\nstep = 0.5\nmax = 9", "RandomWalk { bounds");
+        understood("wave = \"counter\"", "step: 1.0 }, noise: 0.0, shape: Integer");
+    }
+
+    #[test]
+    fn each_fault_is_understood() {
+        let fault = |text: &str| {
+            format!("wave = \"counter\"\n[[source.demo.sensor.fault]]\n{text}\nchance = 0.5")
+        };
+        understood(&fault("kind = \"dropout\"\nreadings = 3"), "effect: Dropout, chance: 0.5, readings: 3");
+        understood(&fault("kind = \"spike\"\nsize = 9.0"), "effect: Spike(9.0), chance: 0.5, readings: 1");
+        understood(&fault("kind = \"stuck\""), "effect: Stuck");
+        understood(&fault("kind = \"quality\"\nquality = \"bad\""), "effect: Graded(Bad)");
+        let size = "fault[0].size goes with a spike, which needs it: from -1e18 to 1e18";
+        refused(&fault("kind = \"spike\""), size);
+        refused(&fault("kind = \"stuck\"\nsize = 1.0"), size);
+        let quality = "fault[0].quality goes with the kind quality, which needs it: uncertain or bad";
+        refused(&fault("kind = \"quality\""), quality);
+        refused(&fault("kind = \"stuck\"\nreadings = 0"), "fault[0].readings must be at least 1");
+        let chance = |chance: &str| fault("kind = \"stuck\"").replace("0.5", chance);
+        for good in ["0.0", "1.0"] {
+            source(&with(&chance(good))).unwrap();
+        }
+        for bad in ["-0.1", "1.1", "nan"] {
+            refused(&chance(bad), "fault[0].chance must be from 0 to 1");
+        }
+        let fixed = fault("kind = \"stuck\"").replace("\"counter\"", "\"constant\"\nvalue = \"x\"");
+        refused(&fixed, "fault[0].kind goes with numbers alone");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_said() {
+        for (sensor, problem) in [
+            ("wave = \"constant\"", "value must be a number from -1e18 to 1e18, true, false or a text"),
+            ("wave = \"constant\"\nvalue = 1e19", "value must be a number from -1e18 to 1e18, true, false or a text"),
+            ("wave = \"sine\"", "period must say how long a period is"),
+            ("wave = \"sine\"\nperiod = \"0s\"", "period must say how long a period is"),
+            ("wave = \"random-walk\"", "step must be above 0 and at most 1e18"),
+            ("wave = \"counter\"\nstep = 0", "step must be above 0 and at most 1e18"),
+            ("wave = \"counter\"\nmin = 2\nmax = 1", "max must be at least min"),
+            ("wave = \"counter\"\nmax = 2e18", "max must be from -1e18 to 1e18"),
+            ("wave = \"counter\"\nnoise = -1.0", "noise must be from 0 to 1e18"),
+            ("wave = \"counter\"\nphase = 0.5", "phase does not go with this wave"),
+            ("wave = \"ramp\"\nperiod = \"1s\"\nphase = 1.0", "phase must be from 0 up to but not including 1"),
+            ("wave = \"ramp\"\nperiod = \"1s\"\ndecimals = 16", "decimals must be from 0 to 15"),
+            ("wave = \"counter\"\ntype = \"integer\"\ndecimals = 1", "decimals goes with the type float"),
+            ("wave = \"constant\"\nvalue = true\nnoise = 1.0", "noise goes with numbers"),
+            ("wave = \"counter\"\nunit = \" m\"", "unit must have no control characters, and no blanks around it"),
+        ] {
+            refused(sensor, problem);
+        }
+        source(&with("wave = \"ramp\"\nperiod = \"1s\"\ndecimals = 15")).unwrap();
+        let problem = "source.demo.sensor must stand at least once and at most 4096 times";
+        check_problems("[source.demo]\nkind = \"simulate\"", &[problem]);
+        let twice = with("wave = \"counter\"\n[[source.demo.sensor]]\nsensor = \"s\"\nwave = \"counter\"");
+        check_problems(&twice, &["source.demo.sensor[1].sensor is the name of another one"]);
+    }
+
+    #[test]
+    fn faults_are_bounded() {
+        let fault = "[[source.demo.sensor.fault]]\nkind = \"stuck\"\nchance = 0.1\n";
+        let sensor = |count| format!("wave = \"counter\"\n{}", fault.repeat(count));
+        for count in [15, 16] {
+            source(&with(&sensor(count))).unwrap();
+        }
+        refused(&sensor(17), "fault must stand at most 16 times");
+    }
+}
