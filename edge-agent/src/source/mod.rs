@@ -28,7 +28,6 @@ pub mod socket;
 mod supervisor;
 #[cfg(test)]
 mod trial;
-mod unit;
 
 use std::fmt;
 use std::path::Path;

@@ -253,6 +253,16 @@ impl Outlet {
         }
     }
 
+    /// Some of what the source reads cannot be read, and the rest is handed over: it is failing, whatever is accepted of it,
+    /// until there is no such error any more. Logged once per change.
+    pub fn failing_in_part(&self, error: Option<&dyn std::fmt::Display>) {
+        self.0.report.in_part(error.is_some());
+        match error {
+            Some(error) => self.failed(error),
+            None => self.working(),
+        }
+    }
+
     /// Counts readings that the source refused by itself.
     pub fn refused(&self, reason: &'static str, readings: u64) {
         self.0.report.refused(readings);

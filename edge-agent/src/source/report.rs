@@ -90,6 +90,8 @@ pub(crate) struct Report {
 struct Fares {
     state: SourceState,
     last_error: Option<String>,
+    /// Some of what it reads cannot be read.
+    fails_in_part: bool,
     failing_since_ms: Option<u64>,
     tries: u32,
     left_behind: Vec<String>,
@@ -136,6 +138,7 @@ impl Report {
             fares: Mutex::new(Fares {
                 state: SourceState::Starting,
                 last_error: None,
+                fails_in_part: false,
                 failing_since_ms: None,
                 tries: 0,
                 left_behind: Vec::new(),
@@ -170,9 +173,17 @@ impl Report {
         lock(&self.fares).state
     }
 
+    /// Whether some of what it reads cannot be read: it does not run well then because other readings are accepted.
+    pub(super) fn in_part(&self, fails: bool) {
+        lock(&self.fares).fails_in_part = fails;
+    }
+
     /// It reads; returns the state before when that is news.
     pub(super) fn running(&self) -> Option<SourceState> {
         let mut fares = lock(&self.fares);
+        if fares.fails_in_part {
+            return None;
+        }
         fares.tries = 0;
         fares.failing_since_ms = None;
         let before = std::mem::replace(&mut fares.state, SourceState::Running);

@@ -3,18 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use edge_agent::Settings;
 use edge_agent::source::SourceState;
 use schema::{Quality, Value};
 use tempfile::TempDir;
 use testkit::port::free_port;
 use testkit::process::Guard;
 
-use crate::bridge::Bridge;
-use crate::broker::Broker;
-use crate::edge::{Edge, config};
 use crate::eventually;
-use crate::process::Home;
+use crate::trial::Trial;
 
 /// Devices, and the folder in which they are told what to do.
 struct Devices {
@@ -70,7 +66,11 @@ impl Devices {
     fn link(&self) -> String {
         match &self.way[..] {
             [kind, port] => {
-                let framing = if kind == "rtu" { "\nframing = \"rtu\"" } else { "" };
+                let framing = if kind == "rtu" {
+                    "\nframing = \"rtu\""
+                } else {
+                    ""
+                };
                 format!("tcp = \"127.0.0.1:{port}\"{framing}")
             }
             _ => format!("serial = {:?}\nparity = \"none\"", self.path("line")),
@@ -98,61 +98,8 @@ fn spawn(folder: &Path, way: &[String]) -> Guard {
     Guard::spawn(command.stdin(Stdio::null()))
 }
 
-/// An agent with one source, `press`, of these settings, and what a bridge hears of it.
-struct Trial {
-    edge: Edge,
-    bridge: Bridge,
-    _broker: Broker,
-}
-
-impl Trial {
-    async fn start(settings: &str) -> Self {
-        let broker = Broker::start();
-        let bridge = Bridge::start(&broker).await;
-        let home = Home::new(broker.port);
-        let text = std::fs::read_to_string(home.config()).unwrap();
-        let text = format!("{text}\n[source.press]\nkind = \"modbus\"\n{settings}\n");
-        std::fs::write(home.config(), text).unwrap();
-        let read = Settings::load(Path::new(&home.config())).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let mut config = config(&broker, folder.path());
-        let sources = read.agent.sources.into_iter();
-        config.sources = sources
-            .filter(|source| source.name.as_str() == "press")
-            .collect();
-        let edge = Edge::start_with(config, folder).await;
-        Self {
-            edge,
-            bridge,
-            _broker: broker,
-        }
-    }
-
-    /// What a sensor said, in the order in which it was read.
-    fn readings(&self, sensor: &str) -> Vec<(Value, Quality)> {
-        let heard = self.bridge.heard();
-        let rows = heard.rows.values().filter(|(name, _)| name == sensor);
-        rows.map(|(_, row)| (row.value.clone(), row.quality)).collect()
-    }
-
-    fn last(&self, sensor: &str) -> Option<(Value, Quality)> {
-        self.readings(sensor).pop()
-    }
-
-    async fn until_good(&self, sensor: &str, value: Value) {
-        let wanted = Some((value, Quality::Good));
-        eventually(&format!("{sensor} is read"), || self.last(sensor) == wanted).await;
-    }
-
-    fn state(&self) -> (SourceState, String) {
-        let status = self.edge.agent.status();
-        let source = &status.sources["press"];
-        (source.state, source.last_error.clone().unwrap_or_default())
-    }
-}
-
 fn point(sensor: &str, lines: &str) -> String {
-    format!("[[source.press.point]]\nsensor = {sensor:?}\n{lines}\n")
+    format!("[[source.trial.point]]\nsensor = {sensor:?}\n{lines}\n")
 }
 
 /// Every type at its address within the block of an order, and what it must be read as.
@@ -177,7 +124,10 @@ const ORDERS: [&str; 4] = ["ABCD", "DCBA", "swapped-words", "swapped-bytes"];
 
 /// Reads everything that the devices have, and checks it.
 async fn reads_everything(devices: &Devices) {
-    let mut settings = format!("{}\ninterval = \"100ms\"\ntimeout = \"5s\"\n", devices.link());
+    let mut settings = format!(
+        "{}\ninterval = \"100ms\"\ntimeout = \"5s\"\n",
+        devices.link()
+    );
     let mut expected = Vec::new();
     for (block, order) in (0u16..).zip(ORDERS) {
         for (kind, address, more, value) in types() {
@@ -195,17 +145,49 @@ async fn reads_everything(devices: &Devices) {
         }
     }
     for (sensor, lines, value) in [
-        ("scaled", "address = 0\ntable = \"input\"\ntype = \"i16\"\nscale = 0.1\noffset = -40", Value::F64(25.5)),
-        ("printed", "address = \"30002\"\ntype = \"f32\"", Value::F64(5.09)),
-        ("exact", "address = 1\ntable = \"input\"\ntype = \"f32\"\nexact = true", Value::F64(f64::from(5.09f32))),
+        (
+            "scaled",
+            "address = 0\ntable = \"input\"\ntype = \"i16\"\nscale = 0.1\noffset = -40",
+            Value::F64(25.5),
+        ),
+        (
+            "printed",
+            "address = \"30002\"\ntype = \"f32\"",
+            Value::F64(5.09),
+        ),
+        (
+            "exact",
+            "address = 1\ntable = \"input\"\ntype = \"f32\"\nexact = true",
+            Value::F64(f64::from(5.09f32)),
+        ),
         ("coil/0", "address = 0\ntable = \"coil\"", Value::Bool(true)),
-        ("coil/1", "address = 1\ntable = \"coil\"", Value::Bool(false)),
+        (
+            "coil/1",
+            "address = 1\ntable = \"coil\"",
+            Value::Bool(false),
+        ),
         ("coil/9", "address = \"00010\"", Value::Bool(true)),
-        ("discrete/15", "address = 15\ntable = \"discrete\"", Value::Bool(true)),
-        ("discrete/16", "address = 16\ntable = \"discrete\"", Value::Bool(false)),
+        (
+            "discrete/15",
+            "address = 15\ntable = \"discrete\"",
+            Value::Bool(true),
+        ),
+        (
+            "discrete/16",
+            "address = 16\ntable = \"discrete\"",
+            Value::Bool(false),
+        ),
         ("last", "address = 65535\ntype = \"u16\"", Value::I64(9)),
-        ("unit/2", "address = 0\nunit_id = 2\ntype = \"u16\"", Value::I64(22)),
-        ("unit/3", "address = 0\nunit_id = 3\ntable = \"input\"\ntype = \"u16\"", Value::I64(33)),
+        (
+            "unit/2",
+            "address = 0\nunit_id = 2\ntype = \"u16\"",
+            Value::I64(22),
+        ),
+        (
+            "unit/3",
+            "address = 0\nunit_id = 3\ntable = \"input\"\ntype = \"u16\"",
+            Value::I64(33),
+        ),
     ] {
         settings += &point(sensor, lines);
         expected.push((sensor.to_owned(), value));
@@ -216,11 +198,15 @@ async fn reads_everything(devices: &Devices) {
         settings += &point(&sensor, &format!("address = {}\ntype = \"u16\"", 600 + at));
         expected.push((sensor, Value::I64(at)));
     }
-    let trial = Trial::start(&settings).await;
+    let trial = Trial::start("modbus", &settings).await;
     let (last, value) = expected.last().unwrap();
     trial.until_good(last, value.clone()).await;
     for (sensor, value) in expected {
-        assert_eq!(trial.readings(&sensor)[0], (value, Quality::Good), "{sensor}");
+        assert_eq!(
+            trial.readings(&sensor)[0],
+            (value, Quality::Good),
+            "{sensor}"
+        );
     }
     assert_eq!(trial.state(), (SourceState::Running, String::new()));
 }
@@ -243,7 +229,10 @@ async fn every_type_in_every_order_is_read_through_a_converter() {
 /// Three neighbours of which the second is missing, one that fails now and then, and other units.
 fn troubled(link: &str) -> String {
     let register = |sensor, address, unit_id| {
-        point(sensor, &format!("address = {address}\nunit_id = {unit_id}\ntype = \"u16\""))
+        point(
+            sensor,
+            &format!("address = {address}\nunit_id = {unit_id}\ntype = \"u16\""),
+        )
     };
     format!(
         "{link}\ninterval = \"50ms\"\ntimeout = \"200ms\"\nbackoff_max = \"1s\"\n{}{}{}{}{}{}",
@@ -259,11 +248,15 @@ fn troubled(link: &str) -> String {
 #[tokio::test]
 async fn a_register_that_is_missing_hides_none_of_its_neighbours() {
     let devices = Devices::tcp().await;
-    let trial = Trial::start(&troubled(&devices.link())).await;
+    let trial = Trial::start("modbus", &troubled(&devices.link())).await;
     trial.until_good("before", Value::I64(4_001)).await;
     trial.until_good("behind", Value::I64(4_003)).await;
     trial.until_good("unit/3", Value::I64(33)).await;
-    assert_eq!(trial.readings("missing"), [], "it has no value that could be bad");
+    assert_eq!(
+        trial.readings("missing"),
+        [],
+        "it has no value that could be bad"
+    );
     let (state, error) = trial.state();
     assert_eq!(state, SourceState::Failing);
     assert!(
@@ -274,7 +267,7 @@ async fn a_register_that_is_missing_hides_none_of_its_neighbours() {
 
 /// Checks that a reading turns bad with its last value while something lasts, is said once, and is good again after.
 async fn turns_bad(devices: &Devices, trouble: &str, sensor: &str, value: i64) {
-    let trial = Trial::start(&troubled(&devices.link())).await;
+    let trial = Trial::start("modbus", &troubled(&devices.link())).await;
     let value = Value::I64(value);
     trial.until_good(sensor, value.clone()).await;
     devices.set(trouble);
@@ -282,7 +275,10 @@ async fn turns_bad(devices: &Devices, trouble: &str, sensor: &str, value: i64) {
     eventually("it is bad", || trial.last(sensor) == bad).await;
     // All others are read on, many times.
     let other = trial.readings("unit/3").len();
-    eventually("the others are read", || trial.readings("unit/3").len() > other + 5).await;
+    eventually("the others are read", || {
+        trial.readings("unit/3").len() > other + 5
+    })
+    .await;
     let all = trial.readings(sensor);
     let said = all.iter().filter(|one| Some(*one) == bad.as_ref()).count();
     assert_eq!(said, 1);
@@ -308,12 +304,15 @@ async fn a_unit_that_stops_answering_stops_no_other_on_a_line() {
 #[tokio::test]
 async fn a_server_that_stops_answering_and_one_that_is_gone_are_read_again_when_they_are_back() {
     let mut devices = Devices::tcp().await;
-    let trial = Trial::start(&troubled(&devices.link())).await;
+    let trial = Trial::start("modbus", &troubled(&devices.link())).await;
     let sensors = [("before", 4_001), ("unit/2", 22), ("unit/3", 33)];
     let all_are = async |quality| {
         for (sensor, value) in sensors {
             let wanted = Some((Value::I64(value), quality));
-            eventually(&format!("{sensor} is {quality:?}"), || trial.last(sensor) == wanted).await;
+            eventually(&format!("{sensor} is {quality:?}"), || {
+                trial.last(sensor) == wanted
+            })
+            .await;
         }
     };
     all_are(Quality::Good).await;
@@ -327,7 +326,10 @@ async fn a_server_that_stops_answering_and_one_that_is_gone_are_read_again_when_
 
     devices.server.kill();
     all_are(Quality::Bad).await;
-    eventually("it is said why", || trial.state().1.contains("cannot connect to")).await;
+    eventually("it is said why", || {
+        trial.state().1.contains("cannot connect to")
+    })
+    .await;
     devices.restart().await;
     all_are(Quality::Good).await;
 }
@@ -341,13 +343,16 @@ async fn what_is_no_number_is_counted_and_not_taken() {
         point("broken", "address = 510\ntype = \"f32\""),
         point("well", "address = 500\ntype = \"u16\""),
     );
-    let trial = Trial::start(&settings).await;
+    let trial = Trial::start("modbus", &settings).await;
     trial.until_good("well", Value::I64(7)).await;
     let refused = "tideline_agent_readings_refused_total{reason=\"not_finite\"}";
     eventually("it is counted each time", || trial.edge.metric(refused) > 2).await;
     assert_eq!(trial.readings("broken"), []);
     let (_, error) = trial.state();
-    assert!(error.contains("broken (unit 1, holding 510): it is not a finite number"), "{error}");
+    assert!(
+        error.contains("broken (unit 1, holding 510): it is not a finite number"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -355,12 +360,18 @@ async fn a_line_belongs_to_one() {
     let devices = Devices::start(&["serial"]).await;
     let line = point("unit/2", "address = 0\nunit_id = 2\ntype = \"u16\"");
     let settings = format!("{}\ninterval = \"50ms\"\n{line}", devices.link());
-    let first = Trial::start(&settings).await;
+    let first = Trial::start("modbus", &settings).await;
     first.until_good("unit/2", Value::I64(22)).await;
-    let second = Trial::start(&settings).await;
-    eventually("the second is told", || second.state().1.contains("another program has it")).await;
+    let second = Trial::start("modbus", &settings).await;
+    eventually("the second is told", || {
+        second.state().1.contains("another program has it")
+    })
+    .await;
     let count = first.readings("unit/2").len();
-    eventually("the first reads on", || first.readings("unit/2").len() > count).await;
+    eventually("the first reads on", || {
+        first.readings("unit/2").len() > count
+    })
+    .await;
     first.edge.stop().await;
     second.until_good("unit/2", Value::I64(22)).await;
 }
@@ -374,7 +385,29 @@ async fn points_have_intervals_of_their_own() {
         point("slow", "address = 500\ntype = \"u16\""),
         point("fast", "address = 401\ntype = \"u16\"\ninterval = \"50ms\""),
     );
-    let trial = Trial::start(&settings).await;
+    let trial = Trial::start("modbus", &settings).await;
     eventually("the fast one is read", || trial.readings("fast").len() > 10).await;
     assert_eq!(trial.readings("slow").len(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_band_leaves_out_values_and_not_that_they_are_bad() {
+    let devices = Devices::tcp().await;
+    let point = point("failing", "address = 500\ntype = \"u16\"");
+    let settings = format!(
+        "{}\ninterval = \"20ms\"\ndead_band = 1e18\n{point}",
+        devices.link()
+    );
+    let trial = Trial::start("modbus", &settings).await;
+    let seven = |quality| (Value::I64(7), quality);
+    trial.until_good("failing", Value::I64(7)).await;
+    devices.set("failing");
+    eventually("it is bad", || trial.readings("failing").len() == 2).await;
+    devices.unset("failing");
+    eventually("it is good", || trial.readings("failing").len() == 3).await;
+    let good = seven(Quality::Good);
+    assert_eq!(
+        trial.readings("failing"),
+        [good.clone(), seven(Quality::Bad), good]
+    );
 }

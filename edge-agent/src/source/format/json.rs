@@ -82,7 +82,7 @@ impl fmt::Display for DeclaredType {
 }
 
 /// Whether a unit of measure can be one.
-fn is_unit(unit: &str) -> bool {
+pub(in crate::source) fn is_unit(unit: &str) -> bool {
     (1..=UNIT_CHARS_MAX).contains(&unit.chars().count()) && !unit.chars().any(char::is_control)
 }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::buffer::Sample;
 pub use influx::{Fault as InfluxFault, InfluxError};
+pub(super) use json::is_unit;
 pub use json::{DeclaredType, UNIT_CHARS_MAX};
 
 /// Longest line, in bytes: the longest name and text, escaped, with room for the rest.

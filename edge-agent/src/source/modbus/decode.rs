@@ -267,7 +267,9 @@ mod tests {
             Order::SwappedBytes => bytes.chunks_mut(2).for_each(<[u8]>::reverse),
         }
         let pairs = bytes.chunks(2);
-        pairs.map(|two| u16::from_be_bytes([two[0], two[1]])).collect()
+        pairs
+            .map(|two| u16::from_be_bytes([two[0], two[1]]))
+            .collect()
     }
 
     #[test]
@@ -289,12 +291,20 @@ mod tests {
         for order in ORDERS {
             let check = |kind, bytes: &[u8], value| {
                 let sent = registers(bytes, order);
-                assert_eq!(plain(kind, order).decode(&sent), Ok(value), "{kind} {order:?}");
+                assert_eq!(
+                    plain(kind, order).decode(&sent),
+                    Ok(value),
+                    "{kind} {order:?}"
+                );
             };
             check(Kind::U16, &0xFF01u16.to_be_bytes(), Value::I64(0xFF01));
             check(Kind::I16, &(-2i16).to_be_bytes(), Value::I64(-2));
             check(Kind::U32, &u32::MAX.to_be_bytes(), Value::I64(0xFFFF_FFFF));
-            check(Kind::I32, &(-123_456i32).to_be_bytes(), Value::I64(-123_456));
+            check(
+                Kind::I32,
+                &(-123_456i32).to_be_bytes(),
+                Value::I64(-123_456),
+            );
             check(Kind::U64, &(1u64 << 62).to_be_bytes(), Value::I64(1 << 62));
             check(Kind::I64, &i64::MIN.to_be_bytes(), Value::I64(i64::MIN));
             check(Kind::F32, &5.09f32.to_be_bytes(), Value::F64(5.09));
@@ -321,8 +331,14 @@ mod tests {
 
     #[test]
     fn scaled_numbers_are_fractions_and_others_whole() {
-        assert_eq!(scaled(Kind::U16, 0.1, -40.0).decode(&[655]), Ok(Value::F64(25.5)));
-        assert_eq!(scaled(Kind::I16, 1.0, 0.0).decode(&[5]), Ok(Value::F64(5.0)));
+        assert_eq!(
+            scaled(Kind::U16, 0.1, -40.0).decode(&[655]),
+            Ok(Value::F64(25.5))
+        );
+        assert_eq!(
+            scaled(Kind::I16, 1.0, 0.0).decode(&[5]),
+            Ok(Value::F64(5.0))
+        );
         assert_eq!(plain(Kind::I16, Order::Big).decode(&[5]), Ok(Value::I64(5)));
     }
 
@@ -332,12 +348,25 @@ mod tests {
         let infinity = registers(&f64::NEG_INFINITY.to_be_bytes(), Order::Big);
         let single = plain(Kind::F32, Order::Big);
         assert_eq!(single.decode(&nan), Err(DecodeError::NotFinite));
-        assert_eq!(Encoding { exact: true, ..single }.decode(&nan), Err(DecodeError::NotFinite));
+        assert_eq!(
+            Encoding {
+                exact: true,
+                ..single
+            }
+            .decode(&nan),
+            Err(DecodeError::NotFinite)
+        );
         let double = plain(Kind::F64, Order::Big);
         assert_eq!(double.decode(&infinity), Err(DecodeError::NotFinite));
-        assert_eq!(scaled(Kind::F64, 2.0, 0.0).decode(&infinity), Err(DecodeError::NotFinite));
+        assert_eq!(
+            scaled(Kind::F64, 2.0, 0.0).decode(&infinity),
+            Err(DecodeError::NotFinite)
+        );
         let largest = registers(&f64::MAX.to_be_bytes(), Order::Big);
-        assert_eq!(scaled(Kind::F64, 2.0, 0.0).decode(&largest), Err(DecodeError::NotFinite));
+        assert_eq!(
+            scaled(Kind::F64, 2.0, 0.0).decode(&largest),
+            Err(DecodeError::NotFinite)
+        );
         let short = Err(DecodeError::Short {
             found: 3,
             expected: 4,

@@ -152,12 +152,11 @@ async fn round(rounds: &mut Rounds, bus: &mut Bus, outlet: &Outlet) {
     for reason in refused {
         outlet.refused(reason, 1);
     }
-    match rounds.trouble() {
-        Some(trouble) => outlet.failed(&trouble),
-        None => outlet.working(),
-    }
+    let trouble = rounds.trouble();
+    outlet.failing_in_part(trouble.as_ref().map(|trouble| trouble as _));
     if !readings.is_empty() {
-        // What it cannot take is counted and logged by the outlet: the next round shows how things stand then.
-        let _ = outlet.append(Append::read(readings)).await;
+        // A round that is refused is over: the next one shows how things stand then.
+        let outcome = outlet.append(Append::read(readings)).await;
+        outlet.note(outcome.map(|outcome| outcome.accepted()));
     }
 }

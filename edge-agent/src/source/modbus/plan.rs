@@ -5,6 +5,7 @@
 //! parts it where it is most likely to help, again and again, until what is left alone is at fault itself.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schema::SensorName;
@@ -45,6 +46,8 @@ pub struct Point {
     pub encoding: Option<Encoding>,
     /// Between two readings.
     pub interval: Duration,
+    /// The unit of measure; checked and kept, and not sent yet.
+    pub unit: Option<Arc<str>>,
 }
 
 /// How far points are read together.
@@ -173,7 +176,9 @@ impl Group {
 
     /// All its points.
     pub fn points(&self) -> impl Iterator<Item = usize> {
-        self.spans.iter().flat_map(|span| span.points.iter().copied())
+        self.spans
+            .iter()
+            .flat_map(|span| span.points.iter().copied())
     }
 
     /// Parts it at its widest gap, of equal ones at the one nearest to its middle; `None` when it is one span.
@@ -202,7 +207,13 @@ pub fn plan(points: &[Point], limits: Limits) -> Vec<Group> {
     let mut order: Vec<usize> = (0..points.len()).collect();
     let key = |at: usize| {
         let point = &points[at];
-        (point.unit_id, point.interval, point.table, point.address, point.count())
+        (
+            point.unit_id,
+            point.interval,
+            point.table,
+            point.address,
+            point.count(),
+        )
     };
     order.sort_by_key(|at| key(*at));
     let mut groups: Vec<Group> = Vec::new();
@@ -267,6 +278,7 @@ mod tests {
                 exact: false,
             }),
             interval: Duration::from_secs(10),
+            unit: None,
         }
     }
 
@@ -281,7 +293,10 @@ mod tests {
     /// The first address and the count of each request.
     fn requests(points: &[Point], limits: Limits) -> Vec<(u16, u16)> {
         let groups = plan(points, limits);
-        groups.iter().map(|one| (one.address(), one.count())).collect()
+        groups
+            .iter()
+            .map(|one| (one.address(), one.count()))
+            .collect()
     }
 
     #[test]
@@ -300,7 +315,11 @@ mod tests {
 
     #[test]
     fn a_request_keeps_to_what_an_answer_holds() {
-        let registers = |count| (0..count).map(|at| register(at, Kind::U16)).collect::<Vec<_>>();
+        let registers = |count| {
+            (0..count)
+                .map(|at| register(at, Kind::U16))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(requests(&registers(124), LIMITS), [(0, 124)]);
         assert_eq!(requests(&registers(125), LIMITS), [(0, 125)]);
         assert_eq!(requests(&registers(126), LIMITS), [(0, 125), (125, 1)]);
@@ -318,7 +337,10 @@ mod tests {
 
     #[test]
     fn the_last_address_is_read() {
-        assert_eq!(requests(&[register(65_532, Kind::F64)], LIMITS), [(65_532, 4)]);
+        assert_eq!(
+            requests(&[register(65_532, Kind::F64)], LIMITS),
+            [(65_532, 4)]
+        );
         assert_eq!(requests(&[bit(65_535), bit(65_534)], LIMITS), [(65_534, 2)]);
     }
 
@@ -355,9 +377,7 @@ mod tests {
 
     #[test]
     fn a_group_parts_at_its_widest_gap_and_then_in_the_middle() {
-        let points: Vec<Point> = [0, 1, 2, 6, 7, 9]
-            .map(|at| register(at, Kind::U16))
-            .into();
+        let points: Vec<Point> = [0, 1, 2, 6, 7, 9].map(|at| register(at, Kind::U16)).into();
         let group = plan(&points, LIMITS).remove(0);
         let of = |group: &Group| (group.address(), group.count());
         let (low, high) = group.split().unwrap();
@@ -379,9 +399,18 @@ mod tests {
     }
 
     fn any_point() -> impl Strategy<Value = Point> {
-        let kind = prop::sample::select(vec![Kind::U16, Kind::F32, Kind::F64, Kind::Text { registers: 20 }]);
+        let kind = prop::sample::select(vec![
+            Kind::U16,
+            Kind::F32,
+            Kind::F64,
+            Kind::Text { registers: 20 },
+        ]);
         (0u16..400, kind, 1u8..3, any::<bool>()).prop_map(|(address, kind, unit_id, is_bit)| {
-            let point = if is_bit { bit(address) } else { register(address, kind) };
+            let point = if is_bit {
+                bit(address)
+            } else {
+                register(address, kind)
+            };
             Point { unit_id, ..point }
         })
     }

@@ -170,7 +170,10 @@ impl Rounds {
         Self {
             units: units.map(|unit| (unit, Pause::new(pauses))).collect(),
             states: points.iter().map(|_| PointState::default()).collect(),
-            groups: groups.into_iter().map(|group| Due { group, at: now }).collect(),
+            groups: groups
+                .into_iter()
+                .map(|group| Due { group, at: now })
+                .collect(),
             points,
             bus: Pause::new(pauses),
             queue: VecDeque::new(),
@@ -250,13 +253,18 @@ impl Rounds {
                 self.answered(unit_id);
                 self.read(ask.group, now, |_, at| match bits.get(at) {
                     Some(bit) => Ok(Value::Bool(*bit)),
-                    None => Err(("malformed", "fewer bits came than were asked for".to_owned())),
+                    None => Err((
+                        "malformed",
+                        "fewer bits came than were asked for".to_owned(),
+                    )),
                 });
             }
             Answer::Exception(code) => self.refused(ask, code, now, random),
             Answer::Silent => {
                 let reason = format!("unit {unit_id} does not answer");
-                self.again_or(ask, |rounds| rounds.silent(ask, &reason.into(), now, random));
+                self.again_or(ask, |rounds| {
+                    rounds.silent(ask, &reason.into(), now, random)
+                });
             }
             Answer::Garbled(reason) | Answer::Broken(reason) => {
                 self.again_or(ask, |rounds| rounds.fail(ask.group, &reason.into(), now));
@@ -288,7 +296,13 @@ impl Rounds {
         };
         let (point, first) = bad().next()?;
         let (count, all) = (bad().count(), self.points.len());
-        let Point { sensor, table, address, unit_id, .. } = point;
+        let Point {
+            sensor,
+            table,
+            address,
+            unit_id,
+            ..
+        } = point;
         let reason = &first.reason;
         Some(format!(
             "{count} of {all} points are bad; {sensor} (unit {unit_id}, {table} {address}): {reason}"

@@ -17,7 +17,7 @@ use super::plan::{BITS_MAX, Limits, Point, REGISTERS_MAX, Table};
 use super::rounds::Pauses;
 use super::serial::{Mode8, Parity};
 use crate::source::config::Section;
-use crate::source::unit;
+use crate::source::format::is_unit;
 
 /// Most points of one source: what one append to the buffer takes.
 pub const POINTS_MAX: usize = crate::ingest::APPEND_READINGS_MAX;
@@ -27,8 +27,7 @@ const PORT: u16 = 502;
 
 /// How often points are read that do not say it.
 const INTERVAL: Duration = Duration::from_secs(10);
-const INTERVALS: RangeInclusive<Duration> =
-    Duration::from_millis(50)..=Duration::from_secs(86_400);
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(86_400);
 
 /// Devices on a line answer within a tenth of this; gateways to slow lines need more.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -135,7 +134,8 @@ struct Checks<'a, 'b> {
 impl Checks<'_, '_> {
     fn add(&mut self, key: &str, reason: impl Into<String>) {
         let point = self.point;
-        self.section.problem(&format!("point[{point}].{key}"), reason);
+        self.section
+            .problem(&format!("point[{point}].{key}"), reason);
     }
 
     fn check(&mut self, holds: bool, key: &str, reason: &str) {
@@ -150,7 +150,9 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<ModbusConfig> {
     let bounds = "must be from 50ms to 1day";
     let interval = section.interval(INTERVAL, INTERVALS, bounds);
     let timeout = section.timeout(TIMEOUT, TIMEOUTS, "must be from 10ms to 60s");
-    section.read::<RawModbus>()?.check(interval, timeout, section)
+    section
+        .read::<RawModbus>()?
+        .check(interval, timeout, section)
 }
 
 impl RawModbus {
@@ -199,7 +201,11 @@ impl RawModbus {
             unit_id: self.unit_id.unwrap_or(1),
             order: self.order,
             interval,
-            registers_max: limits.registers_max.min(REGISTERS_MAX),
+            // One that is noted already is not held against points, too.
+            registers_max: match limits.registers_max {
+                most @ 1..=REGISTERS_MAX => most,
+                _ => REGISTERS_MAX,
+            },
             is_line: self.serial.is_some(),
         };
         let mut sensors = BTreeSet::new();
@@ -240,7 +246,10 @@ impl RawModbus {
             (Some(tcp), None) => {
                 let address = with_port(tcp);
                 if address.is_none() {
-                    section.problem("tcp", format!("{tcp:?} is not of the form host or host:port"));
+                    section.problem(
+                        "tcp",
+                        format!("{tcp:?} is not of the form host or host:port"),
+                    );
                 }
                 Some(Link::Tcp {
                     address: address?,
@@ -249,20 +258,12 @@ impl RawModbus {
             }
             (None, Some(path)) => {
                 let baud = self.baud.unwrap_or(BAUD);
-                section.check(
-                    BAUDS.contains(&baud),
-                    "baud",
-                    "must be from 300 to 4000000",
-                );
+                section.check(BAUDS.contains(&baud), "baud", "must be from 300 to 4000000");
                 let parity = self.parity.unwrap_or_default();
                 // A byte has eleven bits on the line: without a parity bit there are two stop bits. Most
                 // devices that are set to no parity have one all the same.
                 let stop_bits = self.stop_bits.unwrap_or(1);
-                section.check(
-                    (1..=2).contains(&stop_bits),
-                    "stop_bits",
-                    "must be 1 or 2",
-                );
+                section.check((1..=2).contains(&stop_bits), "stop_bits", "must be 1 or 2");
                 Some(Link::Serial {
                     path: section.path(path),
                     mode: Mode8 {
@@ -273,8 +274,7 @@ impl RawModbus {
                 })
             }
             (None, None) | (Some(_), Some(_)) => {
-                section
-                    .problem_of_all("needs either tcp = \"HOST\" or serial = \"/dev/…\"");
+                section.problem_of_all("needs either tcp = \"HOST\" or serial = \"/dev/…\"");
                 None
             }
         }
@@ -312,9 +312,11 @@ impl RawPoint {
             "interval",
             "must be from 50ms to 1day",
         );
-        if let Some(Err(error)) = self.unit.as_deref().map(unit::check) {
-            checks.add("unit", error);
-        }
+        checks.check(
+            self.unit.as_deref().is_none_or(is_unit),
+            "unit",
+            "must have 1 to 64 characters, none of them a control character",
+        );
         let place = self.place(checks);
         let encoding = place.and_then(|(table, _)| self.encoding(table, defaults, checks));
         let ((table, address), encoding) = place.zip(encoding)?;
@@ -325,6 +327,7 @@ impl RawPoint {
             address,
             encoding,
             interval,
+            unit: self.unit.map(Into::into),
         };
         if u32::from(address) + u32::from(point.count()) > 65_536 {
             checks.add("address", "its last register is beyond 65535");
@@ -381,7 +384,10 @@ impl RawPoint {
             return Some(None);
         }
         let Some(raw) = self.kind else {
-            checks.add("type", "is missing: u16, i16, u32, i32, u64, i64, f32, f64, bit or string");
+            checks.add(
+                "type",
+                "is missing: u16, i16, u32, i32, u64, i64, f32, f64, bit or string",
+            );
             return None;
         };
         for (key, is_set, suits) in [
@@ -418,7 +424,11 @@ impl RawPoint {
         };
         let count = kind.registers();
         if count > defaults.registers_max {
-            let key = if raw == RawKind::String { "length" } else { "type" };
+            let key = if raw == RawKind::String {
+                "length"
+            } else {
+                "type"
+            };
             let reason = format!("has {count} registers, more than registers_max allows at once");
             checks.add(key, reason);
         }
@@ -453,7 +463,10 @@ impl RawPoint {
     fn registers(&self, checks: &mut Checks<'_, '_>) -> Option<u16> {
         let length = self.length.filter(|length| *length > 0);
         if length.is_none() {
-            checks.add("length", "must say how many registers the string fills, from 1");
+            checks.add(
+                "length",
+                "must say how many registers the string fills, from 1",
+            );
         }
         length
     }

@@ -144,7 +144,11 @@ impl ReplaySource {
 
     async fn open(&self) -> Result<Rows, Failure> {
         let mut rows = Rows::open(&self.0.path);
-        let layout = match rows.next().await.map_err(|error| self.failed(error.to_string()))? {
+        let layout = match rows
+            .next()
+            .await
+            .map_err(|error| self.failed(error.to_string()))?
+        {
             Some(Found::Record) => Layout::of(rows.records.fields(), &self.0.hints)
                 .map_err(|error| self.failed(error.to_string()))?,
             Some(Found::TooLong) => return Err(self.failed("the header is too long")),
@@ -172,7 +176,11 @@ impl Source for ReplaySource {
     async fn check(&self) -> Result<String, Failure> {
         let rows = self.open().await?;
         let layout = rows.layout.as_ref().map(Layout::describe);
-        Ok(format!("{}, {}", self.describe(), layout.unwrap_or_default()))
+        Ok(format!(
+            "{}, {}",
+            self.describe(),
+            layout.unwrap_or_default()
+        ))
     }
 
     fn files(&self) -> Vec<(&'static str, &Path)> {
@@ -265,7 +273,9 @@ fn send_chunks(path: &Path, sender: &mpsc::Sender<io::Result<Vec<u8>>>) -> io::R
     let mut file = File::open(path)?;
     loop {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let bytes = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+        let bytes = (&mut file)
+            .take(CHUNK_BYTES as u64)
+            .read_to_end(&mut chunk)?;
         if bytes == 0 || sender.blocking_send(Ok(chunk)).is_err() {
             return Ok(());
         }
@@ -385,8 +395,15 @@ mod tests {
             assert!(found.contains(part), "{part}: {found}");
         }
         let found = source(&with("times = \"recorded\"\ntime_column = \"when\"")).unwrap();
-        assert!(found.contains("speed: 1.0, repeats: false, times: Recorded"), "{found}");
-        assert!(source(&with("every = \"5s\"")).unwrap().contains("every: Some(5s)"));
+        assert!(
+            found.contains("speed: 1.0, repeats: false, times: Recorded"),
+            "{found}"
+        );
+        assert!(
+            source(&with("every = \"5s\""))
+                .unwrap()
+                .contains("every: Some(5s)")
+        );
     }
 
     #[test]
@@ -395,7 +412,10 @@ mod tests {
             source(&with(&format!("speed = {good}"))).unwrap();
         }
         for bad in ["0.0009", "0", "-1", "1000001", "nan"] {
-            refused(&format!("speed = {bad}"), "speed must be from 0.001 to 1000000");
+            refused(
+                &format!("speed = {bad}"),
+                "speed must be from 0.001 to 1000000",
+            );
         }
         refused(
             "loop = true\ntimes = \"recorded\"",

@@ -92,14 +92,20 @@ mod tests {
     #[test]
     fn rows_are_as_far_apart_as_recorded() {
         let rows = [5_000, 6_000, 6_000, 9_000];
-        assert_eq!(due(1.0, &rows), [0, 1_000, 1_000, 4_000, 7_000, 8_000, 8_000, 11_000]);
+        assert_eq!(
+            due(1.0, &rows),
+            [0, 1_000, 1_000, 4_000, 7_000, 8_000, 8_000, 11_000]
+        );
         assert_eq!(due(10.0, &rows)[..4], [0, 100, 100, 400]);
         assert_eq!(due(0.5, &rows)[..4], [0, 2_000, 2_000, 8_000]);
     }
 
     #[test]
     fn a_row_out_of_order_is_due_with_the_one_before_it() {
-        assert_eq!(due(1.0, &[5_000, 4_000, 4_500]), [0, 0, 500, 1_000, 1_000, 1_500]);
+        assert_eq!(
+            due(1.0, &[5_000, 4_000, 4_500]),
+            [0, 0, 500, 1_000, 1_000, 1_500]
+        );
         assert_eq!(due(1.0, &[7]), [0, 1_000]);
     }
 

@@ -13,6 +13,11 @@ pub const FIELDS_MAX: usize = crate::ingest::APPEND_READINGS_MAX + 1;
 const BYTES_FIRST: usize = 4 * 1024;
 const FIELDS_FIRST: usize = 64;
 
+/// The reader goes on as long as there is room: without one more than the limits it would not come to the end of a
+/// record that just meets them.
+const BYTES_ROOM_MAX: usize = RECORD_BYTES_MAX + 1;
+const FIELDS_ROOM_MAX: usize = FIELDS_MAX + 1;
+
 /// Takes a file apart, chunk by chunk.
 #[derive(Debug)]
 pub struct Records {
@@ -26,6 +31,8 @@ pub struct Records {
     is_complete: bool,
     line: u64,
     next_line: u64,
+    /// The byte that was read last.
+    last: Option<u8>,
 }
 
 /// What became of a chunk.
@@ -53,6 +60,7 @@ impl Default for Records {
             is_complete: false,
             line: 1,
             next_line: 1,
+            last: None,
         }
     }
 }
@@ -73,18 +81,19 @@ impl Records {
                 &mut self.bytes[self.filled..],
                 &mut self.ends[self.ended..],
             );
+            self.last = chunk[..read].last().copied();
             *chunk = &chunk[read..];
             self.filled += filled;
             self.ended += ended;
             match result {
                 // At the end of the file the reader is asked again, with nothing.
                 ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull if self.bytes.len() < RECORD_BYTES_MAX => {
-                    let room = (2 * self.bytes.len()).min(RECORD_BYTES_MAX);
+                ReadRecordResult::OutputFull if self.bytes.len() < BYTES_ROOM_MAX => {
+                    let room = (2 * self.bytes.len()).min(BYTES_ROOM_MAX);
                     self.bytes.resize(room, 0);
                 }
-                ReadRecordResult::OutputEndsFull if self.ends.len() < FIELDS_MAX => {
-                    let room = (2 * self.ends.len()).min(FIELDS_MAX);
+                ReadRecordResult::OutputEndsFull if self.ends.len() < FIELDS_ROOM_MAX => {
+                    let room = (2 * self.ends.len()).min(FIELDS_ROOM_MAX);
                     self.ends.resize(room, 0);
                 }
                 ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {
@@ -93,10 +102,16 @@ impl Records {
                 }
                 ReadRecordResult::Record => {
                     self.is_complete = true;
-                    self.next_line = self.reader.line();
-                    return match std::mem::take(&mut self.is_too_long) {
-                        true => Next::TooLong,
-                        false => Next::Record,
+                    // A record ends with the first byte of its line's end; lines are counted by the last.
+                    let is_half = self.last == Some(b'\r');
+                    self.next_line = self.reader.line() + u64::from(is_half);
+                    let is_too_long = std::mem::take(&mut self.is_too_long)
+                        || self.filled > RECORD_BYTES_MAX
+                        || self.ended > FIELDS_MAX;
+                    return if is_too_long {
+                        Next::TooLong
+                    } else {
+                        Next::Record
                     };
                 }
                 ReadRecordResult::End => return Next::End,

@@ -66,7 +66,7 @@ struct Known {
     /// The rule that applies, by its place.
     rule: Option<usize>,
     name: Result<SensorName, String>,
-    sent: Option<(Value, ObservedAt)>,
+    sent: Option<(Value, Quality, ObservedAt)>,
     window: Option<Window>,
 }
 
@@ -200,7 +200,7 @@ impl Shaper {
         }
         let shaping = &self.shaping;
         self.sensors.retain(|_, known| {
-            let is_recent = |(_, at): &(Value, ObservedAt)| {
+            let is_recent = |(_, _, at): &(Value, Quality, ObservedAt)| {
                 now.micros().saturating_sub(at.micros()) < micros(known.heartbeat(shaping))
             };
             known.window.is_some() || known.sent.as_ref().is_some_and(is_recent)
@@ -265,16 +265,18 @@ impl Known {
             .and_then(|at| shaping.rules.get(at)?.dead_band)
             .or(shaping.dead_band);
         let reading = &sample.reading;
-        if let (Some(width), Some((last, at)), false) = (width, &self.sent, whole) {
+        if let (Some(width), Some((last, quality, at)), false) = (width, &self.sent, whole) {
             // A clock that was set back counts as a long silence.
             let silence = reading.observed_at.micros().saturating_sub(at.micros());
             let is_recent = (0..micros(self.heartbeat(shaping))).contains(&silence);
-            if is_recent && !differs(last, &reading.value, width) {
+            // A value that turns bad, or good again, is news whatever it is.
+            let is_alike = *quality == reading.quality && !differs(last, &reading.value, width);
+            if is_recent && is_alike {
                 return false;
             }
         }
         if width.is_some() {
-            self.sent = Some((reading.value.clone(), reading.observed_at));
+            self.sent = Some((reading.value.clone(), reading.quality, reading.observed_at));
         }
         sample.reading.sensor = name.clone();
         out.push(sample);

@@ -116,9 +116,15 @@ mod tests {
     fn each_fault_does_what_its_name_says() {
         let spikes = run(Effect::Spike(1e6), 0.05, 1);
         let off = |at: usize| spikes[at].unwrap().0 - at as f64;
-        let (up, down) = ((0..4_000).filter(|at| off(*at) == 1e6).count(), (0..4_000).filter(|at| off(*at) == -1e6).count());
+        let (up, down) = (
+            (0..4_000).filter(|at| off(*at) == 1e6).count(),
+            (0..4_000).filter(|at| off(*at) == -1e6).count(),
+        );
         assert!(up > 50 && down > 50, "{up} {down}");
-        assert_eq!((0..4_000).filter(|at| off(*at) == 0.0).count(), 4_000 - up - down);
+        assert_eq!(
+            (0..4_000).filter(|at| off(*at) == 0.0).count(),
+            4_000 - up - down
+        );
 
         let stuck = run(Effect::Stuck, 0.01, 10);
         let begin = (1..4_000).find(|at| stuck[*at] == stuck[at - 1]).unwrap() - 1;
@@ -127,8 +133,18 @@ mod tests {
         assert!((begin..begin + 10).all(|at| stuck[at].unwrap().0 == value));
 
         let graded = run(Effect::Graded(Quality::Bad), 0.1, 1);
-        let bad = graded.iter().flatten().filter(|one| one.1 == Quality::Bad).count();
+        let bad = graded
+            .iter()
+            .flatten()
+            .filter(|one| one.1 == Quality::Bad)
+            .count();
         assert!((300..500).contains(&bad), "{bad}");
-        assert!(graded.iter().flatten().enumerate().all(|(n, one)| one.0 == n as f64));
+        assert!(
+            graded
+                .iter()
+                .flatten()
+                .enumerate()
+                .all(|(n, one)| one.0 == n as f64)
+        );
     }
 }

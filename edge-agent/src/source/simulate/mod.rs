@@ -40,6 +40,8 @@ pub struct Simulated {
     pub says: Says,
     /// What goes wrong with it.
     pub faults: Vec<Fault>,
+    /// The unit of measure; checked and kept, and not sent yet.
+    pub unit: Option<Arc<str>>,
 }
 
 /// What a simulated sensor says.
@@ -241,16 +243,22 @@ mod tests {
                     readings: 1,
                 },
             ],
+            unit: None,
         };
         SimulateConfig {
             seed,
             sensors: vec![
-                wave("a", Wave::RandomWalk { bounds, step: 1.0 }, Shape::Float(Some(2))),
+                wave(
+                    "a",
+                    Wave::RandomWalk { bounds, step: 1.0 },
+                    Shape::Float(Some(2)),
+                ),
                 wave("b", Wave::Counter { bounds, step: 1.0 }, Shape::Integer),
                 Simulated {
                     sensor: "c".parse().unwrap(),
                     says: Says::Fixed(Value::Text("on".into())),
                     faults: Vec::new(),
+                    unit: None,
                 },
             ],
         }

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Bounds, Cycle, Effect, Fault, Says, Shape, SimulateConfig, Simulated, Wave};
 use crate::source::config::Section;
-use crate::source::unit;
+use crate::source::format::is_unit;
 
 /// Most sensors of one source: what one append to the buffer takes.
 pub const SENSORS_MAX: usize = crate::ingest::APPEND_READINGS_MAX;
@@ -18,8 +18,7 @@ pub const SENSORS_MAX: usize = crate::ingest::APPEND_READINGS_MAX;
 const FAULTS_MAX: usize = 16;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-const INTERVALS: RangeInclusive<Duration> =
-    Duration::from_millis(1)..=Duration::from_secs(86_400);
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(86_400);
 
 /// Beyond what any quantity is; sums of two stay finite.
 const NUMBER_MAX: f64 = 1e18;
@@ -137,9 +136,11 @@ impl RawSensor {
         if let Err(error) = &sensor {
             checks.check(false, "sensor", &error.to_string());
         }
-        if let Some(Err(error)) = self.unit.as_deref().map(unit::check) {
-            checks.check(false, "unit", &error);
-        }
+        checks.check(
+            self.unit.as_deref().is_none_or(is_unit),
+            "unit",
+            "must have 1 to 64 characters, none of them a control character",
+        );
         self.check_keys(checks);
         let says = self.says(interval, checks);
         let is_number = matches!(says, Some(Says::Wave { .. }));
@@ -155,6 +156,7 @@ impl RawSensor {
             sensor: sensor.ok()?,
             says: says?,
             faults,
+            unit: self.unit.map(Into::into),
         })
     }
 
@@ -191,7 +193,8 @@ impl RawSensor {
             "must be from 0 up to but not including 1",
         );
         checks.check(
-            self.decimals.is_none_or(|decimals| decimals <= DECIMALS_MAX),
+            self.decimals
+                .is_none_or(|decimals| decimals <= DECIMALS_MAX),
             "decimals",
             "must be from 0 to 15",
         );
@@ -277,11 +280,7 @@ impl RawSensor {
             RawWave::RandomWalk | RawWave::Counter => {
                 let step = self.step.or(counts.then_some(1.0));
                 let step = step.filter(|step| *step > 0.0 && *step <= NUMBER_MAX);
-                checks.check(
-                    step.is_some(),
-                    "step",
-                    "must be above 0 and at most 1e18",
-                );
+                checks.check(step.is_some(), "step", "must be above 0 and at most 1e18");
                 let step = step?;
                 Some(if counts {
                     Wave::Counter { bounds, step }
@@ -353,13 +352,22 @@ mod tests {
     }
 
     fn refused(sensor: &str, problem: &str) {
-        check_problems(&with(sensor), &[&format!("source.demo.sensor[0].{problem}")]);
+        check_problems(
+            &with(sensor),
+            &[&format!("source.demo.sensor[0].{problem}")],
+        );
     }
 
     #[test]
     fn each_wave_is_understood() {
-        understood("wave = \"constant\"\nvalue = 2.5", "wave: Constant(2.5), noise: 0.0, shape: Float(None)");
-        understood("wave = \"constant\"\nvalue = 2", "wave: Constant(2.0), noise: 0.0, shape: Integer");
+        understood(
+            "wave = \"constant\"\nvalue = 2.5",
+            "wave: Constant(2.5), noise: 0.0, shape: Float(None)",
+        );
+        understood(
+            "wave = \"constant\"\nvalue = 2",
+            "wave: Constant(2.0), noise: 0.0, shape: Integer",
+        );
         understood("wave = \"constant\"\nvalue = true", "Fixed(Bool(true))");
         understood("wave = \"constant\"\nvalue = \"on\"", "Fixed(Text(\"on\"))");
         understood(
@@ -368,9 +376,18 @@ mod tests {
              shape: Float(Some(2))",
         );
         understood("wave = \"ramp\"\nperiod = \"1m\"", "Ramp(");
-        understood("wave = \"square\"\nperiod = \"1m\"\ntype = \"bool\"", "shape: Bool");
-        understood("wave = \"random-walk\"\nstep = 0.5\nmax = 9", "RandomWalk { bounds");
-        understood("wave = \"counter\"", "step: 1.0 }, noise: 0.0, shape: Integer");
+        understood(
+            "wave = \"square\"\nperiod = \"1m\"\ntype = \"bool\"",
+            "shape: Bool",
+        );
+        understood(
+            "wave = \"random-walk\"\nstep = 0.5\nmax = 9",
+            "RandomWalk { bounds",
+        );
+        understood(
+            "wave = \"counter\"",
+            "step: 1.0 }, noise: 0.0, shape: Integer",
+        );
     }
 
     #[test]
@@ -378,16 +395,29 @@ mod tests {
         let fault = |text: &str| {
             format!("wave = \"counter\"\n[[source.demo.sensor.fault]]\n{text}\nchance = 0.5")
         };
-        understood(&fault("kind = \"dropout\"\nreadings = 3"), "effect: Dropout, chance: 0.5, readings: 3");
-        understood(&fault("kind = \"spike\"\nsize = 9.0"), "effect: Spike(9.0), chance: 0.5, readings: 1");
+        understood(
+            &fault("kind = \"dropout\"\nreadings = 3"),
+            "effect: Dropout, chance: 0.5, readings: 3",
+        );
+        understood(
+            &fault("kind = \"spike\"\nsize = 9.0"),
+            "effect: Spike(9.0), chance: 0.5, readings: 1",
+        );
         understood(&fault("kind = \"stuck\""), "effect: Stuck");
-        understood(&fault("kind = \"quality\"\nquality = \"bad\""), "effect: Graded(Bad)");
+        understood(
+            &fault("kind = \"quality\"\nquality = \"bad\""),
+            "effect: Graded(Bad)",
+        );
         let size = "fault[0].size goes with a spike, which needs it: from -1e18 to 1e18";
         refused(&fault("kind = \"spike\""), size);
         refused(&fault("kind = \"stuck\"\nsize = 1.0"), size);
-        let quality = "fault[0].quality goes with the kind quality, which needs it: uncertain or bad";
+        let quality =
+            "fault[0].quality goes with the kind quality, which needs it: uncertain or bad";
         refused(&fault("kind = \"quality\""), quality);
-        refused(&fault("kind = \"stuck\"\nreadings = 0"), "fault[0].readings must be at least 1");
+        refused(
+            &fault("kind = \"stuck\"\nreadings = 0"),
+            "fault[0].readings must be at least 1",
+        );
         let chance = |chance: &str| fault("kind = \"stuck\"").replace("0.5", chance);
         for good in ["0.0", "1.0"] {
             source(&with(&chance(good))).unwrap();
@@ -402,29 +432,75 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_said() {
         for (sensor, problem) in [
-            ("wave = \"constant\"", "value must be a number from -1e18 to 1e18, true, false or a text"),
-            ("wave = \"constant\"\nvalue = 1e19", "value must be a number from -1e18 to 1e18, true, false or a text"),
+            (
+                "wave = \"constant\"",
+                "value must be a number from -1e18 to 1e18, true, false or a text",
+            ),
+            (
+                "wave = \"constant\"\nvalue = 1e19",
+                "value must be a number from -1e18 to 1e18, true, false or a text",
+            ),
             ("wave = \"sine\"", "period must say how long a period is"),
-            ("wave = \"sine\"\nperiod = \"0s\"", "period must say how long a period is"),
-            ("wave = \"random-walk\"", "step must be above 0 and at most 1e18"),
-            ("wave = \"counter\"\nstep = 0", "step must be above 0 and at most 1e18"),
-            ("wave = \"counter\"\nmin = 2\nmax = 1", "max must be at least min"),
-            ("wave = \"counter\"\nmax = 2e18", "max must be from -1e18 to 1e18"),
-            ("wave = \"counter\"\nnoise = -1.0", "noise must be from 0 to 1e18"),
-            ("wave = \"counter\"\nphase = 0.5", "phase does not go with this wave"),
-            ("wave = \"ramp\"\nperiod = \"1s\"\nphase = 1.0", "phase must be from 0 up to but not including 1"),
-            ("wave = \"ramp\"\nperiod = \"1s\"\ndecimals = 16", "decimals must be from 0 to 15"),
-            ("wave = \"counter\"\ntype = \"integer\"\ndecimals = 1", "decimals goes with the type float"),
-            ("wave = \"constant\"\nvalue = true\nnoise = 1.0", "noise goes with numbers"),
-            ("wave = \"counter\"\nunit = \" m\"", "unit must have no control characters, and no blanks around it"),
+            (
+                "wave = \"sine\"\nperiod = \"0s\"",
+                "period must say how long a period is",
+            ),
+            (
+                "wave = \"random-walk\"",
+                "step must be above 0 and at most 1e18",
+            ),
+            (
+                "wave = \"counter\"\nstep = 0",
+                "step must be above 0 and at most 1e18",
+            ),
+            (
+                "wave = \"counter\"\nmin = 2\nmax = 1",
+                "max must be at least min",
+            ),
+            (
+                "wave = \"counter\"\nmax = 2e18",
+                "max must be from -1e18 to 1e18",
+            ),
+            (
+                "wave = \"counter\"\nnoise = -1.0",
+                "noise must be from 0 to 1e18",
+            ),
+            (
+                "wave = \"counter\"\nphase = 0.5",
+                "phase does not go with this wave",
+            ),
+            (
+                "wave = \"ramp\"\nperiod = \"1s\"\nphase = 1.0",
+                "phase must be from 0 up to but not including 1",
+            ),
+            (
+                "wave = \"ramp\"\nperiod = \"1s\"\ndecimals = 16",
+                "decimals must be from 0 to 15",
+            ),
+            (
+                "wave = \"counter\"\ntype = \"integer\"\ndecimals = 1",
+                "decimals goes with the type float",
+            ),
+            (
+                "wave = \"constant\"\nvalue = true\nnoise = 1.0",
+                "noise goes with numbers",
+            ),
+            (
+                "wave = \"counter\"\nunit = \"\"",
+                "unit must have 1 to 64 characters, none of them a control character",
+            ),
         ] {
             refused(sensor, problem);
         }
         source(&with("wave = \"ramp\"\nperiod = \"1s\"\ndecimals = 15")).unwrap();
         let problem = "source.demo.sensor must stand at least once and at most 4096 times";
         check_problems("[source.demo]\nkind = \"simulate\"", &[problem]);
-        let twice = with("wave = \"counter\"\n[[source.demo.sensor]]\nsensor = \"s\"\nwave = \"counter\"");
-        check_problems(&twice, &["source.demo.sensor[1].sensor is the name of another one"]);
+        let twice =
+            with("wave = \"counter\"\n[[source.demo.sensor]]\nsensor = \"s\"\nwave = \"counter\"");
+        check_problems(
+            &twice,
+            &["source.demo.sensor[1].sensor is the name of another one"],
+        );
     }
 
     #[test]

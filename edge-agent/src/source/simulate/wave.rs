@@ -194,10 +194,19 @@ mod tests {
             values.iter().map(|one| (one * 1e9).round() / 1e9).collect()
         };
         assert_eq!(rounded(Wave::Constant(3.5)), [3.5; 5]);
-        assert_eq!(rounded(Wave::Sine(cycle(4.0, 0.0))), [15.0, 20.0, 15.0, 10.0, 15.0]);
+        assert_eq!(
+            rounded(Wave::Sine(cycle(4.0, 0.0))),
+            [15.0, 20.0, 15.0, 10.0, 15.0]
+        );
         assert_eq!(rounded(Wave::Sine(cycle(4.0, 0.25)))[..2], [20.0, 15.0]);
-        assert_eq!(rounded(Wave::Ramp(cycle(4.0, 0.0))), [10.0, 12.5, 15.0, 17.5, 10.0]);
-        assert_eq!(rounded(Wave::Square(cycle(4.0, 0.0))), [20.0, 20.0, 10.0, 10.0, 20.0]);
+        assert_eq!(
+            rounded(Wave::Ramp(cycle(4.0, 0.0))),
+            [10.0, 12.5, 15.0, 17.5, 10.0]
+        );
+        assert_eq!(
+            rounded(Wave::Square(cycle(4.0, 0.0))),
+            [20.0, 20.0, 10.0, 10.0, 20.0]
+        );
         let counter = |max| Wave::Counter {
             bounds: Bounds { min: 1.0, max },
             step: 2.0,
@@ -215,7 +224,10 @@ mod tests {
             assert_eq!(walk[0], 2.5);
             assert!(walk.iter().all(|one| (0.0..=5.0).contains(one)));
             assert!(walk.windows(2).all(|two| (two[1] - two[0]).abs() <= step));
-            let (low, high) = (walk.iter().any(|one| *one < 1.0), walk.iter().any(|one| *one > 4.0));
+            let (low, high) = (
+                walk.iter().any(|one| *one < 1.0),
+                walk.iter().any(|one| *one > 4.0),
+            );
             assert!(low && high);
         }
     }
@@ -226,14 +238,17 @@ mod tests {
         let mean = draws.iter().sum::<f64>() / 20_000.0;
         let variance = draws.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / 20_000.0;
         let within = draws.iter().filter(|one| one.abs() < 1.0).count();
-        assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
+        assert!(
+            mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05,
+            "{mean} {variance}"
+        );
         assert!((13_300..14_000).contains(&within), "{within}");
     }
 
     #[test]
     fn chance_is_pinned() {
         // What a seed gives is part of what tests and demonstrations rely on.
-        assert_eq!(chance().uniform(0, Use::Step), 0.0);
+        assert_eq!(chance().uniform(0, Use::Step), 0.521_887_916_201_889_1);
     }
 
     proptest! {

@@ -34,6 +34,7 @@ fn point(unit_id: u8, address: u16) -> Point {
             exact: false,
         }),
         interval: INTERVAL,
+        unit: None,
     }
 }
 
@@ -124,7 +125,9 @@ impl Trial {
 
     fn requests(&self) -> Vec<(u8, u16, u16)> {
         let asked = self.bus.asked.iter();
-        asked.map(|one| (one.unit_id, one.address, one.count)).collect()
+        asked
+            .map(|one| (one.unit_id, one.address, one.count))
+            .collect()
     }
 }
 
@@ -155,7 +158,10 @@ fn a_missing_register_does_not_hide_its_neighbours_and_is_found_once() {
     // 0–7, 0–3, 4–7, 4–5, 4, 5, 6–7.
     assert_eq!(trial.requests().len(), 7);
     let trouble = trial.rounds.trouble().unwrap();
-    assert!(trouble.starts_with("1 of 8 points are bad; 1/5 (unit 1, holding 5): exception 2"), "{trouble}");
+    assert!(
+        trouble.starts_with("1 of 8 points are bad; 1/5 (unit 1, holding 5): exception 2"),
+        "{trouble}"
+    );
     trial.round();
     let expected = [(1, 0, 4), (1, 4, 1), (1, 5, 1), (1, 6, 2)];
     let mut requests = trial.requests();
@@ -309,7 +315,10 @@ fn a_value_that_cannot_be_kept_is_counted_each_time_and_said_as_bad() {
     assert_eq!(read(&mut trial, nan.clone()), (vec![], vec!["not_finite"]));
     let five = Answer::Registers(vec![0x40A0, 0]);
     assert_eq!(read(&mut trial, five), (vec![Quality::Good], vec![]));
-    assert_eq!(read(&mut trial, nan.clone()), (vec![Quality::Bad], vec!["not_finite"]));
+    assert_eq!(
+        read(&mut trial, nan.clone()),
+        (vec![Quality::Bad], vec!["not_finite"])
+    );
     assert_eq!(read(&mut trial, nan), (vec![], vec!["not_finite"]));
 }
 
@@ -329,7 +338,10 @@ fn each_group_has_its_interval_and_what_was_missed_is_left_out() {
     trial.now += Duration::from_millis(4_500);
     trial.round_now();
     assert_eq!(trial.rounds.missed(), 3);
-    assert_eq!(trial.rounds.next_due().unwrap() - trial.begun, Duration::from_secs(15));
+    assert_eq!(
+        trial.rounds.next_due().unwrap() - trial.begun,
+        Duration::from_secs(15)
+    );
 }
 
 proptest! {

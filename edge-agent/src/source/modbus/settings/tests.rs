@@ -33,11 +33,14 @@ fn what_is_written_is_understood() {
         "kind: F32, order: SwappedWords",
         "factor: 0.1, offset: -40.0",
         "exact: false",
-        "interval: 2s",
+        "interval: 2s, unit: Some(\"Cel\")",
     ] {
         assert!(found.contains(part), "{part}: {found}");
     }
-    let found = understood("serial = \"/dev/ttyUSB0\"\nbaud = 9600\nparity = \"none\"", POINT);
+    let found = understood(
+        "serial = \"/dev/ttyUSB0\"\nbaud = 9600\nparity = \"none\"",
+        POINT,
+    );
     for part in [
         "path: \"/dev/ttyUSB0\"",
         "baud: 9600, parity: None, stop_bits: 1",
@@ -55,10 +58,16 @@ fn defaults_of_the_source_hold_for_points_that_do_not_say_otherwise() {
     assert!(understood(lines, POINT).contains("order: Little"));
     let own = "address = 7\ntype = \"u32\"\norder = \"big\"\nunit_id = 2\ninterval = \"1s\"";
     let found = understood(lines, own);
-    assert!(found.contains("order: Big") && found.contains("unit_id: 2"), "{found}");
+    assert!(
+        found.contains("order: Big") && found.contains("unit_id: 2"),
+        "{found}"
+    );
     assert!(found.contains("interval: 1s"), "{found}");
     let text = "address = 7\ntype = \"string\"\nlength = 4";
-    assert!(understood(lines, text).contains("order: Big"), "words of a text stay");
+    assert!(
+        understood(lines, text).contains("order: Big"),
+        "words of a text stay"
+    );
 }
 
 #[test]
@@ -73,7 +82,9 @@ fn addresses_may_be_those_of_manuals() {
     ] {
         assert_eq!(printed(text), Some(place), "{text}");
     }
-    for text in ["", "4", "4001", "40000", "400000", "465537", "20001", "4000001", "4000x", "4+001", "é0001"] {
+    for text in [
+        "", "4", "4001", "40000", "400000", "465537", "20001", "4000001", "4000x", "4+001", "é0001",
+    ] {
         assert_eq!(printed(text), None, "{text}");
     }
     let point = "address = \"30005\"\ntype = \"i16\"";
@@ -84,10 +95,16 @@ fn addresses_may_be_those_of_manuals() {
         "point[0].table is not that of address \"30005\", input",
     );
     let error = source(&with(TCP, "address = \"4x01\"\ntype = \"u16\"")).unwrap_err();
-    assert!(error.contains("source.press.point[0].address \"4x01\" is none: 0 (coil)"), "{error}");
+    assert!(
+        error.contains("source.press.point[0].address \"4x01\" is none: 0 (coil)"),
+        "{error}"
+    );
     for other in ["-1", "65536", "1.5", "true"] {
         let error = source(&with(TCP, &format!("address = {other}\ntype = \"u16\""))).unwrap_err();
-        assert!(error.contains("an address is a number from 0 to 65535, or a text"), "{error}");
+        assert!(
+            error.contains("an address is a number from 0 to 65535, or a text"),
+            "{error}"
+        );
     }
 }
 
@@ -102,7 +119,17 @@ fn hosts_have_the_protocols_port_unless_they_say_another() {
     ] {
         assert_eq!(with_port(text).as_deref(), Some(address));
     }
-    for text in ["", ":502", "plc:", "plc:0", "plc:65536", "::1", "a b", "tcp://plc", "plc:x"] {
+    for text in [
+        "",
+        ":502",
+        "plc:",
+        "plc:0",
+        "plc:65536",
+        "::1",
+        "a b",
+        "tcp://plc",
+        "plc:x",
+    ] {
         assert_eq!(with_port(text), None, "{text}");
     }
     refused(
@@ -131,7 +158,11 @@ fn a_source_has_one_bus() {
 fn each_limit_is_met_at_it_and_not_beyond() {
     let line = |text: &str| format!("serial = \"/dev/ttyS0\"\n{text}");
     for (good, bad, problem) in [
-        (vec!["gap_max = 0", "gap_max = 125"], vec!["gap_max = 126"], "gap_max must be from 0 to 125"),
+        (
+            vec!["gap_max = 0", "gap_max = 125"],
+            vec!["gap_max = 126"],
+            "gap_max must be from 0 to 125",
+        ),
         (
             vec!["registers_max = 1", "registers_max = 125"],
             vec!["registers_max = 0", "registers_max = 126"],
@@ -147,7 +178,11 @@ fn each_limit_is_met_at_it_and_not_beyond() {
             vec!["timeout = \"9ms\"", "timeout = \"60001ms\""],
             "timeout must be from 10ms to 60s",
         ),
-        (vec!["pause = \"10s\""], vec!["pause = \"10001ms\""], "pause must be at most 10s"),
+        (
+            vec!["pause = \"10s\""],
+            vec!["pause = \"10001ms\""],
+            "pause must be at most 10s",
+        ),
         (
             vec!["backoff_max = \"1s\"", "backoff_max = \"1h\""],
             vec!["backoff_max = \"999ms\"", "backoff_max = \"3601s\""],
@@ -214,23 +249,62 @@ fn the_last_register_is_the_last() {
 #[test]
 fn keys_go_with_types() {
     for (point, problem) in [
-        ("address = 0", "type is missing: u16, i16, u32, i32, u64, i64, f32, f64, bit or string"),
-        ("address = 0\ntype = \"bit\"", "bit must be from 0, the least significant, to 15"),
-        ("address = 0\ntype = \"bit\"\nbit = 16", "bit must be from 0, the least significant, to 15"),
-        ("address = 0\ntype = \"u16\"\nbit = 1", "bit does not go with this type"),
-        ("address = 0\ntype = \"string\"", "length must say how many registers the string fills, from 1"),
-        ("address = 0\ntype = \"u16\"\nlength = 1", "length does not go with this type"),
-        ("address = 0\ntype = \"bit\"\nbit = 1\nscale = 2.0", "scale does not go with this type"),
-        ("address = 0\ntype = \"u16\"\nexact = true", "exact does not go with this type"),
-        ("address = 0\ntype = \"u16\"\nscale = 0.0", "scale must not be 0"),
-        ("address = 0\ntype = \"u16\"\noffset = nan", "offset must be a finite number"),
+        (
+            "address = 0",
+            "type is missing: u16, i16, u32, i32, u64, i64, f32, f64, bit or string",
+        ),
+        (
+            "address = 0\ntype = \"bit\"",
+            "bit must be from 0, the least significant, to 15",
+        ),
+        (
+            "address = 0\ntype = \"bit\"\nbit = 16",
+            "bit must be from 0, the least significant, to 15",
+        ),
+        (
+            "address = 0\ntype = \"u16\"\nbit = 1",
+            "bit does not go with this type",
+        ),
+        (
+            "address = 0\ntype = \"string\"",
+            "length must say how many registers the string fills, from 1",
+        ),
+        (
+            "address = 0\ntype = \"u16\"\nlength = 1",
+            "length does not go with this type",
+        ),
+        (
+            "address = 0\ntype = \"bit\"\nbit = 1\nscale = 2.0",
+            "scale does not go with this type",
+        ),
+        (
+            "address = 0\ntype = \"u16\"\nexact = true",
+            "exact does not go with this type",
+        ),
+        (
+            "address = 0\ntype = \"u16\"\nscale = 0.0",
+            "scale must not be 0",
+        ),
+        (
+            "address = 0\ntype = \"u16\"\noffset = nan",
+            "offset must be a finite number",
+        ),
         (
             "address = 0\ntype = \"string\"\nlength = 2\norder = \"little\"",
             "order must be big or swapped-bytes for a string",
         ),
-        ("address = 0\ntable = \"coil\"\ntype = \"u16\"", "type can only be bit in this table"),
-        ("address = 0\ntable = \"discrete\"\nscale = 2.0", "scale is for registers: this table has bits"),
-        ("address = 0\ntype = \"u16\"\nunit = \"\"", "unit must have 1 to 64 bytes"),
+        (
+            "address = 0\ntable = \"coil\"\ntype = \"u16\"",
+            "type can only be bit in this table",
+        ),
+        (
+            "address = 0\ntable = \"discrete\"\nscale = 2.0",
+            "scale is for registers: this table has bits",
+        ),
+        (
+            "address = 0\ntype = \"u16\"\nunit = \"\"",
+            "unit must have 1 to 64 characters, none of them a control character",
+        ),
     ] {
         refused(TCP, point, &format!("point[0].{problem}"));
     }
@@ -258,13 +332,18 @@ fn all_problems_are_named_at_once() {
     }
     assert_eq!(found.lines().count(), 6, "{found}");
     let unknown = with(TCP, &format!("{POINT}\nregister = 1"));
-    check_problems(&unknown, &["source.press.point[0].register is not a known key"]);
+    check_problems(
+        &unknown,
+        &["source.press.point.0.register is not a known key"],
+    );
 }
 
 #[test]
 fn points_are_bounded() {
     let points = |count: usize| {
-        let point = |at| format!("[[source.press.point]]\nsensor = \"{at}\"\naddress = {at}\ntype = \"u16\"\n");
+        let point = |at| {
+            format!("[[source.press.point]]\nsensor = \"{at}\"\naddress = {at}\ntype = \"u16\"\n")
+        };
         let points: String = (0..count).map(point).collect();
         format!("[source.press]\nkind = \"modbus\"\n{TCP}\n{points}")
     };

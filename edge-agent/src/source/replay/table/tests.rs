@@ -43,7 +43,11 @@ fn a_column_is_a_sensor() {
     );
     let at = ObservedAt::from_millis(1_767_225_600_000);
     assert_eq!(read(&layout, text).unwrap().when, When::At(at));
-    assert_eq!(cells(&layout, ",1767225600000,,"), [], "empty cells are none");
+    assert_eq!(
+        cells(&layout, ",1767225600000,,"),
+        [],
+        "empty cells are none"
+    );
 }
 
 #[test]
@@ -131,7 +135,13 @@ fn times_are_read_as_people_write_them() {
     ] {
         assert_eq!(at(text, unit), Ok(1_767_225_600_250), "{text}");
     }
-    for text in ["", "noon", "2026-01-01", "2026-13-01 00:00:00", "1767225600"] {
+    for text in [
+        "",
+        "noon",
+        "2026-01-01",
+        "2026-13-01 00:00:00",
+        "1767225600",
+    ] {
         assert_eq!(at(text, millis).unwrap_err().label, "bad_time", "{text}");
     }
 }
@@ -144,8 +154,14 @@ fn what_is_wrong_with_a_header_is_said() {
     assert_eq!(error("60"), HeaderError::NoSensor);
     assert_eq!(error("0,a"), HeaderError::NoTime);
     let (first, second) = (2, 4);
-    assert_eq!(error("time,a:f,b,a:i"), HeaderError::Twice { first, second });
-    assert!(matches!(error("time,,b"), HeaderError::Name { column: 2, .. }));
+    assert_eq!(
+        error("time,a:f,b,a:i"),
+        HeaderError::Twice { first, second }
+    );
+    assert!(matches!(
+        error("time,,b"),
+        HeaderError::Name { column: 2, .. }
+    ));
     let hints = Hints {
         time_column: Some("when".to_owned()),
         ..Hints::default()
@@ -168,7 +184,10 @@ fn what_is_wrong_with_a_row_is_said() {
         assert_eq!(read(&layout, text).unwrap_err().label, label);
     }
     let bytes: [&[u8]; 2] = [b"1", b"\xff"];
-    assert_eq!(layout.row(bytes.into_iter()).unwrap_err().label, "malformed");
+    assert_eq!(
+        layout.row(bytes.into_iter()).unwrap_err().label,
+        "malformed"
+    );
     for (cell, label) in [
         ("NaN", "not_finite"),
         ("inf", "not_finite"),
