@@ -395,7 +395,7 @@ async fn a_dead_band_leaves_out_values_and_not_that_they_are_bad() {
     let devices = Devices::tcp().await;
     let point = point("failing", "address = 500\ntype = \"u16\"");
     let settings = format!(
-        "{}\ninterval = \"20ms\"\ndead_band = 1e18\n{point}",
+        "{}\ninterval = \"50ms\"\ndead_band = 1e18\n{point}",
         devices.link()
     );
     let trial = Trial::start("modbus", &settings).await;

@@ -29,6 +29,10 @@ const PORT: u16 = 502;
 const INTERVAL: Duration = Duration::from_secs(10);
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(86_400);
 
+const INTERVAL_BOUNDS: &str = "must be from 50ms to 1day";
+
+const UNIT_OF_LINE: &str = "must be from 1 to 247 on a serial line";
+
 /// Devices on a line answer within a tenth of this; gateways to slow lines need more.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
@@ -147,8 +151,7 @@ impl Checks<'_, '_> {
 
 /// Reads the section of a source of this kind.
 pub(super) fn read(section: &mut Section<'_>) -> Option<ModbusConfig> {
-    let bounds = "must be from 50ms to 1day";
-    let interval = section.interval(INTERVAL, INTERVALS, bounds);
+    let interval = section.interval(INTERVAL, INTERVALS, INTERVAL_BOUNDS);
     let timeout = section.timeout(TIMEOUT, TIMEOUTS, "must be from 10ms to 60s");
     section
         .read::<RawModbus>()?
@@ -192,6 +195,11 @@ impl RawModbus {
             "must be from 1s to 1h",
         );
         let link = self.link(section);
+        section.check(
+            self.serial.is_none() || is_unit_of_line(self.unit_id),
+            "unit_id",
+            UNIT_OF_LINE,
+        );
         section.check(
             (1..=POINTS_MAX).contains(&self.point.len()),
             "point",
@@ -300,17 +308,16 @@ impl RawPoint {
                 None
             }
         };
-        let unit_id = self.unit_id.unwrap_or(defaults.unit_id);
+        // Those of the source are checked there.
         checks.check(
-            !defaults.is_line || (1..=247).contains(&unit_id),
+            !defaults.is_line || is_unit_of_line(self.unit_id),
             "unit_id",
-            "must be from 1 to 247 on a serial line",
+            UNIT_OF_LINE,
         );
-        let interval = self.interval.unwrap_or(defaults.interval);
         checks.check(
-            INTERVALS.contains(&interval),
+            self.interval.is_none_or(|own| INTERVALS.contains(&own)),
             "interval",
-            "must be from 50ms to 1day",
+            INTERVAL_BOUNDS,
         );
         checks.check(
             self.unit.as_deref().is_none_or(is_unit),
@@ -322,11 +329,11 @@ impl RawPoint {
         let ((table, address), encoding) = place.zip(encoding)?;
         let point = Point {
             sensor: sensor?,
-            unit_id,
+            unit_id: self.unit_id.unwrap_or(defaults.unit_id),
             table,
             address,
             encoding,
-            interval,
+            interval: self.interval.unwrap_or(defaults.interval),
             unit: self.unit.map(Into::into),
         };
         if u32::from(address) + u32::from(point.count()) > 65_536 {
@@ -470,6 +477,11 @@ impl RawPoint {
         }
         length
     }
+}
+
+/// Whether a device on a line can have this number; none is the default.
+fn is_unit_of_line(unit_id: Option<u8>) -> bool {
+    unit_id.is_none_or(|unit_id| (1..=247).contains(&unit_id))
 }
 
 /// The place that a manual's number means: `40001`, or `400001` where there are more than 9999.

@@ -201,7 +201,7 @@ fn each_limit_is_met_at_it_and_not_beyond() {
         (
             vec!["unit_id = 1", "unit_id = 247"],
             vec!["unit_id = 0", "unit_id = 248"],
-            "point[0].unit_id must be from 1 to 247 on a serial line",
+            "unit_id must be from 1 to 247 on a serial line",
         ),
     ] {
         for text in good {
@@ -210,6 +210,15 @@ fn each_limit_is_met_at_it_and_not_beyond() {
         for text in bad {
             refused(&line(text), POINT, problem);
         }
+    }
+    for interval in ["49ms", "86401s"] {
+        let lines = format!("{TCP}\ninterval = \"{interval}\"");
+        refused(&lines, POINT, "interval must be from 50ms to 1day");
+    }
+    for unit_id in ["0", "248"] {
+        let point = format!("{POINT}\nunit_id = {unit_id}");
+        let problem = "point[0].unit_id must be from 1 to 247 on a serial line";
+        refused(&line(""), &point, problem);
     }
     for unit_id in ["0", "255"] {
         understood(TCP, &format!("{POINT}\nunit_id = {unit_id}"));
