@@ -169,10 +169,6 @@ impl Report {
         self.by_shaping.fetch_add(readings, Ordering::Relaxed);
     }
 
-    pub(super) fn state(&self) -> SourceState {
-        lock(&self.fares).state
-    }
-
     /// Whether some of what it reads cannot be read: it does not run well then because other readings are accepted.
     pub(super) fn in_part(&self, fails: bool) {
         lock(&self.fares).fails_in_part = fails;

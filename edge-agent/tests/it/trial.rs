@@ -1,7 +1,5 @@
 //! A source of some settings, from the settings file to what a bridge hears of it.
 
-use std::path::Path;
-
 use edge_agent::Settings;
 use edge_agent::source::SourceState;
 use schema::{Quality, Value};
@@ -10,7 +8,6 @@ use crate::bridge::Bridge;
 use crate::broker::Broker;
 use crate::edge::{Edge, config};
 use crate::eventually;
-use crate::process::Home;
 
 /// An agent with one source, `trial`, and what a bridge hears of it.
 pub(crate) struct Trial {
@@ -24,17 +21,12 @@ impl Trial {
     pub(crate) async fn start(kind: &str, settings: &str) -> Self {
         let broker = Broker::start();
         let bridge = Bridge::start(&broker).await;
-        let home = Home::new(broker.port);
-        let text = std::fs::read_to_string(home.config()).unwrap();
-        let text = format!("{text}\n[source.trial]\nkind = {kind:?}\n{settings}\n");
-        std::fs::write(home.config(), text).unwrap();
-        let read = Settings::load(Path::new(&home.config())).unwrap();
         let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        let text = format!("[source.trial]\nkind = {kind:?}\n{settings}\n");
+        std::fs::write(&path, text).unwrap();
         let mut config = config(&broker, folder.path());
-        let sources = read.agent.sources.into_iter();
-        config.sources = sources
-            .filter(|source| source.name.as_str() == "trial")
-            .collect();
+        config.sources = Settings::load_sources(&path).unwrap();
         let edge = Edge::start_with(config, folder).await;
         Self {
             edge,
