@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use edge_agent::Settings;
 use edge_agent::source::SourceState;
 use schema::{Quality, Value};
 use tempfile::TempDir;
@@ -409,5 +410,41 @@ async fn a_dead_band_leaves_out_values_and_not_that_they_are_bad() {
     assert_eq!(
         trial.readings("failing"),
         [good.clone(), seven(Quality::Bad), good]
+    );
+}
+
+#[tokio::test]
+async fn a_check_names_a_line_that_is_missing_and_tells_of_one_that_is_in_use() {
+    let devices = Devices::start(&["serial"]).await;
+    let source = |line: &Path| {
+        let path = devices.path("agent.toml");
+        let point = point("unit/2", "address = 0\nunit_id = 2\ntype = \"u16\"");
+        let text = format!("[source.trial]\nkind = \"modbus\"\nserial = {line:?}\n{point}");
+        std::fs::write(&path, text).unwrap();
+        Settings::load_sources(&path).unwrap().remove(0).source
+    };
+    let line = devices.path("line");
+    let well = source(&line).check().await.unwrap();
+    assert_eq!(
+        well,
+        format!("1 points of {} at 19200 baud", line.display())
+    );
+    let settings = format!(
+        "{}\n{}",
+        devices.link(),
+        point("a", "address = 0\ntype = \"u16\"")
+    );
+    let trial = Trial::start("modbus", &settings).await;
+    trial.until_good("a", Value::I64(0xFF01)).await;
+    let in_use = source(&line).check().await.unwrap();
+    let other = "(not now: another program has it, or another source of this agent)";
+    assert!(in_use.ends_with(other), "{in_use}");
+    let missing = source(&devices.path("missing")).check().await.unwrap_err();
+    assert_eq!(missing.exit_code(), 2);
+    assert!(
+        missing
+            .to_string()
+            .contains("missing at 19200 baud: No such file"),
+        "{missing}"
     );
 }

@@ -14,6 +14,7 @@ pub mod rounds;
 mod serial;
 mod settings;
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -95,6 +96,15 @@ impl Source for ModbusSource {
     async fn check(&self) -> Result<String, Failure> {
         match self.bus().connect().await {
             Ok(()) => Ok(self.describe()),
+            Err(error) if is_lasting(&error) => Err(Failure::new(
+                Class::Configuration,
+                format!("open {}", self.0.link),
+            )
+            .because(error)
+            .help(
+                "name the device file of the line, and let the agent's user open it: on Debian and Ubuntu \
+                 `adduser USER dialout`",
+            )),
             // A line that an agent reads at this moment is well; a device that is off now may be on later.
             Err(error) => Ok(format!("{} (not now: {error})", self.describe())),
         }
@@ -130,6 +140,12 @@ impl Source for ModbusSource {
             }
         }
     }
+}
+
+/// Whether somebody must do something about it.
+fn is_lasting(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied)
 }
 
 /// Reads what is due, and hands it over.
