@@ -187,6 +187,8 @@ fn answer(request: Request, outcome: tokio_modbus::Result<Response>) -> Answer {
 mod tests {
     use super::super::serial::Parity;
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
     use tokio_modbus::ExceptionCode;
 
     fn request(table: Table, count: u16) -> Request {
@@ -235,5 +237,90 @@ mod tests {
         assert_eq!(at(9_600).as_micros(), 4_010);
         assert_eq!(at(19_200).as_micros(), 1_750);
         assert_eq!(at(115_200).as_micros(), 1_750);
+    }
+
+    /// What comes of a request for two holding registers from address 7 of unit 1, of which the device sends this.
+    async fn told(frames: &'static [&'static [u8]], rtu: bool) -> Answer {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let device = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 64];
+            let _ = stream.read(&mut request).await;
+            for frame in frames {
+                let _ = stream.write_all(frame).await;
+                // Apart on the wire, too.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if frames.is_empty() {
+                // It keeps the connection, and says nothing.
+                let _ = stream.read(&mut request).await;
+            }
+        });
+        let link = Link::Tcp { address, rtu };
+        let mut bus = Bus::new(link, Duration::from_millis(200), Duration::ZERO);
+        let answer = bus.ask(request(Table::Holding, 2)).await;
+        let is_kept = matches!(answer, Answer::Registers(_) | Answer::Exception(_));
+        assert_eq!(bus.context.is_some(), is_kept, "{answer:?}");
+        drop(bus);
+        device.await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn what_a_device_sends_is_an_answer_or_none() {
+        const GOOD: &[u8] = &[0, 0, 0, 0, 0, 7, 1, 3, 4, 0, 5, 0, 6];
+        assert_eq!(told(&[GOOD], false).await, Answer::Registers(vec![5, 6]));
+        let parted: &[&[u8]] = &[&[0, 0, 0, 0, 0], &[7, 1, 3, 4, 0, 5, 0, 6]];
+        assert_eq!(told(parted, false).await, Answer::Registers(vec![5, 6]));
+        assert_eq!(
+            told(&[&[0, 0, 0, 0, 0, 3, 1, 0x83, 2]], false).await,
+            Answer::Exception(2)
+        );
+        assert_eq!(told(&[], false).await, Answer::Silent);
+        let garbled: [&[&[u8]]; 7] = [
+            // Another transaction, unit, function, protocol, number of registers, half a register, no length.
+            &[&[0, 9, 0, 0, 0, 7, 1, 3, 4, 0, 5, 0, 6]],
+            &[&[0, 0, 0, 0, 0, 7, 2, 3, 4, 0, 5, 0, 6]],
+            &[&[0, 0, 0, 0, 0, 7, 1, 4, 4, 0, 5, 0, 6]],
+            &[&[0, 0, 0, 9, 0, 7, 1, 3, 4, 0, 5, 0, 6]],
+            &[&[0, 0, 0, 0, 0, 5, 1, 3, 2, 0, 5]],
+            &[&[0, 0, 0, 0, 0, 6, 1, 3, 3, 0, 5, 0]],
+            &[&[0, 0, 0, 0, 0, 0, 1]],
+        ];
+        for frames in garbled {
+            let answer = told(frames, false).await;
+            assert!(
+                matches!(answer, Answer::Garbled(_)),
+                "{frames:?}: {answer:?}"
+            );
+        }
+        let broken: [&[&[u8]]; 2] = [&[&[0, 0, 0]], &[&[0, 0, 0, 0, 0xFF, 0xFF, 1, 3, 4]]];
+        for frames in broken {
+            let answer = told(frames, false).await;
+            assert!(
+                matches!(answer, Answer::Broken(_)),
+                "{frames:?}: {answer:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_frame_of_a_line_is_none() {
+        const GOOD: &[u8] = &[1, 3, 4, 0, 5, 0, 6, 0x6A, 0x30];
+        assert_eq!(told(&[GOOD], true).await, Answer::Registers(vec![5, 6]));
+        // Noise before it is passed over.
+        assert_eq!(
+            told(&[&[0xFF], GOOD], true).await,
+            Answer::Registers(vec![5, 6])
+        );
+        let damaged = told(&[&[1, 3, 4, 0, 5, 0, 7, 0x6A, 0x30]], true).await;
+        assert!(
+            matches!(
+                damaged,
+                Answer::Garbled(_) | Answer::Broken(_) | Answer::Silent
+            ),
+            "{damaged:?}"
+        );
     }
 }

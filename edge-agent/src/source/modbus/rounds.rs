@@ -263,7 +263,7 @@ impl Rounds {
             Answer::Silent => {
                 let reason = format!("unit {unit_id} does not answer");
                 self.again_or(ask, |rounds| {
-                    rounds.silent(ask, &reason.into(), now, random)
+                    rounds.silent(ask, &reason.into(), now, random);
                 });
             }
             Answer::Garbled(reason) | Answer::Broken(reason) => {
