@@ -88,6 +88,19 @@ fn what_stays_within_the_band_is_no_news() {
 }
 
 #[test]
+fn a_change_of_quality_is_news_whatever_the_value() {
+    let mut shaper = banded(1e18);
+    let mut is_news = |quality| {
+        let mut sample = sample("s", 1, Value::I64(7));
+        sample.reading.quality = quality;
+        take(&mut shaper, sample) == Fate::Passed
+    };
+    let (good, bad) = (Quality::Good, Quality::Bad);
+    let news = [good, good, bad, bad, good, good].map(&mut is_news);
+    assert_eq!(news, [true, false, true, false, true, false]);
+}
+
+#[test]
 fn a_band_of_nothing_leaves_out_equal_values_of_every_kind() {
     for value in [
         Value::F64(0.1),
