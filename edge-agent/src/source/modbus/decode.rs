@@ -324,7 +324,7 @@ mod tests {
             exact: true,
             ..decimal
         };
-        assert_eq!(exact.decode(&sent), Ok(Value::F64(5.090_000_152_587_890_6)));
+        assert_eq!(exact.decode(&sent), Ok(Value::F64(5.090_000_152_587_891)));
         let scaled = scaled(Kind::F32, 10.0, 0.0);
         assert_eq!(scaled.decode(&sent), Ok(Value::F64(50.9)));
     }
