@@ -26,7 +26,7 @@ use crate::ingest::{self, Ingest, IngestError, Refusals};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most changes of a source's state that are logged in a minute.
-const CHANGES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(12).unwrap();
+const CHANGES_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(11);
 
 /// The way from one source to the buffer. Cheap to clone.
 #[derive(Debug, Clone)]
