@@ -425,10 +425,7 @@ async fn a_check_names_a_line_that_is_missing_and_tells_of_one_that_is_in_use() 
     };
     let line = devices.path("line");
     let well = source(&line).check().await.unwrap();
-    assert_eq!(
-        well,
-        format!("1 points of {} at 19200 baud", line.display())
-    );
+    assert_eq!(well, format!("1 point of {} at 19200 baud", line.display()));
     let settings = format!(
         "{}\n{}",
         devices.link(),

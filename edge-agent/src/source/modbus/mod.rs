@@ -90,7 +90,9 @@ impl Source for ModbusSource {
     }
 
     fn describe(&self) -> String {
-        format!("{} points of {}", self.0.points.len(), self.0.link)
+        let count = self.0.points.len();
+        let noun = if count == 1 { "point" } else { "points" };
+        format!("{count} {noun} of {}", self.0.link)
     }
 
     async fn check(&self) -> Result<String, Failure> {

@@ -97,7 +97,9 @@ impl Source for SimulateSource {
 
     fn describe(&self) -> String {
         let SimulateConfig { seed, sensors } = &self.0;
-        format!("{} simulated sensors, seed {seed}", sensors.len())
+        let count = sensors.len();
+        let noun = if count == 1 { "sensor" } else { "sensors" };
+        format!("{count} simulated {noun}, seed {seed}")
     }
 
     async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
