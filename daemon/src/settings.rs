@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::failure::{Class, Failure};
 
+/// A section whose keys are read later, by who knows them.
+pub type Table = toml::Table;
+
 /// What is wrong with one settings file, collected so that it is mended in one go.
 #[derive(Debug, Default)]
 pub struct Problems {
@@ -29,6 +32,20 @@ struct Problem {
 /// A configuration [`Failure`] that names the file: when it cannot be read, is no TOML, has a
 /// value of the wrong type, or has keys that the struct does not know (all of them are listed).
 pub fn load<Raw: DeserializeOwned>(path: &Path) -> Result<Raw, Failure> {
+    let mut problems = Problems::default();
+    let raw = load_noting(path, &mut problems)?;
+    problems.into_result(path)?;
+    Ok(raw)
+}
+
+/// As [`load`], but unknown keys are noted beside what else is found wrong.
+///
+/// # Errors
+/// As [`load`], except for unknown keys.
+pub fn load_noting<Raw: DeserializeOwned>(
+    path: &Path,
+    problems: &mut Problems,
+) -> Result<Raw, Failure> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         Failure::new(
             Class::Configuration,
@@ -37,7 +54,7 @@ pub fn load<Raw: DeserializeOwned>(path: &Path) -> Result<Raw, Failure> {
         .because(error)
         .help("give the path of a readable TOML file with --config")
     })?;
-    parse(&text, path)
+    parse_noting(&text, path, problems)
 }
 
 /// Reads settings from text; `origin` is named in errors.
@@ -46,6 +63,16 @@ pub fn load<Raw: DeserializeOwned>(path: &Path) -> Result<Raw, Failure> {
 /// As [`load`].
 pub fn parse<Raw: DeserializeOwned>(text: &str, origin: &Path) -> Result<Raw, Failure> {
     let mut problems = Problems::default();
+    let raw = parse_noting(text, origin, &mut problems)?;
+    problems.into_result(origin)?;
+    Ok(raw)
+}
+
+fn parse_noting<Raw: DeserializeOwned>(
+    text: &str,
+    origin: &Path,
+    problems: &mut Problems,
+) -> Result<Raw, Failure> {
     let malformed = |error: toml::de::Error| {
         Failure::new(
             Class::Configuration,
@@ -54,12 +81,10 @@ pub fn parse<Raw: DeserializeOwned>(text: &str, origin: &Path) -> Result<Raw, Fa
         .because(error.to_string().trim_end().to_owned())
     };
     let deserializer = toml::Deserializer::parse(text).map_err(malformed)?;
-    let raw = serde_ignored::deserialize(deserializer, |key| {
+    serde_ignored::deserialize(deserializer, |key| {
         problems.add(key.to_string(), "is not a known key");
     })
-    .map_err(malformed)?;
-    problems.into_result(origin)?;
-    Ok(raw)
+    .map_err(malformed)
 }
 
 impl Problems {
@@ -83,6 +108,27 @@ impl Problems {
         parsed
             .map_err(|error| self.add(key, error.to_string()))
             .ok()
+    }
+
+    /// Reads the keys of a section that is called `section`. Keys that `Raw` does not know are noted, and so is the key of
+    /// the first value that it cannot take; `None` then.
+    pub fn read<Raw: DeserializeOwned>(&mut self, section: &str, table: Table) -> Option<Raw> {
+        let mut unknown = Vec::new();
+        let mut noting = |key: serde_ignored::Path<'_>| unknown.push(key.to_string());
+        let noted = serde_ignored::Deserializer::new(table, &mut noting);
+        let read = serde_path_to_error::deserialize(noted);
+        for key in unknown {
+            self.add(format!("{section}.{key}"), "is not a known key");
+        }
+        read.map_err(|error| {
+            let key = match error.path().to_string() {
+                key if key == "." => section.to_owned(),
+                key => format!("{section}.{key}"),
+            };
+            let reason = error.into_inner().to_string();
+            self.add(key, format!("cannot be used: {}", reason.trim_end()));
+        })
+        .ok()
     }
 
     /// Notes a problem when `path` cannot be opened for reading.
@@ -152,6 +198,56 @@ mod tests {
             .to_string();
         assert!(
             error.contains("a.toml") && error.contains("line 1"),
+            "{error}"
+        );
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Section {
+        #[serde(default)]
+        rule: Vec<Rule>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Rule {
+        #[allow(dead_code)]
+        most: u32,
+    }
+
+    #[test]
+    fn keys_of_a_section_that_is_read_later_are_named_whole() {
+        let read = |text: &str| {
+            let mut problems = Problems::default();
+            let table: Table = toml::from_str(text).unwrap();
+            let section: Option<Section> = problems.read("source.press", table);
+            let noted = problems.into_result(Path::new("a.toml"));
+            (
+                section.map(|section| section.rule.len()),
+                noted
+                    .err()
+                    .map(|error| error.to_string())
+                    .unwrap_or_default(),
+            )
+        };
+        assert_eq!(read("[[rule]]\nmost = 1"), (Some(1), String::new()));
+        let (section, error) = read("unit = 1\n[[rule]]\nmost = 1\nleast = 0");
+        assert_eq!(section, Some(1));
+        for key in ["source.press.unit", "source.press.rule.0.least"] {
+            assert!(
+                error.contains(&format!("\n  {key} is not a known key")),
+                "{error}"
+            );
+        }
+        let (section, error) = read("[[rule]]\nmost = 1\n[[rule]]\nmost = \"many\"");
+        assert_eq!(section, None);
+        assert!(
+            error.contains("\n  source.press.rule[1].most cannot be used: "),
+            "{error}"
+        );
+        let (section, error) = read("rule = 7");
+        assert_eq!(section, None);
+        assert!(
+            error.contains("\n  source.press.rule cannot be used: "),
             "{error}"
         );
     }

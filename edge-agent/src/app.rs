@@ -11,9 +11,11 @@ use daemon::{Clock, Component, Failure, Fault, Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
 use schema::{Balance, SeqRange};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
@@ -29,9 +31,8 @@ use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
 use crate::session::{Session, SessionConfig};
-use crate::source::Source;
-use crate::source::host::{HostControls, HostSource, SCANS_QUEUE, ScanRequest};
-use crate::source::socket::SocketSource;
+use crate::source::host::{INTERVAL, KIND as HOST};
+use crate::source::{self, Controls, Outlet, Report, SCANS_QUEUE, ScanRequest, SourceCollector};
 use crate::status::{InFlight, Room, Status, Waiting};
 use crate::twin::knobs::{Knob, Knobs};
 use crate::twin::{self, Twin};
@@ -54,6 +55,9 @@ const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 const OPEN_PAUSE_FIRST: Duration = Duration::from_secs(1);
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// How long the buffer stays open for what sources say at their end: longer than one is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(2_500);
+
 /// Starts agents.
 #[derive(Debug)]
 pub struct Agent;
@@ -66,22 +70,23 @@ pub struct RunningAgent {
     status: watch::Receiver<Status>,
     sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
+    sources: Arc<[Arc<Report>]>,
     restart: Option<Restart>,
     intake: CancellationToken,
 }
 
-/// The sources, and the channel to request a scan of the host source.
+/// The sources, each with its way to the buffer, and how they fare.
 struct Sources {
-    all: Vec<Box<dyn Source>>,
-    scans: Option<mpsc::Sender<ScanRequest>>,
+    all: Vec<(Arc<dyn source::Source>, Outlet)>,
+    reports: Vec<Arc<Report>>,
 }
 
 impl Agent {
     /// Opens the buffer, starts the configured sources, and connects.
     ///
     /// # Errors
-    /// A [`Failure`] when the buffer cannot be opened or a source cannot start. A broker that
-    /// cannot be reached is none: readings are kept until it can.
+    /// A [`Failure`] when the buffer cannot be opened. A source that cannot start is none, it is tried again; nor is
+    /// a broker that cannot be reached: readings are kept until it can.
     pub async fn start(
         config: Config,
         lifecycle: &Lifecycle,
@@ -89,37 +94,7 @@ impl Agent {
         registry: &mut Registry,
     ) -> Result<RunningAgent, Failure> {
         let knobs = knobs(&config);
-        let sources = configured_sources(&config, &knobs).await?;
-        Self::start_with(config, knobs, sources, lifecycle, health, registry).await
-    }
-
-    /// As [`Self::start`], with these sources and no others.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    pub async fn start_with_sources(
-        config: Config,
-        sources: Vec<Box<dyn Source>>,
-        lifecycle: &Lifecycle,
-        health: &Health,
-        registry: &mut Registry,
-    ) -> Result<RunningAgent, Failure> {
-        let knobs = knobs(&config);
-        let sources = Sources {
-            all: sources,
-            scans: None,
-        };
-        Self::start_with(config, knobs, sources, lifecycle, health, registry).await
-    }
-
-    async fn start_with(
-        config: Config,
-        knobs: Knobs,
-        sources: Sources,
-        lifecycle: &Lifecycle,
-        health: &Health,
-        registry: &mut Registry,
-    ) -> Result<RunningAgent, Failure> {
+        let (controls, scans) = host_controls(&config, &knobs);
         certs::tls::install_crypto_provider();
         let clock = AgentClock::begin(Machine::new(config.clock.clone()));
         let stamps = clock.stamps();
@@ -183,6 +158,8 @@ impl Agent {
             IngestMeters::register(registry),
             intake.clone(),
         );
+        let sources = sources(&config, controls, &ingest);
+        registry.register_collector(Box::new(SourceCollector(sources.reports.clone())));
         let reported = clock.clone();
         registry.register_collector(Box::new(ClockCollector(move || reported.report())));
         let counted = buffer.clone();
@@ -208,6 +185,7 @@ impl Agent {
             clock: clock.report(),
             ack_latency_seconds: None,
             last_error: None,
+            sources: BTreeMap::new(),
             storage: buffer.storage().borrow().clone(),
             room: Some(Room {
                 rows: balance.pending,
@@ -223,7 +201,7 @@ impl Agent {
             .as_ref()
             .map(|_| Restart::new(lifecycle.clone()));
         let tools = Tools {
-            scans: sources.scans,
+            scans,
             twin: Some(twin_requests.clone()),
             log_levels: Some(knobs.log_level.clone()),
             restart: restart.clone(),
@@ -232,7 +210,7 @@ impl Agent {
                 .as_ref()
                 .and_then(|process| process.restarted_for),
             progress: None,
-            endings: tokio_util::task::TaskTracker::new(),
+            endings: TaskTracker::new(),
         };
         let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.subscribe());
         let commands = Commands {
@@ -287,21 +265,29 @@ impl Agent {
         lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         let closing = buffer.clone();
+        let running = TaskTracker::new();
+        let (last_words, stopping) = (running.clone(), lifecycle.token());
         let driving = async move {
             let outcome = driver.run().await;
+            // What sources say last goes to disk. One that failed ends the agent first.
+            if stopping.is_cancelled() {
+                let _ = timeout(LAST_WORDS, last_words.wait()).await;
+            }
             closing.close().await;
             outcome
         };
         lifecycle.spawn("session", driving.instrument(span));
-        for source in sources.all {
-            spawn_source(source, &ingest, &intake, lifecycle);
+        for (source, outlet) in sources.all {
+            spawn_source(source, outlet, &intake, running.token(), lifecycle);
         }
+        running.close();
         Ok(RunningAgent {
             buffer,
             ingest,
             status: status_receiver,
             sending,
             twin: twin_requests,
+            sources: sources.reports.into(),
             restart,
             intake,
         })
@@ -324,7 +310,7 @@ impl RunningAgent {
     /// The agent's status now.
     #[must_use]
     pub fn status(&self) -> Status {
-        with_counts(&self.buffer, self.status.borrow().clone())
+        with_counts(&self.buffer, &self.sources, self.status.borrow().clone())
     }
 
     /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
@@ -336,10 +322,14 @@ impl RunningAgent {
 
     /// `GET /status` and `/config`, to merge with the admin endpoints.
     pub fn router(&self) -> Router {
-        let (buffer, status) = (self.buffer.clone(), self.status.clone());
+        let shown = Shown {
+            buffer: self.buffer.clone(),
+            sources: Arc::clone(&self.sources),
+            status: self.status.clone(),
+        };
         Router::new()
             .route("/status", get(serve_status))
-            .with_state((buffer, status))
+            .with_state(shown)
             .merge(twin::http::router(self.twin.clone()))
     }
 
@@ -364,20 +354,30 @@ impl RunningAgent {
     }
 }
 
-async fn serve_status(
-    State((buffer, status)): State<(Buffer, watch::Receiver<Status>)>,
-) -> Json<Status> {
-    let status = status.borrow().clone();
-    Json(with_counts(&buffer, status))
+/// What `/status` is made of.
+#[derive(Clone)]
+struct Shown {
+    buffer: Buffer,
+    sources: Arc<[Arc<Report>]>,
+    status: watch::Receiver<Status>,
+}
+
+async fn serve_status(State(shown): State<Shown>) -> Json<Status> {
+    let status = shown.status.borrow().clone();
+    Json(with_counts(&shown.buffer, &shown.sources, status))
 }
 
 /// The status with the counts as they are now.
-fn with_counts(buffer: &Buffer, status: Status) -> Status {
+fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], status: Status) -> Status {
     let progress = buffer.progress();
     Status {
         balance: progress.balance,
         current: progress.current,
         quarantine: progress.quarantine(),
+        sources: sources
+            .iter()
+            .map(|report| (report.name.to_string(), report.status()))
+            .collect(),
         storage: buffer.storage().borrow().clone(),
         room: status.room.map(|room| Room {
             rows: progress.balance.pending,
@@ -390,12 +390,15 @@ fn with_counts(buffer: &Buffer, status: Status) -> Status {
 
 /// The knobs, set as the settings file says.
 fn knobs(config: &Config) -> Knobs {
-    let host = config.sources.host.clone().unwrap_or_default();
+    let host = config
+        .sources
+        .iter()
+        .find(|source| source.source.kind() == HOST);
     let levels = config.own_process.as_ref().map(|own| own.levels.clone());
     Knobs {
         commands_parallel: Knob::new(config.commands.parallel),
-        host_dead_band: Knob::new(host.dead_band),
-        host_interval: Knob::new(host.interval),
+        host_dead_band: Knob::new(host.and_then(|host| host.shaping.dead_band)),
+        host_interval: Knob::new(host.and_then(|host| host.interval).unwrap_or(INTERVAL)),
         log_level: LogLevels::new(levels),
         session: Knob::new(config.session.tuning()),
     }
@@ -441,55 +444,69 @@ async fn open(settings: &BufferSettings, clock: &AgentClock) -> Result<Opened, B
     }
 }
 
-async fn configured_sources(config: &Config, knobs: &Knobs) -> Result<Sources, Failure> {
+/// What of the host source can be set and requested from outside: of the first one, when there are several.
+fn host_controls(
+    config: &Config,
+    knobs: &Knobs,
+) -> (Option<Controls>, Option<mpsc::Sender<ScanRequest>>) {
+    if !config
+        .sources
+        .iter()
+        .any(|source| source.source.kind() == HOST)
+    {
+        return (None, None);
+    }
+    let (scans, requests) = mpsc::channel(SCANS_QUEUE);
+    let controls = Controls {
+        interval: knobs.host_interval.subscribe(),
+        dead_band: Some(knobs.host_dead_band.subscribe()),
+        scans: Some(Arc::new(Mutex::new(requests))),
+    };
+    (Some(controls), Some(scans))
+}
+
+fn sources(config: &Config, mut host: Option<Controls>, ingest: &Ingest) -> Sources {
     let mut sources = Sources {
         all: Vec::new(),
-        scans: None,
+        reports: Vec::new(),
     };
-    if let Some(host) = &config.sources.host {
-        let (scans, requests) = mpsc::channel(SCANS_QUEUE);
-        let source = HostSource::new(host.clone()).following(HostControls {
-            interval: knobs.host_interval.subscribe(),
-            dead_band: knobs.host_dead_band.subscribe(),
-            scans: requests,
-        });
-        sources.all.push(Box::new(source));
-        sources.scans = Some(scans);
+    for configured in &config.sources {
+        let source = &configured.source;
+        let report = Arc::new(Report::new(configured.name.clone(), source.kind()));
+        let controls = match source.kind() {
+            HOST if host.is_some() => host.take(),
+            _ => configured.interval.map(Controls::fixed),
+        };
+        let outlet = Outlet::new(configured, controls, Arc::clone(&report), ingest.clone());
+        sources.all.push((Arc::clone(source), outlet));
+        sources.reports.push(report);
     }
-    if let Some(socket) = &config.sources.socket {
-        sources
-            .all
-            .push(Box::new(SocketSource::bind(socket).await?));
-    }
-    Ok(sources)
+    sources
 }
 
 /// A source ends with the intake; its task stays until the agent stops, because a task that ends
 /// before is taken for a failure.
 fn spawn_source(
-    source: Box<dyn Source>,
-    ingest: &Ingest,
+    source: Arc<dyn source::Source>,
+    outlet: Outlet,
     intake: &CancellationToken,
+    running: TaskTrackerToken,
     lifecycle: &Lifecycle,
 ) {
-    let (ingest, stop) = (ingest.clone(), intake.clone());
+    let stop = intake.clone();
     let whole = lifecycle.clone();
-    lifecycle.spawn(source.name(), async move {
-        let running = source.run(ingest, stop.clone());
-        tokio::pin!(running);
+    lifecycle.spawn("source", async move {
+        let patience = source::Patience::default();
+        let supervised = source::supervise(source, outlet, patience, stop.clone());
+        tokio::pin!(supervised);
         tokio::select! {
-            outcome = &mut running => {
-                outcome?;
-                // Stopped by a drain.
-                if stop.is_cancelled() {
-                    whole.stopping().await;
-                }
-                Ok(())
-            }
+            () = &mut supervised => whole.stopping().await,
             () = whole.stopping() => {
                 stop.cancel();
-                running.await
+                supervised.await;
             }
         }
+        drop(running);
+        Ok(())
     });
 }

@@ -98,6 +98,11 @@ impl Ingest {
         }
     }
 
+    /// The same, closed by another token than this one.
+    pub(crate) fn closed_by(self, closed: CancellationToken) -> Self {
+        Self { closed, ..self }
+    }
+
     /// Takes readings over, in one commit: `Ok` comes after it. Readings that no store could
     /// hold are refused one by one, and named in the answer.
     ///
@@ -147,6 +152,11 @@ impl Ingest {
 }
 
 impl Handed {
+    /// Number of readings.
+    pub(crate) const fn readings(&self) -> u64 {
+        self.readings
+    }
+
     /// Waits for the commit.
     ///
     /// # Errors
@@ -182,12 +192,12 @@ const fn reading_label(error: &ReadingError) -> &'static str {
 /// Logs that a source's readings are refused, and that they are accepted again.
 #[derive(Debug)]
 pub(crate) struct Refusals {
-    source: &'static str,
+    source: String,
     warnings: Repeats,
 }
 
 impl Refusals {
-    pub(crate) fn new(source: &'static str) -> Self {
+    pub(crate) fn new(source: String) -> Self {
         Self {
             source,
             warnings: Repeats::new(WARN_EVERY),
@@ -195,7 +205,7 @@ impl Refusals {
     }
 
     pub(crate) fn note<T>(&mut self, outcome: Result<T, IngestError>) {
-        let source = self.source;
+        let source = self.source.as_str();
         match outcome {
             Ok(_) => {
                 if self.warnings.over() {

@@ -10,6 +10,7 @@ use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Storage;
+use crate::source::SourceStatus;
 use crate::twin::local::rfc3339;
 
 /// The agent's status at one moment.
@@ -45,6 +46,9 @@ pub struct Status {
     pub ack_latency_seconds: Option<f64>,
     /// Why there is no connection, or what the buffer last failed to do.
     pub last_error: Option<String>,
+    /// How each source fares, by its name; older agents do not send it.
+    #[serde(default)]
+    pub sources: BTreeMap<String, SourceStatus>,
     /// The health of the buffer's file.
     #[serde(default)]
     pub storage: Storage,
@@ -210,6 +214,11 @@ impl fmt::Display for Status {
                 "unreadable",
                 &format_args!("{unreadable} readings; a restart saves what the disk still gives"),
             )?;
+        }
+        for (name, source) in &self.sources {
+            // A long name still has a space behind it.
+            let name = format!("source {name}");
+            line(&format!("{name:<15} "), source)?;
         }
         if let Some(error) = &self.last_error {
             line("last error", error)?;

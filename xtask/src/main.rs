@@ -18,6 +18,7 @@ mod cockroach;
 mod fuzz;
 mod programs;
 mod proof;
+mod python;
 mod servers;
 mod supervisor;
 mod test;

@@ -282,6 +282,25 @@ impl SensorPattern {
     /// Whether the pattern matches the whole of `name`.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
+        self.walk(name, |_| ())
+    }
+
+    /// Number of its stars.
+    #[must_use]
+    pub fn stars(&self) -> usize {
+        self.0.matches('*').count()
+    }
+
+    /// What each star stands for in `name`; `None` when the pattern does not match.
+    #[must_use]
+    pub fn captures<'a>(&self, name: &'a str) -> Option<Vec<&'a str>> {
+        let mut captures = Vec::new();
+        self.walk(name, |part| captures.push(part))
+            .then_some(captures)
+    }
+
+    /// Whether it matches; each star's part is handed to `capture` on the way.
+    fn walk<'a>(&self, name: &'a str, mut capture: impl FnMut(&'a str)) -> bool {
         let mut parts = self.0.split('*');
         // A split always yields a first part, before any star.
         let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else {
@@ -293,11 +312,14 @@ impl SensorPattern {
         }
         while let Some(part) = parts.next() {
             if parts.peek().is_none() {
-                return rest.ends_with(part);
+                let last = rest.strip_suffix(part);
+                last.into_iter().for_each(capture);
+                return last.is_some();
             }
             let Some(at) = rest.find(part) else {
                 return false;
             };
+            capture(&rest[..at]);
             rest = &rest[at + part.len()..];
         }
         true

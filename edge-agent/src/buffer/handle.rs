@@ -56,12 +56,22 @@ pub struct Opened {
 }
 
 /// What became of an append.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Appended {
     /// The row numbers given, in the order of the readings. `None` when each was refused.
     pub range: Option<SeqRange>,
     /// Readings that were not accepted, by their index; the source has to be given them.
     pub refused: Vec<(usize, ReadingError)>,
+}
+
+impl Appended {
+    /// So many readings that were shown and not kept, as if each had been accepted.
+    pub(crate) fn shown(readings: u64) -> Self {
+        Self {
+            range: SeqRange::new(1, readings),
+            refused: Vec::new(),
+        }
+    }
 }
 
 /// Readings that wait for their commit.

@@ -13,24 +13,25 @@ pub(super) async fn check(config: &Path) -> Result<(), Failure> {
     let settings = Settings::load(config)?;
     let agent = &settings.agent;
     let buffer = check_buffer(&agent.buffer.path)?;
-    let socket = match &agent.sources.socket {
-        Some(socket) => Some(socket.check().await?),
-        None => None,
-    };
+    let mut sources = Vec::new();
+    for source in &agent.sources {
+        let found = source.source.check().await?;
+        let every = match source.interval {
+            Some(interval) => format!(", every {interval:?}"),
+            None => String::new(),
+        };
+        sources.push((&source.name, format!("{found}{every}")));
+    }
     say!("{}: settings are good", config.display());
     say!("device           {}", agent.link.device);
     say!("broker           {}:{}", agent.link.host, agent.link.port);
     say!("certificate      {}", agent.link.tls.cert.display());
     say!("buffer           {buffer}");
-    let sources = &agent.sources;
-    if sources.host.is_none() && sources.socket.is_none() {
+    if sources.is_empty() {
         say!("sources          none: add [source.host] or [source.socket]");
     }
-    if let Some(host) = &sources.host {
-        say!("source host      every {:?}", host.interval);
-    }
-    if let Some(socket) = socket {
-        say!("source socket    {socket}");
+    for (name, found) in sources {
+        say!("{:<16} {found}", format!("source {name}"));
     }
     Ok(())
 }

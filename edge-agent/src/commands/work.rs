@@ -16,7 +16,7 @@ use super::exec::{self, Progress};
 use super::restart::Restart;
 use crate::buffer::Buffer;
 use crate::log_level::LogLevels;
-use crate::source::host::ScanRequest;
+use crate::source::ScanRequest;
 use crate::twin;
 
 /// How long a flush may take.

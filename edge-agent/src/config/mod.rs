@@ -12,7 +12,7 @@ use certs::tls::{TlsError, TlsFiles};
 use daemon::logs::{Levels, LogSettings};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Class, Failure};
-use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
+use raw::{Raw, RawSourcesAlone, default_backoff_first, default_backoff_max, default_keep_alive};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
@@ -22,8 +22,7 @@ use crate::commands::work::Program;
 use crate::link::LinkConfig;
 use crate::probes::ProbePauses;
 use crate::session::SessionConfig;
-use crate::source::host::HostConfig;
-use crate::source::socket::{SocketAddress, SocketConfig};
+use crate::source::{self, SourceConfig};
 
 /// Where the admin endpoints listen by default: on this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -41,7 +40,7 @@ pub struct Config {
     /// When what is in quarantine is offered again by itself.
     pub probes: ProbePauses,
     /// The sources that run.
-    pub sources: SourcesConfig,
+    pub sources: Vec<SourceConfig>,
     /// What commands may do.
     pub commands: CommandsConfig,
     /// How this machine's clocks are read.
@@ -59,15 +58,6 @@ pub struct OwnProcess {
     ///
     /// [`RunningAgent::restart_wanted`]: crate::RunningAgent::restart_wanted
     pub restarted_for: Option<CommandId>,
-}
-
-/// The sources that run.
-#[derive(Debug, Clone, Default)]
-pub struct SourcesConfig {
-    /// This machine's own sensors.
-    pub host: Option<HostConfig>,
-    /// Readings that other programs hand over.
-    pub socket: Option<SocketConfig>,
 }
 
 /// What commands may do.
@@ -127,7 +117,7 @@ impl Config {
             buffer: BufferSettings::new(buffer),
             session: SessionConfig::default(),
             probes: ProbePauses::default(),
-            sources: SourcesConfig::default(),
+            sources: Vec::new(),
             commands: CommandsConfig::default(),
             clock: ClockSettings::default(),
             own_process: None,
@@ -141,11 +131,25 @@ impl Settings {
     /// # Errors
     /// A configuration [`Failure`] that names the file and lists every problem.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        Self::from_raw(settings::load(path)?, path)
+        let mut problems = Problems::default();
+        let raw = settings::load_noting(path, &mut problems)?;
+        Self::from_raw(raw, path, problems)
     }
 
-    fn from_raw(raw: Raw, origin: &Path) -> Result<Self, Failure> {
+    /// Reads the sources of a settings file, whatever else is in it.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for the sections of sources alone.
+    pub fn load_sources(path: &Path) -> Result<Vec<SourceConfig>, Failure> {
+        // What is not known here may be known elsewhere.
+        let raw: RawSourcesAlone = settings::load_noting(path, &mut Problems::default())?;
         let mut problems = Problems::default();
+        let sources = source::read(raw.source, path, &mut problems);
+        problems.into_result(path)?;
+        Ok(sources)
+    }
+
+    fn from_raw(raw: Raw, origin: &Path, mut problems: Problems) -> Result<Self, Failure> {
         let tls = TlsFiles {
             ca: relative_to(origin, &raw.tls.ca),
             cert: relative_to(origin, &raw.tls.cert),
@@ -155,7 +159,7 @@ impl Settings {
         let device = check_device(raw.device.as_deref(), &tls, &mut problems);
         let buffer = raw.buffer.check(origin, &mut problems);
         let session = raw.session.check(&mut problems);
-        let sources = raw.source.check(origin, &mut problems);
+        let sources = source::read(raw.source, origin, &mut problems);
         let commands = raw.commands.check(origin, &mut problems);
         check_apart(&sources, &buffer, &tls, &mut problems);
         problems.into_result(origin)?;
@@ -209,28 +213,25 @@ fn check_device(wanted: Option<&str>, tls: &TlsFiles, problems: &mut Problems) -
     Some(device)
 }
 
-/// The socket's path is none of the files that the agent has for other things: whichever came first would
-/// stand in the other's way.
+/// The files of a source are none of those that the agent has for other things: whichever came first would stand in
+/// the other's way.
 fn check_apart(
-    sources: &SourcesConfig,
+    sources: &[SourceConfig],
     buffer: &BufferSettings,
     tls: &TlsFiles,
     problems: &mut Problems,
 ) {
-    let Some(SocketConfig {
-        address: SocketAddress::Unix(path),
-        ..
-    }) = &sources.socket
-    else {
-        return;
-    };
     let files = buffer.files();
     let of_tls = [&tls.ca, &tls.cert, &tls.key];
-    problems.check(
-        !files.iter().chain(of_tls).any(|file| file == path),
-        "source.socket.unix",
-        "is a file of the buffer or of tls: a socket needs a path of its own",
-    );
+    for source in sources {
+        for (key, path) in source.source.files() {
+            problems.check(
+                !files.iter().chain(of_tls).any(|file| file == path),
+                &format!("source.{}.{key}", source.name),
+                "is a file of the buffer or of tls: a source needs a path of its own",
+            );
+        }
+    }
 }
 
 /// The setting that names the file at fault.

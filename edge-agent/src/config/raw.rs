@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use daemon::logs::RawLog;
 use daemon::settings::{Problems, relative_to};
-use schema::{BrokerAddress, TimestampUnit};
+use schema::BrokerAddress;
 use serde::Deserialize;
 
-use super::{CommandsConfig, SourcesConfig};
+use super::CommandsConfig;
 use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
 use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::session::SessionConfig;
-use crate::source::host::HostConfig;
-use crate::source::socket::{SocketAddress, SocketConfig};
+use crate::source::RawSources;
 
 /// The most commands at the same time that a small device should be asked to run.
 const COMMANDS_PARALLEL_MAX: usize = 8;
@@ -45,6 +44,12 @@ pub(super) struct Raw {
     pub(super) log: RawLog,
     #[serde(default)]
     pub(super) admin: RawAdmin,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawSourcesAlone {
+    #[serde(default)]
+    pub(super) source: RawSources,
 }
 
 #[derive(Debug, Deserialize)]
@@ -109,30 +114,6 @@ pub(super) struct RawSession {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct RawSources {
-    pub(super) host: Option<RawHost>,
-    pub(super) socket: Option<RawSocket>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct RawHost {
-    #[serde(default, with = "humantime_serde")]
-    pub(super) interval: Option<Duration>,
-    #[serde(default)]
-    pub(super) per_core: bool,
-    pub(super) dead_band: Option<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct RawSocket {
-    pub(super) unix: Option<PathBuf>,
-    pub(super) tcp: Option<SocketAddr>,
-    // Units that most languages have at hand.
-    #[serde(default = "default_timestamp_unit")]
-    pub(super) timestamp_unit: TimestampUnit,
-}
-
-#[derive(Debug, Default, Deserialize)]
 pub(super) struct RawCommands {
     pub(super) parallel: Option<usize>,
     #[serde(default)]
@@ -191,10 +172,6 @@ pub(super) const fn default_backoff_first() -> Duration {
 // Half a minute of jittered pause keeps ten thousand devices at some 600 attempts a second.
 pub(super) const fn default_backoff_max() -> Duration {
     Duration::from_secs(30)
-}
-
-const fn default_timestamp_unit() -> TimestampUnit {
-    TimestampUnit::Millis
 }
 
 impl RawMqtt {
@@ -311,55 +288,5 @@ impl RawSession {
             format!("must be at least {}", SessionConfig::BYTES_PER_SECOND_MIN),
         );
         config
-    }
-}
-
-impl RawSources {
-    pub(super) fn check(self, origin: &Path, problems: &mut Problems) -> SourcesConfig {
-        let host = self.host.map(|raw| {
-            let default = HostConfig::default();
-            let interval = raw.interval.unwrap_or(default.interval);
-            problems.check(
-                interval >= Duration::from_millis(200) && interval <= Duration::from_secs(86_400),
-                "source.host.interval",
-                "must be from 200ms (below it processor shares mean nothing) to 1day",
-            );
-            problems.check(
-                raw.dead_band
-                    .is_none_or(|band| (0.0..=1e18).contains(&band)),
-                "source.host.dead_band",
-                "must be from 0 to 1e18",
-            );
-            HostConfig {
-                interval,
-                per_core: raw.per_core,
-                dead_band: raw.dead_band,
-            }
-        });
-        let unit = self.socket.as_ref().map(|raw| raw.timestamp_unit);
-        let address = self.socket.and_then(|raw| match (raw.unix, raw.tcp) {
-            (Some(path), None) => Some(SocketAddress::Unix(relative_to(origin, &path))),
-            (None, Some(address)) if address.ip().is_loopback() => {
-                Some(SocketAddress::Tcp(address))
-            }
-            (None, Some(_)) => {
-                problems.add(
-                    "source.socket.tcp",
-                    "must be a loopback address: producers are not authenticated",
-                );
-                None
-            }
-            (None, None) | (Some(_), Some(_)) => {
-                problems.add("source.socket", "needs either unix or tcp");
-                None
-            }
-        });
-        let socket = address
-            .zip(unit)
-            .map(|(address, timestamp_unit)| SocketConfig {
-                address,
-                timestamp_unit,
-            });
-        SourcesConfig { host, socket }
     }
 }

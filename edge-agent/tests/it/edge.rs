@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use daemon::{Health, Lifecycle};
 use edge_agent::session::SessionConfig;
-use edge_agent::source::Source;
 use edge_agent::{Agent, Config, RunningAgent};
 use prometheus_client::registry::Registry;
 use schema::{ObservedAt, Quality, Reading, Value};
@@ -54,24 +53,6 @@ impl Edge {
             .unwrap();
         Self {
             agent,
-            health,
-            lifecycle,
-            registry,
-            folder,
-        }
-    }
-
-    pub(crate) async fn start_with_sources(
-        config: Config,
-        folder: TempDir,
-        sources: Vec<Box<dyn Source>>,
-    ) -> Self {
-        let (lifecycle, health) = (Lifecycle::new(), Health::default());
-        let mut registry = Registry::default();
-        let agent =
-            Agent::start_with_sources(config, sources, &lifecycle, &health, &mut registry).await;
-        Self {
-            agent: agent.unwrap(),
             health,
             lifecycle,
             registry,

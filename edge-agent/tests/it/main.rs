@@ -23,12 +23,20 @@ mod disk_trouble;
 mod edge;
 mod fixtures;
 mod link;
+#[cfg(feature = "modbus")]
+mod modbus;
 mod odd_rows;
 mod overrides;
 mod probes;
 mod process;
+mod replay;
+mod simulate;
+mod source_docs;
+mod source_lines;
+mod source_settings;
 mod sources;
 mod timekeeping;
 mod tools;
+mod trial;
 
 use testkit::wait::{PATIENCE, eventually};

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use edge_agent::buffer::{BufferSettings, Policies, Policy};
-use edge_agent::source::Source;
-use edge_agent::source::host::HostConfig;
-use edge_agent::source::socket::{Patience, SocketConfig, SocketSource};
+use edge_agent::source::host::HostSource;
+use edge_agent::source::socket::{Patience, SocketSource};
+use edge_agent::source::{Source, SourceState};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -23,10 +23,8 @@ async fn this_machine_is_watched() {
     let bridge = Bridge::start(&broker).await;
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&broker, folder.path());
-    config.sources.host = Some(HostConfig {
-        interval: Duration::from_millis(200),
-        ..HostConfig::default()
-    });
+    let host = HostSource::default().every(Duration::from_millis(200));
+    config.sources.push(host);
     let _edge = Edge::start_with(config, folder).await;
     eventually("processor shares arrive", || {
         let heard = bridge.heard();
@@ -66,8 +64,9 @@ async fn producer(broker: &Broker) -> (Edge, BufReader<UnixStream>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
     let mut config = config(broker, folder.path());
-    config.sources.socket = Some(SocketConfig::unix(&path));
+    config.sources.push(SocketSource::unix(&path).named());
     let edge = Edge::start_with(config, folder).await;
+    listening(&edge).await;
     let stream = UnixStream::connect(path).await.unwrap();
     (edge, BufReader::new(stream))
 }
@@ -137,8 +136,9 @@ async fn a_full_disk_refuses_with_a_reason_and_heals() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
     let mut config = config(&broker, folder.path());
-    config.sources.socket = Some(SocketConfig::unix(&path));
+    config.sources.push(SocketSource::unix(&path).named());
     let edge = Edge::start_with(config, folder).await;
+    listening(&edge).await;
     let mut stream = BufReader::new(UnixStream::connect(path).await.unwrap());
     let line = |n: u64| {
         let text = "x".repeat(1000);
@@ -160,18 +160,44 @@ async fn a_full_disk_refuses_with_a_reason_and_heals() {
 }
 
 #[tokio::test]
-async fn a_socket_in_use_is_refused_and_a_leftover_is_replaced() {
+async fn a_busy_socket_is_a_state_and_a_leftover_is_replaced() {
+    let broker = Broker::start();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
-    let config = SocketConfig::unix(&path);
-    let first = SocketSource::bind(&config).await.unwrap();
-    let error = SocketSource::bind(&config).await.unwrap_err().to_string();
+    let busy = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut config = config(&broker, folder.path());
+    config.sources.push(SocketSource::unix(&path).named());
+    config
+        .sources
+        .push(HostSource::default().every(Duration::from_secs(3_600)));
+    let edge = Edge::start_with(config, folder).await;
+    let state = |name: &str| edge.agent.status().sources[name].clone();
+    eventually("the socket fails", || {
+        state("socket").state == SourceState::Failing
+    })
+    .await;
+    eventually("the other source reads", || {
+        state("host").readings.accepted > 0
+    })
+    .await;
+    let failing = state("socket");
+    let error = failing.last_error.unwrap();
     assert!(error.contains("agent.sock"), "{error}");
-    drop(first);
-    // A killed agent leaves its file behind.
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(error.contains("another program listens there"), "{error}");
+    assert!(failing.tries >= 1 && failing.failing_since_ms.is_some());
+    // A killed program leaves its file behind.
+    drop(busy);
     assert!(path.exists());
-    SocketSource::bind(&config).await.unwrap();
+    eventually("it is tried again", || {
+        state("socket").state == SourceState::Running
+    })
+    .await;
+    let mut stream = connect(&path).await;
+    let answers = ask(&mut stream, "{\"sensor\":\"a\",\"value\":1}\n", 1).await;
+    assert!(is_accepted(&answers[0]), "{answers:?}");
+    assert_eq!(state("socket").tries, 0);
+    let name = "tideline_agent_source_state{source=\"socket\",state=\"running\"}";
+    assert_eq!(edge.metric(name), 1);
 }
 
 #[tokio::test]
@@ -179,7 +205,7 @@ async fn a_file_at_the_sockets_path_is_left_alone_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.txt");
     std::fs::write(&path, "mine").unwrap();
-    let error = SocketSource::bind(&SocketConfig::unix(&path)).await;
+    let error = SocketSource::unix(&path).check().await;
     let error = error.unwrap_err().to_string();
     assert!(error.contains("notes.txt"), "{error}");
     assert!(error.contains("a file stands there"), "{error}");
@@ -189,20 +215,22 @@ async fn a_file_at_the_sockets_path_is_left_alone_and_named() {
 /// An agent with a socket source of its own making.
 async fn agent_with(
     broker: &Broker,
-    change: impl FnOnce(&mut edge_agent::Config, &mut SocketConfig),
-    patience: impl FnOnce(SocketSource) -> SocketSource,
+    change: impl FnOnce(&mut edge_agent::Config, &mut SocketSource),
 ) -> (Edge, std::path::PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("agent.sock");
     let mut config = config(broker, folder.path());
-    let mut socket = SocketConfig::unix(&path);
+    let mut socket = SocketSource::unix(&path);
     change(&mut config, &mut socket);
-    let source = SocketSource::bind(&socket).await.unwrap();
-    let sources: Vec<Box<dyn Source>> = vec![Box::new(patience(source))];
-    (
-        Edge::start_with_sources(config, folder, sources).await,
-        path,
-    )
+    config.sources.push(socket.named());
+    let edge = Edge::start_with(config, folder).await;
+    listening(&edge).await;
+    (edge, path)
+}
+
+async fn listening(edge: &Edge) {
+    let is_running = || edge.agent.status().sources["socket"].state == SourceState::Running;
+    eventually("the socket listens", is_running).await;
 }
 
 async fn connect(path: &Path) -> BufReader<UnixStream> {
@@ -292,10 +320,10 @@ async fn a_time_in_another_unit_is_refused_at_once_and_a_unit_can_be_set() {
     assert_eq!(edge.metric(name), 3);
     assert_eq!(edge.agent.balance().accepted, 5);
 
-    let in_seconds = |_: &mut edge_agent::Config, socket: &mut SocketConfig| {
-        socket.timestamp_unit = schema::TimestampUnit::Seconds;
+    let in_seconds = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
+        socket.rules.timestamp_unit = schema::TimestampUnit::Seconds;
     };
-    let (_edge, path) = agent_with(&broker, in_seconds, |source| source).await;
+    let (_edge, path) = agent_with(&broker, in_seconds).await;
     let mut stream = connect(&path).await;
     let lines = line("1782907200.5") + &line("1782907200000");
     let answers = ask(&mut stream, &lines, 2).await;
@@ -309,11 +337,11 @@ async fn a_full_buffer_is_told_to_the_producer_and_not_to_the_ledger() {
     let mut broker = Broker::start();
     broker.kill();
     for policy in [Policy::DropNewest, Policy::Never] {
-        let full = |config: &mut edge_agent::Config, _: &mut SocketConfig| {
+        let full = |config: &mut edge_agent::Config, _: &mut SocketSource| {
             config.buffer.rows_max = 10;
             config.buffer.policies = Policies::new(policy, vec![]);
         };
-        let (edge, path) = agent_with(&broker, full, |source| source).await;
+        let (edge, path) = agent_with(&broker, full).await;
         let mut stream = connect(&path).await;
         let lines = "{\"sensor\":\"a\",\"value\":1}\n".repeat(15);
         let answers = ask(&mut stream, &lines, 15).await;
@@ -335,10 +363,10 @@ async fn a_full_buffer_is_told_to_the_producer_and_not_to_the_ledger() {
 #[tokio::test]
 async fn a_producer_that_waits_is_answered_without_the_linger() {
     let broker = Broker::start();
-    let slow = |config: &mut edge_agent::Config, _: &mut SocketConfig| {
+    let slow = |config: &mut edge_agent::Config, _: &mut SocketSource| {
         config.buffer.linger = BufferSettings::LINGER_MAX;
     };
-    let (_edge, path) = agent_with(&broker, slow, |source| source).await;
+    let (_edge, path) = agent_with(&broker, slow).await;
     let mut stream = connect(&path).await;
     let begun = Instant::now();
     let trips = 100;
@@ -357,10 +385,10 @@ async fn a_producer_that_waits_is_answered_without_the_linger() {
 #[tokio::test]
 async fn a_producer_that_writes_on_is_read_while_others_wait_for_their_commit() {
     let broker = Broker::start();
-    let slow = |config: &mut edge_agent::Config, _: &mut SocketConfig| {
+    let slow = |config: &mut edge_agent::Config, _: &mut SocketSource| {
         config.buffer.linger = BufferSettings::LINGER_MAX;
     };
-    let (_edge, path) = agent_with(&broker, slow, |source| source).await;
+    let (_edge, path) = agent_with(&broker, slow).await;
     let mut stream = connect(&path).await;
     let (reading, mut writing) = stream.get_mut().split();
     let lines = 20_000u64;
@@ -399,13 +427,13 @@ const PATIENT: Patience = Patience {
 #[tokio::test]
 async fn who_does_not_read_its_answers_is_closed() {
     let broker = Broker::start();
-    let deaf = |source: SocketSource| {
-        source.with_patience(Patience {
+    let deaf = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
+        socket.patience = Patience {
             answers: SHORT,
             ..PATIENT
-        })
+        };
     };
-    let (edge, path) = agent_with(&broker, |_, _| {}, deaf).await;
+    let (edge, path) = agent_with(&broker, deaf).await;
     let mut stream = connect(&path).await;
     let line = "{\"sensor\":\"a\",\"value\":1}\n".repeat(100);
     // Answers fill what the system holds, then nothing is read, then the connection ends.
@@ -423,13 +451,13 @@ async fn who_does_not_read_its_answers_is_closed() {
 #[tokio::test]
 async fn who_says_nothing_or_half_a_line_is_told_and_closed() {
     let broker = Broker::start();
-    let silent = |source: SocketSource| {
-        source.with_patience(Patience {
+    let silent = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
+        socket.patience = Patience {
             silence: SHORT,
             ..PATIENT
-        })
+        };
     };
-    let (_edge, path) = agent_with(&broker, |_, _| {}, silent).await;
+    let (_edge, path) = agent_with(&broker, silent).await;
     let mut stream = connect(&path).await;
     let answer = ask(&mut stream, "{\"sensor\":\"a\",\"value\":1}\n", 1).await;
     assert!(is_accepted(&answer[0]));
@@ -439,13 +467,13 @@ async fn who_says_nothing_or_half_a_line_is_told_and_closed() {
         "{said}"
     );
 
-    let half = |source: SocketSource| {
-        source.with_patience(Patience {
+    let half = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
+        socket.patience = Patience {
             line: SHORT,
             ..PATIENT
-        })
+        };
     };
-    let (_edge, path) = agent_with(&broker, |_, _| {}, half).await;
+    let (_edge, path) = agent_with(&broker, half).await;
     let mut stream = connect(&path).await;
     stream.write_all(b"{\"sensor\":").await.unwrap();
     let said = last_words(&mut stream).await;
@@ -470,8 +498,10 @@ async fn all_places(path: &Path) -> Vec<BufReader<UnixStream>> {
 #[tokio::test]
 async fn the_one_too_many_is_told_why_there_is_no_place() {
     let broker = Broker::start();
-    let patient = |source: SocketSource| source.with_patience(PATIENT);
-    let (edge, path) = agent_with(&broker, |_, _| {}, patient).await;
+    let patient = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
+        socket.patience = PATIENT;
+    };
+    let (edge, path) = agent_with(&broker, patient).await;
     let mut all = all_places(&path).await;
     let mut late = connect(&path).await;
     // What it sent already does not hide the answer.
@@ -493,13 +523,13 @@ async fn the_one_too_many_is_told_why_there_is_no_place() {
 #[tokio::test]
 async fn the_one_that_is_idle_for_longest_gives_way() {
     let broker = Broker::start();
-    let hasty = |source: SocketSource| {
-        source.with_patience(Patience {
+    let hasty = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
+        socket.patience = Patience {
             idle: Duration::ZERO,
             ..PATIENT
-        })
+        };
     };
-    let (_edge, path) = agent_with(&broker, |_, _| {}, hasty).await;
+    let (_edge, path) = agent_with(&broker, hasty).await;
     let mut all = all_places(&path).await;
     let mut late = connect(&path).await;
     let line = "{\"sensor\":\"a\",\"value\":1}\n";

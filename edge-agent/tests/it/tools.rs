@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use daemon::{Clock, SystemClock};
 use edge_agent::commands::work::Program;
-use edge_agent::source::host::HostConfig;
+use edge_agent::source::host::HostSource;
 use schema::Channel;
 use schema::message::{Command, CommandId, CommandProgress, CommandRequest, CommandState};
 
@@ -54,11 +54,9 @@ async fn a_collect_takes_a_whole_scan_whatever_the_dead_band() {
     let bridge = Bridge::start(&broker).await;
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&broker, folder.path());
-    config.sources.host = Some(HostConfig {
-        interval: Duration::from_secs(3_600),
-        dead_band: Some(1e18),
-        ..HostConfig::default()
-    });
+    let mut host = HostSource::default().every(Duration::from_secs(3_600));
+    host.shaping.dead_band = Some(1e18);
+    config.sources.push(host);
     let edge = Edge::start_with(config, folder).await;
     eventually("the first scan is accepted", || {
         edge.agent.balance().accepted > 0
@@ -80,11 +78,9 @@ async fn a_dead_band_leaves_out_what_has_not_changed() {
     let bridge = Bridge::start(&broker).await;
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&broker, folder.path());
-    config.sources.host = Some(HostConfig {
-        interval: Duration::from_millis(20),
-        dead_band: Some(0.0),
-        ..HostConfig::default()
-    });
+    let mut host = HostSource::default().every(Duration::from_millis(20));
+    host.shaping.dead_band = Some(0.0);
+    config.sources.push(host);
     let _edge = Edge::start_with(config, folder).await;
     let of = |name: &str| {
         let heard = bridge.heard();

@@ -19,7 +19,7 @@ use certs::set::MachineSet;
 use clap::Args;
 use daemon::{Class, Failure, Health, Lifecycle, lifecycle, logs, stdout};
 use edge_agent::Status;
-use edge_agent::source::host::HostConfig;
+use edge_agent::source::host::HostSource;
 use prometheus_client::registry::Registry;
 use schema::{DeviceId, DiscardedBy};
 use store::location::Location;
@@ -137,10 +137,8 @@ async fn serve(options: &Options) -> Result<Summary, Failure> {
         edge_agent::Config::new(host, port, certs.device.clone(), data.buffer())?;
     // One machine, watched by a person: what arrives should show at once.
     agent_config.session.report_interval = Duration::from_secs(5);
-    agent_config.sources.host = Some(HostConfig {
-        interval: options.interval,
-        ..HostConfig::default()
-    });
+    let host = HostSource::default().every(options.interval);
+    agent_config.sources.push(host);
     let agent =
         edge_agent::Agent::start(agent_config, &parts.agent, &health, &mut registry).await?;
     bridge.serve(Arc::new(registry), health, &parts.bridge);

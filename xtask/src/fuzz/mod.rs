@@ -7,7 +7,6 @@
 //! administrator. A run is repeated by its seed, which is printed; examples and time are bounded.
 
 mod bridge;
-mod venv;
 
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -18,7 +17,7 @@ use daemon::Failure;
 use crate::servers::Postgres;
 use crate::servers::postgres::Durability;
 use crate::supervisor::Supervisor;
-use crate::workspace;
+use crate::{python, workspace};
 use bridge::Bridge;
 
 /// What the tally calls it.
@@ -101,7 +100,7 @@ fn fuzz(
     postgres: &Postgres,
     options: &Options,
 ) -> Result<bool, Failure> {
-    let program = venv::ensure(supervisor)?;
+    let program = python::ensure(supervisor, python::FUZZER)?;
     let bridge = Bridge::start(&postgres.url())?;
     // Any number will do; the process id differs from run to run.
     let seed = options.seed.unwrap_or_else(std::process::id);

@@ -21,7 +21,7 @@ use crate::cockroach::Recorder;
 use crate::servers::Postgres;
 use crate::servers::postgres::Durability;
 use crate::supervisor::Supervisor;
-use crate::{cockroach, fuzz, programs, workspace};
+use crate::{cockroach, fuzz, programs, python, workspace};
 use tally::Tally;
 
 /// How long the build may take: on two slow cores, with every dependency.
@@ -61,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode, Failure> {
     // Before the server: a signal must not end this program without stopping it.
     let mut supervisor = Supervisor::new()?;
     requirements::ensure(&mut supervisor)?;
+    python::ensure(&mut supervisor, python::MODBUS)?;
 
     eprintln!("building every binary of the workspace");
     build(&mut supervisor, options)?;

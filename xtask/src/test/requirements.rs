@@ -75,13 +75,13 @@ pub(crate) const REQUIREMENTS: [Requirement; 9] = [
         programs: &["python3"],
         modules: &[],
         package: "python3",
-        why: "the API is fuzzed by a program that is not ours",
+        why: "the API is fuzzed, and Modbus devices are played, by programs that are not ours",
     },
     Requirement {
         programs: &["python3"],
         modules: &["venv", "ensurepip"],
         package: "python3-venv",
-        why: "the fuzzer is installed in an environment of its own",
+        why: "each of those is installed in an environment of its own",
     },
 ];
 

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use schema::TimestampUnit;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -25,9 +24,10 @@ use tracing::debug;
 
 use super::habit::Habit;
 use super::seats::{CONNECTIONS_MAX, Seat};
-use crate::buffer::{Append, Appended, Hold};
-use crate::ingest::{Handed, Ingest, IngestError};
-use crate::source::line::{self, LINE_BYTES_MAX, LineError};
+use crate::buffer::{Append, Hold};
+use crate::ingest::{APPEND_READINGS_MAX, IngestError};
+use crate::source::format::{Format, LINE_BYTES_MAX, LINE_SAMPLES_MAX, LineError, LineRules};
+use crate::source::{Outcome, Outlet, Submission, Verdict};
 
 /// Most lines that are handed over together.
 const APPEND_LINES_MAX: usize = 1_000;
@@ -46,7 +46,7 @@ const HURRY_BYTES: usize = WINDOW_BYTES / 4;
 const LINE_BYTES: usize = 64;
 
 /// How long producers are waited for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
     /// For reading their answers.
     pub answers: Duration,
@@ -80,6 +80,7 @@ const FAREWELL_BYTES_MAX: usize = 1024 * 1024;
 #[serde(rename_all = "lowercase")]
 enum Answer {
     Accepted(u64),
+    Dropped(&'static str),
     Refused(String),
 }
 
@@ -102,8 +103,8 @@ enum Parting {
 
 /// One producer.
 pub(super) struct Connection {
-    pub(super) ingest: Ingest,
-    pub(super) unit: TimestampUnit,
+    pub(super) outlet: Outlet,
+    pub(super) rules: Arc<LineRules>,
     pub(super) patience: Patience,
     pub(super) seat: Seat,
     pub(super) stop: CancellationToken,
@@ -111,9 +112,9 @@ pub(super) struct Connection {
 
 /// Lines that were handed over together and wait for their answers.
 struct Unanswered {
-    /// Which lines are readings, and what is wrong with the others.
-    places: Vec<Result<(), LineError>>,
-    handed: Option<Handed>,
+    /// How many samples each line has, or what is wrong with it.
+    places: Vec<Result<usize, LineError>>,
+    handed: Option<Submission>,
     /// The room of the lines, freed when they are answered.
     _room: OwnedSemaphorePermit,
 }
@@ -139,10 +140,10 @@ impl Connection {
         debug!(reason = %parting, "connection of a producer ends");
         match parting {
             Parting::Gone(_) => {}
-            Parting::Deaf(_) => self.ingest.producer_closed("deaf"),
-            Parting::HalfLine(_) => self.ingest.producer_closed("half_line"),
-            Parting::Silent(_) => self.ingest.producer_closed("silent"),
-            Parting::GaveWay => self.ingest.producer_closed("gave_way"),
+            Parting::Deaf(_) => self.outlet.producer_closed("deaf"),
+            Parting::HalfLine(_) => self.outlet.producer_closed("half_line"),
+            Parting::Silent(_) => self.outlet.producer_closed("silent"),
+            Parting::GaveWay => self.outlet.producer_closed("gave_way"),
         }
         if !matches!(parting, Parting::Gone(_) | Parting::Deaf(_)) {
             farewell(&mut reading, &mut writing, parting.to_string()).await;
@@ -165,9 +166,9 @@ impl Connection {
         while !ended {
             bytes.reserve(READ_BYTES);
             ended = self.read(reading, &mut bytes).await? == 0;
-            let (now, now_micros) = (Instant::now(), self.ingest.now_micros());
+            let (now, now_micros) = (Instant::now(), self.outlet.now_micros());
             loop {
-                let texts = take_lines(&mut codec, &mut bytes, ended);
+                let texts = take_lines(&mut codec, &mut bytes, ended, self.lines_max());
                 if texts.is_empty() {
                     break;
                 }
@@ -187,9 +188,8 @@ impl Connection {
                 let places = texts
                     .into_iter()
                     .map(|text| {
-                        let sample = line::parse(&text?, self.unit, now_micros)?;
-                        append.samples.push(sample);
-                        Ok(())
+                        let samples = &mut append.samples;
+                        self.rules.read(text?.as_bytes(), now_micros, samples)
                     })
                     .collect();
                 lingering += weight;
@@ -199,7 +199,7 @@ impl Connection {
                 }
                 let handed = match append.samples.is_empty() {
                     true => None,
-                    false => Some(self.ingest.submit(append).await),
+                    false => Some(self.outlet.submit(append).await),
                 };
                 let one = Unanswered {
                     places,
@@ -212,6 +212,14 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Most lines that fit one append, however many samples each has.
+    fn lines_max(&self) -> usize {
+        match self.rules.format {
+            Format::Json => APPEND_LINES_MAX,
+            Format::Influx => APPEND_READINGS_MAX / LINE_SAMPLES_MAX,
+        }
     }
 
     /// Reads what comes next, as long as there is a point in waiting.
@@ -251,7 +259,7 @@ impl Connection {
         }) = unanswered.recv().await
         {
             let lines = places.len();
-            let count = places.iter().filter(|place| place.is_ok()).count();
+            let count = places.iter().flatten().sum();
             let outcome = match handed {
                 Some(handed) => Some(handed.done().await),
                 None => None,
@@ -261,9 +269,12 @@ impl Connection {
             text.clear();
             for place in places {
                 match place {
-                    Ok(()) => answers.next().iter().for_each(|one| write(&mut text, one)),
+                    Ok(samples) => {
+                        let of_line = answers.by_ref().take(samples).reduce(Answer::and);
+                        of_line.iter().for_each(|one| write(&mut text, one));
+                    }
                     Err(error) => {
-                        self.ingest.refused(error.label(), 1);
+                        self.outlet.refused(error.label(), 1);
                         write(&mut text, &Answer::Refused(error.to_string()));
                     }
                 }
@@ -321,25 +332,35 @@ fn lock(habit: &Mutex<Habit>) -> std::sync::MutexGuard<'_, Habit> {
 }
 
 /// What became of each of `count` readings, in their order.
-fn answers(count: usize, outcome: Result<Appended, IngestError>) -> Vec<Answer> {
-    let appended = match outcome {
-        Ok(appended) => appended,
+fn answers(count: usize, outcome: Result<Outcome, IngestError>) -> Vec<Answer> {
+    match outcome {
+        Ok(outcome) => outcome.verdicts(count).map(Answer::from).collect(),
         Err(error) => {
             let refused = || Answer::Refused(error.to_string());
-            return std::iter::repeat_with(refused).take(count).collect();
+            std::iter::repeat_with(refused).take(count).collect()
         }
-    };
-    let mut refused = appended.refused.into_iter().peekable();
-    let mut sequences = appended
-        .range
-        .into_iter()
-        .flat_map(|range| range.first()..=range.last());
-    (0..count)
-        .filter_map(|place| match refused.next_if(|(at, _)| *at == place) {
-            Some((_, error)) => Some(Answer::Refused(error.to_string())),
-            None => sequences.next().map(Answer::Accepted),
-        })
-        .collect()
+    }
+}
+
+impl Answer {
+    /// The answer to a line with both of these readings: what is refused has to be said, and of what is accepted, the last.
+    fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
+            (_, accepted @ Self::Accepted(_)) | (accepted @ Self::Accepted(_), _) => accepted,
+            (_, dropped) => dropped,
+        }
+    }
+}
+
+impl From<Verdict> for Answer {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Accepted(row) => Self::Accepted(row),
+            Verdict::Dropped(why) => Self::Dropped(why.as_str()),
+            Verdict::Refused(why) => Self::Refused(why.to_string()),
+        }
+    }
 }
 
 /// The complete lines that are there, also empty ones: each is answered. At the end of the stream also the
@@ -348,9 +369,10 @@ fn take_lines(
     codec: &mut LinesCodec,
     bytes: &mut BytesMut,
     ended: bool,
+    lines_max: usize,
 ) -> Vec<Result<String, LineError>> {
     let mut lines = Vec::new();
-    while lines.len() < APPEND_LINES_MAX {
+    while lines.len() < lines_max {
         let decoded = if ended {
             codec.decode_eof(bytes)
         } else {
@@ -378,7 +400,7 @@ mod tests {
     use schema::SeqRange;
 
     use super::*;
-    use crate::buffer::ReadingError;
+    use crate::buffer::{Appended, ReadingError};
 
     #[test]
     fn lines_are_bounded_and_a_long_one_does_not_hide_the_next() {
@@ -389,7 +411,7 @@ mod tests {
             bytes.extend_from_slice(b"\n");
         }
         bytes.extend_from_slice(b"\xff\xfe\n\nlast");
-        let lines = take_lines(&mut codec, &mut bytes, true);
+        let lines = take_lines(&mut codec, &mut bytes, true, APPEND_LINES_MAX);
         let kinds: Vec<&str> = lines
             .iter()
             .map(|line| match line {
@@ -409,12 +431,24 @@ mod tests {
             range: SeqRange::new(7, 8),
             refused: vec![(1, ReadingError::TooManySensors)],
         };
-        let said: Vec<bool> = answers(3, Ok(appended))
+        let said: Vec<bool> = answers(3, Ok(Outcome::from(appended)))
             .iter()
             .map(|answer| matches!(answer, Answer::Accepted(7 | 8)))
             .collect();
         assert_eq!(said, [true, false, true]);
         assert_eq!(answers(2, Err(IngestError::Stopping)).len(), 2);
+    }
+
+    #[test]
+    fn a_line_with_several_readings_has_one_answer() {
+        let (accepted, dropped) = (Answer::Accepted, Answer::Dropped("window"));
+        let refused = || Answer::Refused("no".to_owned());
+        assert!(matches!(accepted(1).and(accepted(2)), Answer::Accepted(2)));
+        assert!(matches!(accepted(1).and(dropped), Answer::Accepted(1)));
+        assert!(matches!(refused().and(accepted(1)), Answer::Refused(_)));
+        assert!(matches!(accepted(1).and(refused()), Answer::Refused(_)));
+        let dropped = Answer::Dropped("a").and(Answer::Dropped("b"));
+        assert!(matches!(dropped, Answer::Dropped("b")));
     }
 
     #[test]
@@ -424,8 +458,8 @@ mod tests {
         for _ in 0..APPEND_LINES_MAX + 1 {
             bytes.extend_from_slice(b"x\n");
         }
-        let first = take_lines(&mut codec, &mut bytes, false).len();
-        let second = take_lines(&mut codec, &mut bytes, false).len();
+        let first = take_lines(&mut codec, &mut bytes, false, APPEND_LINES_MAX).len();
+        let second = take_lines(&mut codec, &mut bytes, false, APPEND_LINES_MAX).len();
         assert_eq!((first, second), (APPEND_LINES_MAX, 1));
     }
 }

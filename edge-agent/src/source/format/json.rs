@@ -7,37 +7,16 @@
 //! ```
 //!
 //! `observed_at` is a number in the source's unit, or RFC 3339, see [`schema::timestamp`]; without it the
-//! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it.
+//! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it. With a `type`, `f64`,
+//! `i64`, `bool` or `text`, a number is that one: `20` is then 20.0. A `unit` of measure is checked, and goes no further.
 
-use schema::id::IdError;
-use schema::reading::ValueError;
-use schema::timestamp::TimestampError;
+use std::fmt;
+
 use schema::{ObservedAt, Quality, Reading, SensorName, TimestampUnit, Value, WrittenTime};
 use serde::Deserialize;
 
+use super::LineError;
 use crate::buffer::{Sample, Timing};
-
-/// Longest line, in bytes: the longest name and text, escaped, with room for the rest.
-pub(crate) const LINE_BYTES_MAX: usize = 16 * 1024;
-
-/// Why a line is no reading.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LineError {
-    #[error("line is longer than {LINE_BYTES_MAX} bytes")]
-    TooLong,
-    #[error("line is not UTF-8")]
-    NotUtf8,
-    #[error("line is empty")]
-    Empty,
-    #[error("line is no reading: {0}")]
-    Json(#[from] serde_json::Error),
-    #[error("{0}")]
-    Sensor(#[from] IdError),
-    #[error("observed_at: {0}")]
-    Time(#[from] TimestampError),
-    #[error("{0}")]
-    Value(#[from] ValueError),
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,31 +27,77 @@ struct Line<'a> {
     observed_at: Option<WrittenTime>,
     #[serde(default)]
     quality: Quality,
+    r#type: Option<DeclaredType>,
+    #[serde(borrow)]
+    unit: Option<std::borrow::Cow<'a, str>>,
 }
 
-impl LineError {
-    /// The error as it stands in metrics.
-    pub(crate) const fn label(&self) -> &'static str {
-        match self {
-            Self::TooLong => "line_too_long",
-            Self::NotUtf8 | Self::Empty | Self::Json(_) => "malformed",
-            Self::Sensor(_) => "bad_sensor_name",
-            Self::Time(TimestampError::Unit { .. }) => "wrong_time_unit",
-            Self::Time(TimestampError::Text(_) | TimestampError::Range(_)) => "bad_time",
-            Self::Value(ValueError::NotFinite) => "not_finite",
-            Self::Value(ValueError::TextTooLong { .. } | ValueError::TextHoldsNul) => "bad_text",
+/// Longest unit of measure: the longest of UCUM have some forty.
+pub const UNIT_CHARS_MAX: usize = 64;
+
+/// The type that a producer says its values have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeclaredType {
+    /// A number.
+    F64,
+    /// A whole number.
+    I64,
+    /// True or false.
+    Bool,
+    /// A text.
+    Text,
+}
+
+impl DeclaredType {
+    /// The value as one of this type; `None` when it is none.
+    fn of(self, value: Value) -> Option<Value> {
+        /// Below this, each whole number of a double is one of 64 bits.
+        const WHOLE_BELOW: f64 = 9_223_372_036_854_775_808.0;
+        match (self, value) {
+            (Self::F64, Value::I64(whole)) => Some(Value::F64(whole as f64)),
+            (Self::I64, Value::F64(number))
+                if number.fract() == 0.0 && (-WHOLE_BELOW..WHOLE_BELOW).contains(&number) =>
+            {
+                Some(Value::I64(number as i64))
+            }
+            (Self::F64, value @ Value::F64(_))
+            | (Self::I64, value @ Value::I64(_))
+            | (Self::Bool, value @ Value::Bool(_))
+            | (Self::Text, value @ Value::Text(_)) => Some(value),
+            _ => None,
         }
     }
 }
 
-/// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
-pub(crate) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
-    if text.trim().is_empty() {
-        return Err(LineError::Empty);
+impl fmt::Display for DeclaredType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F64 => "f64",
+            Self::I64 => "i64",
+            Self::Bool => "bool",
+            Self::Text => "text",
+        })
     }
+}
+
+/// Whether a unit of measure can be one.
+pub(in crate::source) fn is_unit(unit: &str) -> bool {
+    (1..=UNIT_CHARS_MAX).contains(&unit.chars().count()) && !unit.chars().any(char::is_control)
+}
+
+/// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
+pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
     let line: Line<'_> = serde_json::from_str(text)?;
     let sensor: SensorName = line.sensor.parse()?;
     line.value.validate()?;
+    let value = match line.r#type {
+        None => line.value,
+        Some(declared) => declared.of(line.value).ok_or(LineError::Type(declared))?,
+    };
+    if line.unit.is_some_and(|unit| !is_unit(&unit)) {
+        return Err(LineError::Unit);
+    }
     let (observed_at, timing) = match line.observed_at {
         None => (ObservedAt::from_micros(now_micros), Timing::Read),
         Some(written) => (written.read(unit, Some(now_micros))?, Timing::Given),
@@ -80,7 +105,7 @@ pub(crate) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<
     let reading = Reading {
         sensor,
         observed_at,
-        value: line.value,
+        value,
         quality: line.quality,
     };
     Ok(Sample { reading, timing })
@@ -136,11 +161,19 @@ mod tests {
     fn each_fault_has_its_label() {
         let long = "x".repeat(1025);
         for (text, label) in [
-            ("", "malformed"),
             ("{}", "malformed"),
-            (" ", "malformed"),
             (r#"{"sensor":"s","value":null}"#, "malformed"),
-            (r#"{"sensor":"s","value":1,"unit":"V"}"#, "malformed"),
+            (r#"{"sensor":"s","value":1,"units":"V"}"#, "malformed"),
+            (r#"{"sensor":"s","value":1,"unit":""}"#, "bad_unit"),
+            (r#"{"sensor":"s","value":1,"unit":"a\u0007"}"#, "bad_unit"),
+            (r#"{"sensor":"s","value":1,"type":"f32"}"#, "malformed"),
+            (r#"{"sensor":"s","value":1.5,"type":"i64"}"#, "wrong_type"),
+            (r#"{"sensor":"s","value":"1","type":"i64"}"#, "wrong_type"),
+            (
+                r#"{"sensor":"s","value":9223372036854775808.0,"type":"i64"}"#,
+                "wrong_type",
+            ),
+            (r#"{"sensor":"s","value":1,"type":"bool"}"#, "wrong_type"),
             (r#"{"sensor":"s","value":1e999}"#, "malformed"),
             (r#"{"sensor":"","value":1}"#, "bad_sensor_name"),
             (
@@ -172,7 +205,38 @@ mod tests {
                 "{said}"
             );
         }
-        assert_eq!(said(""), "line is empty");
+    }
+
+    #[test]
+    fn a_declared_type_is_the_values() {
+        let value = |text: &str| parse(text, UNIT, NOW).unwrap().reading.value;
+        for (text, expected) in [
+            (
+                r#"{"sensor":"s","value":20,"type":"f64","unit":"Cel"}"#,
+                Value::F64(20.0),
+            ),
+            (
+                r#"{"sensor":"s","value":20.5,"type":"f64"}"#,
+                Value::F64(20.5),
+            ),
+            (
+                r#"{"sensor":"s","value":-3.0,"type":"i64"}"#,
+                Value::I64(-3),
+            ),
+            (
+                r#"{"sensor":"s","value":true,"type":"bool"}"#,
+                Value::Bool(true),
+            ),
+            (
+                r#"{"sensor":"s","value":"x","type":"text"}"#,
+                Value::Text("x".into()),
+            ),
+        ] {
+            assert_eq!(value(text), expected, "{text}");
+        }
+        for (chars, is_one) in [(1, true), (64, true), (65, false)] {
+            assert_eq!(is_unit(&"°".repeat(chars)), is_one, "{chars}");
+        }
     }
 
     proptest! {
