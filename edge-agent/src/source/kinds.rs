@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use super::config::Section;
-use super::{Source, host, socket};
+use super::{Source, exec, host, prometheus, socket};
 
 /// Reads the section of a source of one kind; `None` when a problem was noted that leaves no source.
 pub(super) type Read = fn(&mut Section<'_>) -> Option<Arc<dyn Source>>;
 
 /// In the order of their names.
-const KINDS: &[(&str, Read)] = &[(host::KIND, host::read), (socket::KIND, socket::read)];
+const KINDS: &[(&str, Read)] = &[
+    (exec::KIND, exec::read),
+    (host::KIND, host::read),
+    (prometheus::KIND, prometheus::read),
+    (socket::KIND, socket::read),
+];
 
 /// How a kind is read.
 pub(super) fn find(kind: &str) -> Option<Read> {

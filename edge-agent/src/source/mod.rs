@@ -13,11 +13,13 @@
 //! A new kind: a module with its settings and `impl Source`, and a line in [`kinds`].
 
 mod config;
+pub mod exec;
 pub mod format;
 pub mod host;
 mod kinds;
 mod outlet;
 mod polls;
+pub mod prometheus;
 mod report;
 pub mod shape;
 pub mod socket;

@@ -261,6 +261,17 @@ impl Outlet {
         }
     }
 
+    /// How far this source had read when it last handed over with a [`crate::buffer::Position`] under this name.
+    ///
+    /// # Errors
+    /// [`IngestError`]: the buffer cannot be read.
+    pub async fn position(&self, source: &str) -> Result<Option<Vec<u8>>, IngestError> {
+        match &self.0.sink {
+            Sink::Buffer(ingest) => ingest.position(source).await,
+            Sink::Shown(..) => Ok(None),
+        }
+    }
+
     /// Counts a producer whose connection the agent ends.
     pub(crate) fn producer_closed(&self, reason: &'static str) {
         if let Sink::Buffer(ingest) = &self.0.sink {
@@ -286,8 +297,18 @@ impl Outlet {
             samples,
             hold,
             can_hold_back,
+            position,
         } = append;
         let count = samples.len();
+        // A source that knows how far it has read waits for its turn: nothing of it is left out.
+        let is_paced = position.is_some();
+        if let Some((_, limiter)) = &shared.limit
+            && is_paced
+        {
+            for _ in 0..count {
+                limiter.until_ready().await;
+            }
+        }
         let mut places = Vec::with_capacity(count);
         let mut out = Vec::with_capacity(count);
         let mut names = Vec::new();
@@ -304,6 +325,7 @@ impl Outlet {
             let now = Instant::now();
             for sample in samples {
                 if let Some((most, limiter)) = &shared.limit
+                    && !is_paced
                     && limiter.check().is_err()
                 {
                     by_rate += 1;
@@ -361,6 +383,7 @@ impl Outlet {
             samples: out,
             hold,
             can_hold_back,
+            position,
         };
         self.submit_shaped(append, Some(places), names).await
     }
@@ -371,7 +394,7 @@ impl Outlet {
         places: Option<Vec<Place>>,
         names: Vec<SensorName>,
     ) -> Submission {
-        let handed = if append.samples.is_empty() {
+        let handed = if append.samples.is_empty() && append.position.is_none() {
             Handed::Nothing
         } else {
             match &self.0.sink {
