@@ -17,6 +17,7 @@ pub mod exec;
 pub mod format;
 pub mod host;
 mod kinds;
+pub mod mqtt;
 mod outlet;
 mod polls;
 pub mod prometheus;

@@ -21,6 +21,7 @@ mod config;
 mod delivery;
 mod disk_trouble;
 mod edge;
+mod feeds;
 mod fixtures;
 mod link;
 mod odd_rows;
