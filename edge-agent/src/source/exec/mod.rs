@@ -127,7 +127,7 @@ enum RunError {
         said: Said,
     },
     #[error(
-        "{program} was killed: it wrote more than {bytes_max} bytes; output_bytes_max allows more"
+        "{program} was ended: it wrote more than {bytes_max} bytes; output_bytes_max allows more"
     )]
     TooMuch { program: String, bytes_max: u64 },
     #[error("{program} ended with {status}{said}")]
@@ -375,9 +375,9 @@ impl ExecSource {
             }
         };
         complaints.begin();
-        let said = &mut *complaints;
+        let (to, said) = (&mut *output, &mut *complaints);
         let read = |out, err| async move {
-            tokio::join!(output.read(out, bytes_max), said.read(err));
+            tokio::join!(to.read(out, bytes_max), said.read(err));
         };
         let ran = program::run(command, mark(&self.name), endings, limit, read).await;
         let Ended { cut, status } = ran.map_err(|error| RunError::NotStarted {
@@ -385,7 +385,9 @@ impl ExecSource {
             error,
         })?;
         let (program, said) = (program(), Said(complaints.last()));
-        match (cut, status) {
+        // It may have ended before it was ended for that.
+        let too_much = output.is_too_much().then_some(Cut::TooMuch(self.output_bytes_max));
+        match (cut.or(too_much), status) {
             (Some(Cut::Late(allowed)), _) => Err(RunError::Late {
                 program,
                 allowed,

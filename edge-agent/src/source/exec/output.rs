@@ -51,6 +51,7 @@ pub(super) struct Output<'a> {
     accepted: u64,
     heard: Arc<Notify>,
     too_much: Arc<Notify>,
+    is_too_much: bool,
     warnings: Repeats,
 }
 
@@ -64,6 +65,7 @@ impl<'a> Output<'a> {
             accepted: 0,
             heard: Arc::default(),
             too_much: Arc::default(),
+            is_too_much: false,
             warnings: Repeats::new(WARN_EVERY),
         }
     }
@@ -71,6 +73,11 @@ impl<'a> Output<'a> {
     /// Readings that are on disk.
     pub(super) const fn accepted(&self) -> u64 {
         self.accepted
+    }
+
+    /// Whether it wrote more than it may.
+    pub(super) const fn is_too_much(&self) -> bool {
+        self.is_too_much
     }
 
     /// Notified of each part that was read.
@@ -104,6 +111,7 @@ impl<'a> Output<'a> {
             }
             self.heard.notify_one();
             if bytes_max.is_some_and(|bytes_max| total > bytes_max) {
+                self.is_too_much = true;
                 self.too_much.notify_one();
                 return;
             }

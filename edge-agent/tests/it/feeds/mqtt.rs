@@ -190,20 +190,20 @@ async fn what_a_full_disk_does_not_take_stays_at_the_broker() {
     let agent = edge(&broker, &section).await;
     eventually("it is connected", || is_running(&agent, "local")).await;
     agent.agent.limit_file_pages(1).await;
+    let payload = |n: usize| format!("{n:03}{}", "x".repeat(900));
     for n in 0..30 {
-        local.publish("n", &n.to_string(), &["-q", "1"]);
+        local.publish("n", &payload(n), &["-q", "1"]);
     }
     eventually("the disk is full", || {
         agent.agent.status().storage.trouble.is_some()
     })
     .await;
+    assert!(agent.agent.balance().accepted < 30);
     let folder = agent.stop().await;
-    assert_eq!(bridge.heard().rows.len(), 0);
     let agent = edge_in(&broker, folder, &section).await;
     eventually("all are there", || arrived(&bridge, "n").len() >= 30).await;
-    let expected: Vec<Value> = (0..30).map(|n| Value::F64(f64::from(n))).collect();
+    let expected: Vec<Value> = (0..30).map(|n| Value::Text(payload(n).into())).collect();
     assert_eq!(arrived(&bridge, "n"), expected);
-    assert_eq!(agent.agent.balance().accepted, 30);
 }
 
 /// As long as the process lives, a message that comes again because the acknowledgement was lost is known.
