@@ -14,6 +14,8 @@ use schema::{Balance, SeqRange};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
@@ -205,7 +207,7 @@ impl Agent {
                 .as_ref()
                 .and_then(|process| process.restarted_for),
             progress: None,
-            endings: tokio_util::task::TaskTracker::new(),
+            endings: TaskTracker::new(),
         };
         let (log_level, tuning) = (knobs.log_level.clone(), knobs.session.subscribe());
         let commands = Commands {
@@ -260,15 +262,20 @@ impl Agent {
         lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         let closing = buffer.clone();
+        let running = TaskTracker::new();
+        let last_words = running.clone();
         let driving = async move {
             let outcome = driver.run().await;
+            // What sources say last goes to disk; they are bounded in how long they take.
+            last_words.wait().await;
             closing.close().await;
             outcome
         };
         lifecycle.spawn("session", driving.instrument(span));
         for (source, outlet) in sources.all {
-            spawn_source(source, outlet, &intake, lifecycle);
+            spawn_source(source, outlet, &intake, running.token(), lifecycle);
         }
+        running.close();
         Ok(RunningAgent {
             buffer,
             ingest,
@@ -478,20 +485,23 @@ fn spawn_source(
     source: Arc<dyn source::Source>,
     outlet: Outlet,
     intake: &CancellationToken,
+    running: TaskTrackerToken,
     lifecycle: &Lifecycle,
 ) {
     let stop = intake.clone();
     let whole = lifecycle.clone();
     lifecycle.spawn("source", async move {
-        let running = source::supervise(source, outlet, source::Patience::default(), stop.clone());
-        tokio::pin!(running);
+        let patience = source::Patience::default();
+        let supervised = source::supervise(source, outlet, patience, stop.clone());
+        tokio::pin!(supervised);
         tokio::select! {
-            () = &mut running => whole.stopping().await,
+            () = &mut supervised => whole.stopping().await,
             () = whole.stopping() => {
                 stop.cancel();
-                running.await;
+                supervised.await;
             }
         }
+        drop(running);
         Ok(())
     });
 }

@@ -98,6 +98,11 @@ impl Ingest {
         }
     }
 
+    /// The same, closed by another token than this one.
+    pub(crate) fn closed_by(self, closed: CancellationToken) -> Self {
+        Self { closed, ..self }
+    }
+
     /// Takes readings over, in one commit: `Ok` comes after it. Readings that no store could
     /// hold are refused one by one, and named in the answer.
     ///

@@ -4,6 +4,7 @@ mod check;
 mod run;
 mod settings;
 mod status;
+mod trial;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ enum Command {
         #[arg(long, hide = true)]
         restarted_for: Option<CommandId>,
     },
-    /// Check settings, certificates, the buffer's file and the socket without changing anything
+    /// Check settings, certificates, the buffer's file and the sources without changing anything
     Check {
         /// The settings file
         #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
@@ -60,6 +61,16 @@ enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// Print what a source would read, without sending or keeping it
+    Try {
+        /// Its name: NAME of [source.NAME]
+        source: String,
+        /// The settings file; only its [source] sections are read
+        #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
+        config: PathBuf,
+        #[command(flatten)]
+        options: trial::Options,
     },
     /// Look at and change settings on this device, whether the agent runs or not
     ///
@@ -82,6 +93,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         } => run::run_and_again(&config, faults, restarted_for)?,
         Command::Check { config } => block_on(check::check(&config))?,
         Command::Status { config, http, json } => block_on(status::status(&config, http, json))?,
+        Command::Try {
+            source,
+            config,
+            options,
+        } => block_on(trial::run(&config, &source, options))?,
         Command::Config(command) => block_on(settings::run(command))?,
     }
     Ok(ExitCode::SUCCESS)

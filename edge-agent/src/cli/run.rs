@@ -2,21 +2,24 @@
 //! process then runs itself again with the same arguments.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::get;
 use clap::Args;
 use daemon::health::{STARTING, State};
 use daemon::lifecycle::Signals;
-use daemon::{Class, Failure, Health, Lifecycle, admin, http};
+use daemon::{Backoff, Class, Failure, Health, Lifecycle, admin, http};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
-use tracing::info;
+use tokio::task::AbortHandle;
+use tracing::{debug, info, warn};
 
 use super::block_on;
 use crate::app::Agent;
@@ -27,6 +30,9 @@ const RESTARTED_FOR: &str = "--restarted-for";
 
 /// How long a stop may take: draining, the farewell, the last commit.
 const STOP_GRACE: Duration = Duration::from_millis(4_800);
+
+/// The first and the longest pause before a busy admin address is tried again.
+const ADMIN_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// How often a start looks whether it has to wait.
 const WAITING_LOOK: Duration = Duration::from_millis(100);
@@ -99,12 +105,24 @@ async fn run(
         restarted_for,
     });
     info!(settings = ?settings.agent, "effective settings");
-    let listener = http::bind(settings.admin).await?;
+    // Taken by another program, it is bound when it is free: readings do not wait for it.
+    let listener = http::bind(settings.admin)
+        .await
+        .inspect_err(|error| {
+            warn!(
+                %error,
+                help = "free the port, or choose another [admin] http address; the agent goes on without it and tries again",
+                "admin endpoints are not served yet"
+            );
+        })
+        .ok();
     let (lifecycle, health) = (Lifecycle::new(), Health::default());
     let mut registry = Registry::default();
     let mut signals = Signals::listen()?;
     // A start may have to wait for the disk; it has to answer why meanwhile, and may be stopped.
-    let waiting = waiting_room(&listener, &lifecycle, &health);
+    let waiting = listener
+        .as_ref()
+        .map(|listener| waiting_room(listener, &lifecycle, &health));
     let agent = tokio::select! {
         started = Agent::start(settings.agent, &lifecycle, &health, &mut registry) => started?,
         () = signals.next() => {
@@ -113,12 +131,40 @@ async fn run(
             return Ok(None);
         }
     };
-    waiting.abort();
+    waiting.inspect(AbortHandle::abort);
     let router = admin::router(Arc::new(registry), health).merge(agent.router());
-    admin::serve(listener, router, &lifecycle);
+    match listener {
+        Some(listener) => admin::serve(listener, router, &lifecycle),
+        None => {
+            let serving = serve_when_free(settings.admin, router, lifecycle.clone());
+            lifecycle.spawn("admin", serving);
+        }
+    }
     // A signal while it restarts means a stop: only a stop in order is followed by the restart.
     signals.run_until_stopped(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())
+}
+
+/// Serves the admin endpoints as soon as their address is free.
+async fn serve_when_free(
+    address: SocketAddr,
+    router: Router,
+    lifecycle: Lifecycle,
+) -> Result<(), Failure> {
+    let mut backoff = Backoff::new(ADMIN_BACKOFF.0, ADMIN_BACKOFF.1);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_jittered()) => {}
+            () = lifecycle.stopping() => return Ok(()),
+        }
+        match http::bind(address).await {
+            Ok(listener) => {
+                info!(%address, "admin endpoints are served from now on");
+                return http::serve(listener, router, None, lifecycle).await;
+            }
+            Err(error) => debug!(%error, "admin endpoints are not served yet"),
+        }
+    }
 }
 
 /// Answers for the agent until it has started: the health of its parts, also as an answer to `/status`.
@@ -126,7 +172,7 @@ fn waiting_room(
     listener: &tokio::net::TcpListener,
     lifecycle: &Lifecycle,
     health: &Health,
-) -> tokio::task::AbortHandle {
+) -> AbortHandle {
     let parts = health.clone();
     let status = move || async move { (StatusCode::SERVICE_UNAVAILABLE, reasons(&parts)) };
     let router =

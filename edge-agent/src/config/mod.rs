@@ -12,7 +12,7 @@ use certs::tls::{TlsError, TlsFiles};
 use daemon::logs::{Levels, LogSettings};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Class, Failure};
-use raw::{Raw, default_backoff_first, default_backoff_max, default_keep_alive};
+use raw::{Raw, RawSourcesAlone, default_backoff_first, default_backoff_max, default_keep_alive};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
@@ -134,6 +134,19 @@ impl Settings {
         let mut problems = Problems::default();
         let raw = settings::load_noting(path, &mut problems)?;
         Self::from_raw(raw, path, problems)
+    }
+
+    /// Reads the sources of a settings file, whatever else is in it.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for the sections of sources alone.
+    pub fn load_sources(path: &Path) -> Result<Vec<SourceConfig>, Failure> {
+        // What is not known here may be known elsewhere.
+        let raw: RawSourcesAlone = settings::load_noting(path, &mut Problems::default())?;
+        let mut problems = Problems::default();
+        let sources = source::read(raw.source, path, &mut problems);
+        problems.into_result(path)?;
+        Ok(sources)
     }
 
     fn from_raw(raw: Raw, origin: &Path, mut problems: Problems) -> Result<Self, Failure> {

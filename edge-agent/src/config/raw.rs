@@ -47,6 +47,12 @@ pub(super) struct Raw {
 }
 
 #[derive(Debug, Deserialize)]
+pub(super) struct RawSourcesAlone {
+    #[serde(default)]
+    pub(super) source: RawSources,
+}
+
+#[derive(Debug, Deserialize)]
 pub(super) struct RawMqtt {
     pub(super) address: String,
     #[serde(default = "default_keep_alive", with = "humantime_serde")]

@@ -11,6 +11,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use schema::SensorName;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::polls::{Controls, Polls};
@@ -38,6 +39,8 @@ struct Shared {
     controls: Option<Controls>,
     timeout: Duration,
     refusals: Mutex<Refusals>,
+    /// Nothing more is taken.
+    closed: CancellationToken,
 }
 
 /// Where readings end.
@@ -145,7 +148,10 @@ impl Outlet {
         report: Arc<Report>,
         ingest: Ingest,
     ) -> Self {
-        Self::to(Sink::Buffer(ingest), config, controls, report)
+        // What windows say at the end comes when the sources are to stop already.
+        let closed = CancellationToken::new();
+        let ingest = ingest.closed_by(closed.clone());
+        Self::to(Sink::Buffer(ingest), config, controls, report, closed)
     }
 
     /// Shows what would be sent.
@@ -156,7 +162,14 @@ impl Outlet {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let controls = config.interval.map(Controls::fixed);
-        Self::to(Sink::Shown(samples, clock), config, controls, report)
+        let closed = CancellationToken::new();
+        Self::to(
+            Sink::Shown(samples, clock),
+            config,
+            controls,
+            report,
+            closed,
+        )
     }
 
     fn to(
@@ -164,6 +177,7 @@ impl Outlet {
         config: &SourceConfig,
         controls: Option<Controls>,
         report: Arc<Report>,
+        closed: CancellationToken,
     ) -> Self {
         let refusals = Refusals::new(report.name.to_string());
         Self(Arc::new(Shared {
@@ -185,6 +199,7 @@ impl Outlet {
             timeout: config.timeout.unwrap_or(TIMEOUT),
             refusals: Mutex::new(refusals),
             report,
+            closed,
         }))
     }
 
@@ -467,6 +482,11 @@ impl Outlet {
             let outcome = submission.done().await;
             lock(&self.0.refusals).note(outcome);
         }
+    }
+
+    /// Takes nothing more: whatever of the source is left behind.
+    pub(super) fn close(&self) {
+        self.0.closed.cancel();
     }
 
     /// Counts what became of an append, and logs once per change that its readings are refused.

@@ -14,9 +14,6 @@ use crate::ingest::IngestError;
 /// Requests for a scan that may wait.
 pub(crate) const SCANS_QUEUE: usize = 8;
 
-/// What a poll may take beside its interval or time-out: a busy machine is no hanging source.
-const STALL_GRACE: Duration = Duration::from_secs(2);
-
 /// With longer intervals than this, a poll that hangs is still noticed after it.
 const STALL_INTERVAL_MAX: Duration = Duration::from_secs(60);
 
@@ -93,7 +90,8 @@ impl Polls {
             }
         };
         let usual = self.ticks.period().min(STALL_INTERVAL_MAX);
-        let allowance = usual.max(2 * self.timeout) + STALL_GRACE;
+        // Half more: a busy machine is no hanging source.
+        let allowance = usual.max(2 * self.timeout) * 3 / 2;
         self.report.busy(Some(allowance));
         Some(due)
     }

@@ -258,15 +258,116 @@ async fn a_full_buffer_and_readings_that_wait_for_the_time_are_said() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_named() {
+async fn a_busy_admin_port_is_named_and_bound_when_it_is_free() {
     let home = Home::new(1);
-    let _taken = std::net::TcpListener::bind(("127.0.0.1", home.admin)).unwrap();
-    let output = output(&["run", "--config", &home.config()]);
-    assert_eq!(output.status.code(), Some(1));
-    let text = stderr(&output);
+    let taken = std::net::TcpListener::bind(("127.0.0.1", home.admin)).unwrap();
+    let mut agent = home.start().await;
+    assert_eq!(home.produce(1, 3).await, 3, "readings do not wait for it");
+    let log = home.log();
+    let address = format!("127.0.0.1:{}", home.admin);
+    assert!(log.contains("admin endpoints are not served yet"), "{log}");
+    assert!(log.contains(&address), "{log}");
+    drop(taken);
+    eventually("the port is bound", || {
+        let output = output(&["status", "--config", &home.config(), "--json"]);
+        output.status.success()
+    })
+    .await;
+    assert_eq!(home.status()["balance"]["accepted"], 3);
+    let (code, _) = agent.ends_on(Signal::TERM);
+    assert_eq!(code, Some(0), "{}", home.log());
+}
+
+#[tokio::test]
+async fn a_busy_source_is_said_by_status_and_stops_nothing() {
+    let home = Home::new(1);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = taken.local_addr().unwrap();
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let text = format!("{text}[source.busy]\nkind = \"socket\"\ntcp = \"{busy}\"\n");
+    std::fs::write(home.config(), text).unwrap();
+    let _agent = home.start().await;
+    assert_eq!(home.produce(1, 3).await, 3);
+    let source = |name: &str| home.status()["sources"][name].clone();
+    eventually("it fails", || source("busy")["state"] == "failing").await;
+    assert_eq!(source("socket")["state"], "running");
+    assert_eq!(source("socket")["readings"]["accepted"], 3);
+    let error = source("busy")["last_error"].to_string();
+    assert!(error.contains(&busy.to_string()), "{error}");
+    let table = output(&["status", "--config", &home.config()]);
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("source busy     failing since "), "{table}");
     assert!(
-        text.contains(&format!("127.0.0.1:{}", home.admin)),
+        table.contains("source socket   running, socket, 3 accepted"),
+        "{table}"
+    );
+    drop(taken);
+    eventually("it is bound", || source("busy")["state"] == "running").await;
+    let warnings = home.log().matches("source cannot read").count();
+    assert_eq!(warnings, 1, "once per change: {}", home.log());
+}
+
+/// `try`, of a source in a file without anything else.
+fn tried(sections: &str, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("agent.toml");
+    std::fs::write(&file, sections).unwrap();
+    let file = file.to_str().unwrap();
+    output(&[&["try"], arguments, &["--config", file]].concat())
+}
+
+#[test]
+fn a_source_is_tried_without_an_agent() {
+    let shaped = "[source.machine]\nkind = \"host\"\ninterval = \"200ms\"\n\
+                  [[source.machine.shape]]\nsensor = \"host/load/*\"\nrename = \"load_*\"\n\
+                  [[source.machine.shape]]\nsensor = \"*\"\ndrop = true\n";
+    let once = tried(shaped, &["machine", "--count", "4"]);
+    assert_eq!(once.status.code(), Some(0), "{}", stderr(&once));
+    let table = String::from_utf8(once.stdout.clone()).unwrap();
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(
+        table.contains(" load_1m ") && table.contains(" good\n"),
+        "{table}"
+    );
+    assert!(
+        stderr(&once).contains("source machine: "),
+        "{}",
+        stderr(&once)
+    );
+    let json = tried(shaped, &["machine", "--for", "300ms", "--json"]);
+    let lines = String::from_utf8(json.stdout).unwrap();
+    assert!(lines.lines().count() >= 3, "{lines}");
+    for line in lines.lines() {
+        let reading: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            reading["sensor"].as_str().unwrap().starts_with("load_"),
+            "{line}"
+        );
+        assert!(
+            reading["value"].is_f64() && reading["observed_at"].is_string(),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn what_keeps_a_tried_source_from_reading_is_said() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = taken.local_addr().unwrap().to_string();
+    let sections = format!("[source.line]\nkind = \"socket\"\ntcp = \"{busy}\"\n");
+    let failed = tried(&sections, &["line", "--for", "300ms"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let text = stderr(&failed);
+    assert!(
+        text.contains(&busy) && text.contains("read anything from source line"),
         "{text}"
+    );
+    let unknown = tried(&sections, &["lime"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        stderr(&unknown).contains("it has line"),
+        "{}",
+        stderr(&unknown)
     );
 }
 

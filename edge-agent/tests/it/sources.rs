@@ -321,7 +321,7 @@ async fn a_time_in_another_unit_is_refused_at_once_and_a_unit_can_be_set() {
     assert_eq!(edge.agent.balance().accepted, 5);
 
     let in_seconds = |_: &mut edge_agent::Config, socket: &mut SocketSource| {
-        socket.timestamp_unit = schema::TimestampUnit::Seconds;
+        socket.rules.timestamp_unit = schema::TimestampUnit::Seconds;
     };
     let (_edge, path) = agent_with(&broker, in_seconds).await;
     let mut stream = connect(&path).await;

@@ -7,7 +7,10 @@
 //! ```
 //!
 //! `observed_at` is a number in the source's unit, or RFC 3339, see [`schema::timestamp`]; without it the
-//! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it.
+//! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it. With a `type`, `f64`,
+//! `i64`, `bool` or `text`, a number is that one: `20` is then 20.0. A `unit` of measure is checked, and goes no further.
+
+use std::fmt;
 
 use schema::{ObservedAt, Quality, Reading, SensorName, TimestampUnit, Value, WrittenTime};
 use serde::Deserialize;
@@ -24,6 +27,63 @@ struct Line<'a> {
     observed_at: Option<WrittenTime>,
     #[serde(default)]
     quality: Quality,
+    r#type: Option<DeclaredType>,
+    #[serde(borrow)]
+    unit: Option<std::borrow::Cow<'a, str>>,
+}
+
+/// Longest unit of measure: the longest of UCUM have some forty.
+pub const UNIT_CHARS_MAX: usize = 64;
+
+/// The type that a producer says its values have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeclaredType {
+    /// A number.
+    F64,
+    /// A whole number.
+    I64,
+    /// True or false.
+    Bool,
+    /// A text.
+    Text,
+}
+
+impl DeclaredType {
+    /// The value as one of this type; `None` when it is none.
+    fn of(self, value: Value) -> Option<Value> {
+        /// Below this, each whole number of a double is one of 64 bits.
+        const WHOLE_BELOW: f64 = 9_223_372_036_854_775_808.0;
+        match (self, value) {
+            (Self::F64, Value::I64(whole)) => Some(Value::F64(whole as f64)),
+            (Self::I64, Value::F64(number))
+                if number.fract() == 0.0 && (-WHOLE_BELOW..WHOLE_BELOW).contains(&number) =>
+            {
+                Some(Value::I64(number as i64))
+            }
+            (Self::F64, value @ Value::F64(_))
+            | (Self::I64, value @ Value::I64(_))
+            | (Self::Bool, value @ Value::Bool(_))
+            | (Self::Text, value @ Value::Text(_)) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DeclaredType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F64 => "f64",
+            Self::I64 => "i64",
+            Self::Bool => "bool",
+            Self::Text => "text",
+        })
+    }
+}
+
+/// Whether a unit of measure can be one.
+fn is_unit(unit: &str) -> bool {
+    (1..=UNIT_CHARS_MAX).contains(&unit.chars().count()) && !unit.chars().any(char::is_control)
 }
 
 /// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
@@ -31,6 +91,13 @@ pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<
     let line: Line<'_> = serde_json::from_str(text)?;
     let sensor: SensorName = line.sensor.parse()?;
     line.value.validate()?;
+    let value = match line.r#type {
+        None => line.value,
+        Some(declared) => declared.of(line.value).ok_or(LineError::Type(declared))?,
+    };
+    if line.unit.is_some_and(|unit| !is_unit(&unit)) {
+        return Err(LineError::Unit);
+    }
     let (observed_at, timing) = match line.observed_at {
         None => (ObservedAt::from_micros(now_micros), Timing::Read),
         Some(written) => (written.read(unit, Some(now_micros))?, Timing::Given),
@@ -38,7 +105,7 @@ pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<
     let reading = Reading {
         sensor,
         observed_at,
-        value: line.value,
+        value,
         quality: line.quality,
     };
     Ok(Sample { reading, timing })
@@ -96,7 +163,17 @@ mod tests {
         for (text, label) in [
             ("{}", "malformed"),
             (r#"{"sensor":"s","value":null}"#, "malformed"),
-            (r#"{"sensor":"s","value":1,"unit":"V"}"#, "malformed"),
+            (r#"{"sensor":"s","value":1,"units":"V"}"#, "malformed"),
+            (r#"{"sensor":"s","value":1,"unit":""}"#, "bad_unit"),
+            (r#"{"sensor":"s","value":1,"unit":"a\u0007"}"#, "bad_unit"),
+            (r#"{"sensor":"s","value":1,"type":"f32"}"#, "malformed"),
+            (r#"{"sensor":"s","value":1.5,"type":"i64"}"#, "wrong_type"),
+            (r#"{"sensor":"s","value":"1","type":"i64"}"#, "wrong_type"),
+            (
+                r#"{"sensor":"s","value":9223372036854775808.0,"type":"i64"}"#,
+                "wrong_type",
+            ),
+            (r#"{"sensor":"s","value":1,"type":"bool"}"#, "wrong_type"),
             (r#"{"sensor":"s","value":1e999}"#, "malformed"),
             (r#"{"sensor":"","value":1}"#, "bad_sensor_name"),
             (
@@ -127,6 +204,38 @@ mod tests {
                 said.contains("a value is a number, true, false or a text"),
                 "{said}"
             );
+        }
+    }
+
+    #[test]
+    fn a_declared_type_is_the_values() {
+        let value = |text: &str| parse(text, UNIT, NOW).unwrap().reading.value;
+        for (text, expected) in [
+            (
+                r#"{"sensor":"s","value":20,"type":"f64","unit":"Cel"}"#,
+                Value::F64(20.0),
+            ),
+            (
+                r#"{"sensor":"s","value":20.5,"type":"f64"}"#,
+                Value::F64(20.5),
+            ),
+            (
+                r#"{"sensor":"s","value":-3.0,"type":"i64"}"#,
+                Value::I64(-3),
+            ),
+            (
+                r#"{"sensor":"s","value":true,"type":"bool"}"#,
+                Value::Bool(true),
+            ),
+            (
+                r#"{"sensor":"s","value":"x","type":"text"}"#,
+                Value::Text("x".into()),
+            ),
+        ] {
+            assert_eq!(value(text), expected, "{text}");
+        }
+        for (chars, is_one) in [(1, true), (64, true), (65, false)] {
+            assert_eq!(is_unit(&"°".repeat(chars)), is_one, "{chars}");
         }
     }
 

@@ -335,3 +335,6 @@ fn differs(last: &Value, new: &Value, width: f64) -> bool {
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

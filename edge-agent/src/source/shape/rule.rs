@@ -107,6 +107,22 @@ impl Shaping {
     }
 }
 
+impl Rule {
+    /// One that does nothing to the sensors of a pattern, but keeps later rules from them.
+    #[must_use]
+    pub const fn of(sensor: SensorPattern) -> Self {
+        Self {
+            sensor,
+            drop: false,
+            rename: None,
+            range: None,
+            dead_band: None,
+            heartbeat: None,
+            window: None,
+        }
+    }
+}
+
 impl Range {
     /// Whether a value is in it. Texts and truth values always are.
     pub(super) fn holds(&self, value: &Value) -> bool {

@@ -25,8 +25,8 @@ use tracing::debug;
 use super::habit::Habit;
 use super::seats::{CONNECTIONS_MAX, Seat};
 use crate::buffer::{Append, Hold};
-use crate::ingest::IngestError;
-use crate::source::format::{LINE_BYTES_MAX, LineError, LineRules};
+use crate::ingest::{APPEND_READINGS_MAX, IngestError};
+use crate::source::format::{Format, LINE_BYTES_MAX, LINE_SAMPLES_MAX, LineError, LineRules};
 use crate::source::{Outcome, Outlet, Submission, Verdict};
 
 /// Most lines that are handed over together.
@@ -104,7 +104,7 @@ enum Parting {
 /// One producer.
 pub(super) struct Connection {
     pub(super) outlet: Outlet,
-    pub(super) rules: LineRules,
+    pub(super) rules: Arc<LineRules>,
     pub(super) patience: Patience,
     pub(super) seat: Seat,
     pub(super) stop: CancellationToken,
@@ -112,8 +112,8 @@ pub(super) struct Connection {
 
 /// Lines that were handed over together and wait for their answers.
 struct Unanswered {
-    /// Which lines are readings, and what is wrong with the others.
-    places: Vec<Result<(), LineError>>,
+    /// How many samples each line has, or what is wrong with it.
+    places: Vec<Result<usize, LineError>>,
     handed: Option<Submission>,
     /// The room of the lines, freed when they are answered.
     _room: OwnedSemaphorePermit,
@@ -168,7 +168,7 @@ impl Connection {
             ended = self.read(reading, &mut bytes).await? == 0;
             let (now, now_micros) = (Instant::now(), self.outlet.now_micros());
             loop {
-                let texts = take_lines(&mut codec, &mut bytes, ended);
+                let texts = take_lines(&mut codec, &mut bytes, ended, self.lines_max());
                 if texts.is_empty() {
                     break;
                 }
@@ -189,8 +189,7 @@ impl Connection {
                     .into_iter()
                     .map(|text| {
                         let samples = &mut append.samples;
-                        self.rules.read(text?.as_bytes(), now_micros, samples)?;
-                        Ok(())
+                        self.rules.read(text?.as_bytes(), now_micros, samples)
                     })
                     .collect();
                 lingering += weight;
@@ -213,6 +212,14 @@ impl Connection {
             }
         }
         Ok(())
+    }
+
+    /// Most lines that fit one append, however many samples each has.
+    fn lines_max(&self) -> usize {
+        match self.rules.format {
+            Format::Json => APPEND_LINES_MAX,
+            Format::Influx => APPEND_READINGS_MAX / LINE_SAMPLES_MAX,
+        }
     }
 
     /// Reads what comes next, as long as there is a point in waiting.
@@ -252,7 +259,7 @@ impl Connection {
         }) = unanswered.recv().await
         {
             let lines = places.len();
-            let count = places.iter().filter(|place| place.is_ok()).count();
+            let count = places.iter().flatten().sum();
             let outcome = match handed {
                 Some(handed) => Some(handed.done().await),
                 None => None,
@@ -262,7 +269,10 @@ impl Connection {
             text.clear();
             for place in places {
                 match place {
-                    Ok(()) => answers.next().iter().for_each(|one| write(&mut text, one)),
+                    Ok(samples) => {
+                        let of_line = answers.by_ref().take(samples).reduce(Answer::and);
+                        of_line.iter().for_each(|one| write(&mut text, one));
+                    }
                     Err(error) => {
                         self.outlet.refused(error.label(), 1);
                         write(&mut text, &Answer::Refused(error.to_string()));
@@ -332,6 +342,17 @@ fn answers(count: usize, outcome: Result<Outcome, IngestError>) -> Vec<Answer> {
     }
 }
 
+impl Answer {
+    /// The answer to a line with both of these readings: what is refused has to be said, and of what is accepted, the last.
+    fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (refused @ Self::Refused(_), _) | (_, refused @ Self::Refused(_)) => refused,
+            (_, accepted @ Self::Accepted(_)) | (accepted @ Self::Accepted(_), _) => accepted,
+            (_, dropped) => dropped,
+        }
+    }
+}
+
 impl From<Verdict> for Answer {
     fn from(verdict: Verdict) -> Self {
         match verdict {
@@ -348,9 +369,10 @@ fn take_lines(
     codec: &mut LinesCodec,
     bytes: &mut BytesMut,
     ended: bool,
+    lines_max: usize,
 ) -> Vec<Result<String, LineError>> {
     let mut lines = Vec::new();
-    while lines.len() < APPEND_LINES_MAX {
+    while lines.len() < lines_max {
         let decoded = if ended {
             codec.decode_eof(bytes)
         } else {
@@ -389,7 +411,7 @@ mod tests {
             bytes.extend_from_slice(b"\n");
         }
         bytes.extend_from_slice(b"\xff\xfe\n\nlast");
-        let lines = take_lines(&mut codec, &mut bytes, true);
+        let lines = take_lines(&mut codec, &mut bytes, true, APPEND_LINES_MAX);
         let kinds: Vec<&str> = lines
             .iter()
             .map(|line| match line {
@@ -418,14 +440,26 @@ mod tests {
     }
 
     #[test]
+    fn a_line_with_several_readings_has_one_answer() {
+        let (accepted, dropped) = (Answer::Accepted, Answer::Dropped("window"));
+        let refused = || Answer::Refused("no".to_owned());
+        assert!(matches!(accepted(1).and(accepted(2)), Answer::Accepted(2)));
+        assert!(matches!(accepted(1).and(dropped), Answer::Accepted(1)));
+        assert!(matches!(refused().and(accepted(1)), Answer::Refused(_)));
+        assert!(matches!(accepted(1).and(refused()), Answer::Refused(_)));
+        let dropped = Answer::Dropped("a").and(Answer::Dropped("b"));
+        assert!(matches!(dropped, Answer::Dropped("b")));
+    }
+
+    #[test]
     fn no_more_than_an_append_is_taken_at_once() {
         let mut codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
         let mut bytes = BytesMut::new();
         for _ in 0..APPEND_LINES_MAX + 1 {
             bytes.extend_from_slice(b"x\n");
         }
-        let first = take_lines(&mut codec, &mut bytes, false).len();
-        let second = take_lines(&mut codec, &mut bytes, false).len();
+        let first = take_lines(&mut codec, &mut bytes, false, APPEND_LINES_MAX).len();
+        let second = take_lines(&mut codec, &mut bytes, false, APPEND_LINES_MAX).len();
         assert_eq!((first, second), (APPEND_LINES_MAX, 1));
     }
 }

@@ -1,5 +1,5 @@
-//! A local socket on which other programs of this machine hand over readings, one JSON object a
-//! line, and get an answer to each: whether it was accepted.
+//! A local socket on which other programs of this machine hand over readings, in lines of JSON or line protocol
+//! ([`super::format`]), and get an answer to each: whether it was accepted. Over UDP there are no answers (`datagrams`).
 //!
 //! ```text
 //! → {"sensor": "press/pressure_pascals", "value": 101325.5}
@@ -20,6 +20,7 @@
 //! of the socket's file or the loopback interface.
 
 mod connection;
+mod datagrams;
 mod habit;
 mod place;
 mod seats;
@@ -28,7 +29,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::SocketAddr as UnixAddress;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,14 +41,13 @@ use place::{Bound, Standing};
 use schema::TimestampUnit;
 use seats::{CONNECTIONS_MAX, Seats};
 use serde::Deserialize;
-use std::path::Path;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::config::Section;
 use super::format::{Format, LineRules};
@@ -58,57 +58,89 @@ use crate::repeat::Repeats;
 /// Its name as a kind.
 pub const KIND: &str = "socket";
 
+/// Most tags that are left out of names.
+const TAGS_IGNORED_MAX: usize = 32;
+
 /// A warning about producers that find no place, this often while it lasts.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// The `socket` source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSource {
-    /// Where producers connect.
+    /// Where producers connect or send to.
     pub address: SocketAddress,
-    /// In what a number for `observed_at` counts.
-    pub timestamp_unit: TimestampUnit,
+    /// How their lines are read.
+    pub rules: LineRules,
     /// How long producers are waited for.
     pub patience: Patience,
 }
 
-/// Where producers connect.
+/// Where producers connect or send to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SocketAddress {
     /// A Unix socket.
     Unix(PathBuf),
-    /// A loopback address; port 0 takes a free one.
+    /// An address of TCP; port 0 takes a free one.
     Tcp(SocketAddr),
+    /// An address of UDP: what comes there is not answered.
+    Udp(SocketAddr),
 }
 
 #[derive(Debug, Deserialize)]
 struct RawSocket {
     unix: Option<PathBuf>,
     tcp: Option<SocketAddr>,
+    udp: Option<SocketAddr>,
+    #[serde(default)]
+    allow_remote: bool,
+    #[serde(default)]
+    format: Format,
     timestamp_unit: Option<TimestampUnit>,
+    #[serde(default)]
+    tags_ignored: Vec<String>,
 }
 
 /// Reads the section of a socket source.
 pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
     let raw: RawSocket = section.read()?;
-    let address = match (raw.unix, raw.tcp) {
-        (Some(path), None) => SocketAddress::Unix(section.path(&path)),
-        (None, Some(address)) if address.ip().is_loopback() => SocketAddress::Tcp(address),
-        (None, Some(_)) => {
-            section.problem(
-                "tcp",
-                "must be a loopback address: producers are not authenticated",
-            );
-            return None;
-        }
-        (None, None) | (Some(_), Some(_)) => {
-            section.problem_of_all("needs either unix or tcp");
+    let (key, address) = match (raw.unix, raw.tcp, raw.udp) {
+        (Some(path), None, None) => ("unix", SocketAddress::Unix(section.path(&path))),
+        (None, Some(address), None) => ("tcp", SocketAddress::Tcp(address)),
+        (None, None, Some(address)) => ("udp", SocketAddress::Udp(address)),
+        _ => {
+            section.problem_of_all("needs either unix, tcp or udp");
             return None;
         }
     };
-    let mut source = SocketSource::at(address);
-    source.timestamp_unit = raw.timestamp_unit.unwrap_or(source.timestamp_unit);
-    Some(Arc::new(source))
+    if let SocketAddress::Tcp(at) | SocketAddress::Udp(at) = &address {
+        section.check(
+            raw.allow_remote || at.ip().is_loopback(),
+            key,
+            "must be a loopback address: producers are not authenticated. allow_remote = true takes readings from \
+             whoever reaches it",
+        );
+    } else {
+        section.check(!raw.allow_remote, "allow_remote", "is for tcp and udp");
+    }
+    section.check(
+        raw.tags_ignored.len() <= TAGS_IGNORED_MAX,
+        "tags_ignored",
+        format!("must have at most {TAGS_IGNORED_MAX} tags"),
+    );
+    section.check(
+        raw.tags_ignored.is_empty() || raw.format == Format::Influx,
+        "tags_ignored",
+        "is for format = \"influx\"",
+    );
+    let rules = LineRules {
+        format: raw.format,
+        timestamp_unit: raw.timestamp_unit.unwrap_or(raw.format.timestamp_unit()),
+        tags_ignored: raw.tags_ignored,
+    };
+    Some(Arc::new(SocketSource {
+        rules,
+        ..SocketSource::at(address)
+    }))
 }
 
 impl SocketSource {
@@ -117,8 +149,7 @@ impl SocketSource {
     pub fn at(address: SocketAddress) -> Self {
         Self {
             address,
-            // Units that most languages have at hand.
-            timestamp_unit: TimestampUnit::Millis,
+            rules: LineRules::of(Format::Json),
             patience: Patience::default(),
         }
     }
@@ -145,8 +176,8 @@ impl SocketSource {
         let unusable = |error| self.unusable(error);
         let path = match &self.address {
             SocketAddress::Unix(path) => path,
-            SocketAddress::Tcp(address) => {
-                return match TcpListener::bind(address).await {
+            SocketAddress::Tcp(_) | SocketAddress::Udp(_) => {
+                return match self.bind().await {
                     Ok(_) => Ok(self.to_string()),
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => Ok(in_use()),
                     Err(error) => Err(unusable(error)),
@@ -165,12 +196,12 @@ impl SocketSource {
     }
 
     /// Begins to listen. A socket that a killed agent left behind is replaced, and nothing else.
-    async fn bind(&self) -> Result<Listener, Failure> {
-        let listener = match &self.address {
-            SocketAddress::Unix(path) => place::bind(path).await.map(Listener::Unix),
-            SocketAddress::Tcp(address) => TcpListener::bind(address).await.map(Listener::Tcp),
-        };
-        listener.map_err(|error| self.unusable(error))
+    async fn bind(&self) -> io::Result<Listener> {
+        Ok(match &self.address {
+            SocketAddress::Unix(path) => Listener::Unix(place::bind(path).await?),
+            SocketAddress::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
+            SocketAddress::Udp(address) => Listener::Udp(UdpSocket::bind(address).await?),
+        })
     }
 
     fn unusable(&self, error: io::Error) -> Failure {
@@ -184,13 +215,20 @@ impl fmt::Display for SocketSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.address {
             SocketAddress::Unix(path) => path.display().fmt(f),
-            SocketAddress::Tcp(address) => address.fmt(f),
+            SocketAddress::Tcp(address) => write!(f, "tcp {address}"),
+            SocketAddress::Udp(address) => write!(f, "udp {address}"),
         }
     }
 }
 
-#[derive(Debug)]
 enum Listener {
+    Unix(Bound),
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+/// What producers connect to.
+enum Doors {
     Unix(Bound),
     Tcp(TcpListener),
 }
@@ -199,7 +237,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-impl Listener {
+impl Doors {
     async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         match self {
             Self::Unix(bound) => Ok(Box::new(bound.listener.accept().await?.0)),
@@ -230,17 +268,42 @@ impl Source for SocketSource {
     fn files(&self) -> Vec<(&'static str, &Path)> {
         match &self.address {
             SocketAddress::Unix(path) => vec![("unix", path)],
-            SocketAddress::Tcp(_) => Vec::new(),
+            SocketAddress::Tcp(_) | SocketAddress::Udp(_) => Vec::new(),
         }
     }
 
     async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
-        let listener = self.bind().await?;
+        let listener = self.bind().await.map_err(|error| self.unusable(error))?;
+        let rules = Arc::new(self.rules.clone());
         outlet.working();
-        let rules = LineRules {
-            format: Format::Json,
-            timestamp_unit: self.timestamp_unit,
+        let doors = match listener {
+            Listener::Unix(bound) => Doors::Unix(bound),
+            Listener::Tcp(listener) => {
+                if let Ok(address) = listener.local_addr() {
+                    info!(%address, "producers may connect");
+                }
+                Doors::Tcp(listener)
+            }
+            Listener::Udp(socket) => {
+                return datagrams::receive(&socket, &rules, &outlet, &stop)
+                    .await
+                    .map_err(|error| self.unusable(error));
+            }
         };
+        self.serve(&doors, &rules, &outlet, &stop).await;
+        Ok(())
+    }
+}
+
+impl SocketSource {
+    /// Serves producers that connect, until `stop`.
+    async fn serve(
+        &self,
+        doors: &Doors,
+        rules: &Arc<LineRules>,
+        outlet: &Outlet,
+        stop: &CancellationToken,
+    ) {
         let seats = Seats::default();
         // Producers that are being turned away.
         let doorstep = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -248,7 +311,7 @@ impl Source for SocketSource {
         let mut warnings = Repeats::new(WARN_EVERY);
         loop {
             let stream = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = doors.accept() => accepted,
                 () = stop.cancelled() => break,
             };
             let stream = match stream {
@@ -279,7 +342,7 @@ impl Source for SocketSource {
             };
             let connection = Connection {
                 outlet: outlet.clone(),
-                rules,
+                rules: Arc::clone(rules),
                 patience: self.patience,
                 seat,
                 stop: stop.clone(),
@@ -288,6 +351,5 @@ impl Source for SocketSource {
         }
         connections.close();
         connections.wait().await;
-        Ok(())
     }
 }

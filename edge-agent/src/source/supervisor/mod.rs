@@ -102,6 +102,7 @@ pub(crate) async fn supervise(
         }
     }
     outlet.end_windows(true).await;
+    outlet.close();
     outlet.report().stopped();
     stop.cancelled().await;
 }
@@ -138,3 +139,6 @@ async fn watch(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,136 +1,28 @@
-//! This machine's own sensors, through sysinfo: one scan is one append.
-//!
-//! Names follow Prometheus: base units at the end, ratios from 0 to 1.
-//!
-//! ```text
-//! host/cpu/busy_ratio             host/memory/{total,available,used}_bytes
-//! host/cpu/N/busy_ratio           host/swap/{total,used}_bytes
-//! host/load/{1m,5m,15m}           host/disk/MOUNT/{total,available}_bytes
-//! host/uptime_seconds             host/network/INTERFACE/{receive,transmit}_bytes_per_second
-//! host/temperature/LABEL/celsius     (LABEL/2 for a second one of that name)
-//! ```
+//! One scan of this machine.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use async_trait::async_trait;
-use daemon::{Class, Failure};
 use schema::{ObservedAt, Quality, Reading, SensorName, Value};
-use serde::Deserialize;
 use sysinfo::{
     Components, CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System,
 };
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::config::Section;
-use super::{Due, Outlet, Source, SourceConfig, SourceName};
-use crate::buffer::Append;
-
-/// Its name as a kind.
-pub const KIND: &str = "host";
+use super::mounts::Mounts;
+use super::names::{self, Names};
 
 /// Most readings in one scan: a machine with thousands of mounts or interfaces must not fill the
 /// buffer with them.
 const SCAN_READINGS_MAX: usize = 1024;
 
-/// Between two scans, unless set. Ten seconds show a busy machine's minutes and cost a thousandth of one core.
-pub const INTERVAL: Duration = Duration::from_secs(10);
-
-/// The shortest interval: below it processor shares mean nothing.
-const INTERVAL_MIN: Duration = Duration::from_millis(200);
-const INTERVAL_MAX: Duration = Duration::from_secs(86_400);
-
-/// The `host` source.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct HostSource {
-    /// Whether each processor core has a sensor of its own.
-    pub per_core: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct RawHost {
-    #[serde(default)]
-    per_core: bool,
-}
-
-/// Reads the section of a host source.
-pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
-    section.interval(
-        INTERVAL,
-        INTERVAL_MIN..=INTERVAL_MAX,
-        "must be from 200ms (below it processor shares mean nothing) to 1day",
-    );
-    let RawHost { per_core } = section.read()?;
-    Some(Arc::new(HostSource { per_core }))
-}
-
-impl HostSource {
-    /// A source named `host` that scans so often.
-    #[must_use]
-    pub fn every(self, interval: Duration) -> SourceConfig {
-        SourceConfig {
-            interval: Some(interval),
-            ..SourceConfig::named(SourceName::of_kind(KIND), self)
-        }
-    }
-}
-
-#[async_trait]
-impl Source for HostSource {
-    fn kind(&self) -> &'static str {
-        KIND
-    }
-
-    fn describe(&self) -> String {
-        let cores = if self.per_core { ", each core" } else { "" };
-        format!("this machine{cores}")
-    }
-
-    async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
-        let mut scanner = Scanner::new(self.per_core);
-        let mut polls = outlet.polls();
-        while let Some(due) = polls.next(&stop).await {
-            let observed_at = ObservedAt::from_millis(outlet.now_micros() / 1000);
-            let scanned = tokio::task::spawn_blocking(move || {
-                let readings = scanner.scan(observed_at);
-                (scanner, readings)
-            });
-            let (back, readings) = scanned
-                .await
-                .map_err(|error| Failure::new(Class::Data, "scan this machine").because(error))?;
-            scanner = back;
-            let append = Append::read(readings);
-            let appended = async {
-                match due {
-                    Due::Tick => (outlet.append(append).await, None),
-                    Due::Requested(request) => (outlet.append_whole(append).await, Some(request)),
-                }
-            };
-            let (outcome, request) = tokio::select! {
-                appended = appended => appended,
-                () = stop.cancelled() => break,
-            };
-            let outcome = outcome.map(|outcome| outcome.accepted());
-            // A scan that is refused is over: the next one shows how things stand then.
-            outlet.note(outcome.clone());
-            if let Some(request) = request {
-                // The caller may be gone.
-                let _ = request.send(outcome);
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Keeps what rates are computed from.
-struct Scanner {
+pub(super) struct Scanner {
     system: System,
     disks: Disks,
     networks: Networks,
     components: Components,
+    mounts: Mounts,
     per_core: bool,
     networks_at: Option<Instant>,
     /// CPU shares are known from the second scan on.
@@ -138,19 +30,21 @@ struct Scanner {
 }
 
 impl Scanner {
-    fn new(per_core: bool) -> Self {
+    pub(super) fn new(per_core: bool, mounts: Mounts) -> Self {
         Self {
             system: System::new(),
             disks: Disks::new(),
             networks: Networks::new(),
             components: Components::new(),
+            mounts,
             per_core,
             networks_at: None,
             cpu_known: false,
         }
     }
 
-    fn scan(&mut self, observed_at: ObservedAt) -> Vec<Reading> {
+    /// Reads everything once. Takes longer than it needs only by the time-outs of mounts that newly hang.
+    pub(super) fn scan(&mut self, observed_at: ObservedAt) -> Vec<Reading> {
         let mut scan = Scan {
             observed_at,
             readings: Vec::with_capacity(32),
@@ -194,26 +88,31 @@ impl Scanner {
         }
     }
 
+    /// Mount points that were skipped in the last scan, because they do not answer.
+    pub(super) fn hanging(&self) -> Vec<PathBuf> {
+        self.mounts.hanging()
+    }
+
     fn disks(&mut self, scan: &mut Scan) {
+        // Their list alone: nothing of it asks a file system.
         self.disks
-            .refresh_specifics(true, DiskRefreshKind::nothing().with_storage());
-        let mut seen: Vec<&std::path::Path> = Vec::new();
+            .refresh_specifics(true, DiskRefreshKind::nothing());
+        let mut mounts: Vec<PathBuf> = Vec::new();
         for disk in self.disks.list() {
-            let mount = disk.mount_point();
             // A mount point may be listed twice, one mount hiding the other.
-            if seen.contains(&mount) || disk.total_space() == 0 {
-                continue;
+            if !mounts.iter().any(|known| known == disk.mount_point()) {
+                mounts.push(disk.mount_point().to_owned());
             }
-            seen.push(mount);
+        }
+        for (mount, space) in self.mounts.ask(mounts) {
             let mount = mount.display();
-            scan.count(
-                &format!("host/disk/{mount}/total_bytes"),
-                disk.total_space(),
-            );
-            scan.count(
-                &format!("host/disk/{mount}/available_bytes"),
-                disk.available_space(),
-            );
+            if space.total > 0 {
+                scan.count(&format!("host/disk/{mount}/total_bytes"), space.total);
+                scan.count(
+                    &format!("host/disk/{mount}/available_bytes"),
+                    space.available,
+                );
+            }
         }
     }
 
@@ -242,9 +141,8 @@ impl Scanner {
 
     fn temperatures(&mut self, scan: &mut Scan) {
         self.components.refresh(true);
-        // By the kernel's name of each, so that numbers stay with their sensors.
         let mut components: Vec<_> = self.components.list().iter().collect();
-        components.sort_by_key(|component| component.id());
+        components.sort_by_cached_key(|component| component.id().map(names::place_of));
         let mut names = Names::default();
         for component in components {
             let name = names.one_of_its_own(component.label());
@@ -252,22 +150,6 @@ impl Scanner {
                 let celsius = (f64::from(celsius) * 1000.0).round() / 1000.0;
                 scan.number(&format!("host/temperature/{name}/celsius"), celsius);
             }
-        }
-    }
-}
-
-/// Names of one scan. Two sensors of one name, as the disks or processors of one make have them, would
-/// be one row: the second is `LABEL/2`.
-#[derive(Default)]
-struct Names(HashMap<String, u32>);
-
-impl Names {
-    fn one_of_its_own(&mut self, label: &str) -> String {
-        let count = self.0.entry(label.to_owned()).or_default();
-        *count += 1;
-        match *count {
-            1 => label.to_owned(),
-            count => format!("{label}/{count}"),
         }
     }
 }
@@ -320,11 +202,14 @@ impl Scan {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::source::host::mounts::Probe;
 
     #[test]
     fn a_scan_names_each_sensor_once_and_holds_only_valid_values() {
-        let mut scanner = Scanner::new(true);
+        let mut scanner = Scanner::new(true, Mounts::new(Probe::default(), Duration::from_secs(1)));
         let at = ObservedAt::from_millis(1_700_000_000_000);
         scanner.scan(at);
         let readings = scanner.scan(at);
@@ -344,13 +229,6 @@ mod tests {
             assert!(reading.value.validate().is_ok());
             assert_eq!(reading.observed_at, at);
         }
-    }
-
-    #[test]
-    fn sensors_of_one_name_are_numbered() {
-        let mut names = Names::default();
-        let found = ["a", "b", "a", "a"].map(|label| names.one_of_its_own(label));
-        assert_eq!(found, ["a", "b", "a/2", "a/3"]);
     }
 
     #[test]
