@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::config::Section;
-use super::{Source, exec, host, mqtt, prometheus, socket};
+use super::{Source, exec, file, host, mqtt, prometheus, socket};
 
 /// Reads the section of a source of one kind; `None` when a problem was noted that leaves no source.
 pub(super) type Read = fn(&mut Section<'_>) -> Option<Arc<dyn Source>>;
@@ -11,6 +11,7 @@ pub(super) type Read = fn(&mut Section<'_>) -> Option<Arc<dyn Source>>;
 /// In the order of their names.
 const KINDS: &[(&str, Read)] = &[
     (exec::KIND, exec::read),
+    (file::KIND, file::read),
     (host::KIND, host::read),
     (mqtt::KIND, mqtt::read),
     (prometheus::KIND, prometheus::read),

@@ -14,6 +14,7 @@
 
 mod config;
 pub mod exec;
+pub mod file;
 pub mod format;
 pub mod host;
 mod kinds;

@@ -386,7 +386,9 @@ impl ExecSource {
         })?;
         let (program, said) = (program(), Said(complaints.last()));
         // It may have ended before it was ended for that.
-        let too_much = output.is_too_much().then_some(Cut::TooMuch(self.output_bytes_max));
+        let too_much = output
+            .is_too_much()
+            .then_some(Cut::TooMuch(self.output_bytes_max));
         match (cut.or(too_much), status) {
             (Some(Cut::Late(allowed)), _) => Err(RunError::Late {
                 program,

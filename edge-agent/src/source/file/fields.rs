@@ -1,7 +1,6 @@
 //! A line of a file → samples: lines that are readings by themselves, columns of CSV, groups of a regular expression.
 //! Pure. Of a line whose time is none nothing is taken; of one with a bad cell the others are.
 
-
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use regex_lite::Regex;
 use schema::id::IdError;
@@ -225,7 +224,8 @@ impl LineReader {
                 // A line that says itself of which sensor it is.
                 if let (Some((_, sensor)), Some((_, value))) = (of("sensor"), of("value")) {
                     let time = fields.time.as_deref().and_then(|time| of(time));
-                    let one: Vec<(&str, &str)> = time.into_iter().chain([(sensor, value)]).collect();
+                    let one: Vec<(&str, &str)> =
+                        time.into_iter().chain([(sensor, value)]).collect();
                     let fields = Fields {
                         take: Vec::new(),
                         ..fields.clone()
@@ -388,4 +388,3 @@ pub(super) fn offset(text: &str) -> Option<UtcOffset> {
     let (hours, minutes) = (two(hours)?, two(minutes)?);
     UtcOffset::from_hms(sign * hours, sign * minutes, 0).ok()
 }
-

@@ -31,7 +31,6 @@ const READ_BYTES: usize = 64 * 1024;
 /// Most older generations that are looked through, and that are read after an absence.
 const GENERATIONS_MAX: usize = 64;
 
-
 /// Where reading begins in a file that was never followed before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -255,7 +254,9 @@ impl Follower {
     }
 
     fn has_lines(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| !open.whole_lines().is_empty())
+        self.open
+            .as_ref()
+            .is_some_and(|open| !open.whole_lines().is_empty())
     }
 
     /// Opens the next generation, or the file at the path. Returns whether there is one.
@@ -419,7 +420,8 @@ impl Follower {
                 let between = self.generations(Some(inode))?.into_iter();
                 let is_newer =
                     |(_, known): &(File, Metadata)| (known.mtime(), known.mtime_nsec()) > since;
-                self.queue.extend(between.filter(is_newer).map(|(file, _)| (file, 0)));
+                self.queue
+                    .extend(between.filter(is_newer).map(|(file, _)| (file, 0)));
                 self.events.push(Event::Rotated);
                 Ok(End::Again)
             }

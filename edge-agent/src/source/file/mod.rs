@@ -124,7 +124,11 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
     let raw: Raw = section.read()?;
     let rotate_wait = raw.rotate_wait.unwrap_or(ROTATE_WAIT);
     let bounds = Duration::ZERO..=Duration::from_secs(3_600);
-    section.check(bounds.contains(&rotate_wait), "rotate_wait", "must be at most 1h");
+    section.check(
+        bounds.contains(&rotate_wait),
+        "rotate_wait",
+        "must be at most 1h",
+    );
     section.check(raw.path.file_name().is_some(), "path", "must name a file");
     let path = section.path(&raw.path);
     Some(Arc::new(FileSource {
@@ -144,12 +148,42 @@ fn check_lines(raw: Raw, section: &mut Section<'_>) -> Option<Lines> {
         ("delimiter", raw.delimiter.is_some(), is_csv, "csv"),
         ("columns", !raw.columns.is_empty(), is_csv, "csv"),
         ("pattern", raw.pattern.is_some(), is_pattern, "regex"),
-        ("take", !raw.take.is_empty(), is_csv || is_pattern, "csv and regex"),
-        ("texts", !raw.texts.is_empty(), is_csv || is_pattern, "csv and regex"),
-        ("time", raw.time.is_some(), is_csv || is_pattern, "csv and regex"),
-        ("time_format", raw.time_format.is_some(), is_csv || is_pattern, "csv and regex"),
-        ("time_zone", raw.time_zone.is_some(), is_csv || is_pattern, "csv and regex"),
-        ("sensor", raw.sensor.is_some(), is_csv || is_pattern, "csv and regex"),
+        (
+            "take",
+            !raw.take.is_empty(),
+            is_csv || is_pattern,
+            "csv and regex",
+        ),
+        (
+            "texts",
+            !raw.texts.is_empty(),
+            is_csv || is_pattern,
+            "csv and regex",
+        ),
+        (
+            "time",
+            raw.time.is_some(),
+            is_csv || is_pattern,
+            "csv and regex",
+        ),
+        (
+            "time_format",
+            raw.time_format.is_some(),
+            is_csv || is_pattern,
+            "csv and regex",
+        ),
+        (
+            "time_zone",
+            raw.time_zone.is_some(),
+            is_csv || is_pattern,
+            "csv and regex",
+        ),
+        (
+            "sensor",
+            raw.sensor.is_some(),
+            is_csv || is_pattern,
+            "csv and regex",
+        ),
     ] {
         section.check(!is_set || is_meant, key, format!("is for format = {of}"));
     }
@@ -169,7 +203,10 @@ fn check_lines(raw: Raw, section: &mut Section<'_>) -> Option<Lines> {
         "time_format",
         "needs time, the name of the column or group",
     );
-    let form = raw.time_format.as_deref().map(format_description::parse_owned::<2>);
+    let form = raw
+        .time_format
+        .as_deref()
+        .map(format_description::parse_owned::<2>);
     let form = match form {
         None => None,
         Some(parsed) => Some(section.take("time_format", parsed)?),
@@ -194,10 +231,17 @@ fn check_lines(raw: Raw, section: &mut Section<'_>) -> Option<Lines> {
         })),
         Written::Csv => {
             let count = raw.columns.len();
-            section.check(count <= FIELDS_MAX, "columns", format!("has more than {FIELDS_MAX}"));
+            section.check(
+                count <= FIELDS_MAX,
+                "columns",
+                format!("has more than {FIELDS_MAX}"),
+            );
             let delimiter = fields::delimiter(raw.delimiter.as_deref().unwrap_or(","));
             if delimiter.is_none() {
-                section.problem("delimiter", "must be one ASCII character that is no letter, digit or quote, or \\t");
+                section.problem(
+                    "delimiter",
+                    "must be one ASCII character that is no letter, digit or quote, or \\t",
+                );
             }
             if count > 0 {
                 check_names(&fields, &raw.columns, "column", section);
@@ -210,15 +254,23 @@ fn check_lines(raw: Raw, section: &mut Section<'_>) -> Option<Lines> {
         }
         Written::Regex => {
             let Some(pattern) = raw.pattern else {
-                section.problem("pattern", "is missing: a regular expression with groups (?P<name>…)");
+                section.problem(
+                    "pattern",
+                    "is missing: a regular expression with groups (?P<name>…)",
+                );
                 return None;
             };
             let reason = format!("has more than {PATTERN_BYTES_MAX} bytes");
             section.check(pattern.len() <= PATTERN_BYTES_MAX, "pattern", reason);
-            let compiled = RegexBuilder::new(&pattern).size_limit(COMPILED_BYTES_MAX).build();
+            let compiled = RegexBuilder::new(&pattern)
+                .size_limit(COMPILED_BYTES_MAX)
+                .build();
             let compiled = section.take("pattern", compiled)?;
-            let names: Vec<String> =
-                compiled.capture_names().flatten().map(str::to_owned).collect();
+            let names: Vec<String> = compiled
+                .capture_names()
+                .flatten()
+                .map(str::to_owned)
+                .collect();
             section.check(
                 !names.is_empty() && names.len() <= FIELDS_MAX,
                 "pattern",
@@ -258,7 +310,9 @@ impl Source for FileSource {
         let unreadable = |error| {
             let what = format!("read {}", self.path.display());
             let help = "the agent's user must be allowed to read the file, and to list its folder";
-            Failure::new(Class::Configuration, what).because(error).help(help)
+            Failure::new(Class::Configuration, what)
+                .because(error)
+                .help(help)
         };
         match std::fs::metadata(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -287,7 +341,10 @@ impl Source for FileSource {
         let earlier = lock(&self.busy).clone();
         if let Some(earlier) = earlier {
             if earlier.is_busy() {
-                return Err(failed("read", "its file system still does not answer".to_owned()));
+                return Err(failed(
+                    "read",
+                    "its file system still does not answer".to_owned(),
+                ));
             }
             outlet.left_behind(&hangs, false);
         }
@@ -319,7 +376,10 @@ impl Source for FileSource {
                     Ok(Err(error)) => return Err(failed("read", error.to_string())),
                     Err(_) => {
                         outlet.left_behind(&hangs, true);
-                        let error = format!("its file system did not answer within {:?}", outlet.timeout());
+                        let error = format!(
+                            "its file system did not answer within {:?}",
+                            outlet.timeout()
+                        );
                         return Err(failed("read", error));
                     }
                 };

@@ -72,7 +72,12 @@ mod tests {
             tail: u64::MAX - 1,
         };
         assert_eq!(Place::from_bytes(&place.to_bytes()), Some(place));
-        for bytes in [&b""[..], b"{}", b"{\"inode\":-1,\"offset\":0,\"tail\":0}", b"\xff"] {
+        for bytes in [
+            &b""[..],
+            b"{}",
+            b"{\"inode\":-1,\"offset\":0,\"tail\":0}",
+            b"\xff",
+        ] {
             assert_eq!(Place::from_bytes(bytes), None);
         }
     }

@@ -218,7 +218,8 @@ impl Reading {
             } else if wants_header && found.is_start && bytes == 0 {
                 errors.extend(self.lines.header(plain).err());
             } else {
-                self.lines.read(plain, now_micros, &mut samples, &mut errors);
+                self.lines
+                    .read(plain, now_micros, &mut samples, &mut errors);
             }
             if samples.len() > APPEND_READINGS_MAX {
                 samples.truncate(before);
