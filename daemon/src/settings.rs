@@ -202,6 +202,56 @@ mod tests {
         );
     }
 
+    #[derive(Debug, serde::Deserialize)]
+    struct Section {
+        #[serde(default)]
+        rule: Vec<Rule>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    struct Rule {
+        #[allow(dead_code)]
+        most: u32,
+    }
+
+    #[test]
+    fn keys_of_a_section_that_is_read_later_are_named_whole() {
+        let read = |text: &str| {
+            let mut problems = Problems::default();
+            let table: Table = toml::from_str(text).unwrap();
+            let section: Option<Section> = problems.read("source.press", table);
+            let noted = problems.into_result(Path::new("a.toml"));
+            (
+                section.map(|section| section.rule.len()),
+                noted
+                    .err()
+                    .map(|error| error.to_string())
+                    .unwrap_or_default(),
+            )
+        };
+        assert_eq!(read("[[rule]]\nmost = 1"), (Some(1), String::new()));
+        let (section, error) = read("unit = 1\n[[rule]]\nmost = 1\nleast = 0");
+        assert_eq!(section, Some(1));
+        for key in ["source.press.unit", "source.press.rule.0.least"] {
+            assert!(
+                error.contains(&format!("\n  {key} is not a known key")),
+                "{error}"
+            );
+        }
+        let (section, error) = read("[[rule]]\nmost = 1\n[[rule]]\nmost = \"many\"");
+        assert_eq!(section, None);
+        assert!(
+            error.contains("\n  source.press.rule[1].most cannot be used: "),
+            "{error}"
+        );
+        let (section, error) = read("rule = 7");
+        assert_eq!(section, None);
+        assert!(
+            error.contains("\n  source.press.rule cannot be used: "),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_missing_file_is_named() {
         let error = load::<Raw>(Path::new("/nowhere/a.toml")).unwrap_err();

@@ -216,7 +216,9 @@ impl fmt::Display for Status {
             )?;
         }
         for (name, source) in &self.sources {
-            line(&format!("source {name}"), source)?;
+            // A long name still has a space behind it.
+            let name = format!("source {name}");
+            line(&format!("{name:<15} "), source)?;
         }
         if let Some(error) = &self.last_error {
             line("last error", error)?;

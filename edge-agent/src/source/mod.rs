@@ -26,6 +26,7 @@ mod report;
 pub mod shape;
 pub mod socket;
 mod supervisor;
+mod verdict;
 
 use std::fmt;
 use std::path::Path;
@@ -37,12 +38,13 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use config::{RawSources, read};
 pub use config::{SOURCES_MAX, Section, SourceConfig, SourceName, SourceNameError};
-pub use outlet::{Dropped, Outcome, Outlet, Refusal, Submission, Verdict};
+pub use outlet::{Outlet, Submission};
 pub(crate) use polls::{Controls, SCANS_QUEUE};
 pub use polls::{Due, Polls, ScanRequest};
 pub(crate) use report::{Report, SourceCollector};
 pub use report::{SourceCounts, SourceState, SourceStatus};
 pub(crate) use supervisor::{Patience, supervise};
+pub use verdict::{Dropped, Outcome, Refusal, Verdict};
 
 /// A source: the checked settings of one, and how it is run.
 #[async_trait]

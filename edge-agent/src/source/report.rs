@@ -166,10 +166,6 @@ impl Report {
         self.by_shaping.fetch_add(readings, Ordering::Relaxed);
     }
 
-    pub(super) fn state(&self) -> SourceState {
-        lock(&self.fares).state
-    }
-
     /// It reads; returns the state before when that is news.
     pub(super) fn running(&self) -> Option<SourceState> {
         let mut fares = lock(&self.fares);

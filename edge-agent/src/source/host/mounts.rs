@@ -28,7 +28,9 @@ pub(super) struct Space {
 
 /// How one is asked.
 #[derive(Clone)]
-pub(super) struct Probe(Arc<dyn Fn(&Path) -> io::Result<Space> + Send + Sync>);
+pub(super) struct Probe(Arc<Ask>);
+
+type Ask = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 
 /// An answer to each question, in order.
 type Answers = Receiver<io::Result<Space>>;

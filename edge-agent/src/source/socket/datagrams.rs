@@ -17,7 +17,7 @@ use super::WARN_EVERY;
 use crate::buffer::Append;
 use crate::ingest::APPEND_READINGS_MAX;
 use crate::repeat::Repeats;
-use crate::source::format::{LINE_BYTES_MAX, LINE_SAMPLES_MAX, LineRules};
+use crate::source::format::{LINE_SAMPLES_MAX, LineRules};
 use crate::source::{Outlet, Submission};
 
 /// The longest datagram of UDP.
@@ -101,7 +101,6 @@ fn take(
     let lines = datagram.split(|byte| *byte == b'\n');
     // The end of the last line is no empty one.
     for line in lines.filter(|line| !line.is_empty()) {
-        debug_assert!(LINE_BYTES_MAX <= DATAGRAM_BYTES_MAX);
         if let Err(error) = rules.read(line, now_micros, &mut append.samples) {
             outlet.refused(error.label(), 1);
             if warnings.is_due(error.label()) {

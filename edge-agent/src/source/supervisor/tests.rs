@@ -113,7 +113,7 @@ fn start(does: &[Does], patience: Patience, change: impl FnOnce(&mut SourceConfi
     let supervised = supervise(
         Arc::clone(&source) as Arc<dyn Source>,
         outlet,
-        PATIENCE,
+        patience,
         stop.clone(),
     );
     Rig {

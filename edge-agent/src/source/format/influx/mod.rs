@@ -131,6 +131,9 @@ pub(super) fn parse(
     Ok(count)
 }
 
+/// A key and its value.
+type Tag<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// A place in a line.
 struct Cursor<'a> {
     text: &'a str,
@@ -200,7 +203,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn tags(&mut self) -> Result<Vec<(Cow<'a, str>, Cow<'a, str>)>, InfluxError> {
+    fn tags(&mut self) -> Result<Vec<Tag<'a>>, InfluxError> {
         let ends = |byte| matches!(byte, b',' | b' ' | b'=');
         let mut tags = Vec::new();
         while self.pass(b',') {
