@@ -84,16 +84,13 @@ struct Raw {
     silence_max: Option<Duration>,
     #[serde(default)]
     format: Format,
-    #[serde(default = "millis")]
-    timestamp_unit: TimestampUnit,
+    timestamp_unit: Option<TimestampUnit>,
+    #[serde(default)]
+    tags_ignored: Vec<String>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
     directory: Option<PathBuf>,
     output_bytes_max: Option<u64>,
-}
-
-const fn millis() -> TimestampUnit {
-    TimestampUnit::Millis
 }
 
 /// Why a program was ended before it ended itself.
@@ -229,10 +226,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
         args: words.collect(),
         environment: raw.environment,
         directory: raw.directory.map(|directory| section.path(&directory)),
-        rules: LineRules {
-            format: raw.format,
-            timestamp_unit: raw.timestamp_unit,
-        },
+        rules: LineRules::check(raw.format, raw.timestamp_unit, raw.tags_ignored, section),
         mode,
         output_bytes_max,
     }))

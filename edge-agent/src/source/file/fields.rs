@@ -388,3 +388,6 @@ pub(super) fn offset(text: &str) -> Option<UtcOffset> {
     let (hours, minutes) = (two(hours)?, two(minutes)?);
     UtcOffset::from_hms(sign * hours, sign * minutes, 0).ok()
 }
+
+#[cfg(test)]
+mod tests;

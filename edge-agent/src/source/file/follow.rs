@@ -549,3 +549,6 @@ fn last_line_end(file: &File) -> io::Result<u64> {
         None => 0,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,8 +77,9 @@ struct Raw {
     format: Written,
     #[serde(default)]
     from: From,
-    #[serde(default = "millis")]
-    timestamp_unit: TimestampUnit,
+    timestamp_unit: Option<TimestampUnit>,
+    #[serde(default)]
+    tags_ignored: Vec<String>,
     #[serde(default, with = "humantime_serde")]
     rotate_wait: Option<Duration>,
     delimiter: Option<String>,
@@ -103,10 +104,6 @@ enum Written {
     Influx,
     Csv,
     Regex,
-}
-
-const fn millis() -> TimestampUnit {
-    TimestampUnit::Millis
 }
 
 /// Reads the section of a source of this kind.
@@ -192,6 +189,7 @@ fn check_lines(raw: Raw, section: &mut Section<'_>) -> Option<Lines> {
         Written::Influx => Format::Influx,
         Written::Csv | Written::Regex => Format::Json,
     };
+    let rules = LineRules::check(format, raw.timestamp_unit, raw.tags_ignored, section);
     let sensor = raw.sensor.unwrap_or_else(|| "{name}".to_owned());
     section.check(
         sensor.contains("{name}") && sensor.len() <= 128 && !sensor.contains(char::is_control),
@@ -218,17 +216,14 @@ fn check_lines(raw: Raw, section: &mut Section<'_>) -> Option<Lines> {
         texts: raw.texts,
         time: raw.time,
         clock: Clock {
-            unit: raw.timestamp_unit,
+            unit: rules.timestamp_unit,
             format: form,
             offset: zone.flatten().unwrap_or(time::UtcOffset::UTC),
         },
         sensor,
     };
     match raw.format {
-        Written::Json | Written::Influx => Some(Lines::Readings(LineRules {
-            format,
-            timestamp_unit: raw.timestamp_unit,
-        })),
+        Written::Json | Written::Influx => Some(Lines::Readings(rules)),
         Written::Csv => {
             let count = raw.columns.len();
             section.check(

@@ -131,8 +131,9 @@ struct RawTake {
     #[serde(default)]
     values: BTreeMap<String, String>,
     time: Option<String>,
-    #[serde(default = "millis")]
-    timestamp_unit: TimestampUnit,
+    timestamp_unit: Option<TimestampUnit>,
+    #[serde(default)]
+    tags_ignored: Vec<String>,
     #[serde(default)]
     whole_numbers: bool,
     #[serde(default)]
@@ -151,10 +152,6 @@ enum Retained {
     #[default]
     Ignore,
     Take,
-}
-
-const fn millis() -> TimestampUnit {
-    TimestampUnit::Millis
 }
 
 const fn at_least_once() -> u8 {
@@ -332,10 +329,7 @@ impl RawTake {
                 time: self.time,
                 whole_numbers: self.whole_numbers,
             },
-            rules: LineRules {
-                format: self.format,
-                timestamp_unit: self.timestamp_unit,
-            },
+            rules: LineRules::check(self.format, self.timestamp_unit, self.tags_ignored, section),
             takes_retained: self.retained == Retained::Take,
         })
     }

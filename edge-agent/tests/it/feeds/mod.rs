@@ -1,6 +1,7 @@
 //! Sources that take what a machine has: programs, brokers, exporters, files.
 
 mod exec;
+mod file;
 mod mqtt;
 mod prometheus;
 
