@@ -3,18 +3,22 @@
 use std::sync::Arc;
 
 use super::config::Section;
-use super::{Source, exec, file, host, mqtt, prometheus, socket};
+use super::{Source, host, socket};
 
 /// Reads the section of a source of one kind; `None` when a problem was noted that leaves no source.
 pub(super) type Read = fn(&mut Section<'_>) -> Option<Arc<dyn Source>>;
 
 /// In the order of their names.
 const KINDS: &[(&str, Read)] = &[
-    (exec::KIND, exec::read),
-    (file::KIND, file::read),
+    #[cfg(feature = "exec")]
+    (super::exec::KIND, super::exec::read),
+    #[cfg(feature = "file")]
+    (super::file::KIND, super::file::read),
     (host::KIND, host::read),
-    (mqtt::KIND, mqtt::read),
-    (prometheus::KIND, prometheus::read),
+    #[cfg(feature = "mqtt")]
+    (super::mqtt::KIND, super::mqtt::read),
+    #[cfg(feature = "prometheus")]
+    (super::prometheus::KIND, super::prometheus::read),
     (socket::KIND, socket::read),
 ];
 

@@ -13,14 +13,18 @@
 //! A new kind: a module with its settings and `impl Source`, and a line in [`kinds`].
 
 mod config;
+#[cfg(feature = "exec")]
 pub mod exec;
+#[cfg(feature = "file")]
 pub mod file;
 pub mod format;
 pub mod host;
 mod kinds;
+#[cfg(feature = "mqtt")]
 pub mod mqtt;
 mod outlet;
 mod polls;
+#[cfg(feature = "prometheus")]
 pub mod prometheus;
 mod report;
 pub mod shape;

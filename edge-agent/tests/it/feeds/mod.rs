@@ -1,8 +1,12 @@
 //! Sources that take what a machine has: programs, brokers, exporters, files.
 
+#[cfg(feature = "exec")]
 mod exec;
+#[cfg(feature = "file")]
 mod file;
+#[cfg(feature = "mqtt")]
 mod mqtt;
+#[cfg(feature = "prometheus")]
 mod prometheus;
 
 use std::path::Path;

@@ -200,7 +200,7 @@ async fn what_a_full_disk_does_not_take_stays_at_the_broker() {
     .await;
     assert!(agent.agent.balance().accepted < 30);
     let folder = agent.stop().await;
-    let agent = edge_in(&broker, folder, &section).await;
+    let _agent = edge_in(&broker, folder, &section).await;
     eventually("all are there", || arrived(&bridge, "n").len() >= 30).await;
     let expected: Vec<Value> = (0..30).map(|n| Value::Text(payload(n).into())).collect();
     assert_eq!(arrived(&bridge, "n"), expected);
