@@ -386,6 +386,9 @@ pub(super) fn offset(text: &str) -> Option<UtcOffset> {
         text.parse::<i8>().ok().filter(|_| is_two)
     };
     let (hours, minutes) = (two(hours)?, two(minutes)?);
+    if hours > 23 {
+        return None;
+    }
     UtcOffset::from_hms(sign * hours, sign * minutes, 0).ok()
 }
 

@@ -13,7 +13,6 @@
 //! Only whole lines are handed out; the last of a file that has ended needs no end of its own. What was handed out counts as read
 //! when [`Follower::consume`] says so: a reader that is refused asks again. Memory is bounded by a line and a part of the file.
 
-use std::collections::VecDeque;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -34,7 +33,7 @@ const GENERATIONS_MAX: usize = 64;
 /// Where reading begins in a file that was never followed before.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum From {
+pub(super) enum Begin {
     /// At its end: what is old stays unread.
     #[default]
     End,
@@ -59,10 +58,17 @@ pub(super) struct Follower {
     path: PathBuf,
     settle: Duration,
     open: Option<Open>,
-    /// What is read before the file at the path is: older generations, each from so far.
-    queue: VecDeque<(File, u64)>,
+    /// The file that ended last, when another is to be read after it.
+    last: Option<Generation>,
     opened: u64,
     events: Vec<Event>,
+}
+
+/// A file, and when it was last written to: seconds, and nanoseconds.
+#[derive(Debug, Clone, Copy)]
+struct Generation {
+    inode: u64,
+    written_at: (i64, i64),
 }
 
 #[derive(Debug)]
@@ -131,7 +137,7 @@ impl Follower {
     /// When the file or its folder cannot be read.
     pub(super) fn begin(
         path: &Path,
-        from: From,
+        from: Begin,
         place: Option<Place>,
         settle: Duration,
     ) -> io::Result<Self> {
@@ -139,13 +145,13 @@ impl Follower {
             path: path.to_owned(),
             settle,
             open: None,
-            queue: VecDeque::new(),
+            last: None,
             opened: 0,
             events: Vec::new(),
         };
         match place {
             Some(place) => follower.resume(place)?,
-            None if from == From::End => {
+            None if from == Begin::End => {
                 if let Some(file) = open(path)? {
                     let end = last_line_end(&file)?;
                     follower.enter(file, end, true)?;
@@ -185,10 +191,8 @@ impl Follower {
                 End::Ended => {
                     if let Some(open) = &mut self.open {
                         open.has_ended = true;
-                        if open.bytes.is_empty() {
-                            self.open = None;
-                        }
                     }
+                    self.leave_if_read()?;
                 }
             }
         }
@@ -248,9 +252,8 @@ impl Follower {
             open.drop_front(bytes);
             open.is_long = false;
         }
-        if open.has_ended && open.bytes.is_empty() {
-            self.open = None;
-        }
+        // A file that cannot be asked when it was written to is the last of its kind.
+        let _ = self.leave_if_read();
     }
 
     fn has_lines(&self) -> bool {
@@ -259,15 +262,36 @@ impl Follower {
             .is_some_and(|open| !open.whole_lines().is_empty())
     }
 
-    /// Opens the next generation, or the file at the path. Returns whether there is one.
-    fn open_next(&mut self) -> io::Result<bool> {
-        if let Some((file, offset)) = self.queue.pop_front() {
-            self.enter(file, offset, false)?;
-            return Ok(true);
+    /// Lets go of a file that has ended, once all of it was consumed.
+    fn leave_if_read(&mut self) -> io::Result<()> {
+        if let Some(open) = self
+            .open
+            .take_if(|open| open.has_ended && open.bytes.is_empty())
+        {
+            self.last = Some(Generation::of(&open.file.metadata()?));
         }
-        let Some(file) = open(&self.path)? else {
+        Ok(())
+    }
+
+    /// Opens the generation that came after the one that ended, or the file at the path when there is none. Returns whether
+    /// there is one.
+    fn open_next(&mut self) -> io::Result<bool> {
+        // Before the look at the others: what is renamed in between is among them then.
+        let current = open(&self.path)?;
+        if let Some(last) = self.last {
+            let others = self.generations()?.into_iter();
+            let is_next = |(_, one): &(File, Generation)| {
+                one.inode != last.inode && one.written_at > last.written_at
+            };
+            if let Some((file, _)) = others.into_iter().find(is_next) {
+                self.enter(file, 0, false)?;
+                return Ok(true);
+            }
+        }
+        let Some(file) = current else {
             return Ok(false);
         };
+        self.last = None;
         self.enter(file, 0, true)?;
         Ok(true)
     }
@@ -301,11 +325,11 @@ impl Follower {
                 break;
             }
             if let Some(file) = open(&self.path)?
-                && is_of(&file, &file.metadata()?, place, by)?
+                && is_of(&file, place, by)?
             {
                 return self.enter(file, place.offset, true);
             }
-            if self.queue_from(place, by, None)? {
+            if self.enter_older(place, by)? {
                 return Ok(());
             }
         }
@@ -319,34 +343,24 @@ impl Follower {
     fn start_over(&mut self) -> io::Result<()> {
         let place = self.place_after(0);
         self.open = None;
-        let has_copy =
-            place.offset > 0 && self.queue_from(place, By::Content, Some(place.inode))?;
+        let has_copy = place.offset > 0 && self.enter_older(place, By::Content)?;
         self.events.push(Event::Truncated { has_copy });
         Ok(())
     }
 
-    /// Queues the older generation in which a place is, from there on, and the whole ones after it. Returns whether it was found.
-    fn queue_from(&mut self, place: Place, by: By, except: Option<u64>) -> io::Result<bool> {
-        let generations = self.generations(except)?;
-        let mut found = None;
-        for (at, (file, known)) in generations.iter().enumerate() {
-            if is_of(file, known, place, by)? {
-                found = Some(at);
-                break;
+    /// Enters the older generation in which a place is. Returns whether it was found.
+    fn enter_older(&mut self, place: Place, by: By) -> io::Result<bool> {
+        for (file, _) in self.generations()? {
+            if is_of(&file, place, by)? {
+                self.enter(file, place.offset, false)?;
+                return Ok(true);
             }
         }
-        let Some(found) = found else {
-            return Ok(false);
-        };
-        for (at, (file, _)) in generations.into_iter().enumerate().skip(found) {
-            let offset = if at == found { place.offset } else { 0 };
-            self.queue.push_back((file, offset));
-        }
-        Ok(true)
+        Ok(false)
     }
 
     /// The older generations of the file, the oldest first: regular files of its folder whose names begin with its own.
-    fn generations(&self, except: Option<u64>) -> io::Result<Vec<(File, Metadata)>> {
+    fn generations(&self) -> io::Result<Vec<(File, Generation)>> {
         let (Some(folder), Some(name)) = (self.path.parent(), self.path.file_name()) else {
             return Ok(Vec::new());
         };
@@ -368,17 +382,16 @@ impl Follower {
             let Ok(Some(file)) = open(&entry.path()) else {
                 continue;
             };
-            let known = file.metadata()?;
-            let is_other = Some(known.ino()) != current && Some(known.ino()) != except;
-            if is_other {
+            let known = Generation::of(&file.metadata()?);
+            if Some(known.inode) != current {
                 found.push((file, known));
             }
             if found.len() > GENERATIONS_MAX {
-                found.sort_by_key(|(_, known)| (known.mtime(), known.mtime_nsec()));
+                found.sort_by_key(|(_, known)| known.written_at);
                 found.remove(0);
             }
         }
-        found.sort_by_key(|(_, known)| (known.mtime(), known.mtime_nsec()));
+        found.sort_by_key(|(_, known)| known.written_at);
         Ok(found)
     }
 
@@ -398,7 +411,8 @@ impl Follower {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        if own.len() < read {
+        // Also one that has grown as long again since.
+        if own.len() < read || !open.is_as_before()? {
             self.start_over()?;
             return Ok(End::Again);
         }
@@ -414,17 +428,20 @@ impl Follower {
                 if left_at.elapsed() < self.settle {
                     return Ok(End::Rest);
                 }
-                // Its last writer is gone. What came between it and the one at the path is read before that.
-                let (inode, since) = (open.inode, (own.mtime(), own.mtime_nsec()));
+                // Its last writer is gone.
                 open.is_current = false;
-                let between = self.generations(Some(inode))?.into_iter();
-                let is_newer =
-                    |(_, known): &(File, Metadata)| (known.mtime(), known.mtime_nsec()) > since;
-                self.queue
-                    .extend(between.filter(is_newer).map(|(file, _)| (file, 0)));
                 self.events.push(Event::Rotated);
                 Ok(End::Again)
             }
+        }
+    }
+}
+
+impl Generation {
+    fn of(known: &Metadata) -> Self {
+        Self {
+            inode: known.ino(),
+            written_at: (known.mtime(), known.mtime_nsec()),
         }
     }
 }
@@ -519,8 +536,8 @@ fn is_at(file: &File, place: Place) -> io::Result<bool> {
     Ok(is_long_enough && place::hash(&tail_before(file, place.offset)?) == place.tail)
 }
 
-fn is_of(file: &File, known: &Metadata, place: Place, by: By) -> io::Result<bool> {
-    let may_be = by == By::Content || known.ino() == place.inode;
+fn is_of(file: &File, place: Place, by: By) -> io::Result<bool> {
+    let may_be = by == By::Content || file.metadata()?.ino() == place.inode;
     Ok(may_be && is_at(file, place)?)
 }
 

@@ -29,8 +29,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::fields::{Clock, Csv, FIELDS_MAX, Fields, Lines};
-use self::follow::{Event, From};
+use self::fields::{Clock, Csv, FIELDS_MAX, FieldError, Fields, Lines};
+use self::follow::{Begin, Event};
 use self::reader::{Batch, Busy, Reader};
 use super::format::{Format, LineRules};
 use super::{Due, Outlet, Refusal, Section, Source, Verdict};
@@ -64,7 +64,7 @@ pub struct FileSource {
     /// Under which its place is kept.
     name: String,
     path: PathBuf,
-    from: From,
+    from: Begin,
     lines: Lines,
     rotate_wait: Duration,
     /// Whether a thread of an earlier run still reads.
@@ -76,7 +76,7 @@ struct Raw {
     path: PathBuf,
     format: Written,
     #[serde(default)]
-    from: From,
+    from: Begin,
     timestamp_unit: Option<TimestampUnit>,
     #[serde(default)]
     tags_ignored: Vec<String>,
@@ -412,8 +412,9 @@ impl Run<'_> {
     /// Hands a batch over, with the place behind it; the reader goes on from there when both are on disk. Returns how many readings
     /// were accepted, or nothing when the source is to stop.
     async fn hand_over(&mut self, batch: Batch, reader: &mut Reader) -> Option<u64> {
-        self.note(&batch);
+        self.note_events(&batch.events);
         if batch.bytes == 0 && !batch.is_first {
+            self.note_bad(&batch.bad);
             return Some(0);
         }
         let count = batch.samples.len();
@@ -446,6 +447,7 @@ impl Run<'_> {
                     if !outcome.verdicts(count).any(|verdict| verdict == full) {
                         self.lines_max = self.lines_max.saturating_mul(2);
                         reader.accept();
+                        self.note_bad(&batch.bad);
                         return Some(accepted);
                     }
                     // All of them were refused: fewer may find room, and else they wait in the file.
@@ -464,10 +466,9 @@ impl Run<'_> {
         }
     }
 
-    /// Counts and logs what is wrong with lines, once for each time that they are read.
-    fn note(&mut self, batch: &Batch) {
+    fn note_events(&self, events: &[Event]) {
         let path = self.source.path.display();
-        for event in &batch.events {
+        for event in events {
             match event {
                 Event::Rotated => info!(%path, "the file was rotated; the next one is read"),
                 Event::Truncated { has_copy: true } => {
@@ -481,7 +482,12 @@ impl Run<'_> {
                 }
             }
         }
-        for (line, error) in &batch.bad {
+    }
+
+    /// Counts and logs what is wrong with lines.
+    fn note_bad(&mut self, bad: &[(String, FieldError)]) {
+        let path = self.source.path.display();
+        for (line, error) in bad {
             self.outlet.refused(error.label(), 1);
             if self.warnings.is_due(error.label()) {
                 warn!(%path, %error, line, "a line of the file is no reading");

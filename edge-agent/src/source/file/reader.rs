@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::FileSource;
 use super::fields::{FieldError, LineReader, Lines};
-use super::follow::{Event, Follower, From};
+use super::follow::{Begin, Event, Follower};
 use super::place::Place;
 use crate::buffer::Sample;
 use crate::ingest::APPEND_READINGS_MAX;
@@ -18,6 +18,9 @@ use crate::source::format::{LINE_BYTES_MAX, LineError};
 
 /// Lines that are handed over together.
 const BATCH_LINES_MAX: usize = 1_000;
+
+/// Lines of so many bytes are one part of a file that is behind.
+const LARGE_BYTES: usize = 32 * 1024;
 
 /// What of a bad line is logged, in characters.
 const EXCERPT_CHARS_MAX: usize = 120;
@@ -123,7 +126,7 @@ impl Reader {
 
 struct Thread {
     path: PathBuf,
-    from: From,
+    from: Begin,
     place: Option<Vec<u8>>,
     settle: Duration,
     lines: Lines,
@@ -202,6 +205,8 @@ impl Reading {
             }
         }
         let found = self.follower.lines()?;
+        // A part of the file was read whole: there is more behind it. A few lines may wait for others.
+        let is_large = found.bytes.len() >= LARGE_BYTES;
         let (mut bytes, mut lines) = (0, 0);
         let mut whole = found.bytes.split_inclusive(|byte| *byte == b'\n');
         let mut has_more = false;
@@ -239,8 +244,7 @@ impl Reading {
             lines,
             bytes,
             place: self.follower.place_after(bytes),
-            // What was not looked at yet, as long as there is anything.
-            has_more: has_more || bytes > 0,
+            has_more: has_more || is_large,
             is_first: self.is_first,
             events,
         })

@@ -437,7 +437,7 @@ mod tests {
         check(
             r#"{"v":1,"t":"noon"}"#,
             &picks(&[("v", "/v")], Some("/t")),
-            "bad_time: time: noon is neither a number nor a time as RFC 3339",
+            "bad_time: time: \"noon\" is neither a number nor a time as RFC 3339",
         );
         check(
             r#"{"v":1,"t":{}}"#,

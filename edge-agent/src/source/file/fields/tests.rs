@@ -155,7 +155,7 @@ fn the_first_line_names_columns() {
     check(
         &mut reader,
         "noon;3;4",
-        &["bad_time: time: noon is neither a number nor a time as RFC 3339"],
+        &["bad_time: time: \"noon\" is neither a number nor a time as RFC 3339"],
     );
     check(
         &mut reader,
@@ -228,7 +228,7 @@ fn groups_of_a_pattern_are_sensors_and_other_lines_are_none() {
     check(
         &mut reader,
         "now celsius=3",
-        &["bad_time: time: now is neither a number nor a time as RFC 3339"],
+        &["bad_time: time: \"now\" is neither a number nor a time as RFC 3339"],
     );
     let mut reader = pattern(
         r"^(?P<sensor>\w+)=(?P<value>\S+)",
