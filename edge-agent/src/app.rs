@@ -55,6 +55,9 @@ const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 const OPEN_PAUSE_FIRST: Duration = Duration::from_secs(1);
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// How long the buffer stays open for what sources say at their end: longer than one is waited for.
+const LAST_WORDS: Duration = Duration::from_millis(2_500);
+
 /// Starts agents.
 #[derive(Debug)]
 pub struct Agent;
@@ -263,11 +266,13 @@ impl Agent {
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         let closing = buffer.clone();
         let running = TaskTracker::new();
-        let last_words = running.clone();
+        let (last_words, stopping) = (running.clone(), lifecycle.token());
         let driving = async move {
             let outcome = driver.run().await;
-            // What sources say last goes to disk; they are bounded in how long they take.
-            last_words.wait().await;
+            // What sources say last goes to disk. One that failed ends the agent first.
+            if stopping.is_cancelled() {
+                let _ = timeout(LAST_WORDS, last_words.wait()).await;
+            }
             closing.close().await;
             outcome
         };

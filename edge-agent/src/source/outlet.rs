@@ -12,7 +12,7 @@ use schema::SensorName;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::polls::{Controls, Polls};
 use super::report::Report;
@@ -24,6 +24,9 @@ use crate::ingest::{self, Ingest, IngestError, Refusals};
 
 /// The most a source may be in the middle of a poll when nothing says how long one may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most changes of a source's state that are logged in a minute.
+const CHANGES_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(11);
 
 /// The way from one source to the buffer. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -40,6 +43,8 @@ struct Shared {
     controls: Option<Controls>,
     timeout: Duration,
     refusals: Mutex<Refusals>,
+    /// How often changes of its state are logged.
+    changes: DefaultDirectRateLimiter,
     /// Nothing more is taken.
     closed: CancellationToken,
 }
@@ -145,6 +150,7 @@ impl Outlet {
             controls,
             timeout: config.timeout.unwrap_or(TIMEOUT),
             refusals: Mutex::new(refusals),
+            changes: RateLimiter::direct(Quota::per_minute(CHANGES_PER_MINUTE)),
             report,
             closed,
         }))
@@ -198,20 +204,26 @@ impl Outlet {
     /// The source reads again, or still, whether or not that brings readings.
     pub fn working(&self) {
         let report = &self.0.report;
-        if report
-            .running()
-            .is_some_and(|before| before != SourceState::Starting)
-        {
+        let before = report.running();
+        if before.is_some_and(|before| before != SourceState::Starting) && self.may_log() {
             info!(source = %report.name, "source reads again");
         }
+    }
+
+    /// Whether a change of the source's state is worth a line of the log: one that fails and reads by turns fills none.
+    fn may_log(&self) -> bool {
+        self.0.changes.check().is_ok()
     }
 
     /// The source could not read this time, and tries again by itself. Logged once per change.
     pub fn failed(&self, error: &dyn std::fmt::Display) {
         let error = error.to_string();
         let report = &self.0.report;
-        if report.failing(error.clone(), self.now_micros() / 1000) {
+        let is_news = report.failing(error.clone(), self.now_micros() / 1000);
+        if is_news && self.may_log() {
             warn!(source = %report.name, error, "source cannot read");
+        } else {
+            debug!(source = %report.name, error, "source cannot read");
         }
     }
 

@@ -47,9 +47,7 @@ fn the_shipped_example_is_valid() {
     assert_eq!(names, ["host", "socket"]);
     let shown = format!("{:?}", sources[1].source);
     let folder = std::env::temp_dir();
-    let from = format!("Unix({:?}", folder)
-        .trim_end_matches('"')
-        .to_owned();
+    let from = format!("Unix({folder:?}").trim_end_matches('"').to_owned();
     assert!(shown.contains(&from), "{shown} starts at the file's folder");
     assert!(shown.contains("timestamp_unit: Millis"), "{shown}");
 }

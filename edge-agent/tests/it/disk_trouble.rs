@@ -500,7 +500,7 @@ async fn an_agent_that_waits_for_its_disk_says_so_and_stops_in_order() {
 }
 
 #[tokio::test]
-async fn where_no_socket_can_be_made_check_and_run_say_so() {
+async fn where_no_socket_can_be_made_check_try_and_the_log_say_so() {
     let home = Home::new(1);
     let _disk = SmallDisk::mount(Path::new(&home.path("run")), "1m,ro");
     let long = format!("{}.sock", "x".repeat(120));
@@ -508,15 +508,21 @@ async fn where_no_socket_can_be_made_check_and_run_say_so() {
         let text = std::fs::read_to_string(home.config()).unwrap();
         let config = home.path("other.toml");
         std::fs::write(&config, text.replace("agent.sock", path)).unwrap();
-        for command in ["check", "run"] {
-            let output = output(&[command, "--config", &config]);
-            assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+        for arguments in [&["check"][..], &["try", "socket", "--for", "300ms"]] {
+            let output = output(&[arguments, &["--config", &config]].concat());
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
             let said = stderr(&output);
             assert!(
                 said.contains(path) && said.contains(says),
-                "{command}: {said}"
+                "{arguments:?}: {said}"
             );
         }
+        // An agent goes on without it.
+        std::fs::rename(&config, home.config()).unwrap();
+        let _agent = home.spawn();
+        let is_named = || home.log().contains(says) && home.log().contains(path);
+        eventually("its log says so", is_named).await;
+        std::fs::write(home.config(), text).unwrap();
     }
 }
 

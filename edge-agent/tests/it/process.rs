@@ -177,22 +177,28 @@ fn check_says_what_it_found_and_changes_nothing() {
     assert!(!Path::new(&home.path("buffer.db")).exists());
 }
 
-#[test]
-fn a_file_of_somebody_elses_at_the_sockets_path_is_named_and_kept() {
+#[tokio::test]
+async fn a_file_of_somebody_elses_at_the_sockets_path_is_named_and_kept() {
     let home = Home::new(1);
-    std::fs::write(home.path("agent.sock"), "mine").unwrap();
-    for command in ["check", "run"] {
-        let output = output(&[command, "--config", &home.config()]);
-        assert_eq!(output.status.code(), Some(1), "{command}");
-        let text = stderr(&output);
-        assert!(
-            text.contains("agent.sock") && text.contains("a file stands there"),
-            "{text}"
-        );
-        assert!(output.stdout.is_empty(), "nothing is said to be good");
-    }
-    assert_eq!(std::fs::read(home.path("agent.sock")).unwrap(), b"mine");
+    let path = home.path("agent.sock");
+    std::fs::write(&path, "mine").unwrap();
+    let checked = output(&["check", "--config", &home.config()]);
+    assert_eq!(checked.status.code(), Some(1));
+    let text = stderr(&checked);
+    let is_named = |text: &str| text.contains("agent.sock") && text.contains("a file stands there");
+    assert!(is_named(&text), "{text}");
+    assert!(checked.stdout.is_empty(), "nothing is said to be good");
     assert!(!Path::new(&home.path("buffer.db")).exists());
+    // An agent goes on without it, and listens once a person has put the file elsewhere.
+    let _agent = home.spawn();
+    eventually("the log names it", || is_named(&home.log())).await;
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    std::fs::rename(&path, home.path("elsewhere")).unwrap();
+    eventually("the agent listens", || {
+        std::os::unix::net::UnixStream::connect(&path).is_ok()
+    })
+    .await;
+    assert_eq!(home.produce(1, 2).await, 2);
 }
 
 #[test]

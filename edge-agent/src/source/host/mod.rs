@@ -122,7 +122,10 @@ impl Source for HostSource {
         let mut hanging = Vec::new();
         while let Some(due) = polls.next(&stop).await {
             let observed_at = ObservedAt::from_millis(outlet.now_micros() / 1000);
-            let (readings, now_hanging) = scans.scan(observed_at).await?;
+            let (readings, now_hanging) = tokio::select! {
+                scanned = scans.scan(observed_at) => scanned?,
+                () = stop.cancelled() => break,
+            };
             note_hanging(&outlet, &hanging, &now_hanging);
             hanging = now_hanging;
             let append = Append::read(readings);

@@ -328,6 +328,10 @@ fn differs(last: &Value, new: &Value, width: f64) -> bool {
         (Value::F64(last), Value::F64(new)) => (new - last).abs() > width,
         // Exact beyond what a double can hold.
         (Value::I64(last), Value::I64(new)) => new.abs_diff(*last) as f64 > width,
+        // Many producers write 20 between 19.5 and 20.5.
+        (Value::F64(number), Value::I64(whole)) | (Value::I64(whole), Value::F64(number)) => {
+            (number - *whole as f64).abs() > width
+        }
         _ => last != new,
     }
 }

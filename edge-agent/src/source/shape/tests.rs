@@ -106,6 +106,19 @@ fn a_band_of_nothing_leaves_out_equal_values_of_every_kind() {
         is_news(&mut shaper, 0, Value::I64(i64::MAX - 1)),
         "exact beyond a double"
     );
+    let mut shaper = banded(0.5);
+    let mixed = [
+        Value::F64(19.5),
+        Value::I64(20),
+        Value::I64(21),
+        Value::F64(21.6),
+    ];
+    let sent = mixed.map(|value| is_news(&mut shaper, 0, value));
+    assert_eq!(
+        sent,
+        [true, false, true, true],
+        "a number is one however it is written"
+    );
     let mut shaper = banded(1e18);
     assert!(is_news(&mut shaper, 0, Value::I64(i64::MAX)));
     assert!(is_news(&mut shaper, 0, Value::I64(i64::MIN)));

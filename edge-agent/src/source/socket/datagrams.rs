@@ -37,17 +37,15 @@ pub(super) async fn receive(
     stop: &CancellationToken,
 ) -> io::Result<()> {
     let (submissions, waiting) = mpsc::channel(APPENDS_MAX);
-    let reading = read(socket, rules, outlet, submissions);
-    let counting = count(outlet, waiting);
-    tokio::pin!(counting);
-    tokio::select! {
-        outcome = reading => outcome?,
-        () = &mut counting => {}
-        () = stop.cancelled() => {}
-    }
-    // What was handed over is counted; its channel is closed.
-    counting.await;
-    Ok(())
+    let reading = async {
+        tokio::select! {
+            outcome = read(socket, rules, outlet, submissions) => outcome,
+            () = stop.cancelled() => Ok(()),
+        }
+    };
+    // The channel ends with the reading; what was handed over is still counted.
+    let (outcome, ()) = tokio::join!(reading, count(outlet, waiting));
+    outcome
 }
 
 async fn read(
