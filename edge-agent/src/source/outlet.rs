@@ -279,6 +279,7 @@ impl Outlet {
         if let Some((_, limiter)) = &shared.limit
             && is_paced
         {
+            let _waiting = Waiting::begin(self);
             for _ in 0..count {
                 limiter.until_ready().await;
             }

@@ -279,7 +279,7 @@ impl Follower {
         // Before the look at the others: what is renamed in between is among them then.
         let current = open(&self.path)?;
         if let Some(last) = self.last {
-            let others = self.generations()?.into_iter();
+            let others = self.generations()?;
             let is_next = |(_, one): &(File, Generation)| {
                 one.inode != last.inode && one.written_at > last.written_at
             };

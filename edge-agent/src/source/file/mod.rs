@@ -28,6 +28,7 @@ use time::format_description;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
+use xxhash_rust::xxh3::xxh3_64;
 
 use self::fields::{Clock, Csv, FIELDS_MAX, FieldError, Fields, Lines};
 use self::follow::{Begin, Event};
@@ -61,8 +62,9 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 /// The settings of a source of this kind.
 #[derive(Debug)]
 pub struct FileSource {
-    /// Under which its place is kept.
     name: String,
+    /// Under which its place is kept: the source, and a hash of the path. Another file was never followed.
+    key: String,
     path: PathBuf,
     from: Begin,
     lines: Lines,
@@ -130,6 +132,11 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
     let path = section.path(&raw.path);
     Some(Arc::new(FileSource {
         name: section.name.to_string(),
+        key: format!(
+            "{}:{:016x}",
+            section.name,
+            xxh3_64(path.as_os_str().as_encoded_bytes())
+        ),
         path,
         from: raw.from,
         rotate_wait,
@@ -343,7 +350,7 @@ impl Source for FileSource {
             }
             outlet.left_behind(&hangs, false);
         }
-        let place = outlet.position(&self.name).await;
+        let place = outlet.position(&self.key).await;
         let place = place.map_err(|error| failed("find how far was read of", error.to_string()))?;
         let mut reader = Reader::start(&self, place)
             .map_err(|error| failed("start a thread for", error.to_string()))?;
@@ -428,7 +435,7 @@ impl Run<'_> {
                 samples: batch.samples.clone(),
                 hold,
                 can_hold_back: true,
-                position: Position::new(&self.source.name, batch.place.to_bytes()),
+                position: Position::new(&self.source.key, batch.place.to_bytes()),
             };
             let handed = async {
                 match self.is_requested {
