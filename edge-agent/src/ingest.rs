@@ -140,6 +140,14 @@ impl Ingest {
         self.clock.now_micros()
     }
 
+    /// How far this source had read when it last handed over readings with a [`crate::buffer::Position`].
+    ///
+    /// # Errors
+    /// [`IngestError::Buffer`].
+    pub async fn position(&self, source: &str) -> Result<Option<Vec<u8>>, IngestError> {
+        Ok(self.buffer.position(source).await?)
+    }
+
     /// Counts a producer whose connection the agent ends.
     pub(crate) fn producer_closed(&self, reason: &'static str) {
         self.meters.producer_closed(reason);

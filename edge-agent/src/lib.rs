@@ -31,6 +31,7 @@ mod log_level;
 mod metrics;
 mod place;
 mod probes;
+mod program;
 mod repeat;
 pub mod session;
 pub mod source;

@@ -9,6 +9,12 @@ use std::time::Duration;
 
 use schema::Reading;
 
+/// Longest name of a source that has a position, in bytes.
+const SOURCE_BYTES_MAX: usize = 128;
+
+/// Longest place in a position, in bytes: its row fits a page with the name.
+const PLACE_BYTES_MAX: usize = 1024;
+
 /// Readings that are handed over together. They share one commit.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Append {
@@ -20,6 +26,17 @@ pub struct Append {
     /// readings are kept, such a source is refused what finds no room; what other sources hand over
     /// then is accepted and evicted, so that it is accounted for.
     pub can_hold_back: bool,
+    /// Where the source has got to with these readings. With one, either all find room or, when the
+    /// source can hold back, all are refused; an append without readings keeps the position alone.
+    pub position: Option<Position>,
+}
+
+/// Where a source has got to in what it reads, kept in the same commit as the readings before it. A
+/// source has one append with a position on its way at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    source: String,
+    place: Vec<u8>,
 }
 
 /// A reading, and where its time comes from.
@@ -50,6 +67,30 @@ pub enum Hold {
     /// At most this long, and no longer than the linger. Zero commits at once, with what came meanwhile: for
     /// a producer that does nothing until it has its answer.
     AtMost(Duration),
+}
+
+impl Position {
+    /// A place as the source writes it; `None` when it or the source's name is longer than a row may be.
+    #[must_use]
+    pub fn new(source: &str, place: Vec<u8>) -> Option<Self> {
+        let fits = source.len() <= SOURCE_BYTES_MAX && place.len() <= PLACE_BYTES_MAX;
+        fits.then(|| Self {
+            source: source.to_owned(),
+            place,
+        })
+    }
+
+    /// Which source.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The place.
+    #[must_use]
+    pub fn place(&self) -> &[u8] {
+        &self.place
+    }
 }
 
 impl Append {

@@ -10,6 +10,7 @@ use super::eviction::{Need, Policy, Sweep};
 use super::file::File;
 use super::handle::Appended;
 use super::load::{Anchor, State};
+use super::positions::KeptPosition;
 use super::row::{self, Key, ROW_BYTES, ReadingError, SENSORS_MAX, SensorId, to_sql};
 use super::settings::BufferSettings;
 use super::writer::Waiting;
@@ -140,7 +141,20 @@ impl<'a> Commit<'a> {
         let before = self.anchor;
         let mut appended = Vec::with_capacity(waiting.len());
         for one in waiting {
-            appended.push(self.add(one, settings).await?);
+            let first_row = self.last_row + 1;
+            let (done, is_held_back) = self.add(one, settings).await?;
+            if let Some(position) = &one.append.position
+                && !is_held_back
+            {
+                let kept = KeptPosition {
+                    position: position.clone(),
+                    first_row,
+                    last_row: self.last_row,
+                    at_ms: now_ms,
+                };
+                self.file.keep_position(&kept).await?;
+            }
+            appended.push(done);
         }
         if self.last_row > self.state.epochs.last_row() {
             self.hand_over_anchor(before).await?;
@@ -161,18 +175,26 @@ impl<'a> Commit<'a> {
         Ok(appended)
     }
 
-    /// Gives the readings of one append their row numbers and clocks.
+    /// Gives the readings of one append their row numbers and clocks. Also returns whether its source has to
+    /// come again with all of it.
     async fn add(
         &mut self,
         waiting: &Waiting,
         settings: &BufferSettings,
-    ) -> Result<Appended, libsql::Error> {
+    ) -> Result<(Appended, bool), libsql::Error> {
         let Append {
             samples,
             can_hold_back,
+            position,
             ..
         } = &waiting.append;
         let mut refused = Vec::new();
+        if position.is_some() && *can_hold_back && !self.finds_room(samples, settings) {
+            let all = 0..samples.len();
+            refused.extend(all.map(|index| (index, ReadingError::BufferFull)));
+            let range = None;
+            return Ok((Appended { range, refused }, true));
+        }
         let first = self.last_row + 1;
         for (index, Sample { reading, timing }) in samples.iter().enumerate() {
             if let Err(error) = reading.value.validate() {
@@ -202,6 +224,7 @@ impl<'a> Commit<'a> {
                 observed_at,
                 sensor,
                 is_given: *timing == Timing::Given,
+                has_position: position.is_some(),
             };
             if is_turned_away {
                 self.evicted.extend(SeqRange::one(key.seq));
@@ -216,10 +239,22 @@ impl<'a> Commit<'a> {
                 is_spent: is_turned_away,
             });
         }
-        Ok(Appended {
-            range: SeqRange::new(first, self.last_row),
-            refused,
-        })
+        let range = SeqRange::new(first, self.last_row);
+        Ok((Appended { range, refused }, false))
+    }
+
+    /// Whether all of these find room, or make it.
+    fn finds_room(&self, samples: &[Sample], settings: &BufferSettings) -> bool {
+        let (mut rows, mut bytes) = (self.rows_count, self.bytes());
+        samples
+            .iter()
+            .filter(|sample| sample.reading.value.validate().is_ok())
+            .all(|Sample { reading, .. }| {
+                rows += 1;
+                bytes += row::row_bytes(reading);
+                let has_room = rows <= settings.rows_max && bytes <= settings.bytes_max;
+                has_room || !settings.policies.of(&reading.sensor).keeps_what_is_there()
+            })
     }
 
     /// The number of a sensor; `None` when there is no room for its name.

@@ -325,6 +325,7 @@ mod tests {
                 observed_at: ObservedAt::from_millis(5),
                 sensor: 1,
                 is_given: false,
+                has_position: false,
             };
             let value = Value::Text("abc".into());
             let mark = key.mark(Quality::Good, &value);

@@ -30,7 +30,7 @@
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
 //! `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
-//! for the accounts' rows; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
+//! for the accounts' rows; `positions` for how far files were read; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk.
 
 #[doc(hidden)]
@@ -53,6 +53,7 @@ mod open;
 mod pages;
 mod paths;
 mod place;
+mod positions;
 mod quarantine;
 mod read;
 mod recovery;
@@ -71,7 +72,7 @@ mod trouble;
 mod wal;
 mod writer;
 
-pub use append::{Append, Hold, Sample, Timing};
+pub use append::{Append, Hold, Position, Sample, Timing};
 #[cfg(test)]
 pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};

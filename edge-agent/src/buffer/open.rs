@@ -15,6 +15,7 @@ use super::file::File;
 use super::load::{LoadError, State, load};
 use super::paths::Paths;
 use super::place::Place;
+use super::positions::kept_with_positions;
 use super::recovery::{Recovery, create, recover};
 use super::reserve::Reserve;
 use super::row::to_sql;
@@ -258,6 +259,7 @@ async fn look_inside(
         Err(error) => warn!(path = %path.display(), %error, "the buffer was not compacted"),
     }
     let mut file = unchecked.migrate(version).await?;
+    file.limit_positions().await?;
     let mut state = load(&file, (new_epoch(), start)).await?;
     match redo(&mut file, &mut state, tail, now_ms).await {
         Ok(0) => Ok((file, state)),
@@ -285,7 +287,7 @@ async fn redo(
     now_ms: u64,
 ) -> Result<u64, libsql::Error> {
     let last_row = state.epochs.last_row();
-    let rows: Vec<_> = tail
+    let mut rows: Vec<_> = tail
         .rows
         .range(last_row + 1..)
         .zip(last_row + 1..)
@@ -295,6 +297,8 @@ async fn redo(
             state.sensors.name(key.sensor).is_some() || tail.names.contains_key(&key.sensor)
         })
         .collect();
+    let keys: Vec<_> = rows.iter().map(|(key, ..)| *key).collect();
+    rows.truncate(kept_with_positions(&keys, &tail.positions));
     if rows.is_empty() {
         return Ok(0);
     }
@@ -311,6 +315,15 @@ async fn redo(
             .await?;
     }
     file.finish_rows().await?;
+    let with_rows = last_row + 1..=last_row + rows.len() as u64;
+    for kept in &tail.positions {
+        if kept.first_row <= kept.last_row
+            && with_rows.contains(&kept.first_row)
+            && with_rows.contains(&kept.last_row)
+        {
+            file.keep_position(kept).await?;
+        }
+    }
     if let Some(anchor) = state.anchor.filter(|anchor| anchor.is_spent) {
         file.delete_rows(SeqRange::one(anchor.key.seq).into_iter())
             .await?;

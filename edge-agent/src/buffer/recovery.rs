@@ -246,6 +246,9 @@ pub(super) async fn recover(
     async {
         file.finish_rows().await?;
         file.write_log(writes.iter()).await?;
+        for kept in survey.positions.values() {
+            file.keep_position(kept).await?;
+        }
         file.commit().await?;
         file.checkpoint().await
     }

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! mark: check (16 bits, signed) │ code (8 bits)
-//! code: kind (2 bits) │ quality << 2 │ given << 4 │ spent << 6
+//! code: kind (2 bits) │ quality << 2 │ given << 4 │ position << 5 │ spent << 6
 //! ```
 //!
 //! SQLite has no checksums over its pages: a flipped bit in a value would travel as a reading. So
 //! each row carries sixteen bits of hash over everything that it says, for two bytes. A spent row
 //! is the one with the highest sequence after its reading was settled or evicted: it keeps the
 //! sequence and the clock for the next start, and holds no value. A given row has the time of its
-//! producer, which stays whatever is learned of the device's clock.
+//! producer, which stays whatever is learned of the device's clock. One with a position was added with the
+//! place that its source had got to, see [`super::positions`].
 
 use std::sync::Arc;
 
@@ -66,6 +67,8 @@ pub(super) struct Key {
     /// Whether the time of the reading is its producer's. A row of an agent from before this was
     /// kept says no, and is never moved either.
     pub(super) is_given: bool,
+    /// Whether it came with the position of its source.
+    pub(super) has_position: bool,
 }
 
 /// A row as it stands in a file: numbers that are not checked yet.
@@ -108,6 +111,7 @@ mod kind {
 const QUALITY_SHIFT: u32 = 2;
 const QUALITY_MASK: u8 = 3;
 const GIVEN: u8 = 1 << 4;
+const POSITION: u8 = 1 << 5;
 const SPENT: u8 = 1 << 6;
 
 impl Key {
@@ -120,7 +124,8 @@ impl Key {
             Value::Text(_) => kind::TEXT,
         };
         let given = if self.is_given { GIVEN } else { 0 };
-        let code = kind | u8::from(quality) << QUALITY_SHIFT | given;
+        let position = if self.has_position { POSITION } else { 0 };
+        let code = kind | u8::from(quality) << QUALITY_SHIFT | given | position;
         self.seal(code, value_bits(value))
     }
 
@@ -178,6 +183,7 @@ impl Columns<'_> {
             observed_at: ObservedAt::from_micros(self.observed_at),
             sensor: SensorId::try_from(self.sensor).ok()?,
             is_given: self.mark.to_le_bytes()[0] & GIVEN != 0,
+            has_position: self.mark.to_le_bytes()[0] & POSITION != 0,
         };
         let [code, ..] = self.mark.to_le_bytes();
         if code & SPENT != 0 {
@@ -254,10 +260,11 @@ mod tests {
             observed in any::<i64>(),
             sensor in 1..100u32,
             is_given in any::<bool>(),
+            has_position in any::<bool>(),
             grade in 0..3u8,
             value in value(),
         ) {
-            let key = Key { seq, hlc: Hlc::new(millis, 7), observed_at: ObservedAt::from_micros(observed), sensor, is_given };
+            let key = Key { seq, hlc: Hlc::new(millis, 7), observed_at: ObservedAt::from_micros(observed), sensor, is_given, has_position };
             let quality = Quality::try_from(grade).unwrap();
             let mark = key.mark(quality, &value);
             prop_assert!((-(1 << 23)..1 << 23).contains(&mark), "{mark} takes more than three bytes");
@@ -268,7 +275,7 @@ mod tests {
                 (Some(Held::Reading(_, _, Value::F64(a))), Value::F64(b)) => prop_assert_eq!(a.to_bits(), b.to_bits()),
                 _ => prop_assert_eq!(held, Some(Held::Reading(key, quality, value.clone()))),
             }
-            prop_assert_eq!(columns(key, key.spent_mark(), &libsql::Value::Null).check(), Some(Held::Spent(Key { is_given: false, ..key })));
+            prop_assert_eq!(columns(key, key.spent_mark(), &libsql::Value::Null).check(), Some(Held::Spent(Key { is_given: false, has_position: false, ..key })));
         }
     }
 
@@ -280,6 +287,7 @@ mod tests {
             observed_at: ObservedAt::from_millis(1_790_000_000_000),
             sensor: 5,
             is_given: true,
+            has_position: true,
         };
         let value = Value::F64(21.5);
         let mark = key.mark(Quality::Good, &value);

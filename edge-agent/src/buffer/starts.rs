@@ -155,6 +155,7 @@ mod tests {
             observed_at: ObservedAt::from_micros(1_000_000_000_123),
             sensor: 1,
             is_given,
+            has_position: false,
         }
     }
 

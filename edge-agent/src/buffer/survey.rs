@@ -18,6 +18,7 @@ use super::epochs::Ledger;
 use super::log::{Book, Entry, Ids, Kind, RangeOf};
 use super::pages::{self, Record};
 use super::paths::Paths;
+use super::positions::{self, KeptPosition};
 use super::row::{Cell, Columns, Held, Key, SENSORS_MAX, SensorId};
 use super::small_tables::sensor_entry;
 use super::wal::{self, Wal};
@@ -48,6 +49,8 @@ pub(super) struct Survey {
     pub(super) images: Vec<Image>,
     pub(super) names: HashMap<SensorId, String>,
     pub(super) entries: Vec<Entry>,
+    /// The newest position of each source.
+    pub(super) positions: HashMap<String, KeptPosition>,
     pub(super) last_row: u64,
 }
 
@@ -87,6 +90,8 @@ pub(super) struct KnownEpoch {
 pub(super) struct Tail {
     pub(super) rows: BTreeMap<u64, (Key, Quality, Value)>,
     pub(super) names: HashMap<SensorId, SensorName>,
+    /// How far the sources of its rows had read.
+    pub(super) positions: Vec<KeptPosition>,
     /// The clocks of epochs that it began, by the row before their first.
     starts: HashMap<u64, StartClock>,
 }
@@ -117,6 +122,10 @@ impl Tail {
                     && let Some(clock) = StartClock::parse(&entry.note)
                 {
                     tail.starts.insert(entry.first_seq, clock);
+                }
+                if record.columns().len() == positions::COLUMNS {
+                    let kept = KeptPosition::check(record.rowid, record.columns());
+                    tail.positions.extend(kept);
                 }
             });
         }
@@ -247,6 +256,16 @@ pub(super) fn reading(record: &Record<'_>) -> Option<Held> {
 }
 
 impl Survey {
+    /// Older images of the page are there too.
+    fn keep_position(&mut self, kept: KeptPosition) {
+        let age = |kept: &KeptPosition| (kept.last_row, kept.at_ms);
+        let source = kept.position.source().to_owned();
+        let newest = self.positions.entry(source).or_insert_with(|| kept.clone());
+        if age(newest) < age(&kept) {
+            *newest = kept;
+        }
+    }
+
     fn look_at(&mut self, page: &[u8], image: Image) {
         let mut first_seq = None;
         pages::for_each_record(page, image.is_first_page, |record| {
@@ -260,6 +279,10 @@ impl Survey {
                 }
                 columns if columns.len() == super::log::COLUMNS => {
                     self.entries.extend(Entry::check(record.rowid, columns));
+                }
+                columns if columns.len() == positions::COLUMNS => {
+                    let kept = KeptPosition::check(record.rowid, columns);
+                    kept.into_iter().for_each(|kept| self.keep_position(kept));
                 }
                 _ => {}
             }

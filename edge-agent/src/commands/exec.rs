@@ -4,12 +4,10 @@
 //! What it prints is the command's output, up to a bound, save for lines that say how far it is:
 //! `progress: 40`, a whole number up to 100.
 //!
-//! The command ends with the program. What it has started is ended with it ([`super::group`]),
+//! The command ends with the program. What it has started is ended with it ([`crate::program`]),
 //! whether it holds the pipes or not.
 
 use std::path::PathBuf;
-use std::pin::pin;
-use std::process::Stdio;
 use std::time::Duration;
 
 use schema::limits;
@@ -17,15 +15,19 @@ use schema::message::CommandId;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::TaskTracker;
 
-use super::group::{GRACE, Group};
-use super::strays;
 use super::work::Outcome;
+use crate::program::{self, Ended, Mark};
 
 /// The environment's variable with the id of the command, for the program.
-pub(super) const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
+const ID_VARIABLE: &str = "TIDELINE_COMMAND_ID";
+
+/// What marks the program of a command, and all that it starts.
+pub(super) fn mark(id: CommandId) -> Mark {
+    Mark::new(ID_VARIABLE, id)
+}
 
 /// How a line with progress begins.
 const PROGRESS: &[u8] = b"progress:";
@@ -93,55 +95,24 @@ pub(super) async fn run(
     endings: &TaskTracker,
 ) -> Outcome {
     let program = allowed.program.display();
-    let child = Command::new(&allowed.program)
-        .args(&allowed.args)
-        .env(ID_VARIABLE, progress.id.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| format!("cannot start {program}: {error}"))?;
-    let id = progress.id;
-    let mut group = Group::of(child, id, endings);
-    let (from_out, from_err) = group.take_output();
+    let mut command = Command::new(&allowed.program);
+    command.args(&allowed.args);
+    let mark = mark(progress.id);
     let (mut out, mut err) = (Lines::default(), Lines::default());
-    let is_late = {
-        let mut reading = pin!(async {
-            let out = read(from_out, &mut out, Some(&mut progress));
-            tokio::join!(out, read(from_err, &mut err, None));
-        });
-        let mut is_read = false;
-        let ended = timeout(allowed.timeout, async {
-            tokio::select! {
-                // Its own end counts: what it started may hold the pipes for as long as it likes.
-                () = group.ended() => {}
-                () = &mut reading => {
-                    is_read = true;
-                    group.ended().await;
-                }
-            }
-        });
-        let is_late = ended.await.is_err();
-        group.terminate();
-        // What is on its way is read; a program that is late may still print something.
-        let rest = async {
-            if !is_read {
-                reading.await;
-            }
-            group.ended().await;
-        };
-        let _ = timeout(GRACE, rest).await;
-        is_late
+    let (to_out, to_err, progress) = (&mut out, &mut err, &mut progress);
+    let read = |from_out, from_err| async move {
+        let out = read(from_out, to_out, Some(progress));
+        tokio::join!(out, read(from_err, to_err, None));
     };
-    let status = group.kill().await;
+    let ended = program::run(command, mark, endings, sleep(allowed.timeout), read).await;
+    let Ended { cut, status } =
+        ended.map_err(|error| format!("cannot start {program}: {error}"))?;
     let said = match (out.end(), err.end()) {
         (out, err) if err.is_empty() => out,
         (out, err) if out.is_empty() => err,
         (out, err) => format!("{out}\n{err}"),
     };
-    if is_late {
-        strays::kill(id).await;
+    if cut.is_some() {
         let killed = format!("{program} was killed after {:?}", allowed.timeout);
         return Err(match said.is_empty() {
             true => killed,
@@ -264,6 +235,7 @@ fn may_become_progress(begun: &[u8]) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use tokio::time::timeout;
 
     const ID: CommandId = CommandId::from_bits(1);
 
@@ -316,7 +288,7 @@ mod tests {
         let is_asleep = |line: &String| line.starts_with(&called);
         while called_with(seconds).into_iter().filter(is_asleep).count() < count {
             assert!(Instant::now() < deadline, "not {count} sleep");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -329,7 +301,7 @@ mod tests {
                 return;
             }
             assert!(Instant::now() < deadline, "{left:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -350,7 +322,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         while called_with(argument).len() < count {
             assert!(Instant::now() < deadline, "not {count} have begun");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            sleep(Duration::from_millis(10)).await;
         }
     }
 

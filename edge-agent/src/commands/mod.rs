@@ -15,9 +15,7 @@
 
 pub mod core;
 mod exec;
-mod group;
 pub(crate) mod restart;
-mod strays;
 #[cfg(test)]
 mod tests;
 pub mod work;
@@ -39,6 +37,7 @@ use self::core::{Answer, Core, Effect, Input, Moment, Write};
 use crate::buffer::{Buffer, BufferError, Kept};
 use crate::clock::AgentClock;
 use crate::link::LinkState;
+use crate::program::strays;
 use work::{Outcome, Workshop};
 
 pub use self::core::{COMMANDS_OPEN_MAX, Instruction};
@@ -87,7 +86,8 @@ impl Commands {
         })?;
         for stored in &stored.commands {
             if stored.progress.state == CommandState::Running {
-                let (id, left) = (stored.command.id, strays::kill(stored.command.id).await);
+                let id = stored.command.id;
+                let left = strays::kill(exec::mark(id)).await;
                 if left > 0 {
                     warn!(command = %id, processes = left, "a program outlived the agent and was killed");
                 }

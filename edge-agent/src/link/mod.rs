@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 pub use error::LinkError;
 pub use meters::LinkMeters;
 pub use mqtt::Uplink;
+#[cfg(feature = "mqtt")]
+pub(crate) use mqtt::{refusal, tls_reason};
 
 /// Most publishes that wait for the client, and most that the broker has not confirmed: a full
 /// window of batches with room for reports and presence.

@@ -1,4 +1,4 @@
-//! MQTT 3.1.1 over TLS through rumqttc: the only file that names it.
+//! MQTT 3.1.1 over TLS through rumqttc: the only file that names it, beside the source of that kind.
 //!
 //! ```text
 //!  down ──connect, CONNACK, birth + subscribe, SUBACK──► up ──error──► down ──pause──► …
@@ -403,7 +403,7 @@ fn lost(config: &LinkConfig, error: ConnectionError) -> LinkError {
     }
 }
 
-const fn refusal(code: ConnectReturnCode) -> &'static str {
+pub(crate) const fn refusal(code: ConnectReturnCode) -> &'static str {
     match code {
         ConnectReturnCode::Success => "no reason given",
         ConnectReturnCode::RefusedProtocolVersion => "it does not speak MQTT 3.1.1",
@@ -416,7 +416,7 @@ const fn refusal(code: ConnectReturnCode) -> &'static str {
 
 /// The error of rustls, wherever in the chain it stands. An `io::Error` hides its inner error
 /// from `source()`, so it is looked into.
-fn tls_reason(error: &ConnectionError) -> Option<String> {
+pub(crate) fn tls_reason(error: &ConnectionError) -> Option<String> {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 use super::config::Section;
-#[cfg(feature = "modbus")]
-use super::modbus;
 use super::{Source, host, replay, simulate, socket};
 
 /// Reads the section of a source of one kind; `None` when a problem was noted that leaves no source.
@@ -12,9 +10,17 @@ pub(super) type Read = fn(&mut Section<'_>) -> Option<Arc<dyn Source>>;
 
 /// In the order of their names.
 const KINDS: &[(&str, Read)] = &[
+    #[cfg(feature = "exec")]
+    (super::exec::KIND, super::exec::read),
+    #[cfg(feature = "file")]
+    (super::file::KIND, super::file::read),
     (host::KIND, host::read),
     #[cfg(feature = "modbus")]
-    (modbus::KIND, modbus::read),
+    (super::modbus::KIND, super::modbus::read),
+    #[cfg(feature = "mqtt")]
+    (super::mqtt::KIND, super::mqtt::read),
+    #[cfg(feature = "prometheus")]
+    (super::prometheus::KIND, super::prometheus::read),
     (replay::KIND, replay::read),
     (simulate::KIND, simulate::read),
     (socket::KIND, socket::read),

@@ -13,13 +13,21 @@
 //! A new kind: a module with its settings and `impl Source`, and a line in [`kinds`].
 
 mod config;
+#[cfg(feature = "exec")]
+pub mod exec;
+#[cfg(feature = "file")]
+pub mod file;
 pub mod format;
 pub mod host;
 mod kinds;
 #[cfg(feature = "modbus")]
 pub mod modbus;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 mod outlet;
 mod polls;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 pub mod replay;
 mod report;
 pub mod shape;

@@ -245,6 +245,17 @@ impl Outlet {
         }
     }
 
+    /// How far this source had read when it last handed over with a [`crate::buffer::Position`] under this name.
+    ///
+    /// # Errors
+    /// [`IngestError`]: the buffer cannot be read.
+    pub async fn position(&self, source: &str) -> Result<Option<Vec<u8>>, IngestError> {
+        match &self.0.sink {
+            Sink::Buffer(ingest) => ingest.position(source).await,
+            Sink::Shown(..) => Ok(None),
+        }
+    }
+
     /// Counts a producer whose connection the agent ends.
     pub(crate) fn producer_closed(&self, reason: &'static str) {
         if let Sink::Buffer(ingest) = &self.0.sink {
@@ -270,8 +281,19 @@ impl Outlet {
             samples,
             hold,
             can_hold_back,
+            position,
         } = append;
         let count = samples.len();
+        // A source that knows how far it has read waits for its turn: nothing of it is left out.
+        let is_paced = position.is_some();
+        if let Some((_, limiter)) = &shared.limit
+            && is_paced
+        {
+            let _waiting = Waiting::begin(self);
+            for _ in 0..count {
+                limiter.until_ready().await;
+            }
+        }
         let mut places = Vec::with_capacity(count);
         let mut out = Vec::with_capacity(count);
         let mut names = Vec::new();
@@ -288,6 +310,7 @@ impl Outlet {
             let now = Instant::now();
             for sample in samples {
                 if let Some((most, limiter)) = &shared.limit
+                    && !is_paced
                     && limiter.check().is_err()
                 {
                     by_rate += 1;
@@ -345,6 +368,7 @@ impl Outlet {
             samples: out,
             hold,
             can_hold_back,
+            position,
         };
         self.submit_shaped(append, Some(places), names).await
     }
@@ -355,7 +379,7 @@ impl Outlet {
         places: Option<Vec<Place>>,
         names: Vec<SensorName>,
     ) -> Submission {
-        let handed = if append.samples.is_empty() {
+        let handed = if append.samples.is_empty() && append.position.is_none() {
             Handed::Nothing
         } else {
             match &self.0.sink {

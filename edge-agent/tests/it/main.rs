@@ -16,11 +16,13 @@ mod buffer_damage;
 mod buffer_epochs;
 mod buffer_kill;
 mod buffer_model;
+mod buffer_positions;
 mod buffer_quarantine;
 mod config;
 mod delivery;
 mod disk_trouble;
 mod edge;
+mod feeds;
 mod fixtures;
 mod link;
 #[cfg(feature = "modbus")]

@@ -28,7 +28,7 @@ pub(crate) struct Requirement {
 }
 
 /// Everything that tests need.
-pub(crate) const REQUIREMENTS: [Requirement; 9] = [
+pub(crate) const REQUIREMENTS: [Requirement; 10] = [
     Requirement {
         programs: &["initdb", "postgres", "pg_basebackup", "psql"],
         modules: &[],
@@ -46,6 +46,12 @@ pub(crate) const REQUIREMENTS: [Requirement; 9] = [
         modules: &[],
         package: "mosquitto-clients",
         why: "our broker is tested with clients that are not ours",
+    },
+    Requirement {
+        programs: &["prometheus-node-exporter"],
+        modules: &[],
+        package: "prometheus-node-exporter",
+        why: "exporters are scraped as the one of most machines answers",
     },
     Requirement {
         programs: &["pgbouncer"],

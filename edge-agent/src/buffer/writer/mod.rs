@@ -197,7 +197,7 @@ impl Writer {
     }
 
     fn append(&mut self, append: Append, reply: Reply<Appended>) {
-        if append.samples.is_empty() {
+        if append.samples.is_empty() && append.position.is_none() {
             // Nothing to wait for, and nothing that the bound on waiting rows would count.
             let _ = reply.send(Ok(Appended {
                 range: None,
@@ -207,7 +207,7 @@ impl Writer {
         }
         let by = Instant::now() + append.hold.within(self.settings.linger);
         self.append_by = Some(self.append_by.map_or(by, |before| before.min(by)));
-        self.waiting_rows += append.samples.len();
+        self.waiting_rows += append.samples.len().max(1);
         self.waiting.push(Waiting {
             append,
             now_ms: self.clock.now_ms(),

@@ -10,6 +10,7 @@ use schema::reading::ValueError;
 use schema::timestamp::TimestampError;
 use serde::Deserialize;
 
+use super::Section;
 use crate::buffer::Sample;
 pub use influx::{Fault as InfluxFault, InfluxError};
 pub(super) use json::is_unit;
@@ -20,6 +21,9 @@ pub const LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Most samples of one line: its fields.
 pub const LINE_SAMPLES_MAX: usize = 256;
+
+/// Most tags that are left out of names.
+const TAGS_IGNORED_MAX: usize = 32;
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -114,6 +118,30 @@ impl Format {
 }
 
 impl LineRules {
+    /// Those of a source's settings.
+    pub(super) fn check(
+        format: Format,
+        timestamp_unit: Option<TimestampUnit>,
+        tags_ignored: Vec<String>,
+        section: &mut Section<'_>,
+    ) -> Self {
+        section.check(
+            tags_ignored.len() <= TAGS_IGNORED_MAX,
+            "tags_ignored",
+            format!("must have at most {TAGS_IGNORED_MAX} tags"),
+        );
+        section.check(
+            tags_ignored.is_empty() || format == Format::Influx,
+            "tags_ignored",
+            "is for format = \"influx\"",
+        );
+        Self {
+            format,
+            timestamp_unit: timestamp_unit.unwrap_or(format.timestamp_unit()),
+            tags_ignored,
+        }
+    }
+
     /// Those of a format when nothing else is set.
     #[must_use]
     pub const fn of(format: Format) -> Self {

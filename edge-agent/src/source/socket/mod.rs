@@ -58,9 +58,6 @@ use crate::repeat::Repeats;
 /// Its name as a kind.
 pub const KIND: &str = "socket";
 
-/// Most tags that are left out of names.
-const TAGS_IGNORED_MAX: usize = 32;
-
 /// A warning about producers that find no place, this often while it lasts.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -122,21 +119,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
     } else {
         section.check(!raw.allow_remote, "allow_remote", "is for tcp and udp");
     }
-    section.check(
-        raw.tags_ignored.len() <= TAGS_IGNORED_MAX,
-        "tags_ignored",
-        format!("must have at most {TAGS_IGNORED_MAX} tags"),
-    );
-    section.check(
-        raw.tags_ignored.is_empty() || raw.format == Format::Influx,
-        "tags_ignored",
-        "is for format = \"influx\"",
-    );
-    let rules = LineRules {
-        format: raw.format,
-        timestamp_unit: raw.timestamp_unit.unwrap_or(raw.format.timestamp_unit()),
-        tags_ignored: raw.tags_ignored,
-    };
+    let rules = LineRules::check(raw.format, raw.timestamp_unit, raw.tags_ignored, section);
     Some(Arc::new(SocketSource {
         rules,
         ..SocketSource::at(address)

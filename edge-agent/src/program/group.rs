@@ -22,14 +22,13 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
-use schema::message::CommandId;
 use tokio::process::{Child, ChildStderr, ChildStdout};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::strays;
+use super::{Mark, strays};
 
 /// How long a program may take to end by itself after SIGTERM.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -51,12 +50,12 @@ pub(super) struct Group {
     pipes: Vec<OwnedFd>,
     endings: TaskTracker,
     was_terminated: bool,
-    command: CommandId,
+    mark: Mark,
 }
 
 impl Group {
     /// Of a program that was just started as the leader of a group.
-    pub(super) fn of(child: Child, command: CommandId, endings: &TaskTracker) -> Self {
+    pub(super) fn of(child: Child, mark: Mark, endings: &TaskTracker) -> Self {
         let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let pipes = [
             child.stdout.as_ref().map(AsFd::as_fd),
@@ -70,7 +69,7 @@ impl Group {
             id,
             endings: endings.clone(),
             was_terminated: false,
-            command,
+            mark,
         }
     }
 
@@ -146,7 +145,7 @@ impl Drop for Group {
             pipes: std::mem::take(&mut self.pipes),
             endings: self.endings.clone(),
             was_terminated: true,
-            command: self.command,
+            mark: self.mark.clone(),
         };
         if self.was_terminated || Handle::try_current().is_err() {
             rest.signal(Signal::KILL);
@@ -159,9 +158,9 @@ impl Drop for Group {
             if timeout(GRACE, rest.ended()).await.is_ok() {
                 sleep(GRACE_OF_OTHERS).await;
             }
-            let command = rest.command;
+            let mark = rest.mark.clone();
             let _ = rest.kill().await;
-            strays::kill(command).await;
+            strays::kill(mark).await;
         });
     }
 }
