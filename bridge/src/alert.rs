@@ -148,7 +148,8 @@ impl Alerts {
                 Rule::DeviceOffline
                 | Rule::DeadLetters
                 | Rule::SettingNotInForce
-                | Rule::ClockSkewed => self.look_for(rule, now).await?,
+                | Rule::ClockSkewed
+                | Rule::QuotaExceeded => self.look_for(rule, now).await?,
             }
             // All that the rule finds was seen: what was not is no more.
             self.store.resolve_alerts(rule, now).await?;

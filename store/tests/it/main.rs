@@ -34,5 +34,6 @@ mod own_server;
 mod pooled;
 mod presence;
 mod query;
+mod quotas;
 mod report;
 mod retention;
