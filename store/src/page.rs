@@ -13,6 +13,8 @@
 //! A round asks for about what the page still lacks, and never beyond ┊, which only comes nearer. So a page reads a few
 //! times its own length and once each sensor, however many there are and however their readings are spread.
 
+use std::collections::HashMap;
+
 use schema::ObservedAt;
 
 use super::history::{Cursor, bound_of};
@@ -46,7 +48,7 @@ struct Sensor {
 
 /// What is to be read next: of each of some sensors, from its own bound to a common end, the first rows of each in the
 /// order of the page.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ask {
     pub(crate) names: Vec<String>,
     /// Oldest first: observed at or after. Newest first: observed before.
@@ -112,16 +114,23 @@ impl Page {
     /// Takes what was found.
     pub(crate) fn take(&mut self, ask: &Ask, found: Vec<StoredReading>) {
         let order = self.order;
+        let mut each: HashMap<&str, (usize, i64)> = HashMap::new();
+        for reading in &found {
+            let rank = rank(order, reading.observed_at);
+            let (rows, last) = each.entry(reading.sensor.as_str()).or_insert((0, rank));
+            *rows += 1;
+            *last = rank.max(*last);
+        }
         for sensor in &mut self.sensors {
-            let asked = ask.names.binary_search(&sensor.name);
-            if asked.is_err() {
+            if ask.names.binary_search(&sensor.name).is_err() {
                 continue;
             }
-            let mine = found.iter().filter(|of| of.sensor.as_str() == sensor.name);
-            let ranks = mine.map(|of| rank(order, of.observed_at));
-            let (rows, last) = ranks.fold((0, i64::MIN), |(n, last), of| (n + 1, last.max(of)));
+            let (rows, last) = match each.get(sensor.name.as_str()) {
+                Some((rows, last)) => (*rows, Some(*last)),
+                None => (0, None),
+            };
             sensor.is_done = rows < ask.rows;
-            sensor.from = sensor.from.max(last.saturating_add(1));
+            sensor.from = last.map_or(sensor.from, |last| sensor.from.max(last + 1));
         }
         self.found.extend(found);
         self.found.sort_by(|a, b| {

@@ -375,9 +375,10 @@ impl Cockroach {
                     // Nothing was written, and what is known is still true unless the next attempt
                     // says otherwise.
                     self.again(&mut call.budget, failed).await?;
-                    // What is in the way of one file is not in that of the others.
+                    // What is in the way of one file is not in that of the others, which are written first.
                     let second = part.split_off(middle(&part));
-                    todo.extend([second, part].into_iter().filter(|part| !part.is_empty()));
+                    let parts = [part, second].into_iter();
+                    drop(todo.splice(0..0, parts.filter(|part| !part.is_empty())));
                 }
                 Verdict::TooLarge
                 | Verdict::Taken

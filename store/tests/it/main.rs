@@ -13,6 +13,7 @@
 mod access;
 mod aggregates;
 mod alerts;
+mod beside;
 mod clock;
 mod cluster;
 mod collation;
