@@ -10,8 +10,9 @@
 //! sensor c  ■■■■→   ┊        has more before ┊, the last reading of the page: asked again, up to there
 //! ```
 //!
-//! A round asks for about what the page still lacks, and never beyond ┊, which only comes nearer. So a page reads a few
-//! times its own length and once each sensor, however many there are and however their readings are spread.
+//! What was found tells how dense a sensor's readings are. So a round asks up to a time before which there is about what the
+//! page still lacks, and never beyond ┊, which only comes nearer. So a page reads a few times its own length and once each
+//! sensor, however many there are and however their readings are spread.
 
 use std::collections::HashMap;
 
@@ -43,7 +44,9 @@ struct Sensor {
     name: String,
     /// Its readings before this rank are found.
     from: i64,
-    is_done: bool,
+    /// The rank of the first one that was found, and how many were.
+    first: Option<i64>,
+    rows: usize,
 }
 
 /// What is to be read next: of each of some sensors, from its own bound to a common end, the first rows of each in the
@@ -66,7 +69,8 @@ impl Page {
         let sensors = names.into_iter().map(|name| Sensor {
             from: first_rank(order, bound_of(&name, query, after)),
             name,
-            is_done: false,
+            first: None,
+            rows: 0,
         });
         Self {
             order,
@@ -83,30 +87,33 @@ impl Page {
 
     /// What is to be read next, for [`Self::take`]; `None` when the page is whole.
     pub(crate) fn next(&mut self) -> Option<Ask> {
-        let wanted = self
-            .sensors
-            .iter()
-            .filter(|of| !of.is_done && of.from <= self.last);
-        let sensors = wanted.clone().count();
-        let begin = wanted.clone().map(|of| of.from).min()?;
         let order = self.order;
-        let whole = self
-            .found
-            .partition_point(|of| rank(order, of.observed_at) < begin);
+        let mut open: Vec<&Sensor> = self.sensors.iter().collect();
+        open.retain(|of| of.from <= self.last);
+        let begin = open.iter().map(|of| of.from).min()?;
+        let found = &self.found;
+        let whole = found.partition_point(|of| rank(order, of.observed_at) < begin);
         let lacks = self.limit.saturating_sub(whole);
         if lacks == 0 {
             return None;
         }
+        let mut end_of_all = self.last + 1;
+        if (1..ROUNDS_MAX).contains(&self.rounds) {
+            let wanted = lacks.saturating_mul(1 << self.rounds) as f64 * 0.6;
+            end_of_all = window(&open, wanted).clamp(begin + 1, end_of_all);
+            open.retain(|of| of.from < end_of_all);
+        }
         let share = match self.rounds {
-            0 => lacks.div_ceil(sensors),
-            1..ROUNDS_MAX => (2 * lacks).div_ceil(sensors),
+            0 => lacks.div_ceil(open.len()),
+            // What is denser than it seemed is cut, and goes on in the next round.
+            1..ROUNDS_MAX => (4 * lacks).div_ceil(open.len()),
             _ => lacks,
         };
         self.rounds += 1;
         Some(Ask {
-            names: wanted.clone().map(|of| of.name.clone()).collect(),
-            bounds: wanted.map(|of| bound(order, of.from)).collect(),
-            end: end(order, self.last),
+            names: open.iter().map(|of| of.name.clone()).collect(),
+            bounds: open.iter().map(|of| bound(order, of.from)).collect(),
+            end: end(order, end_of_all - 1),
             rows: share.min(lacks),
         })
     }
@@ -114,23 +121,30 @@ impl Page {
     /// Takes what was found.
     pub(crate) fn take(&mut self, ask: &Ask, found: Vec<StoredReading>) {
         let order = self.order;
-        let mut each: HashMap<&str, (usize, i64)> = HashMap::new();
+        let behind = first_behind(order, ask.end);
+        let mut each: HashMap<&str, (usize, i64, i64)> = HashMap::new();
         for reading in &found {
             let rank = rank(order, reading.observed_at);
-            let (rows, last) = each.entry(reading.sensor.as_str()).or_insert((0, rank));
+            let of = each.entry(reading.sensor.as_str());
+            let (rows, first, last) = of.or_insert((0, rank, rank));
             *rows += 1;
+            *first = rank.min(*first);
             *last = rank.max(*last);
         }
         for sensor in &mut self.sensors {
             if ask.names.binary_search(&sensor.name).is_err() {
                 continue;
             }
-            let (rows, last) = match each.get(sensor.name.as_str()) {
-                Some((rows, last)) => (*rows, Some(*last)),
-                None => (0, None),
+            let found = each.get(sensor.name.as_str());
+            if let Some((rows, first, _)) = found {
+                sensor.rows += rows;
+                sensor.first.get_or_insert(*first);
+            }
+            sensor.from = match found {
+                Some((rows, _, last)) if *rows >= ask.rows => last + 1,
+                // Less than was asked for is all until there.
+                _ => behind,
             };
-            sensor.is_done = rows < ask.rows;
-            sensor.from = last.map_or(sensor.from, |last| sensor.from.max(last + 1));
         }
         self.found.extend(found);
         self.found.sort_by(|a, b| {
@@ -153,6 +167,33 @@ impl Page {
     /// The readings of the page.
     pub(crate) fn done(self) -> Vec<StoredReading> {
         self.found
+    }
+}
+
+/// Before which rank there are about so many more readings, if sensors go on as they began.
+fn window(open: &[&Sensor], wanted: f64) -> i64 {
+    let mut begin: Vec<(i64, f64)> = open.iter().map(|of| (of.from, of.rate())).collect();
+    begin.sort_unstable_by_key(|(from, _)| *from);
+    let (mut rate, mut expected) = (0.0, 0.0);
+    let mut next = begin.iter().skip(1).map(|(from, _)| *from);
+    for (from, of) in &begin {
+        rate += of;
+        let end = next.next().unwrap_or(i64::MAX);
+        let within = rate * (end.saturating_sub(*from)) as f64;
+        if expected + within >= wanted {
+            // Floats saturate as integers.
+            return from.saturating_add(((wanted - expected) / rate) as i64 + 1);
+        }
+        expected += within;
+    }
+    i64::MAX
+}
+
+impl Sensor {
+    /// Readings for each step of the rank, as far as they were found.
+    fn rate(&self) -> f64 {
+        let span = self.first.map(|first| self.from.saturating_sub(first));
+        span.map_or(0.0, |span| self.rows as f64 / span.max(1) as f64)
     }
 }
 
@@ -185,6 +226,14 @@ fn end(order: Order, last: i64) -> ObservedAt {
         Order::OldestFirst => last + 1,
         Order::NewestFirst => -last,
     })
+}
+
+/// The first rank that is not before an end.
+fn first_behind(order: Order, end: ObservedAt) -> i64 {
+    match order {
+        Order::OldestFirst => end.micros(),
+        Order::NewestFirst => 1 - end.micros(),
+    }
 }
 
 /// A time that somebody asks for may be any number.

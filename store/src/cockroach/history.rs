@@ -10,7 +10,7 @@ use super::super::history::{
     scale, window_end,
 };
 use super::super::ledger::plan::OBSERVED_AT_MIN;
-use super::super::page::Page;
+use super::super::page::{Ask, Page};
 use super::super::{Order, StoreError, StoredReading, TelemetryQuery};
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
@@ -137,24 +137,32 @@ async fn several(
     let names = sensor_names(connection, &query.device).await?;
     let mut page = Page::new(query, after, names);
     while let Some(ask) = page.next() {
-        let sql = match query.order {
-            Order::OldestFirst => SENSORS_ASC,
-            Order::NewestFirst => SENSORS_DESC,
-        };
-        let arguments = Columns::default()
-            .one(query.device.as_str())?
-            .array(&ask.names, |name| name.as_str())?
-            .array(&ask.bounds, |bound| Micros(bound.micros()))?
-            .one(Micros(ask.end.micros()))?
-            .one(sql_int(ask.rows as u64))?
-            .done();
-        let found = connection
-            .fetch_all(sqlx::query_with(sql, arguments))
-            .await?;
-        let found = found.iter().map(reading).collect::<Result<_, _>>()?;
-        page.take(&ask, found);
+        page.take(&ask, part(connection, query, &ask).await?);
     }
     Ok(page.done())
+}
+
+/// A part of a page.
+pub(super) async fn part(
+    connection: &mut PgConnection,
+    query: &TelemetryQuery,
+    ask: &Ask,
+) -> Result<Vec<StoredReading>, sqlx::Error> {
+    let sql = match query.order {
+        Order::OldestFirst => SENSORS_ASC,
+        Order::NewestFirst => SENSORS_DESC,
+    };
+    let arguments = Columns::default()
+        .one(query.device.as_str())?
+        .array(&ask.names, |name| name.as_str())?
+        .array(&ask.bounds, |bound| Micros(bound.micros()))?
+        .one(Micros(ask.end.micros()))?
+        .one(sql_int(ask.rows as u64))?
+        .done();
+    let found = connection
+        .fetch_all(sqlx::query_with(sql, arguments))
+        .await?;
+    found.iter().map(reading).collect()
 }
 
 async fn first_at(

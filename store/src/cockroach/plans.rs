@@ -7,10 +7,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _
 
 use super::dialect::READ_SETTINGS;
 use super::dialect::WRITE_SETTINGS;
-use super::history::{AGGREGATES, FIRST_AT};
+use super::history::{AGGREGATES, FIRST_AT, part};
 use super::query::{
-    LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES, SENSORS_ASC, SENSORS_DESC, reading,
-    sensor_names,
+    LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES, SENSORS_ASC, SENSORS_DESC, sensor_names,
 };
 use crate::commands::sql::{CLAIM, EXPIRE};
 use crate::config::{HISTORY, UNHEARD};
@@ -226,12 +225,7 @@ async fn pages_cost_what_they_return(connection: &mut PgConnection) {
                 assert!(found.iter().all(is_by_key), "{found:?}");
                 read += found.iter().map(|(_, _, rows)| rows).sum::<f64>();
                 rounds += 1;
-                let prepare = format!("PREPARE page AS {sql}");
-                connection.execute(AssertSqlSafe(prepare)).await.unwrap();
-                let execute = format!("EXECUTE page ({values})");
-                let rows = connection.fetch_all(AssertSqlSafe(execute)).await.unwrap();
-                connection.execute("DEALLOCATE page").await.unwrap();
-                page.take(&ask, rows.iter().map(|row| reading(row).unwrap()).collect());
+                page.take(&ask, part(connection, &query, &ask).await.unwrap());
             }
             let returned = page.done().len();
             println!(
