@@ -190,10 +190,14 @@ fn window(open: &[&Sensor], wanted: f64) -> i64 {
 }
 
 impl Sensor {
-    /// Readings for each step of the rank, as far as they were found.
+    /// Readings for each step of the rank, as far as they were found. One says nothing.
     fn rate(&self) -> f64 {
-        let span = self.first.map(|first| self.from.saturating_sub(first));
-        span.map_or(0.0, |span| self.rows as f64 / span.max(1) as f64)
+        match self.first {
+            Some(first) if self.rows > 1 => {
+                self.rows as f64 / self.from.saturating_sub(first).max(1) as f64
+            }
+            _ => 0.0,
+        }
     }
 }
 
