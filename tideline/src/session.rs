@@ -97,11 +97,9 @@ impl Session {
         if pages.is_cut() {
             eprintln!("there may be more: ask for them with a higher --limit");
         }
-        match pages.not_kept() {
-            0 => {}
-            more => {
-                eprintln!("{more} more were not kept: a quota is used up ([limits] of the bridge)")
-            }
+        let not_kept = pages.not_kept();
+        if not_kept > 0 {
+            eprintln!("{not_kept} more were not kept: a quota is used up ([limits] of the bridge)");
         }
         Ok(ExitCode::SUCCESS)
     }

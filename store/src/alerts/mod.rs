@@ -274,9 +274,11 @@ const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, $1) \
      ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at \
      WHERE alert_rounds.begun_at <= $2";
 
-/// Those of no device come first, and are on the first page alone.
-pub(crate) const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
-         AND (device_id > $2 OR $2 = '') \
+/// Those of no device come first, and are on the first page alone. By the index of the latest: whoever plans for all values
+/// would rather read all letters in the order of their devices.
+pub(crate) const LETTERS: &str = "SELECT device_id, count(*) FROM ( \
+         SELECT device_id FROM dead_letters WHERE received_at > $1 \
+             AND (device_id > $2 OR $2 = '') ORDER BY received_at DESC) AS l \
      GROUP BY device_id ORDER BY device_id LIMIT $3";
 
 /// By the index of such settings alone.
