@@ -229,9 +229,12 @@ impl Plans {
             "Sort" | "Incremental Sort" | "Aggregate" | "WindowAgg" | "Hash" => false,
             _ => is_limited,
         };
-        let leading = self.leading.get(text("Index Name"));
-        let has_condition =
-            leading.is_some_and(|column| text("Index Cond").contains(column.as_str()));
+        let is_of_name = |c: char| c.is_alphanumeric() || c == '_';
+        let names = |column: &String| {
+            let mut words = text("Index Cond").split(|c| !is_of_name(c));
+            words.any(|word| word == column)
+        };
+        let has_condition = self.leading.get(text("Index Name")).is_some_and(names);
         let is_short = is_limited && plan.get("Filter").is_none();
         let is_whole = match node {
             "Seq Scan" => true,
