@@ -21,6 +21,9 @@ pub struct Conflicts {
     /// Where the next page begins, if there is one: pass it as `after`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// How many more there were of which no copy was kept, because a quota is used up; on the first page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<u64>,
 }
 
 /// A version that lost

@@ -82,6 +82,9 @@ pub struct DeadLetters {
     /// Where the next page begins, if there may be one: pass it as `after`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// How many more came and were not kept, because a quota is used up; on the first page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<u64>,
 }
 
 /// A payload that could not be used

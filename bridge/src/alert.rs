@@ -148,7 +148,8 @@ impl Alerts {
                 Rule::DeviceOffline
                 | Rule::DeadLetters
                 | Rule::SettingNotInForce
-                | Rule::ClockSkewed => self.look_for(rule, now).await?,
+                | Rule::ClockSkewed
+                | Rule::QuotaExceeded => self.look_for(rule, now).await?,
             }
             // All that the rule finds was seen: what was not is no more.
             self.store.resolve_alerts(rule, now).await?;
@@ -251,16 +252,22 @@ async fn raise(
 #[cfg(test)]
 mod tests {
     use daemon::Health;
-    use schema::message::Status;
-    use store::Presence;
+    use schema::message::{
+        ConfigEntry, EpochReport, FailedKey, LegacyBalance, Report, ReportedConfig, Status,
+    };
     use store::alerts::{AlertQuery, AlertState};
+    use store::config::ConfigReport;
+    use store::{DeadLetter, Delivery, DeviceReport, Presence};
     use testkit::contract;
     use testkit::database::Fixture;
-    use testkit::readings::{at, device, epoch};
+    use testkit::readings::{at, delivery, device, epoch, rows};
 
     use super::*;
 
-    contract!(a_thousand_devices_that_go_away_at_once_are_found_and_those_that_come_back_resolved);
+    contract!(
+        a_thousand_devices_that_go_away_at_once_are_found_and_those_that_come_back_resolved,
+        alerts_of_250_devices_are_all_raised_and_none_is_resolved_that_lasts,
+    );
 
     const DEVICES: usize = 1_200;
     const BACK: usize = 500;
@@ -282,16 +289,128 @@ mod tests {
     }
 
     async fn count(store: &dyn Store, state: AlertState) -> usize {
+        count_of(store, Rule::DeviceOffline, state).await
+    }
+
+    async fn count_of(store: &dyn Store, rule: Rule, state: AlertState) -> usize {
         let query = AlertQuery {
             state: Some(state),
             limit: 10_000,
             ..AlertQuery::default()
         };
         let found = store.alerts(&query).await.unwrap();
-        found
-            .iter()
-            .filter(|alert| alert.rule == Rule::DeviceOffline)
-            .count()
+        found.iter().filter(|alert| alert.rule == rule).count()
+    }
+
+    /// Of each rule that looks at devices: more than a page of the API, and than the fleet's ledger names.
+    async fn alerts_of_250_devices_are_all_raised_and_none_is_resolved_that_lasts(
+        fixture: Fixture,
+    ) {
+        const DEVICES: usize = 250;
+        let store = fixture.open().await;
+        let none = store::quota::Quota { rows: 0, bytes: 0 };
+        let mut quotas = store::quota::Quotas::UNLIMITED;
+        quotas.conflicts.device = none;
+        store.set_quotas(quotas);
+        let names = || (0..DEVICES).map(|of| device(&format!("d{of:04}")));
+        let gone: Vec<Presence> = [(true, 1_000), (false, 1_010)]
+            .into_iter()
+            .flat_map(|(online, at)| (0..DEVICES).map(move |of| presence(of, 1, online, at)))
+            .collect();
+        store.presence(&gone).await.unwrap();
+        let letters: Vec<DeadLetter> = names()
+            .map(|device| DeadLetter {
+                device: Some(device),
+                topic: "t".to_owned(),
+                payload: vec![1].into(),
+                reason: "no".to_owned(),
+                received_at: at(2_000),
+            })
+            .collect();
+        store.keep_dead_letters(&letters).await.unwrap();
+        let failed: Vec<ConfigReport> = names()
+            .map(|device| ConfigReport {
+                device,
+                reported: ReportedConfig {
+                    entries: vec![ConfigEntry {
+                        key: "log.level".to_owned(),
+                        value: "\"loud\"".to_owned(),
+                        hlc: schema::Hlc::new(1, 0),
+                    }],
+                    failed: vec![FailedKey {
+                        key: "log.level".to_owned(),
+                        reason: "is none".to_owned(),
+                    }],
+                },
+                received_at: at(2_000),
+            })
+            .collect();
+        store.report_configs(&failed).await.unwrap();
+        let report = |accepted: u64, ahead_ms: i64, seconds: i64| -> Vec<DeviceReport> {
+            let of = |device| {
+                let balance = LegacyBalance {
+                    accepted,
+                    ..LegacyBalance::default()
+                };
+                let report = Report {
+                    device_time_ms: seconds * 1_000 + ahead_ms,
+                    epochs: vec![EpochReport {
+                        epoch: epoch(1),
+                        balance,
+                        evicted: Vec::new(),
+                        rejected: Vec::new(),
+                    }],
+                };
+                DeviceReport::legacy(device, report, at(seconds))
+            };
+            names().map(of).collect()
+        };
+        store.report(&report(5, 900_000, 1_012)).await.unwrap();
+        let alerts = Alerts {
+            store: Arc::clone(&store),
+            watch: DatabaseWatch::new(Health::default().component("store")),
+            bounds: AlertBounds::default(),
+            books: Arc::default(),
+            meters: AlertMeters::register(&mut Registry::default()),
+            stop: CancellationToken::new(),
+        };
+        for epoch_of in [7, 8] {
+            let calls: Vec<Delivery> = names()
+                .map(|device| {
+                    let mut delivery = delivery(device.as_str(), rows(1, 1));
+                    delivery.batch.epoch = epoch(epoch_of);
+                    delivery.received_at = at(1_013);
+                    delivery
+                })
+                .collect();
+            store.ingest(&calls).await.unwrap();
+        }
+        let rules = [
+            Rule::DeviceOffline,
+            Rule::ReadingsUnaccounted,
+            Rule::DeadLetters,
+            Rule::SettingNotInForce,
+            Rule::ClockSkewed,
+            Rule::QuotaExceeded,
+        ];
+        for seconds in [1_800, 1_830, 1_860] {
+            alerts.round(at(seconds)).await.unwrap();
+            for rule in rules {
+                let firing = count_of(&*store, rule, AlertState::Firing).await;
+                assert_eq!(firing, DEVICES, "{rule:?} at {seconds}");
+                let resolved = count_of(&*store, rule, AlertState::Resolved).await;
+                assert_eq!(resolved, 0, "{rule:?} at {seconds}");
+            }
+        }
+        // Half of the clocks are right again.
+        let mended = report(5, 0, 1_870);
+        store.report(&mended[..DEVICES / 2]).await.unwrap();
+        alerts.round(at(1_890)).await.unwrap();
+        let skewed = count_of(&*store, Rule::ClockSkewed, AlertState::Firing).await;
+        assert_eq!(skewed, DEVICES - DEVICES / 2);
+        // They were heard of, too.
+        let away = count_of(&*store, Rule::DeviceOffline, AlertState::Firing).await;
+        assert_eq!(away, DEVICES - DEVICES / 2);
     }
 
     async fn a_thousand_devices_that_go_away_at_once_are_found_and_those_that_come_back_resolved(

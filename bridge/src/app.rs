@@ -348,13 +348,14 @@ impl RunningBridge {
     }
 }
 
-/// Tells the database how long to keep readings, and how long a device may be silent.
+/// Tells the database how long to keep readings and how much aside, and how long a device may be silent.
 async fn set_bounds(store: &dyn Store, config: &Config) -> Result<Retention, Failure> {
     let drops_by_itself = store
         .set_retention(config.retention)
         .await
         .map_err(|error| error.into_failure("tell the database how long to keep readings"))?;
     store.set_offline_after(config.alerts.offline_after);
+    store.set_quotas(config.quotas);
     if config.alerts.offline_after < SILENCE_EXPECTED {
         warn!(
             offline_after = ?config.alerts.offline_after,

@@ -17,6 +17,7 @@ use schema::BrokerAddress;
 use serde::Deserialize;
 use store::alerts::AlertBounds;
 use store::location::{Database, Location};
+use store::quota::{self, Quota, Quotas};
 
 use crate::admit::Bounds;
 use crate::auth::KeyFolder;
@@ -62,6 +63,8 @@ pub struct Config {
     pub retention: Option<Duration>,
     /// How old a gap must be before its device is asked again.
     pub gap_age: Duration,
+    /// How much is kept aside of what sends garbage.
+    pub quotas: Quotas,
     /// Commands and configurations that this bridge sends a second.
     pub commands_per_second: NonZeroU32,
     /// From when on something is an alert.
@@ -122,6 +125,8 @@ struct Raw {
     auth: RawAuth,
     #[serde(default)]
     alerts: RawAlerts,
+    #[serde(default)]
+    limits: RawLimits,
     #[serde(default)]
     log: RawLog,
 }
@@ -195,6 +200,19 @@ struct RawAlerts {
     skew_max: Option<Duration>,
 }
 
+/// How much is kept aside: rows and bytes of each device, and of all.
+#[derive(Debug, Default, Deserialize)]
+struct RawLimits {
+    dead_letters_per_device: Option<u64>,
+    dead_letter_bytes_per_device: Option<u64>,
+    dead_letters: Option<u64>,
+    dead_letter_bytes: Option<u64>,
+    conflicts_per_device: Option<u64>,
+    conflict_bytes_per_device: Option<u64>,
+    conflicts: Option<u64>,
+    conflict_bytes: Option<u64>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 struct RawAuth {
     keys: Option<PathBuf>,
@@ -222,6 +240,7 @@ impl Config {
             pipeline: PipelineConfig::default(),
             retention: None,
             gap_age: Duration::from_secs(180),
+            quotas: Quotas::default(),
             commands_per_second: PER_SECOND,
             clock_offset_ms: 0,
             alerts: AlertBounds::default(),
@@ -348,6 +367,7 @@ impl Settings {
             let is_sound = value.is_none_or(|value| ALERT_AFTER.contains(&value));
             problems.check(is_sound, key, "must be from 10s to 30days");
         }
+        let quotas = quotas(&raw.limits, &mut problems);
         let http = http(&raw.http, &raw.auth, origin, &mut problems);
         let (Some(name), Some(address), Some(database)) = (name, address, database) else {
             problems.into_result(origin)?;
@@ -366,6 +386,7 @@ impl Settings {
         bridge.migrate = raw.store.migrate.unwrap_or(true);
         bridge.retention = raw.store.retention;
         bridge.gap_age = raw.store.gap_age.unwrap_or(bridge.gap_age);
+        bridge.quotas = quotas;
         bridge.bounds.past_max = raw.admission.past_max.unwrap_or(bridge.bounds.past_max);
         bridge.bounds.future_max = raw.admission.future_max.unwrap_or(bridge.bounds.future_max);
         bridge.commands_per_second = NonZeroU32::new(per_second).unwrap_or(PER_SECOND);
@@ -415,6 +436,48 @@ fn http(raw: &RawHttp, auth: &RawAuth, origin: &Path, problems: &mut Problems) -
         }
     }
     http
+}
+
+/// 0 keeps nothing. What a device may have is a part of what all may.
+fn quotas(raw: &RawLimits, problems: &mut Problems) -> Quotas {
+    let defaults = Quotas::default();
+    let of = |rows: Option<u64>, bytes: Option<u64>, default: Quota| Quota {
+        rows: rows.unwrap_or(default.rows),
+        bytes: bytes.unwrap_or(default.bytes),
+    };
+    let letters = quota::Bounds {
+        device: of(
+            raw.dead_letters_per_device,
+            raw.dead_letter_bytes_per_device,
+            defaults.dead_letters.device,
+        ),
+        all: of(
+            raw.dead_letters,
+            raw.dead_letter_bytes,
+            defaults.dead_letters.all,
+        ),
+    };
+    let losers = quota::Bounds {
+        device: of(
+            raw.conflicts_per_device,
+            raw.conflict_bytes_per_device,
+            defaults.conflicts.device,
+        ),
+        all: of(raw.conflicts, raw.conflict_bytes, defaults.conflicts.all),
+    };
+    for (key, device, all) in [
+        ("dead_letters", letters.device.rows, letters.all.rows),
+        ("dead_letter_bytes", letters.device.bytes, letters.all.bytes),
+        ("conflicts", losers.device.rows, losers.all.rows),
+        ("conflict_bytes", losers.device.bytes, losers.all.bytes),
+    ] {
+        let reason = format!("must be at least limits.{key}_per_device, which is {device}");
+        problems.check(device <= all, &format!("limits.{key}"), reason);
+    }
+    Quotas {
+        dead_letters: letters,
+        conflicts: losers,
+    }
 }
 
 fn database(raw: &RawStore, origin: &Path, problems: &mut Problems) -> Option<Location> {

@@ -8,6 +8,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use store::Store;
+use store::quota::Aside;
 
 /// A store whose activity is collected.
 #[derive(Debug)]
@@ -46,6 +47,21 @@ impl Collector for StoreCollector {
         ] {
             let label = [("class", class)];
             ConstCounter::new(count).encode(retries.encode_family(&label)?)?;
+        }
+        let mut not_kept = encoder.encode_descriptor(
+            "tideline_bridge_store_not_kept",
+            "What was to be kept aside and was not, by whose quota is used up",
+            None,
+            MetricType::Counter,
+        )?;
+        for (aside, count) in [
+            (Aside::DeadLetters, activity.letters_not_kept),
+            (Aside::Conflicts, activity.losers_not_kept),
+        ] {
+            for (quota, count) in [("device", count.device), ("all", count.all)] {
+                let label = [("kind", aside.as_str()), ("quota", quota)];
+                ConstCounter::new(count).encode(not_kept.encode_family(&label)?)?;
+            }
         }
         Ok(())
     }

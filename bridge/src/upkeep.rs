@@ -1,4 +1,4 @@
-//! What a bridge does now and then: merge ledger ranges, ask devices again for what was skipped,
+//! What a bridge does now and then: merge ledger ranges, ask devices again for what was skipped, count what is kept aside,
 //! and drop what is too old. Safe with several bridges: what reads or drops much is done by one at a time, for all
 //! ([`Round`]). A failure waits for the next time.
 
@@ -114,6 +114,9 @@ impl Upkeep {
             if let Err(error) = self.ask_again().await {
                 debug!(%error, "gaps were not looked for");
             }
+            if let Err(error) = self.recount().await {
+                debug!(%error, "what is kept aside was not counted");
+            }
             if let Err(error) = self.forget().await {
                 debug!(%error, "ended tokens and old alerts were not dropped");
             }
@@ -162,6 +165,15 @@ impl Upkeep {
         let place = next.map_or("", DeviceId::as_str);
         let now = self.store.clock().now();
         self.store.keep_round(round, place, now).await
+    }
+
+    /// Counts anew what is kept aside of some devices: retention and people remove rows and do not count.
+    async fn recount(&self) -> Result<(), StoreError> {
+        let now = self.store.clock().now();
+        let begun = self.store.begin_round(Round::Quotas, now, CLAIM).await?;
+        let Some(place) = begun else { return Ok(()) };
+        let next = self.store.recount(&place, now).await?;
+        self.store.keep_round(Round::Quotas, &next, now).await
     }
 
     /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and

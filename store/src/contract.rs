@@ -19,6 +19,7 @@ use super::fan_out::FanOutStore;
 use super::fleet::FleetStore;
 use super::groups::GroupStore;
 use super::history::HistoryStore;
+use super::quota::{NotKept, QuotaStore, Quotas};
 use super::rounds::RoundStore;
 use super::{
     Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
@@ -152,6 +153,7 @@ pub trait Store:
     + GroupStore
     + HistoryStore
     + DeadLetterStore
+    + QuotaStore
     + LedgerStore
     + RoundStore
     + SchemaStore
@@ -181,6 +183,9 @@ pub trait Store:
     /// How long a silent device counts as online, in [`Device::online`](super::Device::online) and all that follows from it.
     /// Without this, until its will arrives.
     fn set_offline_after(&self, after: Duration);
+
+    /// How much is kept aside of what sends garbage. Without this, everything.
+    fn set_quotas(&self, quotas: Quotas);
 
     /// What the store did since it was opened, for metrics.
     fn activity(&self) -> Activity;
@@ -239,4 +244,8 @@ pub struct Activity {
     pub replans: u64,
     /// Queries that a replica answered.
     pub replica_reads: u64,
+    /// Dead letters that were not kept.
+    pub letters_not_kept: NotKept,
+    /// Versions that lost and were not kept.
+    pub losers_not_kept: NotKept,
 }

@@ -10,7 +10,8 @@ use schema::DeviceId;
 use schema::time::ReceivedAt;
 
 use super::StoreError;
-use super::sql::{Access, Database, Row, cells, page_limit};
+use super::quota::{Aside, recount_one};
+use super::sql::{Access, Broken, Database, Port, Row, cells, page_limit};
 
 /// Looks at dead letters, and throws them away.
 #[async_trait]
@@ -26,11 +27,25 @@ pub trait DeadLetterStore: Send + Sync {
 }
 
 /// Of each payload a list shows the first 256 bytes; one letter alone is shown whole.
-const PAGE: &str = "SELECT device_id, topic, substr(payload, 1, 256), payload_bytes, reason, times, \
-         received_at, payload_digest FROM dead_letters \
-     WHERE (device_id = $1::TEXT OR $1::TEXT IS NULL) \
-         AND (received_at, device_id, payload_digest) < ($2, $3::TEXT, $4::INT8) \
-     ORDER BY received_at DESC, device_id DESC, payload_digest DESC LIMIT $5";
+macro_rules! page {
+    ($rest:literal) => {
+        concat!(
+            "SELECT device_id, topic, substr(payload, 1, 256), payload_bytes, reason, times, \
+             received_at, payload_digest FROM dead_letters ",
+            $rest
+        )
+    };
+}
+
+pub(crate) const OF_ALL: &str = page!(
+    "WHERE (received_at, device_id, payload_digest) < ($1, $2::TEXT, $3::INT8) \
+     ORDER BY received_at DESC, device_id DESC, payload_digest DESC LIMIT $4"
+);
+
+pub(crate) const OF_DEVICE: &str = page!(
+    "WHERE device_id = $1 AND (received_at, payload_digest) < ($2, $3::INT8) \
+     ORDER BY received_at DESC, payload_digest DESC LIMIT $4"
+);
 
 const ONE: &str = "SELECT device_id, topic, payload, payload_bytes, reason, times, received_at, \
      payload_digest FROM dead_letters WHERE device_id = $1 AND payload_digest = $2";
@@ -46,9 +61,12 @@ impl<D: Database> DeadLetterStore for D {
             }
             None => (ReceivedAt::from_micros(i64::MAX), "", 0),
         };
-        let device = query.device.as_ref().map(DeviceId::as_str);
-        let cells = cells![device, at, of, digest, page_limit(query.limit)];
-        self.list(Access::ReadStale, PAGE, cells, letter).await
+        let most = page_limit(query.limit);
+        let (sql, cells) = match &query.device {
+            Some(device) => (OF_DEVICE, cells![device, at, digest, most]),
+            None => (OF_ALL, cells![at, of, digest, most]),
+        };
+        self.list(Access::ReadStale, sql, cells, letter).await
     }
 
     async fn letter(&self, id: &LetterId) -> Result<Option<KeptLetter>, StoreError> {
@@ -57,9 +75,30 @@ impl<D: Database> DeadLetterStore for D {
     }
 
     async fn discard_letter(&self, id: &LetterId) -> Result<bool, StoreError> {
-        let cells = cells![id.device_key(), id.digest.cast_signed()];
-        Ok(self.execute(DISCARD, cells).await? > 0)
+        let input = (
+            id.device_key().to_owned(),
+            id.digest.cast_signed(),
+            self.now(),
+        );
+        self.run(Access::Transaction, input, |port, (device, digest, now)| {
+            Box::pin(discard(port, device, *digest, *now))
+        })
+        .await
     }
+}
+
+/// What is thrown away makes room.
+async fn discard(
+    port: &mut dyn Port,
+    device: &str,
+    digest: i64,
+    now: ReceivedAt,
+) -> Result<bool, Broken> {
+    let is_gone = port.execute(DISCARD, cells![device, digest]).await? > 0;
+    if is_gone {
+        recount_one(port, Aside::DeadLetters, device, now).await?;
+    }
+    Ok(is_gone)
 }
 
 fn letter(row: &dyn Row) -> Result<KeptLetter, StoreError> {

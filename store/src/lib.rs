@@ -16,7 +16,7 @@
 //! Reading order: `contract` → `intake`, `readings`, `records` (the values) → `ledger` (what is known, what is new,
 //! which version wins, what the ledger says) → [`cockroach`] and [`embedded`] → [`location`], [`error`], [`sqlstate`]. Beside readings,
 //! each capability in a file of its own, once for both databases: `sql` (what they stand on) → [`fleet`], [`commands`],
-//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`], [`rounds`].
+//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`], [`quota`], [`rounds`].
 
 mod absent;
 mod cache;
@@ -46,12 +46,15 @@ pub mod location;
 #[doc(hidden)]
 pub mod memory;
 pub mod overrides;
+mod page;
 mod presence;
+pub mod quota;
 mod readings;
 mod records;
 pub mod requests;
 mod retention;
 pub mod rounds;
+mod skew;
 mod sql;
 pub mod sqlstate;
 pub mod verify;

@@ -16,6 +16,10 @@ pub enum Round {
     Gaps,
     /// What is too old is dropped.
     Retention,
+    /// Devices are looked at that are there as far as their last message says.
+    Silence,
+    /// What is kept aside is counted anew.
+    Quotas,
 }
 
 /// The part of a store that lets one bridge at a time do something.
@@ -51,6 +55,8 @@ impl Round {
         match self {
             Self::Gaps => "gaps",
             Self::Retention => "retention",
+            Self::Silence => "silence",
+            Self::Quotas => "quotas",
         }
     }
 }

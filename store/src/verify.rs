@@ -1,10 +1,13 @@
 //! The rows of a device held against its ledger, range by range and counted: what `--verify` does, for
 //! any store.
 
-use schema::ObservedAt;
+use std::cmp::Ordering;
+
+use schema::{ObservedAt, SeqRange};
 
 use super::ledger::books::Verdict;
-use super::{DeviceLedger, Kind, RangeContent, RowCount, Store, StoreError};
+use super::quota::DroppedLosers;
+use super::{DeviceLedger, Kind, LedgerRange, RangeContent, RowCount, Store, StoreError};
 
 /// What was found.
 #[derive(Debug)]
@@ -82,6 +85,14 @@ pub async fn verify(
             }
         }
     }
+    if ranges.iter().flatten().flatten().any(is_broken) {
+        let dropped = store.dropped_losers(device).await?;
+        for (record, of_epoch) in ledger.epochs.iter().zip(&mut ranges) {
+            if let Some(dropped) = dropped.iter().find(|of| of.epoch == record.epoch) {
+                explain(&record.ranges, of_epoch, dropped);
+            }
+        }
+    }
     let has_expired = ranges.iter().flatten().flatten().any(Checked::has_expired);
     let count = store.row_count(device).await?;
     Ok(Verified {
@@ -89,6 +100,50 @@ pub async fn verify(
         verdict: count.verdict(is_counted, has_expired),
         count,
     })
+}
+
+/// Holds what some ranges of an epoch lack against the versions that lost there and were not kept. Where both are as many,
+/// and their digests add up, all that was sent is accounted for. Where fewer are missing, because others belong to ranges that
+/// retention has begun to remove, or were dropped since the ledger was read, it cannot be told.
+fn explain(ranges: &[LedgerRange], checked: &mut [Option<Checked>], dropped: &DroppedLosers) {
+    let (mut missing, mut digest) = (0_u64, 0_u64);
+    let mut explained = Vec::new();
+    for (at, (stored, checked)) in ranges.iter().zip(checked.iter()).enumerate() {
+        let Some(Checked {
+            verdict: Verdict::Broken,
+            content: Some(content),
+        }) = checked
+        else {
+            continue;
+        };
+        let lacks = content.missing.count();
+        let is_dropped = lacks > 0
+            && content.rows + lacks == stored.range.count()
+            && content.unreadable.is_empty()
+            && content
+                .missing
+                .iter()
+                .all(|range| is_within(range, dropped));
+        if is_dropped {
+            missing += lacks;
+            digest = digest.wrapping_add(stored.digest.wrapping_sub(content.digest));
+            explained.push(at);
+        }
+    }
+    let verdict = match missing.cmp(&dropped.losers) {
+        Ordering::Equal if digest == dropped.digest => Verdict::Sound,
+        Ordering::Less => Verdict::NotComparable,
+        Ordering::Equal | Ordering::Greater => return,
+    };
+    for at in explained {
+        if let Some(Some(checked)) = checked.get_mut(at) {
+            checked.verdict = verdict;
+        }
+    }
+}
+
+fn is_within(range: SeqRange, dropped: &DroppedLosers) -> bool {
+    dropped.within.first() <= range.first() && range.last() <= dropped.within.last()
 }
 
 impl Checked {

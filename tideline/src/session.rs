@@ -97,6 +97,10 @@ impl Session {
         if pages.is_cut() {
             eprintln!("there may be more: ask for them with a higher --limit");
         }
+        let not_kept = pages.not_kept();
+        if not_kept > 0 {
+            eprintln!("{not_kept} more were not kept: a quota is used up ([limits] of the bridge)");
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

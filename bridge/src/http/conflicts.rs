@@ -6,8 +6,10 @@ use axum::Json;
 use axum::extract::State;
 use schema::time::ReceivedAt;
 use schema::{Epoch, Hlc, Version};
+use store::quota::Aside;
 use store::{Conflict, ConflictCursor, OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 
+use super::dead_letters::not_kept;
 use super::extract::{Device, Params, next, parsed};
 use super::problem::Problem;
 use super::{Shared, telemetry};
@@ -25,9 +27,14 @@ pub(super) async fn list(
     let limit = asked.limit.map_or(LIMIT, usize::from);
     let found = store.conflicts(&device, after.as_ref(), limit).await?;
     let next = next(&found, limit, place);
+    let not_kept = match after {
+        None => Some(not_kept(&*store, Aside::Conflicts, Some(&device)).await?),
+        Some(_) => None,
+    };
     Ok(Json(Conflicts {
         conflicts: found.into_iter().map(body).collect(),
         next,
+        not_kept,
     }))
 }
 

@@ -14,9 +14,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use schema::message::RejectReason;
-use schema::{Channel, Topic, codec};
+use schema::{Channel, DeviceId, Topic, codec};
 use store::dead_letters::{LetterCursor, LetterId, LetterQuery};
-use store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin};
+use store::quota::Aside;
+use store::{DEAD_LETTER_BYTES_MAX, Delivery, KeptLetter, Origin, Store};
 
 use super::Shared;
 use super::extract::{Of, Params, next, parsed, wrong};
@@ -38,6 +39,10 @@ pub(super) async fn list(
         limit: asked.limit.map_or(LIMIT, usize::from),
     };
     let letters = store.letters(&query).await?;
+    let not_kept = match query.after {
+        None => Some(not_kept(&*store, Aside::DeadLetters, query.device.as_ref()).await?),
+        Some(_) => None,
+    };
     let next = next(&letters, query.limit, |last| {
         let cursor = LetterCursor {
             received_at: last.letter.received_at,
@@ -48,7 +53,18 @@ pub(super) async fn list(
     Ok(Json(DeadLetters {
         dead_letters: letters.into_iter().map(body).collect(),
         next,
+        not_kept,
     }))
+}
+
+/// How many more there were than were kept, of a device or of all.
+pub(super) async fn not_kept(
+    store: &dyn Store,
+    aside: Aside,
+    device: Option<&DeviceId>,
+) -> Result<u64, Problem> {
+    let aside = store.kept_aside(aside, device).await?;
+    Ok(aside.not_kept.rows)
 }
 
 /// Shows a payload that could not be used.

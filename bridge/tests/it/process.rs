@@ -135,6 +135,41 @@ fn the_shipped_example_is_read_and_only_its_files_are_missing() {
     assert_eq!(problems.len(), 4, "{text}");
 }
 
+/// Below, at and above; what a device may have is a part of what all may.
+#[test]
+fn quotas_are_parts_of_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |limits: &str| {
+        let tls = tls(folder.path());
+        format!("[mqtt]\naddress = 'localhost'\n[store]\nurl = 'x.db'\n[limits]\n{limits}\n{tls}")
+    };
+    for sound in [
+        "dead_letters_per_device = 9\ndead_letters = 10",
+        "dead_letters_per_device = 10\ndead_letters = 10",
+        "conflicts_per_device = 0\nconflicts = 0",
+    ] {
+        let path = folder.path().join("bridge.toml");
+        fs::write(&path, settings(sound)).unwrap();
+        let output = bridge(&["check", "--config"]).arg(&path).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(!text.contains("limits."), "{sound}: {text}");
+    }
+    for (wrong, named) in [
+        ("dead_letters = 999", "limits.dead_letters"),
+        (
+            "dead_letter_bytes_per_device = 2000000000",
+            "limits.dead_letter_bytes",
+        ),
+        (
+            "conflicts_per_device = 11\nconflicts = 10",
+            "limits.conflicts",
+        ),
+        ("conflict_bytes = 1", "limits.conflict_bytes"),
+    ] {
+        check_fails(folder.path(), "check", &settings(wrong), 2, &[named]);
+    }
+}
+
 #[test]
 fn limits_of_the_store_are_held() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use schema::{Quality, Value, Version};
 use sqlx::postgres::PgArguments;
 
-use super::super::ledger::contest::Contest;
+use super::super::ledger::contest::Lost;
 use super::super::ledger::plan::{Intake, NewRow};
 use super::super::ledger::{Group, Span};
 use super::arguments::{Columns, Micros};
@@ -123,12 +123,7 @@ pub(super) fn replacement_arguments(
     )
 }
 
-pub(super) fn conflict_arguments(
-    intake: &Intake<'_>,
-    contest: &Contest,
-) -> Result<PgArguments, sqlx::Error> {
-    let losers: Vec<_> = contest.losers.iter().map(|l| l.reading(intake)).collect();
-    let losers = losers.as_slice();
+pub(super) fn conflict_arguments(losers: &[&Lost<'_>]) -> Result<PgArguments, sqlx::Error> {
     Ok(Columns::default()
         .array(losers, |lost| lost.device)?
         .array(losers, |lost| lost.sensor)?

@@ -55,9 +55,16 @@ macro_rules! delete {
 impl UpkeepStore for Cockroach {
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError> {
         self.retention.set(retention);
-        run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
-            ttl::set_retention(connection, retention).await
-        })
+        let tables = run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
+            ttl::tables(connection).await
+        })?;
+        // Each has a budget of its own.
+        for table in tables {
+            run!(self, &mut self.budget(), Purpose::Migrate, |connection| {
+                ttl::set_retention(connection, *table, retention).await
+            })?;
+        }
+        Ok(retention.is_some() && !tables.is_empty())
     }
 
     async fn expire(

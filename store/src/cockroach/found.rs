@@ -8,10 +8,12 @@ use sqlx::{Executor as _, Row as _};
 
 use super::super::StoredReading;
 use super::super::ledger::contest::Key;
-use super::super::ledger::plan::{GoneBefore, Intake, NewRow};
+use super::super::ledger::plan::{Gone, Intake, NewRow};
+use super::super::quota;
 use super::arguments::{Columns, Micros};
 use super::columns::observed;
 use super::ingest::sql_int;
+use super::port::{Statements, ended};
 use super::{rows, sql};
 
 /// What was found under keys, when it was looked for.
@@ -44,19 +46,25 @@ pub(super) async fn found(
     Ok(found)
 }
 
-/// Before which time rows of these devices are gone.
-pub(super) async fn gone_before(
+/// What is gone of these devices.
+pub(super) async fn gone(
     connection: &mut PgConnection,
     intake: &Intake<'_>,
     part: &[NewRow],
-) -> Result<GoneBefore, sqlx::Error> {
+) -> Result<Gone, sqlx::Error> {
     let devices = Columns::default().array(part, |row| intake.row(row).0.device.as_str())?;
     let found = connection
         .fetch_all(sqlx::query_with(sql::GONE_BEFORE, devices.done()))
         .await?;
     let of = |row: &PgRow| {
         let Micros(before) = row.try_get(1)?;
-        Ok((rows::device(row, 0)?, ObservedAt::from_micros(before)))
+        Ok::<_, sqlx::Error>((rows::device(row, 0)?, ObservedAt::from_micros(before)))
     };
-    found.iter().map(of).collect()
+    let before = found.iter().map(of).collect::<Result<_, _>>()?;
+    let mut port = Statements::within(connection);
+    let dropped = quota::dropped_of(&mut port, intake.devices_of(part)).await;
+    Ok(Gone {
+        before,
+        dropped: dropped.map_err(ended)?,
+    })
 }

@@ -10,12 +10,13 @@ use super::super::history::{
     scale, window_end,
 };
 use super::super::ledger::plan::OBSERVED_AT_MIN;
+use super::super::page::{Ask, Page};
 use super::super::{Order, StoreError, StoredReading, TelemetryQuery};
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::ingest::sql_int;
 use super::query::{
-    ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSORS_ASC, SENSORS_DESC, TO_MAX, limited, places, reading,
+    ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSORS_ASC, SENSORS_DESC, TO_MAX, limited, reading,
     sensor_names,
 };
 use super::{Cockroach, rows};
@@ -83,48 +84,21 @@ impl HistoryStore for Cockroach {
         after: Option<&Cursor>,
     ) -> Result<Vec<StoredReading>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let found = match &query.sensor {
-                Some(sensor) => {
-                    let bound = bound_of(sensor.as_str(), query, after);
-                    let (sql, from, to) = match query.order {
-                        Order::OldestFirst => (ONE_SENSOR_ASC, bound, query.to),
-                        Order::NewestFirst => (ONE_SENSOR_DESC, query.from, bound),
-                    };
-                    let select = sqlx::query(sql)
-                        .bind(query.device.as_str())
-                        .bind(sensor.as_str())
-                        .bind(begin(from))
-                        .bind(end(to))
-                        .bind(limited(query.limit));
-                    connection.fetch_all(select).await?
-                }
-                // Two statements: a sensor that appears between them is in the next answer.
-                None => {
-                    let names = sensor_names(connection, &query.device).await?;
-                    let (sql, other) = match query.order {
-                        Order::OldestFirst => (SENSORS_ASC, end(query.to)),
-                        Order::NewestFirst => (SENSORS_DESC, begin(query.from)),
-                    };
-                    let bound = |name: &String| {
-                        let bound = bound_of(name, query, after);
-                        match query.order {
-                            Order::OldestFirst => begin(bound),
-                            Order::NewestFirst => end(bound),
-                        }
-                    };
-                    let arguments = Columns::default()
-                        .one(query.device.as_str())?
-                        .array(&names, |name| name.as_str())?
-                        .array(&names, bound)?
-                        .one(other)?
-                        .one(limited(query.limit))?
-                        .array(&places(&names), |place| *place)?
-                        .done();
-                    connection
-                        .fetch_all(sqlx::query_with(sql, arguments))
-                        .await?
-                }
+            let Some(sensor) = &query.sensor else {
+                return several(connection, query, after).await;
             };
+            let bound = bound_of(sensor.as_str(), query, after);
+            let (sql, from, to) = match query.order {
+                Order::OldestFirst => (ONE_SENSOR_ASC, bound, query.to),
+                Order::NewestFirst => (ONE_SENSOR_DESC, query.from, bound),
+            };
+            let select = sqlx::query(sql)
+                .bind(query.device.as_str())
+                .bind(sensor.as_str())
+                .bind(begin(from))
+                .bind(end(to))
+                .bind(limited(query.limit));
+            let found = connection.fetch_all(select).await?;
             found.iter().map(reading).collect()
         })
     }
@@ -152,6 +126,43 @@ impl HistoryStore for Cockroach {
             })
         })
     }
+}
+
+/// Of all sensors. Several statements: a sensor or a reading that appears between them is in the next answer.
+async fn several(
+    connection: &mut PgConnection,
+    query: &TelemetryQuery,
+    after: Option<&Cursor>,
+) -> Result<Vec<StoredReading>, sqlx::Error> {
+    let names = sensor_names(connection, &query.device).await?;
+    let mut page = Page::new(query, after, names);
+    while let Some(ask) = page.next() {
+        page.take(&ask, part(connection, query, &ask).await?);
+    }
+    Ok(page.done())
+}
+
+/// A part of a page.
+pub(super) async fn part(
+    connection: &mut PgConnection,
+    query: &TelemetryQuery,
+    ask: &Ask,
+) -> Result<Vec<StoredReading>, sqlx::Error> {
+    let sql = match query.order {
+        Order::OldestFirst => SENSORS_ASC,
+        Order::NewestFirst => SENSORS_DESC,
+    };
+    let arguments = Columns::default()
+        .one(query.device.as_str())?
+        .array(&ask.names, |name| name.as_str())?
+        .array(&ask.bounds, |bound| Micros(bound.micros()))?
+        .one(Micros(ask.end.micros()))?
+        .one(sql_int(ask.rows as u64))?
+        .done();
+    let found = connection
+        .fetch_all(sqlx::query_with(sql, arguments))
+        .await?;
+    found.iter().map(reading).collect()
 }
 
 async fn first_at(

@@ -29,14 +29,15 @@ use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
 
 use super::super::contract::IngestStore;
-use super::super::ledger::plan::{GoneBefore, Intake, NewRow, parts};
+use super::super::ledger::plan::{Gone, Intake, NewRow, parts};
 use super::super::ledger::{EpochState, Group, contest, late};
+use super::super::quota::Aside;
 use super::super::sqlstate::Verdict;
 use super::super::{Delivery, Ingested, StoreError};
 use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
-use super::found::{Met, found, gone_before};
+use super::found::{Met, found, gone};
 use super::heads::{Head, Known, advance, heads};
 use super::write::{Part, Written, begin, write_compared, write_heads, write_plain};
 use super::{Cockroach, rows, sql};
@@ -107,13 +108,13 @@ impl IngestStore for Cockroach {
                     Ok(held)
                 })?;
                 let changed = intake.changed(&repeated, &held, self.retention.get());
-                let gone_before = match changed.is_empty() {
-                    true => GoneBefore::new(),
+                let gone = match changed.is_empty() {
+                    true => Gone::default(),
                     false => run!(self, budget, Purpose::Write, |connection| {
-                        gone_before(connection, intake, &changed).await
+                        gone(connection, intake, &changed).await
                     })?,
                 };
-                intake.refuse_changed(&changed, &gone_before);
+                intake.refuse_changed(&changed, &gone);
             }
             call.learn_moves();
             call.met.clear();
@@ -261,13 +262,13 @@ impl Cockroach {
                 }
             }
         }
-        // Another connection may have answered than those that what is known is from.
-        Ok(
-            match places.is_empty() || self.cluster.era() == call.known.era {
-                true => Progress::Done,
-                false => Progress::Again,
-            },
-        )
+        if places.is_empty() || self.cluster.era() == call.known.era {
+            return Ok(Progress::Done);
+        }
+        // Another connection may have answered than those that what is known is from. Where each connection is a new one,
+        // this ends with the budget.
+        self.pause(&mut call.budget).await?;
+        Ok(Progress::Again)
     }
 
     /// After a key was found taken: looks at all keys of a part. Nothing of it was written, and what is known of the
@@ -289,6 +290,9 @@ impl Cockroach {
         new_rows: Vec<NewRow>,
     ) -> Result<Progress, StoreError> {
         let mut races = 0;
+        if new_rows.iter().any(|row| row.is_compared) {
+            self.sum_up(Aside::Conflicts).await?;
+        }
         // A stack: the first part is on top.
         let mut todo = call.parts(&new_rows, self.pace.rows_max());
         while let Some(mut part) = todo.pop() {
@@ -371,9 +375,10 @@ impl Cockroach {
                     // Nothing was written, and what is known is still true unless the next attempt
                     // says otherwise.
                     self.again(&mut call.budget, failed).await?;
-                    // What is in the way of one file is not in that of the others.
+                    // What is in the way of one file is not in that of the others, which are written first.
                     let second = part.split_off(middle(&part));
-                    todo.extend([second, part].into_iter().filter(|part| !part.is_empty()));
+                    let parts = [part, second].into_iter();
+                    drop(todo.splice(0..0, parts.filter(|part| !part.is_empty())));
                 }
                 Verdict::TooLarge
                 | Verdict::Taken
@@ -475,6 +480,7 @@ impl Cockroach {
             intake, known, met, ..
         } = call;
         let is_plain = !part.iter().any(|row| row.is_compared);
+        let rooms = &self.rooms;
         attempt!(self, Purpose::Write, |connection, began| {
             // A younger connection may lead to another database than what is known is from.
             if began > known.era {
@@ -482,7 +488,10 @@ impl Cockroach {
             }
             match is_plain {
                 true => write_plain(connection, &self.dialect, intake, heads, part).await,
-                false => write_compared(connection, &self.dialect, intake, heads, part, met).await,
+                false => {
+                    let part = (heads, part);
+                    write_compared(connection, &self.dialect, intake, part, met, rooms).await
+                }
             }
         })
     }

@@ -57,7 +57,9 @@ use super::absent::Absent;
 use super::cache::Cache;
 use super::clock::{Sample, StoreClock};
 use super::presence::Silence;
+use super::quota::{Aside, Quotas, Rooms, sum_up};
 use super::retention::Retention;
+use super::sql::{Access, Database as _};
 use super::sqlstate::Verdict;
 use super::{Activity, Readers, Store, StoreError};
 use cluster::Cluster;
@@ -80,6 +82,7 @@ pub struct Cockroach {
     /// How long a device may be silent.
     silence: Arc<Silence>,
     retention: Arc<Retention>,
+    rooms: Arc<Rooms>,
     meters: Arc<Meters>,
     statement_timeout: Duration,
     retry_budget: Duration,
@@ -108,6 +111,7 @@ impl Cockroach {
             pace: Arc::default(),
             silence: Arc::default(),
             retention: Arc::default(),
+            rooms: Arc::default(),
             meters: Arc::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,
@@ -122,6 +126,18 @@ impl Cockroach {
     /// connection is given up.
     fn attempt_limit(&self) -> Duration {
         self.statement_timeout + Duration::from_secs(2)
+    }
+
+    /// Sums up what is kept aside of all devices, where that is wanted and not known.
+    async fn sum_up(&self, aside: Aside) -> Result<(), StoreError> {
+        if !self.rooms.is_due(aside) {
+            return Ok(());
+        }
+        let input = (Arc::clone(&self.rooms), aside);
+        self.run(Access::Read, input, |port, (rooms, aside)| {
+            Box::pin(sum_up(port, rooms, *aside))
+        })
+        .await
     }
 
     async fn again(&self, budget: &mut Budget, failed: Failed) -> Result<(), StoreError> {
@@ -172,6 +188,10 @@ impl Store for Cockroach {
         self.silence.set(after);
     }
 
+    fn set_quotas(&self, quotas: Quotas) {
+        self.rooms.set(quotas);
+    }
+
     fn activity(&self) -> Activity {
         let read = |meter: &AtomicU64| meter.load(Ordering::Relaxed);
         Activity {
@@ -181,6 +201,8 @@ impl Store for Cockroach {
             retries_overload: read(&self.meters.overload),
             replans: read(&self.meters.replans),
             replica_reads: self.cluster.replica_reads(),
+            letters_not_kept: self.rooms.not_kept(Aside::DeadLetters),
+            losers_not_kept: self.rooms.not_kept(Aside::Conflicts),
         }
     }
 

@@ -11,6 +11,7 @@ use sqlx::query::Query;
 use sqlx::{Column as _, Connection as _, Executor as _, Postgres, Row as _, TypeInfo as _};
 
 use super::super::StoreError;
+use super::super::error::Source;
 use super::super::ledger::plan::OBSERVED_AT_MIN;
 use super::super::sql::{Access, Broken, Cell, Database, Port, Row, See, Work, int8, unreadable};
 use super::Cockroach;
@@ -23,9 +24,19 @@ const FORGET_REPORTS: &str = "DELETE FROM reported_config AS r \
      WHERE r.device_id = n.device_id AND r.reported_at <= n.reported_at";
 
 /// Statements on a connection, within a transaction or each for itself.
-struct Statements<'c> {
+pub(super) struct Statements<'c> {
     connection: &'c mut PgConnection,
     is_again: bool,
+}
+
+impl<'c> Statements<'c> {
+    /// Those of a transaction that is under way.
+    pub(super) const fn within(connection: &'c mut PgConnection) -> Self {
+        Self {
+            connection,
+            is_again: false,
+        }
+    }
 }
 
 #[async_trait]
@@ -93,6 +104,10 @@ impl Database for Cockroach {
     fn cutoff(&self) -> ReceivedAt {
         self.silence.cutoff(&self.clock)
     }
+
+    fn now(&self) -> ReceivedAt {
+        self.clock.now()
+    }
 }
 
 /// One attempt: an error of the database is the attempt's, any other is the work's.
@@ -127,10 +142,22 @@ fn judged<T>(done: Result<T, Broken>) -> Result<Result<T, StoreError>, sqlx::Err
     match done {
         Ok(value) => Ok(Ok(value)),
         Err(Broken::Store(error)) => Ok(Err(error)),
-        Err(Broken::Database(error)) => Err(match error.downcast::<sqlx::Error>() {
-            Ok(error) => *error,
-            Err(other) => sqlx::Error::Decode(other),
-        }),
+        Err(Broken::Database(error)) => Err(of_sqlx(error)),
+    }
+}
+
+fn of_sqlx(error: Source) -> sqlx::Error {
+    match error.downcast::<sqlx::Error>() {
+        Ok(error) => *error,
+        Err(other) => sqlx::Error::Decode(other),
+    }
+}
+
+/// Why what is done within a transaction ended, as its attempt's error.
+pub(super) fn ended(broken: Broken) -> sqlx::Error {
+    match broken {
+        Broken::Database(error) => of_sqlx(error),
+        Broken::Store(error) => sqlx::Error::Decode(error.into()),
     }
 }
 

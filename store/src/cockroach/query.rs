@@ -42,28 +42,22 @@ pub(super) const ONE_SENSOR_DESC: &str = concat!(
      AND t.observed_at >= $3 AND t.observed_at < $4 ORDER BY t.observed_at DESC LIMIT $5"
 );
 
-/// Several sensors: a scan of the key for each, from or up to a time of its own, and the first of
-/// them all. Of one time they are in the order of their places: a name's own order is the locale's
-/// where `telemetry_data` has grown too large to be changed.
+/// Several sensors: of each its first rows, from or up to a time of its own. They are put in order by [`crate::page`].
 pub(super) const SENSORS_ASC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[], $6::INT8[]) AS s (sensor, bound, place) \
-     CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[]) AS s (sensor, bound) CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
              AND r.observed_at >= s.bound AND r.observed_at < $4 \
-         ORDER BY r.observed_at LIMIT $5) AS t \
-     ORDER BY t.observed_at, s.place LIMIT $5"
+         ORDER BY r.observed_at LIMIT $5) AS t"
 );
 pub(super) const SENSORS_DESC: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
-    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[], $6::INT8[]) AS s (sensor, bound, place) \
-     CROSS JOIN LATERAL ( \
+    " FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[]) AS s (sensor, bound) CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = s.sensor \
              AND r.observed_at >= $4 AND r.observed_at < s.bound \
-         ORDER BY r.observed_at DESC LIMIT $5) AS t \
-     ORDER BY t.observed_at DESC, s.place DESC LIMIT $5"
+         ORDER BY r.observed_at DESC LIMIT $5) AS t"
 );
 
 /// The last of each sensor: one seek of the key for each.

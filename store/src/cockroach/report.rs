@@ -8,7 +8,8 @@ use schema::message::ack::payload_digest;
 use schema::message::{EpochAccount, Status};
 use schema::time::ReceivedAt;
 use schema::{DeviceId, Epoch, RangeSet};
-use sqlx::{Executor as _, Row as _};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::super::absent::{is_whole, named};
 use super::super::contract::ReportStore;
@@ -16,6 +17,9 @@ use super::super::ledger::Group;
 use super::super::ledger::claims::{
     Agents, Interpretation, given_up, group, has_quarantine, interpret, of_doubt, settled_by_report,
 };
+use super::super::quota::{self, Aside, Rooms, Taken};
+use super::super::skew::{self, Said};
+use super::super::sql::{Access, Database as _};
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
 };
@@ -24,6 +28,7 @@ use super::dialect::Purpose;
 use super::failed::Budget;
 use super::heads::Known;
 use super::ingest::{Progress, micros, sql_int};
+use super::port::{Statements, ended};
 use super::{Cockroach, rows, sql};
 
 #[async_trait]
@@ -41,6 +46,7 @@ impl ReportStore for Cockroach {
         // Of one that does not know its bridge yet, the next report tells more.
         let said = reports.iter().zip(&interpretations);
         let said = said.filter(|(_, interpretation)| **interpretation != Interpretation::Guarded);
+        let clocks: Vec<Said> = said.clone().map(|(report, _)| Said::of(report)).collect();
         let totals: Vec<Total<'_>> = said.flat_map(|(report, _)| totals(report)).collect();
         let mut stored = false;
         for wave in waves(&totals, |total| (total.device, total.of.epoch)) {
@@ -52,6 +58,10 @@ impl ReportStore for Cockroach {
             })?;
             stored |= done.rows_affected() > 0;
         }
+        self.run(Access::Transaction, clocks, |port, clocks| {
+            Box::pin(skew::note(port, clocks))
+        })
+        .await?;
         self.forget_absent(&due, &mut budget).await?;
         let settled = settled_by_report(reports, &places, &states);
         for (group, state) in groups.iter().zip(states) {
@@ -104,14 +114,15 @@ impl ReportStore for Cockroach {
             kept[at].times += 1;
             kept[at].received_at = kept[at].received_at.max(letter.received_at);
         }
-        kept.sort_by_key(|letter| (letter.device, letter.digest));
         for some in kept.chunks(LETTERS_MAX) {
-            run!(self, &mut self.budget(), Purpose::Write, |connection| {
-                let arguments = letter_arguments(some)?.done();
-                connection
-                    .execute(sqlx::query_with(sql::PUT_DEAD_LETTERS, arguments))
-                    .await
+            self.sum_up(Aside::DeadLetters).await?;
+            let taken = run!(self, &mut self.budget(), Purpose::Write, |connection| {
+                let mut transaction = connection.begin().await?;
+                let taken = keep_letters(&mut transaction, some, &self.rooms).await?;
+                transaction.commit().await?;
+                Ok(taken)
             })?;
+            self.rooms.took(Aside::DeadLetters, &taken);
         }
         Ok(())
     }
@@ -179,6 +190,50 @@ impl Cockroach {
             }
         }
     }
+}
+
+/// Keeps letters as far as there is room for them. Those that are there already take none.
+async fn keep_letters(
+    transaction: &mut PgConnection,
+    letters: &[Letter<'_>],
+    rooms: &Rooms,
+) -> Result<Taken, sqlx::Error> {
+    let places: Vec<i64> = (0..letters.len()).map(|at| sql_int(at as u64)).collect();
+    let arguments = Columns::default()
+        .array(letters, |of| of.device)?
+        .array(letters, |of| of.digest.cast_signed())?
+        .array(&places, |at| *at)?;
+    let found = transaction
+        .fetch_all(sqlx::query_with(sql::KNOWN_LETTERS, arguments.done()))
+        .await?;
+    let mut is_known = vec![false; letters.len()];
+    for row in &found {
+        let at = usize::try_from(rows::number(row, 0)?).unwrap_or(usize::MAX);
+        if let Some(is_known) = is_known.get_mut(at) {
+            *is_known = true;
+        }
+    }
+    let both = letters.iter().zip(is_known);
+    let (known, new): (Vec<_>, Vec<_>) = both.partition(|(_, is_known)| *is_known);
+    let mut kept: Vec<&Letter<'_>> = known.into_iter().map(|(letter, _)| letter).collect();
+    let new: Vec<&Letter<'_>> = new.into_iter().map(|(letter, _)| letter).collect();
+    let mut taken = Taken::default();
+    if let Some(now) = new.iter().map(|letter| letter.received_at).max() {
+        let pieces = new.iter().map(|of| (of.device, of.letter.kept_bytes()));
+        let pieces: Vec<(&str, u64)> = pieces.collect();
+        let mut port = Statements::within(transaction);
+        let done = quota::take(&mut port, rooms, Aside::DeadLetters, &pieces, now).await;
+        taken = done.map_err(ended)?;
+        kept.extend(taken.split(&new).0);
+    }
+    if !kept.is_empty() {
+        kept.sort_by_key(|letter| (letter.device, letter.digest));
+        let arguments = letter_arguments(&kept)?.done();
+        transaction
+            .execute(sqlx::query_with(sql::PUT_DEAD_LETTERS, arguments))
+            .await?;
+    }
+    Ok(taken)
 }
 
 /// Most dead letters in one statement: 8 MiB of payloads.
@@ -260,7 +315,7 @@ impl<'a> Letter<'a> {
     }
 }
 
-fn letter_arguments(letters: &[Letter<'_>]) -> Result<Columns, sqlx::Error> {
+fn letter_arguments(letters: &[&Letter<'_>]) -> Result<Columns, sqlx::Error> {
     Columns::default()
         .array(letters, |kept| kept.device)?
         .array(letters, |kept| kept.digest.cast_signed())?

@@ -311,6 +311,11 @@ pub(super) const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_see
              OR excluded.agent_version IS NULL \
              THEN devices.agent_version ELSE excluded.agent_version END";
 
+/// Which of some payloads are kept already, by their places.
+pub(super) const KNOWN_LETTERS: &str = "SELECT k.place \
+     FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[]) AS k (device_id, payload_digest, place) \
+     JOIN dead_letters AS d ON d.device_id = k.device_id AND d.payload_digest = k.payload_digest";
+
 /// Payloads kept aside, each (device, digest) once.
 pub(super) const PUT_DEAD_LETTERS: &str = "INSERT INTO dead_letters (device_id, payload_digest, \
          topic, payload, payload_bytes, reason, times, received_at) \

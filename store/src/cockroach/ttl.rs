@@ -30,24 +30,30 @@ const PACE: &str = "ttl_job_cron = '@daily', ttl_select_rate_limit = 50000, \
 /// When the job ran before it had a pace.
 const CRON_OF_OLD: &str = "@hourly";
 
-/// Has CockroachDB drop old rows by itself, or stop doing so. Returns whether it does; PostgreSQL
-/// cannot.
+/// Tables whose rows end by themselves, if the database can do that; PostgreSQL cannot.
+pub(super) async fn tables(
+    connection: &mut PgConnection,
+) -> Result<&'static [(&'static str, &'static str)], sqlx::Error> {
+    Ok(match dialect(connection).await? {
+        Dialect::PostgreSql => &[],
+        Dialect::CockroachDb => &ENDING,
+    })
+}
+
+/// Has CockroachDB drop old rows of one table by itself, or stop doing so. Each is a job of the cluster, which may take
+/// seconds.
 pub(super) async fn set_retention(
     connection: &mut PgConnection,
+    (table, column): (&str, &str),
     retention: Option<Duration>,
-) -> Result<bool, sqlx::Error> {
-    if dialect(connection).await? == Dialect::PostgreSql {
-        return Ok(false);
+) -> Result<(), sqlx::Error> {
+    let show = format!("SELECT create_statement FROM [SHOW CREATE TABLE {table}]");
+    let shown = connection.fetch_one(AssertSqlSafe(show)).await?;
+    let shown: String = shown.try_get(0)?;
+    if let Some(change) = change(&shown, table, column, retention) {
+        connection.execute(AssertSqlSafe(change)).await?;
     }
-    for (table, column) in ENDING {
-        let show = format!("SELECT create_statement FROM [SHOW CREATE TABLE {table}]");
-        let shown = connection.fetch_one(AssertSqlSafe(show)).await?;
-        let shown: String = shown.try_get(0)?;
-        if let Some(change) = change(&shown, table, column, retention) {
-            connection.execute(AssertSqlSafe(change)).await?;
-        }
-    }
-    Ok(retention.is_some())
+    Ok(())
 }
 
 /// The statement that makes a table, which is shown as it is, keep rows for so long.

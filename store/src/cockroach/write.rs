@@ -4,7 +4,7 @@
 //! heads   moved from the version that was built on, or nothing is written    (compare and swap)
 //! ranges, rows without another under their key                               inserted plainly
 //! rows that replace a version                                                 from that very version (compare and swap)
-//! versions that lost                                                          kept
+//! versions that lost                                                          counted, and kept while there is room
 //! ```
 //!
 //! Every row that the outcome rests on is named with the version that was read, and every key that was free is
@@ -18,8 +18,10 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Connection as _, Executor as _, Transaction};
 
 use super::super::RowCounts;
+use super::super::ledger::contest::{self, Lost};
+use super::super::ledger::late;
 use super::super::ledger::plan::{Intake, NewRow};
-use super::super::ledger::{contest, late};
+use super::super::quota::{self, Aside, Rooms, Taken};
 use super::arguments::Columns;
 use super::columns::{
     conflict_arguments, ledger_arguments, replacement_arguments, row_arguments, shape,
@@ -28,6 +30,7 @@ use super::dialect::{Dialect, dialect};
 use super::found::Met;
 use super::heads::Head;
 use super::ingest::sql_int;
+use super::port::{Statements, ended};
 use super::sql;
 
 /// What came of writing a part.
@@ -120,9 +123,9 @@ pub(super) async fn write_compared(
     connection: &mut PgConnection,
     known: &OnceLock<Dialect>,
     intake: &Intake<'_>,
-    heads: &[Head<'_>],
-    part: &[NewRow],
+    (heads, part): (&[Head<'_>], &[NewRow]),
     met: &Met<'_>,
+    rooms: &Rooms,
 ) -> Result<Written, sqlx::Error> {
     let (compared, mut plain): (Vec<NewRow>, Vec<NewRow>) =
         part.iter().partition(|row| row.is_compared);
@@ -149,11 +152,9 @@ pub(super) async fn write_compared(
             return Ok(Written::Changed);
         }
     }
+    let mut taken = Taken::default();
     if !contest.losers.is_empty() {
-        let arguments = conflict_arguments(intake, &contest)?;
-        transaction
-            .execute(sqlx::query_with(sql::PUT_CONFLICTS, arguments))
-            .await?;
+        taken = keep_losers(&mut transaction, intake, &contest, rooms).await?;
         let superseded = contest.superseded(intake);
         let superseded = Columns::default()
             .array(&superseded, |(device, _)| *device)?
@@ -163,6 +164,7 @@ pub(super) async fn write_compared(
             .await?;
     }
     transaction.commit().await?;
+    rooms.took(Aside::Conflicts, &taken);
     let mut counts = contest.counts;
     counts.inserted += not_compared;
     let mut stored: Vec<u32> = plain.iter().map(|row| row.group).collect();
@@ -173,6 +175,33 @@ pub(super) async fn write_compared(
         stored,
         contested: late::unforeseen(&contest, part),
     }))
+}
+
+/// Keeps copies of versions that lost, as far as there is room for them.
+async fn keep_losers(
+    transaction: &mut PgConnection,
+    intake: &Intake<'_>,
+    contest: &Contest,
+    rooms: &Rooms,
+) -> Result<Taken, sqlx::Error> {
+    let losers = contest.losers.iter();
+    let losers: Vec<Lost<'_>> = losers.map(|loser| loser.reading(intake)).collect();
+    let pieces: Vec<(&str, u64)> = losers.iter().map(|of| (of.device, of.bytes())).collect();
+    let now = losers.iter().map(|of| of.recorded_at).max();
+    let mut port = Statements::within(transaction);
+    let now = now.unwrap_or_default();
+    let taken = quota::take(&mut port, rooms, Aside::Conflicts, &pieces, now).await;
+    let taken = taken.map_err(ended)?;
+    let (kept, dropped) = taken.split(&losers);
+    let noted = quota::note_dropped(&mut port, &dropped).await;
+    noted.map_err(ended)?;
+    if !kept.is_empty() {
+        let arguments = conflict_arguments(&kept)?;
+        transaction
+            .execute(sqlx::query_with(sql::PUT_CONFLICTS, arguments))
+            .await?;
+    }
+    Ok(taken)
 }
 
 /// Heads and ranges alone. Returns `false` when a head had moved.

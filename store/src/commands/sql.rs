@@ -55,7 +55,7 @@ const RECALL: &str = "UPDATE commands SET due_at = $2 \
      WHERE device_id = ANY($1) AND due_at IS NOT NULL AND due_at > $2 AND step > 0";
 
 const PROGRESS: &str = "UPDATE commands SET state = $3, step = $4::INT8, percent = $5::INT8, \
-         output = $6, heard_at = $7, \
+         output = $6, heard_at = $7::TIMESTAMPTZ, \
          ended_at = CASE WHEN $4::INT8 >= $8::INT8 THEN $7 ELSE NULL END, \
          due_at = CASE WHEN $4::INT8 >= $8::INT8 OR EXISTS (SELECT 1 FROM devices AS v \
                  WHERE v.device_id = $1 AND v.retired_at IS NOT NULL) THEN NULL \

@@ -8,10 +8,11 @@ use super::super::history::{
     AggregateQuery, Aggregates, BUCKETS_MAX, Bucket, Cursor, HistoryStore, Sums, big, bound_of,
     scale, window_end,
 };
+use super::super::page::Page;
 use super::super::{Order, StoreError, StoredReading, TelemetryQuery};
 use super::Embedded;
 use super::file::File;
-use super::query::{ONE_SENSOR_ASC, ONE_SENSOR_DESC, limited, read_reading, sensor_names, sort};
+use super::query::{ONE_SENSOR_ASC, ONE_SENSOR_DESC, read_reading, sensor_names};
 use super::values::{self, bad, cell, text_cell};
 
 const FIRST_AT: &str = "SELECT observed_at FROM telemetry_data WHERE device_id = ?1 \
@@ -79,36 +80,56 @@ impl HistoryStore for Embedded {
     }
 }
 
-pub(super) fn page(
+fn page(
     file: &mut File,
     query: &TelemetryQuery,
     after: Option<&Cursor>,
 ) -> Result<Vec<StoredReading>, StoreError> {
-    let names = match &query.sensor {
-        Some(sensor) => vec![sensor.as_str().to_owned()],
-        None => sensor_names(file, &query.device)?,
-    };
-    let limit = crate::sql::limited(query.limit);
-    let mut found: Vec<StoredReading> = Vec::new();
-    for name in names {
-        let bound = bound_of(&name, query, after);
-        let (sql, from, to) = match query.order {
-            Order::OldestFirst => (ONE_SENSOR_ASC, bound, query.to),
-            Order::NewestFirst => (ONE_SENSOR_DESC, query.from, bound),
+    if let Some(sensor) = &query.sensor {
+        let bound = bound_of(sensor.as_str(), query, after);
+        let (from, to) = match query.order {
+            Order::OldestFirst => (bound, query.to),
+            Order::NewestFirst => (query.from, bound),
         };
-        let values = vec![
-            text_cell(query.device.as_str()),
-            Cell::Text(name),
-            Cell::Integer(from.micros()),
-            Cell::Integer(to.micros()),
-            limited(limit),
-        ];
-        found.extend(file.query(sql, values, read_reading)?);
-        // Never holds more than two limits, however many sensors there are.
-        sort(&mut found, query.order);
-        found.truncate(limit);
+        let limit = crate::sql::limited(query.limit);
+        return one(file, query, sensor.as_str(), (from, to), limit);
     }
-    Ok(found)
+    let names = sensor_names(file, &query.device)?;
+    let mut page = Page::new(query, after, names);
+    while let Some(ask) = page.next() {
+        let mut found = Vec::new();
+        for (name, bound) in ask.names.iter().zip(&ask.bounds) {
+            let within = match query.order {
+                Order::OldestFirst => (*bound, ask.end),
+                Order::NewestFirst => (ask.end, *bound),
+            };
+            found.extend(one(file, query, name, within, ask.rows)?);
+        }
+        page.take(&ask, found);
+    }
+    Ok(page.done())
+}
+
+/// The first rows of one sensor, in the order of the page.
+fn one(
+    file: &mut File,
+    query: &TelemetryQuery,
+    name: &str,
+    (from, to): (ObservedAt, ObservedAt),
+    rows: usize,
+) -> Result<Vec<StoredReading>, StoreError> {
+    let sql = match query.order {
+        Order::OldestFirst => ONE_SENSOR_ASC,
+        Order::NewestFirst => ONE_SENSOR_DESC,
+    };
+    let values = vec![
+        text_cell(query.device.as_str()),
+        text_cell(name),
+        Cell::Integer(from.micros()),
+        Cell::Integer(to.micros()),
+        cell(rows as u64),
+    ];
+    file.query(sql, values, read_reading)
 }
 
 fn aggregates(file: &mut File, query: &AggregateQuery) -> Result<Aggregates, StoreError> {

@@ -8,11 +8,14 @@ use libsql::Value as Cell;
 use schema::digest::Digester;
 use schema::{DeviceId, Epoch, ObservedAt};
 
-use super::super::ledger::contest::{self, Contest};
-use super::super::ledger::plan::{GoneBefore, Intake, NewRow};
+use super::super::ledger::contest::{self, Contest, Lost};
+use super::super::ledger::plan::{Gone, Intake, NewRow};
 use super::super::ledger::{EpochState, Group, Run, Span, Track, grow};
+use super::super::quota::{Aside, Rooms, Taken, dropped_of, note_dropped};
 use super::super::{Delivery, Ingested, RowCounts, StoreError, StoredReading};
-use super::file::{ERA, Failed, File};
+use super::file::{ERA, Failed, File, ready};
+use super::port::{Statements, judged};
+use super::report::take;
 use super::values;
 use super::values::{cell, cells, maybe, text_cell, time_cell};
 
@@ -138,7 +141,8 @@ pub(super) fn ingest(
     file: &mut File,
     deliveries: &[Delivery],
     retention: Option<Duration>,
-) -> Result<Ingested, StoreError> {
+    rooms: &Rooms,
+) -> Result<(Ingested, Taken), StoreError> {
     let mut intake = Intake::new(deliveries);
     let mut states = load(file, &intake.groups)?;
     let mut new_rows = Vec::new();
@@ -147,12 +151,12 @@ pub(super) fn ingest(
     let mut held = found(file, STORED, &intake, &repeated)?;
     held.extend(found(file, LOST, &intake, &repeated)?);
     let changed = intake.changed(&repeated, &held, retention);
-    let gone_before = gone_before(file, &intake, &changed)?;
-    intake.refuse_changed(&changed, &gone_before);
+    let gone = gone(file, &intake, &changed)?;
+    intake.refuse_changed(&changed, &gone);
     let (plain, contested) = new_rows.split_at(quiet);
     let mut written = Written::default();
-    write_plain(file, &intake, plain, &mut written)?;
-    write_compared(file, &intake, contested, &mut written)?;
+    write_plain(file, &intake, plain, &mut written, rooms)?;
+    write_compared(file, &intake, contested, &mut written, rooms)?;
 
     let mut runs: HashMap<usize, Vec<Run>> = HashMap::new();
     for (group, of_group) in intake.runs(&new_rows) {
@@ -187,17 +191,20 @@ pub(super) fn ingest(
     for ((device, epoch), state) in files.into_iter().zip(known) {
         file.cache.put(ERA, &device, epoch, state);
     }
-    Ok(Ingested {
+    let ingested = Ingested {
         settled,
         rows: counts,
         stored,
-    })
+    };
+    Ok((ingested, written.taken))
 }
 
 /// What came of writing rows.
 #[derive(Debug, Default)]
 struct Written {
     counts: RowCounts,
+    /// What became of the versions that lost.
+    taken: Taken,
     /// Groups of which rows are in the table now.
     stored: Vec<u32>,
     /// Groups in which versions met.
@@ -303,6 +310,7 @@ fn write_plain(
     intake: &Intake<'_>,
     rows: &[NewRow],
     written: &mut Written,
+    rooms: &Rooms,
 ) -> Result<(), StoreError> {
     file.batch("SAVEPOINT plain")?;
     match insert(file, intake, rows) {
@@ -314,7 +322,7 @@ fn write_plain(
         }
         Err(failed) if failed.is_taken() => {
             file.batch("ROLLBACK TO plain; RELEASE plain")?;
-            write_compared(file, intake, rows, written)
+            write_compared(file, intake, rows, written, rooms)
         }
         Err(failed) => Err(failed.into()),
     }
@@ -383,20 +391,22 @@ fn found(
     Ok(found)
 }
 
-/// Before which time rows of these devices are gone.
-fn gone_before(
-    file: &mut File,
-    intake: &Intake<'_>,
-    rows: &[NewRow],
-) -> Result<GoneBefore, StoreError> {
-    let mut gone = GoneBefore::new();
+/// What is gone of these devices.
+fn gone(file: &mut File, intake: &Intake<'_>, rows: &[NewRow]) -> Result<Gone, StoreError> {
+    let mut gone = Gone::default();
     let devices: BTreeSet<&DeviceId> = rows.iter().map(|row| &intake.row(row).0.device).collect();
+    if devices.is_empty() {
+        return Ok(gone);
+    }
     for device in devices {
         let key = vec![text_cell(device.as_str())];
         for before in file.query(GONE_BEFORE, key, |row| values::int(row, 0))? {
-            gone.insert(device.clone(), ObservedAt::from_micros(before));
+            let before = ObservedAt::from_micros(before);
+            gone.before.insert(device.clone(), before);
         }
     }
+    let devices = intake.devices_of(rows);
+    gone.dropped = judged(ready(dropped_of(&mut Statements(file), devices)))?;
     Ok(gone)
 }
 
@@ -405,6 +415,7 @@ fn write_compared(
     intake: &Intake<'_>,
     rows: &[NewRow],
     written: &mut Written,
+    rooms: &Rooms,
 ) -> Result<(), StoreError> {
     let contest = contest::decide(intake, rows, stored(file, intake, rows)?);
     for row in &contest.writes {
@@ -412,7 +423,9 @@ fn write_compared(
         push_row(&mut values, intake, row);
         file.execute(PUT_ROW, values)?;
     }
-    put_conflicts(file, intake, &contest)?;
+    if !contest.losers.is_empty() {
+        written.taken += put_conflicts(file, intake, &contest, rooms)?;
+    }
     written.counts += contest.counts;
     written.stored.extend(contest.stored());
     let met = contest.met().map(|loser| loser.row.group);
@@ -420,14 +433,23 @@ fn write_compared(
     Ok(())
 }
 
+/// Keeps copies of versions that lost, as far as there is room for them, and counts them.
 fn put_conflicts(
     file: &mut File,
     intake: &Intake<'_>,
     contest: &Contest,
-) -> Result<(), StoreError> {
-    for loser in &contest.losers {
-        let lost = loser.reading(intake);
-        let mut values = Vec::with_capacity(16);
+    rooms: &Rooms,
+) -> Result<Taken, StoreError> {
+    let losers = contest.losers.iter();
+    let losers: Vec<Lost<'_>> = losers.map(|loser| loser.reading(intake)).collect();
+    let pieces: Vec<(&str, u64)> = losers.iter().map(|of| (of.device, of.bytes())).collect();
+    let now = losers.iter().map(|of| of.recorded_at).max();
+    let now = now.unwrap_or_default();
+    let taken = take(file, rooms, Aside::Conflicts, &pieces, now)?;
+    let (kept, dropped) = taken.split(&losers);
+    judged(ready(note_dropped(&mut Statements(file), &dropped)))?;
+    for lost in kept {
+        let mut values = Vec::with_capacity(17);
         values.push(text_cell(lost.device));
         values.push(text_cell(lost.sensor));
         values.push(Cell::Integer(lost.observed_at.micros()));
@@ -447,7 +469,7 @@ fn put_conflicts(
     for (device, lost) in contest.superseded(intake) {
         file.execute(SUPERSEDE, vec![text_cell(device), cell(lost)])?;
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Adjacent ranges into one.

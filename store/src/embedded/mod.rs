@@ -28,6 +28,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::clock::{Sample, StoreClock};
 use super::contract::{IngestStore, Readers, ReadingStore, ReportStore, SchemaStore, UpkeepStore};
 use super::presence::Silence;
+use super::quota::{Aside, Quotas, Rooms};
 use super::retention::Retention;
 use super::{
     Activity, Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Expired, Ingested,
@@ -44,6 +45,7 @@ pub struct Embedded {
     /// How long a device may be silent.
     silence: Silence,
     retention: Retention,
+    rooms: Arc<Rooms>,
     closed: Mutex<Vec<oneshot::Receiver<()>>>,
     commits: AtomicU64,
 }
@@ -66,6 +68,7 @@ impl Embedded {
             clock: StoreClock::of_this_machine(),
             silence: Silence::default(),
             retention: Retention::default(),
+            rooms: Arc::default(),
             workers: Mutex::new(Some(Arc::new(Workers { writer, reader }))),
             closed: Mutex::new(vec![writer_closed, reader_closed]),
             commits: AtomicU64::new(0),
@@ -111,9 +114,11 @@ impl IngestStore for Embedded {
     async fn ingest(&self, deliveries: &[Delivery]) -> Result<Ingested, StoreError> {
         let deliveries = deliveries.to_vec();
         let retention = self.retention.get();
-        let ingested = self
-            .write(move |file| ingest::ingest(file, &deliveries, retention))
+        let rooms = Arc::clone(&self.rooms);
+        let (ingested, taken) = self
+            .write(move |file| ingest::ingest(file, &deliveries, retention, &rooms))
             .await?;
+        self.rooms.took(Aside::Conflicts, &taken);
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(ingested)
     }
@@ -133,9 +138,12 @@ impl ReportStore for Embedded {
     }
 
     async fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), StoreError> {
-        let letters = letters.to_vec();
-        self.write(move |file| report::keep_dead_letters(file, &letters))
-            .await
+        let (letters, rooms) = (letters.to_vec(), Arc::clone(&self.rooms));
+        let taken = self
+            .write(move |file| report::keep_dead_letters(file, &letters, &rooms))
+            .await?;
+        self.rooms.took(Aside::DeadLetters, &taken);
+        Ok(())
     }
 
     async fn discard(
@@ -229,9 +237,15 @@ impl Store for Embedded {
         self.silence.set(after);
     }
 
+    fn set_quotas(&self, quotas: Quotas) {
+        self.rooms.set(quotas);
+    }
+
     fn activity(&self) -> Activity {
         Activity {
             commits: self.commits.load(Ordering::Relaxed),
+            letters_not_kept: self.rooms.not_kept(Aside::DeadLetters),
+            losers_not_kept: self.rooms.not_kept(Aside::Conflicts),
             ..Activity::default()
         }
     }

@@ -18,7 +18,7 @@ const FORGET_REPORT: &str =
     "DELETE FROM reported_config WHERE device_id = ?1 AND reported_at <= ?2";
 
 /// Statements within what a thread's job does.
-struct Statements<'f>(&'f mut File);
+pub(super) struct Statements<'f>(pub(super) &'f mut File);
 
 #[async_trait]
 impl Port for Statements<'_> {
@@ -77,9 +77,13 @@ impl Database for Embedded {
     fn cutoff(&self) -> ReceivedAt {
         self.silence.cutoff(&self.clock)
     }
+
+    fn now(&self) -> ReceivedAt {
+        self.clock.now()
+    }
 }
 
-fn judged<T>(done: Result<T, Broken>) -> Result<T, StoreError> {
+pub(super) fn judged<T>(done: Result<T, Broken>) -> Result<T, StoreError> {
     done.map_err(|broken| match broken {
         Broken::Store(error) => error,
         Broken::Database(source) => StoreError::Statement {

@@ -6,7 +6,7 @@ use schema::{DeviceId, Epoch, SeqRange};
 use super::super::ledger::books::Content;
 use super::super::ledger::query::WITHIN;
 use super::super::{
-    Conflict, ConflictCursor, Order, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading,
+    Conflict, ConflictCursor, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading,
 };
 use super::file::File;
 use super::values::{self, cell, maybe_int, text_cell};
@@ -70,16 +70,6 @@ pub(super) fn latest(file: &mut File, device: &DeviceId) -> Result<Vec<StoredRea
         found.extend(file.query(LATEST, values, read_reading)?);
     }
     Ok(found)
-}
-
-pub(super) fn sort(readings: &mut [StoredReading], order: Order) {
-    readings.sort_by(|a, b| {
-        let ordering = (a.observed_at, &a.sensor).cmp(&(b.observed_at, &b.sensor));
-        match order {
-            Order::OldestFirst => ordering,
-            Order::NewestFirst => ordering.reverse(),
-        }
-    });
 }
 
 /// In one transaction with one view: a version that loses meanwhile is found once.

@@ -1,5 +1,7 @@
 //! What devices say beside readings: reports, presence, and payloads that could not be read.
 
+use std::collections::HashSet;
+
 use libsql::Value as Cell;
 use schema::message::Status;
 use schema::message::ack::payload_digest;
@@ -12,11 +14,14 @@ use super::super::ledger::Group;
 use super::super::ledger::claims::{
     Agents, Interpretation, given_up, group, has_quarantine, interpret, of_doubt, settled_by_report,
 };
+use super::super::quota::{self, Aside, Rooms, Taken};
+use super::super::skew::{self, Said};
 use super::super::{
     DEAD_LETTER_BYTES_MAX, DeadLetter, DeviceReport, Presence, ReportsSettled, StoreError,
 };
-use super::file::{ERA, File};
+use super::file::{ERA, File, ready};
 use super::ingest::{load, record};
+use super::port::{Statements, judged};
 use super::values::{self, cell, maybe, text_cell, time_cell};
 
 const PUT_REPORT: &str = "UPDATE sync_status SET last_seen = max(last_seen, ?3), \
@@ -54,6 +59,8 @@ const PUT_PRESENCE: &str = "INSERT INTO devices (device_id, first_seen, last_see
          agent_version = CASE WHEN excluded.session = session_before \
              OR excluded.agent_version IS NULL \
              THEN agent_version ELSE excluded.agent_version END";
+
+const KNOWN_LETTER: &str = "SELECT 1 FROM dead_letters WHERE device_id = ? AND payload_digest = ?";
 
 const PUT_DEAD_LETTER: &str = "INSERT INTO dead_letters (device_id, payload_digest, topic, \
      payload, payload_bytes, reason, times, received_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 1, ?7) \
@@ -99,6 +106,10 @@ pub(super) fn report(
             stored |= file.execute(PUT_REPORT, values)? > 0;
         }
     }
+    let said = reports.iter().zip(&interpretations);
+    let said = said.filter(|(_, interpretation)| **interpretation != Interpretation::Guarded);
+    let clocks: Vec<Said> = said.map(|(report, _)| Said::of(report)).collect();
+    judged(ready(skew::note(&mut Statements(file), &clocks)))?;
     forget_absent(file, &due)?;
     let settled = settled_by_report(reports, &places, &states);
     for (group, state) in groups.iter().zip(states) {
@@ -175,20 +186,75 @@ pub(super) fn presence(file: &mut File, changes: &[Presence]) -> Result<(), Stor
     Ok(())
 }
 
-pub(super) fn keep_dead_letters(file: &mut File, letters: &[DeadLetter]) -> Result<(), StoreError> {
+/// Those that are there already take no room.
+pub(super) fn keep_dead_letters(
+    file: &mut File,
+    letters: &[DeadLetter],
+    rooms: &Rooms,
+) -> Result<Taken, StoreError> {
+    let mut known: HashSet<(&str, u64)> = HashSet::new();
+    let mut new = Vec::new();
     for letter in letters {
-        let payload: &[u8] = &letter.payload;
-        let kept = &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)];
-        let values = vec![
-            text_cell(letter.device.as_ref().map_or("", DeviceId::as_str)),
-            Cell::Integer(payload_digest(payload).cast_signed()),
-            text_cell(&letter.topic),
-            Cell::Blob(kept.to_vec()),
-            cell(payload.len() as u64),
-            text_cell(&letter.reason),
-            time_cell(letter.received_at),
-        ];
-        file.execute(PUT_DEAD_LETTER, values)?;
+        let key = key_of(letter);
+        if known.contains(&key) {
+            continue;
+        }
+        let values = vec![text_cell(key.0), Cell::Integer(key.1.cast_signed())];
+        if file.query(KNOWN_LETTER, values, |_| Ok(()))?.is_empty() {
+            new.push(letter);
+        }
+        known.insert(key);
     }
+    let mut taken = Taken::default();
+    if let Some(now) = new.iter().map(|letter| letter.received_at).max() {
+        let pieces: Vec<(&str, u64)> = new
+            .iter()
+            .map(|letter| (key_of(letter).0, letter.kept_bytes()))
+            .collect();
+        taken = take(file, rooms, Aside::DeadLetters, &pieces, now)?;
+        for letter in taken.split(&new).1 {
+            known.remove(&key_of(letter));
+        }
+    }
+    for letter in letters.iter().filter(|of| known.contains(&key_of(of))) {
+        put_letter(file, letter)?;
+    }
+    Ok(taken)
+}
+
+/// Counts pieces that are kept aside, and decides which are.
+pub(super) fn take(
+    file: &mut File,
+    rooms: &Rooms,
+    aside: Aside,
+    pieces: &[(&str, u64)],
+    now: ReceivedAt,
+) -> Result<Taken, StoreError> {
+    let mut port = Statements(file);
+    if rooms.is_due(aside) {
+        judged(ready(quota::sum_up(&mut port, rooms, aside)))?;
+    }
+    judged(ready(quota::take(&mut port, rooms, aside, pieces, now)))
+}
+
+fn key_of(letter: &DeadLetter) -> (&str, u64) {
+    let device = letter.device.as_ref().map_or("", DeviceId::as_str);
+    (device, payload_digest(&letter.payload))
+}
+
+fn put_letter(file: &mut File, letter: &DeadLetter) -> Result<(), StoreError> {
+    let payload: &[u8] = &letter.payload;
+    let kept = &payload[..payload.len().min(DEAD_LETTER_BYTES_MAX)];
+    let (device, digest) = key_of(letter);
+    let values = vec![
+        text_cell(device),
+        Cell::Integer(digest.cast_signed()),
+        text_cell(&letter.topic),
+        Cell::Blob(kept.to_vec()),
+        cell(payload.len() as u64),
+        text_cell(&letter.reason),
+        time_cell(letter.received_at),
+    ];
+    file.execute(PUT_DEAD_LETTER, values)?;
     Ok(())
 }

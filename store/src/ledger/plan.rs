@@ -36,8 +36,14 @@ pub const OBSERVED_AT_MIN: ObservedAt = ObservedAt::from_micros(-210_000_000_000
 /// calendar ends.
 pub const OBSERVED_AT_MAX: ObservedAt = ObservedAt::from_micros(9_223_000_000_000_000_000);
 
-/// Before which time rows are gone, of devices of which retention has removed any.
-pub(crate) type GoneBefore = HashMap<DeviceId, ObservedAt>;
+/// What is not to be found any more although it was committed, of some devices.
+#[derive(Debug, Default)]
+pub(crate) struct Gone {
+    /// Before which time rows are gone, of devices of which retention has removed any.
+    pub(crate) before: HashMap<DeviceId, ObservedAt>,
+    /// Between which sequences versions are that lost and were not kept.
+    pub(crate) dropped: HashMap<(DeviceId, Epoch), SeqRange>,
+}
 
 /// Deliveries, sorted for writing.
 #[derive(Debug)]
@@ -262,12 +268,16 @@ impl<'a> Intake<'a> {
     }
 
     /// Refuses rows that are not stored as they came, but for those that retention removed, as it was set
-    /// before: they stay known.
-    pub(crate) fn refuse_changed(&mut self, changed: &[NewRow], gone_before: &GoneBefore) {
+    /// before, and those that may have lost without having been kept: they stay known.
+    pub(crate) fn refuse_changed(&mut self, changed: &[NewRow], gone: &Gone) {
         for row in changed {
             let (delivery, _, reading) = self.row(row);
-            let gone_before = gone_before.get(&delivery.device);
-            if gone_before.is_some_and(|before| reading.observed_at < *before) {
+            let before = gone.before.get(&delivery.device);
+            let file = (delivery.device.clone(), delivery.batch.epoch);
+            let dropped = gone.dropped.get(&file);
+            let is_gone = before.is_some_and(|before| reading.observed_at < *before)
+                || dropped.is_some_and(|of| (of.first()..=of.last()).contains(&row.seq));
+            if is_gone {
                 continue;
             }
             let item = Item {
@@ -340,6 +350,13 @@ impl<'a> Intake<'a> {
             digest,
             extent,
         })
+    }
+
+    /// The devices of some rows, each once.
+    pub(crate) fn devices_of(&self, rows: &[NewRow]) -> Vec<String> {
+        let devices = rows.iter().map(|row| self.row(row).0.device.as_str());
+        let devices: BTreeSet<&str> = devices.collect();
+        devices.into_iter().map(str::to_owned).collect()
     }
 
     /// The devices of some groups.

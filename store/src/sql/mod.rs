@@ -101,6 +101,9 @@ pub(crate) trait Database: Send + Sync {
     /// A device of which nothing was heard since is not online.
     fn cutoff(&self) -> ReceivedAt;
 
+    /// The database's time, as far as it is known.
+    fn now(&self) -> ReceivedAt;
+
     /// Runs a step on its input.
     async fn run<I: Send + Sync + 'static, T: Send + 'static>(
         &self,

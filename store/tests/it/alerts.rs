@@ -5,7 +5,7 @@ use std::time::Duration;
 use schema::message::{
     ConfigEntry, EpochReport, FailedKey, LegacyBalance, Report, ReportedConfig, Status,
 };
-use store::alerts::{Alert, AlertBounds, AlertQuery, AlertState, Finding, Rule};
+use store::alerts::{Alert, AlertBounds, AlertQuery, AlertState, Finding, Rule, SWEEP_DEVICES};
 use store::config::ConfigReport;
 use store::rounds::Round;
 use store::{DeadLetter, DeviceReport, Presence, Store};
@@ -21,6 +21,9 @@ contract!(
     one_bridge_has_a_round_and_the_next_goes_on_there,
     a_round_that_takes_long_makes_nothing_older,
     alerts_are_read_page_by_page,
+    alerts_in_a_state_are_read_page_by_page,
+    a_large_fleet_that_falls_silent_is_found_look_by_look,
+    a_clock_that_is_right_again_is_no_finding,
 );
 
 fn finding(name: &str, detail: &str) -> Finding {
@@ -262,4 +265,135 @@ async fn alerts_are_read_page_by_page(fixture: Fixture) {
         ..AlertQuery::default()
     };
     assert_eq!(store.alerts(&of_a).await.unwrap().len(), 2);
+}
+
+async fn alerts_in_a_state_are_read_page_by_page(fixture: Fixture) {
+    let store = fixture.open().await;
+    let names: Vec<String> = (0..9).map(|number| format!("d{number}")).collect();
+    let findings: Vec<Finding> = names.iter().map(|name| finding(name, "x")).collect();
+    let rule = Rule::DeviceOffline;
+    store.raise(rule, &findings, at(7)).await.unwrap();
+    store.raise(rule, &findings[..6], at(8)).await.unwrap();
+    assert_eq!(store.resolve_alerts(rule, at(8)).await.unwrap(), 3);
+    let first = all(&*store, Some(AlertState::Firing)).await.remove(0);
+    store
+        .acknowledge_alert(&first.id, "alice", at(9))
+        .await
+        .unwrap();
+    for (state, count) in [
+        (Some(AlertState::Firing), 5),
+        (Some(AlertState::Acknowledged), 1),
+        (Some(AlertState::Resolved), 3),
+        (None, 9),
+    ] {
+        let mut query = AlertQuery {
+            state,
+            limit: 2,
+            ..AlertQuery::default()
+        };
+        let mut found = Vec::new();
+        loop {
+            let page = store.alerts(&query).await.unwrap();
+            let Some(last) = page.last() else { break };
+            query.after = Some((last.opened_at, last.id.clone()));
+            found.extend(page);
+        }
+        assert_eq!(found.len(), count, "{state:?}");
+        assert!(
+            found
+                .iter()
+                .all(|of| state.is_none_or(|state| of.state() == state))
+        );
+        let of_device = |name: &str| AlertQuery {
+            state,
+            device: Some(device(name)),
+            limit: 10,
+            after: None,
+        };
+        let mut by_device = 0;
+        for name in &names {
+            by_device += store.alerts(&of_device(name)).await.unwrap().len();
+        }
+        assert_eq!(by_device, count, "{state:?}");
+    }
+}
+
+/// Nobody said good-bye: as when the broker dies with all wills.
+async fn a_large_fleet_that_falls_silent_is_found_look_by_look(fixture: Fixture) {
+    let store = fixture.open().await;
+    let fleet = SWEEP_DEVICES + 300;
+    let presence = |number: usize| Presence {
+        device: device(&format!("d{number:05}")),
+        status: Status::Online {
+            session: 1,
+            epoch: epoch(1),
+            agent_version: "1.0.0".to_owned(),
+        },
+        received_at: at(10),
+    };
+    let born: Vec<Presence> = (0..fleet).map(presence).collect();
+    store.presence(&born).await.unwrap();
+    let bounds = AlertBounds::default();
+    let look = async |seconds| {
+        let found = store.findings(Rule::DeviceOffline, at(seconds), &bounds, None);
+        let found = found.await.unwrap();
+        store
+            .raise(Rule::DeviceOffline, &found, at(seconds))
+            .await
+            .unwrap();
+        found.len()
+    };
+    assert_eq!(look(310).await, 0);
+    let first = look(311).await;
+    assert!((SWEEP_DEVICES..fleet).contains(&first), "{first}");
+    // What is known stays, and the rest is found.
+    assert_eq!(look(341).await, fleet);
+    assert_eq!(look(371).await, fleet);
+    let back: Vec<Presence> = (0..fleet / 2)
+        .map(|number| {
+            let mut born = presence(number);
+            if let Status::Online { session, .. } = &mut born.status {
+                *session = 2;
+            }
+            born.received_at = at(380);
+            born
+        })
+        .collect();
+    store.presence(&back).await.unwrap();
+    assert_eq!(look(401).await, fleet - fleet / 2);
+}
+
+async fn a_clock_that_is_right_again_is_no_finding(fixture: Fixture) {
+    let store = fixture.open().await;
+    let bounds = AlertBounds::default();
+    let say = async |name: &str, ahead_s: i64, seconds: i64| {
+        let report = Report {
+            device_time_ms: (seconds + ahead_s) * 1_000,
+            epochs: vec![EpochReport {
+                epoch: epoch(1),
+                balance: LegacyBalance::default(),
+                evicted: Vec::new(),
+                rejected: Vec::new(),
+            }],
+        };
+        let report = DeviceReport::legacy(device(name), report, at(seconds));
+        store.report(&[report]).await.unwrap();
+    };
+    let found = async |seconds| {
+        let found = store.findings(Rule::ClockSkewed, at(seconds), &bounds, None);
+        let found = found.await.unwrap();
+        let names = found.into_iter().filter_map(|of| of.device);
+        names.map(|of| of.to_string()).collect::<Vec<_>>()
+    };
+    say("a", 300, 1_000).await;
+    say("b", 301, 1_000).await;
+    say("c", -301, 1_000).await;
+    assert_eq!(found(1_001).await, ["b", "c"]);
+    say("b", 0, 1_060).await;
+    say("c", -300, 1_060).await;
+    assert_eq!(found(1_061).await, [""; 0]);
+    say("b", -400, 1_120).await;
+    // What comes late makes nothing older.
+    say("b", 0, 1_100).await;
+    assert_eq!(found(1_121).await, ["b"]);
 }

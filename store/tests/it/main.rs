@@ -13,6 +13,7 @@
 mod access;
 mod aggregates;
 mod alerts;
+mod beside;
 mod clock;
 mod cluster;
 mod collation;
@@ -34,5 +35,6 @@ mod own_server;
 mod pooled;
 mod presence;
 mod query;
+mod quotas;
 mod report;
 mod retention;

@@ -24,6 +24,7 @@ pub(crate) struct Pages<E: Endpoint> {
     page: usize,
     ended: bool,
     cut: bool,
+    not_kept: u64,
 }
 
 /// What a page of a list holds.
@@ -42,6 +43,7 @@ where
             page: PAGE,
             ended: false,
             cut: false,
+            not_kept: 0,
         }
     }
 
@@ -77,6 +79,9 @@ where
         let is_full = entries.len() >= wanted;
         entries.truncate(wanted);
         self.left -= entries.len();
+        if let Some(not_kept) = answer.raw["not_kept"].as_u64() {
+            self.not_kept = not_kept;
+        }
         let next = answer.raw["next"].as_str().map(str::to_owned);
         // A place that this program cannot ask for would be the first page again.
         let is_known = next.is_some() && E::Query::HAS_AFTER;
@@ -93,6 +98,11 @@ where
     /// Whether the bridge may have more than was wanted.
     pub(crate) fn is_cut(&self) -> bool {
         self.cut
+    }
+
+    /// How many more there were than a quota let the bridge keep.
+    pub(crate) fn not_kept(&self) -> u64 {
+        self.not_kept
     }
 
     /// Where more begins, if the bridge said so.

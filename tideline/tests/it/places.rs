@@ -218,6 +218,13 @@ fn a_list_is_shown_to_its_end_or_says_that_there_is_more() {
     let (lines, err) = run(more, &["data", "latest", "press-7"]);
     assert_eq!(lines, 1);
     assert!(err.contains("there may be more"), "{err}");
+    let some = r#"{"dead_letters":[{}],"not_kept":7}"#.to_owned();
+    let (lines, err) = run(some, &["dead-letter", "list"]);
+    assert_eq!(lines, 1);
+    assert!(err.contains("7 more were not kept"), "{err}");
+    let all = r#"{"dead_letters":[{}],"not_kept":0}"#.to_owned();
+    let (_, err) = run(all, &["dead-letter", "list"]);
+    assert_eq!(err, "");
 }
 
 #[test]

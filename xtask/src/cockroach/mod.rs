@@ -10,8 +10,11 @@
 //!
 //! Where `TIDELINE_TEST_COCKROACH_URL` names one, the same tests run on it besides (docs/database.md).
 //!
-//! Reading order: [`wire`] → [`recorder`] → [`source`] → [`tokens`] → [`rules`], [`schema`] → [`strict`].
+//! Reading order: [`wire`] → [`recorder`] → [`source`] → [`tokens`] → [`rules`], [`schema`] → [`strict`]. Beside them `plans`, in
+//! tests: how statements find their rows.
 
+#[cfg(test)]
+mod plans;
 mod recorder;
 mod rules;
 mod schema;

@@ -49,7 +49,7 @@ pub(super) const TYPES: [&str; 14] = [
 ];
 
 /// Functions that both have and that mean the same there (its generated documents, "functions" and "aggregates").
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 20] = [
     "abs",
     "clock_timestamp",
     "coalesce",
@@ -64,6 +64,7 @@ const FUNCTIONS: [&str; 19] = [
     "min",
     "now",
     "nullif",
+    "octet_length",
     "substr",
     "sum",
     "unnest",
@@ -453,10 +454,11 @@ fn partial_indexes(level: &[Token], schema: &Schema) -> Vec<String> {
         let Some(rows) = &key.rows else { continue };
         let is_in_order = order.as_ref() == key.columns.first()
             && !keys().any(|other| other.rows.is_none() && other.columns.first() == order.as_ref());
-        let gives_all = key
-            .columns
-            .iter()
-            .all(|column| filter.contains(&format!("{column} = $")));
+        // Where a key of all rows begins so as well, that one is used.
+        let has_other =
+            keys().any(|other| other.rows.is_none() && other.columns.starts_with(&key.columns));
+        let given = |column: &String| filter.contains(&format!("{column} = $"));
+        let gives_all = !has_other && key.columns.iter().all(given);
         if (is_in_order || gives_all) && !filter.contains(rows.as_str()) {
             faults.push(format!(
                 "an index of {table} holds only rows where {rows}, which it does not say"

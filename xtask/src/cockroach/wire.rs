@@ -151,6 +151,18 @@ impl Client {
         Ok(self.answer()?.map(drop))
     }
 
+    /// Runs a query: what it returns in its first column, as text.
+    ///
+    /// # Errors
+    /// The inner one is what the server says against it.
+    #[cfg(test)]
+    pub(super) fn ask(&mut self, sql: &str) -> io::Result<Result<Vec<String>, String>> {
+        self.send(Some(b'Q'), &[sql.as_bytes(), b"\0"].concat())?;
+        let mut found = Vec::new();
+        let answer = self.answer_with(|row| found.extend(first_column(row)))?;
+        Ok(answer.map(|_| found))
+    }
+
     /// Prepares a statement for arguments of these types. Returns the types of what it returns.
     ///
     /// # Errors
@@ -179,6 +191,10 @@ impl Client {
 
     /// Reads until the server is ready: the types of the last row that it described, or its first error.
     fn answer(&mut self) -> io::Result<Result<Vec<u32>, String>> {
+        self.answer_with(|_| ())
+    }
+
+    fn answer_with(&mut self, mut see: impl FnMut(&[u8])) -> io::Result<Result<Vec<u32>, String>> {
         let mut answer = Ok(Vec::new());
         loop {
             let mut head = [0; 5];
@@ -188,12 +204,22 @@ impl Client {
             self.server.read_exact(&mut body)?;
             match head[0] {
                 b'Z' => return Ok(answer),
+                b'D' => see(&body),
                 b'E' if answer.is_ok() => answer = Err(error(&body)),
                 b'T' if answer.is_ok() => answer = Ok(columns(&body).unwrap_or_default()),
                 _ => {}
             }
         }
     }
+}
+
+/// The first column of a row, as text.
+#[cfg(test)]
+fn first_column(body: &[u8]) -> Option<String> {
+    let mut body = Body(body);
+    body.short()?;
+    let length = usize::try_from(body.number()?).ok()?;
+    Some(String::from_utf8_lossy(body.take(length)?).into_owned())
 }
 
 /// The types of the columns of a row.

@@ -8,6 +8,7 @@ use schema::time::ReceivedAt;
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, Row, Value as Reading};
 use serde_json::{Value, json};
 use store::DeadLetter;
+use store::quota::Quotas;
 
 use super::{Served, expect, now};
 
@@ -160,6 +161,32 @@ async fn letters_are_listed_by_page_and_thrown_away() {
     let nonsense = served.request(Method::GET, &format!("{PATH}/nonsense"));
     expect(nonsense, StatusCode::BAD_REQUEST).await;
     assert_eq!(served.store.counts().await.unwrap().dead_letters, 4);
+}
+
+#[tokio::test]
+async fn lists_say_how_many_were_not_kept() {
+    let served = Served::start().await;
+    let mut quotas = Quotas::UNLIMITED;
+    quotas.dead_letters.device.rows = 2;
+    served.store.set_quotas(quotas);
+    for number in 0..2u8 {
+        keep(&served, "telemetry", &[number]).await;
+    }
+    let mine = format!("{PATH}?limit=1&device=press-7");
+    assert_eq!(served.get(&mine).await["not_kept"], 0);
+    for number in 2..5u8 {
+        keep(&served, "telemetry", &[number]).await;
+    }
+    let first = served.get(&mine).await;
+    assert_eq!(first["not_kept"], 3);
+    let next = first["next"].as_str().unwrap();
+    let behind = served.get(&format!("{mine}&after={next}")).await;
+    assert_eq!(behind.get("not_kept"), None);
+    assert_eq!(served.get(PATH).await["not_kept"], 3);
+    let other = served.get(&format!("{PATH}?device=press-8")).await;
+    assert_eq!(other["not_kept"], 0);
+    let conflicts = served.get("/api/v1/devices/press-7/conflicts").await;
+    assert_eq!(conflicts["not_kept"], 0);
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -5,6 +5,8 @@
 //!                       └───────────────────────┴──► resolved, when a round finds it no more
 //! ```
 
+mod offline;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +15,8 @@ use schema::time::ReceivedAt;
 
 use super::StoreError;
 use super::sql::{Access, Database, Read, Row, cells, page_limit, unreadable};
+pub use offline::SWEEP_DEVICES;
+use offline::offline;
 
 /// Most findings of one rule that are told at a time.
 pub const FINDINGS_MAX: usize = 1_000;
@@ -35,6 +39,8 @@ pub enum Rule {
     ClockSkewed,
     /// The database refuses what it should take.
     StoreRefuses,
+    /// More was to be kept aside than a quota allows.
+    QuotaExceeded,
 }
 
 /// How bad it is.
@@ -53,7 +59,7 @@ pub struct AlertBounds {
     pub offline_after: Duration,
     /// How far a device's clock may be off.
     pub skew_max: Duration,
-    /// How long a dead letter counts as new.
+    /// How long a dead letter counts as new, and what was not kept.
     pub letter_age: Duration,
 }
 
@@ -120,7 +126,8 @@ pub trait AlertStore: Send + Sync {
     ) -> Result<bool, StoreError>;
 
     /// What a rule finds now, by device, at most [`FINDINGS_MAX`]: with so many there may be more, behind the last one's
-    /// device. Nothing for
+    /// device. Of [`Rule::DeviceOffline`] it is all at once, and nothing behind a device: those that said good-bye, those of
+    /// which an alert is open, and of the others the next [`SWEEP_DEVICES`] behind those of the last look. Nothing for
     /// [`Rule::ReadingsUnaccounted`], which the fleet's ledger tells, and for [`Rule::StoreRefuses`], which bridges see.
     async fn findings(
         &self,
@@ -172,13 +179,14 @@ pub trait AlertStore: Send + Sync {
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::DeviceOffline,
         Self::ReadingsUnaccounted,
         Self::DeadLetters,
         Self::SettingNotInForce,
         Self::ClockSkewed,
         Self::StoreRefuses,
+        Self::QuotaExceeded,
     ];
 
     /// As it stands in the database and in JSON.
@@ -191,6 +199,7 @@ impl Rule {
             Self::SettingNotInForce => "setting_not_in_force",
             Self::ClockSkewed => "clock_skewed",
             Self::StoreRefuses => "store_refuses",
+            Self::QuotaExceeded => "quota_exceeded",
         }
     }
 
@@ -202,7 +211,8 @@ impl Rule {
             Self::DeviceOffline
             | Self::DeadLetters
             | Self::SettingNotInForce
-            | Self::ClockSkewed => Severity::Warning,
+            | Self::ClockSkewed
+            | Self::QuotaExceeded => Severity::Warning,
         }
     }
 
@@ -264,19 +274,11 @@ const BEGIN: &str = "INSERT INTO alert_rounds (id, begun_at) VALUES (1, $1) \
      ON CONFLICT (id) DO UPDATE SET begun_at = excluded.begun_at \
      WHERE alert_rounds.begun_at <= $2";
 
-/// Devices that were born once and gave no sign of life since, whatever their last message was.
-const OFFLINE: &str = concat!(
-    "SELECT d.device_id, ",
-    last_seen!(),
-    " FROM devices AS d \
-     WHERE d.session IS NOT NULL AND d.retired_at IS NULL AND NOT ",
-    is_heard!("$1"),
-    " AND d.device_id > $2 ORDER BY d.device_id LIMIT $3"
-);
-
-/// Those of no device come first, and are on the first page alone.
-pub(crate) const LETTERS: &str = "SELECT device_id, count(*) FROM dead_letters WHERE received_at > $1 \
-         AND (device_id > $2 OR $2 = '') \
+/// Those of no device come first, and are on the first page alone. By the index of the latest: whoever plans for all values
+/// would rather read all letters in the order of their devices.
+pub(crate) const LETTERS: &str = "SELECT device_id, count(*) FROM ( \
+         SELECT device_id FROM dead_letters WHERE received_at > $1 \
+             AND (device_id > $2 OR $2 = '') ORDER BY received_at DESC) AS l \
      GROUP BY device_id ORDER BY device_id LIMIT $3";
 
 /// By the index of such settings alone.
@@ -284,12 +286,18 @@ pub(crate) const SETTINGS: &str = "SELECT device_id, min(key), count(*) FROM rep
      WHERE failure IS NOT NULL AND device_id > $1 \
      GROUP BY device_id ORDER BY device_id LIMIT $2";
 
-/// Of buffer files that were reported on lately.
-const SKEWED: &str = "SELECT device_id, device_time_ms, reported_at FROM sync_status \
-     WHERE reported_at > $1 AND device_id > $3 \
-         AND abs(extract(epoch FROM reported_at)::FLOAT8 * 1000::FLOAT8 \
-             - device_time_ms::FLOAT8) > $2::FLOAT8 \
-     ORDER BY device_id, reported_at LIMIT $4";
+/// Of devices that reported lately; whose clock is right has no row.
+const SKEWED: &str = "SELECT device_id, device_time_ms, reported_at FROM skewed_clocks \
+     WHERE reported_at > $1 AND device_id > $3 AND abs(skew_ms) > $2 \
+     ORDER BY device_id LIMIT $4";
+
+/// As with letters, those of no device are on the first page alone.
+const NOT_KEPT: &str = "SELECT device_id, \
+         sum(CASE WHEN kind = 'dead_letters' THEN dropped ELSE 0 END)::INT8, \
+         sum(CASE WHEN kind = 'conflicts' THEN dropped ELSE 0 END)::INT8 \
+     FROM kept_aside WHERE dropped_at > $1 AND dropped_at IS NOT NULL \
+         AND (device_id > $2 OR $2 = '') \
+     GROUP BY device_id ORDER BY device_id LIMIT $3";
 
 /// A round that takes long does not make older what a later one has seen.
 const RAISE: &str = "INSERT INTO alerts (id, rule, device_id, detail, opened_at, last_seen_at) \
@@ -303,7 +311,7 @@ const RESOLVE_UNSEEN: &str = "UPDATE alerts SET resolved_at = $2 \
      WHERE rule = $1 AND resolved_at IS NULL AND last_seen_at < $3";
 
 macro_rules! alert_columns {
-    ($rest:literal) => {
+    ($rest:expr) => {
         concat!(
             "SELECT id, rule, device_id, detail, opened_at, last_seen_at, acknowledged_at, \
              acknowledged_by, resolved_at FROM alerts ",
@@ -314,12 +322,24 @@ macro_rules! alert_columns {
 
 const ONE: &str = alert_columns!("WHERE id = $1");
 
-const LATEST: &str = alert_columns!(
-    "WHERE (opened_at, id) < ($1, $2) AND ($3 = '' OR device_id = $3) \
-         AND ($4 = '' OR CASE WHEN resolved_at IS NOT NULL THEN 'resolved' \
-             WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END = $4) \
-     ORDER BY opened_at DESC, id DESC LIMIT $5"
-);
+/// A page behind $1 and $2 in state $3, of which `$which` says more.
+macro_rules! alert_page {
+    ($which:literal) => {
+        alert_columns!(concat!(
+            "WHERE (opened_at, id) < ($1, $2) \
+                 AND ($3 = '' OR CASE WHEN resolved_at IS NOT NULL THEN 'resolved' \
+                     WHEN acknowledged_at IS NOT NULL THEN 'acknowledged' ELSE 'firing' END = $3) ",
+            $which,
+            " ORDER BY opened_at DESC, id DESC LIMIT $4"
+        ))
+    };
+}
+
+const LATEST: &str = alert_page!("");
+
+const OPEN_LATEST: &str = alert_page!("AND resolved_at IS NULL");
+
+const OF_DEVICE: &str = alert_page!("AND device_id = $5");
 
 const ACKNOWLEDGE: &str = "UPDATE alerts SET acknowledged_at = $2, acknowledged_by = $3 \
      WHERE id = $1 AND acknowledged_at IS NULL AND resolved_at IS NULL";
@@ -353,11 +373,12 @@ impl<D: Database> AlertStore for D {
         let most = page_limit(FINDINGS_MAX);
         let (sql, cells, read): (_, _, Read<Finding>) = match rule {
             Rule::ReadingsUnaccounted | Rule::StoreRefuses => return Ok(Vec::new()),
-            Rule::DeviceOffline => (
-                OFFLINE,
-                cells![since(bounds.offline_after), after(), most],
-                |row| finding(row, detail::offline(row.time(1)?)),
-            ),
+            Rule::DeviceOffline => {
+                return match after() {
+                    "" => offline(self, now, since(bounds.offline_after)).await,
+                    _ => Ok(Vec::new()),
+                };
+            }
             Rule::DeadLetters => (
                 LETTERS,
                 cells![since(bounds.letter_age), after(), most],
@@ -367,13 +388,18 @@ impl<D: Database> AlertStore for D {
                 finding(row, detail::settings(&row.text(1)?, row.number(2)?))
             }),
             Rule::ClockSkewed => {
-                let skew = bounds.skew_max.as_millis() as f64;
+                let skew = u64::try_from(bounds.skew_max.as_millis()).unwrap_or(u64::MAX);
                 (
                     SKEWED,
                     cells![since(SKEW_AGE), skew, after(), most],
                     |row| finding(row, detail::skewed(row.int(1)?, row.time(2)?)),
                 )
             }
+            Rule::QuotaExceeded => (
+                NOT_KEPT,
+                cells![since(bounds.letter_age), after(), most],
+                |row| finding(row, detail::not_kept(row.number(1)?, row.number(2)?)),
+            ),
         };
         self.list(Access::Read, sql, cells, read).await
     }
@@ -409,14 +435,17 @@ impl<D: Database> AlertStore for D {
             // Behind every name.
             None => (ReceivedAt::from_micros(i64::MAX), "g"),
         };
-        let cells = cells![
-            at,
-            id,
-            query.device.as_ref().map_or("", DeviceId::as_str),
-            query.state.map_or("", |state| state.as_str()),
-            page_limit(query.limit),
-        ];
-        self.list(Access::Read, LATEST, cells, alert).await
+        let state = query.state.map_or("", |state| state.as_str());
+        let mut cells = cells![at, id, state, page_limit(query.limit)];
+        let sql = match (&query.device, query.state) {
+            (Some(device), _) => {
+                cells.push(device.into());
+                OF_DEVICE
+            }
+            (None, None | Some(AlertState::Resolved)) => LATEST,
+            (None, Some(AlertState::Firing | AlertState::Acknowledged)) => OPEN_LATEST,
+        };
+        self.list(Access::Read, sql, cells, alert).await
     }
 
     async fn alert(&self, id: &str) -> Result<Option<Alert>, StoreError> {
@@ -486,6 +515,20 @@ mod detail {
         format!("{count} payloads could not be used; see the dead letters")
     }
 
+    pub(super) fn not_kept(letters: u64, losers: u64) -> String {
+        let mut kinds = Vec::new();
+        if letters > 0 {
+            kinds.push(format!("{letters} payloads that could not be used"));
+        }
+        if losers > 0 {
+            kinds.push(format!("{losers} versions that lost"));
+        }
+        format!(
+            "no copy was kept of {}: a quota is used up",
+            kinds.join(" and ")
+        )
+    }
+
     pub(super) fn settings(key: &str, count: u64) -> String {
         match count {
             0 | 1 => format!("{key} is not in force"),
@@ -530,5 +573,9 @@ mod tests {
             "log.level is not in force"
         );
         assert_eq!(detail::settings("a", 3), "a and 2 more are not in force");
+        assert_eq!(
+            detail::not_kept(7, 0),
+            "no copy was kept of 7 payloads that could not be used: a quota is used up"
+        );
     }
 }
