@@ -10,7 +10,7 @@ use super::super::StoredReading;
 use super::super::ledger::contest::Key;
 use super::super::ledger::plan::{GoneBefore, Intake, NewRow};
 use super::arguments::{Columns, Micros};
-use super::columns::observed;
+use super::columns::{between, observed};
 use super::ingest::sql_int;
 use super::{rows, sql};
 
@@ -30,6 +30,8 @@ pub(super) async fn found(
         .array(&numbered, |(_, row)| intake.row(row).1)?
         .array(&numbered, |(_, row)| observed(intake, row))?
         .array(&numbered, |(at, _)| sql_int(*at as u64))?;
+    let (first, last) = between(intake, part);
+    let arguments = arguments.one(first)?.one(last)?;
     let rows = connection
         .fetch_all(sqlx::query_with(sql, arguments.done()))
         .await?;

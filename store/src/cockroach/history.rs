@@ -100,7 +100,8 @@ impl HistoryStore for Cockroach {
                 }
                 // Two statements: a sensor that appears between them is in the next answer.
                 None => {
-                    let names = sensor_names(connection, &query.device).await?;
+                    let within = self.widened(connection, query.from, query.to).await?;
+                    let names = sensor_names(connection, &query.device, within).await?;
                     let (sql, other) = match query.order {
                         Order::OldestFirst => (SENSORS_ASC, end(query.to)),
                         Order::NewestFirst => (SENSORS_DESC, begin(query.from)),

@@ -6,7 +6,7 @@
 //! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
 //! [`pooler`] (what must not be between),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
-//! databases), [`ttl`] (old rows out, by CockroachDB itself), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
+//! databases), [`ttl`] (old rows out, by CockroachDB itself), [`partitions`] (readings by month, on PostgreSQL), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!
 //! Each unit of work is attempted until it succeeds or its budget is used up; whatever was
 //! attempted may be attempted again, because all of it is idempotent.
@@ -30,6 +30,7 @@ mod migrate;
 mod node;
 mod nodes;
 mod pace;
+mod partitions;
 #[cfg(test)]
 mod plans;
 mod pooler;
@@ -65,6 +66,7 @@ use dialect::Dialect;
 use failed::{Budget, Failed};
 pub use nodes::Nodes;
 use pace::Pace;
+use partitions::Partitions;
 pub use settings::Database;
 
 /// A CockroachDB or PostgreSQL database, as some readers use it; what it keeps is common to all of them.
@@ -80,6 +82,9 @@ pub struct Cockroach {
     /// How long a device may be silent.
     silence: Arc<Silence>,
     retention: Arc<Retention>,
+    /// Whether a plain table of readings becomes one by month.
+    by_month: bool,
+    partitions: Arc<Partitions>,
     meters: Arc<Meters>,
     statement_timeout: Duration,
     retry_budget: Duration,
@@ -108,6 +113,8 @@ impl Cockroach {
             pace: Arc::default(),
             silence: Arc::default(),
             retention: Arc::default(),
+            by_month: database.partitions,
+            partitions: Arc::default(),
             meters: Arc::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,
