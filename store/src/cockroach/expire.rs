@@ -26,7 +26,7 @@ const BY_MONTH_MIN: Duration = Duration::from_secs(90 * 86_400);
 /// Rows of one statement: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
 
-const READINGS: &str = "WITH gone AS ( \
+pub(super) const READINGS: &str = "WITH gone AS ( \
      DELETE FROM telemetry_data WHERE observed_at < $3 \
          AND (device_id, sensor, observed_at) IN ( \
          SELECT r.device_id, r.sensor, r.observed_at FROM unnest($2::TEXT[]) AS s (sensor) \

@@ -30,6 +30,8 @@ mod migrate;
 mod node;
 mod nodes;
 mod pace;
+#[cfg(test)]
+mod partition_plans;
 mod partitions;
 #[cfg(test)]
 mod plans;

@@ -91,7 +91,7 @@ pub(super) const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
      SELECT sensor FROM names WHERE sensor IS NOT NULL";
 
 /// Stored rows of a range of sequences, found through the times between which they are.
-const CONTENT_STORED: &str = concat!(
+pub(super) const CONTENT_STORED: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = ANY($2) \

@@ -31,6 +31,7 @@ mod ledger;
 mod lww;
 mod odd_rows;
 mod own_server;
+mod partitions;
 mod pooled;
 mod presence;
 mod query;

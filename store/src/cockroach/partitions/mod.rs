@@ -250,16 +250,15 @@ impl Cockroach {
         Ok((clamped(wide.from), clamped(wide.to)))
     }
 
-    /// Where the month begins that a time is in, if that is a partition which goes as a whole when it has ended; else the time.
+    /// Where the first month begins that goes as a whole when it has ended; or the time, if that is before.
     pub(super) async fn month_before(
         &self,
         connection: &mut PgConnection,
         at: Micros,
     ) -> Result<Micros, sqlx::Error> {
         let Known { periods, is_ours } = self.known(connection).await?;
-        let month = periods
-            .iter()
-            .find(|period| is_ours && period.is_short() && period.holds(at.0));
-        Ok(month.map_or(at, |month| Micros(month.from)))
+        let months = periods.iter().filter(|period| is_ours && period.is_short());
+        let first = months.map(|month| month.from).min();
+        Ok(first.map_or(at, |first| Micros(first.min(at.0))))
     }
 }
