@@ -95,11 +95,7 @@ const UNLOCK: &str = "DELETE FROM migration_lock";
 fn a_new_database_is_kept_by_month_and_the_next_months_are_made() {
     postgres(|fixture| async move {
         let store = fixture.open_unmigrated().await;
-        let steps = store.migrate().await.unwrap();
-        assert_eq!(
-            steps.last().unwrap().description,
-            "keep telemetry_data by month"
-        );
+        assert!(!store.migrate().await.unwrap().is_empty());
         assert!(store.pending_migrations().await.unwrap().is_empty());
         assert!(store.migrate().await.unwrap().is_empty());
         store.check().await.unwrap();
@@ -314,6 +310,10 @@ fn a_conversion_that_is_killed_goes_on_and_no_row_is_out_of_sight() {
             migrating.abort();
             let _ = migrating.await;
             killed += 1;
+            assert!(
+                delay < Duration::from_secs(10),
+                "it comes to no end: {seen:?}"
+            );
             delay += Duration::from_millis(2);
             // What the server still does for it ends with its connection, or is done.
             fixture

@@ -157,7 +157,11 @@ impl Cockroach {
                     | Verdict::Overload
                     | Verdict::TooLarge
                     | Verdict::Unforeseen => match self.again(&mut budget, failed).await {
-                        Err(error @ StoreError::Exhausted { .. }) => break error.explained(),
+                        Err(
+                            error @ (StoreError::Exhausted { .. }
+                            | StoreError::Full { .. }
+                            | StoreError::Statement { .. }),
+                        ) => break error.explained(),
                         other => other?,
                     },
                 },
@@ -316,7 +320,8 @@ async fn swap(
     if has_ahead {
         let alone = format!("ALTER TABLE telemetry_data_ahead NO INHERIT {old}");
         transaction.execute(AssertSqlSafe(alone)).await?;
-        for row in transaction.fetch_all(TIMES_AHEAD).await? {
+        let found = sqlx::query(TIMES_AHEAD).persistent(false);
+        for row in transaction.fetch_all(found).await? {
             let Micros(at) = row.try_get(0)?;
             times.push(at);
         }

@@ -56,10 +56,10 @@ pub(super) async fn make(
         let (name, bounds) = (period.name(&taken), period.bounds());
         let create = format!("CREATE TABLE {name} (LIKE telemetry_data INCLUDING ALL)");
         connection.execute(AssertSqlSafe(create)).await?;
-        give(connection, found, &name).await?;
         let attach =
             format!("ALTER TABLE telemetry_data ATTACH PARTITION {name} FOR VALUES {bounds}");
         connection.execute(AssertSqlSafe(attach)).await?;
+        give(connection, found, &name).await?;
         taken.push(name.clone());
         made.push(name);
     }
