@@ -85,7 +85,7 @@ const MOVE: &str = "WITH moved AS (DELETE FROM ONLY telemetry_data AS t \
      INSERT INTO telemetry_data_ahead SELECT * FROM moved";
 
 /// It is read with the table that it inherits from.
-const MAKE_AHEAD: &str = "CREATE TABLE IF NOT EXISTS telemetry_data_ahead \
+const MAKE_AHEAD: &str = "CREATE TABLE telemetry_data_ahead \
      (LIKE telemetry_data INCLUDING ALL EXCLUDING CONSTRAINTS) INHERITS (telemetry_data)";
 
 const HAS_AHEAD: &str = "SELECT to_regclass('telemetry_data_ahead') IS NOT NULL";
@@ -279,8 +279,11 @@ async fn validate(
     );
     let mut transaction = connection.begin().await?;
     stand_beside(&mut transaction, found).await?;
-    transaction.execute(MAKE_AHEAD).await?;
-    give(&mut transaction, found, "telemetry_data_ahead").await?;
+    let has_ahead: bool = transaction.fetch_one(HAS_AHEAD).await?.try_get(0)?;
+    if !has_ahead {
+        transaction.execute(MAKE_AHEAD).await?;
+        give(&mut transaction, found, "telemetry_data_ahead").await?;
+    }
     transaction.commit().await?;
     for piece in keys.chunks(PIECE) {
         let mut transaction = connection.begin().await?;
