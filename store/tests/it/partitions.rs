@@ -703,8 +703,8 @@ fn who_does_not_have_the_table_is_told_what_to_do_and_writes_what_has_a_place() 
             explained.contains("must be owner") && explained.contains("bridge migrate"),
             "{explained}"
         );
-        let error = store.make_partitions().await;
-        assert_eq!(error.unwrap(), 0, "there are all");
+        assert_eq!(store.make_partitions().await.unwrap(), 0, "there are all");
+        row_count(&*store, "e").await;
         store.ingest(&[of("e", 2, &[now + 1])]).await.unwrap();
         // What the error says.
         fixture.sql(&format!("GRANT {owner} TO {bridge}")).await;
@@ -722,6 +722,45 @@ fn who_does_not_have_the_table_is_told_what_to_do_and_writes_what_has_a_place() 
         fixture
             .sql(&format!(
                 "DROP OWNED BY {owner}, {bridge} CASCADE; DROP ROLE {owner}, {bridge}"
+            ))
+            .await;
+    });
+}
+
+/// Its readings go all the same, one by one.
+#[test]
+fn who_may_not_drop_a_month_deletes_its_rows() {
+    postgres(|fixture| async move {
+        let store = fixture.open().await;
+        let now = now(&fixture).await;
+        let times = [now - 200 * DAY, now - 199 * DAY, now];
+        store.ingest(&[of("d", 1, &times)]).await.unwrap();
+        let bridge = format!("bridge_{:x}", rand::random::<u64>());
+        fixture
+            .sql(&format!(
+                "CREATE ROLE {bridge} LOGIN; \
+                 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {bridge}"
+            ))
+            .await;
+        let (_, host, database) = around_host(fixture.url.as_ref().unwrap());
+        let location = Location::parse(&format!("postgres://{bridge}@{host}{database}")).unwrap();
+        let theirs = location.open().await.unwrap();
+        let retention = Some(Duration::from_secs(150 * 86_400));
+        let before = ObservedAt::from_micros(now - 150 * DAY);
+        let made = partitions(&fixture).await;
+        theirs.set_retention(retention).await.unwrap();
+        theirs.expire(before, None).await.unwrap();
+        assert_eq!(partitions(&fixture).await, made);
+        assert_eq!(row_count(&*theirs, "d").await, (3, 1, Some(2)));
+        // Who has it drops what is left of it.
+        store.set_retention(retention).await.unwrap();
+        store.expire(before, None).await.unwrap();
+        assert!(partitions(&fixture).await.len() < made.len());
+        assert_eq!(row_count(&*theirs, "d").await, (3, 1, Some(2)));
+        theirs.close().await;
+        fixture
+            .sql(&format!(
+                "DROP OWNED BY {bridge} CASCADE; DROP ROLE {bridge}"
             ))
             .await;
     });

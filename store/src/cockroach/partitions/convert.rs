@@ -27,7 +27,7 @@ use super::super::dialect::Purpose;
 use super::super::failed::{Budget, Failed};
 use super::super::migrate::PATIENCE;
 use super::grid::{Period, ahead, boundary_of, is_within_years, month_behind};
-use super::leave::MAKE_PLACE;
+use super::leave::make_place;
 use super::make::{give, make};
 use super::{Bound, Found, Layout, look_to_change, stand_beside};
 
@@ -377,14 +377,21 @@ async fn make_parent(
         connection.execute(AssertSqlSafe(add)).await?;
     }
     give(connection, found, "telemetry_data").await?;
-    for grant in connection.fetch_all(of(GRANTS, old)).await? {
-        let (what, to): (String, String) = (grant.try_get(0)?, grant.try_get(1)?);
+    for (what, to) in grants(connection, old).await? {
         let grant = format!("GRANT {what} ON telemetry_data TO {to}");
         connection.execute(AssertSqlSafe(grant)).await?;
     }
-    connection.execute(super::leave::DROP_PLACE).await?;
-    connection.execute(MAKE_PLACE).await?;
-    give(connection, found, "telemetry_data_leaving").await
+    make_place(connection, found).await
+}
+
+/// What whom is granted on a table, as it is written.
+pub(super) async fn grants(
+    connection: &mut PgConnection,
+    table: &str,
+) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let found = connection.fetch_all(of(GRANTS, table)).await?;
+    let grant = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+    found.iter().map(grant).collect()
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

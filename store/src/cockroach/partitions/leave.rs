@@ -9,6 +9,7 @@
 //! what lies there. The first commit waits for the table a second at most, and is tried again in the next
 //! round. The second may count for long, and is in nobody's way.
 
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::super::super::StoreError;
@@ -17,8 +18,9 @@ use super::super::arguments::Micros;
 use super::super::dialect::Purpose;
 use super::super::failed::Failed;
 use super::super::{Cockroach, rows};
+use super::convert::grants;
 use super::make::give;
-use super::{Layout, Partition, bounds, look_to_change, stand_beside};
+use super::{Found, Layout, Partition, bounds, look_to_change, stand_beside};
 
 /// One bridge at a time counts.
 const LOCK: &str = "LOCK TABLE telemetry_data_leaving IN SHARE UPDATE EXCLUSIVE MODE";
@@ -36,13 +38,28 @@ const COUNT: &str = "UPDATE devices SET expired = devices.expired + g.gone, \
 /// Nobody else has a partition leave meanwhile, and nothing leaves.
 const LOCK_PLACE: &str = "LOCK TABLE telemetry_data_leaving IN ACCESS EXCLUSIVE MODE";
 
-/// Makes the place anew, for a table as it is now, whatever columns it has got since.
-pub(super) const DROP_PLACE: &str = "DROP TABLE telemetry_data_leaving";
-pub(super) const MAKE_PLACE: &str = "CREATE TABLE telemetry_data_leaving (LIKE telemetry_data) \
+const DROP_PLACE: &str = "DROP TABLE telemetry_data_leaving";
+const MAKE_PLACE: &str = "CREATE TABLE telemetry_data_leaving (LIKE telemetry_data) \
      PARTITION BY RANGE (observed_at)";
 
+/// Makes the place anew, for a table as it is now, whatever columns it has got since. Who reads the table counts its rows.
+pub(super) async fn make_place(
+    connection: &mut PgConnection,
+    found: &Found,
+) -> Result<(), sqlx::Error> {
+    connection.execute(DROP_PLACE).await?;
+    connection.execute(MAKE_PLACE).await?;
+    give(connection, found, "telemetry_data_leaving").await?;
+    for (what, to) in grants(connection, "telemetry_data").await? {
+        let grant = format!("GRANT {what} ON telemetry_data_leaving TO {to}");
+        connection.execute(AssertSqlSafe(grant)).await?;
+    }
+    Ok(())
+}
+
 impl Cockroach {
-    /// Drops partitions that end at a time or before it. Returns how many rows went.
+    /// Drops partitions that end at a time or before it. Returns how many rows went. Where they may not be dropped, rows are
+    /// to be deleted.
     pub(in super::super) async fn drop_old(&self, before: Micros) -> Result<u64, StoreError> {
         let mut rows = 0;
         loop {
@@ -52,10 +69,24 @@ impl Cockroach {
             };
             match dropped.await {
                 Ok(true) => {}
-                Ok(false) => return Ok(rows),
+                Ok(false) => {
+                    self.partitions.may_drop(true);
+                    return Ok(rows);
+                }
                 // Somebody reads or writes, or another bridge is at it.
                 Err(failed) if failed.verdict == Verdict::Conflict => {
                     tracing::debug!("an old partition stays until the next round");
+                    return Ok(rows);
+                }
+                Err(failed) if matches!(failed.verdict, Verdict::Refused | Verdict::Refusal) => {
+                    let error = self.budget().given_up(failed).explained();
+                    if self.partitions.may_drop(false) {
+                        tracing::warn!(
+                            error,
+                            "old partitions cannot be dropped: their rows are deleted one by one; \
+                             grant the role of the owner of telemetry_data to the bridge's"
+                        );
+                    }
                     return Ok(rows);
                 }
                 Err(failed) => return Err(self.budget().given_up(failed)),
@@ -88,9 +119,7 @@ impl Cockroach {
                 transaction.rollback().await?;
                 return Ok(Some(None));
             }
-            transaction.execute(DROP_PLACE).await?;
-            transaction.execute(MAKE_PLACE).await?;
-            give(&mut transaction, &found, "telemetry_data_leaving").await?;
+            make_place(&mut transaction, &found).await?;
             let detach = format!("ALTER TABLE telemetry_data DETACH PARTITION {name}");
             transaction.execute(AssertSqlSafe(detach)).await?;
             // Every row is within: nothing is looked at.

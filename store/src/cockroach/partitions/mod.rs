@@ -20,6 +20,7 @@ mod grid;
 mod leave;
 mod make;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -105,7 +106,11 @@ struct Found {
 
 /// What is known of partitions since when, if it was asked for.
 #[derive(Debug, Default)]
-pub(super) struct Partitions(Mutex<Option<(Instant, Known)>>);
+pub(super) struct Partitions {
+    known: Mutex<Option<(Instant, Known)>>,
+    /// Whether old ones were refused to be dropped.
+    is_refused: AtomicBool,
+}
 
 /// What queries know of partitions.
 #[derive(Debug, Clone)]
@@ -116,14 +121,19 @@ struct Known {
 
 impl Partitions {
     fn known(&self) -> Option<Known> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, known) = known.as_ref()?;
         (since.elapsed() < KNOWN_FOR).then(|| known.clone())
     }
 
     fn set(&self, known: Option<Known>) {
-        let mut of = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         *of = known.map(|known| (Instant::now(), known));
+    }
+
+    /// Whether that is new.
+    fn may_drop(&self, may: bool) -> bool {
+        self.is_refused.swap(!may, Ordering::Relaxed) == may
     }
 }
 
@@ -250,14 +260,16 @@ impl Cockroach {
         Ok((clamped(wide.from), clamped(wide.to)))
     }
 
-    /// Where the first month begins that goes as a whole when it has ended; or the time, if that is before.
+    /// Where the first month begins that goes as a whole when it has ended; or the time, if that is before, or months may not be
+    /// dropped.
     pub(super) async fn month_before(
         &self,
         connection: &mut PgConnection,
         at: Micros,
     ) -> Result<Micros, sqlx::Error> {
         let Known { periods, is_ours } = self.known(connection).await?;
-        let months = periods.iter().filter(|period| is_ours && period.is_short());
+        let goes = is_ours && !self.partitions.is_refused.load(Ordering::Relaxed);
+        let months = periods.iter().filter(|period| goes && period.is_short());
         let first = months.map(|month| month.from).min();
         Ok(first.map_or(at, |first| Micros(first.min(at.0))))
     }
