@@ -154,10 +154,20 @@ struct RawStore {
     #[serde(default, with = "humantime_serde")]
     stale_max: Option<Duration>,
     migrate: Option<bool>,
+    partitions: Option<Partitions>,
     #[serde(default, with = "humantime_serde")]
     retention: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
     gap_age: Option<Duration>,
+}
+
+/// Whether a PostgreSQL keeps readings by month.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Partitions {
+    #[default]
+    Month,
+    Off,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -496,6 +506,7 @@ fn database(raw: &RawStore, origin: &Path, problems: &mut Problems) -> Option<Lo
     match Location::parse(&text) {
         Ok(Location::Cockroach(mut database)) => {
             stale_reads(raw, &mut database, problems);
+            database.partitions = raw.partitions.unwrap_or_default() == Partitions::Month;
             Some(Location::Cockroach(database))
         }
         Ok(file) => {

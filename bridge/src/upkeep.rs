@@ -1,5 +1,5 @@
 //! What a bridge does now and then: merge ledger ranges, ask devices again for what was skipped, count what is kept aside,
-//! and drop what is too old. Safe with several bridges: what reads or drops much is done by one at a time, for all
+//! drop what is too old, and make partitions ahead. Safe with several bridges: what reads or drops much is done by one at a time, for all
 //! ([`Round`]). A failure waits for the next time.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use store::rounds::Round;
 use store::{FleetBooks, Settled, Store, StoreError};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::auth::token::VALIDITY_SECONDS_MAX;
 use crate::ingest::{AckPublisher, Acks};
@@ -32,6 +32,9 @@ const CLAIM: Duration = INTERVAL.checked_div(2).expect("two is not zero");
 
 /// How long old rows are dropped in one turn.
 const TURN: Duration = INTERVAL;
+
+/// How often the partitions of the next months are looked after, by one bridge for all: three months are made ahead.
+const PARTITIONS: Duration = Duration::from_secs(3600);
 
 /// Gaps that are asked for at a time.
 const GAPS_MAX: usize = 1_000;
@@ -120,6 +123,12 @@ impl Upkeep {
             if let Err(error) = self.forget().await {
                 debug!(%error, "ended tokens and old alerts were not dropped");
             }
+            if let Err(error) = self.make_partitions().await {
+                warn!(
+                    error = error.explained(),
+                    "partitions of the next months were not made"
+                );
+            }
         }
     }
 
@@ -174,6 +183,19 @@ impl Upkeep {
         let Some(place) = begun else { return Ok(()) };
         let next = self.store.recount(&place, now).await?;
         self.store.keep_round(Round::Quotas, &next, now).await
+    }
+
+    /// Has a place made for the readings of the next months, unless another bridge has just done so.
+    async fn make_partitions(&self) -> Result<(), StoreError> {
+        let now = self.store.clock().now();
+        let begun = self
+            .store
+            .begin_round(Round::Partitions, now, PARTITIONS)
+            .await?;
+        if begun.is_some() {
+            self.store.make_partitions().await?;
+        }
+        Ok(())
     }
 
     /// Drops what says nothing any more: revocations of tokens that have ended by themselves, and

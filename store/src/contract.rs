@@ -88,9 +88,14 @@ pub trait UpkeepStore: Send + Sync {
     /// whether it does; where not, [`Self::expire`] is to be called now and then.
     async fn set_retention(&self, retention: Option<Duration>) -> Result<bool, StoreError>;
 
+    /// Makes what the readings of this month and the next ones are kept in, where a database keeps them by month; what else
+    /// comes has its place made when it comes. Returns how many were made.
+    async fn make_partitions(&self) -> Result<u64, StoreError>;
+
     /// Drops what was observed, dead letters that were received, and commands that ended before a
     /// time: of the next [`EXPIRE_DEVICES`] devices behind `after`, and not many more than [`EXPIRE_ROWS`] rows. The
-    /// ledger keeps its ranges.
+    /// ledger keeps its ranges. Partitions that end before go whole, beyond that number, at the beginning; where months go
+    /// so, readings stay until theirs has ended.
     async fn expire(
         &self,
         before: ObservedAt,

@@ -20,6 +20,8 @@ pub enum Round {
     Silence,
     /// What is kept aside is counted anew.
     Quotas,
+    /// Partitions of the next months are made.
+    Partitions,
 }
 
 /// The part of a store that lets one bridge at a time do something.
@@ -57,6 +59,7 @@ impl Round {
             Self::Retention => "retention",
             Self::Silence => "silence",
             Self::Quotas => "quotas",
+            Self::Partitions => "partitions",
         }
     }
 }

@@ -181,6 +181,7 @@ fn limits_of_the_store_are_held() {
         ("url = 'store.db'\nstale_max = '10s'", "by URL only"),
         (&format!("{url}\nstale_max = '4999ms'"), "store.stale_max"),
         (&format!("{url}\nstale_max = '3601s'"), "store.stale_max"),
+        (&format!("{url}\npartitions = 'week'"), "month"),
         (
             &format!("{url}\nreplica_url = 'postgres://r/x'"),
             "needs store.stale_max",
@@ -195,6 +196,8 @@ fn limits_of_the_store_are_held() {
     // At the limits nothing is wrong but that nobody answers.
     for store in [
         "stale_max = '5s'\nretention = '3600s'",
+        "partitions = 'off'",
+        "partitions = 'month'",
         "stale_max = '3600s'\nreplica_url = 'postgres://r/x'",
     ] {
         let settings = settings(&format!("{url}\n{store}"));

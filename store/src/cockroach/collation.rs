@@ -51,8 +51,9 @@ const COLUMNS: &str = "SELECT c.relname::TEXT, a.attname::TEXT, c.relname = ANY(
              WHERE k.collname IN ('C', 'POSIX', 'ucs_basic', 'pg_c_utf8')) \
          AND EXISTS (SELECT 1 FROM pg_index AS i \
              WHERE i.indrelid = c.oid AND a.attnum = ANY(i.indkey)) \
-         AND (c.relname <> ALL($3::TEXT[]) OR (c.relkind = 'r' \
-             AND pg_relation_size(c.oid) + pg_indexes_size(c.oid) <= $4::INT8)) \
+         AND (c.relname <> ALL($3::TEXT[]) OR pg_relation_size(c.oid) + pg_indexes_size(c.oid) \
+             + coalesce((SELECT sum(pg_relation_size(p.relid) + pg_indexes_size(p.relid)) \
+                 FROM pg_partition_tree(c.oid) AS p WHERE p.relid <> c.oid), 0) <= $4::INT8) \
      ORDER BY c.relname, a.attnum";
 
 /// A table whose keys compare by a locale.

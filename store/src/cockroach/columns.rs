@@ -114,11 +114,14 @@ pub(super) fn replacement_arguments(
     replacing: &[(NewRow, Version)],
 ) -> Result<PgArguments, sqlx::Error> {
     let rows: Vec<NewRow> = replacing.iter().map(|(row, _)| *row).collect();
+    let (first, last) = between(intake, &rows);
     Ok(
         row_arguments(Columns::default(), intake, &rows, Shape::WHOLE)?
             .array(replacing, |(_, found)| sql_int(found.hlc.bits()))?
             .array(replacing, |(_, found)| sql_int(found.epoch.get()))?
             .array(replacing, |(_, found)| sql_int(found.seq))?
+            .one(first)?
+            .one(last)?
             .done(),
     )
 }
@@ -143,6 +146,15 @@ pub(super) fn conflict_arguments(losers: &[&Lost<'_>]) -> Result<PgArguments, sq
         .array(losers, |lost| micros(lost.recorded_at))?
         .array(losers, |lost| lost.is_same)?
         .done())
+}
+
+/// The first and the last time of some rows.
+pub(super) fn between(intake: &Intake<'_>, part: &[NewRow]) -> (Micros, Micros) {
+    let times = part.iter().map(|row| observed(intake, row).0);
+    let (first, last) = times.fold((i64::MAX, i64::MIN), |(first, last), at| {
+        (first.min(at), last.max(at))
+    });
+    (Micros(first), Micros(last))
 }
 
 pub(super) fn observed(intake: &Intake<'_>, row: &NewRow) -> Micros {

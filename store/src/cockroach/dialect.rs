@@ -59,9 +59,9 @@ pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off
 
 /// A PostgreSQL connection that migrates beside bridges that go on writing. A table is waited for only
 /// so long, because everybody who wants it queues behind that; and a step that reads what others write
-/// must not fail because of it. CockroachDB waits for nobody, and changes a schema only when it is
+/// must not fail because of it. That is longer than PostgreSQL's `deadlock_timeout`, when autovacuum gives way. CockroachDB waits for nobody, and changes a schema only when it is
 /// serializable.
-const MIGRATE_SETTINGS: &str = "SET jit = off; SET lock_timeout = '1s'; \
+const MIGRATE_SETTINGS: &str = "SET jit = off; SET lock_timeout = '1500ms'; \
      SET default_transaction_isolation = 'read committed'";
 
 /// A CockroachDB connection that migrates. A step is one transaction, together with the note that it was applied; 25.1

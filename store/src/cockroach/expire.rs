@@ -19,11 +19,16 @@ use super::ingest::sql_int;
 use super::query::sensor_names;
 use super::{Cockroach, merge, rows, ttl};
 
+/// Readings that are kept so long go by whole months, where they are kept by month: a row costs nothing to drop, and stays a
+/// third longer at most.
+const BY_MONTH_MIN: Duration = Duration::from_secs(90 * 86_400);
+
 /// Rows of one statement: short enough that no writer waits for long.
 const ROWS: i64 = 1_000;
 
-const READINGS: &str = "WITH gone AS ( \
-     DELETE FROM telemetry_data WHERE (device_id, sensor, observed_at) IN ( \
+pub(super) const READINGS: &str = "WITH gone AS ( \
+     DELETE FROM telemetry_data WHERE observed_at < $3 \
+         AND (device_id, sensor, observed_at) IN ( \
          SELECT r.device_id, r.sensor, r.observed_at FROM unnest($2::TEXT[]) AS s (sensor) \
          CROSS JOIN LATERAL ( \
              SELECT q.device_id, q.sensor, q.observed_at FROM telemetry_data AS q \
@@ -74,7 +79,9 @@ impl UpkeepStore for Cockroach {
     ) -> Result<Expired, StoreError> {
         let before = Micros(before.clamp(OBSERVED_AT_MIN, OBSERVED_AT_MAX).micros());
         let mut all: u64 = 0;
+        let mut dropped = 0;
         if after.is_none() {
+            dropped = self.drop_old(before).await?;
             delete!(
                 self,
                 &mut all,
@@ -95,9 +102,20 @@ impl UpkeepStore for Cockroach {
             found.iter().map(|row| rows::device(row, 0)).collect()
         })?;
         let devices: Vec<DeviceId> = devices;
+        let is_by_month = self
+            .retention
+            .get()
+            .is_some_and(|kept| kept >= BY_MONTH_MIN);
+        let readings_before = match is_by_month {
+            true => run!(self, &mut self.budget(), Purpose::Read, |connection| {
+                self.month_before(connection, before).await
+            })?,
+            false => before,
+        };
         let mut done = None;
         for device in &devices {
-            self.expire_device(device, before, &mut all).await?;
+            self.expire_device(device, readings_before, before, &mut all)
+                .await?;
             if all >= EXPIRE_ROWS {
                 break;
             }
@@ -106,10 +124,14 @@ impl UpkeepStore for Cockroach {
         let is_cut = all >= EXPIRE_ROWS;
         let has_more = is_cut || devices.len() == EXPIRE_DEVICES;
         Ok(Expired {
-            rows: all,
+            rows: all + dropped,
             next: done.or_else(|| after.cloned()).filter(|_| has_more),
             is_cut,
         })
+    }
+
+    async fn make_partitions(&self) -> Result<u64, StoreError> {
+        self.make_ahead().await
     }
 
     async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {
@@ -123,19 +145,22 @@ impl Cockroach {
     async fn expire_device(
         &self,
         device: &DeviceId,
+        readings_before: Micros,
         before: Micros,
         all: &mut u64,
     ) -> Result<(), StoreError> {
         let id = device.as_str();
+        let end = ObservedAt::from_micros(readings_before.0);
         let names = run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            sensor_names(connection, device).await
+            let within = self.widened(connection, OBSERVED_AT_MIN, end).await?;
+            sensor_names(connection, device, within).await
         })?;
         let of_each = (ROWS / sql_int(names.len().max(1) as u64)).max(1);
-        while *all < EXPIRE_ROWS {
+        while *all < EXPIRE_ROWS && !names.is_empty() {
             let gone = run!(self, &mut self.budget(), Purpose::Write, |connection| {
                 let delete = sqlx::query(READINGS).bind(id).bind(&names);
                 let gone = connection
-                    .fetch_optional(delete.bind(before).bind(of_each))
+                    .fetch_optional(delete.bind(readings_before).bind(of_each))
                     .await?;
                 gone.map_or(Ok(0), |row| rows::number(&row, 0))
             })?;

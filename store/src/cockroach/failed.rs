@@ -92,6 +92,23 @@ impl Failed {
         is_too_slow(&self.error)
     }
 
+    /// Whether no partition of the table of readings takes some row: nothing was written. The code is that of every
+    /// constraint, its text is in the server's language; the place in the server's source tells.
+    pub(super) fn has_no_partition(&self) -> bool {
+        let error = self.error.as_database_error();
+        let error = error.and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        error.is_some_and(|error| {
+            error.code() == "23514"
+                && error.routine() == Some("ExecFindPartition")
+                && error.table() == Some("telemetry_data")
+        })
+    }
+
+    /// The SQLSTATE, where the database has said one.
+    pub(super) fn sqlstate(&self) -> Option<String> {
+        code(&self.error)
+    }
+
     /// What the database said, when it cannot do that at all (0A000): to a view's columns, say.
     pub(super) fn not_supported(&self) -> Option<String> {
         let error = self.error.as_database_error()?;

@@ -11,7 +11,7 @@ use super::super::ledger::contest::Key;
 use super::super::ledger::plan::{Gone, Intake, NewRow};
 use super::super::quota;
 use super::arguments::{Columns, Micros};
-use super::columns::observed;
+use super::columns::{between, observed};
 use super::ingest::sql_int;
 use super::port::{Statements, ended};
 use super::{rows, sql};
@@ -32,6 +32,8 @@ pub(super) async fn found(
         .array(&numbered, |(_, row)| intake.row(row).1)?
         .array(&numbered, |(_, row)| observed(intake, row))?
         .array(&numbered, |(at, _)| sql_int(*at as u64))?;
+    let (first, last) = between(intake, part);
+    let arguments = arguments.one(first)?.one(last)?;
     let rows = connection
         .fetch_all(sqlx::query_with(sql, arguments.done()))
         .await?;

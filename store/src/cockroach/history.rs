@@ -85,7 +85,10 @@ impl HistoryStore for Cockroach {
     ) -> Result<Vec<StoredReading>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
             let Some(sensor) = &query.sensor else {
-                return several(connection, query, after).await;
+                // Two statements: a sensor that appears between them is in the next answer.
+                let within = self.widened(connection, query.from, query.to).await?;
+                let names = sensor_names(connection, &query.device, within).await?;
+                return several(connection, query, after, names).await;
             };
             let bound = bound_of(sensor.as_str(), query, after);
             let (sql, from, to) = match query.order {
@@ -133,8 +136,8 @@ async fn several(
     connection: &mut PgConnection,
     query: &TelemetryQuery,
     after: Option<&Cursor>,
+    names: Vec<String>,
 ) -> Result<Vec<StoredReading>, sqlx::Error> {
-    let names = sensor_names(connection, &query.device).await?;
     let mut page = Page::new(query, after, names);
     while let Some(ask) = page.next() {
         page.take(&ask, part(connection, query, &ask).await?);

@@ -360,6 +360,12 @@ impl Cockroach {
                 continue;
             }
             let Some(failed) = failed else { continue };
+            if failed.has_no_partition() {
+                self.make_room(&call.intake, &part, failed, &mut call.budget)
+                    .await?;
+                todo.push(part);
+                continue;
+            }
             // One row says nothing about how many are too many.
             let is_too_much = failed.is_too_slow() || failed.verdict == Verdict::TooLarge;
             if is_too_much && part.len() > 1 {
@@ -466,7 +472,7 @@ impl Cockroach {
         }
     }
 
-    async fn pause(&self, budget: &mut Budget) -> Result<(), StoreError> {
+    pub(super) async fn pause(&self, budget: &mut Budget) -> Result<(), StoreError> {
         budget.again(Failed::moved(&self.cluster.address())).await
     }
 

@@ -21,6 +21,7 @@ use super::arguments::Micros;
 use super::collation::{self, Table};
 use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
+use super::partitions::{self, Layout};
 
 /// How long a lock lives without being renewed, and how often it is.
 const LEASE_SECONDS: i64 = 30;
@@ -46,6 +47,7 @@ static MIGRATOR: LazyLock<Migrator> = LazyLock::new(|| {
 struct Look {
     applied: Vec<i64>,
     tables: Vec<Table>,
+    layout: Layout,
 }
 
 /// The version that this build needs.
@@ -56,7 +58,9 @@ pub(super) fn newest() -> i64 {
 #[async_trait]
 impl SchemaStore for Cockroach {
     async fn check(&self) -> Result<(), StoreError> {
-        let Look { applied, tables } = self.look().await?;
+        let Look {
+            applied, tables, ..
+        } = self.look().await?;
         let found = applied.into_iter().max().unwrap_or(0);
         is_known(found)?;
         if found < newest() {
@@ -71,15 +75,22 @@ impl SchemaStore for Cockroach {
     }
 
     async fn pending_migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let Look { applied, tables } = self.look().await?;
+        let Look {
+            applied,
+            tables,
+            layout,
+        } = self.look().await?;
         is_known(applied.iter().copied().max().unwrap_or(0))?;
         let steps = MIGRATOR.iter().filter(|s| !applied.contains(&s.version));
-        // It has no number: it is done whenever it is found undone.
-        let bytewise = collation::describe(&tables).map(|description| Migration {
+        // They have no number: each is done whenever it is found undone.
+        let is_plain = self.by_month && matches!(layout, Layout::Plain(_));
+        let by_month = is_plain.then(|| "keep telemetry_data by month".to_owned());
+        let unnumbered = collation::describe(&tables).into_iter().chain(by_month);
+        let unnumbered = unnumbered.map(|description| Migration {
             version: newest(),
             description,
         });
-        Ok(steps.map(described).chain(bytewise).collect())
+        Ok(steps.map(described).chain(unnumbered).collect())
     }
 
     async fn migrate(&self) -> Result<Vec<Migration>, StoreError> {
@@ -92,7 +103,7 @@ impl SchemaStore for Cockroach {
         })?;
         self.lock(&holder).await?;
         // Others may have been here while we waited.
-        let pending = self.pending_migrations().await?;
+        let mut pending = self.pending_migrations().await?;
         let result = tokio::select! {
             result = self.apply_all() => result,
             lost = self.renew(&holder) => Err(lost),
@@ -106,6 +117,9 @@ impl SchemaStore for Cockroach {
         if let Err(error) = unlocked {
             tracing::warn!(%error, "migration lock is left to its lease");
         }
+        // What cannot be by month stays as it is.
+        let left = self.pending_migrations().await?;
+        pending.retain(|step| !left.contains(step));
         Ok(pending)
     }
 }
@@ -131,17 +145,22 @@ impl Cockroach {
     /// What the database has, and what of it compares by a locale.
     async fn look(&self) -> Result<Look, StoreError> {
         let steps: Vec<&str> = MIGRATOR.iter().map(|step| step.sql.as_str()).collect();
-        let (applied, (encoding, tables)) = run!(
+        let (applied, (encoding, tables), layout) = run!(
             self,
             &mut Budget::new(LOOK_BUDGET),
             Purpose::Read,
             |connection| Ok((
                 applied(connection).await?,
-                collation::look(connection, &steps).await?
+                collation::look(connection, &steps).await?,
+                partitions::layout(connection).await?
             ))
         )?;
         collation::holds_every_text(&encoding)?;
-        Ok(Look { applied, tables })
+        Ok(Look {
+            applied,
+            tables,
+            layout,
+        })
     }
 
     async fn lock(&self, holder: &str) -> Result<(), StoreError> {
@@ -183,11 +202,15 @@ impl Cockroach {
         }
     }
 
-    /// The numbered steps, and then the order of what they made.
+    /// The numbered steps, then the order of what they made, and then its partitions.
     async fn apply_all(&self) -> Result<(), StoreError> {
         self.apply().await?;
         let Look { tables, .. } = self.look().await?;
-        self.make_bytewise(&tables).await
+        self.make_bytewise(&tables).await?;
+        match self.by_month {
+            true => self.keep_by_month().await,
+            false => Ok(()),
+        }
     }
 
     async fn apply(&self) -> Result<(), StoreError> {

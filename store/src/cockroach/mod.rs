@@ -6,7 +6,7 @@
 //! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
 //! [`pooler`] (what must not be between),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
-//! databases), [`ttl`] (old rows out, by CockroachDB itself), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
+//! databases), [`ttl`] (old rows out, by CockroachDB itself), [`partitions`] (readings by month, on PostgreSQL), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
 //!
 //! Each unit of work is attempted until it succeeds or its budget is used up; whatever was
 //! attempted may be attempted again, because all of it is idempotent.
@@ -30,6 +30,9 @@ mod migrate;
 mod node;
 mod nodes;
 mod pace;
+#[cfg(test)]
+mod partition_plans;
+mod partitions;
 #[cfg(test)]
 mod plans;
 mod pooler;
@@ -67,6 +70,7 @@ use dialect::Dialect;
 use failed::{Budget, Failed};
 pub use nodes::Nodes;
 use pace::Pace;
+use partitions::Partitions;
 pub use settings::Database;
 
 /// A CockroachDB or PostgreSQL database, as some readers use it; what it keeps is common to all of them.
@@ -83,6 +87,9 @@ pub struct Cockroach {
     silence: Arc<Silence>,
     retention: Arc<Retention>,
     rooms: Arc<Rooms>,
+    /// Whether a plain table of readings becomes one by month.
+    by_month: bool,
+    partitions: Arc<Partitions>,
     meters: Arc<Meters>,
     statement_timeout: Duration,
     retry_budget: Duration,
@@ -112,6 +119,8 @@ impl Cockroach {
             silence: Arc::default(),
             retention: Arc::default(),
             rooms: Arc::default(),
+            by_month: database.partitions,
+            partitions: Arc::default(),
             meters: Arc::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,

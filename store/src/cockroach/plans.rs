@@ -21,6 +21,8 @@ use crate::{Location, Order, TelemetryQuery, ledger};
 
 /// 100 devices with 7 sensors that are read once a minute, for a day; and the books of 20,000.
 const FILL: &str = "
+    CREATE TABLE telemetry_data_2023 PARTITION OF telemetry_data
+        FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
     INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at)
     SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 60 * m), m, 0, m, 1, 7 * m + s + 1, now()
     FROM generate_series(0, 99) AS d, generate_series(0, 6) AS s, generate_series(0, 1439) AS m;
@@ -189,7 +191,7 @@ async fn pages_cost_what_they_return(connection: &mut PgConnection) {
         ("wide", 3_000, 1_000),
     ] {
         let of: DeviceId = device.parse().unwrap();
-        let names = sensor_names(connection, &of).await.unwrap();
+        let names = sensor_names(connection, &of, (Micros(i64::MIN), Micros(i64::MAX))).await.unwrap();
         assert_eq!(names.len(), sensors);
         for order in [Order::OldestFirst, Order::NewestFirst] {
             let query = TelemetryQuery {
@@ -238,7 +240,7 @@ async fn pages_cost_what_they_return(connection: &mut PgConnection) {
         }
     }
     // All of its sensors, once each.
-    let names = "'wide'".to_owned();
+    let names = "'wide', '-infinity', 'infinity'".to_owned();
     let found = explain(connection, SENSOR_NAMES, &names).await;
     let read: f64 = found.iter().map(|(_, _, rows)| rows).sum();
     assert!(read <= 3_001.0, "{read} rows for names: {found:?}");
@@ -270,7 +272,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "names of sensors",
                 SENSOR_NAMES,
-                "'device-42'".to_owned(),
+                "'device-42', '-infinity', 'infinity'".to_owned(),
                 20.0,
             ),
             (

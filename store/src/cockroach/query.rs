@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Executor as _, Row as _};
 
 use super::super::contract::ReadingStore;
 use super::super::ledger::books::Content;
-use super::super::ledger::plan::OBSERVED_AT_MAX;
+use super::super::ledger::plan::{OBSERVED_AT_MAX, OBSERVED_AT_MIN};
 use super::super::ledger::query::WITHIN;
 use super::super::{
     Conflict, ConflictCursor, QUERY_ROWS_MAX, RangeContent, StoreError, StoredReading,
@@ -70,18 +70,22 @@ pub(super) const LATEST: &str = concat!(
      ORDER BY s.place LIMIT $3"
 );
 
-/// The names of a device's sensors, from the key alone: one seek a name, in whichever order.
+/// The names of a device's sensors, from the key alone: one seek a name and partition, in whichever order. Only partitions
+/// between the two times are looked at. They are no condition of the rows: they end where partitions end
+/// ([`Cockroach::widened`]), or a seek would pass over all that is outside of them.
 pub(super) const SENSOR_NAMES: &str = "WITH RECURSIVE names AS ( \
          (SELECT t.sensor FROM telemetry_data AS t WHERE t.device_id = $1 \
+              AND t.observed_at >= $2 AND t.observed_at < $3 \
           ORDER BY t.sensor LIMIT 1) \
          UNION ALL \
          SELECT (SELECT t.sensor FROM telemetry_data AS t \
-             WHERE t.device_id = $1 AND t.sensor > n.sensor ORDER BY t.sensor LIMIT 1) \
+             WHERE t.device_id = $1 AND t.sensor > n.sensor \
+                 AND t.observed_at >= $2 AND t.observed_at < $3 ORDER BY t.sensor LIMIT 1) \
          FROM names AS n WHERE n.sensor IS NOT NULL) \
      SELECT sensor FROM names WHERE sensor IS NOT NULL";
 
 /// Stored rows of a range of sequences, found through the times between which they are.
-const CONTENT_STORED: &str = concat!(
+pub(super) const CONTENT_STORED: &str = concat!(
     "SELECT t.sensor, ",
     reading_columns!(),
     " FROM telemetry_data AS t WHERE t.device_id = $1 AND t.sensor = ANY($2) \
@@ -109,7 +113,8 @@ pub(super) const CONFLICTS: &str = concat!(
 impl ReadingStore for Cockroach {
     async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let names = sensor_names(connection, device).await?;
+            let all = (Micros(OBSERVED_AT_MIN.micros()), Micros(TO_MAX.micros()));
+            let names = sensor_names(connection, device, all).await?;
             let places = places(&names);
             let select = sqlx::query(LATEST).bind(device.as_str()).bind(names);
             let select = select.bind(limited(QUERY_ROWS_MAX)).bind(places);
@@ -137,7 +142,10 @@ impl ReadingStore for Cockroach {
             let to: Option<Micros> = within.try_get(1)?;
             let mut content = Content::of(range);
             if let (Some(from), Some(to)) = (from, to) {
-                let names = sensor_names(&mut view, device).await?;
+                let (first_at, behind) = (from.0, to.0.saturating_add(1));
+                let within = [first_at, behind].map(ObservedAt::from_micros);
+                let within = self.widened(&mut view, within[0], within[1]).await?;
+                let names = sensor_names(&mut view, device, within).await?;
                 let stored = sqlx::query(CONTENT_STORED).bind(id).bind(names);
                 let stored = stored
                     .bind(from)
@@ -181,12 +189,14 @@ impl ReadingStore for Cockroach {
     }
 }
 
-/// In the order of their bytes.
+/// In the order of their bytes; of sensors that have readings between two times, and perhaps of others.
 pub(super) async fn sensor_names(
     connection: &mut PgConnection,
     device: &DeviceId,
+    (from, to): (Micros, Micros),
 ) -> Result<Vec<String>, sqlx::Error> {
     let query = sqlx::query(SENSOR_NAMES).bind(device.as_str());
+    let query = query.bind(from).bind(to);
     let found = connection.fetch_all(query).await?;
     let names = found.iter().map(|row| row.try_get(0));
     let mut names: Vec<String> = names.collect::<Result<_, _>>()?;

@@ -17,6 +17,9 @@ pub struct Database {
     /// about five seconds ago, so that no less can be asked of it; PostgreSQL from its replicas, as long as they are
     /// fresh enough. Tables that were made since are read as they are now.
     pub stale_max: Option<Duration>,
+    /// Whether a PostgreSQL keeps readings by month: a plain table becomes a partitioned one when the schema is brought up
+    /// to date. Without it a plain table stays one, and a partitioned one stays that.
+    pub partitions: bool,
     /// Most connections for writing, on each node. Two keep a database of two cores busy; more
     /// help where commits wait for a network.
     pub writers_max: u32,
@@ -38,6 +41,7 @@ impl Database {
             nodes,
             replicas: None,
             stale_max: None,
+            partitions: true,
             writers_max: 4,
             readers_max: 4,
             statement_timeout: Duration::from_secs(10),

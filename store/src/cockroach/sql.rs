@@ -172,13 +172,13 @@ pub(super) const PUT_RANGES: &str = concat!(
     ledger_grows!()
 );
 
-/// What is stored under some keys.
+/// What is stored under some keys. The last arguments are the first and the last of their times: no other partitions are opened.
 pub(super) const STORED: &str = "SELECT k.place, t.observed_at, t.value_f64, t.value_i64, \
      t.value_bool, t.value_text, t.quality, t.hlc, t.epoch, t.seq, t.received_at \
      FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::INT8[]) \
          AS k (device_id, sensor, observed_at, place) \
      JOIN telemetry_data AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
-         AND t.observed_at = k.observed_at";
+         AND t.observed_at = k.observed_at WHERE t.observed_at BETWEEN $5 AND $6";
 
 /// What lost under some keys.
 pub(super) const LOST: &str = "SELECT k.place, t.observed_at, t.value_f64, t.value_i64, \
@@ -186,9 +186,9 @@ pub(super) const LOST: &str = "SELECT k.place, t.observed_at, t.value_f64, t.val
      FROM unnest($1::TEXT[], $2::TEXT[], $3::TIMESTAMPTZ[], $4::INT8[]) \
          AS k (device_id, sensor, observed_at, place) \
      JOIN conflicts AS t ON t.device_id = k.device_id AND t.sensor = k.sensor \
-         AND t.observed_at = k.observed_at";
+         AND t.observed_at = k.observed_at WHERE t.observed_at BETWEEN $5 AND $6";
 
-/// Rows that won, each in place of the version that was found.
+/// Rows that won, each in place of the version that was found. The last arguments are as for [`STORED`].
 pub(super) const REPLACE_ROWS: &str = "UPDATE telemetry_data SET \
          value_f64 = w.value_f64, value_i64 = w.value_i64, value_bool = w.value_bool, \
          value_text = w.value_text, quality = w.quality, hlc = w.hlc, epoch = w.epoch, \
@@ -200,7 +200,8 @@ pub(super) const REPLACE_ROWS: &str = "UPDATE telemetry_data SET \
              quality, hlc, epoch, seq, received_at, found_hlc, found_epoch, found_seq) \
      WHERE telemetry_data.device_id = w.device_id AND telemetry_data.sensor = w.sensor \
          AND telemetry_data.observed_at = w.observed_at AND telemetry_data.hlc = w.found_hlc \
-         AND telemetry_data.epoch = w.found_epoch AND telemetry_data.seq = w.found_seq";
+         AND telemetry_data.epoch = w.found_epoch AND telemetry_data.seq = w.found_seq \
+         AND telemetry_data.observed_at BETWEEN $16 AND $17";
 
 /// Versions that lost.
 pub(super) const PUT_CONFLICTS: &str = "INSERT INTO conflicts (device_id, sensor, observed_at, \

@@ -70,7 +70,7 @@ pub(super) async fn begin<'c>(
 }
 
 /// Which database answers; asked once.
-async fn of(
+pub(super) async fn of(
     connection: &mut PgConnection,
     known: &OnceLock<Dialect>,
 ) -> Result<Dialect, sqlx::Error> {

@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 11] = [
+const STEPS: [(&str, &str); 12] = [
     (
         "telemetry and ledger",
         include_str!("../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -44,6 +44,10 @@ const STEPS: [(&str, &str); 11] = [
     (
         "rounds",
         include_str!("../../../migrations/embedded/0010_rounds.sql"),
+    ),
+    (
+        "readings that leave",
+        include_str!("../../../migrations/embedded/0011_readings_that_leave.sql"),
     ),
     (
         "quotas",

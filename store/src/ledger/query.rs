@@ -89,9 +89,11 @@ pub(crate) const WITHIN: &str = "SELECT min(observed_min), max(observed_max) FRO
      WHERE device_id = $1 AND epoch = $2 AND kind = 'committed' \
      AND first_seq <= $4 AND last_seq >= $3";
 
-/// One statement, and so one view. Of epochs that are known, as the ledger is shown.
+/// One statement, and so one view. Of epochs that are known, as the ledger is shown. Rows of a partition that leaves are rows
+/// until they are counted as expired.
 const ROW_COUNT: &str = "SELECT \
-     (SELECT count(*) FROM telemetry_data WHERE device_id = $1), \
+     (SELECT count(*) FROM telemetry_data WHERE device_id = $1) \
+         + (SELECT count(*) FROM telemetry_data_leaving WHERE device_id = $1), \
      (SELECT count(*) FROM conflicts WHERE device_id = $1), \
      (SELECT coalesce(sum(l.last_seq - l.first_seq + 1), 0)::INT8 FROM ledger AS l \
          JOIN sync_status AS s ON s.device_id = l.device_id AND s.epoch = l.epoch \

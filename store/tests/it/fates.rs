@@ -479,7 +479,7 @@ async fn a_row_that_is_deleted_or_altered_is_found(fixture: Fixture) {
         format!("UPDATE telemetry_data SET sensor = '' {of_row}"),
         format!("UPDATE telemetry_data SET device_id = 'elsewhere' {of_row}"),
         format!("UPDATE telemetry_data SET observed_at = observed_at - LATER {of_row}"),
-        format!("UPDATE telemetry_data SET observed_at = observed_at + FAR {of_row}"),
+        format!("UPDATE telemetry_data SET observed_at = observed_at - FAR {of_row}"),
         // The row that lost to another version of its key.
         "DELETE FROM conflicts WHERE device_id = 'DEVICE' AND seq = 2".to_owned(),
         "UPDATE conflicts SET value_f64 = 7 WHERE device_id = 'DEVICE' AND seq = 2".to_owned(),

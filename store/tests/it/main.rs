@@ -32,6 +32,7 @@ mod ledger;
 mod lww;
 mod odd_rows;
 mod own_server;
+mod partitions;
 mod pooled;
 mod presence;
 mod query;

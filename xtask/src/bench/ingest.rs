@@ -49,6 +49,14 @@ pub(crate) fn run(url: &str, mut emit: impl FnMut(Figure)) -> Result<(), Failure
         let name = format!("ingest/postgresql/writers={writers}");
         emit(Figure::beside(name, rate, "rows/s", "COPY", best.copy));
     }
+    let partitioned = "ingest/postgresql/partitioned";
+    emit(Figure::beside(
+        partitioned,
+        best.partitioned,
+        "rows/s",
+        "COPY",
+        best.copy,
+    ));
     let known = "ingest/postgresql/retransmitted";
     emit(Figure::beside(
         known, best.known, "rows/s", "COPY", best.copy,
@@ -77,6 +85,7 @@ pub(crate) fn run(url: &str, mut emit: impl FnMut(Figure)) -> Result<(), Failure
 struct Best {
     copy: f64,
     writers: [f64; WRITERS.len()],
+    partitioned: f64,
     known: f64,
     contested: f64,
     late: f64,
@@ -91,7 +100,7 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
 
     for (at, writers) in WRITERS.into_iter().enumerate() {
         let database = Scratch::create(url).await?;
-        let store = open(&database.url, writers).await?;
+        let store = open(&database.url, writers, Table::Plain).await?;
         let rate = ingest(&store, fleet, writers).await?;
         best.writers[at] = best.writers[at].max(rate);
         if writers == 2 {
@@ -106,7 +115,14 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
     }
 
     let database = Scratch::create(url).await?;
-    let store = open(&database.url, 2).await?;
+    let store = open(&database.url, 2, Table::ByMonth).await?;
+    let rate = ingest(&store, fleet, 2).await?;
+    best.partitioned = best.partitioned.max(rate);
+    store.close().await;
+    database.remove().await?;
+
+    let database = Scratch::create(url).await?;
+    let store = open(&database.url, 2, Table::Plain).await?;
     let rate = ingest(&store, &late(fleet), 2).await?;
     best.late = best.late.max(rate);
     store.close().await;
@@ -122,9 +138,17 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
     Ok(())
 }
 
-pub(super) async fn open(url: &str, writers: usize) -> Result<Arc<dyn Store>, Failure> {
+/// How readings are kept. All is measured with a plain table, as COPY is, and its one partitioned figure beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    Plain,
+    ByMonth,
+}
+
+pub(super) async fn open(url: &str, writers: usize, table: Table) -> Result<Arc<dyn Store>, Failure> {
     let nodes = store::cockroach::Nodes::parse([url]).map_err(failed)?;
     let mut database = Database::new(nodes);
+    database.partitions = table == Table::ByMonth;
     database.writers_max = u32::try_from(writers).unwrap_or(u32::MAX);
     let store = Location::Cockroach(database).open().await.map_err(failed)?;
     store.migrate().await.map_err(failed)?;
@@ -162,7 +186,7 @@ async fn ingest(
 
 async fn copy_in(url: &str, data: &[u8]) -> Result<f64, Failure> {
     // The tables are the store's own.
-    open(url, 1).await?.close().await;
+    open(url, 1, Table::Plain).await?.close().await;
     let mut connection = PgConnection::connect(url).await.map_err(failed)?;
     let started = Instant::now();
     let mut copy = connection

@@ -17,7 +17,7 @@ const FOLDER: &str = "store/src";
 const OTHERS: [&str; 2] = ["store/src/embedded", "store/src/cockroach/plans.rs"];
 
 /// How a statement begins.
-const VERBS: [&str; 11] = [
+const VERBS: [&str; 14] = [
     "SELECT ",
     "INSERT ",
     "UPDATE ",
@@ -29,6 +29,9 @@ const VERBS: [&str; 11] = [
     "CREATE TABLE ",
     "ALTER TABLE ",
     "ANALYZE ",
+    "LOCK TABLE ",
+    "DROP TABLE ",
+    "GRANT ",
 ];
 
 /// Which database runs a statement.
@@ -67,6 +70,7 @@ impl Statement {
             place if place.starts_with("store/src/cockroach/ttl.rs") => Of::CockroachDb,
             place if place.contains("_COCKROACH_SETTINGS") => Of::CockroachDb,
             place if place.starts_with("store/src/cockroach/collation.rs") => Of::PostgreSql,
+            place if place.starts_with("store/src/cockroach/partitions/") => Of::PostgreSql,
             // Only PostgreSQL has standbys and replicas to be asked, and these settings.
             place if place.starts_with("store/src/cockroach/standbys.rs") => Of::PostgreSql,
             place if place.starts_with("store/src/cockroach/replicas.rs AGE") => Of::PostgreSql,
@@ -497,6 +501,12 @@ mod tests {
             "INSERT INTO device_config (device_id",
         );
         is_there("cockroach/migrate.rs", "DELETE FROM migration_lock");
+        let of = |place: &str| {
+            let of = |found: &&Statement| found.place.ends_with(place);
+            found.iter().filter(of).map(|found| found.of).next()
+        };
+        assert_eq!(of("partitions/make.rs LOCK"), Some(Of::PostgreSql));
+        assert_eq!(of("cockroach/expire.rs READINGS"), Some(Of::Both));
         assert!(found.len() > 120, "{}", found.len());
         assert!(!found.iter().any(|found| found.place.contains("embedded")));
     }

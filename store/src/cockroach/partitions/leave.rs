@@ -1,0 +1,172 @@
+//! Old partitions out: whole, each row counted as expired of its device.
+//!
+//! ```text
+//! telemetry_data ── one commit ──► telemetry_data_leaving ── one commit: counted per device, dropped ──►
+//! ```
+//!
+//! Between the two its rows are asked for by nobody but the books, which count them as rows still
+//! ([`crate::ledger::query`]); so `committed = rows + superseded + expired` holds at any moment, and whoever is interrupted goes on with
+//! what lies there. The first commit waits for the table a second at most, and is tried again in the next
+//! round. The second may count for long, and is in nobody's way.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+
+use super::super::super::StoreError;
+use super::super::super::sqlstate::Verdict;
+use super::super::arguments::Micros;
+use super::super::dialect::Purpose;
+use super::super::failed::Failed;
+use super::super::{Cockroach, rows};
+use super::convert::grants;
+use super::make::give;
+use super::{Found, Layout, Partition, bounds, look_to_change, stand_beside};
+
+/// One bridge at a time counts.
+const LOCK: &str = "LOCK TABLE telemetry_data_leaving IN SHARE UPDATE EXCLUSIVE MODE";
+
+const LEAVING: &str = "SELECT i.inhrelid::regclass::TEXT FROM pg_inherits AS i \
+     WHERE i.inhparent = to_regclass('telemetry_data_leaving')";
+
+/// As if each had been deleted when it was too old. Devices do not go.
+const COUNT: &str = "UPDATE devices SET expired = devices.expired + g.gone, \
+         expired_before = greatest(devices.expired_before, g.newest + interval '1 microsecond') \
+     FROM (SELECT t.device_id, count(*) AS gone, max(t.observed_at) AS newest \
+         FROM telemetry_data_leaving AS t GROUP BY t.device_id) AS g \
+     WHERE devices.device_id = g.device_id RETURNING g.gone";
+
+/// Nobody else has a partition leave meanwhile, and nothing leaves.
+const LOCK_PLACE: &str = "LOCK TABLE telemetry_data_leaving IN ACCESS EXCLUSIVE MODE";
+
+const DROP_PLACE: &str = "DROP TABLE telemetry_data_leaving";
+const MAKE_PLACE: &str = "CREATE TABLE telemetry_data_leaving (LIKE telemetry_data) \
+     PARTITION BY RANGE (observed_at)";
+
+/// Makes the place anew, for a table as it is now, whatever columns it has got since. Who reads the table counts its rows.
+pub(super) async fn make_place(
+    connection: &mut PgConnection,
+    found: &Found,
+) -> Result<(), sqlx::Error> {
+    connection.execute(DROP_PLACE).await?;
+    connection.execute(MAKE_PLACE).await?;
+    give(connection, found, "telemetry_data_leaving").await?;
+    for (what, to) in grants(connection, "telemetry_data").await? {
+        let grant = format!("GRANT {what} ON telemetry_data_leaving TO {to}");
+        connection.execute(AssertSqlSafe(grant)).await?;
+    }
+    Ok(())
+}
+
+impl Cockroach {
+    /// Drops partitions that end at a time or before it. Returns how many rows went. Where they may not be dropped, rows are
+    /// to be deleted.
+    pub(in super::super) async fn drop_old(&self, before: Micros) -> Result<u64, StoreError> {
+        let mut rows = 0;
+        loop {
+            let dropped = async {
+                rows += self.drop_leaving().await?;
+                self.detach_oldest(before).await
+            };
+            match dropped.await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.partitions.may_drop(true);
+                    return Ok(rows);
+                }
+                // Somebody reads or writes, or another bridge is at it.
+                Err(failed) if failed.verdict == Verdict::Conflict => {
+                    tracing::debug!("an old partition stays until the next round");
+                    return Ok(rows);
+                }
+                Err(failed) if matches!(failed.verdict, Verdict::Refused | Verdict::Refusal) => {
+                    let error = self.budget().given_up(failed).explained();
+                    if self.partitions.may_drop(false) {
+                        tracing::warn!(
+                            error,
+                            "old partitions cannot be dropped: their rows are deleted one by one; \
+                             grant the role of the owner of telemetry_data to the bridge's"
+                        );
+                    }
+                    return Ok(rows);
+                }
+                Err(failed) => return Err(self.budget().given_up(failed)),
+            }
+        }
+    }
+
+    /// Has the oldest partition that is old leave. Returns whether there was one.
+    async fn detach_oldest(&self, before: Micros) -> Result<bool, Failed> {
+        let mut lease = self.cluster.lease(Purpose::Migrate).await?;
+        let detached = async {
+            let mut transaction = lease.connection.begin().await?;
+            let found = look_to_change(&mut transaction).await?;
+            let Some(found) = found.filter(|found| found.layout == Layout::Ours) else {
+                transaction.rollback().await?;
+                return Ok(None);
+            };
+            stand_beside(&mut transaction, &found).await?;
+            let there = bounds(&mut transaction).await?;
+            let old = there
+                .into_iter()
+                .filter(|there| there.period.to <= before.0);
+            let Some(Partition { name, .. }) = old.min_by_key(|there| there.period.from) else {
+                transaction.rollback().await?;
+                return Ok(None);
+            };
+            transaction.execute(LOCK_PLACE).await?;
+            if !transaction.fetch_all(LEAVING).await?.is_empty() {
+                // Another bridge was quicker: what it has put there goes first.
+                transaction.rollback().await?;
+                return Ok(Some(None));
+            }
+            make_place(&mut transaction, &found).await?;
+            let detach = format!("ALTER TABLE telemetry_data DETACH PARTITION {name}");
+            transaction.execute(AssertSqlSafe(detach)).await?;
+            // Every row is within: nothing is looked at.
+            let attach = format!(
+                "ALTER TABLE telemetry_data_leaving ATTACH PARTITION {name} \
+                 FOR VALUES FROM (MINVALUE) TO (MAXVALUE)"
+            );
+            transaction.execute(AssertSqlSafe(attach)).await?;
+            transaction.commit().await?;
+            Ok(Some(Some(name)))
+        };
+        let detached = detached.await;
+        let detached = lease.end(Ok(detached)).await?;
+        if let Some(Some(partition)) = &detached {
+            self.partitions.set(None);
+            tracing::info!(partition, "a partition is older than readings are kept");
+        }
+        Ok(detached.is_some())
+    }
+
+    /// Counts and drops what leaves.
+    async fn drop_leaving(&self) -> Result<u64, Failed> {
+        let mut lease = self.cluster.lease(Purpose::Migrate).await?;
+        let dropped = async {
+            let mut transaction = lease.connection.begin().await?;
+            let found = look_to_change(&mut transaction).await?;
+            let Some(found) = found.filter(|found| found.layout == Layout::Ours) else {
+                transaction.rollback().await?;
+                return Ok(0);
+            };
+            stand_beside(&mut transaction, &found).await?;
+            transaction.execute(LOCK).await?;
+            let leaving = transaction.fetch_all(LEAVING).await?;
+            let mut gone = 0;
+            for row in &leaving {
+                // One, as there is one place.
+                for counted in transaction.fetch_all(COUNT).await? {
+                    gone += rows::number(&counted, 0)?;
+                }
+                let name: String = sqlx::Row::try_get(row, 0)?;
+                let drop_it = format!("DROP TABLE {name}");
+                transaction.execute(AssertSqlSafe(drop_it)).await?;
+            }
+            transaction.commit().await?;
+            Ok(gone)
+        };
+        let dropped = dropped.await;
+        lease.end(Ok(dropped)).await
+    }
+}
