@@ -19,6 +19,7 @@ use super::fan_out::FanOutStore;
 use super::fleet::FleetStore;
 use super::groups::GroupStore;
 use super::history::HistoryStore;
+use super::rollups::RollupStore;
 use super::rounds::RoundStore;
 use super::{
     Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
@@ -153,6 +154,7 @@ pub trait Store:
     + HistoryStore
     + DeadLetterStore
     + LedgerStore
+    + RollupStore
     + RoundStore
     + SchemaStore
     + IngestStore

@@ -51,6 +51,7 @@ mod readings;
 mod records;
 pub mod requests;
 mod retention;
+pub mod rollups;
 pub mod rounds;
 mod sql;
 pub mod sqlstate;

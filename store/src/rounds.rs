@@ -16,6 +16,8 @@ pub enum Round {
     Gaps,
     /// What is too old is dropped.
     Retention,
+    /// Hours that are over are given to rollups.
+    Rollups,
 }
 
 /// The part of a store that lets one bridge at a time do something.
@@ -51,6 +53,7 @@ impl Round {
         match self {
             Self::Gaps => "gaps",
             Self::Retention => "retention",
+            Self::Rollups => "rollups",
         }
     }
 }

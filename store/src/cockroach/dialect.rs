@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     Read,
     /// Queries that may be answered with what was true a moment ago.
     ReadStale,
+    /// Rollups: never before ingest, which has connections of its own.
+    RollUp,
     /// Whether it answers, and takes writes: never behind anything else.
     Probe,
     /// Migrations: no time-out, because an index on a large table takes its time.
@@ -36,7 +38,7 @@ impl Purpose {
     pub(super) const fn only_reads(self) -> bool {
         match self {
             Self::Read | Self::ReadStale => true,
-            Self::Write | Self::Probe | Self::Migrate => false,
+            Self::Write | Self::RollUp | Self::Probe | Self::Migrate => false,
         }
     }
 }
@@ -105,15 +107,17 @@ fn with_options(
     mark: Mark,
 ) -> PgConnectOptions {
     let timeout_ms = match purpose {
-        Purpose::Write | Purpose::Read | Purpose::ReadStale | Purpose::Probe => {
-            statement_timeout.as_millis()
-        }
+        Purpose::Write
+        | Purpose::Read
+        | Purpose::ReadStale
+        | Purpose::RollUp
+        | Purpose::Probe => statement_timeout.as_millis(),
         Purpose::Migrate => 0,
     };
     let isolation = match purpose {
         // A replica of PostgreSQL refuses to be serializable.
         Purpose::ReadStale | Purpose::Probe => "read committed",
-        Purpose::Write | Purpose::Read | Purpose::Migrate => "serializable",
+        Purpose::Write | Purpose::Read | Purpose::RollUp | Purpose::Migrate => "serializable",
     };
     options.application_name("tideline-bridge").options([
         ("statement_timeout", timeout_ms.to_string()),
@@ -135,7 +139,7 @@ async fn set_up_cockroach(
                 set_where_known(connection, setting).await?;
             }
         }
-        Purpose::Write | Purpose::Read | Purpose::Probe => {}
+        Purpose::Write | Purpose::Read | Purpose::RollUp | Purpose::Probe => {}
     }
     Ok(())
 }
@@ -145,7 +149,7 @@ async fn set_up_postgresql(
     purpose: Purpose,
 ) -> Result<(), sqlx::Error> {
     let settings = match purpose {
-        Purpose::Write => WRITE_SETTINGS,
+        Purpose::Write | Purpose::RollUp => WRITE_SETTINGS,
         Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
         Purpose::Migrate => MIGRATE_SETTINGS,
         Purpose::Probe => "SET jit = off",
