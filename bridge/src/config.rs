@@ -62,6 +62,8 @@ pub struct Config {
     pub retention: Option<Duration>,
     /// How old a gap must be before its device is asked again.
     pub gap_age: Duration,
+    /// Whether this bridge keeps hours and minutes of each sensor beside its readings.
+    pub rollups: bool,
     /// Commands and configurations that this bridge sends a second.
     pub commands_per_second: NonZeroU32,
     /// From when on something is an alert.
@@ -153,6 +155,7 @@ struct RawStore {
     retention: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
     gap_age: Option<Duration>,
+    rollups: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -222,6 +225,7 @@ impl Config {
             pipeline: PipelineConfig::default(),
             retention: None,
             gap_age: Duration::from_secs(180),
+            rollups: true,
             commands_per_second: PER_SECOND,
             clock_offset_ms: 0,
             alerts: AlertBounds::default(),
@@ -366,6 +370,7 @@ impl Settings {
         bridge.migrate = raw.store.migrate.unwrap_or(true);
         bridge.retention = raw.store.retention;
         bridge.gap_age = raw.store.gap_age.unwrap_or(bridge.gap_age);
+        bridge.rollups = raw.store.rollups.unwrap_or(bridge.rollups);
         bridge.bounds.past_max = raw.admission.past_max.unwrap_or(bridge.bounds.past_max);
         bridge.bounds.future_max = raw.admission.future_max.unwrap_or(bridge.bounds.future_max);
         bridge.commands_per_second = NonZeroU32::new(per_second).unwrap_or(PER_SECOND);

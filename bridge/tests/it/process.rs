@@ -159,7 +159,7 @@ fn limits_of_the_store_are_held() {
     }
     // At the limits nothing is wrong but that nobody answers.
     for store in [
-        "stale_max = '5s'\nretention = '3600s'",
+        "stale_max = '5s'\nretention = '3600s'\nrollups = false",
         "stale_max = '3600s'\nreplica_url = 'postgres://r/x'",
     ] {
         let settings = settings(&format!("{url}\n{store}"));

@@ -59,6 +59,9 @@ pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
      SET plan_cache_mode = force_generic_plan; SET lock_timeout = '3s'";
 
+/// Besides, one that keeps rollups: what its statements rest on they lock, and what they read is in nobody's way.
+const ROLL_UP_SETTINGS: &str = "SET default_transaction_isolation = 'read committed'";
+
 /// A PostgreSQL connection that migrates beside bridges that go on writing. A table is waited for only
 /// so long, because everybody who wants it queues behind that; and a step that reads what others write
 /// must not fail because of it. CockroachDB waits for nobody, and changes a schema only when it is
@@ -107,11 +110,9 @@ fn with_options(
     mark: Mark,
 ) -> PgConnectOptions {
     let timeout_ms = match purpose {
-        Purpose::Write
-        | Purpose::Read
-        | Purpose::ReadStale
-        | Purpose::RollUp
-        | Purpose::Probe => statement_timeout.as_millis(),
+        Purpose::Write | Purpose::Read | Purpose::ReadStale | Purpose::RollUp | Purpose::Probe => {
+            statement_timeout.as_millis()
+        }
         Purpose::Migrate => 0,
     };
     let isolation = match purpose {
@@ -155,6 +156,9 @@ async fn set_up_postgresql(
         Purpose::Probe => "SET jit = off",
     };
     connection.execute(settings).await?;
+    if purpose == Purpose::RollUp {
+        connection.execute(ROLL_UP_SETTINGS).await?;
+    }
     Ok(())
 }
 

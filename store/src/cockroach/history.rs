@@ -17,8 +17,8 @@ use super::arguments::{Columns, Micros};
 use super::dialect::Purpose;
 use super::ingest::sql_int;
 use super::query::{
-    ONE_SENSOR_ASC, ONE_SENSOR_DESC, ONE_VIEW, SENSORS_ASC, SENSORS_DESC, TO_MAX, limited, places, reading,
-    sensor_names,
+    ONE_SENSOR_ASC, ONE_SENSOR_DESC, ONE_VIEW, SENSORS_ASC, SENSORS_DESC, TO_MAX, limited, places,
+    reading, sensor_names,
 };
 use super::rollups::read;
 use super::{Cockroach, rows};
@@ -188,7 +188,11 @@ async fn aggregated(
     }
     let more = first_at(connection, query, window_end).await?;
     Ok(Aggregates {
-        buckets: buckets.0.iter().map(|(at, part)| part.bucket(*at)).collect(),
+        buckets: buckets
+            .0
+            .iter()
+            .map(|(at, part)| part.bucket(*at))
+            .collect(),
         next: more.map(|at| query.bucket.start_of(at).max(window_end)),
     })
 }

@@ -100,7 +100,11 @@ pub(super) async fn explain(
 ) -> Vec<(String, String, f64)> {
     let prepare = format!("PREPARE shown AS {sql}");
     connection.execute(AssertSqlSafe(prepare)).await.unwrap();
-    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE shown ({values})");
+    let values = match values {
+        "" => String::new(),
+        values => format!("({values})"),
+    };
+    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE shown {values}");
     let shown = connection.fetch_one(AssertSqlSafe(explain)).await.unwrap();
     connection.execute("DEALLOCATE shown").await.unwrap();
     let shown: Value = shown.try_get(0).unwrap();

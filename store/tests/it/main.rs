@@ -36,3 +36,4 @@ mod presence;
 mod query;
 mod report;
 mod retention;
+mod rollups;

@@ -75,10 +75,8 @@ async fn start(
     let first = first(connection, device, &names, (i64::MIN, i64::MAX)).await?;
     let begins = first.map_or(until.0, |first| hour_of(first).min(until.0));
     roll(connection, device, Some(begins)).await?;
-    Ok(match begins < until.0 {
-        true => Step::Some,
-        false => Step::All,
-    })
+    // Its files mark everything until they are told how far.
+    Ok(Step::Some)
 }
 
 /// Gives the next hours to rollups: those in between that hold readings are marked.
@@ -148,7 +146,9 @@ async fn first(
     names: &[String],
     (from, to): (i64, i64),
 ) -> Result<Option<i64>, sqlx::Error> {
-    let first = sqlx::query(sql::FIRST_OF_ALL).bind(device.as_str()).bind(names);
+    let first = sqlx::query(sql::FIRST_OF_ALL)
+        .bind(device.as_str())
+        .bind(names);
     let first = first.bind(begin(ObservedAt::from_micros(from)));
     let first = first.bind(end(ObservedAt::from_micros(to)));
     let found = connection.fetch_one(first).await?;

@@ -100,7 +100,9 @@ async fn replace(
         .await?;
     let (mut hours, mut minutes): (Rows<'_>, Rows<'_>) = (Vec::new(), Vec::new());
     for (place, hour) in &computed {
-        let Some(mark) = marks.get(*place) else { continue };
+        let Some(mark) = marks.get(*place) else {
+            continue;
+        };
         let has_minutes = !hour.minutes.is_empty();
         let row = |(key, part): &(Key, Part)| (mark.sensor.as_str(), *key, *part, has_minutes);
         hours.extend(hour.hours.iter().map(row));

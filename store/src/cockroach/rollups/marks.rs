@@ -28,10 +28,15 @@ pub(in super::super) fn marks<'a, 'r>(
     }
     let mut marks = BTreeSet::new();
     let mut last: Option<Mark<'_>> = None;
+    // Each file's rows are together.
+    let mut file: (Option<u32>, Option<ObservedAt>) = (None, None);
     for row in rows {
         let (delivery, sensor, reading) = intake.row(row);
         let at = reading.observed_at;
-        if before.get(&row.group).is_some_and(|before| at < *before) {
+        if file.0 != Some(row.group) {
+            file = (Some(row.group), before.get(&row.group).copied());
+        }
+        if file.1.is_some_and(|before| at < before) {
             let mark = (delivery.device.as_str(), sensor, hour_of(at.micros()));
             if last.replace(mark) != Some(mark) {
                 marks.insert(mark);

@@ -22,8 +22,8 @@ pub(super) mod sql;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use schema::time::ReceivedAt;
 use schema::DeviceId;
+use schema::time::ReceivedAt;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Executor as _, Row as _};
 
@@ -146,7 +146,7 @@ impl RollupStore for Cockroach {
 
     async fn rollup_lag(&self) -> Result<Option<Duration>, StoreError> {
         run!(self, &mut self.budget(), Purpose::Read, |connection| {
-            let Some(row) = connection.fetch_optional(sql::LAG).await? else {
+            let Some(row) = connection.fetch_optional(sqlx::query(sql::LAG)).await? else {
                 return Ok(None);
             };
             let (now, marked) = (row.try_get::<Micros, _>(0)?, row.try_get::<Micros, _>(1)?);
@@ -157,10 +157,7 @@ impl RollupStore for Cockroach {
 }
 
 /// Claims a device's rollups until the transaction ends; `None` where somebody else has, or there are none.
-async fn claim(
-    connection: &mut PgConnection,
-    device: &str,
-) -> Result<Option<Rolled>, sqlx::Error> {
+async fn claim(connection: &mut PgConnection, device: &str) -> Result<Option<Rolled>, sqlx::Error> {
     let claim = sqlx::query(sql::CLAIM).bind(device);
     let Some(row) = connection.fetch_optional(claim).await? else {
         return Ok(None);
@@ -189,5 +186,8 @@ fn micros(time: Duration) -> i64 {
 
 /// Some hours, each with its end: a statement compares with both.
 fn ends(hours: &[i64]) -> Vec<Micros> {
-    hours.iter().map(|hour| Micros(hour.saturating_add(HOUR))).collect()
+    hours
+        .iter()
+        .map(|hour| Micros(hour.saturating_add(HOUR)))
+        .collect()
 }

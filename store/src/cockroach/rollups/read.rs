@@ -25,7 +25,9 @@ pub(in super::super) async fn rolled(
     buckets: &mut Parts<i64>,
 ) -> Result<Vec<Span>, sqlx::Error> {
     let device = query.device.as_str();
-    let found = view.fetch_optional(sqlx::query(sql::ROLLED).bind(device)).await?;
+    let found = view
+        .fetch_optional(sqlx::query(sql::ROLLED).bind(device))
+        .await?;
     let Some(found) = found else {
         return Ok(vec![window]);
     };
@@ -85,7 +87,8 @@ fn times(rows: &[PgRow]) -> Result<Vec<i64>, sqlx::Error> {
 /// Numbers from the nine columns behind that of when they begin: how many, the lowest, the highest, two sums, the first
 /// and the last with their times.
 pub(in super::super) fn part(row: &PgRow) -> Result<Part, sqlx::Error> {
-    let at = |at: usize| Ok::<_, sqlx::Error>((row.try_get::<Micros, _>(at)?.0, row.try_get(at + 1)?));
+    let at =
+        |at: usize| Ok::<_, sqlx::Error>((row.try_get::<Micros, _>(at)?.0, row.try_get(at + 1)?));
     Ok(Part {
         sums: Sums {
             count: rows::number(row, 1)?,

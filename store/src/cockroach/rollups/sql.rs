@@ -68,8 +68,7 @@ pub(super) const MOVE_FILES: &str = "UPDATE sync_status SET \
      WHERE device_id = $1 AND (rolled_until IS NOT NULL OR last_seen >= $3)";
 
 /// The first reading of any sensor between two times: one seek for each.
-pub(super) const FIRST_OF_ALL: &str =
-    "SELECT min(t.observed_at) FROM unnest($2::TEXT[]) AS s (sensor) \
+pub(super) const FIRST_OF_ALL: &str = "SELECT min(t.observed_at) FROM unnest($2::TEXT[]) AS s (sensor) \
      CROSS JOIN LATERAL ( \
          SELECT r.observed_at FROM telemetry_data AS r \
          WHERE r.device_id = $1 AND r.sensor = s.sensor \
@@ -103,8 +102,7 @@ pub(super) const WAITING: &str = "SELECT device_id FROM rollup_marks \
      ORDER BY marked_at LIMIT $2";
 
 /// The time, and since when the oldest mark is there.
-pub(super) const LAG: &str =
-    "SELECT now(), marked_at FROM rollup_marks ORDER BY marked_at LIMIT 1";
+pub(super) const LAG: &str = "SELECT now(), marked_at FROM rollup_marks ORDER BY marked_at LIMIT 1";
 
 /// Some marks of a device, and before which time its readings may be gone.
 pub(super) const MARKS: &str = "SELECT m.sensor, m.hour_at, m.marks, d.expired_before \
