@@ -41,6 +41,7 @@ servers!(
     a_file_that_is_met_beside_the_beginning_is_marked,
     an_older_bridge_has_the_rollups_begun_anew,
     a_mark_that_is_set_while_its_hour_is_computed_stays,
+    who_remembers_an_earlier_time_reads_again,
     what_expires_leaves_the_rollups,
     who_is_silent_costs_nothing,
     devices_are_looked_at_page_by_page,
@@ -404,37 +405,35 @@ async fn an_older_bridge_has_the_rollups_begun_anew(fixture: Fixture) {
     assert!(found.iter().all(|bucket| bucket.max == 4711.0));
 }
 
+/// Waits until somebody waits for a lock; where the database does not say so, a moment.
+async fn somebody_waits(fixture: &Fixture) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    for _ in 0..200 {
+        if number(fixture, waiting).await > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn a_mark_that_is_set_while_its_hour_is_computed_stays(fixture: Fixture) {
     let store = fixture.open().await;
-    store
-        .ingest(&[delivered("d", 1, vec![reading(1, 0, 0, 1.0)])])
-        .await
-        .unwrap();
+    let one = |seq, value| delivered("d", 1, vec![reading(seq, 0, seq as i64, value)]);
+    store.ingest(&[one(1, 1.0)]).await.unwrap();
     advance(&*store, after(1)).await;
-    // Somebody has written and marked, and has not committed yet.
+    assert_eq!(compute(&*store).await, 1);
+    store.ingest(&[one(2, 2.0)]).await.unwrap();
+    // Its mark and its readings are read, and what was computed before cannot be removed yet.
     let mut connection = fixture.connection().await;
-    let write = format!(
-        "BEGIN; INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at) \
-         VALUES ('d', 'temperature', to_timestamp({}), -1, 0, 7, 9, 7, now()); \
-         UPDATE rollup_marks SET marks = marks + 1",
-        START + 7
-    );
-    connection
-        .execute(sqlx::AssertSqlSafe(write))
-        .await
-        .unwrap();
+    let lock = "BEGIN; SELECT 1 FROM telemetry_hours FOR UPDATE";
+    connection.execute(lock).await.unwrap();
     let computing = tokio::spawn({
         let store = Arc::clone(&store);
         async move { store.compute_rollups(Duration::ZERO).await.unwrap() }
     });
-    // It waits for the writer, or has not seen that mark.
-    tokio::time::timeout(Duration::from_millis(300), async {
-        while !computing.is_finished() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await
-    .ok();
+    somebody_waits(&fixture).await;
+    store.ingest(&[one(3, 3.0)]).await.unwrap();
     connection.execute("COMMIT").await.unwrap();
     computing.await.unwrap();
     check_rollups(&fixture).await;
@@ -445,6 +444,68 @@ async fn a_mark_that_is_set_while_its_hour_is_computed_stays(fixture: Fixture) {
     );
     assert_eq!(compute(&*store).await, 1);
     check_answers(&*store, &["d"], &["temperature"]).await;
+}
+
+/// A bridge remembers how far rollups went when it last wrote.
+async fn who_remembers_an_earlier_time_reads_again(fixture: Fixture) {
+    let (store, other) = (fixture.open().await, fixture.open().await);
+    let mut seq = 0;
+    let mut one = |hour| {
+        seq += 1;
+        delivered("d", hour, vec![reading(seq, hour, seq as i64, seq as f64)])
+    };
+    for hour in 0..6 {
+        store.ingest(&[one(hour)]).await.unwrap();
+        other.ingest(&[one(hour)]).await.unwrap();
+        let by = [&store, &other][hour as usize % 2];
+        advance(&**by, after(hour + 1)).await;
+        compute(&**by).await;
+        // It wrote last, and would not read anything if nobody had moved the head.
+        other.ingest(&[one(hour)]).await.unwrap();
+        check_rollups(&fixture).await;
+        store.ingest(&[one(hour)]).await.unwrap();
+        check_rollups(&fixture).await;
+    }
+    check_answers(&*store, &["d"], &["temperature"]).await;
+    compute(&*store).await;
+    check_rollups(&fixture).await;
+}
+
+#[test]
+fn a_file_that_is_met_while_rollups_begin_marks_what_it_writes() {
+    postgres(|fixture| async move {
+        let store = fixture.open().await;
+        let one = |of: u64, hour| {
+            let mut one = delivered("d", 6, vec![reading(1, hour, 0, of as f64)]);
+            one.batch.epoch = epoch(of);
+            one
+        };
+        store.ingest(&[one(1, 3)]).await.unwrap();
+        // Who begins has moved the heads that there are, and waits for the first reading.
+        let mut connection = fixture.connection().await;
+        let lock = "BEGIN; LOCK TABLE telemetry_data IN ACCESS EXCLUSIVE MODE";
+        connection.execute(lock).await.unwrap();
+        let beginning = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.advance_rollups(after(6), None).await.unwrap() }
+        });
+        somebody_waits(&fixture).await;
+        // Before the first reading: rollups have begun for it, and nobody marks it but who writes it.
+        let writing = tokio::spawn({
+            let other = fixture.open_unmigrated().await;
+            let early = one(2, 1);
+            async move { other.ingest(&[early]).await.unwrap() }
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        connection.execute("COMMIT").await.unwrap();
+        beginning.await.unwrap();
+        writing.await.unwrap();
+        check_rollups(&fixture).await;
+        advance(&*store, after(6)).await;
+        assert_eq!(compute(&*store).await, 2);
+        check_rollups(&fixture).await;
+        check_answers(&*store, &["d"], &["temperature"]).await;
+    });
 }
 
 async fn what_expires_leaves_the_rollups(fixture: Fixture) {
@@ -576,8 +637,12 @@ async fn holes_of_years_are_one_step(fixture: Fixture) {
     assert_eq!(found.len(), 2);
 }
 
-/// In one view of the database: each hour that has rollups and no mark is in them as in the readings.
 async fn check_rollups(fixture: &Fixture) {
+    check_rollups_of(fixture, "no seed").await;
+}
+
+/// In one view of the database: each hour that has rollups and no mark is in them as in the readings.
+async fn check_rollups_of(fixture: &Fixture, seed: &str) {
     let Some(_) = fixture.url else { return };
     let wrong = "WITH numbers AS (SELECT device_id, sensor, date_trunc('hour', observed_at) AS hour_at, \
              date_trunc('minute', observed_at) AS minute_at, quality, observed_at, \
@@ -611,7 +676,7 @@ async fn check_rollups(fixture: &Fixture) {
              AND NOT EXISTS (SELECT 1 FROM rollup_marks AS m WHERE m.device_id = b.device_id \
                  AND m.sensor = b.sensor AND m.hour_at = b.hour_at)";
     let wrong = fixture.texts(wrong).await;
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(wrong.is_empty(), "{seed}: {wrong:#?}");
 }
 
 const DEVICES: [&str; 2] = ["press", "oven"];
@@ -697,7 +762,7 @@ async fn tend(fixture: Fixture, seed: u64, now: i64, stop: Arc<AtomicBool>) {
 async fn random_writers_and_killed_tasks_leave_every_answer_right(fixture: Fixture) {
     let store = fixture.open().await;
     let seed: u64 = rand::random();
-    println!("seed {seed}");
+    let said = format!("seed {seed}");
     for phase in 1..=6 {
         let now = phase * 2 * HOUR;
         let stop = Arc::new(AtomicBool::new(false));
@@ -711,16 +776,16 @@ async fn random_writers_and_killed_tasks_leave_every_answer_right(fixture: Fixtu
         }
         while let Some(done) = writers.join_next().await {
             done.unwrap();
-            check_rollups(&fixture).await;
+            check_rollups_of(&fixture, &said).await;
             if phase > 2 {
                 // In the middle of an hour, too.
                 let before = START + (phase - 3) * HOUR + 1_000;
                 let before = ObservedAt::from_micros(before * 1_000_000);
                 store.expire(before, None).await.unwrap();
-                check_rollups(&fixture).await;
+                check_rollups_of(&fixture, &said).await;
             }
         }
-        check_rollups(&fixture).await;
+        check_rollups_of(&fixture, &said).await;
         // Beside the tasks, which go on.
         check_answers(&*store, &DEVICES[..1], &SENSORS[..1]).await;
         stop.store(true, Ordering::Relaxed);
@@ -730,7 +795,7 @@ async fn random_writers_and_killed_tasks_leave_every_answer_right(fixture: Fixtu
     }
     advance(&*store, after(HOURS + 1)).await;
     compute(&*store).await;
-    check_rollups(&fixture).await;
+    check_rollups_of(&fixture, &said).await;
     check_answers(&*store, &DEVICES, &SENSORS).await;
     if fixture.url.is_some() {
         assert!(number(&fixture, "SELECT count(*) FROM telemetry_hours").await > 20);
