@@ -64,7 +64,7 @@ pub(super) const LOCK_DEVICE: &str =
 pub(super) const MOVE_FILES: &str = "UPDATE sync_status SET \
          ledger_version = sync_status.ledger_version + 1, \
          marked_version = sync_status.marked_version + 1, \
-         rolled_until = CASE WHEN sync_status.last_seen >= $3 THEN $2 ELSE NULL END \
+         rolled_until = CASE WHEN sync_status.last_seen >= $3 THEN $2::TIMESTAMPTZ ELSE NULL END \
      WHERE device_id = $1 AND (rolled_until IS NOT NULL OR last_seen >= $3)";
 
 /// The first reading of any sensor between two times: one seek for each.
