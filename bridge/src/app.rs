@@ -22,6 +22,7 @@ use crate::dispatch::{self, Dispatch, DispatchMeters, Notifications, Notifier, R
 use crate::http::{Api, Guard, Host, Retention};
 use crate::ingest::{AckPublisher, Counters, Ingest, IngestMeters, Persistence, Sides};
 use crate::intake::{Broker, IntakeMeters, inbox};
+use crate::rollups::{RollupMeters, Rollups};
 use crate::store_collector::StoreCollector;
 use crate::timekeeper::{self, Timekeeper};
 use crate::upkeep::{Upkeep, UpkeepMeters};
@@ -118,6 +119,7 @@ impl Bridge {
         let path = parts.carry(watch, notifier.clone());
         parts.dispatch(path.broker.clone(), notifications);
         parts.keep_up(path.acks);
+        parts.roll_up();
         info!(http = %door.address, "bridge started");
         Ok(RunningBridge {
             door,
@@ -303,6 +305,19 @@ impl Parts<'_> {
             stop: self.lifecycle.token(),
         };
         self.lifecycle.spawn("upkeep", upkeep.run());
+    }
+
+    fn roll_up(&mut self) {
+        let meters = RollupMeters::register(self.registry);
+        if !self.config.rollups {
+            return;
+        }
+        let rollups = Rollups {
+            store: self.read_by(Readers::Upkeep),
+            meters,
+            stop: self.lifecycle.token(),
+        };
+        self.lifecycle.spawn("rollups", rollups.run());
     }
 }
 

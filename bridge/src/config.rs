@@ -65,6 +65,8 @@ pub struct Config {
     pub gap_age: Duration,
     /// How much is kept aside of what sends garbage.
     pub quotas: Quotas,
+    /// Whether this bridge keeps hours and minutes of each sensor beside its readings.
+    pub rollups: bool,
     /// Commands and configurations that this bridge sends a second.
     pub commands_per_second: NonZeroU32,
     /// From when on something is an alert.
@@ -159,6 +161,7 @@ struct RawStore {
     retention: Option<Duration>,
     #[serde(default, with = "humantime_serde")]
     gap_age: Option<Duration>,
+    rollups: Option<bool>,
 }
 
 /// Whether a PostgreSQL keeps readings by month.
@@ -251,6 +254,7 @@ impl Config {
             retention: None,
             gap_age: Duration::from_secs(180),
             quotas: Quotas::default(),
+            rollups: true,
             commands_per_second: PER_SECOND,
             clock_offset_ms: 0,
             alerts: AlertBounds::default(),
@@ -397,6 +401,7 @@ impl Settings {
         bridge.retention = raw.store.retention;
         bridge.gap_age = raw.store.gap_age.unwrap_or(bridge.gap_age);
         bridge.quotas = quotas;
+        bridge.rollups = raw.store.rollups.unwrap_or(bridge.rollups);
         bridge.bounds.past_max = raw.admission.past_max.unwrap_or(bridge.bounds.past_max);
         bridge.bounds.future_max = raw.admission.future_max.unwrap_or(bridge.bounds.future_max);
         bridge.commands_per_second = NonZeroU32::new(per_second).unwrap_or(PER_SECOND);

@@ -12,7 +12,7 @@
 //! the devices without knowing of each other.
 //!
 //! Reading order: [`admit`] and [`pipeline`] (pure) → [`ingest`] (the loop around them) →
-//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `dispatch` (commands, configuration), `alert` and `loss` → [`auth`], [`http`] → [`app`], [`config`],
+//! [`intake`] and `direct` (the two ways in) → [`store`] → `upkeep`, `rollups`, `dispatch` (commands, configuration), `alert` and `loss` → [`auth`], [`http`] → [`app`], [`config`],
 //! [`cli`].
 
 pub mod admit;
@@ -29,6 +29,7 @@ pub mod ingest;
 pub mod intake;
 mod loss;
 pub mod pipeline;
+mod rollups;
 mod store_collector;
 mod timekeeper;
 mod upkeep;

@@ -20,6 +20,7 @@ use super::fleet::FleetStore;
 use super::groups::GroupStore;
 use super::history::HistoryStore;
 use super::quota::{NotKept, QuotaStore, Quotas};
+use super::rollups::RollupStore;
 use super::rounds::RoundStore;
 use super::{
     Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
@@ -160,6 +161,7 @@ pub trait Store:
     + DeadLetterStore
     + QuotaStore
     + LedgerStore
+    + RollupStore
     + RoundStore
     + SchemaStore
     + IngestStore

@@ -53,6 +53,7 @@ mod readings;
 mod records;
 pub mod requests;
 mod retention;
+pub mod rollups;
 pub mod rounds;
 mod skew;
 mod sql;

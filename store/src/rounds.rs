@@ -22,6 +22,8 @@ pub enum Round {
     Quotas,
     /// Partitions of the next months are made.
     Partitions,
+    /// Hours that are over are given to rollups.
+    Rollups,
 }
 
 /// The part of a store that lets one bridge at a time do something.
@@ -60,6 +62,7 @@ impl Round {
             Self::Silence => "silence",
             Self::Quotas => "quotas",
             Self::Partitions => "partitions",
+            Self::Rollups => "rollups",
         }
     }
 }

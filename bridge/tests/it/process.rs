@@ -195,7 +195,7 @@ fn limits_of_the_store_are_held() {
     }
     // At the limits nothing is wrong but that nobody answers.
     for store in [
-        "stale_max = '5s'\nretention = '3600s'",
+        "stale_max = '5s'\nretention = '3600s'\nrollups = false",
         "partitions = 'off'",
         "partitions = 'month'",
         "stale_max = '3600s'\nreplica_url = 'postgres://r/x'",

@@ -29,7 +29,12 @@ const ENCODING: &str = "UTF8";
 
 /// Tables that may hold too much to be changed while a bridge starts, and how many bytes of rows
 /// and indexes are not too much: some seconds' work.
-const LARGE: [&str; 2] = ["telemetry_data", "conflicts"];
+const LARGE: [&str; 4] = [
+    "telemetry_data",
+    "telemetry_hours",
+    "telemetry_minutes",
+    "conflicts",
+];
 const SMALL_BYTES_MAX: i64 = 256 * 1024 * 1024;
 
 /// How the database compares texts of columns that say nothing. A provider `c` is the operating

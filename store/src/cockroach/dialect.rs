@@ -26,6 +26,8 @@ pub(super) enum Purpose {
     Read,
     /// Queries that may be answered with what was true a moment ago.
     ReadStale,
+    /// Rollups: never before ingest, which has connections of its own.
+    RollUp,
     /// Whether it answers, and takes writes: never behind anything else.
     Probe,
     /// Migrations: no time-out, because an index on a large table takes its time.
@@ -36,7 +38,7 @@ impl Purpose {
     pub(super) const fn only_reads(self) -> bool {
         match self {
             Self::Read | Self::ReadStale => true,
-            Self::Write | Self::Probe | Self::Migrate => false,
+            Self::Write | Self::RollUp | Self::Probe | Self::Migrate => false,
         }
     }
 }
@@ -56,6 +58,9 @@ pub(super) const READ_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off;
 pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
      SET plan_cache_mode = force_generic_plan; SET lock_timeout = '3s'";
+
+/// Besides, one that keeps rollups: what its statements rest on they lock, and what they read is in nobody's way.
+const ROLL_UP_SETTINGS: &str = "SET default_transaction_isolation = 'read committed'";
 
 /// A PostgreSQL connection that migrates beside bridges that go on writing. A table is waited for only
 /// so long, because everybody who wants it queues behind that; and a step that reads what others write
@@ -105,7 +110,7 @@ fn with_options(
     mark: Mark,
 ) -> PgConnectOptions {
     let timeout_ms = match purpose {
-        Purpose::Write | Purpose::Read | Purpose::ReadStale | Purpose::Probe => {
+        Purpose::Write | Purpose::Read | Purpose::ReadStale | Purpose::RollUp | Purpose::Probe => {
             statement_timeout.as_millis()
         }
         Purpose::Migrate => 0,
@@ -113,7 +118,7 @@ fn with_options(
     let isolation = match purpose {
         // A replica of PostgreSQL refuses to be serializable.
         Purpose::ReadStale | Purpose::Probe => "read committed",
-        Purpose::Write | Purpose::Read | Purpose::Migrate => "serializable",
+        Purpose::Write | Purpose::Read | Purpose::RollUp | Purpose::Migrate => "serializable",
     };
     options.application_name("tideline-bridge").options([
         ("statement_timeout", timeout_ms.to_string()),
@@ -135,7 +140,7 @@ async fn set_up_cockroach(
                 set_where_known(connection, setting).await?;
             }
         }
-        Purpose::Write | Purpose::Read | Purpose::Probe => {}
+        Purpose::Write | Purpose::Read | Purpose::RollUp | Purpose::Probe => {}
     }
     Ok(())
 }
@@ -145,12 +150,15 @@ async fn set_up_postgresql(
     purpose: Purpose,
 ) -> Result<(), sqlx::Error> {
     let settings = match purpose {
-        Purpose::Write => WRITE_SETTINGS,
+        Purpose::Write | Purpose::RollUp => WRITE_SETTINGS,
         Purpose::Read | Purpose::ReadStale => READ_SETTINGS,
         Purpose::Migrate => MIGRATE_SETTINGS,
         Purpose::Probe => "SET jit = off",
     };
     connection.execute(settings).await?;
+    if purpose == Purpose::RollUp {
+        connection.execute(ROLL_UP_SETTINGS).await?;
+    }
     Ok(())
 }
 

@@ -169,6 +169,8 @@ impl Cockroach {
             }
             *all += gone;
         }
+        self.expire_rollups(device, ObservedAt::from_micros(before.0))
+            .await?;
         delete!(
             self,
             all,

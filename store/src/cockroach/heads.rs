@@ -1,5 +1,7 @@
 //! What is known of epochs' ledgers, and the next state of each, which a write makes so or does not.
 
+use schema::ObservedAt;
+
 use super::super::ledger::plan::{Intake, NewRow};
 use super::super::ledger::{EpochState, Group, Run, Span, grow};
 
@@ -27,6 +29,8 @@ pub(super) struct Head<'a> {
     pub(super) of: &'a Group,
     pub(super) version: i64,
     pub(super) mergeable: bool,
+    /// As of its [`EpochState`].
+    pub(super) marked_before: Option<ObservedAt>,
     pub(super) spans: Vec<Span>,
 }
 
@@ -56,6 +60,7 @@ impl<'a> Head<'a> {
             of,
             version: state.version,
             mergeable,
+            marked_before: state.marked_before,
             spans,
         }
     }

@@ -23,10 +23,11 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use async_trait::async_trait;
+use schema::ObservedAt;
 use schema::digest::Digester;
 use schema::time::ReceivedAt;
-use sqlx::Executor as _;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Executor as _, Row as _};
 
 use super::super::contract::IngestStore;
 use super::super::ledger::plan::{Gone, Intake, NewRow, parts};
@@ -39,6 +40,7 @@ use super::dialect::Purpose;
 use super::failed::{Budget, Failed};
 use super::found::{Met, found, gone};
 use super::heads::{Head, Known, advance, heads};
+use super::query::TO_MAX;
 use super::write::{Part, Written, begin, write_compared, write_heads, write_plain};
 use super::{Cockroach, rows, sql};
 
@@ -563,13 +565,22 @@ pub(super) async fn read_known(
         let at = usize::try_from(rows::number(row, 0)?).unwrap_or(usize::MAX);
         if states.last().is_none_or(|(last, _)| *last != at) {
             let floor = groups.get(at).map_or(1, |group| group.floor);
-            states.push((at, EpochState::empty(rows::int(row, 1)?, floor)));
+            let mut state = EpochState::empty(rows::int(row, 1)?, floor);
+            state.marked_before = marked_before(row, 12)?;
+            states.push((at, state));
         }
         if let (Some(span), Some((_, state))) = (rows::span(row, 2)?, states.last_mut()) {
             state.put(span);
         }
     }
     Ok(states)
+}
+
+/// Before which time the rows of a file are marked, from two columns: whether its device has rollups, and until when.
+fn marked_before(row: &PgRow, at: usize) -> Result<Option<ObservedAt>, sqlx::Error> {
+    let until: Option<Micros> = row.try_get(at + 1)?;
+    let until = until.map_or(TO_MAX, |until| ObservedAt::from_micros(until.0));
+    Ok(row.try_get::<bool, _>(at)?.then_some(until))
 }
 
 async fn meet(

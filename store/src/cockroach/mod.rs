@@ -3,7 +3,7 @@
 //! Reading order: [`sql`] (the statements) → [`ingest`] (the hot path) → [`mod@write`] (one part of it) → [`report`] → [`query`] →
 //! [`migrate`];
 //! underneath [`work`] (one attempt, many attempts), [`nodes`] (where they are), [`node`] (one of them), [`cluster`] (which to use),
-//! [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
+//! [`rollups`] (hours and minutes, computed beside all that), [`replicas`] (answers that may be old), [`standbys`] (what a failover would lose),
 //! [`pooler`] (what must not be between),
 //! [`failed`] (what an error means, when to try again), [`dialect`] (what differs between the two
 //! databases), [`ttl`] (old rows out, by CockroachDB itself), [`partitions`] (readings by month, on PostgreSQL), [`collation`] (how keys compare), [`arguments`] and [`rows`] (values in and out).
@@ -41,6 +41,7 @@ mod probe;
 mod query;
 mod replicas;
 mod report;
+mod rollups;
 #[cfg(test)]
 mod round_plans;
 mod rows;

@@ -34,6 +34,8 @@ pub(super) struct Node {
     readers: [Pool; Readers::ALL.len()],
     /// For queries that may be stale.
     followers: Pool,
+    /// One connection: rollups take no more of the database than that.
+    rollups: Pool,
     /// One connection, so that a look never waits for work.
     probe: Pool,
     pub(super) freshness: Freshness,
@@ -71,6 +73,7 @@ impl Node {
                 })
             }),
             followers: Pool::new(database.readers_max),
+            rollups: Pool::new(1),
             probe: Pool::new(1),
             freshness: Freshness::default(),
             down_until_ms: AtomicU64::new(0),
@@ -107,7 +110,7 @@ impl Node {
     }
 
     pub(super) fn pools(&self) -> impl Iterator<Item = &Pool> {
-        let others = [&self.writers, &self.followers, &self.probe];
+        let others = [&self.writers, &self.followers, &self.rollups, &self.probe];
         others.into_iter().chain(&self.readers)
     }
 
@@ -116,6 +119,7 @@ impl Node {
             Purpose::Write => Some(&self.writers),
             Purpose::Read => Some(&self.readers[readers as usize]),
             Purpose::ReadStale => Some(&self.followers),
+            Purpose::RollUp => Some(&self.rollups),
             Purpose::Probe => Some(&self.probe),
             Purpose::Migrate => None,
         }

@@ -61,6 +61,7 @@ const FILL: &str = "
     ANALYZE;";
 
 const DAY: &str = "to_timestamp(1700000000), to_timestamp(1700086400)";
+const DAYS: &str = "ARRAY[to_timestamp(1700000000)], ARRAY[to_timestamp(1700086400)]";
 
 /// Nodes of a plan, and how many rows each read.
 fn scans(plan: &Value, into: &mut Vec<(String, String, f64)>) {
@@ -111,7 +112,11 @@ pub(super) async fn explain(
 ) -> Vec<(String, String, f64)> {
     let prepare = format!("PREPARE shown AS {sql}");
     connection.execute(AssertSqlSafe(prepare)).await.unwrap();
-    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE shown ({values})");
+    let values = match values {
+        "" => String::new(),
+        values => format!("({values})"),
+    };
+    let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE shown {values}");
     let shown = connection.fetch_one(AssertSqlSafe(explain)).await.unwrap();
     connection.execute("DEALLOCATE shown").await.unwrap();
     let shown: Value = shown.try_get(0).unwrap();
@@ -309,7 +314,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "a day of a sensor by the hour",
                 AGGREGATES,
-                format!("'device-42', 'sensor-3', {DAY}, 1, 3600, 10000"),
+                format!("'device-42', 'sensor-3', {DAYS}, 1, 3600, 10000"),
                 // Of each bucket the first and the last again.
                 1_440.0 + 2.0 * 25.0,
             ),

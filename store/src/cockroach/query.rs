@@ -98,7 +98,7 @@ const CONTENT_LOST: &str = concat!(
 );
 
 /// Several statements with one view of the database.
-const ONE_VIEW: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+pub(super) const ONE_VIEW: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 pub(super) const CONFLICTS: &str = concat!(
     "SELECT t.sensor, ",

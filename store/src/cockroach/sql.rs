@@ -20,6 +20,7 @@ macro_rules! heads {
     () => {
         "UPDATE sync_status SET \
              ledger_version = sync_status.ledger_version + 1, \
+             marked_version = sync_status.marked_version + 1, \
              last_seen = h.last_seen, \
              merge_due = sync_status.merge_due OR h.merge_due \
          FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::TIMESTAMPTZ[], $5::BOOL[]) \
@@ -219,28 +220,30 @@ pub(super) const SUPERSEDE: &str = "UPDATE devices SET \
      FROM unnest($1::TEXT[], $2::INT8[]) AS s (device_id, lost) \
      WHERE devices.device_id = s.device_id";
 
-/// Buffer files that were never heard of, and their devices.
+/// Buffer files that were never heard of, and their devices. One that is known is locked: whoever begins its rollups
+/// sees this file, or is seen by who writes to it.
 pub(super) const MEET: &str = "WITH met AS ( \
          INSERT INTO devices (device_id, first_seen, last_seen, online) \
          SELECT device_id, min(seen), max(seen), false \
          FROM unnest($1::TEXT[], $3::TIMESTAMPTZ[]) AS d (device_id, seen) \
          GROUP BY device_id ORDER BY device_id \
-         ON CONFLICT (device_id) DO NOTHING RETURNING 1) \
+         ON CONFLICT (device_id) DO UPDATE SET last_seen = devices.last_seen RETURNING 1) \
      INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, ledger_version, \
-         merge_due, direct) \
-     SELECT device_id, epoch, seen, seen, 0, false, direct \
+         merge_due, direct, marked_version) \
+     SELECT device_id, epoch, seen, seen, 0, false, direct, 0 \
      FROM unnest($1::TEXT[], $2::INT8[], $3::TIMESTAMPTZ[], $4::BOOL[]) \
          AS s (device_id, epoch, seen, direct) \
      ON CONFLICT (device_id, epoch) DO NOTHING";
 
 /// What the ledger knows of some buffer files from a sequence on: a row without a range when
-/// nothing is recorded yet, no row for a file that was never heard of.
+/// nothing is recorded yet, no row for a file that was never heard of. And before which time its rows are marked.
 pub(super) const KNOWN: &str = "SELECT w.place, s.ledger_version, l.kind, l.reason, l.first_seq, \
      l.last_seq, l.digest, l.hlc_max, l.observed_min, l.observed_max, l.recorded_at, \
-     l.discarded_by \
+     l.discarded_by, r.rolled_until IS NOT NULL, s.rolled_until \
      FROM unnest($1::TEXT[], $2::INT8[], $3::INT8[], $4::INT8[]) \
          AS w (device_id, epoch, floor_seq, place) \
      JOIN sync_status AS s ON s.device_id = w.device_id AND s.epoch = w.epoch \
+     LEFT JOIN rollup_status AS r ON r.device_id = w.device_id \
      LEFT JOIN ledger AS l ON l.device_id = w.device_id AND l.epoch = w.epoch \
          AND l.last_seq >= w.floor_seq - 1 \
      ORDER BY w.place, l.first_seq";
@@ -337,7 +340,8 @@ pub(super) const DROP_RANGES: &str = "DELETE FROM ledger \
 
 /// The heads of merged ledgers.
 pub(super) const MERGED: &str = "UPDATE sync_status SET \
-         ledger_version = sync_status.ledger_version + 1, merge_due = false \
+         ledger_version = sync_status.ledger_version + 1, \
+         marked_version = sync_status.marked_version + 1, merge_due = false \
      FROM unnest($1::TEXT[], $2::INT8[]) AS m (device_id, epoch) \
      WHERE sync_status.device_id = m.device_id AND sync_status.epoch = m.epoch";
 

@@ -13,8 +13,10 @@ use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use super::dialect::{Dialect, dialect};
 
 /// Tables whose rows end, and the column that says from when they count.
-const ENDING: [(&str, &str); 5] = [
+const ENDING: [(&str, &str); 7] = [
     ("telemetry_data", "observed_at"),
+    ("telemetry_hours", "start_at"),
+    ("telemetry_minutes", "start_at"),
     ("conflicts", "observed_at"),
     // One that has not ended has no time, and stays.
     ("commands", "ended_at"),

@@ -5,6 +5,7 @@
 //! ranges, rows without another under their key                               inserted plainly
 //! rows that replace a version                                                 from that very version (compare and swap)
 //! versions that lost                                                          counted, and kept while there is room
+//! hours that have rollups, of which a row was written                          marked
 //! ```
 //!
 //! Every row that the outcome rests on is named with the version that was read, and every key that was free is
@@ -31,6 +32,7 @@ use super::found::Met;
 use super::heads::Head;
 use super::ingest::sql_int;
 use super::port::{Statements, ended};
+use super::rollups::{marks, put_marks};
 use super::sql;
 
 /// What came of writing a part.
@@ -91,12 +93,16 @@ pub(super) async fn write_plain(
     heads: &[Head<'_>],
     part: &[NewRow],
 ) -> Result<Written, sqlx::Error> {
+    let marks = marks(intake, heads, part.iter());
     let written = match of(connection, known).await? {
         // One statement is one round trip, and commits by itself.
-        Dialect::CockroachDb => put(connection, intake, heads, part).await?,
-        Dialect::PostgreSql => {
+        Dialect::CockroachDb if marks.is_empty() => put(connection, intake, heads, part).await?,
+        Dialect::CockroachDb | Dialect::PostgreSql => {
             let mut transaction = begin(connection, known).await?;
             let written = put(&mut transaction, intake, heads, part).await?;
+            if written {
+                put_marks(&mut transaction, &marks).await?;
+            }
             match written {
                 true => transaction.commit().await?,
                 // Nor are the heads moved that had not moved.
@@ -163,6 +169,8 @@ pub(super) async fn write_compared(
             .execute(sqlx::query_with(sql::SUPERSEDE, superseded.done()))
             .await?;
     }
+    let written = plain.iter().chain(replacing.iter().map(|(row, _)| row));
+    put_marks(&mut transaction, &marks(intake, heads, written)).await?;
     transaction.commit().await?;
     rooms.took(Aside::Conflicts, &taken);
     let mut counts = contest.counts;

@@ -30,6 +30,7 @@ use super::contract::{IngestStore, Readers, ReadingStore, ReportStore, SchemaSto
 use super::presence::Silence;
 use super::quota::{Aside, Quotas, Rooms};
 use super::retention::Retention;
+use super::rollups::{Advanced, Computed, RollupStore};
 use super::{
     Activity, Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Expired, Ingested,
     Migration, Presence, RangeContent, ReportsSettled, Store, StoreError, StoredReading,
@@ -183,6 +184,26 @@ impl UpkeepStore for Embedded {
         let after = after.cloned();
         self.write(move |file| expire::expire(file, before, after.as_ref()))
             .await
+    }
+}
+
+/// A file has none: its aggregates are added up from the readings.
+#[async_trait]
+impl RollupStore for Embedded {
+    async fn advance_rollups(
+        &self,
+        _: ReceivedAt,
+        _: Option<&DeviceId>,
+    ) -> Result<Advanced, StoreError> {
+        Ok(Advanced::default())
+    }
+
+    async fn compute_rollups(&self, _: Duration) -> Result<Computed, StoreError> {
+        Ok(Computed::default())
+    }
+
+    async fn rollup_lag(&self) -> Result<Option<Duration>, StoreError> {
+        Ok(None)
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct EpochState {
     pub(crate) vain: u32,
     /// Not read from the database, nor confirmed by a commit, in this call.
     pub(crate) is_remembered: bool,
+    /// Rows that are earlier are of hours that have rollups, and whoever writes one marks its hour.
+    pub(crate) marked_before: Option<ObservedAt>,
     committed: Vec<Span>,
     quarantined: Vec<Span>,
     evicted: Vec<Span>,

@@ -39,7 +39,7 @@ pub(crate) fn query(seconds: u64) -> AggregateQuery {
 }
 
 /// All pages of an aggregate.
-async fn all(store: &dyn Store, mut query: AggregateQuery) -> Vec<Bucket> {
+pub(crate) async fn all(store: &dyn Store, mut query: AggregateQuery) -> Vec<Bucket> {
     let mut found = Vec::new();
     loop {
         let page = store.aggregates(&query).await.unwrap();
@@ -60,7 +60,7 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
-fn model(rows: &[Row], query: &AggregateQuery) -> Vec<Bucket> {
+pub(crate) fn model(rows: &[Row], query: &AggregateQuery) -> Vec<Bucket> {
     let width = i128::from(query.bucket.micros());
     let mut groups: BTreeMap<i128, BTreeMap<i64, f64>> = BTreeMap::new();
     for row in rows.iter().filter(|row| row.sensor == 0) {
@@ -88,7 +88,7 @@ fn model(rows: &[Row], query: &AggregateQuery) -> Vec<Bucket> {
     groups.into_iter().map(bucket).collect()
 }
 
-fn check(found: &[Bucket], expected: &[Bucket]) {
+pub(crate) fn check(found: &[Bucket], expected: &[Bucket]) {
     let rounded = |bucket: &Bucket| Bucket {
         mean: 0.0,
         ..*bucket

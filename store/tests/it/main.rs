@@ -39,3 +39,4 @@ mod query;
 mod quotas;
 mod report;
 mod retention;
+mod rollups;

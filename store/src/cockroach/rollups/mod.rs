@@ -1,0 +1,193 @@
+//! Rollups on a cluster: hours that are over are given to them, and marked ones are computed, one device a transaction.
+//!
+//! ```text
+//! advance   claim the device ─► move its active files' heads, so that whoever writes reads first how far marks go now
+//!           ─► mark the hours in between that hold readings ─► rolled_until
+//! compute   claim the device ─► read some of its marks ─► their readings ─► rollups ─► remove those very marks
+//! ```
+//!
+//! A device is claimed by its row in `rollup_status`, which nobody locks who writes readings: who computes is in no
+//! writer's way but for the moment in which it removes marks. Everything is locked in the order status, heads, devices,
+//! marks, as writers do. [Why it is exact](../../../../docs/decisions/0028-rollups.md).
+
+mod advance;
+mod compute;
+mod expire;
+mod marks;
+#[cfg(test)]
+mod plans;
+pub(super) mod read;
+pub(super) mod sql;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use schema::DeviceId;
+use schema::time::ReceivedAt;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Executor as _, Row as _};
+
+use super::super::StoreError;
+use super::super::fleet::DEVICE_IDS;
+use super::super::rollups::{
+    ACTIVE, ADVANCE_DEVICES, Advanced, Computed, HOUR, RollupStore, SETTLES, hour_from, hour_of,
+    kept_from,
+};
+use super::arguments::Micros;
+use super::dialect::Purpose;
+use super::ingest::sql_int;
+use super::write;
+use super::{Cockroach, rows};
+use advance::Step;
+pub(super) use marks::{marks, put_marks};
+
+/// Marks that are looked at to find devices with some, and devices of which hours are computed by one call.
+const LOOKED_AT: i64 = 2_000;
+const DEVICES: usize = 32;
+
+/// Retention may take what is too old by so much later: until then the device is looked at again.
+const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2 * 3_600);
+
+/// Which hours of a device have rollups, in microseconds: from the first, until the second. `None` until they have begun.
+type Rolled = (Option<i64>, Option<i64>);
+
+#[async_trait]
+impl RollupStore for Cockroach {
+    async fn advance_rollups(
+        &self,
+        now: ReceivedAt,
+        after: Option<&DeviceId>,
+    ) -> Result<Advanced, StoreError> {
+        let until = Micros(hour_of(now.minus(SETTLES).micros()));
+        let active = Micros(now.minus(ACTIVE).micros());
+        let kept = self.retention.get().map(|kept| {
+            let first = kept_from(now, kept).micros();
+            Micros(first.saturating_add(hour_from(micros(LOOKED_AT_WITHIN))))
+        });
+        let (devices, due) = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
+            let page = sqlx::query(DEVICE_IDS).bind(after.map_or("", DeviceId::as_str));
+            let page = page.bind(sql_int(ADVANCE_DEVICES as u64));
+            let devices = names(&connection.fetch_all(page).await?)?;
+            connection
+                .execute(sqlx::query(sql::ENTER).bind(&devices))
+                .await?;
+            if let Some(kept) = kept {
+                let keep = sqlx::query(sql::KEEP_FROM).bind(&devices).bind(kept);
+                connection.execute(keep).await?;
+            }
+            let due = sqlx::query(sql::DUE).bind(&devices).bind(until);
+            let due = connection.fetch_all(due.bind(active)).await?;
+            let due = due.iter().map(|row| rows::device(row, 0));
+            Ok((devices, due.collect::<Result<_, _>>()?))
+        })?;
+        let due: Vec<DeviceId> = due;
+        let mut advanced = Advanced {
+            next: match devices.len() < ADVANCE_DEVICES {
+                true => None,
+                false => devices.last().and_then(|last| last.parse().ok()),
+            },
+            ..Advanced::default()
+        };
+        for device in due {
+            let step = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
+                let mut transaction = write::begin(connection, &self.dialect).await?;
+                let step = advance::advance(&mut transaction, &device, until, active).await?;
+                match step {
+                    Step::Nothing => transaction.rollback().await?,
+                    Step::Some | Step::All => transaction.commit().await?,
+                }
+                Ok(step)
+            })?;
+            advanced.devices += u64::from(step != Step::Nothing);
+            advanced.has_more |= step == Step::Some;
+        }
+        Ok(advanced)
+    }
+
+    async fn compute_rollups(&self, rest: Duration) -> Result<Computed, StoreError> {
+        let rest = micros(rest);
+        let found = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
+            let waiting = sqlx::query(sql::WAITING).bind(rest).bind(LOOKED_AT);
+            names(&connection.fetch_all(waiting).await?)
+        })?;
+        let is_page_full = found.len() as i64 == LOOKED_AT;
+        let mut devices: Vec<String> = Vec::new();
+        for device in found {
+            if !devices.contains(&device) && devices.len() < DEVICES {
+                devices.push(device);
+            }
+        }
+        let mut computed = Computed {
+            hours: 0,
+            has_more: is_page_full || devices.len() == DEVICES,
+        };
+        let mut failed = None;
+        for device in devices {
+            let done = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
+                let mut transaction = write::begin(connection, &self.dialect).await?;
+                let done = compute::compute(&mut transaction, &device, rest).await?;
+                transaction.commit().await?;
+                Ok(done)
+            });
+            match done {
+                Ok(done) => {
+                    computed.hours += done.hours;
+                    computed.has_more |= done.has_more;
+                }
+                // Its hours are added up from the readings until then, and the others' are not.
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if computed.hours == 0 => Err(error),
+            _ => Ok(computed),
+        }
+    }
+
+    async fn rollup_lag(&self) -> Result<Option<Duration>, StoreError> {
+        run!(self, &mut self.budget(), Purpose::Read, |connection| {
+            let Some(row) = connection.fetch_optional(sqlx::query(sql::LAG)).await? else {
+                return Ok(None);
+            };
+            let (now, marked) = (row.try_get::<Micros, _>(0)?, row.try_get::<Micros, _>(1)?);
+            let lag = now.0.saturating_sub(marked.0).max(0);
+            Ok(Some(Duration::from_micros(lag.unsigned_abs())))
+        })
+    }
+}
+
+/// Claims a device's rollups until the transaction ends; `None` where somebody else has, or there are none.
+async fn claim(connection: &mut PgConnection, device: &str) -> Result<Option<Rolled>, sqlx::Error> {
+    let claim = sqlx::query(sql::CLAIM).bind(device);
+    let Some(row) = connection.fetch_optional(claim).await? else {
+        return Ok(None);
+    };
+    Ok(Some((time(&row, 0)?, time(&row, 1)?)))
+}
+
+/// The first hour of which nothing is gone, from when rollups begin and before when readings are gone.
+fn first_kept(rolled_from: Option<i64>, expired_before: Option<i64>) -> i64 {
+    let first = rolled_from.max(expired_before.map(hour_from));
+    first.unwrap_or(i64::MIN)
+}
+
+fn time(row: &PgRow, at: usize) -> Result<Option<i64>, sqlx::Error> {
+    Ok(row.try_get::<Option<Micros>, _>(at)?.map(|micros| micros.0))
+}
+
+/// Names in the first column.
+fn names(rows: &[PgRow]) -> Result<Vec<String>, sqlx::Error> {
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Some hours, each with its end: a statement compares with both.
+fn ends(hours: &[i64]) -> Vec<Micros> {
+    hours
+        .iter()
+        .map(|hour| Micros(hour.saturating_add(HOUR)))
+        .collect()
+}
