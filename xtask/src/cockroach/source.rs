@@ -14,10 +14,11 @@ use crate::workspace;
 
 /// Where statements stand, and what in there is the other database's or a test.
 const FOLDER: &str = "store/src";
-const OTHERS: [&str; 3] = [
+const OTHERS: [&str; 4] = [
     "store/src/embedded",
     "store/src/cockroach/plans.rs",
     "store/src/cockroach/rollups/plans.rs",
+    "store/src/cockroach/partition_plans.rs",
 ];
 
 /// How a statement begins.
