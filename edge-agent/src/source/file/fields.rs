@@ -223,7 +223,7 @@ impl LineReader {
                 let of = |wanted: &str| all.clone().find(|(name, _)| *name == wanted);
                 // A line that says itself of which sensor it is.
                 if let (Some((_, sensor)), Some((_, value))) = (of("sensor"), of("value")) {
-                    let time = fields.time.as_deref().and_then(|time| of(time));
+                    let time = fields.time.as_deref().and_then(of);
                     let one: Vec<(&str, &str)> =
                         time.into_iter().chain([(sensor, value)]).collect();
                     let fields = Fields {

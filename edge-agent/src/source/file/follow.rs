@@ -64,11 +64,12 @@ pub(super) struct Follower {
     events: Vec<Event>,
 }
 
-/// A file, and when it was last written to: seconds, and nanoseconds.
+/// A file, and when it was last written to, seconds and nanoseconds; of two that were in one tick of the system's clock,
+/// the one that was renamed later is the later.
 #[derive(Debug, Clone, Copy)]
 struct Generation {
     inode: u64,
-    written_at: (i64, i64),
+    written_at: [i64; 4],
 }
 
 #[derive(Debug)]
@@ -441,7 +442,12 @@ impl Generation {
     fn of(known: &Metadata) -> Self {
         Self {
             inode: known.ino(),
-            written_at: (known.mtime(), known.mtime_nsec()),
+            written_at: [
+                known.mtime(),
+                known.mtime_nsec(),
+                known.ctime(),
+                known.ctime_nsec(),
+            ],
         }
     }
 }
