@@ -151,7 +151,7 @@ mod tests {
             for number in 0..numbers {
                 // Two qualities, which count together.
                 let quality = i16::from(number % 60 == 59);
-                parts.number(HOUR + number * MINUTE / 10, quality, number as f64);
+                parts.number(HOUR + number * (HOUR / 601), quality, number as f64);
             }
             let hour = parts.hour();
             let kept: BTreeSet<i64> = hour.minutes.iter().map(|((at, _), _)| *at).collect();

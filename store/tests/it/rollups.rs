@@ -452,7 +452,12 @@ async fn who_remembers_an_earlier_time_reads_again(fixture: Fixture) {
     let mut seq = 0;
     let mut one = |hour| {
         seq += 1;
-        delivered("d", hour, vec![reading(seq, hour, seq as i64, seq as f64)])
+        // Just now: its file is expected to be written to.
+        delivered(
+            "d",
+            hour + 1,
+            vec![reading(seq, hour, seq as i64, seq as f64)],
+        )
     };
     for hour in 0..6 {
         store.ingest(&[one(hour)]).await.unwrap();

@@ -120,7 +120,7 @@ async fn rollups_are_found_by_their_keys() {
             format!("{hours}, {ends}"),
             120.0,
         ),
-        ("their marks", UNMARK, format!("{hours}, ARRAY[1,1]"), 2.0),
+        ("their marks", UNMARK, format!("{hours}, ARRAY[1,1]"), 7.0),
         (
             "files of a device that go on",
             MOVE_FILES,

@@ -212,7 +212,7 @@ macro_rules! rolled {
              CROSS JOIN LATERAL (SELECT * FROM ",
             $table,
             " AS h WHERE h.device_id = $1 AND h.sensor = $2 AND h.start_at >= p.from_at \
-                 AND h.start_at < p.to_at AND h.quality <= $5) AS r"
+                 AND h.start_at < p.to_at AND h.quality <= $5 ORDER BY h.start_at) AS r"
         )
     };
 }
