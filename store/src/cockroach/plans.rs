@@ -9,7 +9,8 @@ use super::dialect::READ_SETTINGS;
 use super::dialect::WRITE_SETTINGS;
 use super::history::{AGGREGATES, FIRST_AT, part};
 use super::query::{
-    LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES, SENSORS_ASC, SENSORS_DESC, sensor_names,
+    ALL_TIMES, LATEST, ONE_SENSOR_ASC, ONE_SENSOR_DESC, SENSOR_NAMES, SENSORS_ASC, SENSORS_DESC,
+    sensor_names,
 };
 use crate::commands::sql::{CLAIM, EXPIRE};
 use crate::config::{HISTORY, UNHEARD};
@@ -196,7 +197,7 @@ async fn pages_cost_what_they_return(connection: &mut PgConnection) {
         ("wide", 3_000, 1_000),
     ] {
         let of: DeviceId = device.parse().unwrap();
-        let names = sensor_names(connection, &of, (Micros(i64::MIN), Micros(i64::MAX))).await.unwrap();
+        let names = sensor_names(connection, &of, ALL_TIMES).await.unwrap();
         assert_eq!(names.len(), sensors);
         for order in [Order::OldestFirst, Order::NewestFirst] {
             let query = TelemetryQuery {

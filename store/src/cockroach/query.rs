@@ -113,8 +113,7 @@ pub(super) const CONFLICTS: &str = concat!(
 impl ReadingStore for Cockroach {
     async fn latest(&self, device: &DeviceId) -> Result<Vec<StoredReading>, StoreError> {
         run!(self, &mut self.budget(), Purpose::ReadStale, |connection| {
-            let all = (Micros(OBSERVED_AT_MIN.micros()), Micros(TO_MAX.micros()));
-            let names = sensor_names(connection, device, all).await?;
+            let names = sensor_names(connection, device, ALL_TIMES).await?;
             let places = places(&names);
             let select = sqlx::query(LATEST).bind(device.as_str()).bind(names);
             let select = select.bind(limited(QUERY_ROWS_MAX)).bind(places);
@@ -188,6 +187,10 @@ impl ReadingStore for Cockroach {
         })
     }
 }
+
+/// Every time that a reading may have.
+pub(super) const ALL_TIMES: (Micros, Micros) =
+    (Micros(OBSERVED_AT_MIN.micros()), Micros(TO_MAX.micros()));
 
 /// In the order of their bytes; of sensors that have readings between two times, and perhaps of others.
 pub(super) async fn sensor_names(

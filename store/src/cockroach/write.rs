@@ -19,7 +19,7 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Connection as _, Executor as _, Transaction};
 
 use super::super::RowCounts;
-use super::super::ledger::contest::{self, Lost};
+use super::super::ledger::contest::{self, Contest, Lost};
 use super::super::ledger::late;
 use super::super::ledger::plan::{Intake, NewRow};
 use super::super::quota::{self, Aside, Rooms, Taken};

@@ -51,7 +51,7 @@ const STEPS: [(&str, &str); 12] = [
     ),
     (
         "quotas",
-        include_str!("../../../migrations/embedded/0013_quotas.sql"),
+        include_str!("../../../migrations/embedded/0012_quotas.sql"),
     ),
 ];
 

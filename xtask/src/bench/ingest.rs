@@ -157,7 +157,11 @@ pub(super) enum Table {
     ByMonth,
 }
 
-pub(super) async fn open(url: &str, writers: usize, table: Table) -> Result<Arc<dyn Store>, Failure> {
+pub(super) async fn open(
+    url: &str,
+    writers: usize,
+    table: Table,
+) -> Result<Arc<dyn Store>, Failure> {
     let nodes = store::cockroach::Nodes::parse([url]).map_err(failed)?;
     let mut database = Database::new(nodes);
     database.partitions = table == Table::ByMonth;
@@ -199,7 +203,7 @@ async fn ingest(
 /// Devices whose rollups have begun send readings, then their hour is over and is computed: all of it counts.
 async fn with_rollups(url: &str, fleet: &[Delivery]) -> Result<f64, Failure> {
     let database = Scratch::create(url).await?;
-    let store = open(&database.url, 2).await?;
+    let store = open(&database.url, 2, Table::Plain).await?;
     let (first, rest) = fleet.split_at(usize::try_from(DEVICES).map_err(failed)?);
     ingest(&store, first, 2).await?;
     let begun = first[0].received_at;

@@ -24,7 +24,7 @@ use store::{Delivery, FleetBooks, Order, Origin, Readers, Store, TelemetryQuery}
 use tokio::task::JoinSet;
 
 use super::Figure;
-use super::ingest::open;
+use super::ingest::{Table, open};
 
 /// Rows when nobody says how many.
 pub(super) const ROWS: u64 = 10_000_000;
@@ -79,7 +79,7 @@ pub(super) fn run(url: &str, rows: u64, mut emit: impl FnMut(Figure)) -> Result<
 }
 
 async fn soak(url: &str, rows: u64, emit: &mut impl FnMut(Figure)) -> Result<(), Failure> {
-    let store = open(url, WRITERS).await?;
+    let store = open(url, WRITERS, Table::ByMonth).await?;
     let tenth = fill(&store, rows, 0..1).await?;
     let few = ask(&store, 1).await?;
     fill(&store, rows, 1..9).await?;

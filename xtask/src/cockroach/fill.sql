@@ -9,6 +9,20 @@ FROM generate_series(0, 19999) AS d, generate_series(1, 2) AS e;
 INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at)
 SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 60 * m), m, 0, m, 1, 7 * m + s + 1, now()
 FROM generate_series(0, 99) AS d, generate_series(0, 6) AS s, generate_series(0, 1439) AS m;
+INSERT INTO telemetry_data_leaving SELECT * FROM telemetry_data WHERE device_id = 'device-1';
+INSERT INTO telemetry_hours (device_id, sensor, start_at, quality, numbers, low, high, small_sum, big_sum, first_at, first_number,
+    last_at, last_number, has_minutes)
+SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 3600 * h), 0, 60, 0, 1, 30, 0, now(), 0, now(), 1, h % 100 = 0
+FROM generate_series(0, 99) AS d, generate_series(0, 6) AS s, generate_series(0, 999) AS h;
+INSERT INTO telemetry_minutes (device_id, sensor, start_at, quality, numbers, low, high, small_sum, big_sum, first_at, first_number,
+    last_at, last_number)
+SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 60 * m), 0, 60, 0, 1, 30, 0, now(), 0, now(), 1
+FROM generate_series(0, 9) AS d, generate_series(0, 6) AS s, generate_series(0, 1439) AS m;
+INSERT INTO rollup_status (device_id, rolled_from, rolled_until)
+SELECT 'device-' || d, to_timestamp(1700000000), to_timestamp(1700086400) FROM generate_series(0, 19999) AS d;
+INSERT INTO rollup_marks (device_id, sensor, hour_at, marks, marked_at, touched_at)
+SELECT 'device-' || d, 'sensor-' || h % 7, to_timestamp(1700000000 + 3600 * h), 1, to_timestamp(1700000000 + h), now()
+FROM generate_series(0, 999) AS d, generate_series(0, 9) AS h;
 INSERT INTO ledger (device_id, epoch, first_seq, kind, last_seq, digest, recorded_at)
 SELECT 'device-' || d, 1, 1 + 10 * r, 'committed', 9 + 10 * r, 0, now()
 FROM generate_series(0, 19999) AS d, generate_series(0, 9) AS r;

@@ -5,10 +5,11 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
 use super::super::super::rollups::{HOUR, hour_of};
+use super::super::Cockroach;
 use super::super::arguments::{Columns, Micros};
 use super::super::history::{begin, end};
 use super::super::ingest::sql_int;
-use super::super::query::sensor_names;
+use super::super::query::{ALL_TIMES, sensor_names};
 use super::{claim, sql, time};
 
 /// What a step did, in its transaction.
@@ -32,6 +33,7 @@ const CLEARED: i64 = 5_000;
 
 /// Takes one step, up to the hour `until`; files that were heard of since `active` are expected to be written to.
 pub(super) async fn advance(
+    store: &Cockroach,
     connection: &mut PgConnection,
     device: &DeviceId,
     until: Micros,
@@ -50,7 +52,7 @@ pub(super) async fn advance(
         roll(connection, device, None).await?;
         return Ok(Step::Some);
     }
-    go_on(connection, device, rolled, until, active).await
+    go_on(store, connection, device, rolled, until, active).await
 }
 
 /// Clears what there is, some rows at a time, and then begins at the device's first reading.
@@ -71,7 +73,7 @@ async fn start(
             .execute(sqlx::query(statement).bind(device.as_str()))
             .await?;
     }
-    let names = sensor_names(connection, device).await?;
+    let names = sensor_names(connection, device, ALL_TIMES).await?;
     let first = first(connection, device, &names, (i64::MIN, i64::MAX)).await?;
     let begins = first.map_or(until.0, |first| hour_of(first).min(until.0));
     roll(connection, device, Some(begins)).await?;
@@ -81,6 +83,7 @@ async fn start(
 
 /// Gives the next hours to rollups: those in between that hold readings are marked.
 async fn go_on(
+    store: &Cockroach,
     connection: &mut PgConnection,
     device: &DeviceId,
     rolled: i64,
@@ -88,7 +91,9 @@ async fn go_on(
     active: Micros,
 ) -> Result<Step, sqlx::Error> {
     let until = until.0.max(rolled);
-    let names = sensor_names(connection, device).await?;
+    let [from, to] = [rolled, until].map(ObservedAt::from_micros);
+    let within = store.widened(connection, from, to).await?;
+    let names = sensor_names(connection, device, within).await?;
     let hours = (SEEKS / names.len().max(1)).clamp(1, HOURS_MAX as usize);
     let hours = HOUR.saturating_mul(sql_int(hours as u64));
     // A hole of years costs one step.
@@ -103,7 +108,7 @@ async fn go_on(
         .execute(files.bind(Micros(next)).bind(active))
         .await?;
     // Whoever was writing has ended by now, and what it has written is seen.
-    let names = sensor_names(connection, device).await?;
+    let names = sensor_names(connection, device, within).await?;
     if let Some(first) = first(connection, device, &names, (rolled, next)).await? {
         let from = hour_of(first).max(rolled);
         if next.saturating_sub(from) > hours {

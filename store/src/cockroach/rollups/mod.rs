@@ -91,7 +91,7 @@ impl RollupStore for Cockroach {
         for device in due {
             let step = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
                 let mut transaction = write::begin(connection, &self.dialect).await?;
-                let step = advance::advance(&mut transaction, &device, until, active).await?;
+                let step = advance::advance(self, &mut transaction, &device, until, active).await?;
                 match step {
                     Step::Nothing => transaction.rollback().await?,
                     Step::Some | Step::All => transaction.commit().await?,
