@@ -9,7 +9,8 @@ FROM generate_series(0, 19999) AS d, generate_series(1, 2) AS e;
 INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at)
 SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 60 * m), m, 0, m, 1, 7 * m + s + 1, now()
 FROM generate_series(0, 99) AS d, generate_series(0, 6) AS s, generate_series(0, 1439) AS m;
-INSERT INTO telemetry_data_leaving SELECT * FROM telemetry_data WHERE device_id = 'device-1';
+INSERT INTO telemetry_data_leaving (device_id, sensor, observed_at)
+SELECT device_id, sensor, observed_at FROM telemetry_data WHERE device_id = 'device-1';
 INSERT INTO telemetry_hours (device_id, sensor, start_at, quality, numbers, low, high, small_sum, big_sum, first_at, first_number,
     last_at, last_number, has_minutes)
 SELECT 'device-' || d, 'sensor-' || s, to_timestamp(1700000000 + 3600 * h), 0, 60, 0, 1, 30, 0, now(), 0, now(), 1, h % 100 = 0
