@@ -254,21 +254,25 @@ async fn what_the_buffer_refused_is_no_value_to_compare_with() {
         source.shaping.dead_band = Some(0.0);
     })
     .await;
-    // Too long for what is left of a page.
-    let text = "y".repeat(1000);
-    let line = |n: u64| format!("{{\"sensor\":\"s\",\"value\":{text:?},\"observed_at\":{n}}}\n");
-    let filler: String = (0..200)
-        .map(|n| {
-            let text = "x".repeat(1000);
-            format!("{{\"sensor\":\"f\",\"value\":\"{n} {text}\",\"observed_at\":{n}}}\n")
-        })
-        .collect();
+    let line = |value: u64| format!("{{\"sensor\":\"s\",\"value\":{value}}}\n");
+    let text = "x".repeat(1000);
+    let filler = |round: u64| -> String {
+        (0..40)
+            .map(|n| format!("{{\"sensor\":\"f\",\"value\":\"{round} {n} {text}\"}}\n"))
+            .collect()
+    };
     edge.agent.limit_file_pages(1).await;
-    let refused = ask(&mut stream, &filler).await;
-    assert!(refused.last().unwrap()["refused"].is_string());
-    assert!(ask(&mut stream, &line(1)).await[0]["refused"].is_string());
+    let mut refused = None;
+    for value in 1..100 {
+        let answers = ask(&mut stream, &(filler(value) + &line(value))).await;
+        if answers.last().unwrap()["refused"].is_string() {
+            refused = Some(value);
+            break;
+        }
+    }
+    let refused = line(refused.expect("the disk is full"));
     edge.agent.limit_file_pages(1_000_000).await;
-    let answers = ask(&mut stream, &(line(2) + &line(3))).await;
+    let answers = ask(&mut stream, &refused.repeat(2)).await;
     assert!(answers[0]["accepted"].is_u64(), "{answers:?}");
     assert_eq!(answers[1], json!({"dropped": "dead_band"}));
 }
