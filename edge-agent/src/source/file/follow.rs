@@ -88,8 +88,6 @@ struct Open {
     is_current: bool,
     /// Another was seen at the path, or it grew since.
     left_at: Option<Instant>,
-    /// It has been at rest: what stood before may have been replaced.
-    is_suspect: bool,
     /// It has ended; what is left is a line, ended or not.
     has_ended: bool,
 }
@@ -309,7 +307,6 @@ impl Follower {
             is_long: false,
             is_current,
             left_at: None,
-            is_suspect: false,
             has_ended: false,
         });
         Ok(())
@@ -404,7 +401,6 @@ impl Follower {
         if !open.is_current {
             return Ok(End::Ended);
         }
-        open.is_suspect = true;
         let read = open.offset + open.bytes.len() as u64;
         let own = open.file.metadata()?;
         let at_path = match std::fs::metadata(&self.path) {
@@ -461,7 +457,8 @@ impl Open {
         if count == 0 {
             return Ok(Read::Nothing);
         }
-        if std::mem::take(&mut self.is_suspect) && !self.is_as_before()? {
+        // After these bytes, so that none of another file is taken for the rest of this one.
+        if !self.is_as_before()? {
             return Ok(Read::Replaced);
         }
         if self.left_at.is_some() {
