@@ -187,18 +187,35 @@ impl Outlet {
         self.submit(append.into()).await.done().await
     }
 
+    /// As [`Self::append`], for what its sender keeps until then: what is above the rate waits for its turn.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn append_in_turn(&self, append: Append) -> Result<Outcome, IngestError> {
+        self.hand_over(append, false, true).await.done().await
+    }
+
+    /// Whether what is handed over is shown to somebody and kept nowhere.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        matches!(self.0.sink, Sink::Shown(..))
+    }
+
     /// As [`Self::append`], for what somebody requested: no dead band and no window leaves anything out.
     ///
     /// # Errors
     /// As [`Self::append`].
     pub async fn append_whole(&self, append: impl Into<Append>) -> Result<Outcome, IngestError> {
-        self.hand_over(append.into(), true).await.done().await
+        self.hand_over(append.into(), true, false)
+            .await
+            .done()
+            .await
     }
 
     /// Hands samples over as [`Self::append`] does, and returns when they wait for their commit, behind what was
     /// handed over before. So a source may read on meanwhile.
     pub async fn submit(&self, append: Append) -> Submission {
-        self.hand_over(append, false).await
+        self.hand_over(append, false, false).await
     }
 
     /// The source reads again, or still, whether or not that brings readings.
@@ -272,7 +289,7 @@ impl Outlet {
         &self.0.report
     }
 
-    async fn hand_over(&self, append: Append, whole: bool) -> Submission {
+    async fn hand_over(&self, append: Append, whole: bool, waits: bool) -> Submission {
         let shared = &self.0;
         if shared.limit.is_none() && shared.shaper.is_none() {
             return self.submit_shaped(append, None, Vec::new()).await;
@@ -285,7 +302,7 @@ impl Outlet {
         } = append;
         let count = samples.len();
         // A source that knows how far it has read waits for its turn: nothing of it is left out.
-        let is_paced = position.is_some();
+        let is_paced = waits || position.is_some();
         if let Some((_, limiter)) = &shared.limit
             && is_paced
         {

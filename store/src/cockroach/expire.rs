@@ -131,7 +131,9 @@ impl UpkeepStore for Cockroach {
     }
 
     async fn make_partitions(&self) -> Result<u64, StoreError> {
-        self.make_ahead().await
+        let made = self.make_ahead().await?;
+        self.finish_leaving().await?;
+        Ok(made)
     }
 
     async fn merge_ranges(&self, limit: usize) -> Result<u64, StoreError> {

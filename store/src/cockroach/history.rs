@@ -55,6 +55,7 @@ pub(super) const AGGREGATES: &str = concat!(
          + floor(extract(epoch FROM (t.observed_at AT TIME ZONE 'UTC')::TIME))::INT8 AS at_second \
      FROM unnest($3::TIMESTAMPTZ[], $4::TIMESTAMPTZ[]) AS p (from_at, to_at) CROSS JOIN LATERAL ( \
          SELECT * FROM telemetry_data AS r WHERE r.device_id = $1 AND r.sensor = $2 \
+             AND r.observed_at >= $8 AND r.observed_at < $9 \
              AND r.observed_at >= p.from_at AND r.observed_at < p.to_at \
              AND r.quality <= $5 AND r.value_text IS NULL) AS t OFFSET 0), \
      buckets AS (SELECT at_second - ((at_second % $6::INT8) + $6::INT8) % $6::INT8 AS bucket, \
@@ -185,7 +186,10 @@ async fn aggregated(
             read::rolled(connection, query, window, unit, kept, &mut buckets).await?
         }
     };
-    if !pieces.is_empty() {
+    if let (Some(from), Some(to)) = (
+        pieces.iter().map(|piece| piece.0).min(),
+        pieces.iter().map(|piece| piece.1).max(),
+    ) {
         let arguments = Columns::default()
             .one(query.device.as_str())?
             .one(query.sensor.as_str())?
@@ -193,7 +197,10 @@ async fn aggregated(
             .array(&pieces, |piece| end(ObservedAt::from_micros(piece.1)))?
             .one(quality(query.worst))?
             .one(query.bucket.seconds())?
-            .one(sql_int(query.limit.min(BUCKETS_MAX) as u64))?;
+            .one(sql_int(query.limit.min(BUCKETS_MAX) as u64))?
+            // Of all pieces: whatever the plan, no partition is read that has none of them.
+            .one(begin(ObservedAt::from_micros(from)))?
+            .one(end(ObservedAt::from_micros(to)))?;
         let select = sqlx::query_with(AGGREGATES, arguments.done());
         for row in connection.fetch_all(select).await? {
             let start = rows::int(&row, 0)?.saturating_mul(1_000_000);

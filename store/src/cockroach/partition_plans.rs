@@ -118,14 +118,14 @@ async fn no_partition_is_read_that_has_nothing_of_what_is_asked_for() {
         (
             "a page of a device",
             SENSORS_ASC,
-            format!("'device-7', {SENSORS}, {since}, '2022-05-11', 100, {PLACES}"),
+            format!("'device-7', {SENSORS}, {since}, '2022-05-11', 100"),
             1,
             120.0,
         ),
         (
             "its last page",
             SENSORS_DESC,
-            format!("'device-7', {SENSORS}, {until}, '2022-05-10', 100, {PLACES}"),
+            format!("'device-7', {SENSORS}, {until}, '2022-05-10', 100"),
             1,
             120.0,
         ),
@@ -147,7 +147,8 @@ async fn no_partition_is_read_that_has_nothing_of_what_is_asked_for() {
         (
             "a day by the hour",
             AGGREGATES,
-            format!("'device-7', 'sensor-3', {day}, 1, 3600, 1000"),
+            "'device-7', 'sensor-3', ARRAY['2022-05-10'::TIMESTAMPTZ], ARRAY['2022-05-11'::TIMESTAMPTZ], 1, 3600, 1000, '2022-05-10', '2022-05-11'"
+                .to_owned(),
             1,
             3.0 * 24.0,
         ),

@@ -315,7 +315,7 @@ async fn queries_of_a_million_rows_find_them_by_an_index() {
             (
                 "a day of a sensor by the hour",
                 AGGREGATES,
-                format!("'device-42', 'sensor-3', {DAYS}, 1, 3600, 10000"),
+                format!("'device-42', 'sensor-3', {DAYS}, 1, 3600, 10000, {DAY}"),
                 // Of each bucket the first and the last again.
                 1_440.0 + 2.0 * 25.0,
             ),

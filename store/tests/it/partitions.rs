@@ -851,12 +851,15 @@ fn a_month_that_leaves_is_counted_once_whatever_happens() {
         store.set_retention(Some(retention)).await.unwrap();
         let before = ObservedAt::from_micros(now - 150 * DAY);
 
-        // Whoever counts waits for a device, and gives up: as one that is killed.
-        let mut other = fixture.connection().await;
-        let mut held = other.begin().await.unwrap();
-        held.execute("UPDATE devices SET last_seen = now() WHERE device_id = 'e'")
-            .await
-            .unwrap();
+        // Whoever counts finds a device held, and gives up: as one that is killed.
+        fixture
+            .sql(
+                "CREATE FUNCTION held() RETURNS trigger LANGUAGE plpgsql AS \
+                     $$ BEGIN RAISE EXCEPTION 'held' USING ERRCODE = '55P03'; END $$; \
+                 CREATE TRIGGER held BEFORE UPDATE OF expired ON devices FOR EACH ROW \
+                     WHEN (OLD.expired IS DISTINCT FROM NEW.expired) EXECUTE FUNCTION held()",
+            )
+            .await;
         store.expire(before, None).await.unwrap();
         assert!(!partitions(&fixture).await.contains(&old));
         let leaving = "SELECT count(*)::TEXT FROM telemetry_data_leaving";
@@ -878,7 +881,7 @@ fn a_month_that_leaves_is_counted_once_whatever_happens() {
         second.set_retention(Some(retention)).await.unwrap();
         second.expire(before, None).await.unwrap();
         assert_eq!(number(&fixture, leaving).await, 25);
-        held.rollback().await.unwrap();
+        fixture.sql("DROP TRIGGER held ON devices").await;
 
         let (one, two) = tokio::join!(store.expire(before, None), second.expire(before, None));
         one.unwrap();

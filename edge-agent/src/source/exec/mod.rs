@@ -12,6 +12,7 @@ mod output;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,7 +55,7 @@ const ENDINGS_TIME_MAX: Duration = Duration::from_millis(1_800);
 const RUN_VARIABLE: &str = "TIDELINE_SOURCE_RUN";
 
 /// The settings of a source of this kind.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ExecSource {
     name: String,
     program: PathBuf,
@@ -64,6 +65,22 @@ pub struct ExecSource {
     rules: LineRules,
     mode: Mode,
     output_bytes_max: u64,
+}
+
+/// Arguments and values of variables may be secrets: the log has how many, and names.
+impl fmt::Debug for ExecSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExecSource")
+            .field("name", &self.name)
+            .field("program", &self.program)
+            .field("args", &self.args.len())
+            .field("environment", &self.environment.keys())
+            .field("directory", &self.directory)
+            .field("rules", &self.rules)
+            .field("mode", &self.mode)
+            .field("output_bytes_max", &self.output_bytes_max)
+            .finish()
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -18,9 +18,10 @@ use tracing::{debug, info, warn};
 
 use super::ExecSource;
 use crate::buffer::{Append, Sample};
+use crate::ingest::APPEND_READINGS_MAX;
 use crate::repeat::Repeats;
 use crate::source::Outlet;
-use crate::source::format::{LINE_BYTES_MAX, LineError};
+use crate::source::format::{LINE_BYTES_MAX, LINE_SAMPLES_MAX, LineError};
 
 /// Most lines that are handed over together.
 const APPEND_LINES_MAX: usize = 1_000;
@@ -136,6 +137,9 @@ impl<'a> Output<'a> {
     ) -> bool {
         let now_micros = self.outlet.now_micros();
         for _ in 0..APPEND_LINES_MAX {
+            if samples.len() > APPEND_READINGS_MAX - LINE_SAMPLES_MAX {
+                return false;
+            }
             let decoded = match has_ended {
                 true => codec.decode_eof(bytes),
                 false => codec.decode(bytes),
@@ -190,7 +194,7 @@ impl<'a> Output<'a> {
                 }
                 // The program waits in its pipe meanwhile.
                 Err(error) if error.fault() == Fault::Retry => sleep(PAUSE).await,
-                Err(_) => return,
+                Err(error) => return self.outlet.note::<()>(Err(error)),
             }
         }
     }

@@ -89,7 +89,7 @@ pub(super) async fn run(
     outlet: &Outlet,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
-    let options = options(source)?;
+    let options = options(source, outlet.is_shown())?;
     let (client, mut events) = AsyncClient::new(options, REQUESTS);
     events
         .network_options
@@ -132,12 +132,17 @@ pub(super) async fn run(
     }
 }
 
-fn options(source: &MqttSource) -> Result<MqttOptions, Failure> {
+/// A look has a session of its own: what it acknowledges the broker would never send to the agent.
+fn options(source: &MqttSource, is_look: bool) -> Result<MqttOptions, Failure> {
     let address = &source.address;
-    let mut options = MqttOptions::new(&source.client_id, &address.host, address.port);
+    let client_id = match is_look {
+        true => format!("{}-try-{}", source.client_id, std::process::id()),
+        false => source.client_id.clone(),
+    };
+    let mut options = MqttOptions::new(client_id, &address.host, address.port);
     options
         // The broker keeps what comes while nobody is here.
-        .set_clean_session(false)
+        .set_clean_session(is_look)
         .set_manual_acks(true)
         .set_keep_alive(KEEP_ALIVE)
         .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
@@ -386,7 +391,11 @@ impl Keeper<'_> {
                 can_hold_back: true,
                 ..Append::default()
             };
-            match self.outlet.append(append).await {
+            let appended = tokio::select! {
+                appended = self.outlet.append_in_turn(append) => appended,
+                () = self.stop.cancelled() => return false,
+            };
+            match appended {
                 Ok(outcome) => {
                     // What the buffer has no room for stays with the broker.
                     let full = Verdict::Refused(Refusal::Reading(ReadingError::BufferFull));

@@ -129,6 +129,11 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
             "url",
             "must begin with http:// and a host: exporters of this machine speak no TLS",
         );
+        section.check(
+            url.username().is_empty() && url.password().is_none(),
+            "url",
+            "must hold no user and no password: it is shown in the log and in the status",
+        );
     }
     for (key, list) in [("allow", &raw.allow), ("deny", &raw.deny)] {
         let reason = format!(

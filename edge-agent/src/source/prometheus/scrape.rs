@@ -55,6 +55,8 @@ pub(super) struct Scraped {
     pub(super) first_bad: Option<(usize, LineError)>,
     /// Series that are allowed, and NaN or infinite just now: they have no value, or are stale.
     pub(super) not_finite: u64,
+    /// Series that are taken, counters that are seen for the first time among them.
+    pub(super) taken: usize,
     /// Series beyond the most that are taken.
     pub(super) too_many: u64,
     /// Whether an answer that says where it ends has come to its end.
@@ -106,10 +108,11 @@ impl Selection {
             into.not_finite += 1;
             return;
         }
-        if into.samples.len() >= self.series_max {
+        if into.taken >= self.series_max {
             into.too_many += 1;
             return;
         }
+        into.taken += 1;
         let at_micros = series.at_micros.filter(|_| self.timestamps);
         let counts = matches!(series.role, Role::Counter | Role::Bucket);
         let (sensor, value, quality) = if counts && self.counters == Counters::Rate {

@@ -48,6 +48,9 @@ pub(super) async fn receive(
     outcome
 }
 
+/// Datagrams that share an append at most.
+const DATAGRAMS_TOGETHER: usize = 16;
+
 async fn read(
     socket: &UdpSocket,
     rules: &LineRules,
@@ -59,10 +62,12 @@ async fn read(
     loop {
         let mut append = Append::default();
         let mut bytes = socket.recv(&mut datagram).await?;
-        loop {
+        // Bad lines bring no samples, and cost all the same: others have their turn between.
+        tokio::task::yield_now().await;
+        for together in 1.. {
             let lines = datagram.get(..bytes).unwrap_or_default();
             take(lines, rules, outlet, &mut append, &mut warnings);
-            if append.samples.len() >= APPEND_SAMPLES {
+            if append.samples.len() >= APPEND_SAMPLES || together == DATAGRAMS_TOGETHER {
                 break;
             }
             // What has come meanwhile shares the append.

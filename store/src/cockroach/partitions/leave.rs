@@ -29,11 +29,26 @@ const LEAVING: &str = "SELECT i.inhrelid::regclass::TEXT FROM pg_inherits AS i \
      WHERE i.inhparent = to_regclass('telemetry_data_leaving')";
 
 /// As if each had been deleted when it was too old. Devices do not go.
-const COUNT: &str = "UPDATE devices SET expired = devices.expired + g.gone, \
+/// In the order of the devices, as all lock them.
+const COUNT: &str = "WITH g AS MATERIALIZED ( \
+         SELECT t.device_id, count(*) AS gone, max(t.observed_at) AS newest \
+         FROM telemetry_data_leaving AS t GROUP BY t.device_id), \
+     held AS MATERIALIZED (SELECT d.device_id FROM devices AS d JOIN g ON g.device_id = d.device_id \
+         ORDER BY d.device_id FOR UPDATE OF d) \
+     UPDATE devices SET expired = devices.expired + g.gone, \
          expired_before = greatest(devices.expired_before, g.newest + interval '1 microsecond') \
-     FROM (SELECT t.device_id, count(*) AS gone, max(t.observed_at) AS newest \
-         FROM telemetry_data_leaving AS t GROUP BY t.device_id) AS g \
+     FROM g JOIN held ON held.device_id = g.device_id \
      WHERE devices.device_id = g.device_id RETURNING g.gone";
+
+/// Says of some devices that what was observed before a time is gone, or will be in a moment: ahead of it, so that nobody
+/// misses a row of a month that has left and is not counted yet, nor reads its rollups.
+const GONE: &str = "UPDATE devices SET expired_before = $1 WHERE device_id IN ( \
+         SELECT d.device_id FROM devices AS d \
+         WHERE d.expired_before IS NULL OR d.expired_before < $1 \
+         ORDER BY d.device_id LIMIT $2 FOR UPDATE)";
+
+/// Devices of one such statement.
+const GONE_DEVICES: i64 = 1_000;
 
 /// Nobody else has a partition leave meanwhile, and nothing leaves.
 const LOCK_PLACE: &str = "LOCK TABLE telemetry_data_leaving IN ACCESS EXCLUSIVE MODE";
@@ -94,9 +109,31 @@ impl Cockroach {
         }
     }
 
+    /// Counts and drops what has left, whatever is to be kept now.
+    pub(in super::super) async fn finish_leaving(&self) -> Result<(), StoreError> {
+        match self.drop_leaving().await {
+            Ok(_) => Ok(()),
+            // Somebody reads, or another bridge is at it; or it may not be dropped, which retention says.
+            Err(failed)
+                if matches!(
+                    failed.verdict,
+                    Verdict::Conflict | Verdict::Refused | Verdict::Refusal
+                ) =>
+            {
+                Ok(())
+            }
+            Err(failed) => Err(self.budget().given_up(failed)),
+        }
+    }
+
     /// Has the oldest partition that is old leave. Returns whether there was one.
     async fn detach_oldest(&self, before: Micros) -> Result<bool, Failed> {
         let mut lease = self.cluster.lease(Purpose::Migrate).await?;
+        let announced = announce(&mut lease.connection, before).await;
+        match lease.end(Ok(announced)).await? {
+            true => lease = self.cluster.lease(Purpose::Migrate).await?,
+            false => return Ok(false),
+        }
         let detached = async {
             let mut transaction = lease.connection.begin().await?;
             let found = look_to_change(&mut transaction).await?;
@@ -105,15 +142,11 @@ impl Cockroach {
                 return Ok(None);
             };
             stand_beside(&mut transaction, &found).await?;
-            let there = bounds(&mut transaction).await?;
-            let old = there
-                .into_iter()
-                .filter(|there| there.period.to <= before.0);
-            let Some(Partition { name, .. }) = old.min_by_key(|there| there.period.from) else {
+            transaction.execute(LOCK_PLACE).await?;
+            let Some(Partition { name, .. }) = oldest(&mut transaction, before).await? else {
                 transaction.rollback().await?;
                 return Ok(None);
             };
-            transaction.execute(LOCK_PLACE).await?;
             if !transaction.fetch_all(LEAVING).await?.is_empty() {
                 // Another bridge was quicker: what it has put there goes first.
                 transaction.rollback().await?;
@@ -168,5 +201,33 @@ impl Cockroach {
         };
         let dropped = dropped.await;
         lease.end(Ok(dropped)).await
+    }
+}
+
+/// The oldest partition that ends at a time or before it.
+async fn oldest(
+    connection: &mut PgConnection,
+    before: Micros,
+) -> Result<Option<Partition>, sqlx::Error> {
+    let there = bounds(connection).await?.into_iter();
+    let old = there.filter(|there| there.period.to <= before.0);
+    Ok(old.min_by_key(|there| there.period.from))
+}
+
+/// Says that the oldest partition goes, if there is one that may. Returns whether there is.
+async fn announce(connection: &mut PgConnection, before: Micros) -> Result<bool, sqlx::Error> {
+    let found = look_to_change(connection).await?;
+    let Some(Partition { period, .. }) = (match found {
+        Some(found) if found.layout == Layout::Ours => oldest(connection, before).await?,
+        _ => None,
+    }) else {
+        return Ok(false);
+    };
+    loop {
+        let gone = sqlx::query(GONE).bind(Micros(period.to)).bind(GONE_DEVICES);
+        let devices = connection.execute(gone).await?.rows_affected();
+        if devices < GONE_DEVICES.unsigned_abs() {
+            return Ok(true);
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::super::rows;
 use super::{claim, ends, first_kept, sql, time};
 
 /// Marks of one transaction: at a reading a second some 100,000 readings.
-const MARKS: i64 = 32;
+const MARKS: i64 = 8;
 
 /// A mark that was read.
 #[derive(Debug)]

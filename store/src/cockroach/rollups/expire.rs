@@ -1,10 +1,11 @@
-//! Rollups of what retention has removed. None of them is read any more: an answer begins at the first hour of which
-//! nothing is gone. So this may be done whenever there is time, before the readings go or after.
+//! Rollups of what retention has removed, or keeps a while longer because its month has not ended: `rolled_from` says first
+//! that none of them is read any more. So this may be done whenever there is time, before the readings go or after.
 
 use schema::{DeviceId, ObservedAt};
 use sqlx::Executor as _;
 
 use super::super::super::StoreError;
+use super::super::super::rollups::hour_from;
 use super::super::Cockroach;
 use super::super::arguments::Micros;
 use super::super::dialect::Purpose;
@@ -29,6 +30,12 @@ impl Cockroach {
         if rolled.is_empty() {
             return Ok(());
         }
+        // Whoever looks does not read them from now on, whatever its own retention is; the hour that holds the time, too.
+        let from = Micros(hour_from(before.micros()));
+        run!(self, &mut self.budget(), Purpose::Write, |connection| {
+            let keep = sqlx::query(sql::KEEP_FROM).bind(vec![device.as_str()]);
+            connection.execute(keep.bind(from)).await
+        })?;
         let of_each = (ROWS / rolled.len() as u64).max(1);
         // Minutes first: what is left of a sensor is found by its hours.
         for expire in [sql::EXPIRE_MINUTES, sql::EXPIRE_HOURS] {

@@ -9,6 +9,8 @@ use super::sql::*;
 
 /// 5,000 devices with two files; of 40 a month of hours and a day of minutes and readings of 7 sensors; 35,000 marks.
 const FILL: &str = "
+    CREATE TABLE telemetry_data_2023 PARTITION OF telemetry_data
+        FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
     INSERT INTO devices (device_id, first_seen, last_seen, online)
     SELECT 'device-' || d, now(), now(), true FROM generate_series(0, 4999) AS d;
     INSERT INTO sync_status (device_id, epoch, first_seen, last_seen, ledger_version, merge_due, marked_version, rolled_until)
