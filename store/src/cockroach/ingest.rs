@@ -293,10 +293,7 @@ impl Cockroach {
     ) -> Result<Progress, StoreError> {
         let mut races = 0;
         if new_rows.iter().any(|row| row.is_compared) {
-            if let Err(error) = self.sum_up(Aside::Conflicts).await {
-                // A guess about the fleet's quota is in the way of nothing.
-                tracing::debug!(%error, "what is kept aside was not summed up: the last sum serves");
-            }
+            self.sum_up(Aside::Conflicts).await;
         }
         // A stack: the first part is on top.
         let mut todo = call.parts(&new_rows, self.pace.rows_max());

@@ -138,16 +138,19 @@ impl Cockroach {
         self.statement_timeout + Duration::from_secs(2)
     }
 
-    /// Sums up what is kept aside of all devices, where that is wanted and not known.
-    async fn sum_up(&self, aside: Aside) -> Result<(), StoreError> {
+    /// Sums up what is kept aside of all devices, where that is wanted and not known. Where it cannot be, the last sum
+    /// serves: a fleet's quota is in no good reading's way.
+    async fn sum_up(&self, aside: Aside) {
         if !self.rooms.is_due(aside) {
-            return Ok(());
+            return;
         }
         let input = (Arc::clone(&self.rooms), aside);
-        self.run(Access::Read, input, |port, (rooms, aside)| {
+        let summed = self.run(Access::Read, input, |port, (rooms, aside)| {
             Box::pin(sum_up(port, rooms, *aside))
-        })
-        .await
+        });
+        if let Err(error) = summed.await {
+            tracing::debug!(%error, "what is kept aside was not summed up");
+        }
     }
 
     async fn again(&self, budget: &mut Budget, failed: Failed) -> Result<(), StoreError> {

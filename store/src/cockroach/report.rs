@@ -115,10 +115,7 @@ impl ReportStore for Cockroach {
             kept[at].received_at = kept[at].received_at.max(letter.received_at);
         }
         for some in kept.chunks(LETTERS_MAX) {
-            if let Err(error) = self.sum_up(Aside::DeadLetters).await {
-                // A guess about the fleet's quota is in the way of nothing.
-                tracing::debug!(%error, "what is kept aside was not summed up: the last sum serves");
-            }
+            self.sum_up(Aside::DeadLetters).await;
             let taken = run!(self, &mut self.budget(), Purpose::Write, |connection| {
                 let mut transaction = connection.begin().await?;
                 let taken = keep_letters(&mut transaction, some, &self.rooms).await?;

@@ -156,8 +156,8 @@ enum RunError {
 #[derive(Debug, Default)]
 struct Said(Option<String>);
 
-impl std::fmt::Display for Said {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Some(line) => write!(f, ": {line}"),
             None => Ok(()),
