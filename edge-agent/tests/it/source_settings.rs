@@ -62,7 +62,7 @@ fn every_problem_of_every_source_is_named_at_once() {
     )
     .unwrap_err();
     for expected in [
-        "source.hots.kind \"hots\" is no kind of source; kinds are host, ",
+        "source.hots.kind \"hots\" is no kind of source; kinds are exec, ",
         "source.host.intervall is not a known key",
         "source.host.interval must be from 200ms",
         "source.host.timeout must be from 10ms",
