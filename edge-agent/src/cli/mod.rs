@@ -66,7 +66,7 @@ enum Command {
     Try {
         /// Its name: NAME of [source.NAME]
         source: String,
-        /// The settings file; only its [source] sections are read
+        /// The settings file; only its `[source]` sections are read
         #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
         config: PathBuf,
         #[command(flatten)]

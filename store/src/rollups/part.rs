@@ -125,7 +125,7 @@ impl Parts<Key> {
     }
 }
 
-/// From here on numbers are big, and what those are summed with: as [`big!`] and [`scale!`] say in SQL.
+/// From here on numbers are big, and what those are summed with: as `big!` and `scale!` say in SQL.
 const BIG: f64 = 1e290;
 const SCALE: f64 = 1.0 / (1_u64 << 40) as f64;
 

@@ -5,7 +5,7 @@
 //!  early     years ─────────►  months of last year and of those to come   years      late
 //! ```
 //!
-//! Whatever times devices send, there are never more than [`PARTITIONS_MAX`] on the day when they are made. Nothing is made
+//! Whatever times devices send, there are never more than `PARTITIONS_MAX` on the day when they are made. Nothing is made
 //! where something is: a period is cut to what is free around its time.
 
 use schema::timestamp::rfc3339;
