@@ -55,6 +55,9 @@ const IN_USE_PAUSE: Duration = Duration::from_millis(50);
 const OPEN_PAUSE_FIRST: Duration = Duration::from_secs(1);
 const OPEN_PAUSE_MAX: Duration = Duration::from_secs(60);
 
+/// How long a start waits for sources that listen: longer only where something is wrong.
+const LISTENING: Duration = Duration::from_millis(500);
+
 /// How long the buffer stays open for what sources say at their end: longer than one is waited for.
 const LAST_WORDS: Duration = Duration::from_millis(2_500);
 
@@ -260,7 +263,6 @@ impl Agent {
             link.run().await;
             Ok(())
         };
-        lifecycle.spawn("link", linking.instrument(span.clone()));
         lifecycle.spawn("log level", log_level.run(lifecycle.token()));
         lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
@@ -276,11 +278,26 @@ impl Agent {
             closing.close().await;
             outcome
         };
-        lifecycle.spawn("session", driving.instrument(span));
+        lifecycle.spawn("session", driving.instrument(span.clone()));
+        let listening: Vec<_> = sources
+            .all
+            .iter()
+            .zip(&sources.reports)
+            .filter(|((source, _), _)| source.listens())
+            .map(|(_, report)| Arc::clone(report))
+            .collect();
         for (source, outlet) in sources.all {
             spawn_source(source, outlet, &intake, running.token(), lifecycle);
         }
         running.close();
+        // Whoever sees the device online finds its sockets there.
+        let _ = timeout(LISTENING, async {
+            for report in listening {
+                report.begun().await;
+            }
+        })
+        .await;
+        lifecycle.spawn("link", linking.instrument(span));
         Ok(RunningAgent {
             buffer,
             ingest,

@@ -78,6 +78,11 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether others come to it: a start then waits a moment until they can.
+    fn listens(&self) -> bool {
+        false
+    }
+
     /// Reads and hands over until `stop`; leaves its loop promptly then. Is called again after an error, with
     /// backoff. `Ok` before `stop` means that there is no more to read: it is then not called again.
     ///

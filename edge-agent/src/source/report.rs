@@ -84,6 +84,7 @@ pub(crate) struct Report {
     last_reading_ms: AtomicI64,
     fares: Mutex<Fares>,
     watched: Notify,
+    begun: Notify,
 }
 
 #[derive(Debug)]
@@ -147,6 +148,7 @@ impl Report {
                 handing_over: 0,
             }),
             watched: Notify::new(),
+            begun: Notify::new(),
         }
     }
 
@@ -183,6 +185,7 @@ impl Report {
         fares.tries = 0;
         fares.failing_since_ms = None;
         let before = std::mem::replace(&mut fares.state, SourceState::Running);
+        self.begun.notify_waiters();
         (before != SourceState::Running).then_some(before)
     }
 
@@ -195,6 +198,7 @@ impl Report {
             fares.state != SourceState::Failing || fares.last_error.as_ref() != Some(&error);
         fares.state = SourceState::Failing;
         fares.last_error = Some(error);
+        self.begun.notify_waiters();
         is_news
     }
 
@@ -208,6 +212,7 @@ impl Report {
 
     pub(super) fn stopped(&self) {
         lock(&self.fares).state = SourceState::Stopped;
+        self.begun.notify_waiters();
     }
 
     /// Notes a thread that does not come back, or that it did.
@@ -268,6 +273,17 @@ impl Report {
         loop {
             let changed = self.watched.notified();
             if lock(&self.fares).due.is_none_or(|due| due > Instant::now()) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until it reads, or has failed to.
+    pub(crate) async fn begun(&self) {
+        loop {
+            let changed = self.begun.notified();
+            if lock(&self.fares).state != SourceState::Starting {
                 return;
             }
             changed.await;

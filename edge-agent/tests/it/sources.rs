@@ -66,7 +66,6 @@ async fn producer(broker: &Broker) -> (Edge, BufReader<UnixStream>) {
     let mut config = config(broker, folder.path());
     config.sources.push(SocketSource::unix(&path).named());
     let edge = Edge::start_with(config, folder).await;
-    listening(&edge).await;
     let stream = UnixStream::connect(path).await.unwrap();
     (edge, BufReader::new(stream))
 }
@@ -138,7 +137,6 @@ async fn a_full_disk_refuses_with_a_reason_and_heals() {
     let mut config = config(&broker, folder.path());
     config.sources.push(SocketSource::unix(&path).named());
     let edge = Edge::start_with(config, folder).await;
-    listening(&edge).await;
     let mut stream = BufReader::new(UnixStream::connect(path).await.unwrap());
     let line = |n: u64| {
         let text = "x".repeat(1000);
@@ -224,13 +222,7 @@ async fn agent_with(
     change(&mut config, &mut socket);
     config.sources.push(socket.named());
     let edge = Edge::start_with(config, folder).await;
-    listening(&edge).await;
     (edge, path)
-}
-
-async fn listening(edge: &Edge) {
-    let is_running = || edge.agent.status().sources["socket"].state == SourceState::Running;
-    eventually("the socket listens", is_running).await;
 }
 
 async fn connect(path: &Path) -> BufReader<UnixStream> {

@@ -255,6 +255,10 @@ impl Source for SocketSource {
         }
     }
 
+    fn listens(&self) -> bool {
+        true
+    }
+
     async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
         let listener = self.bind().await.map_err(|error| self.unusable(error))?;
         let rules = Arc::new(self.rules.clone());
