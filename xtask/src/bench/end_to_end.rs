@@ -13,7 +13,6 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use daemon::{Class, Failure};
 use futures_util::TryStreamExt as _;
@@ -21,11 +20,11 @@ use loadtest::process::binary;
 use loadtest::scratch::Scratch;
 use loadtest::stack::{Plan, Stack};
 use serde_json::Value;
-use sqlx::{Connection as _, Executor as _, PgConnection, Row as _};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use testkit::mosquitto;
 use testkit::port::free_port;
 
-use super::Figure;
+use super::{Figure, copy};
 
 /// Devices, the sensors of each, and the readings that each keeps while the bridge is behind.
 const DEVICES: usize = 400;
@@ -49,9 +48,6 @@ const ROUNDS: usize = 2;
 
 /// Rows that COPY takes at most: they are held in memory.
 const COPY_ROWS: i64 = 1_500_000;
-
-/// Bytes of COPY data that travel at once.
-const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
 /// Who carries the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +178,7 @@ async fn measure_in(database: &str, load: Load) -> Result<Outcome, Failure> {
     Ok(Outcome {
         committed,
         p99_seconds,
-        copy: copy(database).await?,
+        copy: copy_again(database).await?,
     })
 }
 
@@ -207,7 +203,7 @@ async fn devices(folder: &Path, broker: &str, load: Load) -> Result<Value, Failu
 }
 
 /// Rows a second of COPY, from memory into a table with the same columns and key.
-async fn copy(database: &str) -> Result<f64, Failure> {
+async fn copy_again(database: &str) -> Result<f64, Failure> {
     let mut connection = PgConnection::connect(database).await.map_err(failed)?;
     let table = "CREATE TABLE copied (LIKE telemetry_data INCLUDING ALL)";
     connection.execute(table).await.map_err(failed)?;
@@ -221,19 +217,8 @@ async fn copy(database: &str) -> Result<f64, Failure> {
     drop(out);
     // What the run left to write would be written beside it.
     connection.execute("CHECKPOINT").await.map_err(failed)?;
-    let started = Instant::now();
-    let mut copy = connection
-        .copy_in_raw("COPY copied FROM STDIN (FORMAT binary)")
-        .await
-        .map_err(failed)?;
-    for chunk in rows.chunks(COPY_CHUNK_BYTES) {
-        copy.send(chunk).await.map_err(failed)?;
-    }
-    copy.finish().await.map_err(failed)?;
-    let seconds = started.elapsed().as_secs_f64();
-    let count = connection.fetch_one("SELECT count(*) FROM copied").await;
-    let count: i64 = count.and_then(|row| row.try_get(0)).map_err(failed)?;
-    Ok(count as f64 / seconds)
+    let copied = copy::copy_in(&mut connection, "copied", &rows).await;
+    Ok(copied.map_err(failed)?.1)
 }
 
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::{Class, Failure};
+use loadtest::scratch::Scratch;
 use schema::{Batch, Epoch, Hlc, ObservedAt, Quality, ReceivedAt, Row, SensorName, Value};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use store::location::{Database, Location};
 use store::{Delivery, Origin, Store};
 use tokio::task::JoinSet;
 
-use super::Figure;
+use super::{Figure, copy};
 
 /// A fleet that fills 400,000 rows.
 const DEVICES: u64 = 100;
@@ -33,9 +34,6 @@ const WRITERS: [usize; 3] = [1, 2, 4];
 /// does not count for one of them alone.
 const ROUNDS: usize = 3;
 
-/// Bytes of COPY data that travel at once.
-const COPY_CHUNK_BYTES: usize = 256 * 1024;
-
 /// Measures against the PostgreSQL of `url`, whose user may create databases.
 pub(crate) fn run(url: &str, mut emit: impl FnMut(Figure)) -> Result<(), Failure> {
     let runtime = tokio::runtime::Runtime::new().map_err(failed)?;
@@ -45,43 +43,24 @@ pub(crate) fn run(url: &str, mut emit: impl FnMut(Figure)) -> Result<(), Failure
     for _ in 0..ROUNDS {
         runtime.block_on(round(url, &fleet, &copy, &mut best))?;
     }
-    for (writers, rate) in WRITERS.iter().zip(best.writers) {
-        let name = format!("ingest/postgresql/writers={writers}");
+    let of_writers = WRITERS.iter().zip(best.writers);
+    let of_writers = of_writers.map(|(writers, rate)| (format!("writers={writers}"), rate));
+    let others = [
+        ("partitioned", best.partitioned),
+        ("retransmitted", best.known),
+        ("contested", best.contested),
+        ("with rollups", best.rolled),
+        ("late", best.late),
+    ];
+    let others = others.map(|(what, rate)| (what.to_owned(), rate));
+    for (what, rate) in of_writers.chain(others) {
+        let name = format!("ingest/postgresql/{what}");
         emit(Figure::beside(name, rate, "rows/s", "COPY", best.copy));
     }
-    let partitioned = "ingest/postgresql/partitioned";
-    emit(Figure::beside(
-        partitioned,
-        best.partitioned,
-        "rows/s",
-        "COPY",
-        best.copy,
-    ));
-    let known = "ingest/postgresql/retransmitted";
-    emit(Figure::beside(
-        known, best.known, "rows/s", "COPY", best.copy,
-    ));
-    let contested = "ingest/postgresql/contested";
-    emit(Figure::beside(
-        contested,
-        best.contested,
-        "rows/s",
-        "COPY",
-        best.copy,
-    ));
-    let rolled = "ingest/postgresql/with rollups";
-    emit(Figure::beside(
-        rolled,
-        best.rolled,
-        "rows/s",
-        "COPY",
-        best.copy,
-    ));
-    let late = "ingest/postgresql/late";
-    emit(Figure::beside(late, best.late, "rows/s", "COPY", best.copy));
+    let embedded = best.embedded;
     emit(Figure::beside(
         "ingest/embedded",
-        best.embedded,
+        embedded,
         "rows/s",
         "COPY",
         best.copy,
@@ -102,14 +81,14 @@ struct Best {
 }
 
 async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> Result<(), Failure> {
-    let database = Scratch::create(url).await?;
-    let rate = copy_in(&database.url, copy).await?;
+    let database = Scratch::create(url).await.map_err(failed)?;
+    let rate = copy_in(database.url(), copy).await?;
     best.copy = best.copy.max(rate);
-    database.remove().await?;
+    database.drop_it().await.map_err(failed)?;
 
     for (at, writers) in WRITERS.into_iter().enumerate() {
-        let database = Scratch::create(url).await?;
-        let store = open(&database.url, writers, Table::Plain).await?;
+        let database = Scratch::create(url).await.map_err(failed)?;
+        let store = open(database.url(), writers, Table::Plain).await?;
         let rate = ingest(&store, fleet, writers).await?;
         best.writers[at] = best.writers[at].max(rate);
         if writers == 2 {
@@ -120,22 +99,22 @@ async fn round(url: &str, fleet: &[Delivery], copy: &[u8], best: &mut Best) -> R
             best.contested = best.contested.max(rate);
         }
         store.close().await;
-        database.remove().await?;
+        database.drop_it().await.map_err(failed)?;
     }
 
-    let database = Scratch::create(url).await?;
-    let store = open(&database.url, 2, Table::ByMonth).await?;
+    let database = Scratch::create(url).await.map_err(failed)?;
+    let store = open(database.url(), 2, Table::ByMonth).await?;
     let rate = ingest(&store, fleet, 2).await?;
     best.partitioned = best.partitioned.max(rate);
     store.close().await;
-    database.remove().await?;
+    database.drop_it().await.map_err(failed)?;
 
-    let database = Scratch::create(url).await?;
-    let store = open(&database.url, 2, Table::Plain).await?;
+    let database = Scratch::create(url).await.map_err(failed)?;
+    let store = open(database.url(), 2, Table::Plain).await?;
     let rate = ingest(&store, &late(fleet), 2).await?;
     best.late = best.late.max(rate);
     store.close().await;
-    database.remove().await?;
+    database.drop_it().await.map_err(failed)?;
 
     let rate = with_rollups(url, fleet).await?;
     best.rolled = best.rolled.max(rate);
@@ -202,8 +181,8 @@ async fn ingest(
 
 /// Devices whose rollups have begun send readings, then their hour is over and is computed: all of it counts.
 async fn with_rollups(url: &str, fleet: &[Delivery]) -> Result<f64, Failure> {
-    let database = Scratch::create(url).await?;
-    let store = open(&database.url, 2, Table::Plain).await?;
+    let database = Scratch::create(url).await.map_err(failed)?;
+    let store = open(database.url(), 2, Table::Plain).await?;
     let (first, rest) = fleet.split_at(usize::try_from(DEVICES).map_err(failed)?);
     ingest(&store, first, 2).await?;
     let begun = first[0].received_at;
@@ -217,17 +196,22 @@ async fn with_rollups(url: &str, fleet: &[Delivery]) -> Result<f64, Failure> {
         return Err(failed(format!("{hours} hours were computed")));
     }
     store.close().await;
-    database.remove().await?;
+    database.drop_it().await.map_err(failed)?;
     Ok((rest.len() as u64 * BATCH_ROWS) as f64 / seconds)
 }
 
 /// Gives hours that are over to rollups, and computes them. Returns how many.
-async fn roll_up(store: &Arc<dyn Store>, now: ReceivedAt) -> Result<u64, Failure> {
-    let has_more = async || {
-        let advanced = store.advance_rollups(now, None).await;
-        Ok::<_, Failure>(advanced.map_err(failed)?.has_more)
-    };
-    while has_more().await? {}
+pub(super) async fn roll_up(store: &Arc<dyn Store>, now: ReceivedAt) -> Result<u64, Failure> {
+    let (mut after, mut has_more) = (None, false);
+    loop {
+        let advanced = store.advance_rollups(now, after.as_ref()).await;
+        let advanced = advanced.map_err(failed)?;
+        after = advanced.next;
+        has_more |= advanced.has_more;
+        if after.is_none() && !std::mem::take(&mut has_more) {
+            break;
+        }
+    }
     let mut hours = 0;
     loop {
         let computed = store
@@ -245,20 +229,13 @@ async fn copy_in(url: &str, data: &[u8]) -> Result<f64, Failure> {
     // The tables are the store's own.
     open(url, 1, Table::Plain).await?.close().await;
     let mut connection = PgConnection::connect(url).await.map_err(failed)?;
-    let started = Instant::now();
-    let mut copy = connection
-        .copy_in_raw("COPY telemetry_data FROM STDIN (FORMAT binary)")
+    let (rows, rate) = copy::copy_in(&mut connection, "telemetry_data", data)
         .await
         .map_err(failed)?;
-    for chunk in data.chunks(COPY_CHUNK_BYTES) {
-        copy.send(chunk).await.map_err(failed)?;
-    }
-    let rows = copy.finish().await.map_err(failed)?;
-    let seconds = started.elapsed().as_secs_f64();
     if rows != ROWS {
         return Err(failed(format!("COPY took {rows} rows of {ROWS}")));
     }
-    Ok(rows as f64 / seconds)
+    Ok(rate)
 }
 
 /// Batches as they arrive: scans of all sensors, in turn from all devices.
@@ -366,41 +343,6 @@ fn copy_data(fleet: &[Delivery]) -> Vec<u8> {
     }
     data.extend_from_slice(&(-1i16).to_be_bytes());
     data
-}
-
-/// A database that is made for one measurement.
-struct Scratch {
-    admin: String,
-    name: String,
-    url: String,
-}
-
-impl Scratch {
-    async fn create(admin: &str) -> Result<Self, Failure> {
-        let name = format!("tideline_bench_{:016x}", rand::random::<u64>());
-        let mut connection = PgConnection::connect(admin).await.map_err(failed)?;
-        let create = format!("CREATE DATABASE {name}");
-        connection
-            .execute(AssertSqlSafe(create))
-            .await
-            .map_err(failed)?;
-        let (server, _) = admin.rsplit_once('/').unwrap_or((admin, ""));
-        Ok(Self {
-            admin: admin.to_owned(),
-            url: format!("{server}/{name}"),
-            name,
-        })
-    }
-
-    async fn remove(self) -> Result<(), Failure> {
-        let mut connection = PgConnection::connect(&self.admin).await.map_err(failed)?;
-        let remove = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        connection
-            .execute(AssertSqlSafe(remove))
-            .await
-            .map_err(failed)?;
-        Ok(())
-    }
 }
 
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Failure {

@@ -11,6 +11,8 @@ mod codec;
 #[cfg(feature = "bench")]
 mod command;
 #[cfg(feature = "bench")]
+mod copy;
+#[cfg(feature = "bench")]
 mod dataset;
 #[cfg(feature = "bench")]
 mod end_to_end;

@@ -24,7 +24,7 @@ use store::{Delivery, FleetBooks, Order, Origin, Readers, Store, TelemetryQuery}
 use tokio::task::JoinSet;
 
 use super::Figure;
-use super::ingest::{Table, open};
+use super::ingest::{Table, open, roll_up};
 
 /// Rows when nobody says how many.
 pub(super) const ROWS: u64 = 10_000_000;
@@ -96,6 +96,10 @@ async fn soak(url: &str, rows: u64, emit: &mut impl FnMut(Figure)) -> Result<(),
         let name = format!("soak/{name}");
         emit(Figure::beside(name, all, "ms", "a tenth of the rows", few));
     }
+    let started = Instant::now();
+    let hours = roll_up(&store, at(END_MS)).await? as f64;
+    let rate = hours / started.elapsed().as_secs_f64();
+    emit(Figure::alone("soak/rollups", rate, "hours/s"));
     charts(&store, url, emit).await?;
     let started = Instant::now();
     let gone = retain(&store).await?;
@@ -174,9 +178,13 @@ fn delivery((from, number, sensors, scans, to): (u64, u64, u64, u64, u64)) -> De
             rows: rows.collect(),
         },
         rejected: Vec::new(),
-        received_at: ReceivedAt::from_micros(END_MS.cast_signed() * 1000),
+        received_at: at(END_MS),
         origin: Origin::Device,
     }
+}
+
+fn at(millis: u64) -> ReceivedAt {
+    ReceivedAt::from_micros(millis.cast_signed() * 1000)
 }
 
 fn device(number: u64) -> DeviceId {
@@ -193,7 +201,7 @@ fn sensor(number: u64) -> SensorName {
 async fn ask(store: &Arc<dyn Store>, tenths: u64) -> Result<Answers, Failure> {
     let store = store.clone().read_by(Readers::Api);
     let now_ms = END_MS - YEAR_MS + YEAR_MS * tenths / 10;
-    let now = ReceivedAt::from_micros(now_ms.cast_signed() * 1000);
+    let now = at(now_ms);
     let bounds = AlertBounds::default();
     let mut books = FleetBooks::default();
     store.look_at_books(&mut books).await.map_err(failed)?;
