@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo, PgValueRef};
+use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgHasArrayType, PgTypeInfo, PgValueRef};
 use sqlx::{Arguments as _, Decode, Encode, Postgres, Type};
 
 /// 2000-01-01, where PostgreSQL counts from, in microseconds since the Unix epoch.
@@ -181,6 +181,12 @@ impl Type<Postgres> for Micros {
 
     fn compatible(ty: &PgTypeInfo) -> bool {
         ty.oid() == Some(Oid(Self::OID))
+    }
+}
+
+impl PgHasArrayType for Micros {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(<Self as Element>::ARRAY_OID))
     }
 }
 

@@ -36,6 +36,7 @@ mod both {
 servers!(
     answers_come_from_rollups,
     an_hour_of_many_readings_has_minutes,
+    an_hour_of_more_readings_than_are_read_at_once_is_computed_alone,
     what_comes_in_an_hour_that_is_not_over_is_not_marked,
     late_and_replaced_readings_are_answered_at_once,
     a_file_that_is_met_beside_the_beginning_is_marked,
@@ -261,6 +262,40 @@ async fn an_hour_of_many_readings_has_minutes(fixture: Fixture) {
         number(&fixture, "SELECT count(*) FROM telemetry_minutes").await,
         180
     );
+}
+
+/// 4,000 numbers of an hour are read at once. Of hours that hold as many or more one is read to its end, and the others wait
+/// for the next turn.
+async fn an_hour_of_more_readings_than_are_read_at_once_is_computed_alone(fixture: Fixture) {
+    let store = fixture.open().await;
+    let (mut seq, hours) = (0, [3_999, 8_000, 4_000, 4_001]);
+    for (hour, count) in (0..).zip(hours) {
+        let rows: Vec<Row> = (0..count)
+            .map(|at| {
+                seq += 1;
+                let micros = (START + hour * HOUR) * 1_000_000 + at * (HOUR * 1_000_000 / count);
+                Row {
+                    observed_at: ObservedAt::from_micros(micros),
+                    ..reading(seq, hour, 0, at as f64)
+                }
+            })
+            .collect();
+        for some in rows.chunks(2_000) {
+            let delivered = delivered("d", 5, some.to_vec());
+            store.ingest(&[delivered]).await.unwrap();
+        }
+    }
+    advance(&*store, after(4)).await;
+    let mut turns = Vec::new();
+    while store.rollup_lag().await.unwrap().is_some() {
+        let computed = store.compute_rollups(Duration::ZERO).await.unwrap();
+        turns.push((computed.hours, computed.has_more));
+    }
+    assert_eq!(turns, [(2, true), (1, true), (1, false)]);
+    check_rollups(&fixture).await;
+    let found = aggregates::all(&*store, aggregates::query(3_600)).await;
+    let counts: Vec<i64> = found.iter().map(|bucket| bucket.count as i64).collect();
+    assert_eq!(counts, hours);
 }
 
 /// What is in order marks nothing: it costs a comparison.

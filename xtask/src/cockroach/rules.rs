@@ -49,8 +49,9 @@ pub(super) const TYPES: [&str; 14] = [
 ];
 
 /// Functions that both have and that mean the same there (its generated documents, "functions" and "aggregates").
-const FUNCTIONS: [&str; 20] = [
+const FUNCTIONS: [&str; 21] = [
     "abs",
+    "array_agg",
     "clock_timestamp",
     "coalesce",
     "count",
@@ -73,7 +74,7 @@ const FUNCTIONS: [&str; 20] = [
 ];
 
 /// Aggregates among them.
-const AGGREGATES: [&str; 5] = ["count", "max", "min", "sum", "json_object_agg"];
+const AGGREGATES: [&str; 6] = ["array_agg", "count", "max", "min", "sum", "json_object_agg"];
 
 /// Operators that give another type there, or another value (its generated documents, "operators": an INT by an INT is a
 /// DECIMAL, `^` binds otherwise, `#` and `~` are of bits and patterns).

@@ -1,7 +1,5 @@
 //! Some marked hours of one device, computed anew from their readings.
 
-use std::collections::BTreeMap;
-
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
@@ -14,7 +12,10 @@ use super::super::rows;
 use super::{claim, ends, first_kept, sql, time};
 
 /// Marks of one transaction: at a reading a second some 100,000 readings.
-const MARKS: i64 = 8;
+const MARKS: i64 = 32;
+
+/// Numbers of an hour that are read at once: all of an hour with a reading a second.
+const NUMBERS: i64 = 4_000;
 
 /// A mark that was read.
 #[derive(Debug)]
@@ -57,20 +58,27 @@ pub(super) async fn compute(
     let until = rolled_until.unwrap_or(i64::MIN);
     let is_rolled = |mark: &&Mark| (from..until).contains(&mark.hour);
     let rolled: Vec<&Mark> = marks.iter().filter(is_rolled).collect();
-    if !rolled.is_empty() {
-        replace(connection, device, &rolled).await?;
-    }
+    let mut done: Vec<&Mark> = marks.iter().filter(|mark| !is_rolled(mark)).collect();
+    let hours = match rolled.is_empty() {
+        true => 0,
+        false => {
+            let computed = numbers(connection, device, &rolled).await?;
+            replace(connection, device, &computed).await?;
+            done.extend(computed.iter().map(|(mark, _)| *mark));
+            computed.len()
+        }
+    };
     let unmark = Columns::default()
         .one(device)?
-        .array(&marks, |mark| mark.sensor.as_str())?
-        .array(&marks, |mark| Micros(mark.hour))?
-        .array(&marks, |mark| mark.marks)?;
+        .array(&done, |mark| mark.sensor.as_str())?
+        .array(&done, |mark| Micros(mark.hour))?
+        .array(&done, |mark| mark.marks)?;
     connection
         .execute(sqlx::query_with(sql::UNMARK, unmark.done()))
         .await?;
     Ok(Computed {
-        hours: rolled.len() as u64,
-        has_more: found.len() as i64 == MARKS,
+        hours: hours as u64,
+        has_more: found.len() as i64 == MARKS || done.len() < marks.len(),
     })
 }
 
@@ -78,31 +86,26 @@ pub(super) async fn compute(
 async fn replace(
     connection: &mut PgConnection,
     device: &str,
-    marks: &[&Mark],
+    computed: &[(&Mark, Hour)],
 ) -> Result<(), sqlx::Error> {
-    let hours: Vec<i64> = marks.iter().map(|mark| mark.hour).collect();
-    let ends = ends(&hours);
-    let computed = numbers(connection, device, marks, &ends).await?;
+    let hours: Vec<i64> = computed.iter().map(|(mark, _)| mark.hour).collect();
     let drop_hours = Columns::default()
         .one(device)?
-        .array(marks, |mark| mark.sensor.as_str())?
-        .array(marks, |mark| Micros(mark.hour))?;
+        .array(computed, |(mark, _)| mark.sensor.as_str())?
+        .array(&hours, |hour| Micros(*hour))?;
     connection
         .execute(sqlx::query_with(sql::DROP_HOURS, drop_hours.done()))
         .await?;
     let drop_minutes = Columns::default()
         .one(device)?
-        .array(marks, |mark| mark.sensor.as_str())?
-        .array(marks, |mark| Micros(mark.hour))?
-        .array(&ends, |end| *end)?;
+        .array(computed, |(mark, _)| mark.sensor.as_str())?
+        .array(&hours, |hour| Micros(*hour))?
+        .array(&ends(&hours), |end| *end)?;
     connection
         .execute(sqlx::query_with(sql::DROP_MINUTES, drop_minutes.done()))
         .await?;
     let (mut hours, mut minutes): (Rows<'_>, Rows<'_>) = (Vec::new(), Vec::new());
-    for (place, hour) in &computed {
-        let Some(mark) = marks.get(*place) else {
-            continue;
-        };
+    for (mark, hour) in computed {
         let has_minutes = !hour.minutes.is_empty();
         let row = |(key, part): &(Key, Part)| (mark.sensor.as_str(), *key, *part, has_minutes);
         hours.extend(hour.hours.iter().map(row));
@@ -123,30 +126,77 @@ async fn replace(
     Ok(())
 }
 
-/// The rollups of some hours, by the place of their marks; of those without numbers there are none.
-async fn numbers(
+/// The rollups of marked hours: of all that are read at once, and of the first that is not. The others wait for another turn, so
+/// that one busy device holds up the rest for an hour's numbers at most.
+async fn numbers<'m>(
+    connection: &mut PgConnection,
+    device: &str,
+    marks: &[&'m Mark],
+) -> Result<Vec<(&'m Mark, Hour)>, sqlx::Error> {
+    let from: Vec<i64> = marks.iter().map(|mark| mark.hour).collect();
+    let read = some_numbers(connection, device, marks, &from).await?;
+    let (whole, mut long): (Vec<_>, Vec<_>) = marks
+        .iter()
+        .zip(read)
+        .partition(|(_, (_, next))| next.is_none());
+    let mut computed: Vec<_> = whole
+        .into_iter()
+        .map(|(mark, (parts, _))| (*mark, parts.hour()))
+        .collect();
+    long.truncate(1);
+    for (mark, (mut parts, mut next)) in long {
+        while let Some(from) = next {
+            let read = some_numbers(connection, device, &[mark], &[from]).await?;
+            next = None;
+            for (more, behind) in read {
+                more.0.iter().for_each(|(key, part)| parts.add(*key, part));
+                next = behind;
+            }
+        }
+        computed.push((mark, parts.hour()));
+    }
+    Ok(computed)
+}
+
+/// The first [`NUMBERS`] of each hour from a time on, and from where more follow.
+async fn some_numbers(
     connection: &mut PgConnection,
     device: &str,
     marks: &[&Mark],
-    ends: &[Micros],
-) -> Result<BTreeMap<usize, Hour>, sqlx::Error> {
+    from: &[i64],
+) -> Result<Vec<(Parts<Key>, Option<i64>)>, sqlx::Error> {
+    let hours: Vec<i64> = marks.iter().map(|mark| mark.hour).collect();
     let places: Vec<i64> = (0..marks.len()).map(|at| sql_int(at as u64)).collect();
     let arguments = Columns::default()
         .one(device)?
         .array(marks, |mark| mark.sensor.as_str())?
-        .array(marks, |mark| Micros(mark.hour))?
-        .array(ends, |end| *end)?
-        .array(&places, |place| *place)?;
+        .array(from, |from| Micros(*from))?
+        .array(&ends(&hours), |end| *end)?
+        .array(&places, |place| *place)?
+        .one(NUMBERS)?;
+    let mut read: Vec<(Parts<Key>, Option<i64>)> = Vec::new();
+    read.resize_with(marks.len(), Default::default);
     let mut found = connection.fetch(sqlx::query_with(sql::NUMBERS, arguments.done()));
-    let mut parts: BTreeMap<usize, Parts<Key>> = BTreeMap::new();
     while let Some(row) = found.try_next().await? {
-        let place = usize::try_from(rows::number(&row, 0)?).unwrap_or(usize::MAX);
-        let Micros(at) = row.try_get(1)?;
-        let hour = parts.entry(place).or_default();
-        hour.number(at, row.try_get(2)?, row.try_get(3)?);
+        // Of an hour without numbers there are no arrays.
+        let times: Option<Vec<Micros>> = row.try_get(1)?;
+        let qualities: Option<Vec<i64>> = row.try_get(2)?;
+        let numbers: Option<Vec<f64>> = row.try_get(3)?;
+        let (Some(times), Some(qualities), Some(numbers)) = (times, qualities, numbers) else {
+            continue;
+        };
+        let place = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or(usize::MAX);
+        let Some((parts, next)) = read.get_mut(place) else {
+            continue;
+        };
+        for ((Micros(at), quality), number) in times.iter().zip(&qualities).zip(&numbers) {
+            parts.number(*at, i16::try_from(*quality).unwrap_or(i16::MAX), *number);
+        }
+        if sql_int(times.len() as u64) == NUMBERS {
+            *next = times.iter().map(|time| time.0.saturating_add(1)).max();
+        }
     }
-    let hours = parts.into_iter();
-    Ok(hours.map(|(place, parts)| (place, parts.hour())).collect())
+    Ok(read)
 }
 
 /// The columns that hours and minutes share.

@@ -112,7 +112,7 @@ async fn rollups_are_found_by_their_keys() {
         (
             "numbers of two hours",
             NUMBERS,
-            format!("{hours}, {ends}, ARRAY[0,1]"),
+            format!("{hours}, {ends}, ARRAY[0,1], 4000"),
             120.0,
         ),
         ("hours that are computed", DROP_HOURS, hours.clone(), 2.0),
