@@ -53,11 +53,12 @@ pub(super) const READ_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off;
 /// A PostgreSQL connection that writes. Its statements find a few rows each by their whole key. A
 /// plan that scans a table instead, as the planner likes while tables are small, would take a
 /// predicate lock on all of it under SERIALIZABLE, and every other writer would be in its way. One
-/// plan serves for all: planning anew copies the arrays. Whoever holds a row for long, because its
-/// connection is frozen, holds up those that want this row, and soon no longer the rest of their statement.
+/// plan serves for all: planning anew copies the arrays. It is often made while a table is still empty, where all of it
+/// seems to cost no more than one key: with pages that cost little each key is looked for all the same. Whoever holds a row
+/// for long, because its connection is frozen, holds up those that want this row, and soon no longer the rest of their statement.
 pub(super) const WRITE_SETTINGS: &str = "SET jit = off; SET enable_seqscan = off; \
      SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_bitmapscan = off; \
-     SET plan_cache_mode = force_generic_plan; SET lock_timeout = '3s'";
+     SET plan_cache_mode = force_generic_plan; SET random_page_cost = 0.1; SET lock_timeout = '3s'";
 
 /// Besides, one that keeps rollups: what its statements rest on they lock, and what they read is in nobody's way.
 const ROLL_UP_SETTINGS: &str = "SET default_transaction_isolation = 'read committed'";

@@ -53,6 +53,15 @@ fn read(plan: &Value, into: &mut BTreeMap<String, f64>) {
 async fn explain(connection: &mut PgConnection, sql: &str, values: &str) -> BTreeMap<String, f64> {
     let prepare = format!("PREPARE shown AS {sql}");
     connection.execute(AssertSqlSafe(prepare)).await.unwrap();
+    explain_shown(connection, sql, values).await
+}
+
+/// What `shown` reads, which is forgotten then.
+async fn explain_shown(
+    connection: &mut PgConnection,
+    sql: &str,
+    values: &str,
+) -> BTreeMap<String, f64> {
     let explain = format!("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE shown ({values})");
     let shown = connection.fetch_one(AssertSqlSafe(explain)).await.unwrap();
     connection.execute("DEALLOCATE shown").await.unwrap();
@@ -62,6 +71,47 @@ async fn explain(connection: &mut PgConnection, sql: &str, values: &str) -> BTre
     let mut found = BTreeMap::new();
     read(&shown[0]["Plan"], &mut found);
     found
+}
+
+/// A month that fills within the minute before PostgreSQL has looked at it for the first time.
+const GROWING: &str = "
+    CREATE TABLE m_2023_05 PARTITION OF telemetry_data FOR VALUES FROM ('2023-05-01') TO ('2023-06-01')
+        WITH (autovacuum_enabled = false);
+    ALTER TABLE conflicts SET (autovacuum_enabled = false);
+    SET timezone = 'UTC';";
+const GROWN: &str = "
+    INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at)
+    SELECT 'device-' || d, 'sensor-' || s, '2023-05-10'::TIMESTAMPTZ + m * interval '1 second', 1, 0, 1, 1, 1, now()
+    FROM generate_series(0, 9) AS d, generate_series(0, 9) AS s, generate_series(0, 999) AS m";
+
+/// A prepared statement keeps the plan that was made when its table was empty: that must be one by its key.
+#[tokio::test]
+async fn plans_of_an_empty_database_are_right_when_it_has_grown() {
+    let keys = "ARRAY['device-7', 'device-8'], ARRAY['sensor-3', 'sensor-4'], \
+         ARRAY['2023-05-10 00:01', '2023-05-10 00:02']::TIMESTAMPTZ[]";
+    let looked_for = format!("{keys}, ARRAY[0, 1]::INT8[], '2023-05-10', '2023-05-11'");
+    let replaced = format!(
+        "{keys}, ARRAY[1.0, 2.0]::FLOAT8[], ARRAY[NULL, NULL]::INT8[], ARRAY[NULL, NULL]::BOOL[], \
+         ARRAY[NULL, NULL]::TEXT[], ARRAY[0, 0]::INT2[], ARRAY[2, 2], ARRAY[1, 1], ARRAY[1, 1], ARRAY[now(), now()], \
+         ARRAY[1, 1], ARRAY[1, 1], ARRAY[1, 1], '2023-05-10', '2023-05-11'"
+    );
+    for (what, sql, values) in [
+        ("what is stored under keys", sql::STORED, &looked_for),
+        ("what is replaced", sql::REPLACE_ROWS, &replaced),
+    ] {
+        let mut database = Filled::with(GROWING).await;
+        let connection = &mut database.connection;
+        connection.execute(WRITE_SETTINGS).await.unwrap();
+        let prepare = format!("PREPARE shown AS {sql}");
+        connection.execute(AssertSqlSafe(prepare)).await.unwrap();
+        let run = format!("EXECUTE shown ({values})");
+        connection.execute(AssertSqlSafe(run)).await.unwrap();
+        connection.execute(GROWN).await.unwrap();
+        let found = explain_shown(connection, sql, values).await;
+        let rows: f64 = found.values().sum();
+        assert!(!found.is_empty() && rows <= 2.0, "{what}: {found:?}");
+        database.drop_it().await;
+    }
 }
 
 #[tokio::test]
