@@ -356,7 +356,7 @@ mod tests {
             Stand::Ahead(_)
         ));
         assert!(matches!(
-            budget.stand(&account, Some(NOW + DAY_MS / 2 + 1)),
+            budget.stand(&account, Some(NOW + DAY_MS / 2 + 4)),
             Stand::Below(_)
         ));
         account.used = 29_999_999;

@@ -224,9 +224,7 @@ mod tests {
         let answer = async {
             let mut head = [0; 4];
             far.read_exact(&mut head).await.unwrap();
-            far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                .await
-                .unwrap();
+            far.write_all(&[0xFF; 16]).await.unwrap();
         };
         let connecting = Events::connect(near, Connect::new("d"), queue, WRITE_TIMEOUT);
         let (events, ()) = tokio::join!(connecting, answer);
