@@ -36,10 +36,12 @@ pub enum AddressError {
     Ambiguous(String),
 }
 
-impl FromStr for BrokerAddress {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+impl BrokerAddress {
+    /// Reads an address, with another port where none is given.
+    ///
+    /// # Errors
+    /// [`AddressError`].
+    pub fn with_default_port(text: &str, default: u16) -> Result<Self, AddressError> {
         let port_of = |port: &str| -> Result<u16, AddressError> {
             let port = port.parse().ok().filter(|port| *port > 0);
             port.ok_or_else(|| AddressError::Port(text.into()))
@@ -50,7 +52,7 @@ impl FromStr for BrokerAddress {
             let address: Ipv6Addr = address.parse().map_err(|_| ipv6())?;
             let port = match rest.strip_prefix(':') {
                 Some(port) => port_of(port)?,
-                None if rest.is_empty() => MQTT_PORT,
+                None if rest.is_empty() => default,
                 None => return Err(ipv6()),
             };
             return Ok(Self {
@@ -65,11 +67,11 @@ impl FromStr for BrokerAddress {
             }
             return Ok(Self {
                 host: address.to_string(),
-                port: MQTT_PORT,
+                port: default,
             });
         }
         let (host, port) = match text.rsplit_once(':') {
-            None => (text, MQTT_PORT),
+            None => (text, default),
             Some((host, port)) => (host, port_of(port)?),
         };
         let is_odd = |c: char| c.is_whitespace() || c.is_control() || "/@[]".contains(c);
@@ -83,6 +85,14 @@ impl FromStr for BrokerAddress {
             host: host.to_owned(),
             port,
         })
+    }
+}
+
+impl FromStr for BrokerAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::with_default_port(text, MQTT_PORT)
     }
 }
 
@@ -131,6 +141,20 @@ mod tests {
                 "{text}"
             );
             assert_eq!(address.to_string(), format!("[{host}]:8883"));
+        }
+    }
+
+    #[test]
+    fn another_port_may_be_the_default() {
+        for (text, port) in [
+            ("a", 1883),
+            ("::1", 1883),
+            ("[::1]", 1883),
+            ("[::1]:7", 7),
+            ("a:7", 7),
+        ] {
+            let address = BrokerAddress::with_default_port(text, 1883).unwrap();
+            assert_eq!(address.port, port, "{text}");
         }
     }
 

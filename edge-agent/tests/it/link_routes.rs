@@ -29,10 +29,12 @@ async fn start(brokers: Vec<schema::BrokerAddress>, first_again: Option<Duration
     Edge::start_with(config, folder).await
 }
 
-fn in_use(edge: &Edge, place: u64) -> bool {
+fn in_use(edge: &Edge, broker: &Broker, place: u64) -> bool {
     let status = edge.agent.status();
-    let is_shown = status.link.broker.is_some() && status.connected;
-    is_shown && edge.metric(&format!("tideline_agent_link_broker{{place=\"{place}\"}}")) == 1
+    let shown = status.link.broker.unwrap_or_default();
+    status.connected
+        && shown == address("127.0.0.1", broker.port).to_string()
+        && edge.metric(&format!("tideline_agent_link_broker{{place=\"{place}\"}}")) == 1
 }
 
 /// Takes connections as a dead machine behind a switch does: not at all.
@@ -74,7 +76,7 @@ async fn a_first_broker_that_refuses_or_swallows_costs_only_its_time() {
         let edge = start(brokers, None).await;
         edge.append(50).await;
         eventually("all is committed", || edge.agent.balance().committed == 50).await;
-        assert!(in_use(&edge, 2));
+        assert!(in_use(&edge, &broker, 2));
         let shown = edge.agent.status().link.broker;
         assert_eq!(shown, Some(format!("127.0.0.1:{}", broker.port)));
         assert!(edge.metric("tideline_agent_connection_failures_total{class=\"network\"}") >= 1);
@@ -92,7 +94,7 @@ async fn a_broker_that_dies_under_load_and_comes_back_loses_nothing() {
         address("127.0.0.1", second.port),
     ];
     let edge = start(brokers, Some(Duration::from_millis(500))).await;
-    eventually("the first is used", || in_use(&edge, 1)).await;
+    eventually("the first is used", || in_use(&edge, &first, 1)).await;
     let mut appended = 0;
     for round in 0..60 {
         edge.append(100).await;
@@ -101,7 +103,7 @@ async fn a_broker_that_dies_under_load_and_comes_back_loses_nothing() {
             first.kill();
         }
     }
-    eventually("the second is used", || in_use(&edge, 2)).await;
+    eventually("the second is used", || in_use(&edge, &second, 2)).await;
     edge.append(100).await;
     appended += 100;
     eventually("all is committed", || {
@@ -115,7 +117,7 @@ async fn a_broker_that_dies_under_load_and_comes_back_loses_nothing() {
     for _ in 0..2_000 {
         edge.append(5).await;
         appended += 5;
-        if in_use(&edge, 1) {
+        if in_use(&edge, &first, 1) {
             returned = true;
             break;
         }
@@ -147,13 +149,13 @@ async fn a_broker_that_works_is_kept_until_it_fails() {
         address("127.0.0.1", second.port),
     ];
     let edge = start(brokers, None).await;
-    eventually("the second is used", || in_use(&edge, 2)).await;
+    eventually("the second is used", || in_use(&edge, &second, 2)).await;
     first.restart();
     edge.append(20).await;
     eventually("all is committed", || edge.agent.balance().committed == 20).await;
-    assert!(in_use(&edge, 2), "nothing was wrong with it");
+    assert!(in_use(&edge, &second, 2), "nothing was wrong with it");
     second.kill();
-    eventually("the first is used", || in_use(&edge, 1)).await;
+    eventually("the first is used", || in_use(&edge, &first, 1)).await;
     edge.append(20).await;
     eventually("all is committed", || edge.agent.balance().committed == 40).await;
     edge.stop().await;
@@ -169,7 +171,7 @@ async fn each_broker_must_prove_the_host_that_its_address_names() {
         address("127.0.0.1", broker.port),
     ];
     let edge = start(brokers, None).await;
-    eventually("the second is used", || in_use(&edge, 2)).await;
+    eventually("the second is used", || in_use(&edge, &broker, 2)).await;
     let refused = "tideline_agent_connection_failures_total{class=\"authentication\"}";
     assert!(edge.metric(refused) >= 1);
     edge.stop().await;

@@ -14,6 +14,7 @@ use crate::bridge::{Age, Bridge};
 use crate::broker::Broker;
 use crate::edge::{Edge, config};
 use crate::eventually;
+use crate::process::{Home, output};
 use crate::tools::{id, order};
 
 /// Quiet from an hour ago until the minute that begins next, but at least this many seconds from now.
@@ -226,4 +227,33 @@ async fn an_account_that_makes_no_sense_begins_anew() {
     eventually("they go", || edge.agent.balance().committed == 5).await;
     assert!(used(&edge).used < 1_000_000);
     edge.stop().await;
+}
+
+#[tokio::test]
+async fn a_kill_leaves_the_account_as_it_was_kept() {
+    let mut broker = Broker::start();
+    let _bridge = Bridge::start(&broker).await;
+    let home = Home::new(broker.port);
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    // It is kept after each 2,000 bytes: the handshake alone is more.
+    let text = text + "[link]\nbudget = \"1MB\"\n";
+    std::fs::write(home.config(), text).unwrap();
+    let mut agent = home.start().await;
+    assert_eq!(home.produce(1, 20).await, 20);
+    let used = || {
+        let shown = output(&["status", "--config", &home.config(), "--json"]);
+        let status: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
+        status["link"]["budget"]["used"].as_u64()
+    };
+    eventually("the handshake is counted", || used() > Some(4_000)).await;
+    let kept = || {
+        let file = std::fs::read(home.path("buffer.db-wal")).unwrap_or_default();
+        file.windows(7).any(|bytes| bytes == b"\"used\":")
+    };
+    eventually("some of it is on disk", kept).await;
+    agent.kill();
+    broker.kill();
+    let _again = home.start().await;
+    eventually("it is known again", || used().is_some()).await;
+    assert!(used() >= Some(2_000), "{:?}", used());
 }
