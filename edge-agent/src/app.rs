@@ -24,9 +24,9 @@ use crate::commands::Commands;
 use crate::commands::restart::Restart;
 use crate::commands::work::{SendRequest, Tools, Workshop};
 use crate::config::Config;
-use crate::driver::Driver;
+use crate::driver::{Driver, LinkControl};
 use crate::ingest::Ingest;
-use crate::link::{Link, LinkMeters, PUBLISHES_MAX};
+use crate::link::{Link, LinkCollector, LinkMeters, LinkStatus, LinkUse, PUBLISHES_MAX};
 use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
@@ -71,6 +71,7 @@ pub struct RunningAgent {
     buffer: Buffer,
     ingest: Ingest,
     status: watch::Receiver<Status>,
+    link: LinkUse,
     sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
     sources: Arc<[Arc<Report>]>,
@@ -150,7 +151,7 @@ impl Agent {
             device = %config.link.device,
             epoch = %opened.epoch,
             pending = balance.pending,
-            broker = format_args!("{}:{}", config.link.host, config.link.port),
+            broker = %config.link.brokers[0],
             "agent started"
         );
 
@@ -168,11 +169,21 @@ impl Agent {
         let counted = buffer.clone();
         registry.register_collector(Box::new(LedgerCollector(move || counted.progress())));
 
+        let (link_meters, meters) = (
+            LinkMeters::register(registry),
+            SessionMeters::register(registry),
+        );
+        let shown = LinkUse::new(
+            link_meters.clone(),
+            config.link.proxy.as_ref().map(ToString::to_string),
+            meters.rows.clone(),
+        );
+        registry.register_collector(Box::new(LinkCollector(shown.clone())));
         let (link, received) = Link::new(
             config.link.clone(),
             buffer.epochs(),
             clock.servers(),
-            LinkMeters::register(registry),
+            link_meters,
         );
         let (status, status_receiver) = watch::channel(Status {
             device: config.link.device.clone(),
@@ -189,6 +200,7 @@ impl Agent {
             ack_latency_seconds: None,
             last_error: None,
             sources: BTreeMap::new(),
+            link: LinkStatus::default(),
             storage: buffer.storage().borrow().clone(),
             room: Some(Room {
                 rows: balance.pending,
@@ -250,10 +262,15 @@ impl Agent {
             link_state: received.state,
             downlinks: received.downlinks,
             link_stop: received.stop,
+            link_control: LinkControl {
+                rules: config.link_rules.clone(),
+                shown: shown.clone(),
+                closed: received.closed,
+            },
             requests: send_requests,
             tuning,
             status,
-            meters: SessionMeters::register(registry),
+            meters,
             link_health: health.component("agent-link"),
             buffer_health,
             stop: lifecycle.token(),
@@ -302,6 +319,7 @@ impl Agent {
             buffer,
             ingest,
             status: status_receiver,
+            link: shown,
             sending,
             twin: twin_requests,
             sources: sources.reports.into(),
@@ -327,7 +345,8 @@ impl RunningAgent {
     /// The agent's status now.
     #[must_use]
     pub fn status(&self) -> Status {
-        with_counts(&self.buffer, &self.sources, self.status.borrow().clone())
+        let status = self.status.borrow().clone();
+        with_counts(&self.buffer, &self.sources, &self.link, status)
     }
 
     /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
@@ -343,6 +362,7 @@ impl RunningAgent {
             buffer: self.buffer.clone(),
             sources: Arc::clone(&self.sources),
             status: self.status.clone(),
+            link: self.link.clone(),
         };
         Router::new()
             .route("/status", get(serve_status))
@@ -377,15 +397,22 @@ struct Shown {
     buffer: Buffer,
     sources: Arc<[Arc<Report>]>,
     status: watch::Receiver<Status>,
+    link: LinkUse,
 }
 
 async fn serve_status(State(shown): State<Shown>) -> Json<Status> {
     let status = shown.status.borrow().clone();
-    Json(with_counts(&shown.buffer, &shown.sources, status))
+    let Shown {
+        buffer,
+        sources,
+        link,
+        ..
+    } = &shown;
+    Json(with_counts(buffer, sources, link, status))
 }
 
 /// The status with the counts as they are now.
-fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], status: Status) -> Status {
+fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], link: &LinkUse, status: Status) -> Status {
     let progress = buffer.progress();
     Status {
         balance: progress.balance,
@@ -395,6 +422,7 @@ fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], status: Status) -> Stat
             .iter()
             .map(|report| (report.name.to_string(), report.status()))
             .collect(),
+        link: link.status(progress.balance.committed),
         storage: buffer.storage().borrow().clone(),
         room: status.room.map(|room| Room {
             rows: progress.balance.pending,

@@ -10,6 +10,7 @@ use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Storage;
+use crate::link::LinkStatus;
 use crate::source::SourceStatus;
 use crate::twin::local::rfc3339;
 
@@ -49,6 +50,9 @@ pub struct Status {
     /// How each source fares, by its name; older agents do not send it.
     #[serde(default)]
     pub sources: BTreeMap<String, SourceStatus>,
+    /// Broker, traffic, quiet hours and budget; older agents do not send it.
+    #[serde(default)]
+    pub link: LinkStatus,
     /// The health of the buffer's file.
     #[serde(default)]
     pub storage: Storage,
@@ -129,6 +133,9 @@ impl fmt::Display for Status {
         line("epoch", &self.epoch)?;
         line("version", &self.version)?;
         line("connected", &if self.connected { "yes" } else { "no" })?;
+        for (name, shown) in self.link.lines() {
+            line(name, &shown)?;
+        }
         line("accepted", &self.balance.accepted)?;
         line("committed", &self.balance.committed)?;
         line("pending", &self.balance.pending)?;

@@ -1,6 +1,6 @@
 //! Mosquitto and its clients: what is not ours.
 
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -15,12 +15,15 @@ fn shipped(name: &str) -> PathBuf {
 
 /// Runs on these settings; returns when it listens on this port.
 pub fn start(settings: &Path, port: u16) -> Guard {
+    start_at(settings, Ipv4Addr::LOCALHOST.into(), port)
+}
+
+/// The same, listening at another address.
+pub fn start_at(settings: &Path, address: IpAddr, port: u16) -> Guard {
     let mut command = Command::new("mosquitto");
     command.arg("-c").arg(settings).stdin(Stdio::null());
     let running = Guard::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-    blocking::until_ok("Mosquitto listens", || {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-    });
+    blocking::until_ok("Mosquitto listens", || TcpStream::connect((address, port)));
     running
 }
 

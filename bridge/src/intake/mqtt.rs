@@ -378,7 +378,8 @@ impl Connection {
     }
 
     fn address(&self) -> String {
-        format!("{}:{}", self.config.host, self.config.port)
+        let (host, port) = (self.config.host.clone(), self.config.port);
+        schema::BrokerAddress { host, port }.to_string()
     }
 }
 

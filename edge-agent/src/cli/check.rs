@@ -24,7 +24,12 @@ pub(super) async fn check(config: &Path) -> Result<(), Failure> {
     }
     say!("{}: settings are good", config.display());
     say!("device           {}", agent.link.device);
-    say!("broker           {}:{}", agent.link.host, agent.link.port);
+    for broker in &agent.link.brokers {
+        say!("broker           {broker}");
+    }
+    if let Some(proxy) = &agent.link.proxy {
+        say!("proxy            {proxy}");
+    }
     say!("certificate      {}", agent.link.tls.cert.display());
     say!("buffer           {buffer}");
     if sources.is_empty() {

@@ -1,6 +1,7 @@
 //! One TOML file → a validated [`Config`]. Every problem is reported at once, before anything is
 //! opened. `agent.toml` beside the manifest is the commented example; a test parses it.
 
+mod link;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -12,14 +13,15 @@ use certs::tls::{TlsError, TlsFiles};
 use daemon::logs::{Levels, LogSettings};
 use daemon::settings::{self, Problems, relative_to};
 use daemon::{Class, Failure};
-use raw::{Raw, RawSourcesAlone, default_backoff_first, default_backoff_max, default_keep_alive};
+use link::Way;
+use raw::{Raw, RawSourcesAlone};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
 use crate::buffer::BufferSettings;
 use crate::clock::ClockSettings;
 use crate::commands::work::Program;
-use crate::link::LinkConfig;
+use crate::link::{LinkConfig, LinkRules};
 use crate::probes::ProbePauses;
 use crate::session::SessionConfig;
 use crate::source::{self, SourceConfig};
@@ -33,6 +35,8 @@ const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 pub struct Config {
     /// Broker, identity and certificates.
     pub link: LinkConfig,
+    /// Quiet hours and budget.
+    pub link_rules: LinkRules,
     /// The buffer's file and limits.
     pub buffer: BufferSettings,
     /// Limits of the sync session.
@@ -106,14 +110,15 @@ impl Config {
             Failure::new(Class::Configuration, "find out which device this is").because(reason)
         })?;
         Ok(Self {
-            link: LinkConfig {
-                host: host.into(),
-                port,
+            link: LinkConfig::new(
+                BrokerAddress {
+                    host: host.into(),
+                    port,
+                },
                 device,
                 tls,
-                keep_alive: default_keep_alive(),
-                backoff: (default_backoff_first(), default_backoff_max()),
-            },
+            ),
+            link_rules: LinkRules::default(),
             buffer: BufferSettings::new(buffer),
             session: SessionConfig::default(),
             probes: ProbePauses::default(),
@@ -155,7 +160,9 @@ impl Settings {
             cert: relative_to(origin, &raw.tls.cert),
             key: relative_to(origin, &raw.tls.key),
         };
-        let address = raw.mqtt.check(&mut problems);
+        raw.mqtt.check(&mut problems);
+        let way = raw.mqtt.way(&mut problems);
+        let link_rules = raw.link.check(&mut problems);
         let device = check_device(raw.device.as_deref(), &tls, &mut problems);
         let buffer = raw.buffer.check(origin, &mut problems);
         let session = raw.session.check(&mut problems);
@@ -163,23 +170,34 @@ impl Settings {
         let commands = raw.commands.check(origin, &mut problems);
         check_apart(&sources, &buffer, &tls, &mut problems);
         problems.into_result(origin)?;
-        let (Some(BrokerAddress { host, port }), Some(device)) = (address, device) else {
-            // Each of them noted a problem when it is missing.
+        let Some(device) = device else {
+            // Noted as a problem already.
             return Err(Failure::new(
                 Class::Configuration,
                 format!("accept settings {}", origin.display()),
             ));
         };
+        let Way {
+            brokers,
+            prefer_first_after,
+            connect_timeout,
+            proxy,
+            no_proxy,
+        } = way;
         Ok(Self {
             agent: Config {
                 link: LinkConfig {
-                    host,
-                    port,
+                    brokers,
+                    prefer_first_after,
+                    connect_timeout,
+                    proxy,
+                    no_proxy,
                     device,
                     tls,
                     keep_alive: raw.mqtt.keep_alive,
                     backoff: (raw.mqtt.backoff_first, raw.mqtt.backoff_max),
                 },
+                link_rules,
                 buffer,
                 session,
                 probes: ProbePauses::default(),

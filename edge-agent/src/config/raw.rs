@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use daemon::logs::RawLog;
 use daemon::settings::{Problems, relative_to};
-use schema::BrokerAddress;
 use serde::Deserialize;
 
 use super::CommandsConfig;
+use super::link::RawLink;
 use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
 use crate::clock::ClockSettings;
 use crate::commands::work::Program;
+use crate::link::{BACKOFF, KEEP_ALIVE};
 use crate::session::SessionConfig;
 use crate::source::RawSources;
 
@@ -26,10 +27,12 @@ const EXEC_TIMEOUT: Duration = Duration::from_secs(60);
 const EXEC_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 pub(super) struct Raw {
     pub(super) device: Option<String>,
     pub(super) mqtt: RawMqtt,
+    #[serde(default)]
+    pub(super) link: RawLink,
     pub(super) tls: RawTls,
     pub(super) buffer: RawBuffer,
     #[serde(default)]
@@ -52,9 +55,16 @@ pub(super) struct RawSourcesAlone {
     pub(super) source: RawSources,
 }
 
-#[derive(Debug, Deserialize)]
+// No `Debug`: the proxy's URL may hold a password.
+#[derive(Deserialize)]
 pub(super) struct RawMqtt {
-    pub(super) address: String,
+    pub(super) address: Option<String>,
+    pub(super) addresses: Option<Vec<String>>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) prefer_first_after: Option<Duration>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) connect_timeout: Option<Duration>,
+    pub(super) proxy: Option<String>,
     #[serde(default = "default_keep_alive", with = "humantime_serde")]
     pub(super) keep_alive: Duration,
     #[serde(default = "default_backoff_first", with = "humantime_serde")]
@@ -158,24 +168,20 @@ pub(super) struct RawAdmin {
     pub(super) http: Option<SocketAddr>,
 }
 
-// Half a minute: carriers forget idle connections after minutes, and a dead device should show
-// before the next shift.
-pub(super) const fn default_keep_alive() -> Duration {
-    Duration::from_secs(30)
+const fn default_keep_alive() -> Duration {
+    KEEP_ALIVE
 }
 
-// A broker that restarts is back within a second or two; a fleet must not wait in step.
-pub(super) const fn default_backoff_first() -> Duration {
-    Duration::from_millis(500)
+const fn default_backoff_first() -> Duration {
+    BACKOFF.0
 }
 
-// Half a minute of jittered pause keeps ten thousand devices at some 600 attempts a second.
-pub(super) const fn default_backoff_max() -> Duration {
-    Duration::from_secs(30)
+const fn default_backoff_max() -> Duration {
+    BACKOFF.1
 }
 
 impl RawMqtt {
-    pub(super) fn check(&self, problems: &mut Problems) -> Option<BrokerAddress> {
+    pub(super) fn check(&self, problems: &mut Problems) {
         let seconds = self.keep_alive.as_secs();
         problems.check(
             self.keep_alive.subsec_nanos() == 0 && (5..=3600).contains(&seconds),
@@ -193,7 +199,6 @@ impl RawMqtt {
             "mqtt.backoff_max",
             "must be at most 10m",
         );
-        problems.take("mqtt.address", self.address.parse())
     }
 }
 

@@ -4,9 +4,10 @@
 //! what is sent or settled, and the session never waits.
 //!
 //! Here: what can happen, and which input to the session each of it becomes. `effects` carries out what the session decides,
-//! `quarantine` offers again, `storage` is how the buffer fares, `shown` what status shows, `stopping` the end.
+//! `governing` is what the link may carry, `quarantine` offers again, `storage` is how the buffer fares, `shown` what status shows, `stopping` the end.
 
 mod effects;
+mod governing;
 mod quarantine;
 mod shown;
 mod stopping;
@@ -22,12 +23,15 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use self::governing::Governing;
+pub(crate) use self::governing::LinkControl;
+
 use crate::buffer::{Buffer, BufferError, Progress, Starts, Storage};
 use crate::clock::AgentClock;
 use crate::clock::core::Change;
 use crate::commands::work::{Resynced, SendRequest};
 use crate::gather::Gatherer;
-use crate::link::{LinkState, Uplink};
+use crate::link::{LinkError, LinkState, Uplink};
 use crate::metrics::SessionMeters;
 use crate::probes::Probes;
 use crate::repeat::Repeats;
@@ -52,6 +56,8 @@ enum Happening {
     Probe,
     /// It is time to look at the clocks.
     Clocks,
+    /// Quiet hours begin or end, or the budget allows more.
+    Govern,
     Stop,
 }
 
@@ -72,6 +78,8 @@ pub(crate) struct Driver {
     pub(crate) downlinks: mpsc::Receiver<Downlink>,
     /// Ends the link, when cancelled.
     pub(crate) link_stop: CancellationToken,
+    /// What the link may carry.
+    pub(crate) link_control: LinkControl,
     pub(crate) requests: mpsc::Receiver<SendRequest>,
     /// The limits that may change.
     pub(crate) tuning: watch::Receiver<Tuning>,
@@ -85,6 +93,9 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs until stopped, then drains and disconnects.
     pub(crate) async fn run(self) -> Result<(), Failure> {
+        let tuning = *self.tuning.borrow();
+        let rules = self.link_control.rules.clone();
+        let governing = Governing::begin(rules, &self.buffer, tuning).await;
         let mut task = DriverTask {
             appended: self.buffer.appended(),
             storage: self.buffer.storage(),
@@ -97,6 +108,7 @@ impl Driver {
             epoch_due: false,
             parts: self,
             gatherer: Gatherer::default(),
+            governing,
             uplink: None,
             origin: Instant::now(),
             storage_fails: false,
@@ -111,6 +123,7 @@ impl Driver {
         task.offer(None).await;
         loop {
             task.count_quarantine();
+            task.govern().await;
             task.publish_status();
             match task.next().await {
                 Happening::Stop => break,
@@ -126,6 +139,7 @@ impl Driver {
         }
         task.drain().await;
         task.leave().await;
+        task.keep_account_last().await;
         Ok(())
     }
 }
@@ -134,6 +148,7 @@ impl Driver {
 struct DriverTask {
     parts: Driver,
     gatherer: Gatherer,
+    governing: Governing,
     time: Timekeeping,
     /// A report is due, and waits: which protocol the bridge understands may soon be known.
     report_waits: bool,
@@ -176,6 +191,7 @@ impl DriverTask {
         let probe = self.parts.probes.wakeup();
         let probe = probe.filter(|_| self.uplink.is_some() && !self.is_draining);
         let probe = probe.map(|after| self.origin + after);
+        let govern = self.governing.wakeup();
         tokio::select! {
             biased;
             () = self.parts.stop.cancelled() => Happening::Stop,
@@ -199,6 +215,9 @@ impl DriverTask {
             () = sleep_until(probe.unwrap_or(self.origin)), if probe.is_some() => {
                 Happening::Probe
             }
+            () = sleep_until(govern.unwrap_or(self.origin)), if govern.is_some() => {
+                Happening::Govern
+            }
         }
     }
 
@@ -217,9 +236,15 @@ impl DriverTask {
                 self.time.down();
                 self.report_waits = false;
                 self.uplink = None;
-                let reason = error.map_or_else(|| "not connected".into(), |e| e.to_string());
-                self.parts.link_health.waiting(reason.clone());
-                self.last_error = Some(reason);
+                if let Some(LinkError::Closed(_)) = error.as_deref() {
+                    // As its owner wants it.
+                    self.parts.link_health.ready();
+                    self.last_error = None;
+                } else {
+                    let reason = error.map_or_else(|| "not connected".into(), |e| e.to_string());
+                    self.parts.link_health.waiting(reason.clone());
+                    self.last_error = Some(reason);
+                }
                 self.input(Input::Disconnected).await;
             }
             Happening::Downlink(Downlink::Ack(ack)) => {
@@ -265,10 +290,11 @@ impl DriverTask {
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
             Happening::Request(SendRequest::Flush(on)) => self.input(Input::Flush(on)).await,
             Happening::Request(SendRequest::Resync(reply)) => self.resync(reply).await,
-            Happening::Tuned(tuning) => self.input(Input::Tune(tuning)).await,
+            Happening::Tuned(tuning) => self.tuned(tuning).await,
             Happening::Timer => self.input(Input::Timer).await,
             Happening::Probe => self.probe().await,
-            Happening::Stop => {}
+            // Before anything else is waited for.
+            Happening::Govern | Happening::Stop => {}
         }
     }
 

@@ -23,7 +23,12 @@ impl DriverTask {
         self.is_draining = true;
         self.appended().await;
         self.input(Input::Flush(true)).await;
-        while self.uplink.is_some() && self.broken.is_none() && !self.parts.session.is_idle() {
+        let may_send = !self.governing.holds_back();
+        while may_send
+            && self.uplink.is_some()
+            && self.broken.is_none()
+            && !self.parts.session.is_idle()
+        {
             let left = tokio::time::timeout_at(deadline, self.next_while_stopping());
             match left.await {
                 Ok(happening) => self.apply(happening).await,

@@ -5,6 +5,9 @@ use std::error::Error;
 use certs::tls::TlsError;
 use daemon::{Class, Fault};
 
+use super::Closed;
+use super::proxy::ProxyFailure;
+
 /// A connection that failed. Each is tried again: the world may heal, and a person may mend a
 /// certificate while the agent keeps collecting.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,27 @@ pub enum LinkError {
         /// The error of the network.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// It does not get as far as a subscription in time.
+    #[error("cannot reach {address}: no connection within {seconds} s")]
+    Late {
+        /// The broker.
+        address: String,
+        /// How long connecting may take.
+        seconds: f64,
+    },
+    /// The proxy on the way does not connect us.
+    #[error("cannot reach {address}: proxy {proxy} {failure}")]
+    Proxy {
+        /// The proxy, without credentials.
+        proxy: String,
+        /// The broker.
+        address: String,
+        /// What went wrong with it.
+        failure: ProxyFailure,
+    },
+    /// Closed by the device's own rules.
+    #[error("the link is closed on purpose: {0}")]
+    Closed(Closed),
     /// An established connection broke.
     #[error("connection to {address} was lost: {source}")]
     Lost {
@@ -62,8 +86,16 @@ impl LinkError {
             Self::Files(_)
             | Self::Tls { .. }
             | Self::Refused { .. }
-            | Self::Subscription { .. } => Class::Authentication,
-            Self::Unreachable { .. } | Self::Lost { .. } => Class::Network,
+            | Self::Subscription { .. }
+            | Self::Proxy {
+                failure: ProxyFailure::Credentials,
+                ..
+            } => Class::Authentication,
+            Self::Unreachable { .. }
+            | Self::Late { .. }
+            | Self::Proxy { .. }
+            | Self::Closed(_)
+            | Self::Lost { .. } => Class::Network,
         }
     }
 
@@ -76,6 +108,9 @@ impl LinkError {
             | Self::Refused { .. }
             | Self::Subscription { .. }
             | Self::Unreachable { .. }
+            | Self::Late { .. }
+            | Self::Proxy { .. }
+            | Self::Closed(_)
             | Self::Lost { .. } => Fault::Retry,
         }
     }
@@ -93,8 +128,52 @@ impl LinkError {
                 "the device id must equal the certificate's common name and must not be revoked"
             }
             Self::Subscription { .. } => "the broker's rules must let a device hear its own topics",
-            Self::Unreachable { .. } => "check [mqtt] address, the network and the broker",
+            Self::Unreachable { .. } | Self::Late { .. } => {
+                "check [mqtt] address, the network and the broker; where only a proxy leads out, \
+                 set [mqtt] proxy"
+            }
+            Self::Proxy { failure, .. } => failure.help(),
+            Self::Closed(_) => "nothing: [link] says when it opens again",
             Self::Lost { .. } => "readings are kept on disk until the connection is back",
         }
+    }
+}
+
+/// The error of rustls, wherever in the chain it stands. An `io::Error` hides its inner error
+/// from `source()`, so it is looked into.
+pub(crate) fn tls_reason(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls.to_string());
+        }
+        if let Some(inner) = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(|error| error.get_ref())
+            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
+        {
+            return Some(tls.to_string());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn a_tls_error_is_found_inside_an_io_error() {
+        let tls = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
+        let io = std::io::Error::new(std::io::ErrorKind::InvalidData, tls);
+        assert!(tls_reason(&io).is_some());
+        assert!(tls_reason(&Outer(io)).is_some());
+        let other = std::io::Error::other("of another kind");
+        assert_eq!(tls_reason(&Outer(other)), None);
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn foreign_certificates() -> &'static MachineSet {
 
 fn make_certificates() -> (TempDir, MachineSet) {
     let folder = tempfile::tempdir().unwrap();
-    let hosts = ["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let hosts = ["127.0.0.1", "localhost", "::1"].map(str::to_owned);
     let set = MachineSet::ensure(
         &Folder::new(folder.path()),
         &DEVICE.parse().unwrap(),
@@ -46,9 +46,14 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start() -> Self {
+        Self::start_at(&["127.0.0.1"])
+    }
+
+    /// Listens at several addresses, of which one is 127.0.0.1.
+    pub(crate) fn start_at(addresses: &[&str]) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().unwrap();
-        write_config(&folder.path().join("mosquitto.conf"), port);
+        write_config(&folder.path().join("mosquitto.conf"), addresses, port);
         let mut broker = Self {
             port,
             folder,
@@ -70,18 +75,23 @@ impl Broker {
     }
 }
 
-fn write_config(path: &Path, port: u16) {
+fn write_config(path: &Path, addresses: &[&str], port: u16) {
     let server = &certificates().server;
     let mut file = std::fs::File::create(path).unwrap();
     // Tests may run as root, who owns the keys; Mosquitto would leave that user otherwise.
-    write!(
-        file,
-        "user root\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\n\
-         require_certificate true\nuse_identity_as_username true\ntls_version tlsv1.3\n\
-         persistence false\nmax_inflight_messages 0\nmax_queued_messages 0\n",
-        server.ca.display(),
-        server.cert.display(),
-        server.key.display(),
+    file.write_all(
+        b"user root\npersistence false\nmax_inflight_messages 0\nmax_queued_messages 0\n",
     )
     .unwrap();
+    for address in addresses {
+        write!(
+            file,
+            "listener {port} {address}\ncafile {}\ncertfile {}\nkeyfile {}\n\
+             require_certificate true\nuse_identity_as_username true\ntls_version tlsv1.3\n",
+            server.ca.display(),
+            server.cert.display(),
+            server.key.display(),
+        )
+        .unwrap();
+    }
 }

@@ -41,7 +41,7 @@ const EXAMPLE: &str = include_str!("../../agent.toml");
 fn the_shipped_example_is_valid() {
     let settings = load(EXAMPLE).unwrap();
     assert_eq!(settings.agent.link.device.as_str(), "press-7");
-    assert_eq!(settings.agent.link.host, "broker.example.com");
+    assert_eq!(settings.agent.link.brokers[0].host, "broker.example.com");
     let sources = &settings.agent.sources;
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     assert_eq!(names, ["host", "socket"]);
@@ -66,6 +66,11 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
     assert_eq!(shown.agent.session, defaults.agent.session);
     assert_eq!(shown.agent.link.keep_alive, defaults.agent.link.keep_alive);
     assert_eq!(shown.agent.link.backoff, defaults.agent.link.backoff);
+    let of_link = |settings: &Settings| {
+        let (link, rules) = (&settings.agent.link, &settings.agent.link_rules);
+        (link.prefer_first_after, link.connect_timeout, rules.clone())
+    };
+    assert_eq!(of_link(&shown), of_link(&defaults));
     let sources = |settings: &Settings| {
         let mut sources = settings.agent.sources.clone();
         // Its path is in a folder of this test.
@@ -90,7 +95,7 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
 fn all_problems_are_told_at_once() {
     let text = EXAMPLE
         .replace("# device = \"press-7\"", "device = \"press 7\"")
-        .replace("broker.example.com:8883", "[::1]:8883")
+        .replace("broker.example.com:8883", "::1:8883")
         .replace("certs/ca.pem", "certs/none.pem")
         .replace("# batch_rows_max = 500", "batch_rows_max = 0")
         .replace("# rows_max = 1_000_000", "rows_max = 0")
@@ -248,4 +253,130 @@ fn the_unit_of_times_is_one_of_four() {
     let sensor = "any".parse().unwrap();
     let policy = settings.agent.buffer.policies.of(&sensor);
     assert_eq!(policy, edge_agent::buffer::Policy::Never);
+}
+
+/// The example with other lines in its sections `[mqtt]` and `[link]`.
+fn with_link(mqtt: &str, link: &str) -> String {
+    EXAMPLE
+        .replace("address = \"broker.example.com:8883\"", mqtt)
+        .replace("\n[link]\n", &format!("\n[link]\n{link}\n"))
+}
+
+#[test]
+fn several_brokers_quiet_hours_and_a_budget_are_read() {
+    let mqtt =
+        "addresses = [\"a:1\", \"[2001:db8::1]:8883\", \"::2\"]\nprefer_first_after = \"0s\"";
+    let link = "quiet = [\"22:00-06:00\"]\nutc_offset = \"+02:00\"\nbudget = \"1.5 GB\"\nday = 28\nat_limit = \"stop\"";
+    let settings = load(&with_link(mqtt, link)).unwrap();
+    let link = &settings.agent.link;
+    let brokers: Vec<String> = link.brokers.iter().map(ToString::to_string).collect();
+    assert_eq!(brokers, ["a:1", "[2001:db8::1]:8883", "[::2]:8883"]);
+    assert_eq!(link.prefer_first_after, None);
+    let rules = &settings.agent.link_rules;
+    assert!(rules.quiet.is_some() && !rules.quiet_closes);
+    let budget = rules.budget.as_ref().unwrap();
+    assert_eq!(
+        (budget.bytes, budget.offset.to_string().as_str()),
+        (1_500_000_000, "+02:00")
+    );
+}
+
+#[test]
+fn what_is_wrong_with_a_link_is_named() {
+    let address = "address = \"a\"";
+    for (mqtt, link, problem) in [
+        ("", "", "mqtt.address is missing"),
+        (
+            "address = \"a\"\naddresses = [\"b\"]",
+            "",
+            "mqtt.addresses stands beside mqtt.address",
+        ),
+        ("addresses = []", "", "mqtt.addresses must name from 1 to 8"),
+        (
+            "addresses = [\"a\", \"a:8883\"]",
+            "",
+            "mqtt.addresses names \"a:8883\" twice",
+        ),
+        (
+            "addresses = [\"a\", \"::1:8883\"]",
+            "",
+            "mqtt.addresses is an IPv6 address whose end may be a port",
+        ),
+        (
+            "address = \"a\"\nprefer_first_after = \"59s\"",
+            "",
+            "mqtt.prefer_first_after",
+        ),
+        (
+            "address = \"a\"\nconnect_timeout = \"999ms\"",
+            "",
+            "mqtt.connect_timeout",
+        ),
+        (
+            "address = \"a\"\nproxy = \"https://u:sesame@p:1\"",
+            "",
+            "mqtt.proxy must begin with http://",
+        ),
+        (
+            address,
+            "quiet = [\"at night\"]",
+            "link.quiet \"at night\" is not of the form",
+        ),
+        (
+            address,
+            "quiet = [\"00:00-12:00\", \"12:00-24:00\"]",
+            "link.quiet leaves no time",
+        ),
+        (
+            address,
+            "utc_offset = \"CET\"",
+            "link.utc_offset \"CET\" is not UTC",
+        ),
+        (address, "budget = \"99kB\"", "link.budget must be bytes"),
+        (address, "budget = \"lots\"", "link.budget must be bytes"),
+        (address, "period = \"week\"", "link.period must be"),
+        (address, "day = 29", "link.day must be from 1 to 28"),
+        (address, "day = 0", "link.day must be from 1 to 28"),
+        (
+            address,
+            "period = \"day\"\nday = 2",
+            "link.day is of a period of months",
+        ),
+        (address, "at_limit = \"drop\"", "link.at_limit must be"),
+        (address, "quite = []", "link.quite is not a known key"),
+    ] {
+        let error = load(&with_link(mqtt, link)).unwrap_err();
+        assert!(error.contains(problem), "{problem} in\n{error}");
+        assert!(!error.contains("sesame"), "{error}");
+    }
+    for (mqtt, link) in [
+        (
+            "address = \"a\"\nprefer_first_after = \"60s\"\nconnect_timeout = \"1s\"",
+            "budget = \"100kB\"",
+        ),
+        (
+            "addresses = [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\"]",
+            "period = \"day\"\nbudget = \"1MB\"",
+        ),
+    ] {
+        load(&with_link(mqtt, link)).unwrap();
+    }
+    let nine = "addresses = [\"a\",\"b\",\"c\",\"d\",\"e\",\"f\",\"g\",\"h\",\"i\"]";
+    assert!(
+        load(&with_link(nine, ""))
+            .unwrap_err()
+            .contains("mqtt.addresses must name")
+    );
+}
+
+#[test]
+fn a_proxys_password_is_in_nothing_that_is_shown() {
+    let mqtt = "address = \"a\"\nproxy = \"http://plant:sesame@p:3128\"";
+    let settings = load(&with_link(mqtt, "")).unwrap();
+    let shown = format!("{settings:?} {settings:#?}");
+    assert!(shown.contains("3128"), "{shown}");
+    assert!(
+        !shown.contains("sesame") && !shown.contains("cGxhbnQ6"),
+        "{shown}"
+    );
 }

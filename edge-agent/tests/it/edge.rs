@@ -22,8 +22,13 @@ pub(crate) struct Edge {
 }
 
 pub(crate) fn config(broker: &Broker, folder: &Path) -> Config {
+    config_at(broker.port, folder)
+}
+
+/// For a broker at this port of this machine.
+pub(crate) fn config_at(port: u16, folder: &Path) -> Config {
     let tls = certificates().device.clone();
-    let mut config = Config::new("127.0.0.1", broker.port, tls, folder.join("buffer.db")).unwrap();
+    let mut config = Config::new("127.0.0.1", port, tls, folder.join("buffer.db")).unwrap();
     config.link.backoff = (Duration::from_millis(20), Duration::from_millis(100));
     config.buffer.linger = Duration::from_millis(1);
     config.session = SessionConfig {

@@ -25,6 +25,9 @@ mod edge;
 mod feeds;
 mod fixtures;
 mod link;
+mod link_proxy;
+mod link_routes;
+mod link_rules;
 #[cfg(feature = "modbus")]
 mod modbus;
 mod odd_rows;

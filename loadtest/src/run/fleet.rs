@@ -88,12 +88,9 @@ impl Fleet {
         for (device, tls) in members {
             let load = Load {
                 link: LinkConfig {
-                    host: plan.broker.host.clone(),
-                    port: plan.broker.port,
-                    device,
-                    tls,
                     keep_alive: KEEP_ALIVE,
                     backoff: BACKOFF,
+                    ..LinkConfig::new(plan.broker.clone(), device, tls)
                 },
                 sensors: plan.sensors,
                 scan_every: plan.scan_every,

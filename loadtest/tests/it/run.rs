@@ -82,7 +82,7 @@ fn wrong_arguments_end_with_2_and_say_what_to_do() {
         (&["run", "--devices", "0"][..], "1..=15000"),
         (&["run", "--devices", "15001"], "1..=15000"),
         (&["run", "--rate", "0"], "0.001 to 100000"),
-        (&["run", "--broker", "[::1]:8883"], "give a host name"),
+        (&["run", "--broker", "::1:8883"], "write [ADDRESS]"),
         (&["run", "--for", "soon"], "--for"),
         (&["run", "--certs", "nowhere"], "--certs"),
         (&["chaos", "--agents", "0"], "1..=100"),

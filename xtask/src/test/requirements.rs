@@ -28,7 +28,7 @@ pub(crate) struct Requirement {
 }
 
 /// Everything that tests need.
-pub(crate) const REQUIREMENTS: [Requirement; 10] = [
+pub(crate) const REQUIREMENTS: [Requirement; 11] = [
     Requirement {
         programs: &["initdb", "postgres", "pg_basebackup", "psql"],
         modules: &[],
@@ -58,6 +58,12 @@ pub(crate) const REQUIREMENTS: [Requirement; 10] = [
         modules: &[],
         package: "pgbouncer",
         why: "a bridge must find out that a pooler stands before its database",
+    },
+    Requirement {
+        programs: &["tinyproxy"],
+        modules: &[],
+        package: "tinyproxy",
+        why: "agents reach their broker through a proxy that is not ours",
     },
     Requirement {
         programs: &["openssl"],

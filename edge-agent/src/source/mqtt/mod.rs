@@ -168,11 +168,8 @@ pub(super) fn read(section: &mut Section<'_>) -> Option<Arc<dyn Source>> {
     let raw: Raw = section.read()?;
     let tls = raw.tls.map(|raw| check_tls(raw, section));
     let port = if tls.is_some() { PORT_TLS } else { PORT };
-    let address = match raw.address.contains(':') {
-        true => raw.address,
-        false => format!("{}:{port}", raw.address),
-    };
-    let address = section.take("address", address.parse());
+    let address = BrokerAddress::with_default_port(&raw.address, port);
+    let address = section.take("address", address);
     let login = check_login(raw.user, raw.password, raw.password_file, section);
     let client_id = raw.client_id.unwrap_or_else(|| own_client_id(section));
     let is_plain = |c: char| !c.is_control() && !c.is_whitespace();

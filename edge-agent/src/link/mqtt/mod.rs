@@ -1,39 +1,45 @@
-//! MQTT 3.1.1 over TLS through rumqttc: the only file that names it, beside the source of that kind.
+//! MQTT 3.1.1 over TLS through rumqttc: with `events`, the only files that name it, beside the source of that kind.
 //!
 //! ```text
-//!  down ──connect, CONNACK, birth + subscribe, SUBACK──► up ──error──► down ──pause──► …
+//!  down ──dial, CONNACK, birth + subscribe, SUBACK──► up ──error──► down ──next broker, or pause──► …
+//!                                                      └──first broker answers again──► up there
 //! ```
 //!
-//! Every attempt gets a client of its own, so that no publish of an old connection comes out of
+//! Every attempt gets a connection of its own, so that no publish of an old connection comes out of
 //! a queue of the new one: sessions are clean, and the buffer is the record of what is unsent.
-//! The task that polls the client does nothing else and never waits: what does not fit a queue
+//! The task that polls the connection does nothing else and never waits: what does not fit a queue
 //! is dropped and counted, and keep-alives go on.
 
-use std::error::Error;
+mod events;
+
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::Backoff;
 use rumqttc::{
-    AsyncClient, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions,
-    Outgoing, Packet, Publish, QoS, StateError, SubscribeReasonCode, TlsConfiguration, Transport,
+    Connect, ConnectReturnCode, Disconnect, Event, LastWill, Outgoing, Packet, Publish, QoS,
+    Request, Subscribe, SubscribeReasonCode,
 };
 use schema::envelope::EnvelopeError;
 use schema::message::{Downlink, Status};
 use schema::topic::down_filter;
-use schema::{Channel, DeviceId, Topic, envelope, limits};
+use schema::{BrokerAddress, Channel, DeviceId, Topic, envelope, limits};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::{Instruction, Link, LinkConfig, LinkError, LinkState, NotTaken, PUBLISHES_MAX};
+use self::events::{Broken, WRITE_TIMEOUT};
+use super::dial::{Dialed, Stream};
+use super::error::tls_reason;
+use super::route::{Next, Route};
+use super::{Instruction, Link, LinkError, LinkState, NotTaken, PUBLISHES_MAX};
 use crate::repeat::Repeats;
+
+type Events = events::Events<Stream>;
 
 /// Largest packet in either direction: a payload, its topic and its header.
 const PACKET_BYTES_MAX: usize = limits::PAYLOAD_BYTES_MAX + 1024;
-
-/// How long connecting may take: TCP, TLS, CONNACK; and then SUBACK. A handshake on a small
-/// device over a slow link fits; a broker that thinks longer is overloaded.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A connection that lasted this long was good: the next failure starts with a short pause. A
 /// broker that accepts and drops us again does not reset the backoff.
@@ -48,7 +54,7 @@ const WARN_EVERY: Duration = Duration::from_secs(300);
 /// An established connection.
 #[derive(Clone)]
 pub struct Uplink {
-    client: AsyncClient,
+    requests: mpsc::Sender<Request>,
     device: DeviceId,
     session: u64,
     born: Instant,
@@ -74,9 +80,7 @@ impl Uplink {
     pub fn publish(&self, channel: Channel, payload: Vec<u8>) -> Result<(), NotTaken> {
         debug_assert!(channel.is_up());
         let topic = Topic::new(self.device.clone(), channel).to_string();
-        self.client
-            .try_publish(topic, QoS::AtLeastOnce, channel.is_retained(), payload)
-            .map_err(|_| NotTaken)
+        publish(&self.requests, topic, channel.is_retained(), payload)
     }
 }
 
@@ -89,26 +93,58 @@ impl std::fmt::Debug for Uplink {
 }
 
 /// Connects until stopped.
-pub(super) async fn run(link: Link) {
+pub(super) async fn run(mut link: Link) {
     let (first, max) = link.config.backoff;
     let mut backoff = Backoff::new(first, max);
     let mut warnings = Repeats::new(WARN_EVERY);
+    let mut route = Route::new(link.config.brokers.len());
+    let mut used_last = None;
+    let mut dialed = None;
     while !link.stop.is_cancelled() {
-        let session = rand::random();
-        let attempt = Attempt {
+        let closed = *link.closed.borrow_and_update();
+        if let Some(closed) = closed {
+            link.meters.disconnected();
+            let closed = LinkError::Closed(closed);
+            info!(reason = %closed, "the link is closed");
+            link.state
+                .send_replace(LinkState::Down(Some(Arc::new(closed))));
+            let opened = async {
+                if link.closed.wait_for(Option::is_none).await.is_err() {
+                    pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                () = opened => {}
+                () = link.stop.cancelled() => {}
+            }
+            continue;
+        }
+        let mut attempt = Attempt {
+            session: rand::random(),
+            place: route.current(),
+            used_last: &mut used_last,
             link: &link,
-            session,
         };
-        let (lasted, error) = match attempt.run().await {
+        let (lasted, error) = match attempt.run(dialed.take()).await {
             Ended::Stopped => break,
+            Ended::Closed => continue,
+            Ended::Preferred(first) => {
+                route.begin_again();
+                dialed = Some(first);
+                continue;
+            }
             Ended::Failed { lasted, error } => (lasted, error),
         };
-        if lasted.is_some_and(|lasted| lasted >= STABLE_AFTER) {
+        let was_good = lasted.is_some_and(|lasted| lasted >= STABLE_AFTER);
+        if was_good {
             backoff.reset();
         }
-        let pause = backoff.next_jittered();
-        link.meters.connected.set(0);
+        link.meters.disconnected();
         link.meters.failed(error.class());
+        let pause = match route.failed(was_good) {
+            Next::Another => Duration::ZERO,
+            Next::Pause => backoff.next_jittered(),
+        };
         log_failure(&mut warnings, &error, pause);
         link.state
             .send_replace(LinkState::Down(Some(Arc::new(error))));
@@ -117,13 +153,17 @@ pub(super) async fn run(link: Link) {
             () = link.stop.cancelled() => {}
         }
     }
-    link.meters.connected.set(0);
+    link.meters.disconnected();
     link.state.send_replace(LinkState::Down(None));
 }
 
 /// How an attempt ended.
 enum Ended {
     Stopped,
+    /// Closed on purpose, in order.
+    Closed,
+    /// The first broker answers again; the other was left in order.
+    Preferred(Dialed),
     Failed {
         /// How long the connection was up, if it ever was.
         lasted: Option<Duration>,
@@ -135,29 +175,23 @@ enum Ended {
 struct Attempt<'a> {
     link: &'a Link,
     session: u64,
+    /// Of the broker in the list.
+    place: usize,
+    /// The broker that was connected last.
+    used_last: &'a mut Option<usize>,
 }
 
 impl Attempt<'_> {
-    async fn run(&self) -> Ended {
-        let options = match options(self.link, self.session) {
-            Ok(options) => options,
-            Err(error) => {
-                return Ended::Failed {
-                    lasted: None,
-                    error,
-                };
-            }
-        };
-        let (client, mut events) = AsyncClient::new(options, usize::from(PUBLISHES_MAX));
-        events
-            .network_options
-            .set_connection_timeout(CONNECT_TIMEOUT.as_secs());
+    /// On a connection that is there already, or a new one.
+    async fn run(&mut self, dialed: Option<Dialed>) -> Ended {
+        let (requests, queue) = mpsc::channel(usize::from(PUBLISHES_MAX));
+        let stop = self.link.stop.clone();
         let joined = tokio::select! {
-            joined = self.join(&client, &mut events) => joined,
-            () = self.link.stop.cancelled() => return Ended::Stopped,
+            joined = self.join(dialed, &requests, queue) => joined,
+            () = stop.cancelled() => return Ended::Stopped,
         };
-        let born = match joined {
-            Ok(born) => born,
+        let (born, mut events) = match joined {
+            Ok(joined) => joined,
             Err(error) => {
                 return Ended::Failed {
                     lasted: None,
@@ -166,24 +200,45 @@ impl Attempt<'_> {
             }
         };
         let since = Instant::now();
-        self.link.meters.connected.set(1);
-        self.link.meters.connections.inc();
-        info!(broker = %address(&self.link.config), "connected");
+        self.came_up();
         self.link.state.send_replace(LinkState::Up(Uplink {
-            client: client.clone(),
+            requests: requests.clone(),
             device: self.link.config.device.clone(),
             session: self.session,
             born,
         }));
-        tokio::select! {
-            error = self.listen(&mut events) => Ended::Failed {
-                lasted: Some(since.elapsed()),
-                error: lost(&self.link.config, error),
-            },
-            () = self.link.stop.cancelled() => {
-                self.leave(&client, &mut events).await;
-                Ended::Stopped
+        let mut closed = self.link.closed.clone();
+        let is_closed = async {
+            if closed.wait_for(Option::is_some).await.is_err() {
+                pending::<()>().await;
             }
+        };
+        let ended = tokio::select! {
+            error = self.listen(&mut events) => return Ended::Failed {
+                lasted: Some(since.elapsed()),
+                error: lost(self.broker(), error),
+            },
+            () = self.link.stop.cancelled() => Ended::Stopped,
+            () = is_closed => Ended::Closed,
+            first = self.first_again() => Ended::Preferred(first),
+        };
+        self.leave(&requests, &mut events).await;
+        ended
+    }
+
+    fn broker(&self) -> &BrokerAddress {
+        &self.link.config.brokers[self.place]
+    }
+
+    fn came_up(&mut self) {
+        let broker = self.broker().to_string();
+        self.link.meters.came_up(self.place, &broker);
+        match self.used_last.replace(self.place) {
+            Some(before) if before != self.place => {
+                let before = &self.link.config.brokers[before];
+                info!(%broker, %before, "connected to another broker");
+            }
+            _ => info!(%broker, "connected"),
         }
     }
 
@@ -192,56 +247,91 @@ impl Attempt<'_> {
     /// connection; what is queued is sent after that.
     async fn join(
         &self,
-        client: &AsyncClient,
-        events: &mut EventLoop,
-    ) -> Result<Instant, LinkError> {
+        dialed: Option<Dialed>,
+        requests: &mpsc::Sender<Request>,
+        queue: mpsc::Receiver<Request>,
+    ) -> Result<(Instant, Events), LinkError> {
         let config = &self.link.config;
+        let broker = self.broker();
+        let allowed = config.connect_timeout;
+        let late = || LinkError::Late {
+            address: broker.to_string(),
+            seconds: allowed.as_secs_f64(),
+        };
+        let connect = connect_packet(self.link, self.session)?;
+        let connecting = async {
+            let dialed = match dialed {
+                Some(dialed) => dialed,
+                None => self.link.dial(broker).await?,
+            };
+            let connected = Events::connect(dialed.stream, connect, queue, WRITE_TIMEOUT).await;
+            let events = connected.map_err(|error| refused(broker, error))?;
+            Ok::<_, LinkError>((dialed.peer, events))
+        };
+        let connected = timeout(allowed, connecting).await;
+        let (peer, mut events) = connected.map_err(|_| late())??;
+        let born = Instant::now();
         let filter = down_filter(&config.device);
-        let failed = |error| refused(config, error);
         let birth = Status::Online {
             session: self.session,
             epoch: *self.link.epoch.borrow(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        // Fresh queues take both; a failure shows as a missing SUBACK.
-        let _ = client.try_subscribe(filter.clone(), QoS::AtLeastOnce);
-        publish_status(client, &config.device, &birth);
-        let granted = timeout(2 * CONNECT_TIMEOUT, async {
-            let mut born = Instant::now();
+        // A fresh queue takes both; a failure shows as a missing SUBACK.
+        let subscribe = Subscribe::new(filter.clone(), QoS::AtLeastOnce);
+        let _ = requests.try_send(Request::Subscribe(subscribe));
+        publish_status(requests, &config.device, &birth);
+        let granted = timeout(allowed, async {
             loop {
-                match events.poll().await.map_err(failed)? {
-                    Event::Incoming(Packet::ConnAck(_)) => born = Instant::now(),
+                match events
+                    .poll()
+                    .await
+                    .map_err(|error| refused(broker, error))?
+                {
                     Event::Incoming(Packet::SubAck(answer)) => {
-                        let is_granted = answer
-                            .return_codes
-                            .iter()
-                            .all(|code| matches!(code, SubscribeReasonCode::Success(_)));
-                        return Ok(is_granted.then_some(born));
+                        let is_granted = |code: &_| matches!(code, SubscribeReasonCode::Success(_));
+                        return Ok::<_, LinkError>(answer.return_codes.iter().all(is_granted));
                     }
                     Event::Incoming(Packet::Publish(publish)) => self.receive(&publish),
                     _ => {}
                 }
             }
         });
-        match granted.await {
-            Ok(Ok(Some(born))) => Ok(born),
-            Ok(Ok(None)) => Err(LinkError::Subscription {
-                address: address(config),
+        match granted.await.map_err(|_| late())?? {
+            true => {
+                self.link.useless.remove(peer);
+                Ok((born, events))
+            }
+            false => Err(LinkError::Subscription {
+                address: broker.to_string(),
                 filter,
             }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(failed(ConnectionError::NetworkTimeout)),
+        }
+    }
+
+    /// The first broker, once it answers again. It is asked now and then, never in step with other devices; the connection that is
+    /// there stays until then.
+    async fn first_again(&self) -> Dialed {
+        let config = &self.link.config;
+        let (Some(after), true) = (config.prefer_first_after, self.place > 0) else {
+            return pending().await;
+        };
+        loop {
+            sleep(after.mul_f64(rand::random_range(0.5..1.5))).await;
+            let dialing = self.link.dial(&config.brokers[0]);
+            match timeout(config.connect_timeout, dialing).await {
+                Ok(Ok(dialed)) => return dialed,
+                Ok(Err(error)) => debug!(%error, "the first broker is not back"),
+                Err(_) => debug!("the first broker does not answer"),
+            }
         }
     }
 
     /// Polls until the connection breaks.
-    async fn listen(&self, events: &mut EventLoop) -> ConnectionError {
+    async fn listen(&self, events: &mut Events) -> Broken {
         loop {
             match events.poll().await {
                 Ok(Event::Incoming(Packet::Publish(publish))) => self.receive(&publish),
-                Ok(Event::Incoming(Packet::Disconnect)) => {
-                    return ConnectionError::MqttState(StateError::ConnectionAborted);
-                }
                 Ok(_) => {}
                 Err(error) => return error,
             }
@@ -308,12 +398,12 @@ impl Attempt<'_> {
     /// Disconnects in order, so that nobody waits for the keep-alive to find out. The last will is not
     /// fired after a DISCONNECT. The socket is left for the broker to close: closed with a PUBACK
     /// unread in it, it would take back what the broker has not read yet.
-    async fn leave(&self, client: &AsyncClient, events: &mut EventLoop) {
+    async fn leave(&self, requests: &mpsc::Sender<Request>, events: &mut Events) {
         let offline = Status::Offline {
             session: self.session,
         };
-        publish_status(client, &self.link.config.device, &offline);
-        let _ = client.try_disconnect();
+        publish_status(requests, &self.link.config.device, &offline);
+        let _ = requests.try_send(Request::Disconnect(Disconnect));
         let gone = timeout(GOODBYE_TIMEOUT, async {
             let mut said = false;
             loop {
@@ -331,14 +421,23 @@ impl Attempt<'_> {
     }
 }
 
-fn publish_status(client: &AsyncClient, device: &DeviceId, status: &Status) {
+fn publish(
+    requests: &mpsc::Sender<Request>,
+    topic: String,
+    is_retained: bool,
+    payload: Vec<u8>,
+) -> Result<(), NotTaken> {
+    let mut publish = Publish::new(topic, QoS::AtLeastOnce, payload);
+    publish.retain = is_retained;
+    let taken = requests.try_send(Request::Publish(publish));
+    taken.map_err(|_| NotTaken)
+}
+
+fn publish_status(requests: &mpsc::Sender<Request>, device: &DeviceId, status: &Status) {
     let topic = Topic::new(device.clone(), Channel::Status).to_string();
     match envelope::encode(status) {
         Ok(payload) => {
-            if client
-                .try_publish(topic, QoS::AtLeastOnce, true, payload)
-                .is_err()
-            {
+            if publish(requests, topic, true, payload).is_err() {
                 debug!("presence was not taken");
             }
         }
@@ -346,41 +445,32 @@ fn publish_status(client: &AsyncClient, device: &DeviceId, status: &Status) {
     }
 }
 
-fn options(link: &Link, session: u64) -> Result<MqttOptions, LinkError> {
+fn connect_packet(link: &Link, session: u64) -> Result<Connect, LinkError> {
     let config = &link.config;
-    let tls = certs::tls::client_config_floored(&config.tls, &link.clock)?;
     let will = envelope::encode(&Status::Offline { session }).map_err(|error| LinkError::Lost {
-        address: address(config),
+        address: config.device.to_string(),
         source: error.into(),
     })?;
     let topic = Topic::new(config.device.clone(), Channel::Status).to_string();
-    let mut options = MqttOptions::new(config.device.as_str(), &config.host, config.port);
-    options
-        .set_clean_session(true)
-        .set_keep_alive(config.keep_alive)
-        .set_inflight(PUBLISHES_MAX)
-        .set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX)
-        .set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(tls))))
-        .set_last_will(LastWill::new(topic, will, QoS::AtLeastOnce, true));
-    Ok(options)
-}
-
-fn address(config: &LinkConfig) -> String {
-    format!("{}:{}", config.host, config.port)
+    let mut connect = Connect::new(config.device.as_str());
+    connect.clean_session = true;
+    connect.keep_alive = u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX);
+    connect.last_will = Some(LastWill::new(topic, will, QoS::AtLeastOnce, true));
+    Ok(connect)
 }
 
 /// What went wrong before the connection was up.
-fn refused(config: &LinkConfig, error: ConnectionError) -> LinkError {
-    let address = address(config);
+fn refused(broker: &BrokerAddress, error: Broken) -> LinkError {
+    let address = broker.to_string();
     if let Some(reason) = tls_reason(&error) {
         return LinkError::Tls { address, reason };
     }
     match error {
-        ConnectionError::ConnectionRefused(code) => LinkError::Refused {
+        Broken::Refused(code) => LinkError::Refused {
             address,
             reason: refusal(code).to_owned(),
         },
-        ConnectionError::Io(source) => LinkError::Unreachable {
+        Broken::Io(source) => LinkError::Unreachable {
             address,
             source: source.into(),
         },
@@ -392,8 +482,8 @@ fn refused(config: &LinkConfig, error: ConnectionError) -> LinkError {
 }
 
 /// What ended a connection that was up.
-fn lost(config: &LinkConfig, error: ConnectionError) -> LinkError {
-    let address = address(config);
+fn lost(broker: &BrokerAddress, error: Broken) -> LinkError {
+    let address = broker.to_string();
     match tls_reason(&error) {
         Some(reason) => LinkError::Tls { address, reason },
         None => LinkError::Lost {
@@ -414,26 +504,6 @@ pub(crate) const fn refusal(code: ConnectReturnCode) -> &'static str {
     }
 }
 
-/// The error of rustls, wherever in the chain it stands. An `io::Error` hides its inner error
-/// from `source()`, so it is looked into.
-pub(crate) fn tls_reason(error: &ConnectionError) -> Option<String> {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
-            return Some(tls.to_string());
-        }
-        if let Some(inner) = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(|error| error.get_ref())
-            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
-        {
-            return Some(tls.to_string());
-        }
-        cause = error.source();
-    }
-    None
-}
-
 fn log_failure(warnings: &mut Repeats, error: &LinkError, pause: Duration) {
     let text = error.to_string();
     let retry_seconds = pause.as_secs_f64();
@@ -447,25 +517,5 @@ fn log_failure(warnings: &mut Repeats, error: &LinkError, pause: Duration) {
         );
     } else {
         debug!(error = text, retry_seconds, "no connection to the broker");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tls_error_is_found_inside_an_io_error() {
-        let tls = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired);
-        let io = std::io::Error::new(std::io::ErrorKind::InvalidData, tls);
-        for error in [
-            ConnectionError::Io(io),
-            ConnectionError::MqttState(StateError::Io(std::io::Error::other(
-                rustls::Error::NoCertificatesPresented,
-            ))),
-        ] {
-            assert!(tls_reason(&error).is_some(), "{error:?}");
-        }
-        assert_eq!(tls_reason(&ConnectionError::NetworkTimeout), None);
     }
 }
