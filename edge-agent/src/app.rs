@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::Router;
 use axum::routing::get;
-use axum::{Json, Router};
 use daemon::{Clock, Component, Failure, Fault, Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
@@ -33,9 +32,12 @@ use crate::probes::Probes;
 use crate::session::{Session, SessionConfig};
 use crate::source::host::{INTERVAL, KIND as HOST};
 use crate::source::{self, Controls, Outlet, Report, SCANS_QUEUE, ScanRequest, SourceCollector};
-use crate::status::{InFlight, Room, Status, Waiting};
+use crate::status::served::{self, Rated, Served};
+use crate::status::{InFlight, LinkStatus, Room, Status, Waiting};
 use crate::twin::knobs::{Knob, Knobs};
 use crate::twin::{self, Twin};
+use crate::upkeep;
+use crate::watchdog::Watched;
 
 /// Requests to the driver that may wait.
 const SEND_REQUESTS_QUEUE: usize = 16;
@@ -70,10 +72,9 @@ pub struct Agent;
 pub struct RunningAgent {
     buffer: Buffer,
     ingest: Ingest,
-    status: watch::Receiver<Status>,
+    served: Served,
     sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
-    sources: Arc<[Arc<Report>]>,
     restart: Option<Restart>,
     intake: CancellationToken,
 }
@@ -174,6 +175,8 @@ impl Agent {
             clock.servers(),
             LinkMeters::register(registry),
         );
+        let started_ms = clock.wall_ms().max(0).unsigned_abs();
+        let rates = Arc::new(Rated::new());
         let (status, status_receiver) = watch::channel(Status {
             device: config.link.device.clone(),
             epoch: opened.epoch,
@@ -190,6 +193,17 @@ impl Agent {
             last_error: None,
             sources: BTreeMap::new(),
             storage: buffer.storage().borrow().clone(),
+            started_ms: Some(started_ms),
+            link: Some(LinkStatus {
+                broker: format!("{}:{}", config.link.host, config.link.port),
+                since_ms: started_ms,
+                last_error: None,
+                help: None,
+            }),
+            rates: None,
+            oldest: None,
+            files: None,
+            certificate: None,
             room: Some(Room {
                 rows: balance.pending,
                 rows_max: config.buffer.rows_max,
@@ -253,6 +267,7 @@ impl Agent {
             requests: send_requests,
             tuning,
             status,
+            rates: Arc::clone(&rates),
             meters: SessionMeters::register(registry),
             link_health: health.component("agent-link"),
             buffer_health,
@@ -298,13 +313,20 @@ impl Agent {
         })
         .await;
         lifecycle.spawn("link", linking.instrument(span));
+        let served = Served {
+            buffer: buffer.clone(),
+            sources: sources.reports.into(),
+            status: status_receiver,
+            rates,
+            files: Arc::new((config.buffer.path, config.link.tls.cert)),
+            looking: Arc::default(),
+        };
         Ok(RunningAgent {
             buffer,
             ingest,
-            status: status_receiver,
+            served,
             sending,
             twin: twin_requests,
-            sources: sources.reports.into(),
             restart,
             intake,
         })
@@ -327,7 +349,7 @@ impl RunningAgent {
     /// The agent's status now.
     #[must_use]
     pub fn status(&self) -> Status {
-        with_counts(&self.buffer, &self.sources, self.status.borrow().clone())
+        self.served.now()
     }
 
     /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
@@ -337,16 +359,21 @@ impl RunningAgent {
         let _ = self.buffer.limit_file_pages(pages_max).await;
     }
 
+    /// What [`crate::watchdog`] looks at: the buffer, the driver's requests, and the status.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched {
+            buffer: self.buffer.clone(),
+            driver: self.sending.clone(),
+            status: self.served.status.clone(),
+        }
+    }
+
     /// `GET /status` and `/config`, to merge with the admin endpoints.
     pub fn router(&self) -> Router {
-        let shown = Shown {
-            buffer: self.buffer.clone(),
-            sources: Arc::clone(&self.sources),
-            status: self.status.clone(),
-        };
         Router::new()
-            .route("/status", get(serve_status))
-            .with_state(shown)
+            .route("/status", get(served::serve))
+            .with_state(self.served.clone())
+            .merge(upkeep::router(self.buffer.clone()))
             .merge(twin::http::router(self.twin.clone()))
     }
 
@@ -364,44 +391,10 @@ impl RunningAgent {
         self.intake.cancel();
         // A driver that is gone has nothing to flush.
         let _ = self.sending.send(SendRequest::Flush(true)).await;
-        let mut status = self.status.clone();
+        let mut status = self.served.status.clone();
         let drained = status.wait_for(|_| self.buffer.balance().pending == 0);
         let _ = timeout(deadline, drained).await;
         self.buffer.balance()
-    }
-}
-
-/// What `/status` is made of.
-#[derive(Clone)]
-struct Shown {
-    buffer: Buffer,
-    sources: Arc<[Arc<Report>]>,
-    status: watch::Receiver<Status>,
-}
-
-async fn serve_status(State(shown): State<Shown>) -> Json<Status> {
-    let status = shown.status.borrow().clone();
-    Json(with_counts(&shown.buffer, &shown.sources, status))
-}
-
-/// The status with the counts as they are now.
-fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], status: Status) -> Status {
-    let progress = buffer.progress();
-    Status {
-        balance: progress.balance,
-        current: progress.current,
-        quarantine: progress.quarantine(),
-        sources: sources
-            .iter()
-            .map(|report| (report.name.to_string(), report.status()))
-            .collect(),
-        storage: buffer.storage().borrow().clone(),
-        room: status.room.map(|room| Room {
-            rows: progress.balance.pending,
-            bytes: progress.bytes,
-            ..room
-        }),
-        ..status
     }
 }
 

@@ -2,6 +2,7 @@
 //! opened. `agent.toml` beside the manifest is the commented example; a test parses it.
 
 mod raw;
+mod sketch;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -23,6 +24,8 @@ use crate::link::LinkConfig;
 use crate::probes::ProbePauses;
 use crate::session::SessionConfig;
 use crate::source::{self, SourceConfig};
+
+pub(crate) use sketch::Sketch;
 
 /// Where the admin endpoints listen by default: on this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
