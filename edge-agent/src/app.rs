@@ -253,6 +253,7 @@ impl Agent {
             knobs,
             stop: lifecycle.token(),
         };
+        let served_clock = clock.clone();
         let driver = Driver {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
@@ -318,6 +319,7 @@ impl Agent {
             sources: sources.reports.into(),
             status: status_receiver,
             rates,
+            clock: served_clock,
             files: Arc::new((config.buffer.path, config.link.tls.cert)),
             looking: Arc::default(),
         };

@@ -8,13 +8,14 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use certs::certificate::Certificate;
-use daemon::{Clock, SystemClock, lock};
+use daemon::lock;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::rates::RateLog;
 use super::{Files, Oldest, OwnCertificate, Room, Status};
 use crate::buffer::Buffer;
+use crate::clock::AgentClock;
 use crate::source::Report;
 
 /// How long a look at the disk may hold up an answer.
@@ -27,6 +28,7 @@ pub(crate) struct Served {
     pub(crate) sources: Arc<[Arc<Report>]>,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) rates: Arc<Rated>,
+    pub(crate) clock: AgentClock,
     /// The buffer's file, and the certificate's.
     pub(crate) files: Arc<(PathBuf, PathBuf)>,
     /// Held by the one look at the disk that is under way.
@@ -103,11 +105,12 @@ impl Served {
         // One at a time, also where the disk never answers: others go without.
         let turn = Arc::clone(&self.looking).lock_owned().await;
         let (buffer, paths) = (self.buffer.clone(), Arc::clone(&self.files));
+        let now_ms = self.clock.wall_ms();
         let look = tokio::spawn(async move {
             let _turn = turn;
             let files = tokio::task::spawn_blocking(move || {
                 let (buffer, certificate) = &*paths;
-                (Files::of(buffer), OwnCertificate::read(certificate))
+                (Files::of(buffer), OwnCertificate::read(certificate, now_ms))
             });
             let oldest = buffer.oldest().await.ok().flatten();
             let (files, certificate) = files.await.unwrap_or_default();
@@ -140,17 +143,16 @@ impl Files {
 }
 
 impl OwnCertificate {
-    fn read(path: &Path) -> Option<Self> {
+    fn read(path: &Path, now_ms: i64) -> Option<Self> {
         let certificate = Certificate::read(path).ok()?;
         let ms = |at: time::OffsetDateTime| at.unix_timestamp().saturating_mul(1000);
-        let now = i64::try_from(SystemClock::default().now_ms()).unwrap_or(i64::MAX);
         let (from, until) = (
             ms(certificate.validity.not_before),
             ms(certificate.validity.not_after),
         );
         Some(Self {
             expires_ms: until,
-            is_valid: (from..=until).contains(&now),
+            is_valid: (from..=until).contains(&now_ms),
         })
     }
 }

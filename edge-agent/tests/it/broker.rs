@@ -46,9 +46,14 @@ pub(crate) struct Broker {
 
 impl Broker {
     pub(crate) fn start() -> Self {
+        Self::start_on("127.0.0.1")
+    }
+
+    /// Starts one that listens at this address.
+    pub(crate) fn start_on(address: &str) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().unwrap();
-        write_config(&folder.path().join("mosquitto.conf"), port);
+        write_config(&folder.path().join("mosquitto.conf"), address, port);
         let mut broker = Self {
             port,
             folder,
@@ -70,13 +75,13 @@ impl Broker {
     }
 }
 
-fn write_config(path: &Path, port: u16) {
+fn write_config(path: &Path, address: &str, port: u16) {
     let server = &certificates().server;
     let mut file = std::fs::File::create(path).unwrap();
     // Tests may run as root, who owns the keys; Mosquitto would leave that user otherwise.
     write!(
         file,
-        "user root\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\n\
+        "user root\nlistener {port} {address}\ncafile {}\ncertfile {}\nkeyfile {}\n\
          require_certificate true\nuse_identity_as_username true\ntls_version tlsv1.3\n\
          persistence false\nmax_inflight_messages 0\nmax_queued_messages 0\n",
         server.ca.display(),

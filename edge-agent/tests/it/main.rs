@@ -28,6 +28,7 @@ mod link;
 #[cfg(feature = "modbus")]
 mod modbus;
 mod odd_rows;
+mod operate;
 mod overrides;
 mod probes;
 mod process;

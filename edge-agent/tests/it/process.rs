@@ -72,8 +72,14 @@ impl Home {
 
     /// Starts the agent.
     pub(crate) fn spawn(&self) -> Guard {
+        self.spawn_with(|_| {})
+    }
+
+    /// Starts the agent, its command changed as `change` has it.
+    pub(crate) fn spawn_with(&self, change: impl FnOnce(&mut Command)) -> Guard {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut agent = agent(&["run", "--config", &self.config()]);
+        change(&mut agent);
         Guard::spawn(agent.stdout(Stdio::null()).stderr(log))
     }
 
