@@ -23,6 +23,7 @@ use super::status::{Answer, ask};
 use super::{FILE, FILE_VARIABLE, for_terminal};
 use crate::clock::{AgentClock, ClockSettings, Machine};
 use crate::config::{Settings, Sketch};
+use crate::source::socket::TAKEN;
 use crate::source::{SourceConfig, SourceState};
 use crate::status::Status;
 use crate::status::text::NAME;
@@ -232,6 +233,11 @@ async fn check_sources(sources: Vec<SourceConfig>, running: Option<&Status>) -> 
     for (name, check) in checks {
         let mend = "mend what it says; `edge-agent try NAME` shows what it would read";
         findings.push(match check.await {
+            Ok(Ok(Ok(found))) if found.contains(TAKEN) => Finding::fail(
+                &name,
+                format!("{found}, which is not this agent"),
+                "stop that program (ss -lnp names it), or give the source another address",
+            ),
             Ok(Ok(Ok(found))) => Finding::ok(&name, found),
             Ok(Ok(Err(failure))) => Finding::fail(&name, one_line(&failure.to_string()), mend),
             Ok(Err(_)) => Finding::fail(&name, format!("no answer within {CHECK_TIMEOUT:?}"), mend),

@@ -337,9 +337,7 @@ fn page(answer: &Result<Answer, Failure>, address: SocketAddr) -> Vec<String> {
         "SOURCE", "STATE", "KIND", "ACCEPTED"
     ));
     for (name, source) in &status.sources {
-        let last = source
-            .last_reading_ms
-            .map_or_else(String::new, |ms| time_of_day(ms));
+        let last = source.last_reading_ms.map_or_else(String::new, time_of_day);
         let is_wrong = matches!(source.state, SourceState::Failing | SourceState::Stalled);
         let error = source.last_error.as_ref().filter(|_| is_wrong);
         lines.push(format!(

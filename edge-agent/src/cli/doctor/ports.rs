@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use super::Finding;
 use crate::buffer::is_in_use;
@@ -16,14 +16,14 @@ pub(super) async fn check(sketch: &Sketch, running: Option<&Status>) -> Vec<Find
             "admin",
             format!("the agent of {} answers at {address}", status.device),
         ),
-        None if TcpStream::connect(address).await.is_ok() => Finding::fail(
-            "admin",
-            format!("{address} is taken by another program"),
-            "stop that program (ss -ltnp names it), or choose another [admin] http address",
-        ),
         // Let go of at once: an agent that starts just now tries again.
         None => match TcpListener::bind(address).await {
             Ok(_) => Finding::ok("admin", format!("{address} is free")),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => Finding::fail(
+                "admin",
+                format!("{address} is taken by another program"),
+                "stop that program (ss -ltnp names it), or choose another [admin] http address",
+            ),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Finding::fail(
                 "admin",
                 format!("{address} may not be listened on: {error}"),

@@ -97,7 +97,7 @@ fn a_machine_where_all_is_well_is_said_to_be() {
         ("key", "is the certificate's"),
         ("dns", "is an address"),
         ("tcp", "answers in"),
-        ("tls", "TLS 1.3, chain of 1"),
+        ("tls", "TLS 1.3, chain of "),
         ("disk", "left"),
         ("rights", "may be written"),
         ("buffer", "does not exist"),
