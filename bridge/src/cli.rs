@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::{Failure, Health, Lifecycle, lifecycle, say};
+use daemon::{Failure, Health, Lifecycle, lifecycle, notify, say};
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use store::Migration;
@@ -94,6 +94,8 @@ async fn serve(settings: Settings) -> Result<ExitCode, Failure> {
     let mut registry = Registry::default();
     let running = Bridge::start(settings.bridge, &lifecycle, &health, &mut registry).await?;
     running.serve(Arc::new(registry), health, &lifecycle);
+    notify::keep_alive(&lifecycle);
+    notify::ready("serves");
     lifecycle::run_until_stopped(&lifecycle, GRACE).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use daemon::{Failure, Health, Lifecycle, admin, http, lifecycle, say};
+use daemon::{Failure, Health, Lifecycle, admin, http, lifecycle, notify, say};
 use prometheus_client::registry::Registry;
 use tracing::info;
 
@@ -81,6 +81,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         admin::router(Arc::new(registry), health),
         &lifecycle,
     );
+    notify::keep_alive(&lifecycle);
+    notify::ready("serves");
     lifecycle::run_until_stopped(&lifecycle, STOP_GRACE).await
 }
 

@@ -4,7 +4,7 @@
 //! Knows nothing of MQTT, SQL or readings.
 //!
 //! Reading order: [`failure`] → [`settings`] → [`lifecycle`] → [`health`], [`admin`] and [`http`] →
-//! [`clock`], [`backoff`], [`lock`], [`logs`], [`metrics`], [`stdout`].
+//! [`clock`], [`backoff`], [`lock`], [`logs`], [`metrics`], [`notify`], [`stdout`].
 
 pub mod admin;
 pub mod backoff;
@@ -16,6 +16,7 @@ pub mod lifecycle;
 pub mod logs;
 pub mod metrics;
 mod mutex;
+pub mod notify;
 pub mod settings;
 pub mod stdout;
 

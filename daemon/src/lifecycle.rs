@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::failure::{Class, Failure};
-use crate::lock;
+use crate::{lock, notify};
 
 /// The tasks of one process, or of one part of it. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -187,6 +187,7 @@ impl Signals {
             () = self.next() => {}
             () = lifecycle.stopping() => {}
         }
+        notify::stopping();
         self.finish(lifecycle, grace).await
     }
 

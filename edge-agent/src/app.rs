@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::Router;
 use axum::routing::get;
-use axum::{Json, Router};
 use daemon::{Clock, Component, Failure, Fault, Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
@@ -26,16 +25,19 @@ use crate::commands::work::{SendRequest, Tools, Workshop};
 use crate::config::Config;
 use crate::driver::{Driver, LinkControl};
 use crate::ingest::Ingest;
-use crate::link::{Link, LinkCollector, LinkMeters, LinkStatus, LinkUse, PUBLISHES_MAX};
+use crate::link::{Link, LinkCollector, LinkMeters, LinkUse, PUBLISHES_MAX, TrafficStatus};
 use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
 use crate::session::{Session, SessionConfig};
 use crate::source::host::{INTERVAL, KIND as HOST};
 use crate::source::{self, Controls, Outlet, Report, SCANS_QUEUE, ScanRequest, SourceCollector};
-use crate::status::{InFlight, Room, Status, Waiting};
+use crate::status::served::{self, Rated, Served};
+use crate::status::{InFlight, LinkStatus, Room, Status, Waiting};
 use crate::twin::knobs::{Knob, Knobs};
 use crate::twin::{self, Twin};
+use crate::upkeep;
+use crate::watchdog::Watched;
 
 /// Requests to the driver that may wait.
 const SEND_REQUESTS_QUEUE: usize = 16;
@@ -70,11 +72,9 @@ pub struct Agent;
 pub struct RunningAgent {
     buffer: Buffer,
     ingest: Ingest,
-    status: watch::Receiver<Status>,
-    link: LinkUse,
+    served: Served,
     sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
-    sources: Arc<[Arc<Report>]>,
     restart: Option<Restart>,
     intake: CancellationToken,
 }
@@ -185,6 +185,8 @@ impl Agent {
             clock.servers(),
             link_meters,
         );
+        let started_ms = clock.wall_ms().max(0).unsigned_abs();
+        let rates = Arc::new(Rated::new());
         let (status, status_receiver) = watch::channel(Status {
             device: config.link.device.clone(),
             epoch: opened.epoch,
@@ -200,8 +202,23 @@ impl Agent {
             ack_latency_seconds: None,
             last_error: None,
             sources: BTreeMap::new(),
-            link: LinkStatus::default(),
+            traffic: TrafficStatus::default(),
             storage: buffer.storage().borrow().clone(),
+            started_ms: Some(started_ms),
+            link: Some(LinkStatus {
+                broker: config
+                    .link
+                    .brokers
+                    .first()
+                    .map_or_else(String::new, ToString::to_string),
+                since_ms: started_ms,
+                last_error: None,
+                help: None,
+            }),
+            rates: None,
+            oldest: None,
+            files: None,
+            certificate: None,
             room: Some(Room {
                 rows: balance.pending,
                 rows_max: config.buffer.rows_max,
@@ -251,6 +268,7 @@ impl Agent {
             knobs,
             stop: lifecycle.token(),
         };
+        let served_clock = clock.clone();
         let driver = Driver {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
@@ -271,6 +289,7 @@ impl Agent {
             tuning,
             status,
             meters,
+            rates: Arc::clone(&rates),
             link_health: health.component("agent-link"),
             buffer_health,
             stop: lifecycle.token(),
@@ -315,14 +334,22 @@ impl Agent {
         })
         .await;
         lifecycle.spawn("link", linking.instrument(span));
+        let served = Served {
+            buffer: buffer.clone(),
+            sources: sources.reports.into(),
+            status: status_receiver,
+            rates,
+            link: shown,
+            clock: served_clock,
+            files: Arc::new((config.buffer.path, config.link.tls.cert)),
+            looking: Arc::default(),
+        };
         Ok(RunningAgent {
             buffer,
             ingest,
-            status: status_receiver,
-            link: shown,
+            served,
             sending,
             twin: twin_requests,
-            sources: sources.reports.into(),
             restart,
             intake,
         })
@@ -345,8 +372,7 @@ impl RunningAgent {
     /// The agent's status now.
     #[must_use]
     pub fn status(&self) -> Status {
-        let status = self.status.borrow().clone();
-        with_counts(&self.buffer, &self.sources, &self.link, status)
+        self.served.now()
     }
 
     /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
@@ -356,17 +382,21 @@ impl RunningAgent {
         let _ = self.buffer.limit_file_pages(pages_max).await;
     }
 
+    /// What [`crate::watchdog`] looks at: the buffer, the driver's requests, and the status.
+    pub(crate) fn watched(&self) -> Watched {
+        Watched {
+            buffer: self.buffer.clone(),
+            driver: self.sending.clone(),
+            status: self.served.status.clone(),
+        }
+    }
+
     /// `GET /status` and `/config`, to merge with the admin endpoints.
     pub fn router(&self) -> Router {
-        let shown = Shown {
-            buffer: self.buffer.clone(),
-            sources: Arc::clone(&self.sources),
-            status: self.status.clone(),
-            link: self.link.clone(),
-        };
         Router::new()
-            .route("/status", get(serve_status))
-            .with_state(shown)
+            .route("/status", get(served::serve))
+            .with_state(self.served.clone())
+            .merge(upkeep::router(self.buffer.clone()))
             .merge(twin::http::router(self.twin.clone()))
     }
 
@@ -384,52 +414,10 @@ impl RunningAgent {
         self.intake.cancel();
         // A driver that is gone has nothing to flush.
         let _ = self.sending.send(SendRequest::Flush(true)).await;
-        let mut status = self.status.clone();
+        let mut status = self.served.status.clone();
         let drained = status.wait_for(|_| self.buffer.balance().pending == 0);
         let _ = timeout(deadline, drained).await;
         self.buffer.balance()
-    }
-}
-
-/// What `/status` is made of.
-#[derive(Clone)]
-struct Shown {
-    buffer: Buffer,
-    sources: Arc<[Arc<Report>]>,
-    status: watch::Receiver<Status>,
-    link: LinkUse,
-}
-
-async fn serve_status(State(shown): State<Shown>) -> Json<Status> {
-    let status = shown.status.borrow().clone();
-    let Shown {
-        buffer,
-        sources,
-        link,
-        ..
-    } = &shown;
-    Json(with_counts(buffer, sources, link, status))
-}
-
-/// The status with the counts as they are now.
-fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], link: &LinkUse, status: Status) -> Status {
-    let progress = buffer.progress();
-    Status {
-        balance: progress.balance,
-        current: progress.current,
-        quarantine: progress.quarantine(),
-        sources: sources
-            .iter()
-            .map(|report| (report.name.to_string(), report.status()))
-            .collect(),
-        link: link.status(progress.balance.committed),
-        storage: buffer.storage().borrow().clone(),
-        room: status.room.map(|room| Room {
-            rows: progress.balance.pending,
-            bytes: progress.bytes,
-            ..room
-        }),
-        ..status
     }
 }
 

@@ -38,6 +38,8 @@ pub mod source;
 pub mod status;
 mod timekeeping;
 pub mod twin;
+mod upkeep;
+mod watchdog;
 
 pub use app::{Agent, RunningAgent};
 pub use config::{Config, OwnProcess, Settings};

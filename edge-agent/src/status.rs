@@ -1,8 +1,11 @@
 //! The agent's status, for people and programs on this machine: `GET /status`, `edge-agent
 //! status`, and the process that runs the agent inside itself.
 
+pub(crate) mod rates;
+pub(crate) mod served;
+pub(crate) mod text;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use schema::limits::TEXT_BYTES_MAX;
 use schema::message::{ClockReport, ClockState, RejectReason};
@@ -10,9 +13,10 @@ use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Storage;
-use crate::link::LinkStatus;
+use crate::link::TrafficStatus;
 use crate::source::SourceStatus;
-use crate::twin::local::rfc3339;
+
+pub use rates::Rates;
 
 /// The agent's status at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,15 +54,75 @@ pub struct Status {
     /// How each source fares, by its name; older agents do not send it.
     #[serde(default)]
     pub sources: BTreeMap<String, SourceStatus>,
-    /// Broker, traffic, quiet hours and budget; older agents do not send it.
+    /// What the link carries, and when it may not; older agents do not send it.
     #[serde(default)]
-    pub link: LinkStatus,
+    pub traffic: TrafficStatus,
     /// The health of the buffer's file.
     #[serde(default)]
     pub storage: Storage,
     /// How much of the buffer is taken; older agents do not send it.
     #[serde(default)]
     pub room: Option<Room>,
+    /// When this start began, in milliseconds since the Unix epoch by this machine's clock.
+    #[serde(default)]
+    pub started_ms: Option<u64>,
+    /// How the link fares; older agents do not send it.
+    #[serde(default)]
+    pub link: Option<LinkStatus>,
+    /// How fast readings come and go; older agents do not send it.
+    #[serde(default)]
+    pub rates: Option<Rates>,
+    /// The pending reading that was accepted first; `None` where nothing is pending, or the disk does not answer.
+    #[serde(default)]
+    pub oldest: Option<Oldest>,
+    /// The buffer's files; `None` where they do not stand, or the disk does not answer.
+    #[serde(default)]
+    pub files: Option<Files>,
+    /// This device's certificate; `None` where it cannot be read.
+    #[serde(default)]
+    pub certificate: Option<OwnCertificate>,
+}
+
+/// How the link to the broker fares, beside whether it is connected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The broker, as `HOST:PORT`.
+    pub broker: String,
+    /// Since when it is connected, or is not, in milliseconds since the Unix epoch by this machine's clock.
+    pub since_ms: u64,
+    /// Why the last attempt failed, or the last connection ended; stays when it is connected again.
+    pub last_error: Option<String>,
+    /// What a person can do about that.
+    pub help: Option<String>,
+}
+
+/// The pending reading that was accepted first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Oldest {
+    /// When it was observed, in microseconds since the Unix epoch, as it leaves.
+    pub observed_at_us: i64,
+    /// How long ago it was accepted, in milliseconds by this machine's clock.
+    pub age_ms: u64,
+}
+
+/// The buffer's files.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of its log.
+    pub log_bytes: u64,
+    /// Bytes that are left on their disk for this user.
+    pub disk_free_bytes: u64,
+}
+
+/// The device's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCertificate {
+    /// Its end, in milliseconds since the Unix epoch.
+    pub expires_ms: i64,
+    /// Whether it holds now, by this machine's clock.
+    pub is_valid: bool,
 }
 
 /// What pending readings take of the buffer, and may take.
@@ -123,113 +187,5 @@ const fn unknown_clock() -> ClockReport {
     ClockReport {
         state: ClockState::Unverified,
         offset_ms: None,
-    }
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut line = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<16}{value}");
-        line("device", &self.device)?;
-        line("epoch", &self.epoch)?;
-        line("version", &self.version)?;
-        line("connected", &if self.connected { "yes" } else { "no" })?;
-        for (name, shown) in self.link.lines() {
-            line(name, &shown)?;
-        }
-        line("accepted", &self.balance.accepted)?;
-        line("committed", &self.balance.committed)?;
-        line("pending", &self.balance.pending)?;
-        let mut reasons = String::new();
-        for (reason, count) in &self.quarantine {
-            let between = if reasons.is_empty() { ": " } else { ", " };
-            reasons += &format!("{between}{count} {}", reason.as_str());
-        }
-        let quarantined = self.balance.quarantined;
-        line("quarantined", &format_args!("{quarantined}{reasons}"))?;
-        if let Some(NextProbe { reason, at_ms }) = &self.next_probe {
-            let (reason, at) = (reason.as_str(), rfc3339(*at_ms));
-            line(
-                "offered again",
-                &format_args!("some {reason} at {at}, all once one is taken"),
-            )?;
-        }
-        line("evicted", &self.balance.evicted)?;
-        line("discarded", &self.balance.discarded)?;
-        let InFlight {
-            batches,
-            rows,
-            bytes,
-        } = self.in_flight;
-        line(
-            "in flight",
-            &format_args!("{batches} batches, {rows} rows, {bytes} bytes"),
-        )?;
-        let Waiting {
-            fresh,
-            history,
-            suspect,
-            untimed,
-        } = self.waiting;
-        line(
-            "waiting",
-            &format_args!(
-                "{fresh} fresh, {history} history, {suspect} suspect, {untimed} for the time"
-            ),
-        )?;
-        let state = self.clock.state.as_str();
-        match self.clock.offset_ms {
-            Some(offset) => {
-                let side = if offset < 0 { "behind" } else { "ahead of" };
-                let by = offset.unsigned_abs();
-                line(
-                    "clock",
-                    &format_args!("{state}, {by} ms {side} the database's"),
-                )?;
-            }
-            None => line("clock", &state)?,
-        }
-        if let Some(seconds) = self.ack_latency_seconds {
-            line("ack latency", &format_args!("{:.1} ms", seconds * 1000.0))?;
-        }
-        let Storage {
-            trouble,
-            set_aside,
-            unreadable,
-        } = &self.storage;
-        match (trouble, &self.room) {
-            (None, Some(room)) if room.is_full() => line(
-                "buffer",
-                &format_args!(
-                    "FULL: {} of {} readings, {} of {} bytes; [buffer] when_full says what gives way",
-                    room.rows, room.rows_max, room.bytes, room.bytes_max
-                ),
-            )?,
-            (None, _) => line("buffer", &"ok")?,
-            (Some(trouble), _) => {
-                line("buffer", &format_args!("FAILS: {}", trouble.what))?;
-                line("what to do", &trouble.help)?;
-            }
-        }
-        if *set_aside > 0 {
-            line(
-                "set aside",
-                &format_args!("{set_aside} rows that made no sense, in the file's table set_aside"),
-            )?;
-        }
-        if *unreadable > 0 {
-            line(
-                "unreadable",
-                &format_args!("{unreadable} readings; a restart saves what the disk still gives"),
-            )?;
-        }
-        for (name, source) in &self.sources {
-            // A long name still has a space behind it.
-            let name = format!("source {name}");
-            line(&format!("{name:<15} "), source)?;
-        }
-        if let Some(error) = &self.last_error {
-            line("last error", error)?;
-        }
-        Ok(())
     }
 }

@@ -154,6 +154,8 @@ impl BufferError {
                 std::io::ErrorKind::StorageFull
                     | std::io::ErrorKind::QuotaExceeded
                     | std::io::ErrorKind::ReadOnlyFilesystem
+                    // A file or folder of another user.
+                    | std::io::ErrorKind::PermissionDenied
             ),
             Self::Settings(_)
             | Self::InUse { .. }

@@ -31,7 +31,7 @@
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
 //! `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
 //! for the accounts' rows; `positions` for how far files were read; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
-//! `reserve` for the disk.
+//! `reserve` for the disk; `snapshot`, `inspect` and `compact` for people who look after it.
 
 #[doc(hidden)]
 pub mod account;
@@ -39,6 +39,7 @@ mod append;
 mod batch;
 mod commands;
 mod commit;
+mod compact;
 mod connect;
 mod deferred;
 #[doc(hidden)]
@@ -47,8 +48,10 @@ mod error;
 pub mod eviction;
 mod file;
 mod handle;
+mod inspect;
 mod load;
 mod log;
+mod oldest;
 mod open;
 mod pages;
 mod paths;
@@ -65,6 +68,7 @@ mod set_aside;
 mod settings;
 mod shows;
 mod small_tables;
+mod snapshot;
 mod starts;
 mod stored;
 mod survey;
@@ -76,14 +80,19 @@ pub use append::{Append, Hold, Position, Sample, Timing};
 #[cfg(test)]
 pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};
+pub use compact::{CompactError, Compacted, compact};
 pub use error::BufferError;
 pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
+pub use inspect::{
+    Damage, EpochHeld, Exported, HeldReading, Inspection, SensorHeld, export, inspect,
+};
 pub(crate) use open::begins_damaged;
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};
 pub use shows::Progress;
 pub use small_tables::{Origin, StoredSetting};
+pub use snapshot::{LookError, is_in_use};
 pub use starts::Starts;
 pub use trouble::{Storage, Trouble};

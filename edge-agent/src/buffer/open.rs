@@ -39,6 +39,13 @@ pub(super) struct Ready {
     pub(super) lock: Disk,
 }
 
+impl Ready {
+    /// Where the file is.
+    pub(super) fn path(&self) -> &Path {
+        self.place.path()
+    }
+}
+
 /// What a look at the file found.
 enum Look {
     Sound(Box<(File, State)>),
@@ -67,6 +74,11 @@ pub(super) async fn open(
             paths.move_aside(clock.now_ms())?;
         }
         paths.adopt_new()?;
+    }
+    if paths.is_buffer() {
+        // What was to take its place did not: the beginning of a compacted file, or of a recovery.
+        paths.remove_new()?;
+        paths.remove_copy()?;
     }
     let is_missing = !exists(paths.content())? && !exists(&paths.log)?;
     if is_missing {

@@ -20,6 +20,9 @@ const NAMES_MAX: u32 = 100;
 /// Bytes at a database's start that say which application's it is.
 const START_BYTES: usize = 105;
 
+/// What of a database's application id says that it is a buffer.
+const MARK: [u8; 3] = [0x54, 0x4c, 0x62];
+
 /// How a database begins.
 const DATABASE: &[u8] = b"SQLite format 3\0";
 
@@ -80,10 +83,35 @@ impl Paths {
         }
     }
 
+    /// Whether the file begins as a buffer that was made to its end.
+    pub(super) fn is_buffer(&self) -> bool {
+        let start = start_of(&self.main, START_BYTES);
+        matches!(start, Ok(Some(start)) if start.starts_with(DATABASE) && start.get(68..71) == Some(&MARK))
+    }
+
     /// Whether the file has a beginning that is not a database's.
     pub(super) fn begins_damaged(&self) -> io::Result<bool> {
         let start = start_of(&self.main, DATABASE.len())?;
         Ok(start.is_some_and(|start| !start.is_empty() && start != DATABASE))
+    }
+
+    /// Damaged files that were moved aside.
+    pub(super) fn damaged(&self) -> Vec<PathBuf> {
+        let mut begin = self.main.file_name().unwrap_or_default().to_owned();
+        begin.push(".damaged-");
+        let folder = std::fs::read_dir(crate::place::folder_of(&self.main));
+        let mut found: Vec<PathBuf> = folder
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+                name.starts_with(begin.as_encoded_bytes()) && !name.ends_with(b"-wal")
+            })
+            .collect();
+        found.sort();
+        found
     }
 
     /// Removes what an interrupted recovery or a first start left behind.
@@ -213,7 +241,6 @@ pub(super) fn start_of(path: &Path, bytes: usize) -> io::Result<Option<Vec<u8>>>
 /// Whether a database begins as one that was to become a buffer: with the buffer's mark, or with nothing in it
 /// yet.
 fn is_begun_buffer(start: &[u8]) -> bool {
-    const MARK: [u8; 3] = [0x54, 0x4c, 0x62];
     let is_database = start.starts_with(DATABASE);
     // SQLite's application id, but for the version in its last byte; and the number of tables.
     let is_marked = start.get(68..71) == Some(&MARK);

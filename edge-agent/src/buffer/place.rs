@@ -29,11 +29,18 @@ pub(super) enum NotPutBack {
     Folder(io::Error),
     #[error("it cannot be written: {0}")]
     Copy(libsql::Error),
+    #[error("its log is not all in it")]
+    Unfolded,
     #[error(transparent)]
     Files(#[from] BufferError),
 }
 
 impl Place {
+    /// Where it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file that stands there now.
     pub(super) fn of(path: &Path) -> Self {
         Self {
@@ -84,7 +91,22 @@ impl Place {
             std::fs::create_dir_all(folder).map_err(NotPutBack::Folder)?;
             sync_folder_of(folder)?;
         }
+        self.copy_over(open, &Paths::of(path)).await
+    }
+
+    /// Puts a copy without the free part in the place of a file that stands there, and opens that. The same renames: as
+    /// all of the log is in the file before, either file is whole without it.
+    pub(super) async fn replace(&mut self, open: &File, path: &Path) -> Result<File, NotPutBack> {
         let paths = Paths::of(path);
+        open.checkpoint().await.map_err(NotPutBack::Copy)?;
+        if paths.log.metadata().is_ok_and(|log| log.len() > 0) {
+            return Err(NotPutBack::Unfolded);
+        }
+        self.copy_over(open, &paths).await?;
+        self.put_back(open, path).await
+    }
+
+    async fn copy_over(&mut self, open: &File, paths: &Paths) -> Result<(), NotPutBack> {
         paths.remove_copy()?;
         open.copy_to(&paths.copy).await.map_err(NotPutBack::Copy)?;
         Disk::open(&paths.copy)

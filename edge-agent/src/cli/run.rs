@@ -15,7 +15,7 @@ use axum::routing::get;
 use clap::Args;
 use daemon::health::{STARTING, State};
 use daemon::lifecycle::Signals;
-use daemon::{Backoff, Class, Failure, Health, Lifecycle, admin, http};
+use daemon::{Backoff, Class, Failure, Health, Lifecycle, admin, http, notify};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
 use tokio::task::AbortHandle;
@@ -23,7 +23,9 @@ use tracing::{debug, info, warn};
 
 use super::block_on;
 use crate::app::Agent;
+use crate::clock::ClockSettings;
 use crate::config::{OwnProcess, Settings};
+use crate::watchdog;
 
 /// The option with the command for which the process was started again.
 const RESTARTED_FOR: &str = "--restarted-for";
@@ -38,7 +40,7 @@ const ADMIN_BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duratio
 const WAITING_LOOK: Duration = Duration::from_millis(100);
 
 // What a fault plan has wrong about the clocks. (A doc comment would become the help of `run`.)
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct ClockFaults {
     /// Put the wall clock off by so many milliseconds, to test faults
     #[arg(long, hide = true, allow_hyphen_values = true)]
@@ -49,6 +51,15 @@ pub(super) struct ClockFaults {
     /// The boot to take this one for, to test faults
     #[arg(long, hide = true)]
     boot: Option<String>,
+}
+
+impl ClockFaults {
+    /// Has the clocks be wrong.
+    pub(super) fn apply(self, clock: &mut ClockSettings) {
+        clock.offset_ms = self.clock_offset_ms.unwrap_or(clock.offset_ms);
+        clock.offset_file = self.clock_offset_file;
+        clock.boot = self.boot;
+    }
 }
 
 /// Runs the agent; when a command wanted that, the process then becomes a new one of itself.
@@ -95,10 +106,7 @@ async fn run(
     restarted_for: Option<CommandId>,
 ) -> Result<Option<CommandId>, Failure> {
     let mut settings = Settings::load(config)?;
-    let clock = &mut settings.agent.clock;
-    clock.offset_ms = faults.clock_offset_ms.unwrap_or(clock.offset_ms);
-    clock.offset_file = faults.clock_offset_file;
-    clock.boot = faults.boot;
+    faults.apply(&mut settings.agent.clock);
     let levels = settings.log.start()?;
     settings.agent.own_process = Some(OwnProcess {
         levels,
@@ -125,6 +133,7 @@ async fn run(
         .map(|listener| waiting_room(listener, &lifecycle, &health));
     let agent = tokio::select! {
         started = Agent::start(settings.agent, &lifecycle, &health, &mut registry) => started?,
+        never = watchdog::start_takes_longer(|| reasons(&health)), if notify::is_wanted() => match never {},
         () = signals.next() => {
             info!("stopped before the agent had started");
             signals.finish(&lifecycle, STOP_GRACE).await?;
@@ -140,6 +149,7 @@ async fn run(
             lifecycle.spawn("admin", serving);
         }
     }
+    watchdog::begin(agent.watched(), &lifecycle);
     // A signal while it restarts means a stop: only a stop in order is followed by the restart.
     signals.run_until_stopped(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())

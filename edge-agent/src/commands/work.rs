@@ -38,6 +38,8 @@ pub(crate) enum SendRequest {
     Flush(bool),
     /// Send again what is not acknowledged, and report anew.
     Resync(oneshot::Sender<Resynced>),
+    /// Answer, as a sign of life.
+    Alive(oneshot::Sender<()>),
 }
 
 /// What a resync sends again.

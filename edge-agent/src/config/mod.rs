@@ -3,6 +3,7 @@
 
 mod link;
 mod raw;
+mod sketch;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,6 +26,8 @@ use crate::link::{LinkConfig, LinkRules};
 use crate::probes::ProbePauses;
 use crate::session::SessionConfig;
 use crate::source::{self, SourceConfig};
+
+pub(crate) use sketch::Sketch;
 
 /// Where the admin endpoints listen by default: on this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);

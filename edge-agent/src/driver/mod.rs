@@ -13,6 +13,7 @@ mod shown;
 mod stopping;
 mod storage;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Component, Failure};
@@ -36,7 +37,8 @@ use crate::metrics::SessionMeters;
 use crate::probes::Probes;
 use crate::repeat::Repeats;
 use crate::session::{Input, Session, Tuning};
-use crate::status::{NextProbe, Status};
+use crate::status::served::Rated;
+use crate::status::{LinkStatus, NextProbe, Status};
 use crate::timekeeping::Timekeeping;
 
 /// A warning that lasts is repeated this often.
@@ -84,6 +86,8 @@ pub(crate) struct Driver {
     /// The limits that may change.
     pub(crate) tuning: watch::Receiver<Tuning>,
     pub(crate) status: watch::Sender<Status>,
+    /// The counts of the last minute.
+    pub(crate) rates: Arc<Rated>,
     pub(crate) meters: SessionMeters,
     pub(crate) link_health: Component,
     pub(crate) buffer_health: Component,
@@ -118,6 +122,7 @@ impl Driver {
             broken: None,
             last_error: None,
             next_probe: None,
+            link: None,
         };
         task.storage_changed();
         task.offer(None).await;
@@ -178,6 +183,8 @@ struct DriverTask {
     /// When the next probe is due since `origin`, and the same by the wall clock for the status. Computed once,
     /// because the wall clock may be set meanwhile.
     next_probe: Option<(Duration, NextProbe)>,
+    /// How the link fares, once that has changed.
+    link: Option<LinkStatus>,
 }
 
 impl DriverTask {
@@ -225,6 +232,7 @@ impl DriverTask {
         match happening {
             Happening::Link(LinkState::Up(uplink)) => {
                 self.time.up(&uplink);
+                self.link_changed(true, None);
                 self.uplink = Some(uplink);
                 self.parts.link_health.ready();
                 self.last_error = None;
@@ -234,6 +242,7 @@ impl DriverTask {
             }
             Happening::Link(LinkState::Down(error)) => {
                 self.time.down();
+                self.link_changed(false, error.as_deref());
                 self.report_waits = false;
                 self.uplink = None;
                 if let Some(LinkError::Closed(_)) = error.as_deref() {
@@ -288,6 +297,8 @@ impl DriverTask {
                 self.storage_changed();
             }
             Happening::BufferEnded => self.broken = Some(BufferError::Closed),
+            // Whoever asked may have given up.
+            Happening::Request(SendRequest::Alive(reply)) => drop(reply.send(())),
             Happening::Request(SendRequest::Flush(on)) => self.input(Input::Flush(on)).await,
             Happening::Request(SendRequest::Resync(reply)) => self.resync(reply).await,
             Happening::Tuned(tuning) => self.tuned(tuning).await,

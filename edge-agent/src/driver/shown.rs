@@ -1,10 +1,30 @@
 //! The driver's part of the status.
 
-use crate::status::{InFlight, NextProbe, Status, Waiting};
+use crate::link::LinkError;
+use crate::status::{InFlight, LinkStatus, NextProbe, Status, Waiting};
 
 use super::DriverTask;
 
 impl DriverTask {
+    /// Notes since when the link is as it is, and what last ended it.
+    pub(super) fn link_changed(&mut self, is_up: bool, error: Option<&LinkError>) {
+        let Some(before) = self
+            .link
+            .take()
+            .or_else(|| self.parts.status.borrow().link.clone())
+        else {
+            return;
+        };
+        let is_news = is_up != self.uplink.is_some();
+        let now_ms = self.parts.clock.wall_ms().max(0).unsigned_abs();
+        self.link = Some(LinkStatus {
+            since_ms: if is_news { now_ms } else { before.since_ms },
+            last_error: error.map(ToString::to_string).or(before.last_error),
+            help: error.map(|error| error.help().to_owned()).or(before.help),
+            broker: before.broker,
+        });
+    }
+
     /// Shows where everything stands, if that has changed.
     pub(super) fn publish_status(&mut self) {
         let next = self.parts.probes.next();
@@ -22,6 +42,7 @@ impl DriverTask {
         let session = &self.parts.session;
         let (in_flight, waiting) = (session.in_flight(), session.waiting());
         let balance = self.parts.buffer.balance();
+        self.parts.rates.note((balance.accepted, balance.committed));
         let offered = waiting.fresh + waiting.history + waiting.suspect + in_flight.rows;
         let untimed = match self.parts.is_held {
             true => balance.pending.saturating_sub(offered),
@@ -47,6 +68,7 @@ impl DriverTask {
                 ack_latency_seconds: session.ack_latency().map(|latency| latency.as_secs_f64()),
                 last_error: self.last_error.clone(),
                 next_probe: self.next_probe.map(|(_, shown)| shown),
+                link: self.link.clone().or_else(|| status.link.clone()),
                 storage: self.parts.buffer.storage().borrow().clone(),
                 ..status.clone()
             };

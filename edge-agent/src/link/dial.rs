@@ -16,10 +16,10 @@ use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::Link;
 use super::counted::Counted;
 use super::error::{LinkError, tls_reason};
-use super::proxy::ProxyFailure;
-use super::{Link, LinkConfig};
+use super::proxy::{ProxyFailure, on_the_way};
 
 /// Before the next address is tried beside one that is silent (RFC 8305, section 8).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -83,7 +83,7 @@ impl Link {
         };
         let name = ServerName::try_from(broker.host.clone())
             .map_err(|error| unreachable(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        let proxy = proxy_for(&self.config, broker);
+        let proxy = on_the_way(self.config.proxy.as_ref(), &self.config.no_proxy, broker);
         let first = proxy.map_or(broker, |proxy| &proxy.address);
         let through = |failure| LinkError::Proxy {
             proxy: first.to_string(),
@@ -116,12 +116,6 @@ impl Link {
             peer,
         })
     }
-}
-
-/// The proxy on the way to a broker.
-fn proxy_for<'a>(config: &'a LinkConfig, broker: &BrokerAddress) -> Option<&'a super::Proxy> {
-    let is_excluded = super::proxy::is_excluded(&config.no_proxy, &broker.host);
-    config.proxy.as_ref().filter(|_| !is_excluded)
 }
 
 /// A connection to whichever address of the host answers first.

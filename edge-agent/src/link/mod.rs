@@ -39,7 +39,7 @@ pub use mqtt::Uplink;
 #[cfg(feature = "mqtt")]
 pub(crate) use mqtt::refusal;
 pub use proxy::Proxy;
-pub use shown::{BudgetStatus, LinkStatus};
+pub use shown::{BudgetStatus, TrafficStatus};
 pub(crate) use shown::{LinkCollector, LinkUse};
 
 /// Most publishes that wait for the client, and most that the broker has not confirmed: a full

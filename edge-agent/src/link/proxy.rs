@@ -110,7 +110,7 @@ impl Proxy {
     ///
     /// # Errors
     /// [`ProxyFailure`]; the connection is of no use then.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &self,
         socket: &mut (impl AsyncRead + AsyncWrite + Unpin),
         broker: &BrokerAddress,
@@ -171,6 +171,15 @@ fn judge(bytes: &[u8]) -> Option<Result<(), ProxyFailure>> {
         500..600 => Err(ProxyFailure::Failed(answer)),
         _ => Err(ProxyFailure::Garbled),
     })
+}
+
+/// The proxy on the way to a broker.
+pub(crate) fn on_the_way<'a>(
+    proxy: Option<&'a Proxy>,
+    no_proxy: &str,
+    broker: &BrokerAddress,
+) -> Option<&'a Proxy> {
+    proxy.filter(|_| !is_excluded(no_proxy, &broker.host))
 }
 
 /// Whether `NO_PROXY` excludes a host: names with what is below them, addresses, networks, `*`.
@@ -268,7 +277,7 @@ impl fmt::Display for Answer {
 
 impl ProxyFailure {
     /// What the operator can do.
-    pub(super) const fn help(&self) -> &'static str {
+    pub(crate) const fn help(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "check [mqtt] proxy: its host, its port, and whether it runs",
             Self::Credentials => {

@@ -23,10 +23,10 @@ const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// Notes of an hour, and the one before.
 const NOTES_MAX: usize = 61;
 
-/// The link, for people and programs on this machine.
+/// What the link carries, for people and programs on this machine.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct LinkStatus {
+pub struct TrafficStatus {
     /// The broker that is connected.
     pub broker: Option<String>,
     /// The proxy on the way, without credentials.
@@ -145,7 +145,7 @@ impl LinkUse {
     }
 
     /// As it is now; `committed` counts all of the file.
-    pub(crate) fn status(&self, committed: u64) -> LinkStatus {
+    pub(crate) fn status(&self, committed: u64) -> TrafficStatus {
         let seen = self.seen();
         let traffic = &self.meters.traffic;
         let now = Note {
@@ -162,7 +162,7 @@ impl LinkUse {
             Sending::Alarms(why) => (Some(why), false),
             Sending::Nothing(why) => (Some(why), true),
         };
-        LinkStatus {
+        TrafficStatus {
             broker: self.meters.broker(),
             proxy: self.proxy.clone(),
             waits_for,
@@ -240,17 +240,13 @@ impl Collector for LinkCollector {
     }
 }
 
-impl LinkStatus {
+impl TrafficStatus {
     /// The lines of the status, by name.
     pub(crate) fn lines(&self) -> Vec<(&'static str, String)> {
         let mut lines = Vec::new();
         let at = |ms: i64| rfc3339(ms.max(0).unsigned_abs());
-        let through = match &self.proxy {
-            Some(proxy) => format!(" through proxy {proxy}"),
-            None => String::new(),
-        };
-        if let Some(broker) = &self.broker {
-            lines.push(("broker", format!("{broker}{through}")));
+        if let Some(proxy) = &self.proxy {
+            lines.push(("proxy", proxy.clone()));
         }
         match (self.waits_for, self.until_ms) {
             (Some(why), until) => {
@@ -260,9 +256,11 @@ impl LinkStatus {
                 } else {
                     "readings wait for"
                 };
-                lines.push(("link", format!("{what} {why}{until}")));
+                lines.push(("sending", format!("{what} {why}{until}")));
             }
-            (None, Some(ms)) => lines.push(("link", format!("open; quiet hours from {}", at(ms)))),
+            (None, Some(ms)) => {
+                lines.push(("sending", format!("open; quiet hours from {}", at(ms))));
+            }
             (None, None) => {}
         }
         let each = |ratio: Option<f64>| ratio.map_or("-".into(), |ratio| format!("{ratio:.1}"));
@@ -394,6 +392,9 @@ mod tests {
         );
         let json = serde_json::to_value(&status).unwrap();
         assert_eq!(json["waits_for"], "limit");
-        assert_eq!(serde_json::from_value::<LinkStatus>(json).unwrap(), status);
+        assert_eq!(
+            serde_json::from_value::<TrafficStatus>(json).unwrap(),
+            status
+        );
     }
 }

@@ -83,7 +83,7 @@ async fn ask<T>(
     answer.await.map_err(|_| stopping())
 }
 
-fn check(caller: Caller, headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn check(caller: Caller, headers: &HeaderMap) -> Result<(), Refusal> {
     let is_here =
         caller.is_some_and(|Extension(ConnectInfo(from))| from.ip().to_canonical().is_loopback());
     let host = headers
@@ -97,7 +97,7 @@ fn check(caller: Caller, headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 /// What a form in a web page sends does not say that it is JSON.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
     let kind = headers
         .get(header::CONTENT_TYPE)
         .and_then(|kind| kind.to_str().ok());

@@ -22,7 +22,7 @@ use testkit::wait::{until, until_ok};
 const SOON: Duration = Duration::from_secs(1);
 
 /// A program that needs rights which an agent does not.
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {
         return Command::new(program);
     }

@@ -127,7 +127,10 @@ async fn readings_go_through_a_proxy_that_sees_the_broker_and_nothing_else() {
     let asked = proxy.asked.lock().unwrap()[0].clone();
     assert_eq!(asked, format!("CONNECT 127.0.0.1:{} HTTP/1.1", broker.port));
     let status = edge.agent.status();
-    assert_eq!(status.link.proxy, Some(format!("127.0.0.1:{}", proxy.port)));
+    assert_eq!(
+        status.traffic.proxy,
+        Some(format!("127.0.0.1:{}", proxy.port))
+    );
     let shown = format!(
         "{status} {} {status:?}",
         serde_json::to_string(&status).unwrap()

@@ -31,7 +31,7 @@ async fn start(brokers: Vec<schema::BrokerAddress>, first_again: Option<Duration
 
 fn in_use(edge: &Edge, broker: &Broker, place: u64) -> bool {
     let status = edge.agent.status();
-    let shown = status.link.broker.unwrap_or_default();
+    let shown = status.traffic.broker.unwrap_or_default();
     status.connected
         && shown == address("127.0.0.1", broker.port).to_string()
         && edge.metric(&format!("tideline_agent_link_broker{{place=\"{place}\"}}")) == 1
@@ -77,7 +77,7 @@ async fn a_first_broker_that_refuses_or_swallows_costs_only_its_time() {
         edge.append(50).await;
         eventually("all is committed", || edge.agent.balance().committed == 50).await;
         assert!(in_use(&edge, &broker, 2));
-        let shown = edge.agent.status().link.broker;
+        let shown = edge.agent.status().traffic.broker;
         assert_eq!(shown, Some(format!("127.0.0.1:{}", broker.port)));
         assert!(edge.metric("tideline_agent_connection_failures_total{class=\"network\"}") >= 1);
         assert_eq!(bridge.heard().rows.len(), 50);
@@ -197,7 +197,7 @@ async fn a_broker_is_reached_by_its_ipv6_address() {
     edge.append(25).await;
     eventually("all is committed", || edge.agent.balance().committed == 25).await;
     assert_eq!(bridge.heard().rows.len(), 25);
-    let shown = edge.agent.status().link.broker;
+    let shown = edge.agent.status().traffic.broker;
     assert_eq!(shown, Some(format!("[::1]:{}", broker.port)));
     edge.stop().await;
 }

@@ -52,7 +52,7 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn used(edge: &Edge) -> BudgetStatus {
-    edge.agent.status().link.budget.unwrap()
+    edge.agent.status().traffic.budget.unwrap()
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn readings_wait_for_the_end_of_quiet_hours_and_commands_do_not() {
     };
     let edge = start(&broker, rules, folder()).await;
     eventually("it is quiet", || {
-        edge.agent.status().link.waits_for == Some(Why::Quiet)
+        edge.agent.status().traffic.waits_for == Some(Why::Quiet)
     })
     .await;
     assert_eq!(edge.agent.status().clock.state, ClockState::Verified);
@@ -78,7 +78,7 @@ async fn readings_wait_for_the_end_of_quiet_hours_and_commands_do_not() {
     .await;
     let status = edge.agent.status();
     assert_eq!((bridge.heard().rows.len(), status.waiting.fresh), (0, 10));
-    assert!(status.connected && !status.link.is_closed && edge.health.is_ready());
+    assert!(status.connected && !status.traffic.is_closed && edge.health.is_ready());
     assert!(
         status
             .to_string()
@@ -89,7 +89,7 @@ async fn readings_wait_for_the_end_of_quiet_hours_and_commands_do_not() {
         edge.agent.balance().committed == 10
     })
     .await;
-    assert_eq!(edge.agent.status().link.waits_for, None);
+    assert_eq!(edge.agent.status().traffic.waits_for, None);
     edge.stop().await;
 }
 
@@ -105,7 +105,7 @@ async fn a_link_that_is_closed_in_quiet_hours_opens_again_and_nothing_is_lost() 
     let edge = start(&broker, rules, folder()).await;
     eventually("the link is closed", || {
         let status = edge.agent.status();
-        status.link.is_closed && !status.connected && status.link.broker.is_none()
+        status.traffic.is_closed && !status.connected && status.traffic.broker.is_none()
     })
     .await;
     edge.append(10).await;
@@ -134,7 +134,7 @@ async fn a_clock_that_nobody_confirmed_silences_nothing() {
     let edge = start(&broker, rules, folder()).await;
     edge.append(10).await;
     eventually("they go", || edge.agent.balance().committed == 10).await;
-    assert_eq!(edge.agent.status().link.waits_for, None);
+    assert_eq!(edge.agent.status().traffic.waits_for, None);
     edge.stop().await;
 }
 
@@ -148,8 +148,8 @@ async fn a_budget_that_is_used_up_stops_readings_or_the_whole_link() {
         let closes = at_limit == AtLimit::Stop;
         eventually("it is used up", || {
             let status = edge.agent.status();
-            let is_closed = status.link.is_closed && !status.connected;
-            status.link.waits_for == Some(Why::Limit)
+            let is_closed = status.traffic.is_closed && !status.connected;
+            status.traffic.waits_for == Some(Why::Limit)
                 && is_closed == closes
                 && status
                     .link
@@ -192,9 +192,12 @@ async fn what_was_used_is_known_after_a_restart() {
     let folder = edge.stop().await;
     // What came before it was known: only the account of the file.
     let away = start_away(folder.path(), rules).await;
-    eventually("it is known", || away.agent.status().link.budget.is_some()).await;
+    eventually("it is known", || {
+        away.agent.status().traffic.budget.is_some()
+    })
+    .await;
     assert!(used(&away).used >= before, "{before} {:?}", used(&away));
-    assert_eq!(away.agent.status().link.bytes_sent, 0);
+    assert_eq!(away.agent.status().traffic.bytes_sent, 0);
     away.stop().await;
 }
 
@@ -243,7 +246,7 @@ async fn a_kill_leaves_the_account_as_it_was_kept() {
     let used = || {
         let shown = output(&["status", "--config", &home.config(), "--json"]);
         let status: serde_json::Value = serde_json::from_slice(&shown.stdout).ok()?;
-        status["link"]["budget"]["used"].as_u64()
+        status["traffic"]["budget"]["used"].as_u64()
     };
     eventually("the handshake is counted", || used() > Some(4_000)).await;
     let kept = || {

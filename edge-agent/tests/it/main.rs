@@ -31,6 +31,7 @@ mod link_rules;
 #[cfg(feature = "modbus")]
 mod modbus;
 mod odd_rows;
+mod operate;
 mod overrides;
 mod probes;
 mod process;

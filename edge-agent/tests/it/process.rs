@@ -75,7 +75,7 @@ impl Home {
         self.spawn_with(|_| {})
     }
 
-    /// Starts the agent in an environment of its own.
+    /// Starts the agent, its command changed as `change` has it.
     pub(crate) fn spawn_with(&self, change: impl FnOnce(&mut Command)) -> Guard {
         let log = std::fs::File::create(self.path("log")).unwrap();
         let mut agent = agent(&["run", "--config", &self.config()]);

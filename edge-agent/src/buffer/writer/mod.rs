@@ -114,7 +114,7 @@ pub(super) struct Writer {
     not_put_back: Repeats,
     pub(super) shows: Shows,
     reserve: Reserve,
-    place: Place,
+    pub(super) place: Place,
     /// What the file cannot do now.
     trouble: Option<BufferError>,
     /// Settled rows stand in a part of the file that cannot be changed now.

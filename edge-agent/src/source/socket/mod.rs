@@ -55,6 +55,9 @@ use super::{Outlet, Source, SourceConfig, SourceName};
 use crate::place::check_folder_of;
 use crate::repeat::Repeats;
 
+/// What a check says of an address that somebody listens on: the agent itself, or another program.
+pub(crate) const TAKEN: &str = "a program listens there now";
+
 /// Its name as a kind.
 pub const KIND: &str = "socket";
 
@@ -155,7 +158,7 @@ impl SocketSource {
     /// A [`Failure`] that names the address.
     async fn look(&self) -> Result<String, Failure> {
         // A check beside an agent that runs finds its socket.
-        let in_use = || format!("{self} (a program listens there now)");
+        let in_use = || format!("{self} ({TAKEN})");
         let unusable = |error| self.unusable(error);
         let path = match &self.address {
             SocketAddress::Unix(path) => path,
