@@ -10,6 +10,7 @@ use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Storage;
+use crate::reload::SettingsStatus;
 use crate::source::SourceStatus;
 use crate::twin::local::rfc3339;
 
@@ -55,6 +56,9 @@ pub struct Status {
     /// How much of the buffer is taken; older agents do not send it.
     #[serde(default)]
     pub room: Option<Room>,
+    /// How the settings fare; older agents do not send it.
+    #[serde(default)]
+    pub settings: Option<SettingsStatus>,
 }
 
 /// What pending readings take of the buffer, and may take.
@@ -219,6 +223,21 @@ impl fmt::Display for Status {
             // A long name still has a space behind it.
             let name = format!("source {name}");
             line(&format!("{name:<15} "), source)?;
+        }
+        if let Some(settings) = &self.settings {
+            let SettingsStatus {
+                read_at_ms,
+                reloads: _,
+                needs_restart,
+                refused,
+            } = settings;
+            line("settings", &format_args!("of {}", rfc3339(*read_at_ms)))?;
+            if !needs_restart.is_empty() {
+                line("needs restart", &needs_restart.join(", "))?;
+            }
+            if let Some(reason) = refused {
+                line("not taken", reason)?;
+            }
         }
         if let Some(error) = &self.last_error {
             line("last error", error)?;

@@ -47,6 +47,7 @@ mod error;
 pub mod eviction;
 mod file;
 mod handle;
+mod limits;
 mod load;
 mod log;
 mod open;

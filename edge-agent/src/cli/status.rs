@@ -1,10 +1,10 @@
 //! `status`: gets the status of the agent that runs on this machine.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use daemon::settings::Given;
 use daemon::{Class, Failure, say, stdout};
 
 use crate::config::Settings;
@@ -15,13 +15,13 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Prints the status of the agent at `http`, or at the admin address of the settings file.
 pub(super) async fn status(
-    config: &Path,
+    given: &Given,
     http: Option<SocketAddr>,
     json: bool,
 ) -> Result<(), Failure> {
     let address = match http {
         Some(address) => address,
-        None => Settings::load(config)?.admin,
+        None => Settings::load_given(given)?.admin,
     };
     let request = async {
         let client = reqwest::Client::builder()

@@ -29,9 +29,9 @@ const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Deserialize)]
 pub(super) struct Raw {
     pub(super) device: Option<String>,
-    pub(super) mqtt: RawMqtt,
-    pub(super) tls: RawTls,
-    pub(super) buffer: RawBuffer,
+    pub(super) mqtt: Option<RawMqtt>,
+    pub(super) tls: Option<RawTls>,
+    pub(super) buffer: Option<RawBuffer>,
     #[serde(default)]
     pub(super) session: RawSession,
     #[serde(default)]
