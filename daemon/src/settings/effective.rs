@@ -75,7 +75,9 @@ impl Effective {
     }
 }
 
+/// A table that is not there has no keys.
 fn differ(one: &Table, other: &Table, path: &str, found: &mut Vec<String>) {
+    let nothing = Table::new();
     let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
     for name in names {
         let key = join(path, name);
@@ -83,6 +85,8 @@ fn differ(one: &Table, other: &Table, path: &str, found: &mut Vec<String>) {
             (Some(Value::Table(one)), Some(Value::Table(other))) => {
                 differ(one, other, &key, found);
             }
+            (Some(Value::Table(one)), None) => differ(one, &nothing, &key, found),
+            (None, Some(Value::Table(other))) => differ(&nothing, other, &key, found),
             (one, other) if one != other => found.push(key),
             _ => {}
         }

@@ -223,6 +223,11 @@ impl Merged {
         None
     }
 
+    /// Whether a key was written, itself.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.spots.contains_key(key)
+    }
+
     /// The value of a key as it was written, where it is no text.
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         self.spots.get(key).and_then(|spot| spot.text.as_deref())

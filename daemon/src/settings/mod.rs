@@ -204,8 +204,13 @@ fn take_file(problems: &mut Problems, path: &Path, text: &str, appends: bool) ->
     problems.files.push(path.to_owned());
     let lines = Lines::of(path, text);
     let (table, errors) = DeTable::parse_recoverable(text);
+    let mut last = None;
     for error in errors.iter().take(SYNTAX_ERRORS_MAX) {
         let place = lines.place(&error.span().unwrap_or(0..0));
+        // What follows in the same line follows from it.
+        if last.replace(place.clone()) == Some(place.clone()) {
+            continue;
+        }
         let reason = format!("is no TOML: {}", error.message());
         problems.add_at(place, "", reason);
     }

@@ -183,11 +183,13 @@ impl Problems {
         }
     }
 
-    /// Notes a problem when `path` cannot be opened for reading.
-    pub fn check_readable(&mut self, key: &str, path: &Path) {
-        if let Err(error) = std::fs::File::open(path) {
+    /// Notes a problem when `path` cannot be opened for reading; whether it can.
+    pub fn check_readable(&mut self, key: &str, path: &Path) -> bool {
+        let opened = std::fs::File::open(path);
+        if let Err(error) = &opened {
             self.add(key, format!("cannot read {}: {error}", path.display()));
         }
+        opened.is_ok()
     }
 
     /// Whether nothing was noted.
@@ -211,7 +213,16 @@ impl Problems {
             .map(|problem| {
                 let place = match &problem.place {
                     Some(place) => Some(place.clone()),
-                    None => self.merged.place(&problem.key).cloned(),
+                    // What is missing everywhere is missing in the file.
+                    None => self
+                        .merged
+                        .place(&problem.key)
+                        .filter(|place| {
+                            // A variable or option is at fault for its own key alone.
+                            matches!(place, Place::File { .. }) || self.merged.has(&problem.key)
+                        })
+                        .cloned()
+                        .or_else(|| self.files.first().map(|file| Place::whole(file))),
                 };
                 Listed {
                     did_you_mean: self.suggestion(&problem.hint, place.as_ref()),

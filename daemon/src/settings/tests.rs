@@ -330,6 +330,9 @@ fn variables_may_be_all_there_is() {
     assert!(error.ends_with("agent.toml: does not exist"), "{error}");
     let rig = Rig::new(&[]).set("TIDELINE_AGENT_TAGS", "[]");
     assert_eq!(rig.problems(), ["name is missing"]);
+    let rig = Rig::new(&[]).set("TIDELINE_AGENT_MQTT__PORT", "1");
+    let problems = rig.problems();
+    assert_eq!(problems, ["mqtt.address is missing", "name is missing"]);
 }
 
 #[test]
@@ -438,7 +441,9 @@ fn whatever_stands_at_the_path_is_an_error_that_names_it() {
     let deep = format!("name = {}1{}\n", "[".repeat(100_000), "]".repeat(100_000));
     let dotted = format!("a{} = 1\n", ".a".repeat(100_000));
     let header = format!("[a{}]\n", ".a".repeat(100_000));
-    let many: String = (0..50_000).map(|at| format!("key{at} = 1\n")).collect();
+    let many: String = std::iter::once("name = 'x'\n".to_owned())
+        .chain((0..50_000).map(|at| format!("key{at} = 1\n")))
+        .collect();
     for (text, expected) in [
         (deep.as_str(), "agent.toml:1: is no TOML: "),
         (dotted.as_str(), "agent.toml:1: is no TOML: "),
@@ -452,7 +457,7 @@ fn whatever_stands_at_the_path_is_an_error_that_names_it() {
             "name = 99999999999999999999",
             "agent.toml:1: name must be a number of 64 bits",
         ),
-        (many.as_str(), "agent.toml:1: key0 is not a known key"),
+        (many.as_str(), "agent.toml:2: key0 is not a known key"),
     ] {
         let problems = Rig::new(&[("agent.toml", text)]).problems();
         assert!(
@@ -534,6 +539,9 @@ fn differences_are_the_innermost_keys() {
     let other = effective("name = 'y'\n[mqtt]\naddress = 'a:1'\nport = 7\n");
     assert_eq!(one.differences(&other), ["mqtt.port", "name", "rule"]);
     assert!(!format!("{one:?}").contains("a:1"), "no value is shown");
+    let without = effective("name = 'x'\n[[rule]]\nmost = 1\n[source.a]\n");
+    assert_eq!(one.differences(&without), ["mqtt.address"]);
+    assert_eq!(without.differences(&one), ["mqtt.address"]);
 }
 
 #[test]

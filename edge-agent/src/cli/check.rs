@@ -63,13 +63,11 @@ pub(super) async fn check(options: Options) -> Result<(), Failure> {
         );
     }
     let settings = settle(settings, problems, &given.path)?;
-    if json {
+    if json || !found.failures.is_empty() {
         return found.settle(&given.path);
     }
     let agent = &settings.agent;
-    if found.failures.is_empty() {
-        say!("{}: settings are good", given.path.display());
-    }
+    say!("{}: settings are good", given.path.display());
     say!("device           {}", agent.link.device);
     say!("broker           {}:{}", agent.link.host, agent.link.port);
     say!("certificate      {}", agent.link.tls.cert.display());
@@ -87,7 +85,7 @@ pub(super) async fn check(options: Options) -> Result<(), Failure> {
     if keys || effective.keys().iter().any(|key| is_elsewhere(&key.from)) {
         print_keys(&effective);
     }
-    found.settle(&given.path)
+    Ok(())
 }
 
 /// Where each key was written. Values may be secret, and stay where they are.

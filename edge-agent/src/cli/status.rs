@@ -21,7 +21,8 @@ pub(super) async fn status(
 ) -> Result<(), Failure> {
     let address = match http {
         Some(address) => address,
-        None => Settings::load_given(given)?.admin,
+        None => Settings::load_admin(given)
+            .map_err(|failure| failure.help("--http says where the agent answers"))?,
     };
     let request = async {
         let client = reqwest::Client::builder()

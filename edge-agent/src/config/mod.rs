@@ -12,7 +12,10 @@ use certs::tls::{TlsError, TlsFiles};
 use daemon::logs::{Levels, LogSettings};
 use daemon::settings::{Effective, Given, Problems, relative_to, settle};
 use daemon::{Class, Failure};
-use raw::{Raw, RawSourcesAlone, default_backoff_first, default_backoff_max, default_keep_alive};
+use raw::{
+    Raw, RawAdminAlone, RawSourcesAlone, default_backoff_first, default_backoff_max,
+    default_keep_alive,
+};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
@@ -187,6 +190,18 @@ impl Settings {
         settle(sources, problems, &given.path)
     }
 
+    /// Reads where the agent answers, whatever else is wrong with the settings: they may have changed since it started.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for `[admin]` alone.
+    pub fn load_admin(given: &Given) -> Result<SocketAddr, Failure> {
+        let mut problems = Problems::default();
+        let raw: Option<RawAdminAlone> = given.read(&mut problems);
+        problems.keep_below("admin");
+        let admin = raw.map(|raw| raw.admin.http.unwrap_or(ADMIN_HTTP));
+        settle(admin, problems, &given.path)
+    }
+
     fn from_raw(raw: Raw, origin: &Path, problems: &mut Problems) -> Option<Self> {
         let tls = problems.need("tls", raw.tls).map(|tls| TlsFiles {
             ca: relative_to(origin, &tls.ca),
@@ -238,6 +253,15 @@ impl Settings {
 /// The device's id: the certificate's, which the file may repeat but not change.
 fn check_device(wanted: Option<&str>, tls: &TlsFiles, problems: &mut Problems) -> Option<DeviceId> {
     let wanted = wanted.and_then(|text| problems.take("device", text.parse::<DeviceId>()));
+    let files = [
+        ("tls.ca", &tls.ca),
+        ("tls.cert", &tls.cert),
+        ("tls.key", &tls.key),
+    ];
+    let unread = files.map(|(key, path)| problems.check_readable(key, path));
+    if unread.contains(&false) {
+        return None;
+    }
     if let Err(error) = certs::tls::client_config(tls) {
         problems.add(key_of(&error, tls), error.to_string());
         return None;

@@ -53,6 +53,12 @@ pub(super) struct RawSourcesAlone {
 }
 
 #[derive(Debug, Deserialize)]
+pub(super) struct RawAdminAlone {
+    #[serde(default)]
+    pub(super) admin: RawAdmin,
+}
+
+#[derive(Debug, Deserialize)]
 pub(super) struct RawMqtt {
     pub(super) address: String,
     #[serde(default = "default_keep_alive", with = "humantime_serde")]

@@ -24,6 +24,7 @@ mod disk_trouble;
 mod edge;
 mod feeds;
 mod fixtures;
+mod init;
 mod link;
 #[cfg(feature = "modbus")]
 mod modbus;
@@ -31,7 +32,9 @@ mod odd_rows;
 mod overrides;
 mod probes;
 mod process;
+mod reload;
 mod replay;
+mod settings_places;
 mod simulate;
 mod source_docs;
 mod source_lines;

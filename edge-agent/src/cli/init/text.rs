@@ -150,16 +150,22 @@ fn sources(plan: &Plan, text: &mut String) {
             "values = { celsius = \"/temperature\", humidity_percent = \"/humidity\", battery_percent = \"/battery\" }",
         );
     }
-    for line in &plan.serial {
+    for (at, line) in plan.serial.iter().enumerate() {
+        let name = match at {
+            0 => "line".to_owned(),
+            _ => format!("line-{}", at + 1),
+        };
         add(
             text,
             "\n# A serial line of this machine. Devices on it are read once their registers are named: docs/sources/modbus.md.",
         );
-        add(text, "#[source.line]\n#kind = \"modbus\"");
+        add(text, &format!("#[source.{name}]\n#kind = \"modbus\""));
         add(text, &format!("#serial = {}", quoted_path(line)));
         add(
             text,
-            "#baud = 19200\n#interval = \"5s\"\n#[[source.line.point]]\n#sensor = \"line/temperature_celsius\"",
+            &format!(
+                "#baud = 19200\n#interval = \"5s\"\n#[[source.{name}.point]]\n#sensor = \"{name}/temperature_celsius\""
+            ),
         );
         add(
             text,
