@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Where a setting was written. Orders as settings overrule each other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -13,6 +13,7 @@ pub enum Place {
     /// A line of a file, from 1; 0 is the file as a whole.
     File {
         /// The file, as it was named.
+        #[serde(serialize_with = "shown")]
         path: Arc<Path>,
         /// The line.
         line: usize,
@@ -21,6 +22,11 @@ pub enum Place {
     Variable(String),
     /// `--set KEY`.
     Option(String),
+}
+
+/// A name that is no text is shown as far as it is.
+fn shown<S: Serializer>(path: &Arc<Path>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 impl Place {

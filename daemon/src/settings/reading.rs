@@ -15,8 +15,8 @@ use toml::{Table, Value, map};
 use super::merge::Merged;
 use super::place::{element, join};
 
-/// Most wrong values of one section that are looked for: each is found by reading it all again.
-const ROUNDS_MAX: usize = 32;
+/// How often a section is read again: once for each wrong value, and once more where its table cannot be without it.
+const ROUNDS_MAX: usize = 64;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ pub(super) fn read<Raw: DeserializeOwned>(
     let mut skip = BTreeSet::new();
     let value = Value::Table(table);
     let mut raw = None;
-    for _ in 0..ROUNDS_MAX {
+    for number in 0..=ROUNDS_MAX {
         let round = Round {
             merged,
             skip: &skip,
@@ -96,6 +96,15 @@ pub(super) fn read<Raw: DeserializeOwned>(
             }
             Err(error) => error,
         };
+        if number == ROUNDS_MAX {
+            found.borrow_mut().wrong.push(Wrong {
+                key: base.to_owned(),
+                reason: "has more that cannot be used: mend these first".to_owned(),
+                variants: &[],
+                word: None,
+            });
+            break;
+        }
         let Failed {
             key,
             variants,

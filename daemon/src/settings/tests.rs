@@ -200,6 +200,18 @@ fn every_wrong_value_is_found_in_one_go() {
 }
 
 #[test]
+fn of_very_many_wrong_values_the_first_are_told() {
+    for (wrong, told) in [(31, 31), (32, 32), (33, 33), (5_000, 33)] {
+        let rules = "[[rule]]\nmost = 'a'\n".repeat(wrong);
+        let rig = Rig::new(&[("agent.toml", &format!("name = 'x'\n{rules}"))]);
+        let problems = rig.problems();
+        assert_eq!(problems.len(), told, "{wrong}");
+        let has_more = problems[0].ends_with("has more that cannot be used: mend these first");
+        assert_eq!(has_more, wrong > 32, "{wrong}: {}", problems[0]);
+    }
+}
+
+#[test]
 fn keys_of_a_section_that_is_read_later_are_named_whole() {
     #[derive(Debug, Deserialize)]
     struct Section {

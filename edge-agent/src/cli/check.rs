@@ -152,6 +152,11 @@ impl Found {
     }
 }
 
+/// A path as text: JSON has no other.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
 fn as_json(
     config: &Path,
     settings: Option<&Settings>,
@@ -171,14 +176,14 @@ fn as_json(
         .collect();
     let agent = settings.map(|settings| &settings.agent);
     json!({
-        "config": config,
-        "files": effective.files(),
+        "config": shown(config),
+        "files": effective.files().iter().map(|file| shown(file)).collect::<Vec<_>>(),
         "good": problems.is_empty() && failures.is_empty() && settings.is_some(),
         "problems": problems,
         "failures": failures,
         "device": agent.map(|agent| agent.link.device.to_string()),
         "broker": agent.map(|agent| format!("{}:{}", agent.link.host, agent.link.port)),
-        "certificate": agent.map(|agent| &agent.link.tls.cert),
+        "certificate": agent.map(|agent| shown(&agent.link.tls.cert)),
         "buffer": found.buffer,
         "sources": sources,
         "keys": effective.keys(),

@@ -77,7 +77,17 @@ pub struct SourceConfig {
     /// The source itself.
     pub source: Arc<dyn Source>,
     /// As it was written; `None` of one made in code.
-    pub(super) written: Option<Table>,
+    pub(super) written: Written,
+}
+
+/// A section as it was written. It may hold a password, and is never shown.
+#[derive(Clone)]
+pub(super) struct Written(Option<Table>);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 /// The section of one source, for its kind to read. What the kind does not take is a problem.
@@ -232,7 +242,7 @@ fn read_one(
         shaping: shaping(common, &key, problems),
         source: source?,
         name,
-        written: Some(written),
+        written: Written(Some(written)),
     })
 }
 
@@ -412,13 +422,13 @@ impl SourceConfig {
             readings_per_second_max: None,
             shaping: Shaping::default(),
             source: Arc::new(source),
-            written: None,
+            written: Written(None),
         }
     }
 
     /// Whether both are the same source: written alike, or the very same of code.
     pub(super) fn is_same(&self, other: &Self) -> bool {
-        let is_alike = match (&self.written, &other.written) {
+        let is_alike = match (&self.written.0, &other.written.0) {
             (Some(one), Some(other)) => one == other,
             _ => Arc::ptr_eq(&self.source, &other.source),
         };

@@ -143,6 +143,23 @@ fn each_key_is_said_with_where_it_was_written() {
 }
 
 #[test]
+fn a_path_that_is_no_text_is_shown_as_far_as_it_is() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let home = Home::new(1);
+    let name = std::ffi::OsString::from_vec(b"conf.d/\xff.toml".to_vec());
+    beside(&home, "a.toml", "");
+    let folder = Path::new(&home.config()).parent().unwrap().to_owned();
+    std::fs::write(folder.join(name), "nothing = 1\n").unwrap();
+    let output = check(&home, &["--json"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let path = found["problems"][0]["place"]["file"]["path"]
+        .as_str()
+        .unwrap();
+    assert!(path.ends_with("\u{fffd}.toml"), "{path}");
+}
+
+#[test]
 fn an_agent_needs_no_file_when_variables_say_all() {
     let home = Home::new(1);
     let text = std::fs::read_to_string(home.config()).unwrap();

@@ -281,3 +281,13 @@ fn other_sections_are_none_of_a_trials_business() {
     assert_eq!(load(text).unwrap().len(), 1);
     assert!(load("").unwrap().is_empty());
 }
+
+#[test]
+fn no_secret_of_a_source_is_shown() {
+    let sources = load("[source.socket]\nunix = \"hidden.sock\"\n[source.simulate]\nprefix = \"visible\"\n[[source.simulate.sensor]]\nsensor = \"a\"\nwave = \"sine\"\nmax = 1\nperiod = \"10s\"\n").unwrap();
+    let shown = format!("{sources:?}");
+    assert!(
+        shown.contains("visible") && shown.contains("written: .."),
+        "{shown}"
+    );
+}
