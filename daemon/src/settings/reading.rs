@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::de::value::StringDeserializer;
+use serde::de::value::{MapDeserializer, SeqDeserializer, StringDeserializer};
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer as _,
     MapAccess, SeqAccess, VariantAccess, Visitor,
@@ -15,8 +15,8 @@ use toml::{Table, Value, map};
 use super::merge::Merged;
 use super::place::{element, join};
 
-/// How often a section is read again: once for each wrong value, and once more where its table cannot be without it.
-const ROUNDS_MAX: usize = 64;
+/// Most wrong values of one section that are told: each is found by reading it again.
+const WRONG_MAX: usize = 32;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -45,6 +45,8 @@ struct Round<'a> {
     merged: &'a Merged,
     /// Keys that were found wrong.
     skip: &'a BTreeSet<String>,
+    /// Keys that are missing, by the table around them: filled, to see what else is.
+    holes: &'a BTreeMap<String, Vec<String>>,
     found: &'a RefCell<Found>,
     /// Of the value that could not be read: the first, which is the innermost, is meant.
     failed: RefCell<Option<Failed>>,
@@ -73,13 +75,13 @@ pub(super) fn read<Raw: DeserializeOwned>(
     merged: &Merged,
 ) -> (Option<Raw>, Found) {
     let found = RefCell::new(Found::default());
-    let mut skip = BTreeSet::new();
+    let (mut skip, mut holes) = (BTreeSet::new(), BTreeMap::<String, Vec<String>>::new());
     let value = Value::Table(table);
-    let mut raw = None;
-    for number in 0..=ROUNDS_MAX {
+    loop {
         let round = Round {
             merged,
             skip: &skip,
+            holes: &holes,
             found: &found,
             failed: RefCell::new(None),
         };
@@ -89,57 +91,88 @@ pub(super) fn read<Raw: DeserializeOwned>(
             name: None,
             round: &round,
         };
-        let error = match Raw::deserialize(reader) {
-            Ok(read) => {
-                raw = Some(read);
-                break;
+        let read = Raw::deserialize(reader);
+        let failed = round.failed.take().unwrap_or_else(|| Failed::at(base));
+        let is_in_hole = holes
+            .iter()
+            .any(|(around, names)| names.iter().any(|name| join(around, name) == failed.key));
+        let error = match read {
+            Ok(raw) if holes.is_empty() => return (Some(raw), found.into_inner()),
+            Err(error) if !is_in_hole => error,
+            // All that is missing is known: what is around it cannot be used.
+            _ => {
+                skip.extend(std::mem::take(&mut holes).into_keys());
+                if skip.contains(base) {
+                    return (None, found.into_inner());
+                }
+                continue;
             }
-            Err(error) => error,
         };
-        if number == ROUNDS_MAX {
-            found.borrow_mut().wrong.push(Wrong {
+        let message = error.message().trim_end();
+        let missing = message
+            .strip_prefix("missing field `")
+            .and_then(|rest| rest.strip_suffix('`'))
+            // Of what is filled and still missing no more can be learnt.
+            .filter(|name| {
+                let filled = holes.get(&failed.key);
+                !filled.is_some_and(|filled| filled.iter().any(|one| one == name))
+            });
+        let wrong = match missing {
+            Some(name) => {
+                let key = join(&failed.key, name);
+                let is_new = !skip.contains(&key);
+                holes.entry(failed.key).or_default().push(name.to_owned());
+                // One that was there is noted as wrong already.
+                is_new.then(|| Wrong {
+                    key,
+                    reason: "is missing".to_owned(),
+                    variants: &[],
+                    word: None,
+                })
+            }
+            None => {
+                let Failed {
+                    key,
+                    variants,
+                    word,
+                } = failed;
+                let is_whole = key == base || !skip.insert(key.clone());
+                let wrong = Wrong {
+                    reason: format!("cannot be used: {message}"),
+                    key,
+                    variants,
+                    word,
+                };
+                if is_whole {
+                    found.borrow_mut().wrong.push(wrong);
+                    return (None, found.into_inner());
+                }
+                Some(wrong)
+            }
+        };
+        let mut found = found.borrow_mut();
+        if found.wrong.len() < WRONG_MAX {
+            found.wrong.extend(wrong);
+        } else if wrong.is_some() {
+            found.wrong.push(Wrong {
                 key: base.to_owned(),
                 reason: "has more that cannot be used: mend these first".to_owned(),
                 variants: &[],
                 word: None,
             });
-            break;
-        }
-        let Failed {
-            key,
-            variants,
-            word,
-        } = round.failed.take().unwrap_or_else(|| Failed {
-            key: base.to_owned(),
-            variants: &[],
-            word: None,
-        });
-        let message = error.message().trim_end();
-        let missing = message
-            .strip_prefix("missing field `")
-            .and_then(|rest| rest.strip_suffix('`'))
-            .map(|field| join(&key, field));
-        match missing {
-            // It was there, and is noted as wrong already.
-            Some(field) if skip.contains(&field) => {}
-            Some(field) => found.borrow_mut().wrong.push(Wrong {
-                key: field,
-                reason: "is missing".to_owned(),
-                variants: &[],
-                word: None,
-            }),
-            None => found.borrow_mut().wrong.push(Wrong {
-                key: key.clone(),
-                reason: format!("cannot be used: {message}"),
-                variants,
-                word,
-            }),
-        }
-        if key == base || !skip.insert(key) {
-            break;
+            return (None, std::mem::take(&mut *found));
         }
     }
-    (raw, found.into_inner())
+}
+
+impl Failed {
+    fn at(key: &str) -> Self {
+        Self {
+            key: key.to_owned(),
+            variants: &[],
+            word: None,
+        }
+    }
 }
 
 impl<'a> Reader<'a> {
@@ -170,11 +203,7 @@ impl<'a> Reader<'a> {
     fn failed<T>(&self, outcome: Result<T, Error>, key: &str) -> Result<T, Error> {
         outcome.inspect_err(|_| {
             let mut failed = self.round.failed.borrow_mut();
-            failed.get_or_insert_with(|| Failed {
-                key: key.to_owned(),
-                variants: &[],
-                word: None,
-            });
+            failed.get_or_insert_with(|| Failed::at(key));
         })
     }
 }
@@ -186,10 +215,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         match self.value {
             Value::Table(table) => {
                 let entries = table.iter();
+                let holes = self.round.holes.get(&self.key);
                 visitor.visit_map(Entries {
-                    reader: self,
                     entries,
+                    holes: holes.map_or(&[][..], Vec::as_slice).iter(),
                     next: None,
+                    reader: self,
                 })
             }
             Value::Array(values) => visitor.visit_seq(Elements {
@@ -300,7 +331,9 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 struct Entries<'a> {
     reader: Reader<'a>,
     entries: map::Iter<'a, String, Value>,
-    next: Option<(&'a str, &'a Value)>,
+    holes: std::slice::Iter<'a, String>,
+    /// Without a value it is a hole.
+    next: Option<(&'a str, Option<&'a Value>)>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {
@@ -315,12 +348,17 @@ impl<'de> MapAccess<'de> for Entries<'_> {
             if self.reader.round.skip.contains(&key) {
                 continue;
             }
-            self.next = Some((name, value));
+            self.next = Some((name, Some(value)));
             let name: StringDeserializer<Error> = name.to_owned().into_deserializer();
             let outcome = seed.deserialize(name).map(Some);
             return self.reader.failed(outcome, &key);
         }
-        Ok(None)
+        let Some(name) = self.holes.next() else {
+            return Ok(None);
+        };
+        self.next = Some((name, None));
+        let name: StringDeserializer<Error> = name.clone().into_deserializer();
+        seed.deserialize(name).map(Some)
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
@@ -328,9 +366,14 @@ impl<'de> MapAccess<'de> for Entries<'_> {
             return Err(Error::custom("a value was asked for before its key"));
         };
         let key = join(&self.reader.key, name);
-        let mut entry = self.reader.below(value, key.clone());
-        entry.name = Some(name);
-        let outcome = seed.deserialize(entry);
+        let outcome = match value {
+            Some(value) => {
+                let mut entry = self.reader.below(value, key.clone());
+                entry.name = Some(name);
+                seed.deserialize(entry)
+            }
+            None => seed.deserialize(Hole),
+        };
         self.reader.failed(outcome, &key)
     }
 }
@@ -417,5 +460,76 @@ impl<'de> VariantAccess<'de> for Content<'_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         self.inner()?.deserialize_struct("", fields, visitor)
+    }
+}
+
+/// Stands for what is missing, so that what else is can be seen; nothing of what it gives is used.
+struct Hole;
+
+impl<'de> Deserializer<'de> for Hole {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_str("")
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_bool(false)
+    }
+
+    fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_u64(0)
+    }
+
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_f64(0.0)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_none()
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_seq(SeqDeserializer::new(std::iter::empty::<u8>()))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_map(MapDeserializer::new(std::iter::empty::<(u8, u8)>()))
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        let word = variants.first().copied().unwrap_or_default();
+        let word = word.to_owned();
+        visitor.visit_enum(Choice { word, inner: None })
+    }
+
+    fn deserialize_i64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_u64(visitor)
+    }
+
+    fn deserialize_u32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_u64(visitor)
+    }
+
+    fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_u64(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u128 f32 char str string bytes byte_buf unit unit_struct tuple tuple_struct struct
+        identifier ignored_any
     }
 }

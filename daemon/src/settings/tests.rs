@@ -200,6 +200,52 @@ fn every_wrong_value_is_found_in_one_go() {
 }
 
 #[test]
+fn everything_that_is_missing_is_named_at_once() {
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "they are read")]
+    struct Whole {
+        one: Option<Many>,
+        #[serde(default)]
+        rule: Vec<Many>,
+    }
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code, reason = "they are read")]
+    struct Many {
+        text: String,
+        number: u16,
+        is: bool,
+        part: f64,
+        list: Vec<u8>,
+        word: When,
+        table: std::collections::BTreeMap<String, u8>,
+        path: PathBuf,
+    }
+    let names = [
+        "is", "list", "number", "part", "path", "table", "text", "word",
+    ];
+    let mut problems = Problems::default();
+    let whole: Option<Whole> =
+        parse_noting("[one]\n[[rule]]\n", Path::new("a.toml"), &mut problems);
+    let whole = whole.unwrap();
+    assert!(
+        whole.one.is_none() && whole.rule.is_empty(),
+        "nothing is made up: {whole:?}"
+    );
+    let mut found: Vec<String> = problems.list().iter().map(Listed::to_string).collect();
+    found.sort();
+    let expected = names
+        .map(|name| format!("a.toml:1: one.{name} is missing"))
+        .into_iter()
+        .chain(names.map(|name| format!("a.toml:2: rule[0].{name} is missing")));
+    assert_eq!(found, expected.collect::<Vec<_>>());
+    // A struct at the top is as good as any.
+    let mut problems = Problems::default();
+    let many: Option<Many> = parse_noting("number = 'x'\n", Path::new("a.toml"), &mut problems);
+    assert!(many.is_none());
+    assert_eq!(problems.list().len(), names.len());
+}
+
+#[test]
 fn of_very_many_wrong_values_the_first_are_told() {
     for (wrong, told) in [(31, 31), (32, 32), (33, 33), (5_000, 33)] {
         let rules = "[[rule]]\nmost = 'a'\n".repeat(wrong);

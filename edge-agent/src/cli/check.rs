@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use daemon::settings::{Effective, Listed, Place, settle};
+use daemon::settings::{Effective, Listed, Place};
 use daemon::{Class, Failure, say};
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ pub(super) async fn check(options: Options) -> Result<(), Failure> {
             as_json(&given.path, settings.as_ref(), &listed, &effective, &found)
         );
     }
-    let settings = settle(settings, problems, &given.path)?;
+    let settings = Settings::settle(&given, settings, problems)?;
     if json || !found.failures.is_empty() {
         return found.settle(&given.path);
     }

@@ -157,7 +157,25 @@ impl Settings {
     /// As [`Self::load`].
     pub fn load_given(given: &Given) -> Result<Self, Failure> {
         let (settings, problems) = Self::examine(given);
-        settle(settings, problems, &given.path)
+        Self::settle(given, settings, problems)
+    }
+
+    /// What [`Self::examine`] found, when nothing is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn settle(
+        given: &Given,
+        settings: Option<Self>,
+        problems: Problems,
+    ) -> Result<Self, Failure> {
+        let settled = settle(settings, problems, &given.path);
+        settled.map_err(|failure| match given.path.exists() {
+            true => failure,
+            false => failure.help(
+                "the settings file does not exist: give its path with --config, or write one with `edge-agent init`",
+            ),
+        })
     }
 
     /// Reads settings; the problems are whatever is wrong with them.

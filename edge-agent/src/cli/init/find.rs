@@ -78,7 +78,7 @@ pub(super) async fn find(config: &Path, certs: Option<&Path>) -> Found {
         .iter()
         .flat_map(|folder| identities(folder))
         .collect();
-    let (has_mqtt, broker, exporters) = tokio::join!(mqtt(), fleet(), exporters());
+    let (has_mqtt, broker, exporters) = tokio::join!(mqtt(MQTT), fleet(), exporters());
     Found {
         identities,
         looked,
@@ -184,13 +184,13 @@ fn serial(devices: &Path, classes: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether a broker answers without TLS: MQTT 3.1.1, as nobody, with a clean session.
-async fn mqtt() -> bool {
+async fn mqtt(address: &str) -> bool {
     const CONNECT: &[u8] = &[
         0x10, 25, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 10, 0, 13, b't', b'i', b'd', b'e', b'l',
         b'i', b'n', b'e', b'-', b'i', b'n', b'i', b't',
     ];
     let asking = async {
-        let mut stream = TcpStream::connect(MQTT).await.ok()?;
+        let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(CONNECT).await.ok()?;
         let mut answer = [0; 4];
         stream.read_exact(&mut answer).await.ok()?;
@@ -270,6 +270,57 @@ mod tests {
         ];
         assert_eq!(found, expected);
         assert!(serial(&root.path().join("none"), &classes).is_empty());
+    }
+
+    /// A server that answers each caller with this, after it has read something.
+    async fn server(answer: &'static [u8]) -> std::net::SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 512]).await;
+                let _ = stream.write_all(answer).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_broker_is_what_answers_as_one() {
+        for (answer, is) in [
+            (&[0x20, 2, 0, 0][..], true),
+            // It wants a password.
+            (&[0x20, 2, 0, 5][..], true),
+            (&[0x20, 3, 0, 0][..], false),
+            (&[0x20, 2][..], false),
+            (&b"SSH-2.0"[..], false),
+            (&[][..], false),
+        ] {
+            let address = server(answer).await.to_string();
+            assert_eq!(mqtt(&address).await, is, "{answer:?}");
+        }
+        assert!(!mqtt("127.0.0.1:1").await);
+    }
+
+    #[tokio::test]
+    async fn an_exporter_is_what_serves_metrics_of_others() {
+        for (answer, is) in [
+            ("HTTP/1.0 200 OK\r\n\r\n# TYPE up gauge\nup 1\n", true),
+            (
+                "HTTP/1.0 404 Not Found\r\n\r\n# TYPE up gauge\nup 1\n",
+                false,
+            ),
+            ("HTTP/1.0 200 OK\r\n\r\n<html>", false),
+            (
+                "HTTP/1.0 200 OK\r\n\r\n# HELP a\n# TYPE tideline_agent_up gauge\n",
+                false,
+            ),
+            ("", false),
+        ] {
+            let port = server(answer.as_bytes()).await.port();
+            assert_eq!(is_exporter(port).await, Some(is), "{answer}");
+        }
+        assert_eq!(is_exporter(1).await, None);
     }
 
     #[test]
