@@ -12,7 +12,7 @@ use certs::identity::{Identity, Role};
 use certs::tls::{self, TlsFiles};
 use daemon::Failure;
 use daemon::logs::{LogSettings, RawLog};
-use daemon::settings::{self, Problems, relative_to};
+use daemon::settings::{Given, Problems, relative_to, settle};
 use schema::BrokerAddress;
 use serde::Deserialize;
 use store::alerts::AlertBounds;
@@ -30,6 +30,9 @@ pub const DATABASE_VARIABLE: &str = "TIDELINE_DATABASE_URL";
 
 /// The same for the replicas' address.
 pub const REPLICA_VARIABLE: &str = "TIDELINE_REPLICA_URL";
+
+/// How the variables begin that are settings.
+const VARIABLES: &str = "TIDELINE_BRIDGE_";
 
 /// Less than CockroachDB's followers are behind would never be met; more is a report, not a query.
 const STALE_MAX: RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
@@ -282,18 +285,21 @@ impl Settings {
     /// # Errors
     /// A configuration [`Failure`] that lists every problem.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let mut raw: Raw = settings::load(path)?;
+        let mut problems = Problems::default();
+        let given = Given::new(path, VARIABLES, &[]);
+        let Some(mut raw) = given.read::<Raw>(&mut problems) else {
+            return settle(None, problems, path);
+        };
         for (variable, setting) in [
             (DATABASE_VARIABLE, &mut raw.store.url),
             (REPLICA_VARIABLE, &mut raw.store.replica_url),
         ] {
             *setting = std::env::var(variable).ok().or(setting.take());
         }
-        Self::validate(raw, path)
+        Self::validate(raw, path, problems)
     }
 
-    fn validate(raw: Raw, origin: &Path) -> Result<Self, Failure> {
-        let mut problems = Problems::default();
+    fn validate(raw: Raw, origin: &Path, mut problems: Problems) -> Result<Self, Failure> {
         let file = |path: &Path| relative_to(origin, path);
         let tls = TlsFiles {
             ca: file(&raw.tls.ca),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use certs::TlsFiles;
 use daemon::Failure;
 use daemon::logs::{LogSettings, RawLog};
-use daemon::settings::{self, Problems, relative_to};
+use daemon::settings::{Given, Problems, parse_noting, relative_to, settle};
 use schema::limits::PAYLOAD_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,10 @@ const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LO
 
 /// What rumqttd logs is of its own inside; what matters of it the front counts and logs itself.
 pub const LOG_LEVEL: &str = "info,rumqttd=off";
+
+/// How the variables begin that are settings, and the one that names the settings file.
+const VARIABLES: &str = "TIDELINE_BROKER_";
+const FILE_VARIABLE: &str = "TIDELINE_BROKER_CONFIG";
 
 /// Most routers: each is a thread.
 const ROUTERS_MAX: usize = 64;
@@ -267,14 +271,19 @@ impl Config {
 }
 
 impl Settings {
-    /// Reads a settings file, and checks that its TLS files can be used.
+    /// Reads a settings file, the folder `conf.d` beside it and variables `TIDELINE_BROKER_…` over it, and checks that
+    /// its TLS files can be used.
     ///
     /// # Errors
     /// A configuration [`Failure`] that names the file, and each key that is wrong.
     pub fn load(path: &Path) -> Result<Self, Failure> {
-        let settings = Self::from_raw(settings::load(path)?, path)?;
-        let broker = &settings.broker;
         let mut problems = Problems::default();
+        let raw = Given::new(path, VARIABLES, &[FILE_VARIABLE]).read(&mut problems);
+        let settings = raw.map(|raw| Self::from_raw(raw, path, &mut problems));
+        let Some(settings) = settings.filter(|_| problems.is_empty()) else {
+            return settle(None, problems, path);
+        };
+        let broker = &settings.broker;
         let files = [
             ("tls.ca", Some(&broker.tls.ca)),
             ("tls.cert", Some(&broker.tls.cert)),
@@ -297,10 +306,13 @@ impl Settings {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(text: &str, origin: &Path) -> Result<Self, Failure> {
-        Self::from_raw(settings::parse(text, origin)?, origin)
+        let mut problems = Problems::default();
+        let raw = parse_noting(text, origin, &mut problems);
+        let settings = raw.map(|raw| Self::from_raw(raw, origin, &mut problems));
+        settle(settings, problems, origin)
     }
 
-    fn from_raw(raw: Raw, origin: &Path) -> Result<Self, Failure> {
+    fn from_raw(raw: Raw, origin: &Path, problems: &mut Problems) -> Self {
         let at = |path: &PathBuf| relative_to(origin, path);
         let broker = Config {
             address: raw.mqtt.address,
@@ -314,14 +326,12 @@ impl Settings {
             limits: raw.limits,
             timeouts: raw.timeouts,
         };
-        let mut problems = Problems::default();
-        broker.check(&mut problems);
-        problems.into_result(origin)?;
-        Ok(Self {
+        broker.check(problems);
+        Self {
             broker,
             log: raw.log.or_level(LOG_LEVEL),
             admin: raw.admin.http,
-        })
+        }
     }
 }
 

@@ -46,6 +46,21 @@ impl Lifecycle {
     where
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
+        self.begin(name, task, false);
+    }
+
+    /// As [`Self::spawn`], for a task that may end while others go on.
+    pub fn spawn_passing<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.begin(name, task, true);
+    }
+
+    fn begin<F>(&self, name: &'static str, task: F, may_end: bool)
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
         *lock(&self.shared).busy.entry(name).or_default() += 1;
         let lifecycle = self.clone();
         self.tracker.spawn(async move {
@@ -56,7 +71,7 @@ impl Lifecycle {
                     .because(error)
                     .help("this is a bug in Tideline: please report it with the log")),
             };
-            lifecycle.ended(name, outcome);
+            lifecycle.ended(name, outcome, may_end);
         });
     }
 
@@ -103,7 +118,7 @@ impl Lifecycle {
         })
     }
 
-    fn ended(&self, name: &'static str, outcome: Result<(), Failure>) {
+    fn ended(&self, name: &'static str, outcome: Result<(), Failure>, may_end: bool) {
         let mut shared = lock(&self.shared);
         if let Some(count) = shared.busy.get_mut(name) {
             *count -= 1;
@@ -113,7 +128,7 @@ impl Lifecycle {
         }
         let failure = match outcome {
             Err(failure) => Some(failure),
-            Ok(()) if !self.is_stopping() => Some(Failure::new(
+            Ok(()) if !may_end && !self.is_stopping() => Some(Failure::new(
                 Class::Data,
                 format!("keep task {name} running: it ended unasked"),
             )),
@@ -203,6 +218,29 @@ impl Signals {
     }
 }
 
+/// SIGHUP, by which a process is asked to read its settings again. From when it is made on, none ends the process.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    /// When the handler cannot be installed.
+    pub fn listen() -> Result<Self, Failure> {
+        let hangup = signal(SignalKind::hangup());
+        hangup
+            .map(Self)
+            .map_err(|error| Failure::new(Class::Configuration, "handle signals").because(error))
+    }
+
+    /// Waits for the next; several that came meanwhile are one.
+    pub async fn next(&mut self) {
+        // It ends with the runtime alone.
+        let _ = self.0.recv().await;
+    }
+}
+
 /// Waits for SIGINT or SIGTERM.
 ///
 /// # Errors
@@ -252,6 +290,19 @@ mod tests {
         lifecycle.stopping().await;
         let error = lifecycle.finish(Duration::from_secs(5)).await;
         assert!(error.unwrap_err().to_string().contains("short"));
+    }
+
+    #[tokio::test]
+    async fn a_passing_task_may_end_and_not_fail() {
+        let lifecycle = Lifecycle::new();
+        lifecycle.spawn_passing("short", async { Ok(()) });
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!lifecycle.is_stopping());
+        lifecycle.spawn_passing("clumsy", async { panic!("oops") });
+        lifecycle.stopping().await;
+        let error = lifecycle.finish(Duration::from_secs(5)).await;
+        assert!(error.unwrap_err().to_string().contains("clumsy"));
     }
 
     #[tokio::test]

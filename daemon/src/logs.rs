@@ -3,12 +3,16 @@
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::{Class, Failure};
+use crate::lock;
+
+/// The environment's variable that wins over the settings.
+const VARIABLE: &str = "RUST_LOG";
 
 /// How a log event is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +54,14 @@ pub struct LogSettings {
 }
 
 impl LogSettings {
+    /// Checks that the level can be understood.
+    ///
+    /// # Errors
+    /// A configuration [`Failure`] when it cannot.
+    pub fn check(&self) -> Result<(), Failure> {
+        parse(&self.level).map(drop)
+    }
+
     /// As [`start`].
     ///
     /// # Errors
@@ -62,18 +74,19 @@ impl LogSettings {
 /// Changes what a process logs, while it runs. Clones do the same.
 #[derive(Clone)]
 pub struct Levels {
-    at_start: Arc<str>,
+    /// What holds while nothing else is set.
+    usual: Arc<Mutex<Arc<str>>>,
     replace: Arc<dyn Fn(EnvFilter) -> bool + Send + Sync>,
 }
 
 impl Levels {
-    /// Logs by this level or these directives from now on; `None` takes back what the process was
-    /// started with.
+    /// Logs by this level or these directives from now on; `None` takes back what the settings say.
     ///
     /// # Errors
     /// A configuration [`Failure`] when the directives cannot be understood, or logging has ended.
     pub fn set(&self, directives: Option<&str>) -> Result<(), Failure> {
-        let filter = parse(directives.unwrap_or(&self.at_start))?;
+        let usual = Arc::clone(&lock(&self.usual));
+        let filter = parse(directives.unwrap_or(&usual))?;
         match (self.replace)(filter) {
             true => Ok(()),
             false => Err(Failure::new(Class::Configuration, "change what is logged")),
@@ -81,9 +94,25 @@ impl Levels {
     }
 }
 
+impl Levels {
+    /// What the settings say has changed; in force by the next [`Self::set`]. Answers whether it may be: the
+    /// environment's `RUST_LOG` wins over it.
+    ///
+    /// # Errors
+    /// A configuration [`Failure`] when the directives cannot be understood.
+    pub fn set_usual(&self, directives: &str) -> Result<bool, Failure> {
+        parse(directives)?;
+        if std::env::var_os(VARIABLE).is_some() {
+            return Ok(false);
+        }
+        *lock(&self.usual) = directives.into();
+        Ok(true)
+    }
+}
+
 impl fmt::Debug for Levels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Levels").field(&self.at_start).finish()
+        f.debug_tuple("Levels").field(&*lock(&self.usual)).finish()
     }
 }
 
@@ -93,7 +122,7 @@ impl fmt::Debug for Levels {
 /// # Errors
 /// A configuration [`Failure`] when the filter cannot be understood or logging runs already.
 pub fn start(format: Format, filter: &str) -> Result<Levels, Failure> {
-    let directives = std::env::var("RUST_LOG").unwrap_or_else(|_| filter.to_owned());
+    let directives = std::env::var(VARIABLE).unwrap_or_else(|_| filter.to_owned());
     let filter = parse(&directives)?;
     // Colors are for people at a terminal; in files and collectors they are noise.
     let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -101,19 +130,19 @@ pub fn start(format: Format, filter: &str) -> Result<Levels, Failure> {
         .with_env_filter(filter)
         .with_ansi(colors)
         .with_writer(std::io::stderr);
-    let at_start: Arc<str> = directives.into();
+    let usual = Arc::new(Mutex::new(directives.into()));
     let (levels, started) = match format {
         Format::Text => {
             let builder = builder.with_filter_reloading();
             let handle = builder.reload_handle();
             let replace = Arc::new(move |filter: EnvFilter| handle.reload(filter).is_ok());
-            (Levels { at_start, replace }, builder.try_init())
+            (Levels { usual, replace }, builder.try_init())
         }
         Format::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
             let replace = Arc::new(move |filter: EnvFilter| handle.reload(filter).is_ok());
-            (Levels { at_start, replace }, builder.try_init())
+            (Levels { usual, replace }, builder.try_init())
         }
     };
     started
@@ -152,6 +181,11 @@ mod tests {
         assert!(is_logged());
         levels.set(None).unwrap();
         assert!(!is_logged());
+        assert!(levels.set_usual("daemon=loud").is_err());
+        assert!(levels.set_usual("debug").unwrap());
+        assert!(!is_logged(), "in force when it is set next");
+        levels.set(None).unwrap();
+        assert!(is_logged());
         assert!(start(Format::Json, "info").is_err());
     }
 

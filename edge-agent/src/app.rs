@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
+use daemon::settings::Effective;
 use daemon::{Clock, Component, Failure, Fault, Health, Lifecycle};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
@@ -14,7 +15,6 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument, error, info, info_span, warn};
 
 use crate::buffer::{Buffer, BufferError, BufferSettings, Opened, Trouble};
@@ -22,19 +22,19 @@ use crate::clock::{AgentClock, Machine};
 use crate::commands::Commands;
 use crate::commands::restart::Restart;
 use crate::commands::work::{SendRequest, Tools, Workshop};
-use crate::config::Config;
+use crate::config::{Config, Settings};
 use crate::driver::{Driver, LinkControl};
 use crate::ingest::Ingest;
 use crate::link::{Link, LinkCollector, LinkMeters, LinkUse, PUBLISHES_MAX, TrafficStatus};
 use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
+use crate::reload::{Reloaded, Reloading, SettingsStatus, millis};
 use crate::session::{Session, SessionConfig};
-use crate::source::host::{INTERVAL, KIND as HOST};
-use crate::source::{self, Controls, Outlet, Report, SCANS_QUEUE, ScanRequest, SourceCollector};
+use crate::source::{Controls, Running, Scans, SourceCollector};
 use crate::status::served::{self, Rated, Served};
 use crate::status::{InFlight, LinkStatus, Room, Status, Waiting};
-use crate::twin::knobs::{Knob, Knobs};
+use crate::twin::knobs::{FromFile, Knobs};
 use crate::twin::{self, Twin};
 use crate::upkeep;
 use crate::watchdog::Watched;
@@ -75,14 +75,9 @@ pub struct RunningAgent {
     served: Served,
     sending: mpsc::Sender<SendRequest>,
     twin: mpsc::Sender<twin::Request>,
+    reloading: Arc<Reloading>,
     restart: Option<Restart>,
     intake: CancellationToken,
-}
-
-/// The sources, each with its way to the buffer, and how they fare.
-struct Sources {
-    all: Vec<(Arc<dyn source::Source>, Outlet)>,
-    reports: Vec<Arc<Report>>,
 }
 
 impl Agent {
@@ -98,7 +93,12 @@ impl Agent {
         registry: &mut Registry,
     ) -> Result<RunningAgent, Failure> {
         let knobs = knobs(&config);
-        let (controls, scans) = host_controls(&config, &knobs);
+        let scans = Scans::default();
+        let host = Controls {
+            interval: knobs.host_interval.subscribe(),
+            dead_band: Some(knobs.host_dead_band.subscribe()),
+            scans: None,
+        };
         certs::tls::install_crypto_provider();
         let clock = AgentClock::begin(Machine::new(config.clock.clone()));
         let stamps = clock.stamps();
@@ -162,8 +162,15 @@ impl Agent {
             IngestMeters::register(registry),
             intake.clone(),
         );
-        let sources = sources(&config, controls, &ingest);
-        registry.register_collector(Box::new(SourceCollector(sources.reports.clone())));
+        let running = Running::new(
+            ingest.clone(),
+            lifecycle.clone(),
+            intake.clone(),
+            host,
+            scans.clone(),
+        );
+        let running = Arc::new(running);
+        registry.register_collector(Box::new(SourceCollector(running.reports())));
         let reported = clock.clone();
         registry.register_collector(Box::new(ClockCollector(move || reported.report())));
         let counted = buffer.clone();
@@ -225,9 +232,21 @@ impl Agent {
                 bytes: 0,
                 bytes_max: config.buffer.bytes_max,
             }),
+            settings: Some(SettingsStatus {
+                read_at_ms: millis(clock.wall_ms()),
+                ..SettingsStatus::default()
+            }),
         });
         let (sending, send_requests) = mpsc::channel(SEND_REQUESTS_QUEUE);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
+        let reloading = Arc::new(Reloading {
+            running: Arc::clone(&running),
+            buffer: buffer.clone(),
+            clock: clock.clone(),
+            twin: twin_requests.clone(),
+            status: status.clone(),
+            now: Mutex::default(),
+        });
         let restart = config
             .own_process
             .as_ref()
@@ -303,40 +322,25 @@ impl Agent {
         lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
         let closing = buffer.clone();
-        let running = TaskTracker::new();
-        let (last_words, stopping) = (running.clone(), lifecycle.token());
+        let (last_words, stopping) = (running.last_words(), lifecycle.token());
         let driving = async move {
             let outcome = driver.run().await;
             // What sources say last goes to disk. One that failed ends the agent first.
             if stopping.is_cancelled() {
+                last_words.close();
                 let _ = timeout(LAST_WORDS, last_words.wait()).await;
             }
             closing.close().await;
             outcome
         };
         lifecycle.spawn("session", driving.instrument(span.clone()));
-        let listening: Vec<_> = sources
-            .all
-            .iter()
-            .zip(&sources.reports)
-            .filter(|((source, _), _)| source.listens())
-            .map(|(_, report)| Arc::clone(report))
-            .collect();
-        for (source, outlet) in sources.all {
-            spawn_source(source, outlet, &intake, running.token(), lifecycle);
-        }
-        running.close();
+        running.become_these(config.sources).await;
         // Whoever sees the device online finds its sockets there.
-        let _ = timeout(LISTENING, async {
-            for report in listening {
-                report.begun().await;
-            }
-        })
-        .await;
+        let _ = timeout(LISTENING, running.listening()).await;
         lifecycle.spawn("link", linking.instrument(span));
         let served = Served {
             buffer: buffer.clone(),
-            sources: sources.reports.into(),
+            sources: running.reports(),
             status: status_receiver,
             rates,
             link: shown,
@@ -350,6 +354,7 @@ impl Agent {
             served,
             sending,
             twin: twin_requests,
+            reloading,
             restart,
             intake,
         })
@@ -373,6 +378,17 @@ impl RunningAgent {
     #[must_use]
     pub fn status(&self) -> Status {
         self.served.now()
+    }
+
+    /// Applies settings of an agent that was started with `at_start`, as far as that can be done while it runs. Sources
+    /// that are as they were go on without a gap.
+    pub async fn reload(&self, at_start: &Effective, settings: Settings) -> Reloaded {
+        self.reloading.apply(at_start, settings).await
+    }
+
+    /// Notes, in the log and in the status, that settings cannot be used: nothing is changed.
+    pub fn refuse_settings(&self, reason: &str) {
+        self.reloading.refuse(reason);
     }
 
     /// Keeps the buffer's file from growing, as a full disk would: for fault plans.
@@ -423,18 +439,9 @@ impl RunningAgent {
 
 /// The knobs, set as the settings file says.
 fn knobs(config: &Config) -> Knobs {
-    let host = config
-        .sources
-        .iter()
-        .find(|source| source.source.kind() == HOST);
     let levels = config.own_process.as_ref().map(|own| own.levels.clone());
-    Knobs {
-        commands_parallel: Knob::new(config.commands.parallel),
-        host_dead_band: Knob::new(host.and_then(|host| host.shaping.dead_band)),
-        host_interval: Knob::new(host.and_then(|host| host.interval).unwrap_or(INTERVAL)),
-        log_level: LogLevels::new(levels),
-        session: Knob::new(config.session.tuning()),
-    }
+    let from_file = FromFile::of(&config.sources, &config.session, config.commands.parallel);
+    Knobs::new(from_file, LogLevels::new(levels))
 }
 
 /// Opens the buffer. A disk that is full or takes nothing may heal: then an agent that `may_wait` reports
@@ -475,71 +482,4 @@ async fn open(settings: &BufferSettings, clock: &AgentClock) -> Result<Opened, B
             opened => return opened,
         }
     }
-}
-
-/// What of the host source can be set and requested from outside: of the first one, when there are several.
-fn host_controls(
-    config: &Config,
-    knobs: &Knobs,
-) -> (Option<Controls>, Option<mpsc::Sender<ScanRequest>>) {
-    if !config
-        .sources
-        .iter()
-        .any(|source| source.source.kind() == HOST)
-    {
-        return (None, None);
-    }
-    let (scans, requests) = mpsc::channel(SCANS_QUEUE);
-    let controls = Controls {
-        interval: knobs.host_interval.subscribe(),
-        dead_band: Some(knobs.host_dead_band.subscribe()),
-        scans: Some(Arc::new(Mutex::new(requests))),
-    };
-    (Some(controls), Some(scans))
-}
-
-fn sources(config: &Config, mut host: Option<Controls>, ingest: &Ingest) -> Sources {
-    let mut sources = Sources {
-        all: Vec::new(),
-        reports: Vec::new(),
-    };
-    for configured in &config.sources {
-        let source = &configured.source;
-        let report = Arc::new(Report::new(configured.name.clone(), source.kind()));
-        let controls = match source.kind() {
-            HOST if host.is_some() => host.take(),
-            _ => configured.interval.map(Controls::fixed),
-        };
-        let outlet = Outlet::new(configured, controls, Arc::clone(&report), ingest.clone());
-        sources.all.push((Arc::clone(source), outlet));
-        sources.reports.push(report);
-    }
-    sources
-}
-
-/// A source ends with the intake; its task stays until the agent stops, because a task that ends
-/// before is taken for a failure.
-fn spawn_source(
-    source: Arc<dyn source::Source>,
-    outlet: Outlet,
-    intake: &CancellationToken,
-    running: TaskTrackerToken,
-    lifecycle: &Lifecycle,
-) {
-    let stop = intake.clone();
-    let whole = lifecycle.clone();
-    lifecycle.spawn("source", async move {
-        let patience = source::Patience::default();
-        let supervised = source::supervise(source, outlet, patience, stop.clone());
-        tokio::pin!(supervised);
-        tokio::select! {
-            () = &mut supervised => whole.stopping().await,
-            () = whole.stopping() => {
-                stop.cancel();
-                supervised.await;
-            }
-        }
-        drop(running);
-        Ok(())
-    });
 }

@@ -21,6 +21,8 @@ pub(crate) struct LogLevels {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Wanted {
+    /// How often the settings file has said something else.
+    changes: u64,
     setting: Option<LogLevel>,
     /// The level of a command, and until when it holds: `None` until the agent starts again.
     command: Option<(LogLevel, Option<Instant>)>,
@@ -49,6 +51,17 @@ impl LogLevels {
         Ok(())
     }
 
+    /// The settings file says something else. Answers whether that holds: the environment may overrule it.
+    pub(crate) fn set_usual(&self, directives: &str) -> Result<bool, String> {
+        let Some(levels) = &self.levels else {
+            return self.check().map(|()| false);
+        };
+        let holds = levels.set_usual(directives);
+        let holds = holds.map_err(|failure| failure.to_string())?;
+        self.wanted.send_modify(|wanted| wanted.changes += 1);
+        Ok(holds)
+    }
+
     fn check(&self) -> Result<(), String> {
         match self.levels {
             Some(_) => Ok(()),
@@ -60,11 +73,14 @@ impl LogLevels {
     pub(crate) async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let mut wanted = self.wanted.subscribe();
         let mut now = None;
+        let mut changes = 0;
         loop {
-            let (level, until) = wanted.borrow_and_update().at(Instant::now());
-            if level != now
+            let found = *wanted.borrow_and_update();
+            let (level, until) = found.at(Instant::now());
+            if (level != now || found.changes != changes)
                 && let Some(levels) = &self.levels
             {
+                changes = found.changes;
                 match levels.set(level.map(LogLevel::as_str)) {
                     Ok(()) => info!(level = level.map(LogLevel::as_str), "log level changed"),
                     Err(error) => warn!(%error, "log level not changed"),
@@ -102,6 +118,7 @@ mod tests {
         let now = Instant::now();
         let until = now + Duration::from_secs(1);
         let wanted = |command| Wanted {
+            changes: 0,
             setting: Some(LogLevel::Warn),
             command,
         };

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buffer::Storage;
 use crate::link::TrafficStatus;
+use crate::reload::SettingsStatus;
 use crate::source::SourceStatus;
 
 pub use rates::Rates;
@@ -81,6 +82,9 @@ pub struct Status {
     /// This device's certificate; `None` where it cannot be read.
     #[serde(default)]
     pub certificate: Option<OwnCertificate>,
+    /// How the settings fare; older agents do not send it.
+    #[serde(default)]
+    pub settings: Option<SettingsStatus>,
 }
 
 /// How the link to the broker fares, beside whether it is connected.

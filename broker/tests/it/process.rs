@@ -102,6 +102,26 @@ fn check_fails(output: &Output, code: i32, says: &[&str]) {
 }
 
 #[test]
+fn settings_come_from_a_folder_and_variables_too() {
+    let place = place("127.0.0.1:0", 0, |text| text);
+    let folder = place.folder.path().join("conf.d");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a.toml"), "[limits]\nservices_max = 7\n").unwrap();
+    let mut check = broker("check", &place.config, &["--json"]);
+    let output = check
+        .env("TIDELINE_BROKER_ROUTERS__COUNT", "3")
+        .output()
+        .unwrap();
+    let effective: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(effective["routers"]["count"], 3);
+    assert_eq!(effective["limits"]["services_max"], 7);
+    let mut check = broker("check", &place.config, &[]);
+    let check = check.env("TIDELINE_BROKER_ROUTERS__COUNTS", "3");
+    let says = "TIDELINE_BROKER_ROUTERS__COUNTS: routers.counts is not a known key; did you mean TIDELINE_BROKER_ROUTERS__COUNT?";
+    check_fails(&check.output().unwrap(), 2, &[says]);
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -49,6 +49,7 @@ pub mod eviction;
 mod file;
 mod handle;
 mod inspect;
+mod limits;
 mod load;
 mod log;
 mod oldest;

@@ -13,7 +13,7 @@ use tempfile::NamedTempFile;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::{FILE, FILE_VARIABLE};
+use super::SettingsFrom;
 use crate::buffer::{
     self, BufferError, CompactError, Compacted, Damage, HeldReading, Inspection, LookError,
     SensorPattern,
@@ -65,9 +65,8 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Of {
-    /// The settings file, which names the buffer
-    #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-    config: PathBuf,
+    #[command(flatten)]
+    from: SettingsFrom,
     /// The buffer's file, instead of the settings file's
     #[arg(long)]
     path: Option<PathBuf>,
@@ -117,7 +116,7 @@ impl Of {
     fn path(&self) -> Result<PathBuf, Failure> {
         match &self.path {
             Some(path) => Ok(path.clone()),
-            None => Settings::buffer_path(&self.config),
+            None => Settings::buffer_path(&self.from.given()),
         }
     }
 }
@@ -484,7 +483,7 @@ async fn compact(of: &Of, as_json: bool) -> Result<(), Failure> {
             compacted
         }
         Err(CompactError::Buffer(BufferError::InUse { .. })) if of.path.is_none() => {
-            ask(&of.config).await?
+            ask(&of.from).await?
         }
         Err(CompactError::Buffer(error @ BufferError::InUse { .. })) => {
             return Err(Failure::new(Class::Conflict, failed()).because(error).help(
@@ -516,8 +515,8 @@ async fn compact(of: &Of, as_json: bool) -> Result<(), Failure> {
 }
 
 /// Has the agent that runs do it.
-async fn ask(config: &Path) -> Result<Compacted, Failure> {
-    let address = Settings::load(config)?.admin;
+async fn ask(from: &SettingsFrom) -> Result<Compacted, Failure> {
+    let address = Settings::load_admin(&from.given())?;
     let failed = |reason: String| {
         Failure::new(
             Class::Storage,

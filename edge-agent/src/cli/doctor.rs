@@ -7,7 +7,6 @@ mod files;
 mod network;
 mod ports;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tokio::time::timeout;
 
 use super::run::ClockFaults;
 use super::status::{Answer, ask};
-use super::{FILE, FILE_VARIABLE, for_terminal};
+use super::{SettingsFrom, for_terminal};
 use crate::clock::{AgentClock, ClockSettings, Machine};
 use crate::config::{Settings, Sketch};
 use crate::source::socket::TAKEN;
@@ -33,9 +32,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The settings file
-    #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-    config: PathBuf,
+    #[command(flatten)]
+    from: SettingsFrom,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -122,14 +120,14 @@ fn shown(finding: &Finding) -> String {
 }
 
 async fn examine(options: &Options) -> Vec<Finding> {
-    let path = &options.config;
-    let loaded = Settings::load(path);
+    let given = options.from.given();
+    let loaded = Settings::load_given(&given);
     let sketch = match &loaded {
         Ok(settings) => Ok(Sketch::of(settings)),
-        Err(_) => Sketch::read(path),
+        Err(_) => Sketch::read(&given),
     };
     let mut findings = vec![match &loaded {
-        Ok(_) => Finding::ok("settings", format!("{} is good", path.display())),
+        Ok(_) => Finding::ok("settings", format!("{} is good", given.path.display())),
         Err(failure) => Finding::fail(
             "settings",
             one_line(&failure.to_string()),
@@ -157,7 +155,7 @@ async fn examine(options: &Options) -> Vec<Finding> {
     let sources = match loaded {
         Ok(settings) => settings.agent.sources,
         // What is wrong with them is among the problems of the settings.
-        Err(_) => Settings::load_sources(path).unwrap_or_default(),
+        Err(_) => Settings::load_sources_given(&given).unwrap_or_default(),
     };
     let status = running.as_ref();
     let (network, files, disk, ports, sources) = tokio::join!(

@@ -3,6 +3,7 @@
 mod buffer;
 mod check;
 mod doctor;
+mod init;
 mod run;
 mod settings;
 mod status;
@@ -13,17 +14,41 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use daemon::settings::Given;
 use daemon::{Failure, lifecycle};
 use schema::message::CommandId;
 
+use crate::config::{FILE_VARIABLE, Settings};
 use crate::status::text;
 
 /// The settings file where neither an option nor the environment names one.
 const FILE: &str = "agent.toml";
 
-/// The environment's variable that names it.
-const FILE_VARIABLE: &str = "TIDELINE_AGENT_CONFIG";
+// Where settings are. (A doc comment would become the help of each command.)
+#[derive(Debug, Args)]
+struct SettingsFrom {
+    /// The settings file. Over it come conf.d/*.toml beside it, then variables as TIDELINE_AGENT_MQTT__ADDRESS
+    #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
+    config: PathBuf,
+    /// Set a key over files and variables, as mqtt.address=broker.example.com; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+impl SettingsFrom {
+    /// A file, and nothing of the command line.
+    fn file(config: &std::path::Path) -> Self {
+        Self {
+            config: config.to_owned(),
+            set: Vec::new(),
+        }
+    }
+
+    fn given(&self) -> Given {
+        Settings::given(&self.config).with_options(&self.set)
+    }
+}
 
 /// Takes readings from this machine's sources, keeps them on disk, and carries them over MQTT to
 /// the bridge until its database has them.
@@ -38,11 +63,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Write settings for what is on this machine
+    ///
+    /// Looks for certificates, serial lines, a broker and exporters on this machine, asks about them on a terminal, and
+    /// writes commented settings, which are then checked. An existing file stays unless --force is given.
+    Init(init::Options),
     /// Run until SIGINT or SIGTERM; stops in order within 5 seconds
+    ///
+    /// SIGHUP reads the settings again: sources, limits of the buffer, pace and log level are applied at once, and what
+    /// needs a restart is named in the log and by `edge-agent status`. Settings that cannot be used change nothing.
     Run {
-        /// The settings file
-        #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-        config: PathBuf,
+        #[command(flatten)]
+        from: SettingsFrom,
         #[command(flatten)]
         faults: run::ClockFaults,
         /// The command for which this process was started again
@@ -50,11 +82,10 @@ enum Command {
         restarted_for: Option<CommandId>,
     },
     /// Check settings, certificates, the buffer's file and the sources without changing anything
-    Check {
-        /// The settings file
-        #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-        config: PathBuf,
-    },
+    ///
+    /// Names each problem with file, line and key, or the variable it comes from. Exits with 2 when settings cannot be
+    /// used, with 1 when something else keeps the agent from starting.
+    Check(check::Options),
     /// Ask the agent that runs on this machine how it fares; where none does, say what its buffer holds
     ///
     /// Exit codes: 0 the agent answered (with --check: and all is well), 1 it did not (or something is wrong), 2
@@ -77,9 +108,8 @@ enum Command {
     Try {
         /// Its name: NAME of [source.NAME]
         source: String,
-        /// The settings file; only its `[source]` sections are read
-        #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-        config: PathBuf,
+        #[command(flatten)]
+        from: SettingsFrom,
         #[command(flatten)]
         options: trial::Options,
     },
@@ -97,12 +127,13 @@ enum Command {
 /// The [`Failure`] that ended it.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
+        Command::Init(options) => block_on(init::init(options))?,
         Command::Run {
-            config,
+            from,
             faults,
             restarted_for,
-        } => run::run_and_again(&config, faults, restarted_for)?,
-        Command::Check { config } => block_on(check::check(&config))?,
+        } => run::run_and_again(&from.given(), faults, restarted_for)?,
+        Command::Check(options) => block_on(check::check(options))?,
         Command::Status(options) => block_on(status::status(&options))?,
         Command::Top(options) => block_on(top::top(&options))?,
         Command::Buffer(command) => block_on(buffer::run(command))?,
@@ -115,9 +146,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Try {
             source,
-            config,
+            from,
             options,
-        } => block_on(trial::run(&config, &source, options))?,
+        } => block_on(trial::run(&from.given(), &source, options))?,
         Command::Config(command) => block_on(settings::run(command))?,
     }
     Ok(ExitCode::SUCCESS)

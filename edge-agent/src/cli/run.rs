@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use clap::Args;
 use daemon::health::{STARTING, State};
-use daemon::lifecycle::Signals;
+use daemon::lifecycle::{Hangups, Signals};
+use daemon::settings::{Effective, Given};
 use daemon::{Backoff, Class, Failure, Health, Lifecycle, admin, http, notify};
 use prometheus_client::registry::Registry;
 use schema::message::CommandId;
@@ -22,7 +23,7 @@ use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
 use super::block_on;
-use crate::app::Agent;
+use crate::app::{Agent, RunningAgent};
 use crate::clock::ClockSettings;
 use crate::config::{OwnProcess, Settings};
 use crate::watchdog;
@@ -64,13 +65,13 @@ impl ClockFaults {
 
 /// Runs the agent; when a command wanted that, the process then becomes a new one of itself.
 pub(super) fn run_and_again(
-    config: &Path,
+    given: &Given,
     faults: ClockFaults,
     restarted_for: Option<CommandId>,
 ) -> Result<(), Failure> {
     // Found now: an update may put another file in its place, which is then the one to run.
     let program = std::env::current_exe();
-    let Some(command) = block_on(run(config, faults, restarted_for))? else {
+    let Some(command) = block_on(run(given, faults, restarted_for))? else {
         return Ok(());
     };
     let failed = |error| Failure::new(Class::Storage, "start the agent again").because(error);
@@ -101,11 +102,13 @@ fn arguments_for(
 
 /// Runs the agent until it is stopped; answers for which command it is to run again.
 async fn run(
-    config: &Path,
+    given: &Given,
     faults: ClockFaults,
     restarted_for: Option<CommandId>,
 ) -> Result<Option<CommandId>, Failure> {
-    let mut settings = Settings::load(config)?;
+    let mut hangups = Hangups::listen()?;
+    let mut settings = Settings::load_given(given)?;
+    let at_start = settings.effective.clone();
     faults.apply(&mut settings.agent.clock);
     let levels = settings.log.start()?;
     settings.agent.own_process = Some(OwnProcess {
@@ -150,9 +153,38 @@ async fn run(
         }
     }
     watchdog::begin(agent.watched(), &lifecycle);
+    let reloading = async {
+        loop {
+            hangups.next().await;
+            if !lifecycle.is_stopping() {
+                reload(given, &at_start, &agent).await;
+            }
+        }
+    };
     // A signal while it restarts means a stop: only a stop in order is followed by the restart.
-    signals.run_until_stopped(&lifecycle, STOP_GRACE).await?;
+    tokio::select! {
+        outcome = signals.run_until_stopped(&lifecycle, STOP_GRACE) => outcome?,
+        () = reloading => {}
+    }
     Ok(agent.restart_wanted())
+}
+
+/// Reads the settings again and applies them, or says why not; the outcome is logged.
+async fn reload(given: &Given, at_start: &Effective, agent: &RunningAgent) {
+    info!(
+        file = %given.path.display(),
+        "settings are read again, as SIGHUP asks for"
+    );
+    let again = given.clone();
+    // A file system may hang, and the agent must not.
+    let read = tokio::task::spawn_blocking(move || Settings::load_given(&again)).await;
+    match read {
+        Ok(Ok(settings)) => {
+            agent.reload(at_start, settings).await;
+        }
+        Ok(Err(failure)) => agent.refuse_settings(&failure.to_string()),
+        Err(error) => agent.refuse_settings(&error.to_string()),
+    }
 }
 
 /// Serves the admin endpoints as soon as their address is free.

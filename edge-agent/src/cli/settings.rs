@@ -1,14 +1,13 @@
 //! `config`: looks at and changes settings on this device.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use daemon::{Class, Failure, say, stdout};
 use schema::setting::Setting;
 use serde_json::Value;
 
-use super::{FILE, FILE_VARIABLE};
+use super::SettingsFrom;
 use crate::config::Settings;
 use crate::twin::local::{self, LocalConfig};
 
@@ -42,9 +41,8 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The settings file, which names the buffer and the agent's admin address
-    #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-    config: PathBuf,
+    #[command(flatten)]
+    from: SettingsFrom,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -69,7 +67,7 @@ pub(super) async fn run(command: Command) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    let settings = Settings::load(&common.config)?;
+    let settings = Settings::load_given(&common.from.given())?;
     let shown: LocalConfig = match change {
         Some(change) => local::change(&settings, &BTreeMap::from([change])).await?,
         None => local::show(&settings).await?,

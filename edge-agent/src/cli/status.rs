@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -12,7 +11,7 @@ use schema::message::ClockState;
 use serde_json::json;
 
 use super::buffer::described;
-use super::{FILE, FILE_VARIABLE, for_terminal};
+use super::{SettingsFrom, for_terminal};
 use crate::buffer::{inspect, is_in_use};
 use crate::config::Settings;
 use crate::source::SourceState;
@@ -26,9 +25,8 @@ pub(super) const COMPACT_TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The settings file, which names the agent's admin address
-    #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-    config: PathBuf,
+    #[command(flatten)]
+    from: SettingsFrom,
     /// The agent's admin address, instead of the settings file's
     #[arg(long)]
     http: Option<SocketAddr>,
@@ -51,7 +49,7 @@ pub(super) enum Answer {
 pub(super) async fn status(options: &Options) -> Result<(), Failure> {
     let address = match options.http {
         Some(address) => address,
-        None => Settings::load(&options.config)?.admin,
+        None => admin_of(&options.from)?,
     };
     let status = match ask(address).await {
         Ok(Answer::Status(status)) => status,
@@ -81,6 +79,12 @@ pub(super) async fn status(options: &Options) -> Result<(), Failure> {
             .help("edge-agent doctor looks for the cause"));
     }
     Ok(())
+}
+
+/// Where the agent answers, by its settings.
+pub(super) fn admin_of(from: &SettingsFrom) -> Result<SocketAddr, Failure> {
+    Settings::load_admin(&from.given())
+        .map_err(|failure| failure.help("--http says where the agent answers"))
 }
 
 /// A client that speaks to this machine.
@@ -145,7 +149,7 @@ pub(super) fn wrong_with(status: &Status) -> Vec<String> {
 
 /// Prints what the buffer holds of an agent that does not answer.
 async fn show_buffer(options: &Options, failure: &Failure) {
-    let Ok(path) = Settings::buffer_path(&options.config) else {
+    let Ok(path) = Settings::buffer_path(&options.from.given()) else {
         return;
     };
     let in_use = is_in_use(&path);

@@ -3,7 +3,6 @@
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -15,9 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::status::{Answer, ask, wrong_with};
-use super::{FILE, FILE_VARIABLE, terminal_size};
-use crate::config::Settings;
+use super::status::{Answer, admin_of, ask, wrong_with};
+use super::{SettingsFrom, terminal_size};
 use crate::source::SourceState;
 use crate::status::{Status, text};
 
@@ -38,9 +36,8 @@ const PLAIN: &str = "\x1b[0m";
 
 #[derive(Debug, Args)]
 pub(super) struct Options {
-    /// The settings file, which names the agent's admin address
-    #[arg(long, short, default_value = FILE, env = FILE_VARIABLE)]
-    config: PathBuf,
+    #[command(flatten)]
+    from: SettingsFrom,
     /// The agent's admin address, instead of the settings file's
     #[arg(long)]
     http: Option<SocketAddr>,
@@ -67,7 +64,7 @@ fn pause(text: &str) -> Result<Duration, String> {
 pub(super) async fn top(options: &Options) -> Result<(), Failure> {
     let address = match options.http {
         Some(address) => address,
-        None => Settings::load(&options.config)?.admin,
+        None => admin_of(&options.from)?,
     };
     let is_screen = io::stdout().is_terminal() && !options.json;
     let mut signals = Signals::listen()?;

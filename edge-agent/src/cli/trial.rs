@@ -2,11 +2,11 @@
 //! instead of kept.
 
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use daemon::settings::Given;
 use daemon::{Class, Failure, SystemClock, say};
 use schema::timestamp::rfc3339;
 use schema::{Reading, Value};
@@ -37,15 +37,15 @@ pub(super) struct Options {
 }
 
 /// Runs the source and prints what comes of it.
-pub(super) async fn run(config: &Path, name: &str, options: Options) -> Result<(), Failure> {
-    let sources = Settings::load_sources(config)?;
+pub(super) async fn run(given: &Given, name: &str, options: Options) -> Result<(), Failure> {
+    let sources = Settings::load_sources_given(given)?;
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     let Some(source) = sources.iter().find(|source| source.name.as_str() == name) else {
         let known = match names.is_empty() {
             true => "it has none".to_owned(),
             false => format!("it has {}", names.join(", ")),
         };
-        let what = format!("find [source.{name}] in {}", config.display());
+        let what = format!("find [source.{name}] in {}", given.path.display());
         return Err(Failure::new(Class::Configuration, what).because(known));
     };
     let report = Arc::new(Report::new(source.name.clone(), source.source.kind()));

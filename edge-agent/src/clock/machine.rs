@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use daemon::{Clock as _, SystemClock};
+use daemon::{Clock as _, SystemClock, lock};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::core::{JUMP, Moment};
@@ -52,6 +52,8 @@ pub struct ClockSettings {
 #[derive(Debug)]
 pub struct Machine {
     settings: ClockSettings,
+    /// As in the settings, until it changes.
+    synchronised_file: Mutex<Option<PathBuf>>,
     boot: u64,
     started: Instant,
     uptime: Mutex<Uptime>,
@@ -95,6 +97,7 @@ impl Machine {
             // Nothing is known of other processes where the system does not distinguish boots.
             boot: boot.map_or_else(rand::random, |id| xxh3_64(id.trim().as_bytes()) >> 1),
             offset_ms: AtomicI64::new(settings.offset_ms),
+            synchronised_file: Mutex::new(settings.synchronised_file.clone()),
             settings,
             uptime: Mutex::new(Uptime {
                 before,
@@ -111,6 +114,11 @@ impl Machine {
             .store(now.wall - now.monotonic, Ordering::Relaxed);
         machine.look();
         machine
+    }
+
+    /// Another file says when the clock is synchronised, from the next look on.
+    pub fn synchronised_by(&self, file: Option<PathBuf>) {
+        *lock(&self.synchronised_file) = file;
     }
 
     /// Which boot this is; below 2^63.
@@ -155,10 +163,8 @@ impl Machine {
     /// When a time daemon last said that the clock is right.
     fn synchronised_at(&self) -> Option<i64> {
         let is_wrong = self.settings.offset_file.is_some() || self.settings.offset_ms != 0;
-        let path = self
-            .settings
-            .synchronised_file
-            .as_ref()
+        let path = lock(&self.synchronised_file)
+            .clone()
             .filter(|_| !is_wrong)?;
         let touched = fs::metadata(path).ok()?.modified().ok()?;
         let since = touched.duration_since(UNIX_EPOCH).ok()?;

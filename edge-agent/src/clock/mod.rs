@@ -9,6 +9,7 @@ mod machine;
 mod note;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use certs::tls::floor::FlooredClock;
@@ -82,6 +83,11 @@ impl AgentClock {
             self.servers.learn(began.div_euclid(1_000_000));
         }
         self.core().resume(earlier)
+    }
+
+    /// Another file says when the clock is synchronised.
+    pub fn synchronised_by(&self, file: Option<PathBuf>) {
+        self.machine.synchronised_by(file);
     }
 
     /// Looks at the machine's clocks.

@@ -16,7 +16,7 @@ use super::exec::{self, Progress};
 use super::restart::Restart;
 use crate::buffer::Buffer;
 use crate::log_level::LogLevels;
-use crate::source::ScanRequest;
+use crate::source::Scans;
 use crate::twin;
 
 /// How long a flush may take.
@@ -64,7 +64,7 @@ pub(crate) struct Workshop {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tools {
     /// To the host source.
-    pub(crate) scans: Option<mpsc::Sender<ScanRequest>>,
+    pub(crate) scans: Scans,
     pub(crate) twin: Option<mpsc::Sender<twin::Request>>,
     pub(crate) log_levels: Option<LogLevels>,
     /// When the process is the agent's own.
@@ -145,10 +145,10 @@ impl Workshop {
 
     /// Scans the host source now, and takes all of it.
     async fn collect(&self) -> Outcome {
-        let Some(scans) = &self.tools.scans else {
+        let Some(scans) = self.tools.scans.get() else {
             return Err("this device has no [source.host]".to_owned());
         };
-        let accepted = ask(scans, |reply| reply).await?;
+        let accepted = ask(&scans, |reply| reply).await?;
         let accepted = accepted.map_err(|error| error.to_string())?;
         Ok(format!("{accepted} readings accepted"))
     }

@@ -1,4 +1,4 @@
-//! One TOML file → a validated [`Config`]. Every problem is reported at once, before anything is
+//! Settings of all places → a validated [`Config`]. Every problem is reported at once, before anything is
 //! opened. `agent.toml` beside the manifest is the commented example; a test parses it.
 
 mod link;
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use certs::identity::Identity;
 use certs::tls::{TlsError, TlsFiles};
 use daemon::logs::{Levels, LogSettings};
-use daemon::settings::{self, Problems, relative_to};
+use daemon::settings::{Effective, Given, Problems, relative_to, settle};
 use daemon::{Class, Failure};
 use link::Way;
-use raw::{Raw, RawSourcesAlone};
+use raw::{Raw, RawAdminAlone, RawSourcesAlone};
 use schema::message::CommandId;
 use schema::{BrokerAddress, DeviceId};
 
@@ -28,6 +28,12 @@ use crate::session::SessionConfig;
 use crate::source::{self, SourceConfig};
 
 pub(crate) use sketch::Sketch;
+
+/// How the variables begin that are settings.
+pub const VARIABLES: &str = "TIDELINE_AGENT_";
+
+/// The variable that names the settings file.
+pub const FILE_VARIABLE: &str = "TIDELINE_AGENT_CONFIG";
 
 /// Where the admin endpoints listen by default: on this machine only.
 const ADMIN_HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -95,6 +101,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Where to serve `/metrics`, `/healthz`, `/readyz` and `/status`.
     pub admin: SocketAddr,
+    /// All that is set, and where.
+    pub effective: Effective,
 }
 
 impl Config {
@@ -134,14 +142,54 @@ impl Config {
 }
 
 impl Settings {
-    /// Reads and checks a settings file.
+    /// Where the settings of an agent are: a file, the folder beside it, and variables of this process.
+    #[must_use]
+    pub fn given(path: &Path) -> Given {
+        Given::new(path, VARIABLES, &[FILE_VARIABLE])
+    }
+
+    /// Reads and checks the settings that [`Self::given`] finds.
     ///
     /// # Errors
     /// A configuration [`Failure`] that names the file and lists every problem.
     pub fn load(path: &Path) -> Result<Self, Failure> {
+        Self::load_given(&Self::given(path))
+    }
+
+    /// Reads and checks settings.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_given(given: &Given) -> Result<Self, Failure> {
+        let (settings, problems) = Self::examine(given);
+        Self::settle(given, settings, problems)
+    }
+
+    /// What [`Self::examine`] found, when nothing is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn settle(
+        given: &Given,
+        settings: Option<Self>,
+        problems: Problems,
+    ) -> Result<Self, Failure> {
+        let settled = settle(settings, problems, &given.path);
+        settled.map_err(|failure| match given.path.exists() {
+            true => failure,
+            false => failure.help(
+                "the settings file does not exist: give its path with --config, or write one with `edge-agent init`",
+            ),
+        })
+    }
+
+    /// Reads settings; the problems are whatever is wrong with them.
+    #[must_use]
+    pub fn examine(given: &Given) -> (Option<Self>, Problems) {
         let mut problems = Problems::default();
-        let raw = settings::load_noting(path, &mut problems)?;
-        Self::from_raw(raw, path, problems)
+        let raw = given.read(&mut problems);
+        let settings = raw.and_then(|raw| Self::from_raw(raw, &given.path, &mut problems));
+        (settings, problems)
     }
 
     /// Reads the sources of a settings file, whatever else is in it.
@@ -149,45 +197,68 @@ impl Settings {
     /// # Errors
     /// As [`Self::load`], for the sections of sources alone.
     pub fn load_sources(path: &Path) -> Result<Vec<SourceConfig>, Failure> {
-        // What is not known here may be known elsewhere.
-        let raw: RawSourcesAlone = settings::load_noting(path, &mut Problems::default())?;
-        let mut problems = Problems::default();
-        let sources = source::read(raw.source, path, &mut problems);
-        problems.into_result(path)?;
-        Ok(sources)
+        Self::load_sources_given(&Self::given(path))
     }
 
-    fn from_raw(raw: Raw, origin: &Path, mut problems: Problems) -> Result<Self, Failure> {
-        let tls = TlsFiles {
-            ca: relative_to(origin, &raw.tls.ca),
-            cert: relative_to(origin, &raw.tls.cert),
-            key: relative_to(origin, &raw.tls.key),
-        };
-        raw.mqtt.check(&mut problems);
-        let way = raw.mqtt.way(&mut problems);
-        let link_rules = raw.link.check(&mut problems);
-        let device = check_device(raw.device.as_deref(), &tls, &mut problems);
-        let buffer = raw.buffer.check(origin, &mut problems);
-        let session = raw.session.check(&mut problems);
-        let sources = source::read(raw.source, origin, &mut problems);
-        let commands = raw.commands.check(origin, &mut problems);
-        check_apart(&sources, &buffer, &tls, &mut problems);
-        problems.into_result(origin)?;
-        let Some(device) = device else {
-            // Noted as a problem already.
-            return Err(Failure::new(
-                Class::Configuration,
-                format!("accept settings {}", origin.display()),
-            ));
-        };
+    /// As [`Self::load_sources`], of settings of all places.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_sources_given(given: &Given) -> Result<Vec<SourceConfig>, Failure> {
+        let mut problems = Problems::default();
+        let raw: Option<RawSourcesAlone> = given.read(&mut problems);
+        // What is not known here may be known elsewhere.
+        problems.keep_below("source");
+        let sources = raw.map(|raw| source::read(raw.source, &given.path, &mut problems));
+        settle(sources, problems, &given.path)
+    }
+
+    /// Reads where the agent answers, whatever else is wrong with the settings: they may have changed since it started.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for `[admin]` alone.
+    pub fn load_admin(given: &Given) -> Result<SocketAddr, Failure> {
+        let mut problems = Problems::default();
+        let raw: Option<RawAdminAlone> = given.read(&mut problems);
+        problems.keep_below("admin");
+        let admin = raw.map(|raw| raw.admin.http.unwrap_or(ADMIN_HTTP));
+        settle(admin, problems, &given.path)
+    }
+
+    fn from_raw(raw: Raw, origin: &Path, problems: &mut Problems) -> Option<Self> {
+        let tls = problems.need("tls", raw.tls).map(|tls| TlsFiles {
+            ca: relative_to(origin, &tls.ca),
+            cert: relative_to(origin, &tls.cert),
+            key: relative_to(origin, &tls.key),
+        });
+        let mqtt = problems.need("mqtt", raw.mqtt);
+        let way = mqtt.as_ref().map(|mqtt| {
+            mqtt.check(problems);
+            mqtt.way(problems)
+        });
+        let link_rules = raw.link.check(problems);
+        let device = tls
+            .as_ref()
+            .and_then(|tls| check_device(raw.device.as_deref(), tls, problems));
+        let buffer = problems.need("buffer", raw.buffer);
+        let buffer = buffer.map(|buffer| buffer.check(origin, problems));
+        let session = raw.session.check(problems);
+        let sources = source::read(raw.source, origin, problems);
+        let commands = raw.commands.check(origin, problems);
+        let log = raw.log.or_level("info");
+        problems.take("log.level", log.check());
+        // Each of them noted a problem when it is missing.
+        let (mqtt, tls, buffer) = (mqtt?, tls?, buffer?);
+        check_apart(&sources, &buffer, &tls, problems);
         let Way {
             brokers,
             prefer_first_after,
             connect_timeout,
             proxy,
             no_proxy,
-        } = way;
-        Ok(Self {
+        } = way?;
+        let device = device?;
+        Some(Self {
             agent: Config {
                 link: LinkConfig {
                     brokers,
@@ -197,8 +268,8 @@ impl Settings {
                     no_proxy,
                     device,
                     tls,
-                    keep_alive: raw.mqtt.keep_alive,
-                    backoff: (raw.mqtt.backoff_first, raw.mqtt.backoff_max),
+                    keep_alive: mqtt.keep_alive,
+                    backoff: (mqtt.backoff_first, mqtt.backoff_max),
                 },
                 link_rules,
                 buffer,
@@ -209,8 +280,9 @@ impl Settings {
                 clock: raw.clock.settings(origin),
                 own_process: None,
             },
-            log: raw.log.or_level("info"),
+            log,
             admin: raw.admin.http.unwrap_or(ADMIN_HTTP),
+            effective: problems.effective(),
         })
     }
 }
@@ -218,6 +290,15 @@ impl Settings {
 /// The device's id: the certificate's, which the file may repeat but not change.
 fn check_device(wanted: Option<&str>, tls: &TlsFiles, problems: &mut Problems) -> Option<DeviceId> {
     let wanted = wanted.and_then(|text| problems.take("device", text.parse::<DeviceId>()));
+    let files = [
+        ("tls.ca", &tls.ca),
+        ("tls.cert", &tls.cert),
+        ("tls.key", &tls.key),
+    ];
+    let unread = files.map(|(key, path)| problems.check_readable(key, path));
+    if unread.contains(&false) {
+        return None;
+    }
     if let Err(error) = certs::tls::client_config(tls) {
         problems.add(key_of(&error, tls), error.to_string());
         return None;

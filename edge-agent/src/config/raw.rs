@@ -30,11 +30,11 @@ const EXEC_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
 #[derive(Deserialize)]
 pub(super) struct Raw {
     pub(super) device: Option<String>,
-    pub(super) mqtt: RawMqtt,
+    pub(super) mqtt: Option<RawMqtt>,
     #[serde(default)]
     pub(super) link: RawLink,
-    pub(super) tls: RawTls,
-    pub(super) buffer: RawBuffer,
+    pub(super) tls: Option<RawTls>,
+    pub(super) buffer: Option<RawBuffer>,
     #[serde(default)]
     pub(super) session: RawSession,
     #[serde(default)]
@@ -53,6 +53,12 @@ pub(super) struct Raw {
 pub(super) struct RawSourcesAlone {
     #[serde(default)]
     pub(super) source: RawSources,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct RawAdminAlone {
+    #[serde(default)]
+    pub(super) admin: RawAdmin,
 }
 
 // No `Debug`: the proxy's URL may hold a password.

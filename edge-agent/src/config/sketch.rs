@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use certs::tls::TlsFiles;
-use daemon::settings::{self, Problems, relative_to};
+use daemon::settings::{Given, Problems, relative_to, settle};
 use daemon::{Class, Failure};
 use schema::BrokerAddress;
 use serde_json::Value;
@@ -43,8 +43,12 @@ impl Sketch {
     ///
     /// # Errors
     /// A configuration [`Failure`] when it cannot be read or is no TOML.
-    pub(crate) fn read(path: &Path) -> Result<Self, Failure> {
-        let all: Value = settings::load_noting(path, &mut Problems::default())?;
+    pub(crate) fn read(given: &Given) -> Result<Self, Failure> {
+        let mut problems = Problems::default();
+        let path = &given.path;
+        let Some(all) = given.read::<Value>(&mut problems) else {
+            return settle(None, problems, path);
+        };
         let text = |pointer: &str| all.pointer(pointer).and_then(Value::as_str);
         let file = |pointer: &str| Some(relative_to(path, Path::new(text(pointer)?)));
         let listed = all.pointer("/mqtt/addresses").and_then(Value::as_array);
@@ -76,13 +80,13 @@ impl Settings {
     ///
     /// # Errors
     /// As [`Self::load`], where it is not named.
-    pub fn buffer_path(path: &Path) -> Result<PathBuf, Failure> {
-        let failure = match Self::load(path) {
+    pub fn buffer_path(given: &Given) -> Result<PathBuf, Failure> {
+        let failure = match Self::load_given(given) {
             Ok(settings) => return Ok(settings.agent.buffer.path),
             Err(failure) if failure.class() == Class::Configuration => failure,
             Err(failure) => return Err(failure),
         };
-        let sketch = Sketch::read(path).ok();
+        let sketch = Sketch::read(given).ok();
         sketch.and_then(|sketch| sketch.buffer).ok_or(failure)
     }
 }

@@ -76,6 +76,18 @@ pub struct SourceConfig {
     pub shaping: Shaping,
     /// The source itself.
     pub source: Arc<dyn Source>,
+    /// As it was written; `None` of one made in code.
+    pub(super) written: Written,
+}
+
+/// A section as it was written. It may hold a password, and is never shown.
+#[derive(Clone)]
+pub(super) struct Written(Option<Table>);
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
+    }
 }
 
 /// The section of one source, for its kind to read. What the kind does not take is a problem.
@@ -115,7 +127,8 @@ struct RawCommon {
     shape: Vec<RawRule>,
 }
 
-const COMMON_KEYS: [&str; 7] = [
+const COMMON_KEYS: [&str; 8] = [
+    "kind",
     "interval",
     "timeout",
     "readings_per_second_max",
@@ -170,6 +183,7 @@ fn read_one(
     problems: &mut Problems,
 ) -> Option<SourceConfig> {
     let key = format!("source.{name}");
+    let written = table.clone();
     let name: SourceName = problems.take(&key, name.parse())?;
     let kind = match table.remove("kind") {
         None => name.to_string(),
@@ -183,14 +197,17 @@ fn read_one(
     };
     let Some(read) = kinds::find(&kind) else {
         let known = kinds::names().collect::<Vec<_>>().join(", ");
-        problems.add(
+        problems.add_near(
             format!("{key}.kind"),
             format!("{kind:?} is no kind of source; kinds are {known}"),
+            &kind,
+            kinds::names(),
         );
         return None;
     };
     let common = COMMON_KEYS
         .into_iter()
+        .filter(|common| *common != "kind")
         .filter_map(|common| table.remove_entry(common))
         .collect();
     let common: Option<RawCommon> = problems.read(&key, common);
@@ -225,6 +242,7 @@ fn read_one(
         shaping: shaping(common, &key, problems),
         source: source?,
         name,
+        written: Written(Some(written)),
     })
 }
 
@@ -326,7 +344,8 @@ impl Section<'_> {
     /// Reads the keys of the kind's own; `None` when that cannot be done, which is then noted.
     pub fn read<Raw: DeserializeOwned>(&mut self) -> Option<Raw> {
         let table = self.table.take().unwrap_or_default();
-        self.problems.read(&format!("source.{}", self.name), table)
+        let section = format!("source.{}", self.name);
+        self.problems.read_beside(&section, table, &COMMON_KEYS)
     }
 
     /// Takes the interval; `default` when none is set.
@@ -403,7 +422,17 @@ impl SourceConfig {
             readings_per_second_max: None,
             shaping: Shaping::default(),
             source: Arc::new(source),
+            written: Written(None),
         }
+    }
+
+    /// Whether both are the same source: written alike, or the very same of code.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let is_alike = match (&self.written.0, &other.written.0) {
+            (Some(one), Some(other)) => one == other,
+            _ => Arc::ptr_eq(&self.source, &other.source),
+        };
+        self.name == other.name && is_alike
     }
 }
 

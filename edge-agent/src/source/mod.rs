@@ -30,6 +30,7 @@ mod polls;
 pub mod prometheus;
 pub mod replay;
 mod report;
+mod running;
 pub mod shape;
 pub mod simulate;
 pub mod socket;
@@ -53,6 +54,7 @@ pub(crate) use polls::{Controls, SCANS_QUEUE};
 pub use polls::{Due, Polls, ScanRequest};
 pub(crate) use report::{Report, SourceCollector};
 pub use report::{SourceCounts, SourceState, SourceStatus};
+pub(crate) use running::{Changes, Reports, Running, Scans};
 pub(crate) use supervisor::{Patience, supervise};
 pub use verdict::{Dropped, Outcome, Refusal, Verdict};
 

@@ -14,11 +14,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::SourceName;
+use super::{Reports, SourceName};
 use crate::twin::local::rfc3339;
 
 /// How a source fares.
@@ -359,7 +358,7 @@ fn millis(now_ms: i64) -> u64 {
 }
 
 /// Exports how all sources fare when it is scraped. Labels are the names in the settings, and so bounded.
-pub(crate) struct SourceCollector(pub(crate) Vec<Arc<Report>>);
+pub(crate) struct SourceCollector(pub(crate) Reports);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfSource {
@@ -380,11 +379,11 @@ struct OfState {
 
 impl Collector for SourceCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        if self.0.is_empty() {
+        let reports = self.0.all();
+        if reports.is_empty() {
             return Ok(());
         }
-        let all: Vec<(String, SourceStatus)> = self
-            .0
+        let all: Vec<(String, SourceStatus)> = reports
             .iter()
             .map(|report| (report.name.to_string(), report.status()))
             .collect();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use daemon::settings::{Problems, parse};
+use daemon::settings::{Problems, parse_noting, settle};
 use serde::Deserialize;
 
 use super::{RawSources, read};
@@ -16,11 +16,9 @@ struct Raw {
 pub(super) fn source(text: &str) -> Result<String, String> {
     let origin = Path::new("/etc/tideline/agent.toml");
     let mut problems = Problems::default();
-    let raw: Raw = parse(text, origin).map_err(|failure| failure.to_string())?;
-    let sources = read(raw.source, origin, &mut problems);
-    problems
-        .into_result(origin)
-        .map_err(|failure| failure.to_string())?;
+    let raw: Option<Raw> = parse_noting(text, origin, &mut problems);
+    let sources = raw.map(|raw| read(raw.source, origin, &mut problems));
+    let sources = settle(sources, problems, origin).map_err(|failure| failure.to_string())?;
     match &sources[..] {
         [one] => Ok(format!("{:?}", one.source)),
         other => Err(format!("{} sources", other.len())),
@@ -30,6 +28,14 @@ pub(super) fn source(text: &str) -> Result<String, String> {
 /// Checks that settings have just these problems.
 pub(super) fn check_problems(text: &str, expected: &[&str]) {
     let found = source(text).unwrap_err();
-    let found: Vec<&str> = found.lines().skip(1).map(str::trim).collect();
+    // Of each, the line is left out.
+    let found: Vec<&str> = found
+        .lines()
+        .skip(1)
+        .map(|line| {
+            line.split_once(": ")
+                .map_or(line.trim(), |(_, problem)| problem)
+        })
+        .collect();
     assert_eq!(found, expected, "{text}");
 }

@@ -17,7 +17,7 @@ use super::{Files, LinkStatus, Oldest, OwnCertificate, Room, Status};
 use crate::buffer::Buffer;
 use crate::clock::AgentClock;
 use crate::link::LinkUse;
-use crate::source::Report;
+use crate::source::Reports;
 
 /// How long a look at the disk may hold up an answer.
 const LOOK: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(crate) struct Served {
     pub(crate) buffer: Buffer,
-    pub(crate) sources: Arc<[Arc<Report>]>,
+    pub(crate) sources: Reports,
     pub(crate) status: watch::Receiver<Status>,
     pub(crate) rates: Arc<Rated>,
     pub(crate) link: LinkUse,
@@ -82,6 +82,7 @@ impl Served {
             quarantine: progress.quarantine(),
             sources: self
                 .sources
+                .all()
                 .iter()
                 .map(|report| (report.name.to_string(), report.status()))
                 .collect(),

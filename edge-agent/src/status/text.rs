@@ -67,6 +67,7 @@ impl Display for Status {
             let name = format!("source {name}");
             line(&format!("{name:<15} "), source)?;
         }
+        self.write_settings(&mut line)?;
         if let Some(error) = &self.last_error {
             line("last error", error)?;
         }
@@ -111,6 +112,23 @@ impl Status {
                     &format_args!("NOT VALID by this machine's clock; it ends {at}"),
                 )?,
             }
+        }
+        Ok(())
+    }
+
+    fn write_settings(&self, line: &mut Line<'_>) -> fmt::Result {
+        let Some(settings) = &self.settings else {
+            return Ok(());
+        };
+        line(
+            "settings",
+            &format_args!("of {}", rfc3339(settings.read_at_ms)),
+        )?;
+        if !settings.needs_restart.is_empty() {
+            line("needs restart", &settings.needs_restart.join(", "))?;
+        }
+        if let Some(reason) = &settings.refused {
+            line("not taken", reason)?;
         }
         Ok(())
     }

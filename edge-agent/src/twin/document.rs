@@ -90,6 +90,14 @@ impl Document {
         news.into_values().cloned().collect()
     }
 
+    /// Whether a key has a value that is in force, other than the settings file's.
+    #[must_use]
+    pub fn is_in_force(&self, key: &str) -> bool {
+        self.keys
+            .get(key)
+            .is_some_and(|key| key.failure.is_none() && key.entry.value.trim() != "null")
+    }
+
     /// What an edit on the device makes of keys and the JSON texts of their values, at the wall time
     /// `now_ms`; `null` takes a key back to what the settings file says.
     ///

@@ -7,7 +7,9 @@ use schema::setting::Setting;
 use tokio::sync::watch;
 
 use crate::log_level::LogLevels;
-use crate::session::Tuning;
+use crate::session::{SessionConfig, Tuning};
+use crate::source::SourceConfig;
+use crate::source::host::{INTERVAL, KIND as HOST};
 
 /// All knobs, each with the value of the settings file.
 #[derive(Debug)]
@@ -26,6 +28,28 @@ pub(crate) struct Knob<T> {
     now: watch::Sender<T>,
 }
 
+/// What the settings file says of what can be set.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FromFile {
+    commands_parallel: usize,
+    host_dead_band: Option<f64>,
+    host_interval: Duration,
+    session: Tuning,
+}
+
+impl FromFile {
+    /// What these settings say; of the host source, the first.
+    pub(crate) fn of(sources: &[SourceConfig], session: &SessionConfig, parallel: usize) -> Self {
+        let host = sources.iter().find(|source| source.source.kind() == HOST);
+        Self {
+            commands_parallel: parallel,
+            host_dead_band: host.and_then(|host| host.shaping.dead_band),
+            host_interval: host.and_then(|host| host.interval).unwrap_or(INTERVAL),
+            session: session.tuning(),
+        }
+    }
+}
+
 impl<T: Copy + PartialEq> Knob<T> {
     pub(crate) fn new(from_file: T) -> Self {
         Self {
@@ -37,6 +61,14 @@ impl<T: Copy + PartialEq> Knob<T> {
     /// A receiver that is notified of changes.
     pub(crate) fn subscribe(&self) -> watch::Receiver<T> {
         self.now.subscribe()
+    }
+
+    /// The settings file says something else; in force unless it `is_set` otherwise.
+    fn rebase(&mut self, from_file: T, is_set: bool) {
+        self.from_file = from_file;
+        if !is_set {
+            self.set(None);
+        }
     }
 
     /// Sets the value; `None` takes it back to the settings file's.
@@ -56,6 +88,44 @@ impl<T: Copy + PartialEq> Knob<T> {
 }
 
 impl Knobs {
+    /// Set as the settings file says.
+    pub(crate) fn new(from_file: FromFile, log_level: LogLevels) -> Self {
+        Self {
+            commands_parallel: Knob::new(from_file.commands_parallel),
+            host_dead_band: Knob::new(from_file.host_dead_band),
+            host_interval: Knob::new(from_file.host_interval),
+            log_level,
+            session: Knob::new(from_file.session),
+        }
+    }
+
+    /// The settings file says something else; what `is_set` otherwise stays as it is.
+    pub(crate) fn rebase(&mut self, new: FromFile, is_set: impl Fn(&str) -> bool) {
+        let parallel = is_set(Setting::COMMANDS_PARALLEL);
+        self.commands_parallel
+            .rebase(new.commands_parallel, parallel);
+        let dead_band = is_set(Setting::HOST_DEAD_BAND);
+        self.host_dead_band.rebase(new.host_dead_band, dead_band);
+        let interval = is_set(Setting::HOST_INTERVAL);
+        self.host_interval.rebase(new.host_interval, interval);
+        self.session.from_file = new.session;
+        let free = |key: &str| !is_set(key);
+        self.session.change(|now, file| {
+            if free(Setting::BATCH_ROWS) {
+                now.batch_rows_max = file.batch_rows_max;
+            }
+            if free(Setting::BYTES_PER_SECOND) {
+                now.bytes_per_second = file.bytes_per_second;
+            }
+            if free(Setting::HISTORY_RATE) {
+                now.history_rows_per_second = file.history_rows_per_second;
+            }
+            if free(Setting::LINGER) {
+                now.linger = file.linger;
+            }
+        });
+    }
+
     /// Sets a key to the JSON text of a value; `null` takes it back.
     pub(crate) fn set(&self, key: &str, json: &str) -> Result<(), String> {
         if json.trim() == "null" {
@@ -112,7 +182,6 @@ impl Knobs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::SessionConfig;
 
     fn knobs() -> Knobs {
         Knobs {
@@ -170,6 +239,37 @@ mod tests {
             knobs.set(known.key, "null").unwrap();
         }
         assert_eq!(*session.borrow(), file);
+    }
+
+    #[test]
+    fn what_is_set_stays_when_the_file_says_something_else() {
+        let mut knobs = knobs();
+        let (interval, parallel) = (
+            knobs.host_interval.subscribe(),
+            knobs.commands_parallel.subscribe(),
+        );
+        let session = knobs.session.subscribe();
+        knobs.set(Setting::HOST_INTERVAL, "2.5").unwrap();
+        knobs.set(Setting::HISTORY_RATE, "9").unwrap();
+        let config = SessionConfig {
+            history_rows_per_second: 77,
+            linger: Duration::from_millis(70),
+            ..SessionConfig::default()
+        };
+        let new = FromFile {
+            host_interval: Duration::from_secs(60),
+            ..FromFile::of(&[], &config, 4)
+        };
+        let set = [Setting::HOST_INTERVAL, Setting::HISTORY_RATE];
+        knobs.rebase(new, |key| set.contains(&key));
+        assert_eq!(*interval.borrow(), Duration::from_millis(2_500));
+        assert_eq!(*parallel.borrow(), 4);
+        assert_eq!(session.borrow().history_rows_per_second, 9);
+        assert_eq!(session.borrow().linger, Duration::from_millis(70));
+        knobs.set(Setting::HOST_INTERVAL, "null").unwrap();
+        knobs.set(Setting::HISTORY_RATE, "null").unwrap();
+        assert_eq!(*interval.borrow(), Duration::from_secs(60));
+        assert_eq!(session.borrow().history_rows_per_second, 77);
     }
 
     #[test]

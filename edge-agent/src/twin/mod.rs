@@ -22,7 +22,7 @@ use tracing::{info, warn};
 use crate::buffer::{Buffer, BufferError, Origin};
 use crate::link::LinkState;
 use document::{Document, EditError};
-use knobs::Knobs;
+use knobs::{FromFile, Knobs};
 use local::LocalConfig;
 
 /// Requests of this machine that may wait.
@@ -40,6 +40,12 @@ pub(crate) enum Request {
     Show(oneshot::Sender<LocalConfig>),
     /// Reports to the bridge again; answers how many keys the report has.
     Report(oneshot::Sender<usize>),
+    /// The settings file says something else now. Answers whether that of the log holds.
+    FromFile {
+        from_file: FromFile,
+        log_level: Option<String>,
+        reply: oneshot::Sender<Result<bool, String>>,
+    },
 }
 
 /// Why a change was not made.
@@ -119,6 +125,19 @@ impl TwinTask {
             }
             Request::Show(reply) => {
                 let _ = reply.send(LocalConfig::of(&self.document, true));
+            }
+            Request::FromFile {
+                from_file,
+                log_level,
+                reply,
+            } => {
+                let is_set = |key: &str| self.document.is_in_force(key);
+                self.parts.knobs.rebase(from_file, is_set);
+                let outcome = match log_level {
+                    Some(level) => self.parts.knobs.log_level.set_usual(&level),
+                    None => Ok(true),
+                };
+                let _ = reply.send(outcome);
             }
             Request::Report(reply) => {
                 self.report();

@@ -111,7 +111,7 @@ fn all_problems_are_told_at_once() {
         "source.host.interval",
         "source.socket.tcp",
     ] {
-        assert!(error.contains(&format!("\n  {key} ")), "{key} in\n{error}");
+        assert!(error.contains(&format!(": {key} ")), "{key} in\n{error}");
     }
 }
 
@@ -129,7 +129,7 @@ fn a_certificate_must_be_this_devices() {
         ("certs/device/press-7.key", "certs/foreign.key", "tls.key"),
     ] {
         let error = load(&EXAMPLE.replace(change, to)).unwrap_err();
-        assert!(error.contains(&format!("\n  {key} ")), "{key} in\n{error}");
+        assert!(error.contains(&format!(": {key} ")), "{key} in\n{error}");
     }
     let bridge = EXAMPLE
         .replace("certs/device/press-7.pem", "certs/bridge.pem")

@@ -232,7 +232,7 @@ async fn bytes_and_readings_are_counted() {
         edge.agent.balance().committed == 1_000
     })
     .await;
-    let link = edge.agent.status().link;
+    let link = edge.agent.status().traffic;
     let sent = edge.metric("tideline_agent_link_bytes_total{direction=\"sent\"}");
     let received = edge.metric("tideline_agent_link_bytes_total{direction=\"received\"}");
     assert!(

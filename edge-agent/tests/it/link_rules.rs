@@ -152,7 +152,7 @@ async fn a_budget_that_is_used_up_stops_readings_or_the_whole_link() {
             status.traffic.waits_for == Some(Why::Limit)
                 && is_closed == closes
                 && status
-                    .link
+                    .traffic
                     .budget
                     .is_some_and(|budget| budget.until_ms.is_some())
         })

@@ -20,7 +20,7 @@ fn check_host(lines: &str, key: &str, is_valid: bool) {
         Err(error) => {
             assert!(!is_valid, "{lines}: {error}");
             assert!(
-                error.contains(&format!("\n  source.host{key} ")),
+                error.contains(&format!(": source.host{key} ")),
                 "{key} in {error}"
             );
         }
@@ -76,7 +76,7 @@ fn every_problem_of_every_source_is_named_at_once() {
         "source.socket.timeout is no key of the kind socket",
     ] {
         assert!(
-            error.contains(&format!("\n  {expected}")),
+            error.contains(&format!(": {expected}")),
             "{expected} in\n{error}"
         );
     }
@@ -260,7 +260,7 @@ fn sockets_have_one_address_and_are_local_unless_allowed() {
             Err(error) => {
                 assert!(!is_valid, "{lines}: {error}");
                 assert!(
-                    error.contains(&format!("\n  source.socket{key} ")),
+                    error.contains(&format!(": source.socket{key} ")),
                     "{key} in {error}"
                 );
             }
@@ -280,4 +280,14 @@ fn other_sections_are_none_of_a_trials_business() {
     let text = "[mqtt]\naddress = 7\n[source.host]\n[unknown]\nkey = 1\n";
     assert_eq!(load(text).unwrap().len(), 1);
     assert!(load("").unwrap().is_empty());
+}
+
+#[test]
+fn no_secret_of_a_source_is_shown() {
+    let sources = load("[source.socket]\nunix = \"hidden.sock\"\n[source.simulate]\nprefix = \"visible\"\n[[source.simulate.sensor]]\nsensor = \"a\"\nwave = \"sine\"\nmax = 1\nperiod = \"10s\"\n").unwrap();
+    let shown = format!("{sources:?}");
+    assert!(
+        shown.contains("visible") && shown.contains("written: .."),
+        "{shown}"
+    );
 }

@@ -101,7 +101,7 @@ pub(super) struct Writer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) file: File,
     pub(super) state: State,
-    sweep: Sweep,
+    pub(super) sweep: Sweep,
     waiting: Vec<Waiting>,
     waiting_rows: usize,
     append_by: Option<Instant>,

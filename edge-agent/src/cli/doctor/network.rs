@@ -33,7 +33,8 @@ pub(super) async fn check(sketch: &Sketch, clock: &AgentClock) -> Vec<Finding> {
         .brokers
         .iter()
         .map(|broker| way(sketch, broker, clock));
-    futures_util::future::join_all(ways).await.concat()
+    let found = futures_util::future::join_all(ways).await;
+    found.into_iter().flatten().collect()
 }
 
 /// The way to one broker.

@@ -261,7 +261,7 @@ fn each_step_to_the_broker_is_looked_at() {
     });
     Found::at(&Home::new(port)).says("tls", "fail", "does not speak TLS");
     // A name that its certificate does not hold: another loopback address of the same broker.
-    let broker = Broker::start_on("0.0.0.0");
+    let broker = Broker::start_at(&["0.0.0.0"]);
     let home = Home::new(broker.port);
     edit(&home, "127.0.0.1:", "127.0.0.2:");
     Found::at(&home).says("tls", "fail", "for another name");

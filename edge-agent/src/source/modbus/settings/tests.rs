@@ -343,7 +343,7 @@ fn all_problems_are_named_at_once() {
     let unknown = with(TCP, &format!("{POINT}\nregister = 1"));
     check_problems(
         &unknown,
-        &["source.press.point.0.register is not a known key"],
+        &["source.press.point[0].register is not a known key"],
     );
 }
 
