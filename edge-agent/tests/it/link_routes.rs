@@ -13,6 +13,7 @@ use crate::bridge::Bridge;
 use crate::broker::{Broker, certificates};
 use crate::edge::{Edge, config, config_at};
 use crate::eventually;
+use crate::process::Home;
 
 fn address(host: &str, port: u16) -> schema::BrokerAddress {
     let host = host.to_owned();
@@ -256,4 +257,27 @@ async fn bytes_and_readings_are_counted() {
         "{text}"
     );
     edge.stop().await;
+}
+
+#[tokio::test]
+async fn each_broker_that_fails_is_warned_of_once() {
+    let home = Home::new(1);
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let ports = [free_port(), free_port()];
+    let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    let text = text.replace(
+        "address = \"127.0.0.1:1\"",
+        &format!("addresses = {addresses:?}"),
+    );
+    std::fs::write(home.config(), text + "[log]\nlevel = \"debug\"\n").unwrap();
+    let _agent = home.spawn();
+    let failures = |level: &str| {
+        let log = home.log();
+        let lines = log.lines().filter(|line| line.contains(level));
+        lines
+            .filter(|line| line.contains("no connection to the broker"))
+            .count()
+    };
+    eventually("it goes round", || failures("DEBUG") >= 8).await;
+    assert_eq!(failures("WARN"), 2, "{}", home.log());
 }
