@@ -13,6 +13,7 @@ use crate::bridge::Bridge;
 use crate::broker::{Broker, certificates};
 use crate::edge::{Edge, config, config_at};
 use crate::eventually;
+use crate::process::Home;
 
 fn address(host: &str, port: u16) -> schema::BrokerAddress {
     let host = host.to_owned();
@@ -64,9 +65,12 @@ impl BlackHole {
 }
 
 #[tokio::test]
-async fn a_first_broker_that_refuses_or_swallows_costs_only_its_time() {
+async fn a_first_broker_that_refuses_swallows_or_is_mute_costs_only_its_time() {
     let hole = BlackHole::open().await;
-    for dead in [free_port(), hole.port] {
+    // Its kernel takes connections that it never looks at.
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mute = (mute.local_addr().unwrap().port(), mute);
+    for dead in [free_port(), hole.port, mute.0] {
         let broker = Broker::start();
         let bridge = Bridge::start(&broker).await;
         let brokers = vec![
@@ -256,4 +260,27 @@ async fn bytes_and_readings_are_counted() {
         "{text}"
     );
     edge.stop().await;
+}
+
+#[tokio::test]
+async fn each_broker_that_fails_is_warned_of_once() {
+    let home = Home::new(1);
+    let text = std::fs::read_to_string(home.config()).unwrap();
+    let ports = [free_port(), free_port()];
+    let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    let text = text.replace(
+        "address = \"127.0.0.1:1\"",
+        &format!("addresses = {addresses:?}"),
+    );
+    std::fs::write(home.config(), text + "[log]\nlevel = \"debug\"\n").unwrap();
+    let _agent = home.spawn();
+    let failures = |level: &str| {
+        let log = home.log();
+        let lines = log.lines().filter(|line| line.contains(level));
+        lines
+            .filter(|line| line.contains("no connection to the broker"))
+            .count()
+    };
+    eventually("it goes round", || failures("DEBUG") >= 8).await;
+    assert_eq!(failures("WARN"), 2, "{}", home.log());
 }

@@ -96,7 +96,9 @@ impl std::fmt::Debug for Uplink {
 pub(super) async fn run(mut link: Link) {
     let (first, max) = link.config.backoff;
     let mut backoff = Backoff::new(first, max);
-    let mut warnings = Repeats::new(WARN_EVERY);
+    // Of each broker its own: their failures come in turn.
+    let brokers = &link.config.brokers;
+    let mut warnings: Vec<Repeats> = brokers.iter().map(|_| Repeats::new(WARN_EVERY)).collect();
     let mut route = Route::new(link.config.brokers.len());
     let mut used_last = None;
     let mut dialed = None;
@@ -119,9 +121,10 @@ pub(super) async fn run(mut link: Link) {
             }
             continue;
         }
+        let place = route.current();
         let mut attempt = Attempt {
             session: rand::random(),
-            place: route.current(),
+            place,
             used_last: &mut used_last,
             link: &link,
         };
@@ -145,7 +148,7 @@ pub(super) async fn run(mut link: Link) {
             Next::Another => Duration::ZERO,
             Next::Pause => backoff.next_jittered(),
         };
-        log_failure(&mut warnings, &error, pause);
+        log_failure(&mut warnings[place], &error, pause);
         link.state
             .send_replace(LinkState::Down(Some(Arc::new(error))));
         tokio::select! {
