@@ -151,7 +151,13 @@ async fn run(
     }
     watchdog::begin(agent.watched(), &lifecycle);
     // A signal while it restarts means a stop: only a stop in order is followed by the restart.
-    signals.run_until_stopped(&lifecycle, STOP_GRACE).await?;
+    signals.wait(&lifecycle).await;
+    match agent.restart_wanted() {
+        // One that says that it stops is ended, also when it has begun anew.
+        Some(_) => notify::reloading(),
+        None => notify::stopping(),
+    }
+    signals.finish(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())
 }
 
