@@ -188,6 +188,14 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal, or for the end of a lifecycle.
+    pub async fn wait(&mut self, lifecycle: &Lifecycle) {
+        tokio::select! {
+            () = self.next() => {}
+            () = lifecycle.stopping() => {}
+        }
+    }
+
     /// Runs a process until a signal or the end of its lifecycle, then gives its tasks `grace` to
     /// end. A second signal leaves at once.
     ///
@@ -198,10 +206,7 @@ impl Signals {
         lifecycle: &Lifecycle,
         grace: Duration,
     ) -> Result<(), Failure> {
-        tokio::select! {
-            () = self.next() => {}
-            () = lifecycle.stopping() => {}
-        }
+        self.wait(lifecycle).await;
         notify::stopping();
         self.finish(lifecycle, grace).await
     }

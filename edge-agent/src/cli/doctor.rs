@@ -28,7 +28,7 @@ use crate::status::Status;
 use crate::status::text::NAME;
 
 /// How long one check may take: a server far away, a disk that is busy.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(7);
 
 #[derive(Debug, Args)]
 pub(super) struct Options {

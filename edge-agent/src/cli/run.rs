@@ -157,15 +157,23 @@ async fn run(
         loop {
             hangups.next().await;
             if !lifecycle.is_stopping() {
+                notify::reloading();
                 reload(given, &at_start, &agent).await;
+                notify::ready("settings are read");
             }
         }
     };
     // A signal while it restarts means a stop: only a stop in order is followed by the restart.
     tokio::select! {
-        outcome = signals.run_until_stopped(&lifecycle, STOP_GRACE) => outcome?,
+        () = signals.wait(&lifecycle) => {}
         () = reloading => {}
     }
+    match agent.restart_wanted() {
+        // One that says that it stops is ended, also when it has begun anew.
+        Some(_) => notify::reloading(),
+        None => notify::stopping(),
+    }
+    signals.finish(&lifecycle, STOP_GRACE).await?;
     Ok(agent.restart_wanted())
 }
 

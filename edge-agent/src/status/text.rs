@@ -334,7 +334,8 @@ mod tests {
             };
             assert_eq!(words(&wrapped), words(text));
             let longest = wrapped.lines().map(|line| line.chars().count()).max();
-            assert!(longest <= Some(width.max(NAME + 20)), "{wrapped}");
+            // A terminal too narrow for a single word breaks it itself.
+            assert!(width == 0 || longest <= Some(width), "{wrapped}");
         }
         assert_eq!(wrapped("one\ntwo", 80), "one\ntwo\n");
     }

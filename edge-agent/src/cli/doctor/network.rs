@@ -25,6 +25,9 @@ use crate::link::proxy::on_the_way;
 /// How long a broker that refuses this device's certificate may take to say so, beside the way there and back.
 const REFUSAL: Duration = Duration::from_millis(700);
 
+/// The most that it is waited for that.
+const REFUSAL_MAX: Duration = Duration::from_secs(3);
+
 /// How many of a name's addresses are tried.
 const ADDRESSES_MAX: usize = 4;
 
@@ -169,7 +172,8 @@ async fn tls(
     let session = described(&stream);
     // In TLS 1.3 a server judges the client's certificate after the handshake; one that is content waits for MQTT.
     let mut byte = [0];
-    match timeout(REFUSAL.max(3 * round_trip), stream.read(&mut byte)).await {
+    let patience = REFUSAL.max(3 * round_trip).min(REFUSAL_MAX);
+    match timeout(patience, stream.read(&mut byte)).await {
         Err(_) => Finding::ok(
             "tls",
             format!("{session}; this device's certificate is accepted"),

@@ -9,8 +9,13 @@ use std::time::{Duration, Instant};
 
 use testkit::process::{Guard, Signal};
 
+use schema::message::CommandState;
+
+use crate::bridge::Bridge;
+use crate::broker::Broker;
 use crate::disk_trouble::{SmallDisk, as_root};
 use crate::process::Home;
+use crate::tools::{ended, id, order};
 use crate::{PATIENCE, eventually};
 
 /// Takes what is sent, with the time when it came.
@@ -37,6 +42,11 @@ impl Systemd {
 
     /// Waits for a message that holds this; returns it.
     fn hears(&self, what: &str) -> String {
+        self.hears_before(what, "\0")
+    }
+
+    /// As [`Self::hears`], and nothing that holds the other comes before.
+    fn hears_before(&self, what: &str, other: &str) -> String {
         let until = Instant::now() + PATIENCE;
         let mut heard = Vec::new();
         while let Ok((_, text)) = self
@@ -46,6 +56,7 @@ impl Systemd {
             if text.contains(what) {
                 return text;
             }
+            assert!(!text.contains(other), "{text} came after {heard:?}");
             heard.push(text);
         }
         panic!("{what} was not heard, but {heard:?}");
@@ -92,6 +103,24 @@ async fn a_start_a_life_and_a_stop_are_said() {
         assert_eq!(code, Some(0));
         systemd.hears("STOPPING=1");
     }
+}
+
+/// The same process, which systemd would end had it said that it stops.
+#[tokio::test]
+async fn a_restart_by_command_is_no_stop() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    let home = Home::new(broker.port);
+    let path = home.path("notify");
+    let systemd = Systemd::at(&path);
+    let _agent = spawn(&home, &path, None);
+    systemd.hears("READY=1");
+    let asked = id(1);
+    order(&bridge, asked, "restart", "{}").await;
+    let reloading = systemd.hears_before("RELOADING=1", "STOPPING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    systemd.hears_before("READY=1", "STOPPING=1");
+    assert_eq!(ended(&bridge, asked).await.state, CommandState::Succeeded);
 }
 
 #[tokio::test]
