@@ -196,6 +196,8 @@ impl Agent {
                 bytes: 0,
                 bytes_max: config.buffer.bytes_max,
             }),
+            filling: false,
+            evicted_by: BTreeMap::new(),
         });
         let (sending, send_requests) = mpsc::channel(SEND_REQUESTS_QUEUE);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
@@ -401,6 +403,8 @@ fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], status: Status) -> Stat
             bytes: progress.bytes,
             ..room
         }),
+        filling: progress.is_filling,
+        evicted_by: progress.evicted_by(),
         ..status
     }
 }

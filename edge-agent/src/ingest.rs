@@ -49,6 +49,7 @@ pub enum IngestError {
 #[derive(Debug)]
 pub struct Handed {
     readings: u64,
+    is_again: bool,
     submitted: Result<Submitted, IngestError>,
     meters: IngestMeters,
 }
@@ -117,6 +118,7 @@ impl Ingest {
     pub async fn submit(&self, append: Append) -> Handed {
         let readings = append.samples.len();
         Handed {
+            is_again: append.is_again,
             readings: readings as u64,
             submitted: self.try_submit(append, readings).await,
             meters: self.meters.clone(),
@@ -165,7 +167,12 @@ impl Handed {
         self.readings
     }
 
-    /// Waits for the commit.
+    /// Whether they were handed over before.
+    pub(crate) const fn is_again(&self) -> bool {
+        self.is_again
+    }
+
+    /// Waits for the commit. What is refused for now is counted the first time.
     ///
     /// # Errors
     /// As [`Ingest::append`].
@@ -177,9 +184,12 @@ impl Handed {
         match &outcome {
             Ok(appended) => {
                 for (_, error) in &appended.refused {
-                    self.meters.refused(reading_label(error), 1);
+                    if !self.is_again || *error != ReadingError::BufferFull {
+                        self.meters.refused(reading_label(error), 1);
+                    }
                 }
             }
+            Err(error) if self.is_again && error.fault() == Fault::Retry => {}
             Err(error) => self.meters.refused(error.label(), self.readings),
         }
         outcome

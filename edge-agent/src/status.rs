@@ -9,7 +9,7 @@ use schema::message::{ClockReport, ClockState, RejectReason};
 use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::Storage;
+use crate::buffer::{Reason, Storage};
 use crate::source::SourceStatus;
 use crate::twin::local::rfc3339;
 
@@ -55,6 +55,13 @@ pub struct Status {
     /// How much of the buffer is taken; older agents do not send it.
     #[serde(default)]
     pub room: Option<Room>,
+    /// Whether the buffer is fuller than [buffer] warn_at says; older agents do not send it.
+    #[serde(default)]
+    pub filling: bool,
+    /// Readings evicted over the life of the buffer's file, by reason; older agents do not send it, and those from before
+    /// reasons were kept are missing.
+    #[serde(default)]
+    pub evicted_by: BTreeMap<Reason, u64>,
 }
 
 /// What pending readings take of the buffer, and may take.
@@ -113,6 +120,9 @@ pub struct Waiting {
     /// Stamped by a clock that was not compared with another yet, and held until it is.
     #[serde(default)]
     pub untimed: u64,
+    /// Of sensors that go before all others.
+    #[serde(default)]
+    pub alarm: u64,
 }
 
 const fn unknown_clock() -> ClockReport {
@@ -146,7 +156,13 @@ impl fmt::Display for Status {
                 &format_args!("some {reason} at {at}, all once one is taken"),
             )?;
         }
-        line("evicted", &self.balance.evicted)?;
+        let mut reasons = String::new();
+        for (reason, count) in &self.evicted_by {
+            let between = if reasons.is_empty() { ": " } else { ", " };
+            reasons += &format!("{between}{count} {}", reason.as_str());
+        }
+        let evicted = self.balance.evicted;
+        line("evicted", &format_args!("{evicted}{reasons}"))?;
         line("discarded", &self.balance.discarded)?;
         let InFlight {
             batches,
@@ -162,7 +178,11 @@ impl fmt::Display for Status {
             history,
             suspect,
             untimed,
+            alarm,
         } = self.waiting;
+        if alarm > 0 {
+            line("alarms", &format_args!("{alarm} wait, and go first"))?;
+        }
         line(
             "waiting",
             &format_args!(
@@ -194,6 +214,13 @@ impl fmt::Display for Status {
                 "buffer",
                 &format_args!(
                     "FULL: {} of {} readings, {} of {} bytes; [buffer] when_full says what gives way",
+                    room.rows, room.rows_max, room.bytes, room.bytes_max
+                ),
+            )?,
+            (None, Some(room)) if self.filling => line(
+                "buffer",
+                &format_args!(
+                    "FILLS: {} of {} readings, {} of {} bytes; [buffer] warn_at says when to warn",
                     room.rows, room.rows_max, room.bytes, room.bytes_max
                 ),
             )?,

@@ -35,24 +35,28 @@
 
 #[doc(hidden)]
 pub mod account;
+mod age;
 mod append;
 mod batch;
 mod commands;
 mod commit;
 mod connect;
+mod consolidate;
 mod deferred;
 #[doc(hidden)]
 pub mod epochs;
 mod error;
-pub mod eviction;
+mod eviction;
 mod file;
 mod handle;
+mod keep;
 mod load;
 mod log;
 mod open;
 mod pages;
 mod paths;
 mod place;
+mod policy;
 mod positions;
 mod quarantine;
 mod read;
@@ -77,9 +81,10 @@ pub use append::{Append, Hold, Position, Sample, Timing};
 pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use error::BufferError;
-pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
+pub use keep::Reason;
 pub(crate) use open::begins_damaged;
+pub use policy::{PatternError, Policies, Policy, Priority, Rule, SensorPattern};
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};

@@ -106,7 +106,10 @@ impl Driver {
             broken: None,
             last_error: None,
             next_probe: None,
+            alarms: RangeSet::new(),
+            patient: RangeSet::new(),
         };
+        task.rank_found();
         task.storage_changed();
         task.offer(None).await;
         loop {
@@ -163,6 +166,9 @@ struct DriverTask {
     /// When the next probe is due since `origin`, and the same by the wall clock for the status. Computed once,
     /// because the wall clock may be set meanwhile.
     next_probe: Option<(Duration, NextProbe)>,
+    /// Rows that go before all others, or can wait, and that the session does not know of yet.
+    alarms: RangeSet,
+    patient: RangeSet,
 }
 
 impl DriverTask {
@@ -284,7 +290,7 @@ impl DriverTask {
         let waiting = session.waiting();
         let found = Resynced {
             again: session.in_flight().rows,
-            waiting: waiting.fresh + waiting.history + waiting.suspect,
+            waiting: waiting.fresh + waiting.history + waiting.suspect + waiting.alarm,
         };
         let requeued = self.parts.buffer.requeue(None).await;
         self.storage_did("offer again", requeued);
@@ -338,15 +344,50 @@ impl DriverTask {
         }
     }
 
+    /// Of what an earlier run took, alarms go first. What is held until the time is known comes later.
+    fn rank_found(&mut self) {
+        (self.alarms, self.patient) = self.parts.buffer.take_ranked();
+        if let Some(known) = SeqRange::new(1, self.seen) {
+            let alarms = self.alarms.intersection(&RangeSet::from_iter([known]));
+            self.parts.session.rank(&alarms);
+            self.alarms.remove(known);
+        }
+    }
+
     /// New rows, and perhaps older ones that had to go for them.
     async fn appended(&mut self) {
         let last = self.appended.borrow_and_update().last_row;
         if self.parts.is_held {
             return;
         }
+        let (alarms, patient) = self.parts.buffer.take_ranked();
+        self.alarms.merge(&alarms);
+        self.patient.merge(&patient);
         if let Some(range) = SeqRange::new(self.seen + 1, last) {
             self.seen = last;
-            self.input(Input::Appended(range)).await;
+            if self.alarms.is_empty() && self.patient.is_empty() {
+                self.input(Input::Appended(range)).await;
+            } else {
+                // Those behind the range come with the next one.
+                let mut behind = [
+                    std::mem::take(&mut self.alarms),
+                    std::mem::take(&mut self.patient),
+                ];
+                let [alarms, history] = behind.clone();
+                for rows in &mut behind {
+                    if let Some(known) = SeqRange::new(1, last) {
+                        rows.remove(known);
+                    }
+                }
+                [self.alarms, self.patient] = behind;
+                let (alarms, history) = (&alarms, &history);
+                self.input(Input::Ranked {
+                    range,
+                    alarms,
+                    history,
+                })
+                .await;
+            }
         }
         let evicted = self.parts.buffer.take_evicted();
         if !evicted.is_empty() {

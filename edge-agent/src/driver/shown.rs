@@ -22,7 +22,8 @@ impl DriverTask {
         let session = &self.parts.session;
         let (in_flight, waiting) = (session.in_flight(), session.waiting());
         let balance = self.parts.buffer.balance();
-        let offered = waiting.fresh + waiting.history + waiting.suspect + in_flight.rows;
+        let offered =
+            waiting.fresh + waiting.history + waiting.suspect + waiting.alarm + in_flight.rows;
         let untimed = match self.parts.is_held {
             true => balance.pending.saturating_sub(offered),
             false => 0,
@@ -41,6 +42,7 @@ impl DriverTask {
                     fresh: waiting.fresh,
                     history: waiting.history,
                     suspect: waiting.suspect,
+                    alarm: waiting.alarm,
                     untimed,
                 },
                 clock: self.parts.clock.report(),

@@ -2,11 +2,14 @@
 //!
 //! A source that has no limit and no shaping pays nothing for them: its append goes to the buffer as it is.
 
+mod submission;
+
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Clock, lock};
+use daemon::{Clock, Fault, lock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use schema::SensorName;
 use tokio::sync::{Notify, mpsc};
@@ -16,11 +19,14 @@ use tracing::{debug, info, warn};
 
 use super::polls::{Controls, Polls};
 use super::report::Report;
+use super::said::Said;
 use super::shape::{Fate, Shaper};
 use super::verdict::{Dropped, Outcome, Place, Refusal};
 use super::{SourceConfig, SourceState};
-use crate::buffer::{Append, Appended, Sample};
-use crate::ingest::{self, Ingest, IngestError, Refusals};
+use crate::buffer::{Append, ReadingError, Sample};
+use crate::ingest::{Ingest, IngestError, Refusals};
+pub use submission::Submission;
+use submission::{Handed, Windowed};
 
 /// The most a source may be in the middle of a poll when nothing says how long one may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,8 +44,12 @@ struct Shared {
     report: Arc<Report>,
     limit: Option<(NonZeroU32, DefaultDirectRateLimiter)>,
     shaper: Option<Mutex<Shaper>>,
-    /// Notified of each new window.
+    /// Notified of each new window, and of what one says.
     windows: Notify,
+    /// What windows said and the buffer does not have yet.
+    said: Mutex<Said>,
+    /// Appends so far of which a window took something in.
+    appends: AtomicU64,
     controls: Option<Controls>,
     timeout: Duration,
     refusals: Mutex<Refusals>,
@@ -55,24 +65,6 @@ enum Sink {
     Buffer(Ingest),
     /// They are shown, and nothing is kept: `edge-agent try`.
     Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>),
-}
-
-/// Samples that were handed over and wait for their commit.
-#[derive(Debug)]
-pub struct Submission {
-    outlet: Outlet,
-    handed: Handed,
-    /// Of each sample; `None` when all were handed over as they are.
-    places: Option<Vec<Place>>,
-    /// Names of those handed over, when it matters whether they are accepted.
-    names: Vec<SensorName>,
-}
-
-#[derive(Debug)]
-enum Handed {
-    Nothing,
-    Buffer(ingest::Handed, Waiting),
-    Shown(u64),
 }
 
 /// While it exists, the source waits for the buffer: that is no fault of the source's.
@@ -147,6 +139,8 @@ impl Outlet {
             }
             .map(Mutex::new),
             windows: Notify::new(),
+            said: Mutex::default(),
+            appends: AtomicU64::new(0),
             controls,
             timeout: config.timeout.unwrap_or(TIMEOUT),
             refusals: Mutex::new(refusals),
@@ -292,13 +286,14 @@ impl Outlet {
     async fn hand_over(&self, append: Append, whole: bool, waits: bool) -> Submission {
         let shared = &self.0;
         if shared.limit.is_none() && shared.shaper.is_none() {
-            return self.submit_shaped(append, None, Vec::new()).await;
+            return self.submit_shaped(append, None, Vec::new(), None).await;
         }
         let Append {
             samples,
             hold,
             can_hold_back,
             position,
+            is_again,
         } = append;
         let count = samples.len();
         // A source that knows how far it has read waits for its turn: nothing of it is left out.
@@ -314,6 +309,9 @@ impl Outlet {
         let mut places = Vec::with_capacity(count);
         let mut out = Vec::with_capacity(count);
         let mut names = Vec::new();
+        let mut said = Vec::new();
+        let number = shared.appends.fetch_add(1, Ordering::Relaxed);
+        let mut windowed = Vec::new();
         let (mut by_rate, mut by_shaping, mut out_of_range, mut misnamed) = (0, 0, 0, 0);
         {
             let mut shaper = shared.shaper.as_ref().map(lock);
@@ -339,7 +337,15 @@ impl Outlet {
                     out.push(sample);
                     continue;
                 };
-                let place = match shaper.take(sample, now, whole, &mut out) {
+                let handed = out.len();
+                let sensor = shaper.has_windows().then(|| sample.reading.sensor.clone());
+                let fate = shaper.take_of(number, sample, now, whole, &mut out);
+                if fate == Fate::Aggregated {
+                    // What another window said goes its own way: this append may have to come again.
+                    said.extend(out.drain(handed..));
+                    windowed.extend(sensor);
+                }
+                let place = match fate {
                     Fate::Passed => Place::Handed(out.len() - 1),
                     Fate::Unwanted => Place::Dropped(Dropped::Unwanted),
                     Fate::NoNews => Place::Dropped(Dropped::DeadBand),
@@ -368,6 +374,17 @@ impl Outlet {
                 }
             }
         }
+        if !said.is_empty() {
+            self.say(said);
+        }
+        windowed.sort_unstable();
+        windowed.dedup();
+        let windowed = (!windowed.is_empty()).then(|| Windowed {
+            outlet: self.clone(),
+            append: number,
+            sensors: windowed,
+            is_taken: true,
+        });
         shared.report.dropped_by_rate(by_rate);
         shared.report.dropped_by_shaping(by_shaping);
         for (reason, count) in [
@@ -386,8 +403,10 @@ impl Outlet {
             hold,
             can_hold_back,
             position,
+            is_again,
         };
-        self.submit_shaped(append, Some(places), names).await
+        self.submit_shaped(append, Some(places), names, windowed)
+            .await
     }
 
     async fn submit_shaped(
@@ -395,7 +414,9 @@ impl Outlet {
         append: Append,
         places: Option<Vec<Place>>,
         names: Vec<SensorName>,
+        windowed: Option<Windowed>,
     ) -> Submission {
+        let has_position = append.position.is_some();
         let handed = if append.samples.is_empty() && append.position.is_none() {
             Handed::Nothing
         } else {
@@ -417,10 +438,12 @@ impl Outlet {
             handed,
             places,
             names,
+            windowed,
+            has_position,
         }
     }
 
-    /// Waits until a window ends, and hands over what it says; for ever when there is none.
+    /// Waits until a window ends, or what one said may be handed over again, and hands over what it says; for ever when there is none.
     pub(super) async fn window(&self) {
         let shared = &self.0;
         let Some(shaper) = &shared.shaper else {
@@ -429,7 +452,8 @@ impl Outlet {
         loop {
             let changed = shared.windows.notified();
             let next = lock(shaper).next_wakeup();
-            match next {
+            let again = lock(&shared.said).due(Instant::now());
+            match next.into_iter().chain(again).min() {
                 None => changed.await,
                 Some(at) => tokio::select! {
                     () = changed => {}
@@ -444,31 +468,60 @@ impl Outlet {
         let Some(shaper) = &self.0.shaper else {
             return;
         };
-        let mut samples = Vec::new();
-        let names = {
+        let mut ended = Vec::new();
+        {
             let mut shaper = lock(shaper);
             if all {
-                shaper.finish(&mut samples);
+                shaper.finish(&mut ended);
             } else {
-                shaper.wake(Instant::now(), &mut samples);
+                shaper.wake(Instant::now(), &mut ended);
             }
-            samples
-                .iter()
-                .map(|one: &Sample| one.reading.sensor.clone())
-                .collect()
-        };
+        }
+        self.say(ended);
+        loop {
+            let next = lock(&self.0.said).take(Instant::now(), all);
+            let Some((samples, is_again)) = next else {
+                return;
+            };
+            let append = Append {
+                samples: samples.clone(),
+                // At the end, what finds no room is accepted and evicted, so that it is accounted for.
+                can_hold_back: !all,
+                is_again,
+                ..Append::default()
+            };
+            let submission = self.submit_shaped(append, None, Vec::new(), None).await;
+            let outcome = submission.done().await;
+            let left = match &outcome {
+                Ok(outcome) => {
+                    let full = |at: usize| {
+                        let mut refused = outcome.appended.refused.iter();
+                        refused.any(|(of, error)| *of == at && *error == ReadingError::BufferFull)
+                    };
+                    let samples = samples.into_iter().enumerate();
+                    samples
+                        .filter(|(at, _)| full(*at))
+                        .map(|(_, sample)| sample)
+                        .collect()
+                }
+                Err(error) if error.fault() == Fault::Retry && !all => samples,
+                Err(_) => Vec::new(),
+            };
+            lock(&self.0.refusals).note(outcome);
+            lock(&self.0.said).put_back(left, Instant::now());
+        }
+    }
+
+    /// Hands over what windows said, when their task comes to it. What is too much is lost, and counted.
+    fn say(&self, samples: Vec<Sample>) {
         if samples.is_empty() {
             return;
         }
-        for chunk in chunks(samples) {
-            let append = Append {
-                samples: chunk,
-                ..Append::default()
-            };
-            let submission = self.submit_shaped(append, None, Vec::clone(&names)).await;
-            let outcome = submission.done().await;
-            lock(&self.0.refusals).note(outcome);
+        let lost = lock(&self.0.said).add(samples);
+        if lost > 0 {
+            self.refused("windows_full", lost);
         }
+        self.0.windows.notify_one();
     }
 
     /// Takes nothing more: whatever of the source is left behind.
@@ -479,63 +532,5 @@ impl Outlet {
     /// Counts what became of an append, and logs once per change that its readings are refused.
     pub(crate) fn note<T>(&self, outcome: Result<T, IngestError>) {
         lock(&self.0.refusals).note(outcome);
-    }
-}
-
-/// In parts that an append takes.
-fn chunks(mut samples: Vec<Sample>) -> Vec<Vec<Sample>> {
-    let mut chunks = Vec::new();
-    while samples.len() > ingest::APPEND_READINGS_MAX {
-        let rest = samples.split_off(ingest::APPEND_READINGS_MAX);
-        chunks.push(std::mem::replace(&mut samples, rest));
-    }
-    chunks.push(samples);
-    chunks
-}
-
-impl Submission {
-    /// Waits for the commit.
-    ///
-    /// # Errors
-    /// As [`Outlet::append`].
-    pub async fn done(self) -> Result<Outcome, IngestError> {
-        let Self {
-            outlet,
-            handed,
-            places,
-            names,
-        } = self;
-        let shared = &outlet.0;
-        let (outcome, readings) = match handed {
-            Handed::Nothing => (Ok(Appended::default()), 0),
-            Handed::Shown(count) => (Ok(Appended::shown(count)), count),
-            Handed::Buffer(handed, _waiting) => {
-                let readings = handed.readings();
-                (handed.done().await, readings)
-            }
-        };
-        let forget = |name: &SensorName| {
-            if let Some(shaper) = &shared.shaper {
-                lock(shaper).not_accepted(name);
-            }
-        };
-        match outcome {
-            Ok(appended) => {
-                let accepted = appended.range.map_or(0, |range| range.count());
-                shared.report.accepted(accepted, outlet.now_micros() / 1000);
-                shared.report.refused(appended.refused.len() as u64);
-                let refused = appended.refused.iter();
-                refused
-                    .filter_map(|(at, _)| names.get(*at))
-                    .for_each(forget);
-                outlet.working();
-                Ok(Outcome { appended, places })
-            }
-            Err(error) => {
-                shared.report.refused(readings);
-                names.iter().for_each(forget);
-                Err(error)
-            }
-        }
     }
 }

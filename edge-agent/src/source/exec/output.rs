@@ -178,9 +178,11 @@ impl<'a> Output<'a> {
         if samples.is_empty() {
             return;
         }
+        let mut is_again = false;
         loop {
             let append = Append {
                 samples: samples.clone(),
+                is_again,
                 ..Append::default()
             };
             let handed = match self.is_requested {
@@ -196,6 +198,7 @@ impl<'a> Output<'a> {
                 Err(error) if error.fault() == Fault::Retry => sleep(PAUSE).await,
                 Err(error) => return self.outlet.note::<()>(Err(error)),
             }
+            is_again = true;
         }
     }
 }

@@ -385,10 +385,12 @@ impl Keeper<'_> {
 
     /// Returns when all are on disk or can never be; false when the agent stops before.
     async fn hand_over(&self, mut samples: Vec<Sample>) -> bool {
+        let mut is_again = false;
         loop {
             let append = Append {
                 samples: samples.clone(),
                 can_hold_back: true,
+                is_again,
                 ..Append::default()
             };
             let appended = tokio::select! {
@@ -410,6 +412,7 @@ impl Keeper<'_> {
                 // Refused for good: it was counted, and would be again.
                 Err(error) => return error.fault() == Fault::Reject,
             }
+            is_again = true;
             tokio::select! {
                 () = sleep(PAUSE) => {}
                 () = self.stop.cancelled() => return false,
