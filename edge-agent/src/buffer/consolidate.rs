@@ -93,6 +93,10 @@ enum Sum {
 }
 
 impl Levels {
+    /// Rounds that free nothing after which nothing is left that may give way: the first may begin behind the last
+    /// row, two average nothing, and the next one drops.
+    pub(super) const ROUNDS_IN_VAIN_MAX: usize = 4;
+
     /// As a file has it.
     pub(super) fn restore([at, before, _, levels]: [u64; 4]) -> Self {
         let level = |number: u64| u32::try_from(number).unwrap_or(LEVEL_MAX).min(LEVEL_MAX);

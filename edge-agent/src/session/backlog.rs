@@ -602,4 +602,166 @@ mod tests {
         let (_, taken) = backlog.pick(500, true, false, MS(0)).unwrap();
         assert_eq!(taken.as_slice().len(), BATCH_RANGES_MAX);
     }
+
+    fn ranked(
+        backlog: &mut Backlog,
+        rows: SeqRange,
+        alarms: &[SeqRange],
+        patient: &[SeqRange],
+        now: Duration,
+    ) {
+        let of = |ranges: &[SeqRange]| ranges.iter().copied().collect::<RangeSet>();
+        backlog.append_ranked(rows, (&of(alarms), &of(patient)), true, now);
+    }
+
+    #[test]
+    fn alarms_go_before_all_others_at_once_and_in_small_batches() {
+        let mut backlog = backlog(&[range(1, 300)]);
+        backlog.put_back(Kind::Lost, &[range(290, 300)].into_iter().collect());
+        ranked(
+            &mut backlog,
+            range(301, 500),
+            &[range(301, 401)],
+            &[],
+            MS(0),
+        );
+        assert_eq!(backlog.due(50, false), Some(MS(0)));
+        check(
+            &mut backlog,
+            500,
+            false,
+            MS(0),
+            Kind::Alarm,
+            range(301, 364),
+        );
+        check(
+            &mut backlog,
+            500,
+            false,
+            MS(0),
+            Kind::Alarm,
+            range(365, 401),
+        );
+        assert_eq!(backlog.alarms(), 0);
+        check(&mut backlog, 500, false, MS(0), Kind::Lost, range(290, 300));
+        assert_eq!(
+            backlog.pick(500, false, false, MS(0)).map(|(kind, _)| kind),
+            None,
+            "pace and linger"
+        );
+    }
+
+    #[test]
+    fn a_storm_of_alarms_leaves_others_their_turn() {
+        use Kind::{Alarm, Fresh, History};
+        let mut backlog = backlog(&[range(1, 10)]);
+        let mut kinds = Vec::new();
+        for step in 0..8u64 {
+            let first = 100 + 100 * step;
+            let alarms = range(first, first + 63);
+            ranked(
+                &mut backlog,
+                range(first, first + 73),
+                &[alarms],
+                &[],
+                MS(step),
+            );
+            kinds.push(backlog.pick(10, false, false, MS(step)).unwrap().0);
+        }
+        assert_eq!(
+            kinds,
+            [Alarm, Alarm, Alarm, Fresh, Alarm, Alarm, Alarm, Fresh]
+        );
+        // Where nobody else waits, no turn is lost.
+        let mut backlog = self::backlog(&[]);
+        ranked(&mut backlog, range(1, 600), &[range(1, 600)], &[], MS(0));
+        for _ in 0..9 {
+            assert_eq!(backlog.pick(500, false, false, MS(0)).unwrap().0, Alarm);
+        }
+        // History has its turn among the others.
+        let mut backlog = self::backlog(&[range(1, 10)]);
+        ranked(&mut backlog, range(11, 500), &[range(11, 500)], &[], MS(0));
+        let kinds: Vec<Kind> = (0..4)
+            .map(|_| backlog.pick(500, false, false, MS(0)).unwrap().0)
+            .collect();
+        assert_eq!(kinds, [Alarm, Alarm, Alarm, History]);
+    }
+
+    #[test]
+    fn an_alarm_stays_one_through_an_outage_until_it_is_settled() {
+        let mut backlog = backlog(&[range(1, 100)]);
+        backlog.rank(&[range(40, 41)].into_iter().collect());
+        let (kind, taken) = backlog.pick(500, false, false, MS(0)).unwrap();
+        assert_eq!(
+            (kind, taken.as_slice()),
+            (Kind::Alarm, &[range(40, 41)][..])
+        );
+        // It was on its way when the connection ended, or timed out before that.
+        backlog.put_back(Kind::History, &[range(40, 40)].into_iter().collect());
+        backlog.put_back(Kind::Lost, &[range(41, 41)].into_iter().collect());
+        backlog.outage();
+        assert_eq!(backlog.waiting(range(40, 41)).count(), 2);
+        let (kind, taken) = backlog.pick(500, false, false, MS(0)).unwrap();
+        assert_eq!(
+            (kind, taken.as_slice()),
+            (Kind::Alarm, &[range(40, 41)][..])
+        );
+        backlog.forget(range(40, 40));
+        backlog.resume(range(40, 41));
+        assert_eq!(
+            backlog.alarms(),
+            1,
+            "what was settled is offered again as any other"
+        );
+        assert_eq!(backlog.counts(), (0, 99));
+    }
+
+    #[test]
+    fn rows_that_can_wait_travel_together_and_behind_an_outage() {
+        let mut backlog = backlog(&[]);
+        ranked(&mut backlog, range(1, 2), &[], &[range(1, 2)], MS(0));
+        assert_eq!(backlog.counts(), (0, 2));
+        assert_eq!(backlog.due(50, false), Some(MS(5_000)));
+        assert_eq!(backlog.pick(50, false, false, MS(4_999)), None);
+        check(
+            &mut backlog,
+            50,
+            false,
+            MS(5_000),
+            Kind::History,
+            range(1, 2),
+        );
+        ranked(&mut backlog, range(3, 4), &[], &[range(3, 3)], MS(6_000));
+        check(&mut backlog, 50, false, MS(6_500), Kind::Fresh, range(4, 4));
+        // A flush does not wait, and neither does a whole batch.
+        assert_eq!(backlog.due(1, false), Some(MS(6_500)));
+        check(
+            &mut backlog,
+            50,
+            true,
+            MS(6_500),
+            Kind::History,
+            range(3, 3),
+        );
+        // What an outage has left takes them along.
+        backlog.put_back(Kind::History, &[range(1, 1)].into_iter().collect());
+        ranked(&mut backlog, range(5, 5), &[], &[range(5, 5)], MS(7_000));
+        let (kind, taken) = backlog.pick(50, false, false, MS(7_000)).unwrap();
+        assert_eq!(
+            (kind, taken.as_slice()),
+            (Kind::History, &[range(1, 1), range(5, 5)][..])
+        );
+    }
+
+    #[test]
+    fn alarms_between_all_others_do_not_grow_the_sets_without_bound() {
+        let mut backlog = backlog(&[]);
+        let odd: Vec<SeqRange> = (0..50_000).map(|n| range(2 * n + 1, 2 * n + 1)).collect();
+        ranked(&mut backlog, range(1, 100_000), &odd, &[], MS(0));
+        for set in [&backlog.alarms, &backlog.alarm, &backlog.fresh] {
+            assert!(set.as_slice().len() <= WAITING_RANGES_MAX);
+        }
+        let all = range(1, 100_000);
+        assert_eq!(backlog.waiting(all).as_slice(), [all], "none is forgotten");
+    }
 }

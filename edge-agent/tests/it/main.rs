@@ -16,6 +16,7 @@ mod buffer_damage;
 mod buffer_epochs;
 mod buffer_kill;
 mod buffer_model;
+mod buffer_policies;
 mod buffer_positions;
 mod buffer_quarantine;
 mod config;

@@ -6,7 +6,7 @@ use schema::{RangeSet, SeqRange};
 
 use super::Commit;
 use crate::buffer::age::{Ages, Looked};
-use crate::buffer::consolidate::{Merged, Part};
+use crate::buffer::consolidate::{Levels, Merged, Part};
 use crate::buffer::eviction::{Candidate, Need, Sweep};
 use crate::buffer::file::runs;
 use crate::buffer::keep::Reason;
@@ -38,7 +38,11 @@ impl Commit<'_> {
         let consolidates = settings.policies.consolidates();
         let mut candidates = Vec::new();
         let mut rounds_in_vain = 0;
-        while rounds_in_vain < Sweep::ROUNDS_IN_VAIN_MAX {
+        let rounds_max = match consolidates {
+            true => Levels::ROUNDS_IN_VAIN_MAX,
+            false => Sweep::ROUNDS_IN_VAIN_MAX,
+        };
+        while rounds_in_vain < rounds_max {
             let evicted_before = self.evicted.count();
             while let Some(ahead) = SeqRange::new(sweep.next().max(1), self.last_held()) {
                 let rows = match consolidates {
