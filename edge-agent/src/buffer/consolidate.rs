@@ -93,8 +93,8 @@ enum Sum {
 }
 
 impl Levels {
-    /// Rounds that free nothing after which nothing is left that may give way: the first may begin behind the last
-    /// row, two average nothing, and the next one drops.
+    /// Rounds in a row that free nothing after which nothing is left that may give way: the first may begin behind the
+    /// last row, two average nothing, and the next one drops.
     pub(super) const ROUNDS_IN_VAIN_MAX: usize = 4;
 
     /// As a file has it.

@@ -107,8 +107,7 @@ impl Keep {
     /// Returns whether that is news.
     pub(super) fn track(&mut self, is_tracking: bool, last_row: u64) -> bool {
         match (&self.sent, is_tracking) {
-            // One row at least, so that the file shows that it is kept.
-            (None, true) => self.sent = Some(up_to(last_row.max(1))),
+            (None, true) => self.sent = Some(SeqRange::new(1, last_row).into_iter().collect()),
             (Some(_), false) => self.sent = None,
             _ => return false,
         }
@@ -207,6 +206,10 @@ impl Keep {
                 wanted.insert((Kind::Evicted, reason.index() as u64), numbers);
             }
         }
+        if self.sent.as_ref().is_some_and(RangeSet::is_empty) {
+            // So that the file shows that it is kept, and none was.
+            wanted.insert((Kind::Sent, 0), [0; 4]);
+        }
         for range in self.sent.iter().flat_map(RangeSet::iter) {
             let numbers = [range.first(), range.last(), 0, 0];
             wanted.insert((Kind::Sent, range.first()), numbers);
@@ -291,10 +294,6 @@ impl Kept {
             }
         }
     }
-}
-
-fn up_to(row: u64) -> RangeSet {
-    SeqRange::new(1, row).into_iter().collect()
 }
 
 #[cfg(test)]

@@ -84,7 +84,10 @@ impl Commit<'_> {
             if need.is_met() {
                 return Ok(());
             }
-            rounds_in_vain += usize::from(self.evicted.count() == evicted_before);
+            rounds_in_vain = match self.evicted.count() == evicted_before {
+                true => rounds_in_vain + 1,
+                false => 0,
+            };
         }
         Ok(())
     }
