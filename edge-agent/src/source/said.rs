@@ -12,9 +12,11 @@ use crate::ingest::APPEND_READINGS_MAX;
 /// What windows said and the buffer does not have yet, because its disk or the buffer is full.
 #[derive(Debug, Default)]
 pub(super) struct Said {
-    samples: VecDeque<Sample>,
+    /// Not handed over yet.
+    new: VecDeque<Sample>,
+    /// Handed over, and not taken.
+    again: VecDeque<Sample>,
     again_at: Option<Instant>,
-    is_again: bool,
 }
 
 /// Most of what windows said that waits for the buffer; beyond it the oldest is lost, and counted.
@@ -26,15 +28,21 @@ const AGAIN: Duration = Duration::from_secs(1);
 impl Said {
     /// Adds what windows said; returns how many of the oldest had to go.
     pub(super) fn add(&mut self, samples: Vec<Sample>) -> u64 {
-        self.samples.extend(samples);
-        let over = self.samples.len().saturating_sub(SAID_MAX);
-        self.samples.drain(..over);
+        self.new.extend(samples);
+        let over = (self.new.len() + self.again.len()).saturating_sub(SAID_MAX);
+        let of_again = over.min(self.again.len());
+        self.again.drain(..of_again);
+        self.new.drain(..over - of_again);
         over as u64
     }
 
     /// When there is something to hand over.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        (!self.samples.is_empty()).then(|| self.again_at.unwrap_or(now))
+        match self.new.is_empty() {
+            true if self.again.is_empty() => None,
+            true => Some(self.again_at.unwrap_or(now)),
+            false => Some(now),
+        }
     }
 
     /// As many as an append takes, and whether they were handed over before; nothing while it is to wait.
@@ -42,21 +50,20 @@ impl Said {
         if self.due(now)? > now && !at_once {
             return None;
         }
-        self.again_at = None;
-        let count = self.samples.len().min(APPEND_READINGS_MAX);
-        let samples = self.samples.drain(..count).collect();
-        Some((samples, std::mem::take(&mut self.is_again)))
+        let is_again = self.new.is_empty();
+        let samples = match is_again {
+            true => &mut self.again,
+            false => &mut self.new,
+        };
+        let count = samples.len().min(APPEND_READINGS_MAX);
+        Some((samples.drain(..count).collect(), is_again))
     }
 
-    /// What was not taken comes first the next time, after a while.
+    /// What was not taken is handed over again after a while.
     pub(super) fn put_back(&mut self, samples: Vec<Sample>, now: Instant) {
-        if samples.is_empty() {
-            return;
-        }
-        self.is_again = true;
-        self.again_at = Some(now + AGAIN);
-        for sample in samples.into_iter().rev() {
-            self.samples.push_front(sample);
+        if !samples.is_empty() {
+            self.again_at = Some(now + AGAIN);
+            self.again.extend(samples);
         }
     }
 }
@@ -81,18 +88,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_taken_comes_first_again_after_a_while() {
+    fn what_was_not_taken_comes_again_after_a_while_and_what_is_new_at_once() {
         let mut said = Said::default();
         let now = Instant::now();
         assert_eq!(said.take(now, false), None);
         assert_eq!(said.add(samples(0..3)), 0);
         assert_eq!(said.take(now, false), Some((samples(0..3), false)));
         assert_eq!(said.due(now), None);
-        said.add(samples(3..4));
         said.put_back(samples(1..3), now);
         assert_eq!(said.take(now, false), None);
         assert_eq!(said.due(now), Some(now + AGAIN));
-        assert_eq!(said.take(now + AGAIN, false), Some((samples(1..4), true)));
+        said.add(samples(3..4));
+        assert_eq!(said.take(now, false), Some((samples(3..4), false)));
+        assert_eq!(said.take(now + AGAIN, false), Some((samples(1..3), true)));
         // At the end nothing waits.
         said.put_back(samples(1..4), now);
         assert_eq!(said.take(now, true), Some((samples(1..4), true)));
@@ -103,11 +111,10 @@ mod tests {
         let most = SAID_MAX as i64;
         let mut said = Said::default();
         assert_eq!(said.add(samples(0..most)), 0);
-        assert_eq!(said.add(samples(most..most + 2)), 2);
-        let first = said
-            .samples
-            .front()
-            .map(|sample| sample.reading.value.clone());
-        assert_eq!(first, Some(Value::I64(2)));
+        said.put_back(samples(0..1), Instant::now());
+        assert_eq!(said.add(samples(most..most + 1)), 2);
+        let first = said.new.front().map(|sample| sample.reading.value.clone());
+        assert_eq!(first, Some(Value::I64(1)));
+        assert!(said.again.is_empty());
     }
 }

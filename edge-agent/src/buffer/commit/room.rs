@@ -107,6 +107,8 @@ impl Commit<'_> {
         }
         let levels = self.keep().levels.clone();
         let (mut wanted, mut seen) = (RangeSet::new(), 0);
+        // A mean does not reach over what was sent.
+        let mut sent = Vec::new();
         for candidate in candidates {
             let of = self
                 .state
@@ -120,6 +122,7 @@ impl Commit<'_> {
                 continue;
             };
             if self.may_be_sent(one) {
+                sent.push(candidate.seq);
                 continue;
             }
             seen += 1;
@@ -128,7 +131,7 @@ impl Commit<'_> {
             }
         }
         let mut gone = 0;
-        for group in self.parts(&wanted).await? {
+        for group in self.parts(&wanted, &sent).await? {
             let merged = levels.merge(&group);
             gone += merged.victims.count();
             self.carry_out(merged, need).await?;
@@ -145,8 +148,12 @@ impl Commit<'_> {
             .is_none_or(|sent| sent.contains_range(row))
     }
 
-    /// Reads these rows, apart by their epochs. One that is damaged is left where it is.
-    async fn parts(&self, wanted: &RangeSet) -> Result<Vec<Vec<Part>>, libsql::Error> {
+    /// Reads these rows, apart by their epochs and by the ones `between` them. One that is damaged is left where it is.
+    async fn parts(
+        &self,
+        wanted: &RangeSet,
+        between: &[u64],
+    ) -> Result<Vec<Vec<Part>>, libsql::Error> {
         let levels = match &self.keep {
             Some(keep) => &keep.levels,
             None => &self.state.keep.levels,
@@ -154,7 +161,7 @@ impl Commit<'_> {
         // Rows of this commit are of the current epoch, which has no end.
         let base_of = |row: u64| self.state.epochs.of_row(row).map(|(_, run)| run.base);
         let mut groups: Vec<Vec<Part>> = Vec::new();
-        let mut base = None;
+        let mut last_of = None;
         for run in runs(wanted) {
             self.file
                 .for_each_row(run, |columns| {
@@ -163,10 +170,10 @@ impl Commit<'_> {
                         return true;
                     }
                     if let Some(Held::Reading(key, quality, value)) = columns.check() {
-                        let of = base_of(row);
-                        if groups.is_empty() || of != base {
+                        let of = (base_of(row), between.partition_point(|other| *other < row));
+                        if last_of != Some(of) {
                             groups.push(Vec::new());
-                            base = of;
+                            last_of = Some(of);
                         }
                         let level = levels.of(row);
                         let part = Part {
