@@ -631,3 +631,44 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn after_an_outage_the_alarms_of_it_arrive_first() {
+    let broker = crate::broker::Broker::start();
+    let folder = folder();
+    let mut config = crate::edge::config(&broker, folder.path());
+    config.session.history_rows_per_second = 100;
+    config.session.batch_rows_max = 100;
+    config.buffer.policies = Policies::of_rules(
+        Policy::DropOldest,
+        None,
+        vec![Rule {
+            priority: Some(Priority::Alarm),
+            ..rule("alarm/*")
+        }],
+    );
+    // One that took readings, and has gone.
+    let edge = crate::edge::Edge::start_with(config.clone(), folder).await;
+    let ingest = edge.agent.ingest();
+    for part in 0..10 {
+        let mut batch = readings("curve", 200);
+        batch.push(reading(&format!("alarm/{part}"), part, 1));
+        ingest.append(batch).await.unwrap();
+    }
+    let folder = edge.stop().await;
+    let edge = crate::edge::Edge::start_with(config, folder).await;
+    assert!(edge.agent.status().waiting.alarm <= 10);
+    let bridge = crate::bridge::Bridge::start(&broker).await;
+    let alarms = || {
+        let heard = bridge.heard();
+        let all = heard.rows.len();
+        let names = heard
+            .rows
+            .values()
+            .map(|(name, _)| name.as_str().to_owned());
+        (names.filter(|name| name.starts_with("alarm/")).count(), all)
+    };
+    until("all alarms arrive", || async { alarms().0 == 10 }).await;
+    let (_, all) = alarms();
+    assert!(all < 1_000, "{all} of 2,010 came with the alarms");
+}
