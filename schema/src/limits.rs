@@ -46,11 +46,11 @@ pub const CONFIG_KEYS_MAX: usize = 256;
 /// Largest JSON text of one configuration value, in bytes.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 4 * 1024;
 
-/// Longest unit of a sensor, in bytes of UTF-8.
-pub const SENSOR_UNIT_BYTES_MAX: usize = 64;
+/// Longest unit of a sensor, in characters: the longest of UCUM have some forty.
+pub const SENSOR_UNIT_CHARS_MAX: usize = 64;
 
-/// Longest description of a sensor, in bytes of UTF-8.
-pub const SENSOR_DESCRIPTION_BYTES_MAX: usize = 512;
+/// Longest description of a sensor, in characters.
+pub const SENSOR_DESCRIPTION_CHARS_MAX: usize = 512;
 
 /// Most digits behind the point that a sensor's precision may name: a double has no more.
 pub const SENSOR_DECIMALS_MAX: u8 = 17;

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Value;
 use crate::limits::{
-    SENSOR_DECIMALS_MAX, SENSOR_DESCRIPTION_BYTES_MAX, SENSOR_INTERVAL_MS_MAX,
-    SENSOR_UNIT_BYTES_MAX,
+    SENSOR_DECIMALS_MAX, SENSOR_DESCRIPTION_CHARS_MAX, SENSOR_INTERVAL_MS_MAX,
+    SENSOR_UNIT_CHARS_MAX,
 };
 
 /// What is known of a sensor. The order of fields is the wire format.
@@ -62,12 +62,14 @@ pub enum Precision {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeclarationError {
     /// A text that is empty, too long, or holds control characters.
-    #[error("{what} has {bytes} bytes: 1 to {max} are allowed, without control characters")]
+    #[error(
+        "{what} has {chars} characters: 1 to {max} are allowed, none of them a control character"
+    )]
     Text {
         /// The field.
         what: &'static str,
-        /// Bytes found.
-        bytes: usize,
+        /// Characters found.
+        chars: usize,
         /// The most.
         max: usize,
     },
@@ -123,9 +125,9 @@ impl SensorDeclaration {
     /// # Errors
     /// [`DeclarationError`], of the first field that is wrong.
     pub fn validate(&self) -> Result<(), DeclarationError> {
-        check_text("unit", self.unit.as_deref(), SENSOR_UNIT_BYTES_MAX)?;
+        check_text("unit", self.unit.as_deref(), SENSOR_UNIT_CHARS_MAX)?;
         let description = self.description.as_deref();
-        check_text("description", description, SENSOR_DESCRIPTION_BYTES_MAX)?;
+        check_text("description", description, SENSOR_DESCRIPTION_CHARS_MAX)?;
         for (what, number) in [("min", self.min), ("max", self.max)] {
             check_number(what, number.is_none_or(f64::is_finite), "a finite number")?;
         }
@@ -167,11 +169,11 @@ impl SensorDeclaration {
     pub fn fitted(mut self) -> Self {
         self.unit = self.unit.map(|unit| plain(&unit)).filter(|unit| {
             // Half a unit is another unit.
-            (1..=SENSOR_UNIT_BYTES_MAX).contains(&unit.len())
+            (1..=SENSOR_UNIT_CHARS_MAX).contains(&unit.chars().count())
         });
         self.description = self.description.map(|text| {
             let text = plain(&text);
-            let cut = &text[..text.floor_char_boundary(SENSOR_DESCRIPTION_BYTES_MAX)];
+            let cut: String = text.chars().take(SENSOR_DESCRIPTION_CHARS_MAX).collect();
             cut.trim_end().to_owned()
         });
         self.description = self.description.filter(|text| !text.is_empty());
@@ -302,12 +304,13 @@ fn plain(text: &str) -> String {
 }
 
 fn check_text(what: &'static str, text: Option<&str>, max: usize) -> Result<(), DeclarationError> {
-    let is_sound =
-        |text: &str| (1..=max).contains(&text.len()) && !text.chars().any(char::is_control);
+    let is_sound = |text: &str| {
+        (1..=max).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+    };
     match text {
         Some(text) if !is_sound(text) => Err(DeclarationError::Text {
             what,
-            bytes: text.len(),
+            chars: text.chars().count(),
             max,
         }),
         _ => Ok(()),

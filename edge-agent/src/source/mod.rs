@@ -30,6 +30,7 @@ mod polls;
 pub mod prometheus;
 pub mod replay;
 mod report;
+mod said;
 pub mod shape;
 pub mod simulate;
 pub mod socket;

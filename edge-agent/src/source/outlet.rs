@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemon::{Clock, lock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use schema::SensorName;
+use schema::{SensorDeclaration, SensorName};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,7 @@ use super::verdict::{Dropped, Outcome, Place, Refusal};
 use super::{SourceConfig, SourceState};
 use crate::buffer::{Append, Appended, Sample};
 use crate::ingest::{self, Ingest, IngestError, Refusals};
+use crate::sensors::{Sensors, among};
 
 /// The most a source may be in the middle of a poll when nothing says how long one may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +43,8 @@ struct Shared {
     windows: Notify,
     controls: Option<Controls>,
     timeout: Duration,
+    /// How often each of its sensors is read, of a source of which nothing can change that.
+    interval_ms: Option<u64>,
     refusals: Mutex<Refusals>,
     /// How often changes of its state are logged.
     changes: DefaultDirectRateLimiter,
@@ -54,7 +57,7 @@ struct Shared {
 enum Sink {
     Buffer(Ingest),
     /// They are shown, and nothing is kept: `edge-agent try`.
-    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>),
+    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>, Sensors),
 }
 
 /// Samples that were handed over and wait for their commit.
@@ -72,7 +75,7 @@ pub struct Submission {
 enum Handed {
     Nothing,
     Buffer(ingest::Handed, Waiting),
-    Shown(u64),
+    Shown(Appended),
 }
 
 /// While it exists, the source waits for the buffer: that is no fault of the source's.
@@ -112,11 +115,12 @@ impl Outlet {
         report: Arc<Report>,
         samples: mpsc::Sender<Vec<Sample>>,
         clock: Arc<dyn Clock>,
+        sensors: Sensors,
     ) -> Self {
         let controls = config.interval.map(Controls::fixed);
         let closed = CancellationToken::new();
         Self::to(
-            Sink::Shown(samples, clock),
+            Sink::Shown(samples, clock, sensors),
             config,
             controls,
             report,
@@ -147,6 +151,14 @@ impl Outlet {
             }
             .map(Mutex::new),
             windows: Notify::new(),
+            interval_ms: config
+                .interval
+                .filter(|_| {
+                    controls
+                        .as_ref()
+                        .is_none_or(|controls| controls.dead_band.is_none())
+                })
+                .and_then(|interval| u64::try_from(interval.as_millis()).ok()),
             controls,
             timeout: config.timeout.unwrap_or(TIMEOUT),
             refusals: Mutex::new(refusals),
@@ -161,7 +173,7 @@ impl Outlet {
     pub fn now_micros(&self) -> i64 {
         match &self.0.sink {
             Sink::Buffer(ingest) => ingest.now_micros(),
-            Sink::Shown(_, clock) => clock.now_micros(),
+            Sink::Shown(_, clock, _) => clock.now_micros(),
         }
     }
 
@@ -251,6 +263,38 @@ impl Outlet {
         match error {
             Some(error) => self.failed(error),
             None => self.working(),
+        }
+    }
+
+    /// Says what a sensor is, by the name that the source gives it, in the place of what the source said before. Of a
+    /// sensor that does not change there is nothing to do; a source says it again only when it may have.
+    pub fn declare(&self, sensor: &SensorName, declaration: SensorDeclaration) {
+        self.say(sensor, declaration, Sensors::declare);
+    }
+
+    /// As [`Self::declare`], but what this leaves out stays as it was.
+    pub fn declare_more(&self, sensor: &SensorName, declaration: SensorDeclaration) {
+        self.say(sensor, declaration, Sensors::declare_more);
+    }
+
+    fn say(
+        &self,
+        sensor: &SensorName,
+        mut declaration: SensorDeclaration,
+        say: impl Fn(&Sensors, &SensorName, SensorDeclaration),
+    ) {
+        let shared = &self.0;
+        declaration.interval_ms = declaration.interval_ms.or(shared.interval_ms);
+        let sensors = match &shared.sink {
+            Sink::Buffer(ingest) => ingest.sensors(),
+            Sink::Shown(_, _, sensors) => sensors,
+        };
+        let declared = match &shared.shaper {
+            Some(shaper) => lock(shaper).declared(sensor, declaration),
+            None => Some((sensor.clone(), declaration)),
+        };
+        if let Some((sensor, declaration)) = declared {
+            say(sensors, &sensor, declaration);
         }
     }
 
@@ -404,11 +448,16 @@ impl Outlet {
                     let waiting = Waiting::begin(self);
                     Handed::Buffer(ingest.submit(append).await, waiting)
                 }
-                Sink::Shown(shown, _) => {
-                    let count = append.samples.len() as u64;
+                Sink::Shown(shown, _, sensors) => {
+                    let mut samples = append.samples;
+                    let mistyped = sensors.admit(&mut samples);
+                    let appended = Appended::shown(samples.len() as u64);
                     // Nobody looks any more: the source is stopped next.
-                    let _ = shown.send(append.samples).await;
-                    Handed::Shown(count)
+                    let _ = shown.send(samples).await;
+                    Handed::Shown(Appended {
+                        refused: among(mistyped, Vec::new()),
+                        ..appended
+                    })
                 }
             }
         };
@@ -508,7 +557,7 @@ impl Submission {
         let shared = &outlet.0;
         let (outcome, readings) = match handed {
             Handed::Nothing => (Ok(Appended::default()), 0),
-            Handed::Shown(count) => (Ok(Appended::shown(count)), count),
+            Handed::Shown(appended) => (Ok(appended), 0),
             Handed::Buffer(handed, _waiting) => {
                 let readings = handed.readings();
                 (handed.done().await, readings)

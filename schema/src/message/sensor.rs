@@ -81,7 +81,7 @@ impl SensorReport {
 mod tests {
     use super::*;
     use crate::envelope;
-    use crate::limits::{SENSOR_DESCRIPTION_BYTES_MAX, SENSOR_UNIT_BYTES_MAX};
+    use crate::limits::{SENSOR_DESCRIPTION_CHARS_MAX, SENSOR_UNIT_CHARS_MAX};
 
     fn sensor(name: String, description: usize) -> DeclaredSensor {
         DeclaredSensor {
@@ -129,10 +129,10 @@ mod tests {
 
     #[test]
     fn the_largest_declaration_fits_a_message() {
-        let mut largest = sensor("°".repeat(128), SENSOR_DESCRIPTION_BYTES_MAX);
+        let mut largest = sensor("°".repeat(128), SENSOR_DESCRIPTION_CHARS_MAX);
         largest.version = Hlc::from_bits(u64::MAX);
         largest.declaration = SensorDeclaration {
-            unit: Some("u".repeat(SENSOR_UNIT_BYTES_MAX)),
+            unit: Some("u".repeat(SENSOR_UNIT_CHARS_MAX)),
             min: Some(f64::MIN),
             max: Some(f64::MAX),
             precision: Some(crate::sensor::Precision::Step(f64::MAX)),

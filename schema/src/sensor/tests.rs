@@ -17,14 +17,13 @@ fn texts_are_bounded_and_plain() {
     let unit = |text: String| check(|it| it.unit = Some(text));
     let description = |text: String| check(|it| it.description = Some(text));
     for (takes, most) in [
-        (&unit as &dyn Fn(String) -> bool, SENSOR_UNIT_BYTES_MAX),
-        (&description, SENSOR_DESCRIPTION_BYTES_MAX),
+        (&unit as &dyn Fn(String) -> bool, SENSOR_UNIT_CHARS_MAX),
+        (&description, SENSOR_DESCRIPTION_CHARS_MAX),
     ] {
         assert!(takes("x".repeat(most - 1)));
         assert!(takes("x".repeat(most)));
         assert!(!takes("x".repeat(most + 1)));
-        // Bytes count, not characters.
-        assert!(!takes("°".repeat(most / 2 + 1)));
+        assert!(takes("°".repeat(most)) && !takes("°".repeat(most + 1)));
         for bad in ["", "a\0", "a\nb", "\u{7f}"] {
             assert!(!takes(bad.to_owned()), "{bad:?}");
         }
@@ -174,7 +173,7 @@ fn number() -> impl Strategy<Value = Option<f64>> {
 fn any_declaration() -> impl Strategy<Value = SensorDeclaration> {
     let texts = (
         proptest::option::of(".{0,80}"),
-        proptest::option::of(".{0,600}"),
+        proptest::option::of(".{0,700}"),
     );
     let precision = proptest::option::of(prop_oneof![
         any::<u8>().prop_map(Precision::Decimals),
