@@ -161,6 +161,8 @@ fn print(reading: &Reading, sensors: &Sensors, as_json: bool) {
         Value::Text(text) => format!("{text:?}"),
     };
     let quality = quality.as_str();
+    // A number of nothing in particular needs no word.
+    let unit = unit.filter(|unit| unit != "1");
     let unit = unit.map_or_else(String::new, |unit| format!(" {unit}"));
     say!("{time:<27} {sensor:<48} {value:>20} {quality}{unit}");
 }

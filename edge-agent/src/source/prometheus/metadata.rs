@@ -55,7 +55,7 @@ pub(super) fn declared(body: &[u8], fresh: Vec<Fresh>) -> Vec<(SensorName, Senso
 fn declaration(fresh: &Fresh, families: &HashMap<&str, Family<'_>>) -> SensorDeclaration {
     let metric = fresh.metric.as_str();
     let base = metric.strip_suffix("_total").unwrap_or(metric);
-    let part = ["_sum", "_count", "_bucket"].into_iter();
+    let mut part = ["_sum", "_count", "_bucket"].into_iter();
     let part = part.find_map(|end| Some((metric.strip_suffix(end)?, end)));
     let of_part = part.and_then(|(family, _)| families.get(family));
     let family = families
