@@ -64,14 +64,14 @@ impl Sensors {
     /// Takes what a source says of a sensor, by the name of its readings, in the place of what it said before.
     pub fn declare(&self, sensor: &SensorName, declaration: SensorDeclaration) {
         let mut register = lock(&self.0.register);
-        let declared = register.declare(sensor, declaration.fitted());
+        let declared = register.declare(sensor, declaration);
         self.took(sensor, declared, &register);
     }
 
     /// As [`Self::declare`], but what this leaves out stays as the source has said before.
     pub fn declare_more(&self, sensor: &SensorName, declaration: SensorDeclaration) {
         let mut register = lock(&self.0.register);
-        let declared = register.declare_more(sensor, declaration.fitted());
+        let declared = register.declare_more(sensor, declaration);
         self.took(sensor, declared, &register);
     }
 

@@ -64,6 +64,20 @@ impl Known {
     }
 }
 
+/// Whether a source has said all of this before.
+fn is_said(more: &SensorDeclaration, source: &SensorDeclaration) -> bool {
+    fn is_in<T: PartialEq>(more: &Option<T>, source: &Option<T>) -> bool {
+        more.is_none() || more == source
+    }
+    is_in(&more.unit, &source.unit)
+        && is_in(&more.value_type, &source.value_type)
+        && is_in(&more.description, &source.description)
+        && is_in(&more.min, &source.min)
+        && is_in(&more.max, &source.max)
+        && is_in(&more.precision, &source.precision)
+        && is_in(&more.interval_ms, &source.interval_ms)
+}
+
 /// What became of a declaration by a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Declared {
@@ -123,6 +137,7 @@ impl Register {
         {
             return Declared::Known;
         }
+        let source = source.fitted();
         let declared = self.under_rules(sensor, &source);
         if let Some(known) = self.sensors.get_mut(sensor) {
             known.source = source;
@@ -144,6 +159,8 @@ impl Register {
     /// As [`Self::declare`], but what this leaves out stays as the source has said before.
     pub fn declare_more(&mut self, sensor: &SensorName, more: SensorDeclaration) -> Declared {
         match self.sensors.get(sensor) {
+            // Producers say it with each line.
+            Some(known) if is_said(&more, &known.source) => Declared::Known,
             Some(known) => {
                 let whole = more.or(&known.source);
                 self.declare(sensor, whole)

@@ -147,17 +147,17 @@ mod tests {
         let rule = |text: &str| format!("[[sensor]]\nsensor = \"*\"\nunit = \"1\"\n{text}");
         for (text, part) in [
             ("type = \"double\"", "unknown variant `double`"),
-            ("min = 2\nmax = 1", "sensor[0]: min is above max"),
-            ("max = nan", "sensor[0]: max is to be a finite number"),
-            ("precision = 18", "sensor[0]: decimals is to be 0 to 17"),
+            ("min = 2\nmax = 1", "sensor[0] min is above max"),
+            ("max = nan", "sensor[0] max is to be a finite number"),
+            ("precision = 18", "sensor[0] decimals is to be 0 to 17"),
             (
                 "precision = { step = 0.0 }",
-                "sensor[0]: step is to be above 0",
+                "sensor[0] step is to be above 0",
             ),
             ("precision = \"fine\"", "precision is a number of decimals"),
             (
                 "interval = \"0s\"",
-                "sensor[0]: interval is to be 1 ms to 366 days",
+                "sensor[0] interval is to be 1 ms to 366 days",
             ),
             (
                 "type = \"text\"\nmin = 1",
@@ -165,14 +165,14 @@ mod tests {
             ),
             (
                 "description = \"a\\u0000\"",
-                "sensor[0]: description has 2 characters",
+                "sensor[0] description has 2 characters",
             ),
         ] {
             let error = read(&rule(text)).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
         }
         let error = read("[[sensor]]\nsensor = \"*\"").unwrap_err();
-        assert!(error.contains("sensor[0]: says nothing"), "{error}");
+        assert!(error.contains("sensor[0] says nothing"), "{error}");
     }
 
     #[test]
