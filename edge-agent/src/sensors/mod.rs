@@ -20,20 +20,24 @@ pub mod register;
 mod sender;
 pub(crate) mod settings;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use daemon::lock;
 use schema::sensor::TypeError;
 use schema::{SensorDeclaration, SensorName};
-use std::sync::Mutex;
 use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::buffer::{KeptDeclaration, Sample};
+use crate::repeat::Repeats;
 use register::{Declared, Register};
 pub(crate) use sender::{ANSWERS_QUEUE, Sender};
 pub use settings::SensorRule;
+
+/// A warning about readings of other types, this often while they come.
+const WARN_EVERY: Duration = Duration::from_secs(300);
 
 /// What is known of the agent's sensors. Clones share it.
 #[derive(Debug, Clone)]
@@ -46,6 +50,7 @@ struct Shared {
     is_typed: AtomicBool,
     changed: Notify,
     is_full: AtomicBool,
+    mistyped: Mutex<Repeats>,
 }
 
 impl Sensors {
@@ -58,6 +63,7 @@ impl Sensors {
             register: Mutex::new(register),
             changed: Notify::new(),
             is_full: AtomicBool::new(false),
+            mistyped: Mutex::new(Repeats::new(WARN_EVERY)),
         }))
     }
 
@@ -100,6 +106,7 @@ impl Sensors {
             return Vec::new();
         }
         let mut refused = Vec::new();
+        let mut first = None;
         let mut at = 0;
         let mut register = lock(&shared.register);
         samples.retain_mut(|sample| {
@@ -110,10 +117,21 @@ impl Sensors {
             };
             let place = at;
             at += 1;
-            taken.map_err(|error| refused.push((place, error))).is_ok()
+            let Err(error) = taken else {
+                return true;
+            };
+            first.get_or_insert_with(|| (reading.sensor.clone(), error));
+            refused.push((place, error));
+            false
         });
         if register.take_news() {
             shared.changed.notify_one();
+        }
+        drop(register);
+        if let Some((sensor, error)) = first
+            && lock(&shared.mistyped).is_due("mistyped")
+        {
+            warn!(%sensor, %error, "readings that are not of their declared types are refused");
         }
         refused
     }

@@ -91,7 +91,10 @@ async fn a_declaration_is_kept_whole(fixture: Fixture) {
     ];
     let kept = (SensorNote::Kept, NOW_MS);
     let sent = report("d", sensors.clone());
-    assert_eq!(declare(&*store, &[sent.clone()]).await, [vec![kept; 3]]);
+    assert_eq!(
+        declare(&*store, std::slice::from_ref(&sent)).await,
+        [vec![kept; 3]]
+    );
     let found = listed(&*store, "d").await;
     let expected: Vec<KeptSensor> = sensors
         .into_iter()
