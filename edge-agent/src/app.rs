@@ -30,6 +30,7 @@ use crate::link::{Link, LinkMeters, PUBLISHES_MAX};
 use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
+use crate::sensors::{self, SensorRule, Sensors};
 use crate::session::{Session, SessionConfig};
 use crate::source::host::{INTERVAL, KIND as HOST};
 use crate::source::{self, Controls, Outlet, Report, SCANS_QUEUE, ScanRequest, SourceCollector};
@@ -154,10 +155,12 @@ impl Agent {
             "agent started"
         );
 
+        let sensors = declared(&buffer, config.sensors.clone()).await;
         let intake = CancellationToken::new();
         let ingest = Ingest::new(
             buffer.clone(),
             Arc::clone(&stamps),
+            sensors.clone(),
             IngestMeters::register(registry),
             intake.clone(),
         );
@@ -241,6 +244,17 @@ impl Agent {
             knobs,
             stop: lifecycle.token(),
         };
+        let (protocol, protocol_receiver) = watch::channel(None);
+        let (noted_sensors, answers) = mpsc::channel(sensors::ANSWERS_QUEUE);
+        let sender = sensors::Sender {
+            sensors,
+            buffer: buffer.clone(),
+            clock: clock.clone(),
+            link: received.state.clone(),
+            protocol: protocol_receiver,
+            answers,
+            stop: lifecycle.token(),
+        };
         let driver = Driver {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
@@ -252,6 +266,8 @@ impl Agent {
             link_state: received.state,
             downlinks: received.downlinks,
             link_stop: received.stop,
+            protocol,
+            noted_sensors,
             requests: send_requests,
             tuning,
             status,
@@ -268,6 +284,7 @@ impl Agent {
         lifecycle.spawn("log level", log_level.run(lifecycle.token()));
         lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
+        lifecycle.spawn("sensors", sender.run().instrument(span.clone()));
         let closing = buffer.clone();
         let running = TaskTracker::new();
         let (last_words, stopping) = (running.clone(), lifecycle.token());
@@ -407,6 +424,15 @@ fn with_counts(buffer: &Buffer, sources: &[Arc<Report>], status: Status) -> Stat
         evicted_by: progress.evicted_by(),
         ..status
     }
+}
+
+/// What sensors are, as far as an earlier run has declared them. Without that they are declared again.
+async fn declared(buffer: &Buffer, rules: Vec<SensorRule>) -> Sensors {
+    let kept = buffer.declarations().await.unwrap_or_else(|error| {
+        warn!(%error, "what was declared of sensors cannot be read; it is declared again");
+        Vec::new()
+    });
+    Sensors::new(rules, kept)
 }
 
 /// The knobs, set as the settings file says.

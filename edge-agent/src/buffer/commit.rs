@@ -259,13 +259,10 @@ impl<'a> Commit<'a> {
             position,
             ..
         } = &waiting.append;
-        let mut refused = Vec::new();
         if position.is_some() && *can_hold_back && !self.finds_room(samples, settings) {
-            let all = 0..samples.len();
-            refused.extend(all.map(|index| (index, ReadingError::BufferFull)));
-            let range = None;
-            return Ok((Appended { range, refused }, true));
+            return Ok((Appended::full(samples.len()), true));
         }
+        let mut refused = Vec::new();
         let first = self.last_row + 1;
         let ranks = settings.policies.ranks();
         for (index, Sample { reading, timing }) in samples.iter().enumerate() {

@@ -74,6 +74,22 @@ impl Appended {
             refused: Vec::new(),
         }
     }
+
+    /// All of so many refused for want of room, to come again together.
+    pub(crate) fn full(readings: usize) -> Self {
+        Self {
+            range: None,
+            refused: (0..readings)
+                .map(|at| (at, ReadingError::BufferFull))
+                .collect(),
+        }
+    }
+
+    /// Whether some are refused for want of room, and come again.
+    pub(crate) fn is_full(&self) -> bool {
+        let mut refused = self.refused.iter();
+        refused.any(|(_, error)| *error == ReadingError::BufferFull)
+    }
 }
 
 /// Readings that wait for their commit.

@@ -30,7 +30,7 @@
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
 //! `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
-//! for the accounts' rows; `positions` for how far files were read; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
+//! for the accounts' rows; `positions` for how far files were read; `declarations` for what sensors are; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk.
 
 #[doc(hidden)]
@@ -42,6 +42,7 @@ mod commands;
 mod commit;
 mod connect;
 mod consolidate;
+mod declarations;
 mod deferred;
 #[doc(hidden)]
 pub mod epochs;
@@ -80,6 +81,7 @@ pub use append::{Append, Hold, Position, Sample, Timing};
 #[cfg(test)]
 pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};
+pub use declarations::{DeclarationState, KeptDeclaration};
 pub use error::BufferError;
 pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
 pub use keep::Reason;

@@ -21,6 +21,7 @@ use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::link::LinkConfig;
 use crate::probes::ProbePauses;
+use crate::sensors::{self, SensorRule};
 use crate::session::SessionConfig;
 use crate::source::{self, SourceConfig};
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub probes: ProbePauses,
     /// The sources that run.
     pub sources: Vec<SourceConfig>,
+    /// What sensors are, as the settings say; the first rule that matches decides.
+    pub sensors: Vec<SensorRule>,
     /// What commands may do.
     pub commands: CommandsConfig,
     /// How this machine's clocks are read.
@@ -118,6 +121,7 @@ impl Config {
             session: SessionConfig::default(),
             probes: ProbePauses::default(),
             sources: Vec::new(),
+            sensors: Vec::new(),
             commands: CommandsConfig::default(),
             clock: ClockSettings::default(),
             own_process: None,
@@ -139,14 +143,25 @@ impl Settings {
     /// Reads the sources of a settings file, whatever else is in it.
     ///
     /// # Errors
-    /// As [`Self::load`], for the sections of sources alone.
+    /// As [`Self::load`], for the sections of sources and sensors alone.
     pub fn load_sources(path: &Path) -> Result<Vec<SourceConfig>, Failure> {
+        Ok(Self::load_for_trial(path)?.0)
+    }
+
+    /// Reads the sources of a settings file, and what it says of sensors, whatever else is in it.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for the sections of sources alone.
+    pub(crate) fn load_for_trial(
+        path: &Path,
+    ) -> Result<(Vec<SourceConfig>, Vec<SensorRule>), Failure> {
         // What is not known here may be known elsewhere.
         let raw: RawSourcesAlone = settings::load_noting(path, &mut Problems::default())?;
         let mut problems = Problems::default();
         let sources = source::read(raw.source, path, &mut problems);
+        let sensors = sensors::settings::check(raw.sensor, &mut problems);
         problems.into_result(path)?;
-        Ok(sources)
+        Ok((sources, sensors))
     }
 
     fn from_raw(raw: Raw, origin: &Path, mut problems: Problems) -> Result<Self, Failure> {
@@ -160,6 +175,7 @@ impl Settings {
         let buffer = raw.buffer.check(origin, &mut problems);
         let session = raw.session.check(&mut problems);
         let sources = source::read(raw.source, origin, &mut problems);
+        let sensors = sensors::settings::check(raw.sensor, &mut problems);
         let commands = raw.commands.check(origin, &mut problems);
         check_apart(&sources, &buffer, &tls, &mut problems);
         problems.into_result(origin)?;
@@ -184,6 +200,7 @@ impl Settings {
                 session,
                 probes: ProbePauses::default(),
                 sources,
+                sensors,
                 commands,
                 clock: raw.clock.settings(origin),
                 own_process: None,

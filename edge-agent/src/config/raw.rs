@@ -15,6 +15,7 @@ use super::CommandsConfig;
 use crate::buffer::{BufferSettings, Policies, Policy, Priority, Rule, SensorPattern};
 use crate::clock::ClockSettings;
 use crate::commands::work::Program;
+use crate::sensors::settings::RawSensor;
 use crate::session::SessionConfig;
 use crate::source::RawSources;
 
@@ -37,6 +38,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) source: RawSources,
     #[serde(default)]
+    pub(super) sensor: Vec<RawSensor>,
+    #[serde(default)]
     pub(super) commands: RawCommands,
     #[serde(default)]
     pub(super) clock: RawClock,
@@ -50,6 +53,8 @@ pub(super) struct Raw {
 pub(super) struct RawSourcesAlone {
     #[serde(default)]
     pub(super) source: RawSources,
+    #[serde(default)]
+    pub(super) sensor: Vec<RawSensor>,
 }
 
 #[derive(Debug, Deserialize)]

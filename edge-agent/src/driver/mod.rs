@@ -15,7 +15,7 @@ mod storage;
 use std::time::Duration;
 
 use daemon::{Component, Failure};
-use schema::message::{Ack, Downlink};
+use schema::message::{Ack, Downlink, NotedSensor};
 use schema::{RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -72,6 +72,10 @@ pub(crate) struct Driver {
     pub(crate) downlinks: mpsc::Receiver<Downlink>,
     /// Ends the link, when cancelled.
     pub(crate) link_stop: CancellationToken,
+    /// What the bridge of this connection understands, for whoever sends it more than readings.
+    pub(crate) protocol: watch::Sender<Option<u16>>,
+    /// What the bridge has noted of sensors.
+    pub(crate) noted_sensors: mpsc::Sender<Vec<NotedSensor>>,
     pub(crate) requests: mpsc::Receiver<SendRequest>,
     /// The limits that may change.
     pub(crate) tuning: watch::Receiver<Tuning>,
@@ -223,6 +227,7 @@ impl DriverTask {
                 self.time.down();
                 self.report_waits = false;
                 self.uplink = None;
+                self.parts.protocol.send_replace(None);
                 let reason = error.map_or_else(|| "not connected".into(), |e| e.to_string());
                 self.parts.link_health.waiting(reason.clone());
                 self.last_error = Some(reason);
@@ -245,10 +250,19 @@ impl DriverTask {
             }
             // The link hands these to the commands as well.
             Happening::Downlink(Downlink::Noted(_)) => self.time.received_other(),
+            Happening::Downlink(Downlink::Sensors(notes)) => {
+                self.time.received_other();
+                // What finds no place is sent again, and answered again.
+                let _ = self.parts.noted_sensors.try_send(notes);
+            }
             Happening::Downlink(Downlink::Hello(hello)) => {
                 let was_new = self.time.protocol().is_some();
                 let changes = self.time.hello(&hello);
                 self.clock_changed(&changes).await;
+                let protocol = self.time.protocol();
+                self.parts
+                    .protocol
+                    .send_if_modified(|known| std::mem::replace(known, protocol) != protocol);
                 if !was_new && self.time.protocol().is_some() {
                     // It understands more than what was reported to it so far.
                     self.offer(Some(hello.protocol)).await;

@@ -13,6 +13,7 @@
 //! A new kind: a module with its settings and `impl Source`, and a line in [`kinds`].
 
 mod config;
+mod described;
 #[cfg(feature = "exec")]
 pub mod exec;
 #[cfg(feature = "file")]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use daemon::{Clock, Fault, lock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use schema::SensorName;
+use schema::{SensorDeclaration, SensorName};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,9 @@ use super::said::Said;
 use super::shape::{Fate, Shaper};
 use super::verdict::{Dropped, Outcome, Place, Refusal};
 use super::{SourceConfig, SourceState};
-use crate::buffer::{Append, ReadingError, Sample};
+use crate::buffer::{Append, Appended, ReadingError, Sample};
 use crate::ingest::{Ingest, IngestError, Refusals};
+use crate::sensors::{Sensors, among};
 pub use submission::Submission;
 use submission::{Handed, Windowed};
 
@@ -52,6 +53,8 @@ struct Shared {
     appends: AtomicU64,
     controls: Option<Controls>,
     timeout: Duration,
+    /// How often each of its sensors is read, of a source of which nothing can change that.
+    interval_ms: Option<u64>,
     refusals: Mutex<Refusals>,
     /// How often changes of its state are logged.
     changes: DefaultDirectRateLimiter,
@@ -64,7 +67,7 @@ struct Shared {
 enum Sink {
     Buffer(Ingest),
     /// They are shown, and nothing is kept: `edge-agent try`.
-    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>),
+    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>, Sensors),
 }
 
 /// While it exists, the source waits for the buffer: that is no fault of the source's.
@@ -104,11 +107,12 @@ impl Outlet {
         report: Arc<Report>,
         samples: mpsc::Sender<Vec<Sample>>,
         clock: Arc<dyn Clock>,
+        sensors: Sensors,
     ) -> Self {
         let controls = config.interval.map(Controls::fixed);
         let closed = CancellationToken::new();
         Self::to(
-            Sink::Shown(samples, clock),
+            Sink::Shown(samples, clock, sensors),
             config,
             controls,
             report,
@@ -141,6 +145,14 @@ impl Outlet {
             windows: Notify::new(),
             said: Mutex::default(),
             appends: AtomicU64::new(0),
+            interval_ms: config
+                .interval
+                .filter(|_| {
+                    controls
+                        .as_ref()
+                        .is_none_or(|controls| controls.dead_band.is_none())
+                })
+                .and_then(|interval| u64::try_from(interval.as_millis()).ok()),
             controls,
             timeout: config.timeout.unwrap_or(TIMEOUT),
             refusals: Mutex::new(refusals),
@@ -155,7 +167,7 @@ impl Outlet {
     pub fn now_micros(&self) -> i64 {
         match &self.0.sink {
             Sink::Buffer(ingest) => ingest.now_micros(),
-            Sink::Shown(_, clock) => clock.now_micros(),
+            Sink::Shown(_, clock, _) => clock.now_micros(),
         }
     }
 
@@ -245,6 +257,38 @@ impl Outlet {
         match error {
             Some(error) => self.failed(error),
             None => self.working(),
+        }
+    }
+
+    /// Says what a sensor is, by the name that the source gives it, in the place of what the source said before. Of a
+    /// sensor that does not change there is nothing to do; a source says it again only when it may have.
+    pub fn declare(&self, sensor: &SensorName, declaration: SensorDeclaration) {
+        self.tell(sensor, declaration, Sensors::declare);
+    }
+
+    /// As [`Self::declare`], but what this leaves out stays as it was.
+    pub fn declare_more(&self, sensor: &SensorName, declaration: SensorDeclaration) {
+        self.tell(sensor, declaration, Sensors::declare_more);
+    }
+
+    fn tell(
+        &self,
+        sensor: &SensorName,
+        mut declaration: SensorDeclaration,
+        tell: impl Fn(&Sensors, &SensorName, SensorDeclaration),
+    ) {
+        let shared = &self.0;
+        declaration.interval_ms = declaration.interval_ms.or(shared.interval_ms);
+        let sensors = match &shared.sink {
+            Sink::Buffer(ingest) => ingest.sensors(),
+            Sink::Shown(_, _, sensors) => sensors,
+        };
+        let declared = match &shared.shaper {
+            Some(shaper) => lock(shaper).declared(sensor, declaration),
+            None => Some((sensor.clone(), declaration)),
+        };
+        if let Some((sensor, declaration)) = declared {
+            tell(sensors, &sensor, declaration);
         }
     }
 
@@ -425,11 +469,16 @@ impl Outlet {
                     let waiting = Waiting::begin(self);
                     Handed::Buffer(ingest.submit(append).await, waiting)
                 }
-                Sink::Shown(shown, _) => {
-                    let count = append.samples.len() as u64;
+                Sink::Shown(shown, _, sensors) => {
+                    let mut samples = append.samples;
+                    let mistyped = sensors.admit(&mut samples);
+                    let appended = Appended::shown(samples.len() as u64);
                     // Nobody looks any more: the source is stopped next.
-                    let _ = shown.send(append.samples).await;
-                    Handed::Shown(count)
+                    let _ = shown.send(samples).await;
+                    Handed::Shown(Appended {
+                        refused: among(mistyped, Vec::new()),
+                        ..appended
+                    })
                 }
             }
         };

@@ -33,6 +33,7 @@ mod overrides;
 mod probes;
 mod process;
 mod replay;
+mod sensors;
 mod simulate;
 mod source_docs;
 mod source_lines;

@@ -40,3 +40,4 @@ mod quotas;
 mod report;
 mod retention;
 mod rollups;
+mod sensors;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use daemon::Fault;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use schema::SensorName;
 use std::num::NonZeroU32;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Notify;
@@ -149,7 +150,10 @@ impl<'a> Output<'a> {
                 // Between two groups of lines.
                 Ok(Some(line)) if line.trim().is_empty() => continue,
                 Ok(Some(line)) => {
-                    match self.source.rules.read(line.as_bytes(), now_micros, samples) {
+                    let outlet = &self.outlet;
+                    let declare = |sensor: &SensorName, said| outlet.declare_more(sensor, said);
+                    let rules = &self.source.rules;
+                    match rules.read_declaring(line.as_bytes(), now_micros, samples, declare) {
                         Ok(_) => continue,
                         Err(error) => (line, error),
                     }

@@ -35,7 +35,7 @@ pub(super) struct Windowed {
 pub(super) enum Handed {
     Nothing,
     Buffer(ingest::Handed, Waiting),
-    Shown(u64),
+    Shown(Appended),
 }
 
 impl Drop for Windowed {
@@ -66,7 +66,7 @@ impl Submission {
         let shared = &outlet.0;
         let (outcome, readings, is_again) = match handed {
             Handed::Nothing => (Ok(Appended::default()), 0, false),
-            Handed::Shown(count) => (Ok(Appended::shown(count)), count, false),
+            Handed::Shown(appended) => (Ok(appended), 0, false),
             Handed::Buffer(handed, _waiting) => {
                 let (readings, is_again) = (handed.readings(), handed.is_again());
                 (handed.done().await, readings, is_again)
@@ -74,8 +74,8 @@ impl Submission {
         };
         if let Some(windowed) = &mut windowed {
             windowed.is_taken = outcome.as_ref().is_ok_and(|appended| {
-                // With a position, all of it is refused.
-                !has_position || appended.range.is_some() || appended.refused.is_empty()
+                // With a position, all of it comes again when any of it does.
+                !has_position || !appended.is_full()
             });
         }
         drop(windowed);

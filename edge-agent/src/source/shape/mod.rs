@@ -20,7 +20,7 @@ mod window;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use schema::{ObservedAt, Quality, SensorName, Value};
+use schema::{ObservedAt, Quality, SensorDeclaration, SensorName, Value, ValueType};
 use tokio::time::Instant;
 
 use crate::buffer::Sample;
@@ -170,6 +170,37 @@ impl Shaper {
                 known.end_settled(&self.shaping, out);
             }
         }
+    }
+
+    /// A sensor under its new name, and what its readings are once they are shaped; `None` when there will be none.
+    pub(crate) fn declared(
+        &self,
+        sensor: &SensorName,
+        mut declaration: SensorDeclaration,
+    ) -> Option<(SensorName, SensorDeclaration)> {
+        let known = Known::new(&self.shaping, sensor);
+        let rule = known.rule.and_then(|at| self.shaping.rules.get(at));
+        if rule.is_some_and(|rule| rule.drop) {
+            return None;
+        }
+        if rule
+            .and_then(|rule| rule.dead_band)
+            .or(self.shaping.dead_band)
+            .is_some()
+        {
+            declaration.interval_ms = None;
+        }
+        if let Some(window) = rule.and_then(|rule| rule.window) {
+            // The mean of whole numbers is none.
+            if window.aggregate == Aggregate::Mean
+                && declaration.value_type == Some(ValueType::Integer)
+            {
+                declaration.value_type = Some(ValueType::Float);
+                declaration.precision = None;
+            }
+            declaration.interval_ms = u64::try_from(window.length.as_millis()).ok();
+        }
+        Some((known.name.ok()?, declaration))
     }
 
     /// Ends the windows that are over.
