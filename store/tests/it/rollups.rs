@@ -816,7 +816,7 @@ fn marks_are_cleared_in_the_order_in_which_they_are_written() {
         });
         waiting(&fixture, 1).await;
         fixture
-            .sql("UPDATE rollup_status SET rolled_until = NULL")
+            .sql("UPDATE rollup_status SET rolled_until = NULL; DELETE FROM telemetry_hours")
             .await;
         let clearing = tokio::spawn({
             let store = Arc::clone(&store);
