@@ -28,6 +28,7 @@ mod fleet;
 mod groups;
 mod history;
 mod ingest;
+mod leaving;
 mod ledger;
 mod lww;
 mod odd_rows;

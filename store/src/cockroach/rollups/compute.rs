@@ -1,20 +1,20 @@
 //! Some marked hours of one device, computed anew from their readings.
 
-use std::collections::BTreeMap;
-
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
-use super::super::super::rollups::Computed;
 use super::super::super::rollups::part::{Hour, Key, Part, Parts};
+use super::super::super::rollups::{Computed, HOUR};
 use super::super::arguments::{Columns, Micros};
 use super::super::ingest::sql_int;
 use super::super::rows;
-use super::{claim, ends, first_kept, sql, time};
+use super::{claim, first_kept, sql, time};
 
-/// Marks of one transaction: at a reading a second some 100,000 readings.
+/// Marks of one transaction at most, and readings after which it takes no further one: a dense hour has a transaction of its
+/// own, so that none runs into its time-out for what could be done in several.
 const MARKS: i64 = 8;
+const NUMBERS_MAX: u64 = 100_000;
 
 /// A mark that was read.
 #[derive(Debug)]
@@ -23,6 +23,12 @@ struct Mark {
     /// When its hour begins, in microseconds.
     hour: i64,
     marks: i64,
+}
+
+impl Mark {
+    const fn end(&self) -> Micros {
+        Micros(self.hour.saturating_add(HOUR))
+    }
 }
 
 /// Rows of a table of rollups, each with its sensor.
@@ -57,20 +63,25 @@ pub(super) async fn compute(
     let until = rolled_until.unwrap_or(i64::MIN);
     let is_rolled = |mark: &&Mark| (from..until).contains(&mark.hour);
     let rolled: Vec<&Mark> = marks.iter().filter(is_rolled).collect();
+    let computed = numbers(connection, device, &rolled).await?;
+    let (rolled, left) = rolled.split_at(computed.len());
     if !rolled.is_empty() {
-        replace(connection, device, &rolled).await?;
+        replace(connection, device, rolled, &computed).await?;
     }
+    let first_left = left.first().copied();
+    let is_done = |mark: &&Mark| first_left.is_none_or(|left| !std::ptr::eq(*mark, left));
+    let done: Vec<&Mark> = marks.iter().take_while(is_done).collect();
     let unmark = Columns::default()
         .one(device)?
-        .array(&marks, |mark| mark.sensor.as_str())?
-        .array(&marks, |mark| Micros(mark.hour))?
-        .array(&marks, |mark| mark.marks)?;
+        .array(&done, |mark| mark.sensor.as_str())?
+        .array(&done, |mark| Micros(mark.hour))?
+        .array(&done, |mark| mark.marks)?;
     connection
         .execute(sqlx::query_with(sql::UNMARK, unmark.done()))
         .await?;
     Ok(Computed {
         hours: rolled.len() as u64,
-        has_more: found.len() as i64 == MARKS,
+        has_more: found.len() as i64 == MARKS || !left.is_empty(),
     })
 }
 
@@ -79,10 +90,8 @@ async fn replace(
     connection: &mut PgConnection,
     device: &str,
     marks: &[&Mark],
+    computed: &[Hour],
 ) -> Result<(), sqlx::Error> {
-    let hours: Vec<i64> = marks.iter().map(|mark| mark.hour).collect();
-    let ends = ends(&hours);
-    let computed = numbers(connection, device, marks, &ends).await?;
     let drop_hours = Columns::default()
         .one(device)?
         .array(marks, |mark| mark.sensor.as_str())?
@@ -94,15 +103,12 @@ async fn replace(
         .one(device)?
         .array(marks, |mark| mark.sensor.as_str())?
         .array(marks, |mark| Micros(mark.hour))?
-        .array(&ends, |end| *end)?;
+        .array(marks, |mark| mark.end())?;
     connection
         .execute(sqlx::query_with(sql::DROP_MINUTES, drop_minutes.done()))
         .await?;
     let (mut hours, mut minutes): (Rows<'_>, Rows<'_>) = (Vec::new(), Vec::new());
-    for (place, hour) in &computed {
-        let Some(mark) = marks.get(*place) else {
-            continue;
-        };
+    for (mark, hour) in marks.iter().zip(computed) {
         let has_minutes = !hour.minutes.is_empty();
         let row = |(key, part): &(Key, Part)| (mark.sensor.as_str(), *key, *part, has_minutes);
         hours.extend(hour.hours.iter().map(row));
@@ -123,30 +129,55 @@ async fn replace(
     Ok(())
 }
 
-/// The rollups of some hours, by the place of their marks; of those without numbers there are none.
+/// The rollups of the first hours of some, as many as hold [`NUMBERS_MAX`] numbers, and one at least. They are read one first, and
+/// then as many as would be enough if they held what it does.
 async fn numbers(
     connection: &mut PgConnection,
     device: &str,
     marks: &[&Mark],
-    ends: &[Micros],
-) -> Result<BTreeMap<usize, Hour>, sqlx::Error> {
+) -> Result<Vec<Hour>, sqlx::Error> {
+    let mut hours = Vec::with_capacity(marks.len());
+    let mut read = 0;
+    while hours.len() < marks.len() && read < NUMBERS_MAX {
+        let of_each = match hours.len() as u64 {
+            0 => NUMBERS_MAX,
+            done => read.div_ceil(done).max(1),
+        };
+        let wanted = ((NUMBERS_MAX - read) / of_each).max(1);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        let last = hours.len().saturating_add(wanted).min(marks.len());
+        let (some, numbers) = numbers_of(connection, device, &marks[hours.len()..last]).await?;
+        hours.extend(some);
+        read += numbers;
+    }
+    Ok(hours)
+}
+
+/// The rollups of some hours, in their order, and how many numbers these hold.
+async fn numbers_of(
+    connection: &mut PgConnection,
+    device: &str,
+    marks: &[&Mark],
+) -> Result<(Vec<Hour>, u64), sqlx::Error> {
     let places: Vec<i64> = (0..marks.len()).map(|at| sql_int(at as u64)).collect();
     let arguments = Columns::default()
         .one(device)?
         .array(marks, |mark| mark.sensor.as_str())?
         .array(marks, |mark| Micros(mark.hour))?
-        .array(ends, |end| *end)?
+        .array(marks, |mark| mark.end())?
         .array(&places, |place| *place)?;
     let mut found = connection.fetch(sqlx::query_with(sql::NUMBERS, arguments.done()));
-    let mut parts: BTreeMap<usize, Parts<Key>> = BTreeMap::new();
+    let mut parts: Vec<Parts<Key>> = marks.iter().map(|_| Parts::default()).collect();
+    let mut numbers = 0;
     while let Some(row) = found.try_next().await? {
         let place = usize::try_from(rows::number(&row, 0)?).unwrap_or(usize::MAX);
         let Micros(at) = row.try_get(1)?;
-        let hour = parts.entry(place).or_default();
-        hour.number(at, row.try_get(2)?, row.try_get(3)?);
+        if let Some(hour) = parts.get_mut(place) {
+            hour.number(at, row.try_get(2)?, row.try_get(3)?);
+        }
+        numbers += 1;
     }
-    let hours = parts.into_iter();
-    Ok(hours.map(|(place, parts)| (place, parts.hour())).collect())
+    Ok((parts.into_iter().map(Parts::hour).collect(), numbers))
 }
 
 /// The columns that hours and minutes share.
