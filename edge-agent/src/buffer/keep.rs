@@ -348,7 +348,7 @@ mod tests {
         step(&keep, &mut kept, 2);
         assert_eq!(keep.counts(), [0, 6, 0, 0]);
         keep.send(&set(&[(20, 29)]), 100, Some(15));
-        step(&keep, &mut kept, 2);
+        step(&keep, &mut kept, 3);
         assert_eq!(keep.sent, Some(set(&[(1, 14), (20, 119)])));
         keep.track(false, 0);
         step(&keep, &mut kept, 2);
