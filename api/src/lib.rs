@@ -24,6 +24,7 @@ pub mod parameters;
 pub mod problem;
 pub mod readings;
 pub mod request;
+pub mod sensors;
 mod shapes;
 pub mod status;
 pub mod telemetry;
@@ -89,6 +90,7 @@ pub fn table() -> Vec<Described> {
         ledger::ShowLedger,
         ledger::AcceptLoss,
         readings::SendReadings,
+        sensors::ListSensors,
         status::ShowStatus,
         telemetry::ListReadings,
         telemetry::ShowLatest,

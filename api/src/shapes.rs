@@ -55,9 +55,21 @@ pub(crate) enum QualityShape {
     Bad,
 }
 
+/// Of which type values are
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ValueType)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "only its shape is of use")]
+pub(crate) enum ValueTypeShape {
+    Float,
+    Integer,
+    Boolean,
+    Text,
+}
+
 #[cfg(test)]
 mod tests {
-    use schema::{Balance, Quality, SeqRange};
+    use schema::{Balance, Quality, SeqRange, ValueType};
     use serde_json::{Value, to_value};
 
     use super::*;
@@ -88,6 +100,15 @@ mod tests {
             (QualityShape::Uncertain, Quality::Uncertain),
             (QualityShape::Bad, Quality::Bad),
         ] {
+            assert_eq!(to_value(ours).unwrap(), to_value(theirs).unwrap());
+        }
+        let types = [
+            ValueTypeShape::Float,
+            ValueTypeShape::Integer,
+            ValueTypeShape::Boolean,
+            ValueTypeShape::Text,
+        ];
+        for (ours, theirs) in types.into_iter().zip(ValueType::ALL) {
             assert_eq!(to_value(ours).unwrap(), to_value(theirs).unwrap());
         }
     }

@@ -57,6 +57,9 @@ pub struct OfReadings {
     pub after: Option<String>,
     /// `json`, `csv` or `arrow`; else what `Accept` says
     pub format: Option<String>,
+    /// With the unit of each reading, as far as one is declared: a last column of CSV, a field of JSON. An Arrow stream
+    /// has it in any case, in its schema
+    pub units: Option<bool>,
 }
 
 /// Which numbers are summed up, and how.
@@ -113,6 +116,9 @@ pub struct ReadingBody {
     /// What the sensor said.
     #[schema(value_type = ValueShape)]
     pub value: Value,
+    /// The unit of the value, if it was asked for and is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// How far it is to be trusted.
     #[schema(value_type = QualityShape)]
     pub quality: Quality,

@@ -23,13 +23,14 @@ use schema::codec::{self, DecodeError};
 use schema::envelope::{self, EnvelopeError};
 use schema::limits::{
     COMMAND_BODY_BYTES_MAX, CONFIG_KEYS_MAX, CONFIG_VALUE_BYTES_MAX, KEY_BYTES_MAX,
-    REPORT_EPOCHS_MAX, SQL_INTEGER_MAX,
+    REPORT_EPOCHS_MAX, SENSORS_MESSAGE_MAX, SQL_INTEGER_MAX,
 };
 use schema::message::{
     CommandProgress, ConfigEntry, Event, FailedKey, LedgerReport, RejectReason, Rejection, Report,
-    ReportedConfig, Status,
+    ReportedConfig, SensorReport, Status,
 };
 use schema::reading::ValueError;
+use schema::sensor::DeclarationError;
 use schema::time::ReceivedAt;
 use schema::{Batch, DeviceId, Row, SeqRange};
 
@@ -74,6 +75,9 @@ pub enum SideError {
     /// It is no message that this build reads.
     #[error(transparent)]
     Undecodable(#[from] EnvelopeError),
+    /// What a sensor is said to be makes no sense.
+    #[error(transparent)]
+    Declaration(#[from] DeclarationError),
     /// A text that is too long, or holds NUL.
     #[error("{0} is too long, or holds NUL")]
     Text(&'static str),
@@ -128,6 +132,17 @@ pub fn admit_event(payload: &[u8]) -> Result<Event, SideError> {
             }
             for FailedKey { reason, .. } in failed {
                 check_text("a reason", reason, CONFIG_VALUE_BYTES_MAX)?;
+            }
+        }
+        Event::Sensors(SensorReport { sensors }) => {
+            if sensors.len() > SENSORS_MESSAGE_MAX {
+                return Err(SideError::Number("the count of sensors is"));
+            }
+            for declared in sensors {
+                declared.declaration.validate()?;
+                if declared.version.bits() > SQL_INTEGER_MAX {
+                    return Err(SideError::Number("a declaration's clock is"));
+                }
             }
         }
     }
@@ -430,6 +445,48 @@ mod tests {
             }))
         };
         assert!(reason(CONFIG_VALUE_BYTES_MAX) && !reason(CONFIG_VALUE_BYTES_MAX + 1));
+    }
+
+    #[test]
+    fn declarations_have_their_bounds() {
+        use schema::limits::{SENSOR_DESCRIPTION_CHARS_MAX, SENSOR_UNIT_CHARS_MAX};
+        use schema::message::DeclaredSensor;
+        use schema::{SensorDeclaration, ValueType};
+        let admitted = |count, change: &dyn Fn(&mut DeclaredSensor)| {
+            let mut declared = DeclaredSensor {
+                sensor: "s".parse().unwrap(),
+                version: Hlc::from_bits(1),
+                declaration: SensorDeclaration::default(),
+            };
+            change(&mut declared);
+            let sensors = vec![declared; count];
+            admit_event(&envelope::encode(&Event::Sensors(SensorReport { sensors })).unwrap())
+        };
+        let fits = |count, change: &dyn Fn(&mut DeclaredSensor)| admitted(count, change).is_ok();
+        let most = SENSORS_MESSAGE_MAX;
+        assert!(fits(0, &|_| {}) && fits(most - 1, &|_| {}) && fits(most, &|_| {}));
+        assert!(!fits(most + 1, &|_| {}));
+        let clock = |bits| fits(1, &|of| of.version = Hlc::from_bits(bits));
+        assert!(clock(SQL_INTEGER_MAX - 1) && clock(SQL_INTEGER_MAX));
+        assert!(!clock(SQL_INTEGER_MAX + 1));
+        let unit = |text: &str| fits(1, &|of| of.declaration.unit = Some(text.to_owned()));
+        assert!(unit(&"°".repeat(SENSOR_UNIT_CHARS_MAX)));
+        assert!(!unit(&"°".repeat(SENSOR_UNIT_CHARS_MAX + 1)) && !unit("a\0") && !unit(""));
+        let described = |chars| {
+            let text = "d".repeat(chars);
+            fits(1, &|of| of.declaration.description = Some(text.clone()))
+        };
+        assert!(described(SENSOR_DESCRIPTION_CHARS_MAX));
+        assert!(!described(SENSOR_DESCRIPTION_CHARS_MAX + 1));
+        assert!(!fits(1, &|of| of.declaration.max = Some(f64::NAN)));
+        let error = admitted(1, &|of| {
+            of.declaration.value_type = Some(ValueType::Text);
+            of.declaration.min = Some(0.0);
+        });
+        assert!(!error.unwrap_err().is_newer(), "it is damage");
+        // A name that is none, and a payload that ends early.
+        let payload = envelope::encode(&(5u8, vec![("a\nb", Hlc::from_bits(1))])).unwrap();
+        assert!(admit_event(&payload).is_err());
     }
 
     #[test]

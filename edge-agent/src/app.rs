@@ -30,6 +30,7 @@ use crate::log_level::LogLevels;
 use crate::metrics::{ClockCollector, IngestMeters, LedgerCollector, SessionMeters};
 use crate::probes::Probes;
 use crate::reload::{Reloaded, Reloading, SettingsStatus, millis};
+use crate::sensors::{self, SensorRule, Sensors};
 use crate::session::{Session, SessionConfig};
 use crate::source::{Controls, Running, Scans, SourceCollector};
 use crate::status::served::{self, Rated, Served};
@@ -155,10 +156,12 @@ impl Agent {
             "agent started"
         );
 
+        let sensors = declared(&buffer, config.sensors.clone()).await;
         let intake = CancellationToken::new();
         let ingest = Ingest::new(
             buffer.clone(),
             Arc::clone(&stamps),
+            sensors.clone(),
             IngestMeters::register(registry),
             intake.clone(),
         );
@@ -236,6 +239,8 @@ impl Agent {
                 read_at_ms: millis(clock.wall_ms()),
                 ..SettingsStatus::default()
             }),
+            filling: false,
+            evicted_by: BTreeMap::new(),
         });
         let (sending, send_requests) = mpsc::channel(SEND_REQUESTS_QUEUE);
         let (twin_requests, requests) = mpsc::channel(twin::REQUESTS_QUEUE);
@@ -288,6 +293,17 @@ impl Agent {
             stop: lifecycle.token(),
         };
         let served_clock = clock.clone();
+        let (protocol, protocol_receiver) = watch::channel(None);
+        let (noted_sensors, answers) = mpsc::channel(sensors::ANSWERS_QUEUE);
+        let sender = sensors::Sender {
+            sensors,
+            buffer: buffer.clone(),
+            clock: clock.clone(),
+            link: received.state.clone(),
+            protocol: protocol_receiver,
+            answers,
+            stop: lifecycle.token(),
+        };
         let driver = Driver {
             session: Session::new(config.session.clone(), opened.epoch, offered_to, pending),
             starts: opened.starts,
@@ -304,6 +320,8 @@ impl Agent {
                 shown: shown.clone(),
                 closed: received.closed,
             },
+            protocol,
+            noted_sensors,
             requests: send_requests,
             tuning,
             status,
@@ -321,6 +339,7 @@ impl Agent {
         lifecycle.spawn("log level", log_level.run(lifecycle.token()));
         lifecycle.spawn("twin", twin.run().instrument(span.clone()));
         lifecycle.spawn("commands", commands.run().instrument(span.clone()));
+        lifecycle.spawn("sensors", sender.run().instrument(span.clone()));
         let closing = buffer.clone();
         let (last_words, stopping) = (running.last_words(), lifecycle.token());
         let driving = async move {
@@ -435,6 +454,15 @@ impl RunningAgent {
         let _ = timeout(deadline, drained).await;
         self.buffer.balance()
     }
+}
+
+/// What sensors are, as far as an earlier run has declared them. Without that they are declared again.
+async fn declared(buffer: &Buffer, rules: Vec<SensorRule>) -> Sensors {
+    let kept = buffer.declarations().await.unwrap_or_else(|error| {
+        warn!(%error, "what was declared of sensors cannot be read; it is declared again");
+        Vec::new()
+    });
+    Sensors::new(rules, kept)
 }
 
 /// The knobs, set as the settings file says.

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use daemon::{Class, Clock, Fault};
 use schema::reading::ValueError;
+use schema::sensor::TypeError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::buffer::{Append, Appended, Buffer, BufferError, ReadingError, Submitted};
 use crate::metrics::IngestMeters;
 use crate::repeat::Repeats;
+use crate::sensors::{Sensors, among};
 
 /// Most readings in one append: more is a source that does not hand over as it reads.
 pub const APPEND_READINGS_MAX: usize = 4096;
@@ -24,6 +26,7 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 pub struct Ingest {
     buffer: Buffer,
     clock: Arc<dyn Clock>,
+    sensors: Sensors,
     meters: IngestMeters,
     closed: CancellationToken,
 }
@@ -49,7 +52,12 @@ pub enum IngestError {
 #[derive(Debug)]
 pub struct Handed {
     readings: u64,
-    submitted: Result<Submitted, IngestError>,
+    is_again: bool,
+    has_position: bool,
+    /// Those that are not of their sensors' types, by their places.
+    mistyped: Vec<(usize, TypeError)>,
+    /// `None` when nothing was left to be kept.
+    submitted: Option<Result<Submitted, IngestError>>,
     meters: IngestMeters,
 }
 
@@ -87,12 +95,14 @@ impl Ingest {
     pub(crate) fn new(
         buffer: Buffer,
         clock: Arc<dyn Clock>,
+        sensors: Sensors,
         meters: IngestMeters,
         closed: CancellationToken,
     ) -> Self {
         Self {
             buffer,
             clock,
+            sensors,
             meters,
             closed,
         }
@@ -114,13 +124,26 @@ impl Ingest {
 
     /// Hands readings over as [`Self::append`] does, and returns when they wait for their commit,
     /// behind what was handed over before. So a source may read on meanwhile.
-    pub async fn submit(&self, append: Append) -> Handed {
+    pub async fn submit(&self, mut append: Append) -> Handed {
         let readings = append.samples.len();
+        let mistyped = self.sensors.admit(&mut append.samples);
+        let is_empty = append.samples.is_empty() && append.position.is_none();
         Handed {
+            is_again: append.is_again,
+            has_position: append.position.is_some(),
             readings: readings as u64,
-            submitted: self.try_submit(append, readings).await,
+            submitted: match is_empty && !mistyped.is_empty() {
+                true => None,
+                false => Some(self.try_submit(append, readings).await),
+            },
+            mistyped,
             meters: self.meters.clone(),
         }
+    }
+
+    /// What the agent's sensors are.
+    pub(crate) const fn sensors(&self) -> &Sensors {
+        &self.sensors
     }
 
     async fn try_submit(&self, append: Append, readings: usize) -> Result<Submitted, IngestError> {
@@ -165,21 +188,38 @@ impl Handed {
         self.readings
     }
 
-    /// Waits for the commit.
+    /// Whether they were handed over before.
+    pub(crate) const fn is_again(&self) -> bool {
+        self.is_again
+    }
+
+    /// Waits for the commit. What is refused for now is counted the first time.
     ///
     /// # Errors
     /// As [`Ingest::append`].
     pub async fn done(self) -> Result<Appended, IngestError> {
         let outcome = match self.submitted {
-            Ok(submitted) => submitted.done().await.map_err(IngestError::from),
-            Err(error) => Err(error),
+            Some(Ok(submitted)) => submitted.done().await.map_err(IngestError::from),
+            Some(Err(error)) => Err(error),
+            None => Ok(Appended::default()),
         };
+        let outcome = outcome.map(|appended| match self.has_position && appended.is_full() {
+            // All of it comes again.
+            true => Appended::full(self.readings as usize),
+            false => Appended {
+                refused: among(self.mistyped, appended.refused),
+                ..appended
+            },
+        });
         match &outcome {
             Ok(appended) => {
                 for (_, error) in &appended.refused {
-                    self.meters.refused(reading_label(error), 1);
+                    if !self.is_again || *error != ReadingError::BufferFull {
+                        self.meters.refused(reading_label(error), 1);
+                    }
                 }
             }
+            Err(error) if self.is_again && error.fault() == Fault::Retry => {}
             Err(error) => self.meters.refused(error.label(), self.readings),
         }
         outcome
@@ -192,6 +232,7 @@ const fn reading_label(error: &ReadingError) -> &'static str {
         ReadingError::Value(ValueError::TextTooLong { .. } | ValueError::TextHoldsNul) => {
             "bad_text"
         }
+        ReadingError::Type(_) => "wrong_type",
         ReadingError::TooManySensors => "too_many_sensors",
         ReadingError::BufferFull => "buffer_full",
     }

@@ -15,7 +15,7 @@
 //! quarantined + evicted + discarded, shown by [`RunningAgent::balance`] and the metrics.
 //!
 //! Reading order: [`session`] → `driver`, `gather` and `probes` → [`buffer`] → [`link`] → [`ingest`] and
-//! [`source`] → [`commands`] and [`twin`] → `app` → [`config`] → [`cli`].
+//! [`source`] → [`sensors`] → [`commands`] and [`twin`] → `app` → [`config`] → [`cli`].
 
 mod app;
 pub mod buffer;
@@ -34,6 +34,7 @@ mod probes;
 mod program;
 mod reload;
 mod repeat;
+pub mod sensors;
 pub mod session;
 pub mod source;
 pub mod status;

@@ -7,6 +7,7 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -15,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use schema::message::{ClockReport, ClockState};
 
-use crate::buffer::Progress;
+use crate::buffer::{Progress, Reason};
 
 /// What the session's driver counts.
 #[derive(Debug, Clone)]
@@ -131,6 +132,8 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
             balance,
             bytes,
             quarantined_bytes,
+            evicted,
+            is_filling,
             ..
         } = (self.0)();
         let counters = [
@@ -177,6 +180,24 @@ impl<F: Fn() -> Progress + Send + Sync + 'static> Collector for LedgerCollector<
             let metric = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)?;
         }
+        let mut by_reason = encoder.encode_descriptor(
+            "tideline_agent_readings_evicted_by_reason",
+            "Readings that a policy dropped, by reason; some may turn out to be committed",
+            None,
+            MetricType::Counter,
+        )?;
+        for (reason, count) in Reason::ALL.into_iter().zip(evicted) {
+            let reason = reason.as_str();
+            let label = ReasonLabel { reason };
+            ConstCounter::new(count).encode(by_reason.encode_family(&label)?)?;
+        }
+        let filling = ConstGauge::new(i64::from(is_filling));
+        filling.encode(encoder.encode_descriptor(
+            "tideline_agent_buffer_filling",
+            "Whether pending readings take more of the buffer than warn_at",
+            None,
+            filling.metric_type(),
+        )?)?;
         let gauges = [
             (
                 "tideline_agent_buffer_pending",

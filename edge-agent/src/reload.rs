@@ -20,7 +20,7 @@ use crate::twin;
 use crate::twin::knobs::FromFile;
 
 /// The keys, or what they begin with, that are applied while the agent runs.
-const APPLIED: [&str; 15] = [
+const APPLIED: [&str; 17] = [
     "source",
     "buffer.rows_max",
     "buffer.bytes_max",
@@ -29,6 +29,8 @@ const APPLIED: [&str; 15] = [
     "buffer.linger",
     "buffer.settle_linger",
     "buffer.when_full",
+    "buffer.age_max",
+    "buffer.warn_at",
     "buffer.rule",
     "session.batch_rows_max",
     "session.linger",

@@ -12,7 +12,7 @@ use schema::message::{ClockReport, ClockState, RejectReason};
 use schema::{Balance, DeviceId, Epoch};
 use serde::{Deserialize, Serialize};
 
-use crate::buffer::Storage;
+use crate::buffer::{Reason, Storage};
 use crate::link::TrafficStatus;
 use crate::reload::SettingsStatus;
 use crate::source::SourceStatus;
@@ -82,6 +82,13 @@ pub struct Status {
     /// This device's certificate; `None` where it cannot be read.
     #[serde(default)]
     pub certificate: Option<OwnCertificate>,
+    /// Whether the buffer is fuller than [buffer] warn_at says; older agents do not send it.
+    #[serde(default)]
+    pub filling: bool,
+    /// Readings evicted over the life of the buffer's file, by reason; older agents do not send it, and those from before
+    /// reasons were kept are missing.
+    #[serde(default)]
+    pub evicted_by: BTreeMap<Reason, u64>,
     /// How the settings fare; older agents do not send it.
     #[serde(default)]
     pub settings: Option<SettingsStatus>,
@@ -185,6 +192,9 @@ pub struct Waiting {
     /// Stamped by a clock that was not compared with another yet, and held until it is.
     #[serde(default)]
     pub untimed: u64,
+    /// Of sensors that go before all others.
+    #[serde(default)]
+    pub alarm: u64,
 }
 
 const fn unknown_clock() -> ClockReport {

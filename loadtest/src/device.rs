@@ -158,7 +158,7 @@ impl Device {
                 self.input(Input::Refused(refusal.payload_digest), now, wall_ms, out)
             }
             Downlink::Hello(hello) => self.take_time(*hello, now, wall_ms, out),
-            Downlink::Noted(_) => Ok(()),
+            Downlink::Noted(_) | Downlink::Sensors(_) => Ok(()),
         }
     }
 

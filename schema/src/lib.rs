@@ -5,7 +5,7 @@
 //! that arrives from a network, a file or a person is parsed here once, into types whose
 //! invariants the rest of the system trusts.
 //!
-//! Reading order: [`id`] → [`reading`] → [`stamp`] and [`timestamp`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
+//! Reading order: [`id`] → [`reading`] and [`sensor`] → [`stamp`] and [`timestamp`] → [`hlc`] and [`lww`] → [`range`] and [`ledger`] →
 //! [`topic`] and [`address`] → [`envelope`] and [`message`] → [`setting`] →
 //! [`codec`].
 
@@ -22,6 +22,7 @@ pub mod lww;
 pub mod message;
 pub mod range;
 pub mod reading;
+pub mod sensor;
 pub mod setting;
 pub mod stamp;
 pub mod time;
@@ -37,5 +38,6 @@ pub use ledger::{Balance, DiscardedBy, EpochLedger};
 pub use lww::Version;
 pub use range::{RangeSet, SeqRange};
 pub use reading::{Quality, Reading, Value};
+pub use sensor::{SensorDeclaration, ValueType};
 pub use timestamp::{TimestampUnit, WrittenTime, rfc3339};
 pub use topic::{Channel, Topic};

@@ -46,6 +46,27 @@ pub const CONFIG_KEYS_MAX: usize = 256;
 /// Largest JSON text of one configuration value, in bytes.
 pub const CONFIG_VALUE_BYTES_MAX: usize = 4 * 1024;
 
+/// Longest unit of a sensor, in characters: the longest of UCUM have some forty.
+pub const SENSOR_UNIT_CHARS_MAX: usize = 64;
+
+/// Longest description of a sensor, in characters.
+pub const SENSOR_DESCRIPTION_CHARS_MAX: usize = 512;
+
+/// Most digits behind the point that a sensor's precision may name: a double has no more.
+pub const SENSOR_DECIMALS_MAX: u8 = 17;
+
+/// Longest interval between two readings that may be declared, in milliseconds: 366 days.
+pub const SENSOR_INTERVAL_MS_MAX: u64 = 366 * 86_400_000;
+
+/// Most sensors that one message declares or answers.
+pub const SENSORS_MESSAGE_MAX: usize = 256;
+
+/// Most bytes of declarations that an agent puts into one message; one alone has fewer.
+pub const SENSORS_MESSAGE_BYTES_MAX: usize = 16 * 1024;
+
+/// Most declared sensors that are kept of one device.
+pub const DECLARED_SENSORS_MAX: usize = 4096;
+
 /// Highest number that SQL's eight-byte integer holds; sequences, epochs and clocks stay at or
 /// below it so that every store keeps them as they are.
 pub const SQL_INTEGER_MAX: u64 = i64::MAX as u64;

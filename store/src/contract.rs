@@ -22,6 +22,7 @@ use super::history::HistoryStore;
 use super::quota::{NotKept, QuotaStore, Quotas};
 use super::rollups::RollupStore;
 use super::rounds::RoundStore;
+use super::sensors::SensorStore;
 use super::{
     Conflict, ConflictCursor, DeadLetter, Delivery, DeviceReport, Ingested, LedgerStore, Presence,
     RangeContent, ReportsSettled, StoreError, StoredReading,
@@ -163,6 +164,7 @@ pub trait Store:
     + LedgerStore
     + RollupStore
     + RoundStore
+    + SensorStore
     + SchemaStore
     + IngestStore
     + ReportStore

@@ -10,7 +10,7 @@ use schema::DeviceId;
 use schema::time::ReceivedAt;
 
 use super::StoreError;
-use super::quota::{Aside, recount_one};
+use super::quota::{Aside, hold, recount_held};
 use super::sql::{Access, Broken, Database, Port, Row, cells, page_limit};
 
 /// Looks at dead letters, and throws them away.
@@ -94,9 +94,10 @@ async fn discard(
     digest: i64,
     now: ReceivedAt,
 ) -> Result<bool, Broken> {
+    hold(port, Aside::DeadLetters, device).await?;
     let is_gone = port.execute(DISCARD, cells![device, digest]).await? > 0;
     if is_gone {
-        recount_one(port, Aside::DeadLetters, device, now).await?;
+        recount_held(port, Aside::DeadLetters, device, now).await?;
     }
     Ok(is_gone)
 }

@@ -16,7 +16,7 @@
 //! Reading order: `contract` → `intake`, `readings`, `records` (the values) → `ledger` (what is known, what is new,
 //! which version wins, what the ledger says) → [`cockroach`] and [`embedded`] → [`location`], [`error`], [`sqlstate`]. Beside readings,
 //! each capability in a file of its own, once for both databases: `sql` (what they stand on) → [`fleet`], [`commands`],
-//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`], [`quota`], [`rounds`].
+//! [`fan_out`], [`config`], [`groups`], [`alerts`], [`access`], [`dead_letters`], [`quota`], [`rounds`], [`sensors`].
 
 mod absent;
 mod cache;
@@ -55,6 +55,7 @@ pub mod requests;
 mod retention;
 pub mod rollups;
 pub mod rounds;
+pub mod sensors;
 mod skew;
 mod sql;
 pub mod sqlstate;

@@ -16,9 +16,6 @@ pub(crate) const COMMANDS: &str = "DELETE FROM commands WHERE (device_id, id) IN
 pub(crate) const FAN_OUTS: &str = "DELETE FROM fan_outs WHERE id IN ( \
      SELECT id FROM fan_outs WHERE expires_at < $1 AND NOT unfinished LIMIT $2)";
 
-pub(crate) const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
-     SELECT device_id, payload_digest FROM dead_letters WHERE received_at < $1 LIMIT $2)";
-
 /// Microseconds; 0 where nothing is removed.
 #[derive(Debug, Default)]
 pub(super) struct Retention(AtomicU64);

@@ -219,7 +219,7 @@ mod tests {
         ("", "status ledger audit"),
         (
             "device ",
-            "list show label retire reinstate requeue discard",
+            "list show sensors label retire reinstate requeue discard",
         ),
         ("command ", "send show cancel list"),
         ("config ", "show set unset history"),

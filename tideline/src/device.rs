@@ -8,6 +8,7 @@ use api::fleet::{
     DeviceBody, DevicePatch, LabelDevice, ListDevices, ReinstateDevice, RetireDevice, ShowDevice,
     WhichDevices,
 };
+use api::sensors::{ListSensors, SensorBody};
 use api::{Endpoint as _, Nothing, OfDevice};
 use clap::{Args, Subcommand};
 use schema::DeviceId;
@@ -26,6 +27,22 @@ const COLUMNS: [Column<DeviceBody>; 5] = [
     Column::new("LAST SEEN", |device| instant(&device.last_seen)),
     Column::new("AGENT", |device| plain(&device.agent_version)),
     Column::new("LABELS", |device| labels::line(&device.labels)),
+];
+
+/// What sensors show.
+const SENSORS: [Column<SensorBody>; 6] = [
+    Column::new("SENSOR", |sensor| plain(sensor.sensor.as_str())),
+    Column::new("UNIT", |sensor| plain(&sensor.unit)),
+    Column::new("TYPE", |sensor| {
+        let value_type = sensor.value_type;
+        value_type.map_or_else(|| "-".to_owned(), |of| of.to_string())
+    }),
+    Column::new("RANGE", range),
+    Column::new("EVERY", |sensor| {
+        let seconds = sensor.interval_seconds;
+        seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s"))
+    }),
+    Column::new("DESCRIPTION", |sensor| plain(&sensor.description)),
 ];
 
 /// Devices of the fleet.
@@ -74,6 +91,18 @@ enum Action {
     Show {
         /// The device
         device: DeviceId,
+    },
+    /// List what sensors of a device are: units, types, descriptions
+    #[command(after_help = "Examples:\n  \
+                            tideline device sensors press-7\n  \
+                            tideline device sensors press-7 --json\n\n\
+                            Sensors are declared by `[[sensor]]` in agent.toml and by sources.")]
+    Sensors {
+        /// The device
+        device: DeviceId,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
     },
     /// Set labels, and take away those that end with a hyphen
     #[command(after_help = "Examples:\n  \
@@ -157,6 +186,10 @@ pub(crate) async fn run(options: &Options, session: &mut Session) -> Outcome {
             return session.list(pages, &COLUMNS).await;
         }
         Action::Show { device } => session.api()?.ask(&ShowDevice::at(of(device))).await?,
+        Action::Sensors { device, limit } => {
+            let pages = Pages::large(ListSensors::at(of(device)), *limit as usize);
+            return session.list(pages, &SENSORS).await;
+        }
         Action::Label { device, changes } => {
             let labels = labels::patch(changes);
             let request = LabelDevice::at(of(device)).body(DevicePatch { labels });
@@ -212,6 +245,15 @@ fn reason(text: &str) -> Result<RejectReason, String> {
          epoch_reuse and unstorable"
             .to_owned()
     })
+}
+
+fn range(sensor: &SensorBody) -> String {
+    match (sensor.min, sensor.max) {
+        (None, None) => "-".to_owned(),
+        (Some(min), None) => format!("from {min}"),
+        (None, Some(max)) => format!("to {max}"),
+        (Some(min), Some(max)) => format!("{min} to {max}"),
+    }
 }
 
 fn state(device: &DeviceBody) -> &'static str {

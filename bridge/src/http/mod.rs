@@ -23,6 +23,7 @@ mod ledger;
 mod problem;
 mod readings;
 mod routes;
+mod sensors;
 mod status;
 mod telemetry;
 mod tokens;
@@ -139,6 +140,7 @@ fn served() -> Routes {
     use api::groups::{ChangeGroupConfig, ListGroupConfigHistory, ListGroups, ShowGroupConfig};
     use api::ledger::{AcceptLoss, ShowFleetLedger, ShowLedger};
     use api::readings::SendReadings;
+    use api::sensors::ListSensors;
     use api::status::ShowStatus;
     use api::telemetry::{ListReadings, ShowLatest, SumUpReadings};
     use api::tokens::{ListRevokedSubjects, ListRevokedTokens, RevokeSubject, RevokeToken};
@@ -177,6 +179,7 @@ fn served() -> Routes {
         .serve(ShowLedger, ledger::device)
         .serve(AcceptLoss, ledger::accept_loss)
         .serve(SendReadings, readings::create)
+        .serve(ListSensors, sensors::list)
         .serve(ShowStatus, status::show)
         .serve(ListReadings, telemetry::list)
         .serve(ShowLatest, telemetry::latest)

@@ -124,23 +124,17 @@ impl Problems {
         section
     }
 
-    /// Forgets problems with keys of other sections than `section`, for who reads that alone.
-    pub fn keep_below(&mut self, section: &str) {
+    /// Forgets problems with keys of other sections than these, for who reads them alone.
+    pub fn keep_below(&mut self, sections: &[&str]) {
         self.found.retain(|problem| {
-            problem.key.is_empty()
-                || problem
-                    .key
-                    .strip_prefix(section)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            let is_of = |section: &&str| is_below(&problem.key, section);
+            problem.key.is_empty() || sections.iter().any(is_of)
         });
     }
 
     /// Whether something was found wrong with a key, or with one of its keys.
     fn has_below(&self, key: &str) -> bool {
-        self.found.iter().any(|problem| {
-            let rest = problem.key.strip_prefix(key);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-        })
+        self.found.iter().any(|problem| is_below(&problem.key, key))
     }
 
     /// Reads the keys of a section that is called `section`. Keys that `Raw` does not know are noted, and so are values
@@ -344,4 +338,9 @@ pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|(distance, known)| *distance <= most && *distance < known.chars().count())
         .min()
         .map(|(_, known)| known)
+}
+/// Whether a key is `section`, or in it.
+fn is_below(key: &str, section: &str) -> bool {
+    let rest = key.strip_prefix(section);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

@@ -29,6 +29,8 @@ pub struct Append {
     /// Where the source has got to with these readings. With one, either all find room or, when the
     /// source can hold back, all are refused; an append without readings keeps the position alone.
     pub position: Option<Position>,
+    /// Whether it was handed over before and not taken: it is counted no second time.
+    pub is_again: bool,
 }
 
 /// Where a source has got to in what it reads, kept in the same commit as the readings before it. A

@@ -1,25 +1,26 @@
 //! One commit: what it writes, in which order, and what it changes in memory once it is on disk.
-//! A commit that fails leaves file and memory as they were.
+//! A commit that fails leaves file and memory as they were. `room` is what gives way.
+
+mod room;
+
+use std::time::Duration;
 
 use schema::{RangeSet, SensorName, SeqRange};
 
+use super::age::Looked;
 use super::append::{Append, Sample, Timing};
 use super::deferred::Deferred;
 use super::epochs::Plan;
-use super::eviction::{Need, Policy, Sweep};
+use super::eviction::Sweep;
 use super::file::File;
 use super::handle::Appended;
+use super::keep::{Keep, Reason};
 use super::load::{Anchor, State};
+use super::policy::Priority;
 use super::positions::KeptPosition;
 use super::row::{self, Key, ROW_BYTES, ReadingError, SENSORS_MAX, SensorId, to_sql};
 use super::settings::BufferSettings;
 use super::writer::Waiting;
-
-/// Rows that the sweep looks at in one step.
-const SWEEP_ROWS: i64 = 1024;
-
-/// The part of its limits that a full buffer frees beyond what it must.
-const SLACK_DIVISOR: u64 = 128;
 
 /// What a commit does about what was settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,34 @@ pub(super) enum Settle {
     Accounts,
     /// Writes the accounts, and deletes the rows, or the next part of them.
     Rows,
+}
+
+/// What a commit has done.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    /// What became of each append.
+    pub(super) appended: Vec<Appended>,
+    /// The rows that went.
+    pub(super) evicted: RangeSet,
+    /// The new rows that do not go as they come.
+    pub(super) ranked: Ranked,
+}
+
+/// Rows that do not go as they come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Ranked {
+    pub(super) alarms: RangeSet,
+    pub(super) history: RangeSet,
+}
+
+impl Ranked {
+    pub(super) fn add(&mut self, row: u64, priority: Priority) {
+        match priority {
+            Priority::Alarm => self.alarms.extend(SeqRange::one(row)),
+            Priority::History => self.history.extend(SeqRange::one(row)),
+            Priority::Fresh => {}
+        }
+    }
 }
 
 /// A commit in the making.
@@ -47,6 +76,10 @@ pub(super) struct Commit<'a> {
     text_bytes: u64,
     /// Rows that this commit evicts.
     evicted: RangeSet,
+    /// What the policies keep, where this commit changes it.
+    keep: Option<Box<Keep>>,
+    /// Rows that it adds and that go before or behind others.
+    ranked: Ranked,
     /// The sweep before it.
     sweep_before: Option<Sweep>,
     /// Settled rows that it deletes, when it does and so writes the accounts.
@@ -67,6 +100,8 @@ impl<'a> Commit<'a> {
             rows_count: state.epochs.pending_rows(),
             text_bytes: state.text_bytes,
             evicted: RangeSet::new(),
+            keep: None,
+            ranked: Ranked::default(),
             sweep_before: None,
             deleted: None,
             file,
@@ -76,19 +111,25 @@ impl<'a> Commit<'a> {
     }
 
     /// Adds the readings that wait, deletes what is settled when it is due, and evicts what is
-    /// over the limits. Returns what became of each append, and the rows that were evicted.
+    /// over the limits.
     pub(super) async fn append(
         mut self,
         waiting: &[Waiting],
         settle: Settle,
         settings: &BufferSettings,
         sweep: &mut Sweep,
-        now_ms: u64,
-    ) -> Result<(Vec<Appended>, RangeSet), libsql::Error> {
+        (now_ms, ran): (u64, Duration),
+    ) -> Result<Done, libsql::Error> {
         let clock = self.state.clock.clone();
-        let done = self.write(waiting, settle, settings, sweep, now_ms).await;
+        let done = self
+            .write(waiting, settle, settings, sweep, (now_ms, ran))
+            .await;
         match done {
-            Ok(appended) => Ok((appended, self.evicted)),
+            Ok(appended) => Ok(Done {
+                appended,
+                evicted: self.evicted,
+                ranked: self.ranked,
+            }),
             Err(error) => {
                 self.file.rollback().await;
                 if let Some(before) = self.sweep_before {
@@ -116,7 +157,7 @@ impl<'a> Commit<'a> {
             self.file.begin().await?;
             let rows = rows.intersection(&self.state.epochs.pending());
             self.delete_settled().await?;
-            self.evict(&rows).await?;
+            self.evict(&rows, Reason::Damaged).await?;
             self.finish(now_ms).await
         }
         .await;
@@ -129,15 +170,44 @@ impl<'a> Commit<'a> {
         }
     }
 
+    /// Evicts what has become too old, or a part of it. Returns the rows, and whether there is more.
+    pub(super) async fn age(
+        mut self,
+        settings: &BufferSettings,
+        looked: &mut Looked,
+        (now_ms, ran): (u64, Duration),
+    ) -> Result<(RangeSet, bool), libsql::Error> {
+        let before = looked.clone();
+        let done = async {
+            self.file.begin().await?;
+            self.note_age(settings, ran);
+            let has_more = self.evict_aged(settings, looked, ran).await?;
+            self.finish(now_ms).await?;
+            Ok(has_more)
+        }
+        .await;
+        match done {
+            Ok(has_more) => Ok((self.evicted, has_more)),
+            Err(error) => {
+                *looked = before;
+                self.file.rollback().await;
+                Err(error)
+            }
+        }
+    }
+
     async fn write(
         &mut self,
         waiting: &[Waiting],
         settle: Settle,
         settings: &BufferSettings,
         sweep: &mut Sweep,
-        now_ms: u64,
+        (now_ms, ran): (u64, Duration),
     ) -> Result<Vec<Appended>, libsql::Error> {
         self.file.begin().await?;
+        if self.state.keep_due {
+            self.keep();
+        }
         let before = self.anchor;
         let mut appended = Vec::with_capacity(waiting.len());
         for one in waiting {
@@ -168,6 +238,7 @@ impl<'a> Commit<'a> {
             Settle::No | Settle::Rows => self.delete_settled().await?,
             Settle::Accounts => self.deleted = Some(RangeSet::new()),
         }
+        self.note_age(settings, ran);
         if is_over {
             self.make_room(settings, sweep).await?;
         }
@@ -188,14 +259,12 @@ impl<'a> Commit<'a> {
             position,
             ..
         } = &waiting.append;
-        let mut refused = Vec::new();
         if position.is_some() && *can_hold_back && !self.finds_room(samples, settings) {
-            let all = 0..samples.len();
-            refused.extend(all.map(|index| (index, ReadingError::BufferFull)));
-            let range = None;
-            return Ok((Appended { range, refused }, true));
+            return Ok((Appended::full(samples.len()), true));
         }
+        let mut refused = Vec::new();
         let first = self.last_row + 1;
+        let ranks = settings.policies.ranks();
         for (index, Sample { reading, timing }) in samples.iter().enumerate() {
             if let Err(error) = reading.value.validate() {
                 refused.push((index, ReadingError::Value(error)));
@@ -227,8 +296,14 @@ impl<'a> Commit<'a> {
                 has_position: position.is_some(),
             };
             if is_turned_away {
-                self.evicted.extend(SeqRange::one(key.seq));
+                let row = RangeSet::from_iter(SeqRange::one(key.seq));
+                self.keep().count(Reason::Full, &row);
+                self.evicted.merge(&row);
             } else {
+                if ranks {
+                    let wanted = self.state.sensors.wanted(sensor, &settings.policies);
+                    self.ranked.add(key.seq, wanted.priority);
+                }
                 self.rows_count += 1;
                 self.text_bytes += row::text_bytes(&reading.value);
                 let mark = key.mark(reading.quality, &reading.value);
@@ -331,73 +406,6 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
-    async fn make_room(
-        &mut self,
-        settings: &BufferSettings,
-        sweep: &mut Sweep,
-    ) -> Result<(), libsql::Error> {
-        self.sweep_before = Some(sweep.clone());
-        let mut need = self.need(settings);
-        let uniform = settings.policies.uniform();
-        let mut candidates = Vec::new();
-        let mut rounds_in_vain = 0;
-        while rounds_in_vain < Sweep::ROUNDS_IN_VAIN_MAX {
-            let evicted_before = self.evicted.count();
-            while let Some(ahead) = SeqRange::new(sweep.next().max(1), self.last_held()) {
-                self.file
-                    .candidates(ahead, SWEEP_ROWS, &mut candidates)
-                    .await?;
-                let Some(last) = candidates.last().map(|candidate| candidate.seq) else {
-                    break;
-                };
-                // What is settled and not deleted yet is no candidate.
-                let (epochs, given) = (&self.state.epochs, self.state.epochs.last_row());
-                candidates.retain(|row| row.seq > given || epochs.is_pending(row.seq));
-                let mut victims = RangeSet::new();
-                let sensors = &self.state.sensors;
-                let policy = |sensor| {
-                    uniform.unwrap_or_else(|| {
-                        let name = sensors.name(sensor);
-                        name.map_or(Policy::default(), |name| settings.policies.of(name))
-                    })
-                };
-                let is_enough = sweep.judge(&candidates, policy, &mut need, &mut victims);
-                self.evict(&victims).await?;
-                if is_enough {
-                    return Ok(());
-                }
-                sweep.pass(last);
-            }
-            sweep.begin_again();
-            if need.is_met() {
-                return Ok(());
-            }
-            rounds_in_vain += usize::from(self.evicted.count() == evicted_before);
-        }
-        Ok(())
-    }
-
-    /// The highest row that may still hold a reading.
-    fn last_held(&self) -> u64 {
-        match self.anchor {
-            Some(anchor) if anchor.is_spent => anchor.key.seq - 1,
-            _ => self.last_row,
-        }
-    }
-
-    async fn evict(&mut self, victims: &RangeSet) -> Result<(), libsql::Error> {
-        if self.text_bytes > 0 {
-            for range in victims.iter() {
-                let bytes = self.file.text_bytes(range).await?;
-                self.text_bytes = self.text_bytes.saturating_sub(bytes);
-            }
-        }
-        self.remove(victims).await?;
-        self.rows_count -= victims.count();
-        self.evicted.merge(victims);
-        Ok(())
-    }
-
     /// Takes rows out of the file. The one with the highest number stays, without its value.
     async fn remove(&mut self, rows: &RangeSet) -> Result<(), libsql::Error> {
         for range in rows.iter() {
@@ -429,11 +437,22 @@ impl<'a> Commit<'a> {
             self.file.write_log(next.writes()).await?;
             plan = Some(next);
         }
+        let mut kept = Vec::new();
+        if let Some(keep) = &self.keep {
+            let of = (state.epochs.current().account.epoch(), now_ms);
+            kept = state.kept.changes(keep, of, &mut state.ids);
+            self.file.write_log(kept.iter()).await?;
+        }
         self.file.commit().await?;
 
         match plan {
             Some(plan) => state.epochs.committed(plan),
             None => state.epochs.accept(self.last_row),
+        }
+        if let Some(keep) = self.keep.take() {
+            state.kept.committed(&kept);
+            state.keep = *keep;
+            state.keep_due = false;
         }
         state.anchor = self.anchor;
         state.text_bytes = self.text_bytes;
@@ -443,17 +462,10 @@ impl<'a> Commit<'a> {
         Ok(())
     }
 
-    fn need(&self, settings: &BufferSettings) -> Need {
-        let rows = self.rows_count.saturating_sub(settings.rows_max);
-        let bytes = self.bytes().saturating_sub(settings.bytes_max);
-        let slack = |over: u64, max: u64| if over > 0 { max / SLACK_DIVISOR } else { 0 };
-        Need {
-            rows,
-            bytes,
-            slack_rows: slack(rows, settings.rows_max),
-            slack_bytes: slack(bytes, settings.bytes_max),
-            fresh_from: self.state.epochs.last_row() + 1,
-        }
+    /// What the policies keep, to be changed.
+    fn keep(&mut self) -> &mut Keep {
+        let Self { keep, state, .. } = self;
+        keep.get_or_insert_with(|| Box::new(state.keep.clone()))
     }
 
     fn bytes(&self) -> u64 {

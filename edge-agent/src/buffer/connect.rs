@@ -31,11 +31,13 @@ const APPLICATION_ID: i64 = 0x544c_6200;
 const FREE_BYTES_KEPT: u64 = 16 * 1024 * 1024;
 
 /// In order; the position is the schema's version. Forward only.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("../../../migrations/edge/0001_buffer.sql"),
     include_str!("../../../migrations/edge/0002_epochs.sql"),
     include_str!("../../../migrations/edge/0003_set_aside.sql"),
     include_str!("../../../migrations/edge/0004_source_positions.sql"),
+    include_str!("../../../migrations/edge/0005_sensor_declarations.sql"),
+    include_str!("../../../migrations/edge/0006_policies.sql"),
 ];
 
 /// The highest schema that this build knows.

@@ -1,4 +1,4 @@
-//! What gives way when the buffer is full: policies, and the sweep that applies them. Pure.
+//! What gives way when the buffer is full: the sweep that applies the sensors' policies. Pure.
 //!
 //! The sweep walks the pending rows from the oldest to the newest, and begins again at the oldest
 //! when it reaches the end. On its way it drops rows of sensors that drop their oldest, drops
@@ -21,50 +21,12 @@
 //! an even sample of itself, and a restart goes on with the same one.
 
 use std::collections::HashMap;
-use std::str::FromStr;
 
-use schema::{RangeSet, SensorName, SeqRange};
-use serde::{Deserialize, Deserializer, Serialize};
+use schema::{RangeSet, SeqRange};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::policy::Policy;
 use super::row::SensorId;
-
-/// What a sensor gives up when the buffer is full.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// Its oldest readings: the present matters most.
-    #[default]
-    DropOldest,
-    /// Its newest readings: how it began matters most.
-    DropNewest,
-    /// Half of the readings, from the oldest on: the course matters, at half the resolution.
-    ThinOut,
-    /// None that it holds: a source that hands over one too many keeps it.
-    Never,
-}
-
-/// Which sensors: a name in which `*` stands for any characters, also none.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SensorPattern(String);
-
-/// Why a text is no sensor pattern.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PatternError {
-    /// It has no characters.
-    #[error("sensor pattern is empty; `*` matches every sensor")]
-    Empty,
-    /// It is longer than any name.
-    #[error("sensor pattern has {0} bytes, at most {max} are allowed", max = SensorPattern::BYTES_MAX)]
-    TooLong(usize),
-}
-
-/// The policy of each sensor: the first pattern that matches decides, else the default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Policies {
-    default: Policy,
-    rules: Vec<(SensorPattern, Policy)>,
-}
 
 /// A pending row, as the sweep sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,16 +75,8 @@ pub(super) struct Sweep {
     gone: u64,
     /// Rounds that have found nothing that may go.
     in_vain: usize,
-}
-
-impl Policy {
-    /// Whether what the buffer holds stays, and what comes gives way.
-    pub(super) const fn keeps_what_is_there(self) -> bool {
-        match self {
-            Self::DropNewest | Self::Never => true,
-            Self::DropOldest | Self::ThinOut => false,
-        }
-    }
+    /// Whether readings that are to be consolidated go, the oldest first: averaging them frees nothing any more.
+    pub(super) drops_consolidated: bool,
 }
 
 impl Need {
@@ -132,7 +86,7 @@ impl Need {
     }
 
     /// Whether the row at `seq` may stay without being looked at.
-    const fn is_met_at(&self, seq: u64) -> bool {
+    pub(super) const fn is_met_at(&self, seq: u64) -> bool {
         self.is_met() && (self.has_slack() || seq >= self.fresh_from)
     }
 
@@ -141,7 +95,7 @@ impl Need {
         self.is_met() && self.slack_rows == 0 && self.slack_bytes == 0
     }
 
-    const fn give(&mut self, bytes: u64) {
+    pub(super) const fn give(&mut self, bytes: u64) {
         if self.rows > 0 {
             self.rows -= 1;
         } else {
@@ -203,7 +157,7 @@ impl Sweep {
     pub(super) fn judge(
         &mut self,
         candidates: &[Candidate],
-        policy: impl Fn(SensorId) -> Policy,
+        mut policy: impl FnMut(SensorId) -> Policy,
         need: &mut Need,
         victims: &mut RangeSet,
     ) -> bool {
@@ -216,6 +170,8 @@ impl Sweep {
             let gives_way = match policy(candidate.sensor) {
                 Policy::DropOldest => true,
                 Policy::DropNewest | Policy::Never => false,
+                // In one that consolidates they are averaged first, and the oldest go when that frees nothing.
+                Policy::Consolidate => self.drops_consolidated,
                 Policy::ThinOut if self.block_rows > 1 => {
                     // After rounds in vain nothing else is left: then the oldest go.
                     let goes = self.in_vain > 1 || !self.keeps_block_of(candidate.seq);
@@ -249,159 +205,9 @@ impl Sweep {
     }
 }
 
-impl Policies {
-    /// Policies with rules in order of precedence.
-    #[must_use]
-    pub fn new(default: Policy, rules: Vec<(SensorPattern, Policy)>) -> Self {
-        Self { default, rules }
-    }
-
-    /// The policy of one sensor.
-    #[must_use]
-    pub fn of(&self, sensor: &SensorName) -> Policy {
-        self.rules
-            .iter()
-            .find(|(pattern, _)| pattern.matches(sensor.as_str()))
-            .map_or(self.default, |(_, policy)| *policy)
-    }
-
-    /// The one policy of all sensors, when there is but one.
-    #[must_use]
-    pub fn uniform(&self) -> Option<Policy> {
-        self.rules
-            .iter()
-            .all(|(_, policy)| *policy == self.default)
-            .then_some(self.default)
-    }
-}
-
-impl SensorPattern {
-    /// Longest pattern, in bytes: as long as the longest name.
-    pub const BYTES_MAX: usize = schema::limits::SENSOR_NAME_BYTES_MAX;
-
-    /// Whether the pattern matches the whole of `name`.
-    #[must_use]
-    pub fn matches(&self, name: &str) -> bool {
-        self.walk(name, |_| ())
-    }
-
-    /// Number of its stars.
-    #[must_use]
-    pub fn stars(&self) -> usize {
-        self.0.matches('*').count()
-    }
-
-    /// What each star stands for in `name`; `None` when the pattern does not match.
-    #[must_use]
-    pub fn captures<'a>(&self, name: &'a str) -> Option<Vec<&'a str>> {
-        let mut captures = Vec::new();
-        self.walk(name, |part| captures.push(part))
-            .then_some(captures)
-    }
-
-    /// Whether it matches; each star's part is handed to `capture` on the way.
-    fn walk<'a>(&self, name: &'a str, mut capture: impl FnMut(&'a str)) -> bool {
-        let mut parts = self.0.split('*');
-        // A split always yields a first part, before any star.
-        let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else {
-            return false;
-        };
-        let mut parts = parts.peekable();
-        if parts.peek().is_none() {
-            return rest.is_empty();
-        }
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                let last = rest.strip_suffix(part);
-                last.into_iter().for_each(capture);
-                return last.is_some();
-            }
-            let Some(at) = rest.find(part) else {
-                return false;
-            };
-            capture(&rest[..at]);
-            rest = &rest[at + part.len()..];
-        }
-        true
-    }
-}
-
-impl FromStr for SensorPattern {
-    type Err = PatternError;
-
-    fn from_str(text: &str) -> Result<Self, PatternError> {
-        match text.len() {
-            0 => Err(PatternError::Empty),
-            bytes if bytes > Self::BYTES_MAX => Err(PatternError::TooLong(bytes)),
-            _ => Ok(Self(text.to_owned())),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for SensorPattern {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check_pattern(pattern: &str, name: &str, matches: bool) {
-        let pattern: SensorPattern = pattern.parse().unwrap();
-        assert_eq!(pattern.matches(name), matches, "{pattern:?} on {name:?}");
-    }
-
-    #[test]
-    fn a_star_stands_for_any_characters() {
-        check_pattern("*", "anything", true);
-        check_pattern("cpu", "cpu", true);
-        check_pattern("cpu", "cpu0", false);
-        check_pattern("cpu*", "cpu", true);
-        check_pattern("cpu*", "cpu0.load", true);
-        check_pattern("cpu*", "gpu0", false);
-        check_pattern("*.load", "cpu0.load", true);
-        check_pattern("*.load", "cpu0.loads", false);
-        check_pattern("c*0.*d", "cpu0.load", true);
-        check_pattern("a*a", "a", false);
-        check_pattern("a**b", "ab", true);
-        check_pattern("*x*", "axb", true);
-        check_pattern("*x*", "ab", false);
-        check_pattern("line/*/°C", "line/7/°C", true);
-    }
-
-    #[test]
-    fn a_pattern_is_bounded() {
-        let max = SensorPattern::BYTES_MAX;
-        assert!("x".repeat(max - 1).parse::<SensorPattern>().is_ok());
-        assert!("x".repeat(max).parse::<SensorPattern>().is_ok());
-        assert_eq!(
-            "x".repeat(max + 1).parse::<SensorPattern>(),
-            Err(PatternError::TooLong(max + 1))
-        );
-        assert_eq!("".parse::<SensorPattern>(), Err(PatternError::Empty));
-    }
-
-    #[test]
-    fn the_first_matching_rule_decides() {
-        let policies = Policies::new(
-            Policy::DropOldest,
-            vec![
-                ("alarm.*".parse().unwrap(), Policy::DropNewest),
-                ("*".parse().unwrap(), Policy::ThinOut),
-            ],
-        );
-        assert_eq!(
-            policies.of(&"alarm.door".parse().unwrap()),
-            Policy::DropNewest
-        );
-        assert_eq!(policies.of(&"cpu".parse().unwrap()), Policy::ThinOut);
-        assert_eq!(policies.uniform(), None);
-        assert_eq!(Policies::default().uniform(), Some(Policy::DropOldest));
-    }
 
     /// Sensors 1, 2 and 3 drop their oldest, drop their newest, and thin out.
     fn policy(sensor: SensorId) -> Policy {

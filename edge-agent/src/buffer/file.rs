@@ -29,6 +29,7 @@ pub(super) struct File {
     insert_many: Statement,
     delete_rows: Statement,
     spend_row: Statement,
+    change_row: Statement,
     select_rows: Statement,
     text_bytes: Statement,
     candidates: Statement,
@@ -54,6 +55,12 @@ impl File {
                 .await?,
             spend_row: connection
                 .prepare("UPDATE telemetry_data SET mark = ?, value = NULL WHERE seq = ?")
+                .await?,
+            change_row: connection
+                .prepare(
+                    "UPDATE telemetry_data SET observed_at = ?, sensor = ?, mark = ?, value = ?
+                     WHERE seq = ?",
+                )
                 .await?,
             select_rows: connection
                 .prepare(
@@ -161,6 +168,23 @@ impl File {
     pub(super) async fn spend_row(&self, key: Key) -> Result<(), Error> {
         let values = (key.spent_mark(), key.seq.cast_signed());
         execute(&self.spend_row, values).await
+    }
+
+    /// Makes a row say something else; it keeps its number and its clock.
+    pub(super) async fn change_row(
+        &self,
+        key: Key,
+        mark: i64,
+        value: libsql::Value,
+    ) -> Result<(), Error> {
+        let values = vec![
+            libsql::Value::Integer(key.observed_at.micros()),
+            libsql::Value::Integer(i64::from(key.sensor)),
+            libsql::Value::Integer(mark),
+            value,
+            libsql::Value::Integer(key.seq.cast_signed()),
+        ];
+        execute(&self.change_row, Params::Positional(values)).await
     }
 
     /// Calls `found` for each row of a range, ascending, until it says that this is enough.

@@ -29,6 +29,8 @@ pub struct Buffer {
     storage: watch::Receiver<Storage>,
     evictions: Evictions,
     requeued: Evictions,
+    alarms: Evictions,
+    patient: Evictions,
     /// The epochs that had rows in the file when it was opened, and those that began since.
     pub(super) runs: Arc<Mutex<Vec<Run>>>,
     /// The epoch that takes new rows.
@@ -71,6 +73,22 @@ impl Appended {
             range: SeqRange::new(1, readings),
             refused: Vec::new(),
         }
+    }
+
+    /// All of so many refused for want of room, to come again together.
+    pub(crate) fn full(readings: usize) -> Self {
+        Self {
+            range: None,
+            refused: (0..readings)
+                .map(|at| (at, ReadingError::BufferFull))
+                .collect(),
+        }
+    }
+
+    /// Whether some are refused for want of room, and come again.
+    pub(crate) fn is_full(&self) -> bool {
+        let mut refused = self.refused.iter();
+        refused.any(|(_, error)| *error == ReadingError::BufferFull)
     }
 }
 
@@ -117,11 +135,14 @@ impl Buffer {
         let (progress_sender, progress) = watch::channel(Progress::default());
         let (storage_sender, storage) = watch::channel(Storage::default());
         let (evictions, requeued) = (Evictions::default(), Evictions::default());
+        let (alarms, patient) = (Evictions::default(), Evictions::default());
         let shows = Shows {
             progress: progress_sender,
             storage: storage_sender,
             evictions: evictions.clone(),
             requeued: requeued.clone(),
+            alarms: alarms.clone(),
+            patient: patient.clone(),
         };
         let (opened_sender, opened) = oneshot::channel();
         let path = settings.path.clone();
@@ -140,6 +161,8 @@ impl Buffer {
                 storage,
                 evictions,
                 requeued,
+                alarms,
+                patient,
                 runs: Arc::new(Mutex::new(found.runs)),
                 epoch: watch::Sender::new(found.epoch),
                 ended,
@@ -325,6 +348,13 @@ impl Buffer {
     #[must_use]
     pub fn take_evicted(&self) -> RangeSet {
         self.evictions.take()
+    }
+
+    /// Rows that go before all others, and those that go with the history, that were found or accepted since this was
+    /// last called; for the one session. They may name others between them.
+    #[must_use]
+    pub fn take_ranked(&self) -> (RangeSet, RangeSet) {
+        (self.alarms.take(), self.patient.take())
     }
 
     /// Keeps the file from growing past `pages_max` pages, as a full disk would: for fault plans.

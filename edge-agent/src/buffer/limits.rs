@@ -13,10 +13,14 @@ impl Buffer {
         settings.validate()?;
         self.run(async move |writer| {
             let path = writer.settings.path.clone();
-            if settings.rows_max != writer.settings.rows_max {
+            let has_other_policies = settings.policies != writer.settings.policies;
+            if has_other_policies || settings.rows_max != writer.settings.rows_max {
                 writer.sweep = Sweep::new(settings.rows_max);
             }
             writer.settings = BufferSettings { path, ..settings };
+            if has_other_policies {
+                writer.hold_to_policies().await;
+            }
             Ok(())
         })
         .await

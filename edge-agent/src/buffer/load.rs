@@ -8,6 +8,7 @@ use crate::clock::core::StartClock;
 use super::account::{Account, Sets};
 use super::epochs::{Ledger, Ledgers, Run};
 use super::file::File;
+use super::keep::{Keep, Kept};
 use super::log::{Book, Entry, Head, Ids, Kind};
 use super::row::{Held, Key};
 use super::sensors::Sensors;
@@ -31,6 +32,12 @@ pub(super) struct State {
     pub(super) forget_sensors_from: u64,
     /// Rows that are settled and stand in the file still.
     pub(super) leftover: RangeSet,
+    /// What the policies keep.
+    pub(super) keep: Keep,
+    /// How the file has it.
+    pub(super) kept: Kept,
+    /// Whether the file lacks some of it, which the next commit writes.
+    pub(super) keep_due: bool,
 }
 
 /// The row with the highest number.
@@ -120,7 +127,11 @@ pub(super) async fn load(
         0 => HlcClock::default(),
         _ => HlcClock::resume(rows.hlc_max),
     };
+    let (keep, kept) = Keep::restore(&entries);
     Ok(State {
+        keep,
+        kept,
+        keep_due: false,
         epochs,
         ids,
         sensors,

@@ -25,6 +25,10 @@ pub(super) enum Kind {
     Discarded = 8,
     Offered = 9,
     Again = 10,
+    Evicted = 11,
+    Sent = 12,
+    Aged = 13,
+    Levels = 14,
 }
 
 /// One row.
@@ -181,7 +185,14 @@ impl Entry {
             Kind::Quarantined => RangeOf::Quarantined(Cause::parse(&self.note)?),
             Kind::Discarded => RangeOf::Discarded(GivenUp::parse(&self.note)?),
             Kind::Again => RangeOf::Again,
-            Kind::Epoch | Kind::Recovery | Kind::Past | Kind::Offered => return None,
+            Kind::Epoch
+            | Kind::Recovery
+            | Kind::Past
+            | Kind::Offered
+            | Kind::Evicted
+            | Kind::Sent
+            | Kind::Aged
+            | Kind::Levels => return None,
         })
     }
 
@@ -214,6 +225,10 @@ impl Kind {
             Self::Discarded,
             Self::Offered,
             Self::Again,
+            Self::Evicted,
+            Self::Sent,
+            Self::Aged,
+            Self::Levels,
         ]
         .into_iter()
         .find(|kind| *kind as i64 == number)

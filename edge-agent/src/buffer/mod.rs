@@ -30,25 +30,29 @@
 //!
 //! Reading order: [`Append`] → `row` → [`account`] → [`epochs`] → [`eviction`] (all pure) → `commit` → `writer` →
 //! `shows` → `handle`; `quarantine`, `sample` and `starts` for what waits; `connect`, `file` and `small_tables` for the SQL, `log`
-//! for the accounts' rows; `positions` for how far files were read; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
+//! for the accounts' rows; `positions` for how far files were read; `declarations` for what sensors are; `open`, `load`, `wal`, `survey` and `recovery` for what a start may find; `place` and
 //! `reserve` for the disk; `snapshot`, `inspect` and `compact` for people who look after it.
 
 #[doc(hidden)]
 pub mod account;
+mod age;
 mod append;
 mod batch;
 mod commands;
 mod commit;
 mod compact;
 mod connect;
+mod consolidate;
+mod declarations;
 mod deferred;
 #[doc(hidden)]
 pub mod epochs;
 mod error;
-pub mod eviction;
+mod eviction;
 mod file;
 mod handle;
 mod inspect;
+mod keep;
 mod limits;
 mod load;
 mod log;
@@ -57,6 +61,7 @@ mod open;
 mod pages;
 mod paths;
 mod place;
+mod policy;
 mod positions;
 mod quarantine;
 mod read;
@@ -82,13 +87,15 @@ pub use append::{Append, Hold, Position, Sample, Timing};
 pub(crate) use commands::REMEMBERED_MAX;
 pub use commands::{Kept, StoredCommand, StoredCommands};
 pub use compact::{CompactError, Compacted, compact};
+pub use declarations::{DeclarationState, KeptDeclaration};
 pub use error::BufferError;
-pub use eviction::{Policies, Policy, SensorPattern};
 pub use handle::{Appended, Buffer, Opened, Submitted, Taken};
 pub use inspect::{
     Damage, EpochHeld, Exported, HeldReading, Inspection, SensorHeld, export, inspect,
 };
+pub use keep::Reason;
 pub(crate) use open::begins_damaged;
+pub use policy::{PatternError, Policies, Policy, Priority, Rule, SensorPattern};
 pub use recovery::Recovery;
 pub use row::{ROW_BYTES, ReadingError, SENSORS_MAX, row_bytes};
 pub use settings::{BufferSettings, SettingsError};

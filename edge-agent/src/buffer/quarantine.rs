@@ -323,6 +323,7 @@ impl Writer {
                 self.state.quarantined_text_bytes.saturating_sub(texts);
             self.quarantine.offered.merge(&rows);
             self.shows.requeued.add(&rows);
+            self.pending_again(&rows);
             self.deferred.settle(&RangeSet::new());
             self.settle_soon();
         }

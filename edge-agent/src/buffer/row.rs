@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use schema::reading::ValueError;
+use schema::sensor::TypeError;
 use schema::{Hlc, ObservedAt, Quality, Reading, Value};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -32,6 +33,9 @@ pub enum ReadingError {
     /// A value that no store could hold.
     #[error(transparent)]
     Value(#[from] ValueError),
+    /// A value that is not of the type that its sensor is declared as.
+    #[error(transparent)]
+    Type(#[from] TypeError),
     /// More sensors than the buffer keeps names of.
     #[error("the buffer holds readings of {SENSORS_MAX} sensors already; send from fewer")]
     TooManySensors,

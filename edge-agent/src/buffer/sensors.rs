@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use schema::stamp::{LastStamp, Stamps};
 use schema::{ObservedAt, SensorName};
 
+use super::policy::{Policies, Wanted};
 use super::row::{SENSORS_MAX, SensorId};
 
 /// Names and their numbers.
@@ -16,6 +17,8 @@ pub(super) struct Sensors {
     last: SensorId,
     stamps: Stamps,
     last_stamps: HashMap<SensorId, LastStamp>,
+    /// What the rules say, once a sensor was asked about.
+    wanted: HashMap<SensorId, Wanted>,
 }
 
 impl Sensors {
@@ -59,8 +62,27 @@ impl Sensors {
         if let Some(last) = self.last_stamps.remove(&id) {
             self.stamps.forget(last);
         }
+        self.wanted.remove(&id);
         self.ids.remove(&name);
         Some(name)
+    }
+
+    /// What the rules say of a sensor, without looking at its name again.
+    pub(super) fn wanted(&mut self, id: SensorId, policies: &Policies) -> Wanted {
+        if let Some(wanted) = self.wanted.get(&id) {
+            return *wanted;
+        }
+        let Some(name) = self.names.get(&id) else {
+            return Wanted::default();
+        };
+        let wanted = policies.wanted(name);
+        self.wanted.insert(id, wanted);
+        wanted
+    }
+
+    /// The rules are others from now on.
+    pub(super) fn forget_wanted(&mut self) {
+        self.wanted.clear();
     }
 
     /// Takes back that a name was forgotten.

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::eviction::Policies;
 use super::paths::Paths;
+use super::policy::Policies;
 
 /// Settings of one buffer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BufferSettings {
     /// The libSQL file. Beside it stand `PATH-wal`, `PATH.lock`, `PATH.reserve` and, after damage,
     /// `PATH.damaged-TIME`; for a while `PATH.new` or `PATH.copy`.
@@ -30,12 +30,14 @@ pub struct BufferSettings {
     /// How long an acknowledgement may wait for an append to share its commit. A crash that
     /// forgets one costs a retransmission, so it may wait much longer.
     pub settle_linger: Duration,
-    /// What gives way when the buffer is full.
+    /// What gives way when the buffer is full, how old readings may become, and which go first.
     pub policies: Policies,
+    /// The part of the rows or bytes from which on the log and the status warn that the buffer fills.
+    pub warn_at: f64,
 }
 
 /// A setting that makes no sense.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum SettingsError {
     /// No room for even one reading.
     #[error("rows_max is 0, at least 1 reading must fit")]
@@ -55,6 +57,12 @@ pub enum SettingsError {
     /// Waiting so long that a crash repeats much.
     #[error("settle_linger is {0:?}, at most {max:?} are allowed", max = BufferSettings::SETTLE_LINGER_MAX)]
     SettleLinger(Duration),
+    /// No part of the whole.
+    #[error("warn_at is {0}, a part from 0.1 to 1 is needed; 1 warns when nothing is left")]
+    WarnAt(f64),
+    /// So short that a reading has no time to be sent.
+    #[error("age_max is {0:?}, from {min:?} to {max:?} are allowed", min = BufferSettings::AGE_MIN, max = BufferSettings::AGE_MAX)]
+    Age(Duration),
 }
 
 impl BufferSettings {
@@ -66,6 +74,15 @@ impl BufferSettings {
 
     /// Longest wait of an acknowledgement.
     pub const SETTLE_LINGER_MAX: Duration = Duration::from_secs(60);
+
+    /// The least part of the limits at which to warn.
+    pub const WARN_AT_MIN: f64 = 0.1;
+
+    /// The shortest age at which a reading may be given up.
+    pub const AGE_MIN: Duration = Duration::from_secs(1);
+
+    /// The longest: ten years.
+    pub const AGE_MAX: Duration = Duration::from_secs(10 * 366 * 86_400);
 
     /// The defaults, over the file at `path`.
     #[must_use]
@@ -79,6 +96,7 @@ impl BufferSettings {
             linger: Duration::from_millis(500),
             settle_linger: Duration::from_secs(5),
             policies: Policies::default(),
+            warn_at: 0.8,
         }
     }
 
@@ -124,6 +142,13 @@ impl BufferSettings {
         if self.settle_linger > Self::SETTLE_LINGER_MAX {
             return Err(SettingsError::SettleLinger(self.settle_linger));
         }
+        if !(Self::WARN_AT_MIN..=1.0).contains(&self.warn_at) {
+            return Err(SettingsError::WarnAt(self.warn_at));
+        }
+        let mut ages = self.policies.ages().into_iter();
+        if let Some(age) = ages.find(|age| !(Self::AGE_MIN..=Self::AGE_MAX).contains(age)) {
+            return Err(SettingsError::Age(age));
+        }
         Ok(())
     }
 }
@@ -131,6 +156,7 @@ impl BufferSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::policy::Policy;
 
     #[test]
     fn the_defaults_are_valid() {
@@ -158,6 +184,23 @@ mod tests {
             |s| s.quarantine_bytes_max = Some(BufferSettings::BYTES_MIN - 1),
             false,
         );
+        check(|s| s.warn_at = BufferSettings::WARN_AT_MIN, true);
+        check(|s| s.warn_at = 0.0999, false);
+        check(|s| s.warn_at = 1.0, true);
+        check(|s| s.warn_at = 1.001, false);
+        check(|s| s.warn_at = f64::NAN, false);
+        let aged = |age| Policies::of_rules(Policy::DropOldest, Some(age), Vec::new());
+        let second = Duration::from_secs(1);
+        for (age, valid) in [
+            (BufferSettings::AGE_MIN, true),
+            (BufferSettings::AGE_MIN - second / 1000, false),
+            (BufferSettings::AGE_MAX, true),
+            (BufferSettings::AGE_MAX + second, false),
+        ] {
+            let mut settings = BufferSettings::new("buffer.db");
+            settings.policies = aged(age);
+            assert_eq!(settings.validate().is_ok(), valid, "{age:?}");
+        }
         check(|s| s.linger = Duration::ZERO, true);
         check(|s| s.linger = BufferSettings::LINGER_MAX, true);
         check(|s| s.linger += BufferSettings::LINGER_MAX, false);

@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use schema::message::RejectReason;
-use schema::{Balance, RangeSet};
+use schema::{Balance, RangeSet, SeqRange};
 use tokio::sync::watch;
 
+use super::keep::Reason;
 use super::trouble::Storage;
 
 /// Most ranges kept for [`super::Buffer::take_evicted`].
 const EVICTED_RANGES_MAX: usize = 4096;
+
+/// Most ranges of rows that go before or behind others, 256 KiB.
+const RANKED_RANGES_MAX: usize = 16 * 1024;
 
 /// The buffer's counts and fill. A receiver is woken when the session or the bridge needs them:
 /// rows were accepted, evicted, discarded or offered again; other changes are there to be read.
@@ -31,6 +35,11 @@ pub struct Progress {
     pub refused: [u64; RejectReason::ALL.len()],
     /// Bytes of the readings in quarantine, as their limit counts them.
     pub quarantined_bytes: u64,
+    /// Readings that were evicted over the file's life, by reason, in the order of [`Reason::ALL`]. Their sum is more than the
+    /// balance's count by those that turned out to be committed; less by those from before reasons were kept.
+    pub evicted: [u64; Reason::ALL.len()],
+    /// Whether pending readings take more than [`super::BufferSettings::warn_at`] allows.
+    pub is_filling: bool,
 }
 
 impl Progress {
@@ -38,6 +47,13 @@ impl Progress {
     #[must_use]
     pub fn quarantine(&self) -> BTreeMap<RejectReason, u64> {
         let named = RejectReason::ALL.into_iter().zip(self.reasons);
+        named.filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// What was evicted, by reason.
+    #[must_use]
+    pub fn evicted_by(&self) -> BTreeMap<Reason, u64> {
+        let named = Reason::ALL.into_iter().zip(self.evicted);
         named.filter(|(_, count)| *count > 0).collect()
     }
 }
@@ -50,6 +66,10 @@ pub(super) struct Shows {
     pub(super) evictions: Evictions,
     /// Rows that are offered again, for the session.
     pub(super) requeued: Evictions,
+    /// New rows that go before all others, and those that go with the history. Where they are too many, what lies between
+    /// them goes with them.
+    pub(super) alarms: Evictions,
+    pub(super) patient: Evictions,
 }
 
 /// Ranges evicted, or offered again, since they were last taken. Bounded: what does not fit of the
@@ -65,6 +85,19 @@ impl Evictions {
                 break;
             }
             kept.insert(range);
+        }
+    }
+
+    /// Adds all of these; between ranges that are too many, what lies there is taken for one of them.
+    pub(super) fn add_bridged(&self, ranges: &RangeSet) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.merge(ranges);
+        if kept.as_slice().len() > RANKED_RANGES_MAX {
+            *kept = kept
+                .as_slice()
+                .chunks(4)
+                .filter_map(|run| SeqRange::new(run.first()?.first(), run.last()?.last()))
+                .collect();
         }
     }
 

@@ -367,6 +367,8 @@ pub(super) fn gather(entries: &[Entry]) -> Known {
                 }
                 None
             }
+            // What a recovery does not know of begins anew: then all rows may have been sent.
+            Kind::Evicted | Kind::Sent | Kind::Aged | Kind::Levels => None,
             Kind::Epoch | Kind::Recovery => None,
         };
         if let (Some(set), Some(range)) = (set, entry.range()) {

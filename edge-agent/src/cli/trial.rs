@@ -15,6 +15,7 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
+use crate::sensors::{SensorRule, Sensors};
 use crate::source::{Outlet, Patience, Report, SourceConfig, SourceState, SourceStatus, supervise};
 
 /// How often the state of the source is looked at.
@@ -38,7 +39,7 @@ pub(super) struct Options {
 
 /// Runs the source and prints what comes of it.
 pub(super) async fn run(given: &Given, name: &str, options: Options) -> Result<(), Failure> {
-    let sources = Settings::load_sources_given(given)?;
+    let (sources, rules) = Settings::load_for_trial(given)?;
     let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
     let Some(source) = sources.iter().find(|source| source.name.as_str() == name) else {
         let known = match names.is_empty() {
@@ -49,7 +50,7 @@ pub(super) async fn run(given: &Given, name: &str, options: Options) -> Result<(
         return Err(Failure::new(Class::Configuration, what).because(known));
     };
     let report = Arc::new(Report::new(source.name.clone(), source.source.kind()));
-    let shown = show(source, &report, &options).await;
+    let shown = show(source, rules, &report, &options).await;
     let status = report.status();
     note(&format!("source {name}: {status}"));
     match status.last_error {
@@ -62,13 +63,20 @@ pub(super) async fn run(given: &Given, name: &str, options: Options) -> Result<(
 }
 
 /// Runs the source; returns how many of its readings were printed.
-async fn show(source: &SourceConfig, report: &Arc<Report>, options: &Options) -> u64 {
+async fn show(
+    source: &SourceConfig,
+    rules: Vec<SensorRule>,
+    report: &Arc<Report>,
+    options: &Options,
+) -> u64 {
+    let sensors = Sensors::new(rules, Vec::new());
     let (samples, mut shown) = mpsc::channel(1);
     let outlet = Outlet::shown(
         source,
         Arc::clone(report),
         samples,
         Arc::new(SystemClock::default()),
+        sensors.clone(),
     );
     let stop = CancellationToken::new();
     let running = supervise(
@@ -88,7 +96,7 @@ async fn show(source: &SourceConfig, report: &Arc<Report>, options: &Options) ->
             Some(samples) = shown.recv() => {
                 for sample in samples {
                     if left(count) > 0 {
-                        print(&sample.reading, options.json);
+                        print(&sample.reading, &sensors, options.json);
                         count += 1;
                     }
                 }
@@ -101,7 +109,7 @@ async fn show(source: &SourceConfig, report: &Arc<Report>, options: &Options) ->
     while let Ok(Some(samples)) = timeout(END, shown.recv()).await {
         for sample in samples {
             if left(count) > 0 {
-                print(&sample.reading, options.json);
+                print(&sample.reading, &sensors, options.json);
                 count += 1;
             }
         }
@@ -127,7 +135,7 @@ fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
-fn print(reading: &Reading, as_json: bool) {
+fn print(reading: &Reading, sensors: &Sensors, as_json: bool) {
     let Reading {
         sensor,
         observed_at,
@@ -135,10 +143,14 @@ fn print(reading: &Reading, as_json: bool) {
         quality,
     } = reading;
     let time = rfc3339(observed_at.micros());
+    let unit = sensors.of(sensor).and_then(|declared| declared.unit);
     if as_json {
-        let line = serde_json::json!({
+        let mut line = serde_json::json!({
             "sensor": sensor, "value": value, "quality": quality, "observed_at": time,
         });
+        if let Some(unit) = unit {
+            line["unit"] = unit.into();
+        }
         say!("{line}");
         return;
     }
@@ -149,5 +161,8 @@ fn print(reading: &Reading, as_json: bool) {
         Value::Text(text) => format!("{text:?}"),
     };
     let quality = quality.as_str();
-    say!("{time:<27} {sensor:<48} {value:>20} {quality}");
+    // A number of nothing in particular needs no word.
+    let unit = unit.filter(|unit| unit != "1");
+    let unit = unit.map_or_else(String::new, |unit| format!(" {unit}"));
+    say!("{time:<27} {sensor:<48} {value:>20} {quality}{unit}");
 }

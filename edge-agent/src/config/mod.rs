@@ -24,6 +24,7 @@ use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::link::{LinkConfig, LinkRules};
 use crate::probes::ProbePauses;
+use crate::sensors::{self, SensorRule};
 use crate::session::SessionConfig;
 use crate::source::{self, SourceConfig};
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub probes: ProbePauses,
     /// The sources that run.
     pub sources: Vec<SourceConfig>,
+    /// What sensors are, as the settings say; the first rule that matches decides.
+    pub sensors: Vec<SensorRule>,
     /// What commands may do.
     pub commands: CommandsConfig,
     /// How this machine's clocks are read.
@@ -134,6 +137,7 @@ impl Config {
             session: SessionConfig::default(),
             probes: ProbePauses::default(),
             sources: Vec::new(),
+            sensors: Vec::new(),
             commands: CommandsConfig::default(),
             clock: ClockSettings::default(),
             own_process: None,
@@ -195,7 +199,7 @@ impl Settings {
     /// Reads the sources of a settings file, whatever else is in it.
     ///
     /// # Errors
-    /// As [`Self::load`], for the sections of sources alone.
+    /// As [`Self::load`], for the sections of sources and sensors alone.
     pub fn load_sources(path: &Path) -> Result<Vec<SourceConfig>, Failure> {
         Self::load_sources_given(&Self::given(path))
     }
@@ -205,12 +209,26 @@ impl Settings {
     /// # Errors
     /// As there.
     pub fn load_sources_given(given: &Given) -> Result<Vec<SourceConfig>, Failure> {
+        Ok(Self::load_for_trial(given)?.0)
+    }
+
+    /// Reads the sources of settings, and what they say of sensors, whatever else is in them.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for the sections of both alone.
+    pub(crate) fn load_for_trial(
+        given: &Given,
+    ) -> Result<(Vec<SourceConfig>, Vec<SensorRule>), Failure> {
         let mut problems = Problems::default();
         let raw: Option<RawSourcesAlone> = given.read(&mut problems);
         // What is not known here may be known elsewhere.
-        problems.keep_below("source");
-        let sources = raw.map(|raw| source::read(raw.source, &given.path, &mut problems));
-        settle(sources, problems, &given.path)
+        problems.keep_below(&["source", "sensor"]);
+        let both = raw.map(|raw| {
+            let sources = source::read(raw.source, &given.path, &mut problems);
+            let sensors = sensors::settings::check(raw.sensor, &mut problems);
+            (sources, sensors)
+        });
+        settle(both, problems, &given.path)
     }
 
     /// Reads where the agent answers, whatever else is wrong with the settings: they may have changed since it started.
@@ -220,7 +238,7 @@ impl Settings {
     pub fn load_admin(given: &Given) -> Result<SocketAddr, Failure> {
         let mut problems = Problems::default();
         let raw: Option<RawAdminAlone> = given.read(&mut problems);
-        problems.keep_below("admin");
+        problems.keep_below(&["admin"]);
         let admin = raw.map(|raw| raw.admin.http.unwrap_or(ADMIN_HTTP));
         settle(admin, problems, &given.path)
     }
@@ -244,6 +262,7 @@ impl Settings {
         let buffer = buffer.map(|buffer| buffer.check(origin, problems));
         let session = raw.session.check(problems);
         let sources = source::read(raw.source, origin, problems);
+        let sensors = sensors::settings::check(raw.sensor, problems);
         let commands = raw.commands.check(origin, problems);
         let log = raw.log.or_level("info");
         problems.take("log.level", log.check());
@@ -276,6 +295,7 @@ impl Settings {
                 session,
                 probes: ProbePauses::default(),
                 sources,
+                sensors,
                 commands,
                 clock: raw.clock.settings(origin),
                 own_process: None,

@@ -12,10 +12,11 @@ use serde::Deserialize;
 
 use super::CommandsConfig;
 use super::link::RawLink;
-use crate::buffer::{BufferSettings, Policies, Policy, SensorPattern};
+use crate::buffer::{BufferSettings, Policies, Policy, Priority, Rule, SensorPattern};
 use crate::clock::ClockSettings;
 use crate::commands::work::Program;
 use crate::link::{BACKOFF, KEEP_ALIVE};
+use crate::sensors::settings::RawSensor;
 use crate::session::SessionConfig;
 use crate::source::RawSources;
 
@@ -40,6 +41,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) source: RawSources,
     #[serde(default)]
+    pub(super) sensor: Vec<RawSensor>,
+    #[serde(default)]
     pub(super) commands: RawCommands,
     #[serde(default)]
     pub(super) clock: RawClock,
@@ -53,6 +56,8 @@ pub(super) struct Raw {
 pub(super) struct RawSourcesAlone {
     #[serde(default)]
     pub(super) source: RawSources,
+    #[serde(default)]
+    pub(super) sensor: Vec<RawSensor>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -99,6 +104,9 @@ pub(super) struct RawBuffer {
     pub(super) settle_linger: Option<Duration>,
     #[serde(default)]
     pub(super) when_full: Policy,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) age_max: Option<Duration>,
+    pub(super) warn_at: Option<f64>,
     #[serde(default)]
     pub(super) rule: Vec<RawRule>,
 }
@@ -106,7 +114,10 @@ pub(super) struct RawBuffer {
 #[derive(Debug, Deserialize)]
 pub(super) struct RawRule {
     pub(super) sensor: SensorPattern,
-    pub(super) when_full: Policy,
+    pub(super) when_full: Option<Policy>,
+    #[serde(default, with = "humantime_serde")]
+    pub(super) age_max: Option<Duration>,
+    pub(super) priority: Option<Priority>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -242,11 +253,22 @@ impl RawCommands {
 impl RawBuffer {
     pub(super) fn check(self, origin: &Path, problems: &mut Problems) -> BufferSettings {
         let default = BufferSettings::new(relative_to(origin, &self.path));
-        let rules = self
-            .rule
-            .into_iter()
-            .map(|rule| (rule.sensor, rule.when_full))
-            .collect();
+        let mut rules = Vec::with_capacity(self.rule.len());
+        for (at, rule) in self.rule.into_iter().enumerate() {
+            let says =
+                rule.when_full.is_some() || rule.age_max.is_some() || rule.priority.is_some();
+            problems.check(
+                says,
+                &format!("buffer.rule[{at}]"),
+                "says nothing; it takes when_full, age_max or priority",
+            );
+            rules.push(Rule {
+                sensor: rule.sensor,
+                when_full: rule.when_full,
+                age_max: rule.age_max,
+                priority: rule.priority,
+            });
+        }
         let settings = BufferSettings {
             path: default.path,
             rows_max: self.rows_max.unwrap_or(default.rows_max),
@@ -255,7 +277,8 @@ impl RawBuffer {
             quarantine_bytes_max: self.quarantine_bytes_max,
             linger: self.linger.unwrap_or(default.linger),
             settle_linger: self.settle_linger.unwrap_or(default.settle_linger),
-            policies: Policies::new(self.when_full, rules),
+            policies: Policies::of_rules(self.when_full, self.age_max, rules),
+            warn_at: self.warn_at.unwrap_or(default.warn_at),
         };
         // The message names the setting.
         problems.take("buffer", settings.validate());

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Component, Failure};
-use schema::message::{Ack, Downlink};
+use schema::message::{Ack, Downlink, NotedSensor};
 use schema::{RangeSet, SeqRange};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -82,6 +82,10 @@ pub(crate) struct Driver {
     pub(crate) link_stop: CancellationToken,
     /// What the link may carry.
     pub(crate) link_control: LinkControl,
+    /// What the bridge of this connection understands, for whoever sends it more than readings.
+    pub(crate) protocol: watch::Sender<Option<u16>>,
+    /// What the bridge has noted of sensors.
+    pub(crate) noted_sensors: mpsc::Sender<Vec<NotedSensor>>,
     pub(crate) requests: mpsc::Receiver<SendRequest>,
     /// The limits that may change.
     pub(crate) tuning: watch::Receiver<Tuning>,
@@ -123,7 +127,10 @@ impl Driver {
             last_error: None,
             next_probe: None,
             link: None,
+            alarms: RangeSet::new(),
+            patient: RangeSet::new(),
         };
+        task.rank_found();
         task.storage_changed();
         task.offer(None).await;
         loop {
@@ -185,6 +192,9 @@ struct DriverTask {
     next_probe: Option<(Duration, NextProbe)>,
     /// How the link fares, once that has changed.
     link: Option<LinkStatus>,
+    /// Rows that go before all others, or can wait, and that the session does not know of yet.
+    alarms: RangeSet,
+    patient: RangeSet,
 }
 
 impl DriverTask {
@@ -245,6 +255,7 @@ impl DriverTask {
                 self.link_changed(false, error.as_deref());
                 self.report_waits = false;
                 self.uplink = None;
+                self.parts.protocol.send_replace(None);
                 if let Some(LinkError::Closed(_)) = error.as_deref() {
                     // As its owner wants it.
                     self.parts.link_health.ready();
@@ -273,10 +284,19 @@ impl DriverTask {
             }
             // The link hands these to the commands as well.
             Happening::Downlink(Downlink::Noted(_)) => self.time.received_other(),
+            Happening::Downlink(Downlink::Sensors(notes)) => {
+                self.time.received_other();
+                // What finds no place is sent again, and answered again.
+                let _ = self.parts.noted_sensors.try_send(notes);
+            }
             Happening::Downlink(Downlink::Hello(hello)) => {
                 let was_new = self.time.protocol().is_some();
                 let changes = self.time.hello(&hello);
                 self.clock_changed(&changes).await;
+                let protocol = self.time.protocol();
+                self.parts
+                    .protocol
+                    .send_if_modified(|known| std::mem::replace(known, protocol) != protocol);
                 if !was_new && self.time.protocol().is_some() {
                     // It understands more than what was reported to it so far.
                     self.offer(Some(hello.protocol)).await;
@@ -321,7 +341,7 @@ impl DriverTask {
         let waiting = session.waiting();
         let found = Resynced {
             again: session.in_flight().rows,
-            waiting: waiting.fresh + waiting.history + waiting.suspect,
+            waiting: waiting.fresh + waiting.history + waiting.suspect + waiting.alarm,
         };
         let requeued = self.parts.buffer.requeue(None).await;
         self.storage_did("offer again", requeued);
@@ -375,15 +395,50 @@ impl DriverTask {
         }
     }
 
+    /// Of what an earlier run took, alarms go first. What is held until the time is known comes later.
+    fn rank_found(&mut self) {
+        (self.alarms, self.patient) = self.parts.buffer.take_ranked();
+        if let Some(known) = SeqRange::new(1, self.seen) {
+            let alarms = self.alarms.intersection(&RangeSet::from_iter([known]));
+            self.parts.session.rank(&alarms);
+            self.alarms.remove(known);
+        }
+    }
+
     /// New rows, and perhaps older ones that had to go for them.
     async fn appended(&mut self) {
         let last = self.appended.borrow_and_update().last_row;
         if self.parts.is_held {
             return;
         }
+        let (alarms, patient) = self.parts.buffer.take_ranked();
+        self.alarms.merge(&alarms);
+        self.patient.merge(&patient);
         if let Some(range) = SeqRange::new(self.seen + 1, last) {
             self.seen = last;
-            self.input(Input::Appended(range)).await;
+            if self.alarms.is_empty() && self.patient.is_empty() {
+                self.input(Input::Appended(range)).await;
+            } else {
+                // Those behind the range come with the next one.
+                let mut behind = [
+                    std::mem::take(&mut self.alarms),
+                    std::mem::take(&mut self.patient),
+                ];
+                let [alarms, history] = behind.clone();
+                for rows in &mut behind {
+                    if let Some(known) = SeqRange::new(1, last) {
+                        rows.remove(known);
+                    }
+                }
+                [self.alarms, self.patient] = behind;
+                let (alarms, history) = (&alarms, &history);
+                self.input(Input::Ranked {
+                    range,
+                    alarms,
+                    history,
+                })
+                .await;
+            }
         }
         let evicted = self.parts.buffer.take_evicted();
         if !evicted.is_empty() {

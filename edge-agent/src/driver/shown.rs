@@ -43,7 +43,8 @@ impl DriverTask {
         let (in_flight, waiting) = (session.in_flight(), session.waiting());
         let balance = self.parts.buffer.balance();
         self.parts.rates.note((balance.accepted, balance.committed));
-        let offered = waiting.fresh + waiting.history + waiting.suspect + in_flight.rows;
+        let offered =
+            waiting.fresh + waiting.history + waiting.suspect + waiting.alarm + in_flight.rows;
         let untimed = match self.parts.is_held {
             true => balance.pending.saturating_sub(offered),
             false => 0,
@@ -62,6 +63,7 @@ impl DriverTask {
                     fresh: waiting.fresh,
                     history: waiting.history,
                     suspect: waiting.suspect,
+                    alarm: waiting.alarm,
                     untimed,
                 },
                 clock: self.parts.clock.report(),

@@ -20,6 +20,15 @@ pub enum Input<'a> {
     Disconnected,
     /// Rows were accepted: on disk.
     Appended(SeqRange),
+    /// Rows were accepted of which some go before all others, and some with the history.
+    Ranked {
+        /// All of them.
+        range: SeqRange,
+        /// Those of alarms; rows outside of the range are of no account.
+        alarms: &'a RangeSet,
+        /// Those that can wait.
+        history: &'a RangeSet,
+    },
     /// The buffer dropped rows by its policy.
     Evicted(&'a RangeSet),
     /// Rows that the bridge had refused are to be offered to it again.
@@ -144,6 +153,8 @@ pub struct WaitingCounts {
     pub history: u64,
     /// Rows of refused payloads, kept apart.
     pub suspect: u64,
+    /// Rows that go before all others.
+    pub alarm: u64,
 }
 
 impl Settle {

@@ -121,6 +121,11 @@ impl Session {
         }
     }
 
+    /// Of what waits, these rows go before all others.
+    pub fn rank(&mut self, alarms: &RangeSet) {
+        self.backlog.rank(alarms);
+    }
+
     /// Applies one input. The effects are to be carried out in order.
     #[must_use]
     pub fn handle(&mut self, input: Input<'_>, now: Duration) -> Vec<Effect> {
@@ -130,6 +135,11 @@ impl Session {
             Input::Connected => self.connect(),
             Input::Disconnected => self.disconnect(),
             Input::Appended(range) => self.append(range),
+            Input::Ranked {
+                range,
+                alarms,
+                history,
+            } => self.append_ranked(range, (alarms, history)),
             Input::Evicted(ranges) => self.evict(ranges),
             Input::Requeued(ranges) => self.requeue(ranges),
             Input::Prepared(prepared) => self.prepared(prepared, &mut effects),
@@ -198,6 +208,7 @@ impl Session {
             fresh,
             history,
             suspect: self.suspects.rows(),
+            alarm: self.backlog.alarms(),
         }
     }
 
@@ -271,6 +282,12 @@ impl Session {
     fn append(&mut self, range: SeqRange) {
         self.last_seq = self.last_seq.max(range.last());
         self.backlog.append(range, self.connected, self.now);
+    }
+
+    fn append_ranked(&mut self, range: SeqRange, ranks: (&RangeSet, &RangeSet)) {
+        self.last_seq = self.last_seq.max(range.last());
+        self.backlog
+            .append_ranked(range, ranks, self.connected, self.now);
     }
 
     /// Rows in flight stay there: their acknowledgement may still come.

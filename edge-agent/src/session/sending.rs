@@ -131,7 +131,10 @@ impl Session {
         let Some((origin, ranges)) = picked else {
             return;
         };
-        self.was_repeat = !matches!(origin, Origin::Backlog(Kind::Fresh | Kind::History));
+        self.was_repeat = !matches!(
+            origin,
+            Origin::Backlog(Kind::Alarm | Kind::Fresh | Kind::History)
+        );
         self.batches += 1;
         let batch = BatchId(self.batches);
         effects.push(Effect::Send(BatchRequest {
@@ -168,12 +171,16 @@ impl Session {
         // While nothing is answered, what failed before takes turns with what was not sent yet.
         let untried_first = self.window.is_probing() && self.was_repeat && untried_wait;
         let is_clear = self.window.len() == 0;
-        let others_first = untried_first || (others_wait && self.window.has_suspect());
+        let suspects_wait = is_due(self.suspects.due(is_clear));
+        let others_first = untried_first
+            || (others_wait && self.window.has_suspect())
+            || self.backlog.alarm_is_next(suspects_wait);
         if !others_first
             && let Some(Piece {
                 ranges, suspicion, ..
             }) = self.suspects.pick(others_wait, is_clear, self.now)
         {
+            self.backlog.others_went();
             return Some((Origin::Suspect(suspicion), ranges));
         }
         let picked = self
@@ -189,7 +196,7 @@ impl Session {
         let rows_max = self.rows_max();
         let due = match self.room() {
             Room::None => None,
-            Room::Fresh => self.backlog.fresh_due(rows_max, self.flush),
+            Room::Fresh => self.backlog.fresh_or_alarm_due(rows_max, self.flush),
             Room::Any => {
                 let order = self.backlog.due(rows_max, self.flush);
                 let suspects = self.suspects.due(self.window.len() == 0);

@@ -13,6 +13,7 @@
 //! A new kind: a module with its settings and `impl Source`, and a line in [`kinds`].
 
 mod config;
+mod described;
 #[cfg(feature = "exec")]
 pub mod exec;
 #[cfg(feature = "file")]
@@ -31,6 +32,7 @@ pub mod prometheus;
 pub mod replay;
 mod report;
 mod running;
+mod said;
 pub mod shape;
 pub mod simulate;
 pub mod socket;

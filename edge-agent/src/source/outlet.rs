@@ -2,13 +2,16 @@
 //!
 //! A source that has no limit and no shaping pays nothing for them: its append goes to the buffer as it is.
 
+mod submission;
+
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemon::{Clock, lock};
+use daemon::{Clock, Fault, lock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use schema::SensorName;
+use schema::{SensorDeclaration, SensorName};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +19,15 @@ use tracing::{debug, info, warn};
 
 use super::polls::{Controls, Polls};
 use super::report::Report;
+use super::said::Said;
 use super::shape::{Fate, Shaper};
 use super::verdict::{Dropped, Outcome, Place, Refusal};
 use super::{SourceConfig, SourceState};
-use crate::buffer::{Append, Appended, Sample};
-use crate::ingest::{self, Ingest, IngestError, Refusals};
+use crate::buffer::{Append, Appended, ReadingError, Sample};
+use crate::ingest::{Ingest, IngestError, Refusals};
+use crate::sensors::{Sensors, among};
+pub use submission::Submission;
+use submission::{Handed, Windowed};
 
 /// The most a source may be in the middle of a poll when nothing says how long one may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,10 +45,16 @@ struct Shared {
     report: Arc<Report>,
     limit: Option<(NonZeroU32, DefaultDirectRateLimiter)>,
     shaper: Option<Mutex<Shaper>>,
-    /// Notified of each new window.
+    /// Notified of each new window, and of what one says.
     windows: Notify,
+    /// What windows said and the buffer does not have yet.
+    said: Mutex<Said>,
+    /// Appends so far of which a window took something in.
+    appends: AtomicU64,
     controls: Option<Controls>,
     timeout: Duration,
+    /// How often each of its sensors is read, of a source of which nothing can change that.
+    interval_ms: Option<u64>,
     refusals: Mutex<Refusals>,
     /// How often changes of its state are logged.
     changes: DefaultDirectRateLimiter,
@@ -54,25 +67,7 @@ struct Shared {
 enum Sink {
     Buffer(Ingest),
     /// They are shown, and nothing is kept: `edge-agent try`.
-    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>),
-}
-
-/// Samples that were handed over and wait for their commit.
-#[derive(Debug)]
-pub struct Submission {
-    outlet: Outlet,
-    handed: Handed,
-    /// Of each sample; `None` when all were handed over as they are.
-    places: Option<Vec<Place>>,
-    /// Names of those handed over, when it matters whether they are accepted.
-    names: Vec<SensorName>,
-}
-
-#[derive(Debug)]
-enum Handed {
-    Nothing,
-    Buffer(ingest::Handed, Waiting),
-    Shown(u64),
+    Shown(mpsc::Sender<Vec<Sample>>, Arc<dyn Clock>, Sensors),
 }
 
 /// While it exists, the source waits for the buffer: that is no fault of the source's.
@@ -112,11 +107,12 @@ impl Outlet {
         report: Arc<Report>,
         samples: mpsc::Sender<Vec<Sample>>,
         clock: Arc<dyn Clock>,
+        sensors: Sensors,
     ) -> Self {
         let controls = config.interval.map(Controls::fixed);
         let closed = CancellationToken::new();
         Self::to(
-            Sink::Shown(samples, clock),
+            Sink::Shown(samples, clock, sensors),
             config,
             controls,
             report,
@@ -147,6 +143,16 @@ impl Outlet {
             }
             .map(Mutex::new),
             windows: Notify::new(),
+            said: Mutex::default(),
+            appends: AtomicU64::new(0),
+            interval_ms: config
+                .interval
+                .filter(|_| {
+                    controls
+                        .as_ref()
+                        .is_none_or(|controls| controls.dead_band.is_none())
+                })
+                .and_then(|interval| u64::try_from(interval.as_millis()).ok()),
             controls,
             timeout: config.timeout.unwrap_or(TIMEOUT),
             refusals: Mutex::new(refusals),
@@ -161,7 +167,7 @@ impl Outlet {
     pub fn now_micros(&self) -> i64 {
         match &self.0.sink {
             Sink::Buffer(ingest) => ingest.now_micros(),
-            Sink::Shown(_, clock) => clock.now_micros(),
+            Sink::Shown(_, clock, _) => clock.now_micros(),
         }
     }
 
@@ -254,6 +260,38 @@ impl Outlet {
         }
     }
 
+    /// Says what a sensor is, by the name that the source gives it, in the place of what the source said before. Of a
+    /// sensor that does not change there is nothing to do; a source says it again only when it may have.
+    pub fn declare(&self, sensor: &SensorName, declaration: SensorDeclaration) {
+        self.tell(sensor, declaration, Sensors::declare);
+    }
+
+    /// As [`Self::declare`], but what this leaves out stays as it was.
+    pub fn declare_more(&self, sensor: &SensorName, declaration: SensorDeclaration) {
+        self.tell(sensor, declaration, Sensors::declare_more);
+    }
+
+    fn tell(
+        &self,
+        sensor: &SensorName,
+        mut declaration: SensorDeclaration,
+        tell: impl Fn(&Sensors, &SensorName, SensorDeclaration),
+    ) {
+        let shared = &self.0;
+        declaration.interval_ms = declaration.interval_ms.or(shared.interval_ms);
+        let sensors = match &shared.sink {
+            Sink::Buffer(ingest) => ingest.sensors(),
+            Sink::Shown(_, _, sensors) => sensors,
+        };
+        let declared = match &shared.shaper {
+            Some(shaper) => lock(shaper).declared(sensor, declaration),
+            None => Some((sensor.clone(), declaration)),
+        };
+        if let Some((sensor, declaration)) = declared {
+            tell(sensors, &sensor, declaration);
+        }
+    }
+
     /// Counts readings that the source refused by itself.
     pub fn refused(&self, reason: &'static str, readings: u64) {
         self.0.report.refused(readings);
@@ -292,13 +330,14 @@ impl Outlet {
     async fn hand_over(&self, append: Append, whole: bool, waits: bool) -> Submission {
         let shared = &self.0;
         if shared.limit.is_none() && shared.shaper.is_none() {
-            return self.submit_shaped(append, None, Vec::new()).await;
+            return self.submit_shaped(append, None, Vec::new(), None).await;
         }
         let Append {
             samples,
             hold,
             can_hold_back,
             position,
+            is_again,
         } = append;
         let count = samples.len();
         // A source that knows how far it has read waits for its turn: nothing of it is left out.
@@ -314,6 +353,9 @@ impl Outlet {
         let mut places = Vec::with_capacity(count);
         let mut out = Vec::with_capacity(count);
         let mut names = Vec::new();
+        let mut said = Vec::new();
+        let number = shared.appends.fetch_add(1, Ordering::Relaxed);
+        let mut windowed = Vec::new();
         let (mut by_rate, mut by_shaping, mut out_of_range, mut misnamed) = (0, 0, 0, 0);
         {
             let mut shaper = shared.shaper.as_ref().map(lock);
@@ -339,7 +381,15 @@ impl Outlet {
                     out.push(sample);
                     continue;
                 };
-                let place = match shaper.take(sample, now, whole, &mut out) {
+                let handed = out.len();
+                let sensor = shaper.has_windows().then(|| sample.reading.sensor.clone());
+                let fate = shaper.take_of(number, sample, now, whole, &mut out);
+                if fate == Fate::Aggregated {
+                    // What another window said goes its own way: this append may have to come again.
+                    said.extend(out.drain(handed..));
+                    windowed.extend(sensor);
+                }
+                let place = match fate {
                     Fate::Passed => Place::Handed(out.len() - 1),
                     Fate::Unwanted => Place::Dropped(Dropped::Unwanted),
                     Fate::NoNews => Place::Dropped(Dropped::DeadBand),
@@ -368,6 +418,17 @@ impl Outlet {
                 }
             }
         }
+        if !said.is_empty() {
+            self.say(said);
+        }
+        windowed.sort_unstable();
+        windowed.dedup();
+        let windowed = (!windowed.is_empty()).then(|| Windowed {
+            outlet: self.clone(),
+            append: number,
+            sensors: windowed,
+            is_taken: true,
+        });
         shared.report.dropped_by_rate(by_rate);
         shared.report.dropped_by_shaping(by_shaping);
         for (reason, count) in [
@@ -386,8 +447,10 @@ impl Outlet {
             hold,
             can_hold_back,
             position,
+            is_again,
         };
-        self.submit_shaped(append, Some(places), names).await
+        self.submit_shaped(append, Some(places), names, windowed)
+            .await
     }
 
     async fn submit_shaped(
@@ -395,7 +458,9 @@ impl Outlet {
         append: Append,
         places: Option<Vec<Place>>,
         names: Vec<SensorName>,
+        windowed: Option<Windowed>,
     ) -> Submission {
+        let has_position = append.position.is_some();
         let handed = if append.samples.is_empty() && append.position.is_none() {
             Handed::Nothing
         } else {
@@ -404,11 +469,16 @@ impl Outlet {
                     let waiting = Waiting::begin(self);
                     Handed::Buffer(ingest.submit(append).await, waiting)
                 }
-                Sink::Shown(shown, _) => {
-                    let count = append.samples.len() as u64;
+                Sink::Shown(shown, _, sensors) => {
+                    let mut samples = append.samples;
+                    let mistyped = sensors.admit(&mut samples);
+                    let appended = Appended::shown(samples.len() as u64);
                     // Nobody looks any more: the source is stopped next.
-                    let _ = shown.send(append.samples).await;
-                    Handed::Shown(count)
+                    let _ = shown.send(samples).await;
+                    Handed::Shown(Appended {
+                        refused: among(mistyped, Vec::new()),
+                        ..appended
+                    })
                 }
             }
         };
@@ -417,10 +487,12 @@ impl Outlet {
             handed,
             places,
             names,
+            windowed,
+            has_position,
         }
     }
 
-    /// Waits until a window ends, and hands over what it says; for ever when there is none.
+    /// Waits until a window ends, or what one said may be handed over again, and hands over what it says; for ever when there is none.
     pub(super) async fn window(&self) {
         let shared = &self.0;
         let Some(shaper) = &shared.shaper else {
@@ -429,7 +501,8 @@ impl Outlet {
         loop {
             let changed = shared.windows.notified();
             let next = lock(shaper).next_wakeup();
-            match next {
+            let again = lock(&shared.said).due(Instant::now());
+            match next.into_iter().chain(again).min() {
                 None => changed.await,
                 Some(at) => tokio::select! {
                     () = changed => {}
@@ -444,31 +517,60 @@ impl Outlet {
         let Some(shaper) = &self.0.shaper else {
             return;
         };
-        let mut samples = Vec::new();
-        let names = {
+        let mut ended = Vec::new();
+        {
             let mut shaper = lock(shaper);
             if all {
-                shaper.finish(&mut samples);
+                shaper.finish(&mut ended);
             } else {
-                shaper.wake(Instant::now(), &mut samples);
+                shaper.wake(Instant::now(), &mut ended);
             }
-            samples
-                .iter()
-                .map(|one: &Sample| one.reading.sensor.clone())
-                .collect()
-        };
+        }
+        self.say(ended);
+        loop {
+            let next = lock(&self.0.said).take(Instant::now(), all);
+            let Some((samples, is_again)) = next else {
+                return;
+            };
+            let append = Append {
+                samples: samples.clone(),
+                // At the end, what finds no room is accepted and evicted, so that it is accounted for.
+                can_hold_back: !all,
+                is_again,
+                ..Append::default()
+            };
+            let submission = self.submit_shaped(append, None, Vec::new(), None).await;
+            let outcome = submission.done().await;
+            let left = match &outcome {
+                Ok(outcome) => {
+                    let full = |at: usize| {
+                        let mut refused = outcome.appended.refused.iter();
+                        refused.any(|(of, error)| *of == at && *error == ReadingError::BufferFull)
+                    };
+                    let samples = samples.into_iter().enumerate();
+                    samples
+                        .filter(|(at, _)| full(*at))
+                        .map(|(_, sample)| sample)
+                        .collect()
+                }
+                Err(error) if error.fault() == Fault::Retry && !all => samples,
+                Err(_) => Vec::new(),
+            };
+            lock(&self.0.refusals).note(outcome);
+            lock(&self.0.said).put_back(left, Instant::now());
+        }
+    }
+
+    /// Hands over what windows said, when their task comes to it. What is too much is lost, and counted.
+    fn say(&self, samples: Vec<Sample>) {
         if samples.is_empty() {
             return;
         }
-        for chunk in chunks(samples) {
-            let append = Append {
-                samples: chunk,
-                ..Append::default()
-            };
-            let submission = self.submit_shaped(append, None, Vec::clone(&names)).await;
-            let outcome = submission.done().await;
-            lock(&self.0.refusals).note(outcome);
+        let lost = lock(&self.0.said).add(samples);
+        if lost > 0 {
+            self.refused("windows_full", lost);
         }
+        self.0.windows.notify_one();
     }
 
     /// Takes nothing more: whatever of the source is left behind.
@@ -479,63 +581,5 @@ impl Outlet {
     /// Counts what became of an append, and logs once per change that its readings are refused.
     pub(crate) fn note<T>(&self, outcome: Result<T, IngestError>) {
         lock(&self.0.refusals).note(outcome);
-    }
-}
-
-/// In parts that an append takes.
-fn chunks(mut samples: Vec<Sample>) -> Vec<Vec<Sample>> {
-    let mut chunks = Vec::new();
-    while samples.len() > ingest::APPEND_READINGS_MAX {
-        let rest = samples.split_off(ingest::APPEND_READINGS_MAX);
-        chunks.push(std::mem::replace(&mut samples, rest));
-    }
-    chunks.push(samples);
-    chunks
-}
-
-impl Submission {
-    /// Waits for the commit.
-    ///
-    /// # Errors
-    /// As [`Outlet::append`].
-    pub async fn done(self) -> Result<Outcome, IngestError> {
-        let Self {
-            outlet,
-            handed,
-            places,
-            names,
-        } = self;
-        let shared = &outlet.0;
-        let (outcome, readings) = match handed {
-            Handed::Nothing => (Ok(Appended::default()), 0),
-            Handed::Shown(count) => (Ok(Appended::shown(count)), count),
-            Handed::Buffer(handed, _waiting) => {
-                let readings = handed.readings();
-                (handed.done().await, readings)
-            }
-        };
-        let forget = |name: &SensorName| {
-            if let Some(shaper) = &shared.shaper {
-                lock(shaper).not_accepted(name);
-            }
-        };
-        match outcome {
-            Ok(appended) => {
-                let accepted = appended.range.map_or(0, |range| range.count());
-                shared.report.accepted(accepted, outlet.now_micros() / 1000);
-                shared.report.refused(appended.refused.len() as u64);
-                let refused = appended.refused.iter();
-                refused
-                    .filter_map(|(at, _)| names.get(*at))
-                    .for_each(forget);
-                outlet.working();
-                Ok(Outcome { appended, places })
-            }
-            Err(error) => {
-                shared.report.refused(readings);
-                names.iter().for_each(forget);
-                Err(error)
-            }
-        }
     }
 }

@@ -86,6 +86,8 @@ impl Served {
                 .iter()
                 .map(|report| (report.name.to_string(), report.status()))
                 .collect(),
+            filling: progress.is_filling,
+            evicted_by: progress.evicted_by(),
             link,
             traffic,
             storage: self.buffer.storage().borrow().clone(),

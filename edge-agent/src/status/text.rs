@@ -37,7 +37,13 @@ impl Display for Status {
             line("rates", rates)?;
         }
         self.write_set_aside(&mut line)?;
-        line("evicted", &self.balance.evicted)?;
+        let mut reasons = String::new();
+        for (reason, count) in &self.evicted_by {
+            let between = if reasons.is_empty() { ": " } else { ", " };
+            reasons += &format!("{between}{count} {}", reason.as_str());
+        }
+        let evicted = self.balance.evicted;
+        line("evicted", &format_args!("{evicted}{reasons}"))?;
         line("discarded", &self.balance.discarded)?;
         let InFlight {
             batches,
@@ -53,7 +59,11 @@ impl Display for Status {
             history,
             suspect,
             untimed,
+            alarm,
         } = self.waiting;
+        if alarm > 0 {
+            line("alarms", &format_args!("{alarm} wait, and go first"))?;
+        }
         line(
             "waiting",
             &format_args!(
@@ -188,9 +198,15 @@ impl Status {
                     bytes_max,
                 } = *room;
                 let (taken, most) = (bytes(taken), bytes(bytes_max));
+                let (state, advice) = match self.filling {
+                    true => ("FILLS:", "; [buffer] warn_at says when to warn"),
+                    false => ("ok,", ""),
+                };
                 line(
                     "buffer",
-                    &format_args!("ok, {rows} of {rows_max} readings, {taken} of {most}"),
+                    &format_args!(
+                        "{state} {rows} of {rows_max} readings, {taken} of {most}{advice}"
+                    ),
                 )?;
             }
             (None, None) => line("buffer", &"ok")?,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, Event, MqttOptions, Packet, QoS, TlsConfiguration, Transport};
 use schema::message::ack::payload_digest;
 use schema::message::{
-    self, Ack, CommandProgress, Downlink, Noted, Refusal, RejectReason, Rejection, Report,
-    ReportedConfig, Status,
+    self, Ack, CommandProgress, DeclaredSensor, Downlink, Noted, NotedSensor, Refusal,
+    RejectReason, Rejection, Report, ReportedConfig, SensorNote, Status,
 };
 use schema::{Channel, Epoch, RangeSet, Row, SeqRange, Topic, codec, envelope};
 use tokio::task::JoinHandle;
@@ -56,6 +56,10 @@ pub(crate) struct Heard {
     pub(crate) reports: Vec<Report>,
     pub(crate) words: Vec<CommandProgress>,
     pub(crate) configs: Vec<ReportedConfig>,
+    /// What sensors are, each as often as it was declared.
+    pub(crate) sensors: Vec<DeclaredSensor>,
+    /// Declarations arrive, and what is noted of them is lost.
+    pub(crate) is_deaf_to_sensors: bool,
     /// Questions for the time.
     pub(crate) questions: usize,
     /// What an old bridge could not read.
@@ -245,6 +249,17 @@ impl Peer {
                     }
                     message::Event::Ledger(report) => report.into(),
                     message::Event::TimeRequest(request) => return Some(hello(request.nonce)),
+                    message::Event::Sensors(report) => {
+                        let notes = report.sensors.iter().map(|of| NotedSensor {
+                            sensor: of.sensor.clone(),
+                            version: of.version,
+                            note: SensorNote::Kept,
+                        });
+                        let notes = notes.collect();
+                        heard.sensors.extend(report.sensors);
+                        let is_noted = !heard.is_deaf_to_sensors;
+                        return is_noted.then_some(Downlink::Sensors(notes));
+                    }
                 };
                 // A report's evictions and rejections enter the ledger, and are confirmed.
                 let confirmed = report.epochs.iter().map(|epoch| Ack {

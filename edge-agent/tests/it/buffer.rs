@@ -756,14 +756,14 @@ async fn a_newer_file_and_a_strange_database_are_refused_and_left_alone() {
         let application = 0x544c_6200 | version;
         format!("PRAGMA user_version = {version}; PRAGMA application_id = {application}")
     };
-    run_sql(&settings.path, &version(5)).await;
+    run_sql(&settings.path, &version(99)).await;
     let refused = try_open(&settings).await.unwrap_err();
     let BufferError::Newer { found, known, .. } = &refused else {
         panic!("{refused:?}");
     };
-    assert_eq!((*found, *known), (5, 4));
+    assert_eq!(*found, 99);
     assert_eq!(refused.fault(), Fault::Halt);
-    run_sql(&settings.path, &version(4)).await;
+    run_sql(&settings.path, &version(*known)).await;
     assert_eq!(open(&settings).await.pending, set(&[(1, 2)]));
 
     let strange = BufferSettings::new(folder.path().join("strange.db"));

@@ -233,6 +233,57 @@ fn the_socket_has_a_path_of_its_own() {
 }
 
 #[test]
+fn what_is_wanted_of_sensors_is_read_and_checked() {
+    use edge_agent::buffer::{Policy, Priority};
+    let with = |lines: &str| {
+        let text = EXAMPLE.replace(
+            "path = \"buffer.db\"",
+            &format!("path = \"buffer.db\"\n{lines}"),
+        );
+        assert_ne!(text, EXAMPLE);
+        load(
+            &(text
+                + "\n[[buffer.rule]]\nsensor = \"vibration/*\"\nwhen_full = \"consolidate\"\nage_max = \"7d\"\npriority = \"history\"\n"),
+        )
+    };
+    let settings = with("age_max = \"30d\"\nwarn_at = 0.9")
+        .unwrap()
+        .agent
+        .buffer;
+    let day = std::time::Duration::from_secs(86_400);
+    let found = |sensor: &str| {
+        let (of, name) = (&settings.policies, sensor.parse().unwrap());
+        (of.of(&name), of.age_max(&name), of.priority(&name))
+    };
+    let (alarm, history) = (Priority::Alarm, Priority::History);
+    assert_eq!(
+        found("alarm/a"),
+        (Policy::DropNewest, Some(30 * day), alarm)
+    );
+    assert_eq!(
+        found("vibration/x"),
+        (Policy::Consolidate, Some(7 * day), history)
+    );
+    assert!((settings.warn_at - 0.9).abs() < f64::EPSILON);
+    for (lines, problem) in [
+        ("warn_at = 1.5", "warn_at is 1.5"),
+        ("age_max = \"10ms\"", "age_max is 10ms"),
+        ("age_max = \"soon\"", "age_max"),
+        ("when_full = \"average\"", "consolidate"),
+    ] {
+        let error = with(lines).unwrap_err();
+        assert!(error.contains(problem), "{lines}: {error}");
+    }
+    let silent = EXAMPLE.replace("when_full = \"drop-newest\"\npriority = \"alarm\"\n", "");
+    assert_ne!(silent, EXAMPLE);
+    let error = load(&silent).unwrap_err();
+    assert!(
+        error.contains("buffer.rule[0]") && error.contains("says nothing"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_unit_of_times_is_one_of_four() {
     for (unit, valid) in [
         ("s", true),

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
+use edge_agent::buffer::{Policies, Policy};
 use edge_agent::source::format::{Format, LineRules};
 use edge_agent::source::shape::{Aggregate, Outside, Range, Rename, Rule, WindowRule};
 use edge_agent::source::socket::{SocketAddress, SocketSource};
@@ -275,6 +276,118 @@ async fn what_the_buffer_refused_is_no_value_to_compare_with() {
     let answers = ask(&mut stream, &refused.repeat(2)).await;
     assert!(answers[0]["accepted"].is_u64(), "{answers:?}");
     assert_eq!(answers[1], json!({"dropped": "dead_band"}));
+}
+
+fn means_of_a_second() -> Rule {
+    Rule {
+        window: Some(WindowRule {
+            length: Duration::from_secs(1),
+            aggregate: Aggregate::Mean,
+        }),
+        ..Rule::of("fast".parse().unwrap())
+    }
+}
+
+fn fast(value: u64, at_ms: u64) -> String {
+    format!("{{\"sensor\":\"fast\",\"value\":{value},\"observed_at\":{at_ms}}}\n")
+}
+
+#[tokio::test]
+async fn a_reading_that_a_full_disk_refused_counts_once_in_its_window() {
+    let broker = Broker::start();
+    let bridge = Bridge::start(&broker).await;
+    let (edge, mut stream) = shaped(&broker, |source| {
+        source.shaping.rules = vec![means_of_a_second()];
+    })
+    .await;
+    let text = "x".repeat(1000);
+    let filler: String = (0..40)
+        .map(|n| format!("{{\"sensor\":\"f\",\"value\":\"{n} {text}\"}}\n"))
+        .collect();
+    edge.agent.limit_file_pages(1).await;
+    let lines = filler + &fast(1, 4_000);
+    let mut refused = 0;
+    // Those that find room before the disk is full count, and have a window of their own.
+    for round in 0..100 {
+        let at = 1_000 * (100 + round);
+        let answers = ask(&mut stream, &lines.replace("4000", &at.to_string())).await;
+        if answers.last().unwrap()["refused"].is_string() {
+            refused = at;
+            break;
+        }
+    }
+    assert!(refused > 0, "the disk was never full");
+    edge.agent.limit_file_pages(1_000_000).await;
+    let answers = ask(&mut stream, &lines.replace("4000", &refused.to_string())).await;
+    assert_eq!(*answers.last().unwrap(), json!({"dropped": "window"}));
+    ask(&mut stream, &fast(4, refused + 500)).await;
+    ask(&mut stream, &fast(9, refused + 1_000)).await;
+    let means = || -> Vec<schema::Value> {
+        let heard = bridge.heard();
+        let of = |at: &i64| {
+            heard
+                .rows
+                .values()
+                .filter(|(_, row)| row.observed_at.micros() / 1000 == *at)
+                .map(|(_, row)| row.value.clone())
+                .collect::<Vec<_>>()
+        };
+        [refused as i64 + 500].iter().flat_map(of).collect()
+    };
+    eventually("the window ends", || !means().is_empty()).await;
+    assert_eq!(means(), [schema::Value::F64(2.5)]);
+}
+
+#[tokio::test]
+async fn what_a_window_says_to_a_full_buffer_is_handed_over_until_it_is_taken_and_once() {
+    let broker = Broker::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&broker, folder.path());
+    config.buffer.rows_max = 3;
+    config.buffer.policies = Policies::new(Policy::Never, vec![]);
+    let path = folder.path().join("agent.sock");
+    let mut socket = SocketSource::unix(path.clone()).named();
+    socket.shaping.rules = vec![means_of_a_second()];
+    config.sources = vec![socket];
+    let edge = Edge::start_with(config, folder).await;
+    let is_there = || async { UnixStream::connect(&path).await };
+    let mut stream = testkit::wait::until_ok("it listens", is_there).await;
+    let plain = "{\"sensor\":\"p\",\"value\":1}\n".repeat(3);
+    assert!(
+        ask(&mut stream, &plain)
+            .await
+            .iter()
+            .all(|answer| answer["accepted"].is_u64())
+    );
+    let lines = fast(1, 1_000) + &fast(2, 1_500) + &fast(7, 2_000);
+    for answer in ask(&mut stream, &lines).await {
+        assert_eq!(answer, json!({"dropped": "window"}));
+    }
+    eventually("both windows are refused", || {
+        source(&edge, "socket").readings.refused == 2
+    })
+    .await;
+    // Long enough for it to be tried again.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let counts = source(&edge, "socket").readings;
+    assert_eq!(
+        (counts.accepted, counts.refused),
+        (3, 2),
+        "each counts once"
+    );
+    let balance = edge.agent.balance();
+    assert_eq!((balance.accepted, balance.evicted), (3, 0));
+    let bridge = Bridge::start(&broker).await;
+    eventually("all of it arrives", || bridge.heard().rows.len() == 5).await;
+    assert_eq!(edge.agent.balance().accepted, 5);
+    let heard = bridge.heard();
+    let said: Vec<&schema::Value> = heard
+        .rows
+        .values()
+        .filter(|(name, _)| name.as_str() == "fast")
+        .map(|(_, row)| &row.value)
+        .collect();
+    assert_eq!(said, [&schema::Value::F64(1.5), &schema::Value::I64(7)]);
 }
 
 #[tokio::test]

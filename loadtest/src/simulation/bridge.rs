@@ -115,7 +115,8 @@ impl Bridge {
                 });
                 answer(device, &hello).into_iter().collect()
             }
-            Ok(Event::Report(_) | Event::Command(_) | Event::Config(_)) | Err(_) => Vec::new(),
+            Ok(Event::Report(_) | Event::Command(_) | Event::Config(_) | Event::Sensors(_))
+            | Err(_) => Vec::new(),
         }
     }
 

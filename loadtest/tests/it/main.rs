@@ -18,6 +18,7 @@ mod presence;
 mod pressure;
 mod quarantine;
 mod run;
+mod sensors;
 mod simulate;
 mod twin;
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Noted;
+use super::{Noted, NotedSensor};
 use crate::{Epoch, SeqRange};
 
 /// What the bridge says on `down/ack`. Append only: readers pass over what is newer than they are.
@@ -20,6 +20,9 @@ pub enum Downlink {
     /// Which bridge answers, and what time it is. Since 0.2, to agents that said that they are at
     /// least as new.
     Hello(Hello),
+    /// What became of declarations of sensors; at most
+    /// [`SENSORS_MESSAGE_MAX`](crate::limits::SENSORS_MESSAGE_MAX). Only to devices that declared them.
+    Sensors(Vec<NotedSensor>),
 }
 
 /// The answer to a birth, and to a [`TimeRequest`](super::TimeRequest).

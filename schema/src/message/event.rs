@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CommandProgress, RejectReason, Rejection, ReportedConfig};
+use super::{CommandProgress, RejectReason, Rejection, ReportedConfig, SensorReport};
 use crate::ledger::DiscardedBy;
 use crate::{Balance, Epoch, SeqRange};
 
@@ -21,6 +21,8 @@ pub enum Event {
     Ledger(LedgerReport),
     /// What time is it? Answered with a [`Hello`](super::Hello). Since 0.2.
     TimeRequest(TimeRequest),
+    /// What some of its sensors are. Answered with [`Downlink::Sensors`](super::Downlink::Sensors). Since protocol 3.
+    Sensors(SensorReport),
 }
 
 /// The device's side of the ledger, as agents 0.1 report it. Sent after a connect, now and then, and

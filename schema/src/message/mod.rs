@@ -5,6 +5,7 @@ pub mod ack;
 pub mod command;
 pub mod config;
 pub mod event;
+pub mod sensor;
 pub mod status;
 
 use crate::envelope::Kinds;
@@ -19,18 +20,22 @@ pub use event::{
     ClockReport, ClockState, Discard, EpochAccount, EpochReport, Event, LedgerReport,
     LegacyBalance, Report, TimeRequest,
 };
+pub use sensor::{DeclaredSensor, NotedSensor, SensorNote, SensorReport};
 pub use status::Status;
 
 /// What a build of today understands beyond version 1 of the envelope: 1 was never said, agents and
-/// bridges 0.1 spoke it; 2 has the quarantine, the ledger report and the database's time.
-pub const PROTOCOL: u16 = 2;
+/// bridges 0.1 spoke it; 2 has the quarantine, the ledger report and the database's time; 3 declarations of sensors.
+pub const PROTOCOL: u16 = 3;
+
+/// The first protocol of a bridge that keeps declarations of sensors.
+pub const PROTOCOL_SENSORS: u16 = 3;
 
 impl Kinds for Downlink {
-    const KNOWN: u64 = 4;
+    const KNOWN: u64 = 5;
 }
 
 impl Kinds for Event {
-    const KNOWN: u64 = 5;
+    const KNOWN: u64 = 6;
 }
 
 impl Kinds for CommandRequest {
@@ -50,7 +55,10 @@ mod tests {
 
     use super::*;
     use crate::envelope::{EnvelopeError, decode_kind};
-    use crate::{Balance, DiscardedBy, Epoch, Hlc, SeqRange, envelope};
+    use crate::sensor::Precision;
+    use crate::{
+        Balance, DiscardedBy, Epoch, Hlc, SensorDeclaration, SeqRange, ValueType, envelope,
+    };
 
     /// Other versions of Tideline read these bytes: a change that breaks this test needs a new
     /// wire version, not a new expectation.
@@ -198,7 +206,7 @@ mod tests {
             &Downlink::Hello(Hello {
                 nonce: 300,
                 bridge_time_ms: 1_700_000_000_000,
-                protocol: PROTOCOL,
+                protocol: 2,
             }),
             "010003ac0280a0abfef96202",
         );
@@ -244,12 +252,8 @@ mod tests {
                 assert!(matches!(damaged, Err(EnvelopeError::Body(_))), "{body:?}");
             }
         }
-        check_known(&Downlink::Hello(Hello {
-            nonce: 1,
-            bridge_time_ms: 1,
-            protocol: PROTOCOL,
-        }));
-        check_known(&Event::TimeRequest(TimeRequest { nonce: 1 }));
+        check_known(&Downlink::Sensors(Vec::new()));
+        check_known(&Event::Sensors(SensorReport::default()));
         check_known(&CommandRequest::Ask(Ask {
             id: CommandId::from_bits(1),
             expires_at_ms: 1,
@@ -314,6 +318,60 @@ mod tests {
                 entries: vec![entry()],
             },
             "0100011173616d706c696e672e696e74657276616c052231307322818080c0d6fcf3c501",
+        );
+    }
+
+    #[test]
+    fn declarations_of_sensors_keep_their_bytes() {
+        let sensor: crate::SensorName = "oil/°".parse().unwrap();
+        let version = Hlc::new(1_700_000_000_000, 1);
+        let declared = |declaration| DeclaredSensor {
+            sensor: sensor.clone(),
+            version,
+            declaration,
+        };
+        check(
+            &Event::Sensors(SensorReport {
+                sensors: vec![
+                    declared(SensorDeclaration {
+                        unit: Some("Cel".to_owned()),
+                        description: Some("oil".to_owned()),
+                        value_type: Some(ValueType::Integer),
+                        min: Some(-40.0),
+                        max: Some(1.5),
+                        precision: Some(Precision::Decimals(2)),
+                        interval_ms: Some(10_000),
+                    }),
+                    declared(SensorDeclaration {
+                        precision: Some(Precision::Step(0.5)),
+                        ..SensorDeclaration::default()
+                    }),
+                ],
+            }),
+            "01000502066f696c2fc2b0818080c0d6fcf3c501010343656c01036f696c01010100000000000044c001000000000000f83f01000201904e066f696c2fc2b0818080c0d6fcf3c50100000000000101000000000000e03f00",
+        );
+        check(
+            &Downlink::Sensors(vec![
+                NotedSensor {
+                    sensor: sensor.clone(),
+                    version,
+                    note: SensorNote::Kept,
+                },
+                NotedSensor {
+                    sensor: sensor.clone(),
+                    version,
+                    note: SensorNote::TooNew,
+                },
+            ]),
+            "01000402066f696c2fc2b0818080c0d6fcf3c50100066f696c2fc2b0818080c0d6fcf3c50102",
+        );
+        check(
+            &Downlink::Hello(Hello {
+                nonce: 300,
+                bridge_time_ms: 1_700_000_000_000,
+                protocol: PROTOCOL,
+            }),
+            "010003ac0280a0abfef96203",
         );
     }
 

@@ -91,6 +91,8 @@ pub struct Cockroach {
     /// Whether a plain table of readings becomes one by month.
     by_month: bool,
     partitions: Arc<Partitions>,
+    /// Whose rollups are computed next.
+    turns: Arc<rollups::Turns>,
     meters: Arc<Meters>,
     statement_timeout: Duration,
     retry_budget: Duration,
@@ -122,6 +124,7 @@ impl Cockroach {
             rooms: Arc::default(),
             by_month: database.partitions,
             partitions: Arc::default(),
+            turns: Arc::default(),
             meters: Arc::default(),
             statement_timeout: database.statement_timeout,
             retry_budget: database.retry_budget,

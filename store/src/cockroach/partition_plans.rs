@@ -249,7 +249,7 @@ async fn no_partition_is_read_that_has_nothing_of_what_is_asked_for() {
     if found.len() != 2 || found.values().sum::<f64>() > 4.0 {
         wrong.push(format!("what is replaced: {found:?}"));
     }
-    let expired = format!("'device-7', {SENSORS}, '2021-01-02', 100");
+    let expired = format!("'device-7', {SENSORS}, '2021-01-02', 100, '2000-01-01'");
     let found = explain(connection, expire::READINGS, &expired).await;
     // Found, and then deleted.
     if found.len() != 1 || found.values().sum::<f64>() > 2.0 * 5.0 * 24.0 {

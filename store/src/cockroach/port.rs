@@ -203,6 +203,11 @@ impl Row for PgRow {
         self.try_get(at).map_err(|error| unreadable("text", error))
     }
 
+    fn maybe_float(&self, at: usize) -> Result<Option<f64>, StoreError> {
+        self.try_get(at)
+            .map_err(|error| unreadable("number", error))
+    }
+
     fn maybe_time(&self, at: usize) -> Result<Option<ReceivedAt>, StoreError> {
         let found = self.try_get::<Option<Micros>, _>(at);
         let found = found.map_err(|error| unreadable("time", error))?;

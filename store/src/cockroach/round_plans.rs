@@ -4,11 +4,12 @@
 use sqlx::Executor as _;
 
 use super::dialect::{READ_SETTINGS, WRITE_SETTINGS};
+use super::expire;
 use super::plans::{Filled, explain};
 use super::query::CONFLICTS;
+use crate::alerts;
 use crate::commands::sql::LATEST;
 use crate::ledger::query::{HEADS, NAMED};
-use crate::{alerts, retention};
 
 /// 10,000 devices, each with a hundred ranges, and some of all that goes wrong.
 const FILL: &str = "
@@ -78,13 +79,13 @@ async fn what_is_asked_again_and_again_reads_what_changed() {
             0.0,
             100.0,
         ),
-        // Found, and then deleted.
+        // Found, locked, and then deleted.
         (
             "old letters",
-            retention::DEAD_LETTERS,
+            expire::DEAD_LETTERS,
             "to_timestamp(1700000100), 1000",
             0.0,
-            200.0,
+            300.0,
         ),
     ];
     for (settings, statements) in [(READ_SETTINGS, &asked[..]), (WRITE_SETTINGS, &dropped[..])] {

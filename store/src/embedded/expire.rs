@@ -4,7 +4,7 @@ use libsql::Value as Cell;
 use schema::{DeviceId, ObservedAt};
 
 use super::super::fleet::DEVICE_IDS;
-use super::super::retention::{COMMANDS, CONFLICTS, DEAD_LETTERS, FAN_OUTS};
+use super::super::retention::{COMMANDS, CONFLICTS, FAN_OUTS};
 use super::super::{EXPIRE_DEVICES, EXPIRE_ROWS, Expired, StoreError};
 use super::file::File;
 
@@ -14,6 +14,9 @@ use super::values::{self, cell, text_cell};
 const READINGS: &str = "DELETE FROM telemetry_data WHERE device_id = ?1 AND sensor = ?2 \
      AND observed_at IN (SELECT observed_at FROM telemetry_data \
          WHERE device_id = ?1 AND sensor = ?2 AND observed_at < ?3 ORDER BY observed_at LIMIT ?4)";
+
+const DEAD_LETTERS: &str = "DELETE FROM dead_letters WHERE (device_id, payload_digest) IN ( \
+     SELECT device_id, payload_digest FROM dead_letters WHERE received_at < ?1 LIMIT ?2)";
 
 /// NULL stays NULL: what a device lost before there was a count is not known.
 const EXPIRED: &str = "UPDATE devices SET expired = expired + ?2, \

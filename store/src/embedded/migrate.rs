@@ -4,7 +4,7 @@ use super::super::{Migration, StoreError};
 use super::file::File;
 
 /// In order; the position is the version.
-const STEPS: [(&str, &str); 12] = [
+const STEPS: [(&str, &str); 13] = [
     (
         "telemetry and ledger",
         include_str!("../../../migrations/embedded/0001_telemetry_and_ledger.sql"),
@@ -52,6 +52,10 @@ const STEPS: [(&str, &str); 12] = [
     (
         "quotas",
         include_str!("../../../migrations/embedded/0012_quotas.sql"),
+    ),
+    (
+        "sensors",
+        include_str!("../../../migrations/embedded/0013_sensors.sql"),
     ),
 ];
 

@@ -122,6 +122,11 @@ impl Row for libsql::Row {
         }
     }
 
+    fn maybe_float(&self, at: usize) -> Result<Option<f64>, StoreError> {
+        let found = self.get::<Option<f64>>(at as i32);
+        found.map_err(|error| unreadable("number", error))
+    }
+
     fn maybe_time(&self, at: usize) -> Result<Option<ReceivedAt>, StoreError> {
         Ok(self.maybe_int(at)?.map(ReceivedAt::from_micros))
     }

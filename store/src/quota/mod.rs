@@ -15,6 +15,8 @@
 //! device that has none is counted anew, once a minute at most, and so is one that is met for the first time; and
 //! [`QuotaStore::recount`] goes through all of them in turn. Each counts rows by a key, and no more than a quota of them.
 //!
+//! Counters are locked before what they count, by all: whoever keeps a piece, throws one away, or counts.
+//!
 //! Reading order: this file (values, who counts) → [`store`] (the tables).
 
 mod store;
@@ -29,7 +31,7 @@ use schema::time::ReceivedAt;
 
 use super::sql::{Broken, Port};
 pub use store::{DroppedLosers, KeptAside, QuotaStore};
-pub(crate) use store::{dropped_of, note_dropped, recount_one, sum_up};
+pub(crate) use store::{dropped_of, hold, note_dropped, recount_held, sum_up};
 
 /// How old the sum over all devices may be.
 const REFRESH: Duration = Duration::from_secs(5);

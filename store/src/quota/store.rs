@@ -51,7 +51,8 @@ const COUNTED: &str = "SELECT kind, device_id FROM kept_aside \
      WHERE (kind, device_id) > ($1, $2) AND kept > 0 ORDER BY kind, device_id LIMIT $3";
 
 /// A place that nobody else has a counter of meanwhile.
-const LOCK: &str = "UPDATE kept_aside SET counted_at = $3 WHERE kind = $1 AND device_id = $2";
+const LOCK: &str = "UPDATE kept_aside SET kept = kept_aside.kept \
+     WHERE kind = $1 AND device_id = $2";
 
 const NOTE_DROPPED: &str = "INSERT INTO dropped_losers (device_id, epoch, losers, digest_low, \
          digest_high, first_seq, last_seq) \
@@ -172,18 +173,34 @@ pub(crate) async fn sum_up(port: &mut dyn Port, rooms: &Rooms, aside: Aside) -> 
     Ok(())
 }
 
-/// Counts what is kept of a device. Whoever keeps something of it meanwhile waits.
-pub(crate) async fn recount_one(
+/// Locks the counter of a device, which whoever keeps something of it locks before what it keeps: to be called before
+/// anything that is counted is changed.
+pub(crate) async fn hold(port: &mut dyn Port, aside: Aside, device: &str) -> Result<(), Broken> {
+    port.execute(LOCK, cells![aside.as_str(), device]).await?;
+    Ok(())
+}
+
+/// Counts what is kept of a device whose counter is held.
+pub(crate) async fn recount_held(
     port: &mut dyn Port,
     aside: Aside,
     device: &str,
     now: ReceivedAt,
 ) -> Result<Amount, Broken> {
-    port.execute(LOCK, cells![aside.as_str(), device, now])
-        .await?;
     let kept = count(port, aside, device).await?;
     settle(port, aside, device, kept, Amount::default(), now, true).await?;
     Ok(kept)
+}
+
+/// Counts what is kept of a device. Whoever keeps something of it meanwhile waits.
+async fn recount_one(
+    port: &mut dyn Port,
+    aside: Aside,
+    device: &str,
+    now: ReceivedAt,
+) -> Result<Amount, Broken> {
+    hold(port, aside, device).await?;
+    recount_held(port, aside, device, now).await
 }
 
 pub(super) async fn add(

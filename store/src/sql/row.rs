@@ -16,6 +16,8 @@ pub(crate) trait Row {
 
     fn maybe_text(&self, at: usize) -> Result<Option<String>>;
 
+    fn maybe_float(&self, at: usize) -> Result<Option<f64>>;
+
     fn maybe_time(&self, at: usize) -> Result<Option<ReceivedAt>>;
 
     fn maybe_bool(&self, at: usize) -> Result<Option<bool>>;

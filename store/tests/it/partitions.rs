@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use testkit::database::*;
 use testkit::readings::*;
 
-const DAY: i64 = 86_400_000_000;
+pub(super) const DAY: i64 = 86_400_000_000;
 
 /// As a bridge opens it that leaves a plain table alone.
 async fn open_plain(fixture: &Fixture) -> Arc<dyn Store> {
@@ -37,7 +37,7 @@ async fn make_plain(fixture: &Fixture, deliveries: &[Delivery]) {
     assert_eq!(partitions(fixture).await, [""; 0]);
 }
 
-async fn partitions(fixture: &Fixture) -> Vec<String> {
+pub(super) async fn partitions(fixture: &Fixture) -> Vec<String> {
     fixture
         .texts(
             "SELECT inhrelid::regclass::TEXT FROM pg_inherits \
@@ -47,7 +47,7 @@ async fn partitions(fixture: &Fixture) -> Vec<String> {
 }
 
 /// The database's time, to which partitions are made, in microseconds.
-async fn now(fixture: &Fixture) -> i64 {
+pub(super) async fn now(fixture: &Fixture) -> i64 {
     number(
         fixture,
         "SELECT (extract(epoch FROM now()) * 1000000)::INT8::TEXT",
@@ -55,12 +55,12 @@ async fn now(fixture: &Fixture) -> i64 {
     .await
 }
 
-async fn number(fixture: &Fixture, sql: &str) -> i64 {
+pub(super) async fn number(fixture: &Fixture, sql: &str) -> i64 {
     fixture.texts(sql).await[0].parse().unwrap()
 }
 
 /// The name of the partition of the month that is so many months from this one.
-async fn month(fixture: &Fixture, from_now: i32) -> String {
+pub(super) async fn month(fixture: &Fixture, from_now: i32) -> String {
     let sql = format!(
         "SELECT 'telemetry_data_' || to_char((now() AT TIME ZONE 'UTC') \
              - extract(day FROM now() AT TIME ZONE 'UTC')::INT * interval '1 day' \
@@ -70,7 +70,7 @@ async fn month(fixture: &Fixture, from_now: i32) -> String {
 }
 
 /// Readings of these times, with the sequences from one on.
-fn of(name: &str, first: u64, times: &[i64]) -> Delivery {
+pub(super) fn of(name: &str, first: u64, times: &[i64]) -> Delivery {
     let rows = times.iter().zip(first..).map(|(at, seq)| Row {
         observed_at: ObservedAt::from_micros(*at),
         ..row(seq)
@@ -78,7 +78,7 @@ fn of(name: &str, first: u64, times: &[i64]) -> Delivery {
     delivery(name, rows.collect())
 }
 
-async fn row_count(store: &dyn Store, name: &str) -> (u64, u64, Option<u64>) {
+pub(super) async fn row_count(store: &dyn Store, name: &str) -> (u64, u64, Option<u64>) {
     let count = store.row_count(&device(name)).await.unwrap();
     assert_eq!(
         count.committed,

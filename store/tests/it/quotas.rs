@@ -1,6 +1,9 @@
 //! What is kept aside has quotas: one device that sends garbage costs its own and no more.
 
-use schema::{Hlc, Value};
+use std::sync::Arc;
+
+use schema::{Hlc, ObservedAt, Value};
+use sqlx::Executor as _;
 use store::alerts::{AlertBounds, Finding, Rule};
 use store::books::Verdict;
 use store::dead_letters::{LetterId, LetterQuery};
@@ -416,4 +419,126 @@ async fn what_was_not_kept_is_one_alert_for_its_device(fixture: Fixture) {
     );
     // A quarter of an hour later nothing has been dropped for long.
     assert_eq!(findings(1_700_100_000 + 15 * 60).await, []);
+}
+
+/// Waits until so many wait for a lock.
+async fn waiting(fixture: &Fixture, many: usize) {
+    let waiting = "SELECT 1::TEXT FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    testkit::wait::until("somebody waits for a lock", || async {
+        fixture.texts(waiting).await.len() >= many
+    })
+    .await;
+}
+
+/// How many circles of waiting the database has had to break. Whoever was in one has told by the time that it is gone.
+async fn deadlocks(fixture: &Fixture, stores: &[Arc<dyn Store>]) -> String {
+    for store in stores {
+        store.close().await;
+    }
+    let bridges = "SELECT 1::TEXT FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'tideline-bridge'";
+    testkit::wait::until("the bridges are gone", || async {
+        fixture.texts(bridges).await.is_empty()
+    })
+    .await;
+    let deadlocks =
+        "SELECT deadlocks::TEXT FROM pg_stat_database WHERE datname = current_database()";
+    fixture.texts(deadlocks).await.remove(0)
+}
+
+/// Each has what the other one waits for, if one of them counts first and the other one last.
+#[test]
+fn who_throws_a_letter_away_waits_for_who_keeps_it_again() {
+    postgres(|fixture| async move {
+        let (keeper, thrower) = (fixture.open().await, fixture.open().await);
+        assert_eq!(keep(&*keeper, "d", 0..3, 10).await, 3);
+        let mut connection = fixture.connection().await;
+        connection
+            .execute("BEGIN; SELECT 1 FROM kept_aside FOR UPDATE")
+            .await
+            .unwrap();
+        // One that is there, and a new one.
+        let keeping = tokio::spawn({
+            let keeper = Arc::clone(&keeper);
+            async move { keep(&*keeper, "d", 2..4, 20).await }
+        });
+        waiting(&fixture, 1).await;
+        let throwing = tokio::spawn({
+            let thrower = Arc::clone(&thrower);
+            async move { thrower.discard_letter(&id("d", 2)).await.unwrap() }
+        });
+        waiting(&fixture, 2).await;
+        connection.execute("COMMIT").await.unwrap();
+        keeping.await.unwrap();
+        assert!(throwing.await.unwrap());
+        assert_eq!(kept(&*keeper, "d").await, 3);
+        let aside = Aside::DeadLetters;
+        let of_d = keeper.kept_aside(aside, Some(&device("d"))).await;
+        assert_eq!(of_d.unwrap().kept.rows, 3);
+        assert_eq!(deadlocks(&fixture, &[keeper, thrower]).await, "0");
+    });
+}
+
+/// All who change letters and their counters at once, of the same devices.
+#[test]
+fn nobody_waits_in_circles_for_letters() {
+    postgres(|fixture| async move {
+        let quotas = letters_max(rows_max(30), UNLIMITED);
+        let mut tasks = JoinSet::new();
+        let mut stores = Vec::new();
+        for task in 0..6u32 {
+            let store = fixture.open().await;
+            store.set_quotas(quotas);
+            stores.push(Arc::clone(&store));
+            tasks.spawn(async move {
+                for round in 0..60u32 {
+                    let seconds = i64::from(1_000 + round);
+                    match task {
+                        0 | 1 => {
+                            let mut letters: Vec<DeadLetter> = ["d", "e", "f"]
+                                .into_iter()
+                                .flat_map(|of| {
+                                    (0..15)
+                                        .map(move |at| letter(of, (round * 7 + at) % 60, seconds))
+                                })
+                                .collect();
+                            if task == 1 {
+                                letters.reverse();
+                            }
+                            store.keep_dead_letters(&letters).await.unwrap();
+                        }
+                        2 | 3 => {
+                            for of in ["f", "e", "d"] {
+                                let number = (round * 7 + task) % 60;
+                                store.discard_letter(&id(of, number)).await.unwrap();
+                            }
+                        }
+                        4 => {
+                            store.recount("", at(seconds)).await.unwrap();
+                        }
+                        _ => {
+                            let old = ObservedAt::from_micros((seconds - 3) * 1_000_000);
+                            store.expire(old, None).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
+        // What is counted is what is there.
+        let store = fixture.open().await;
+        assert_eq!(store.recount("", at(5_000)).await.unwrap(), "");
+        for of in ["d", "e", "f"] {
+            let there = kept(&*store, of).await as u64;
+            let aside = Aside::DeadLetters;
+            let counted = store.kept_aside(aside, Some(&device(of))).await;
+            assert_eq!(counted.unwrap().kept.rows, there);
+            assert!(there <= 30, "{of}: {there}");
+        }
+        stores.push(store);
+        assert_eq!(deadlocks(&fixture, &stores).await, "0");
+    });
 }

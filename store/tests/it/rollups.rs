@@ -10,6 +10,7 @@ use schema::time::ReceivedAt;
 use schema::{Hlc, ObservedAt, Quality, Row, Value};
 use sqlx::{Executor as _, Row as _};
 use store::history::{AggregateQuery, BucketWidth};
+use store::location::Location;
 use store::rollups::{ADVANCE_DEVICES, SETTLES};
 use store::{Delivery, Store};
 use tokio::task::JoinSet;
@@ -47,6 +48,8 @@ servers!(
     who_is_silent_costs_nothing,
     devices_are_looked_at_page_by_page,
     holes_of_years_are_one_step,
+    one_device_with_many_hours_does_not_hold_up_the_others,
+    as_many_hours_are_computed_at_once_as_hold_so_many_readings,
 );
 
 /// A reading of an hour, at a second of it.
@@ -675,6 +678,204 @@ async fn holes_of_years_are_one_step(fixture: Fixture) {
     check_rollups(&fixture).await;
     let found = aggregates::all(&*store, aggregates::query(86_400)).await;
     assert_eq!(found.len(), 2);
+}
+
+/// Marks so many of a device's hours before the start.
+async fn mark(fixture: &Fixture, device: &str, hours: i64) {
+    let mark = format!(
+        "INSERT INTO rollup_marks (device_id, sensor, hour_at, marks, marked_at, touched_at) \
+         SELECT '{device}', 'temperature', to_timestamp({START} - 3600 * h), 1, \
+             now() - interval '1 hour', now() - interval '1 hour' FROM generate_series(1, {hours}) AS h"
+    );
+    fixture.sql(&mark).await;
+}
+
+async fn marks_of(fixture: &Fixture, device: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM rollup_marks WHERE device_id = '{device}'");
+    number(fixture, &count).await
+}
+
+/// Whose readings come late by the thousand marks thousands of hours, and the others have theirs computed all the same.
+async fn one_device_with_many_hours_does_not_hold_up_the_others(fixture: Fixture) {
+    let store = fixture.open().await;
+    let others = ["a", "m", "z"];
+    for name in ["fast"].into_iter().chain(others) {
+        let one = delivered(name, 1, vec![reading(1, 0, 0, 1.0)]);
+        store.ingest(&[one]).await.unwrap();
+    }
+    advance(&*store, after(1)).await;
+    assert_eq!(compute(&*store).await, 4);
+    mark(&fixture, "fast", 3_000).await;
+    // Newer ones than those.
+    for name in others {
+        let late = (0..10).map(|hour| reading(2 + hour as u64, -hour, 5, 2.0));
+        let late = delivered(name, 1, late.collect());
+        store.ingest(&[late]).await.unwrap();
+        assert_eq!(marks_of(&fixture, name).await, 10);
+    }
+    let first = store.compute_rollups(Duration::ZERO).await.unwrap();
+    assert!(first.has_more);
+    for name in others {
+        let left = marks_of(&fixture, name).await;
+        assert_eq!(left, 2, "{name} has had no turn");
+    }
+    assert_eq!(marks_of(&fixture, "fast").await, 2_992);
+    assert_eq!(first.hours, 8 * 4);
+    store.compute_rollups(Duration::ZERO).await.unwrap();
+    check_answers(&*store, &others, &["temperature"]).await;
+    for name in others {
+        assert_eq!(marks_of(&fixture, name).await, 0);
+    }
+    assert_eq!(marks_of(&fixture, "fast").await, 2_984);
+    assert_eq!(compute(&*store).await, 2_984);
+    check_rollups(&fixture).await;
+}
+
+/// As many as the limit of one transaction with the next hour, exactly as many, and one hour that is more.
+async fn as_many_hours_are_computed_at_once_as_hold_so_many_readings(fixture: Fixture) {
+    let store = fixture.open().await;
+    for (name, readings, at_once) in [
+        ("below", 49_999, [3, 1]),
+        ("at", 50_000, [2, 2]),
+        ("above", 100_001, [1, 1]),
+    ] {
+        let one = delivered(name, 1, vec![reading(1, 0, 0, 1.0)]);
+        store.ingest(&[one]).await.unwrap();
+        advance(&*store, after(1)).await;
+        compute(&*store).await;
+        let hours = at_once.iter().sum::<i64>();
+        let fill = format!(
+            "INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at) \
+             SELECT '{name}', 'temperature', to_timestamp({START} - 3600 * h) + r * interval '30 milliseconds', r, 0, 1, 1, 1, now() \
+             FROM generate_series(1, {hours}) AS h, generate_series(1, {readings}) AS r"
+        );
+        fixture.sql(&fill).await;
+        mark(&fixture, name, hours).await;
+        for hours in at_once {
+            let computed = store.compute_rollups(Duration::ZERO).await.unwrap();
+            assert_eq!(
+                (computed.hours as i64, computed.has_more),
+                (hours, true),
+                "{name}"
+            );
+        }
+        assert_eq!(marks_of(&fixture, name).await, 0);
+    }
+    check_rollups(&fixture).await;
+}
+
+/// Has the hours of a device fail, and counts how often they do.
+const FAILS: &str = "CREATE SEQUENCE failures; \
+     CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM nextval('failures'); HOW; RETURN NEW; END $$; \
+     CREATE TRIGGER fails BEFORE INSERT ON telemetry_hours FOR EACH ROW \
+         WHEN (NEW.device_id = 'bad') EXECUTE FUNCTION fails()";
+
+async fn beside_one_that_fails(fixture: Fixture, how: &str) {
+    let opened = fixture.open().await;
+    let rows = |from: u64| -> Vec<Row> {
+        (0..3)
+            .map(|hour| reading(from + hour as u64, hour, from as i64, from as f64))
+            .collect()
+    };
+    for name in ["bad", "good"] {
+        opened.ingest(&[delivered(name, 3, rows(1))]).await.unwrap();
+    }
+    advance(&*opened, after(3)).await;
+    fixture.sql(&FAILS.replace("HOW", how)).await;
+    let location = Location::parse(fixture.url.as_ref().unwrap()).unwrap();
+    let Location::Cockroach(mut database) = location else {
+        panic!("no database by URL");
+    };
+    database.statement_timeout = Duration::from_millis(500);
+    let store = Location::Cockroach(database).open().await.unwrap();
+    let failures = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM failures";
+    for round in 0..4 {
+        let computed = store.compute_rollups(Duration::ZERO).await.unwrap();
+        assert_eq!(computed.hours, 3, "round {round}");
+        assert_eq!(number(&fixture, failures).await, 1, "it is put off");
+        // Nor is the bridge kept busy with it.
+        let idle = store.compute_rollups(Duration::ZERO).await.unwrap();
+        assert_eq!((idle.hours, idle.has_more), (0, false));
+        let late = delivered("good", 3, rows(10 * (round + 1)));
+        store.ingest(&[late]).await.unwrap();
+    }
+    assert_eq!(marks_of(&fixture, "bad").await, 3);
+    // Its answers are right all the same, and it is computed when that is mended, by whoever tries.
+    check_answers(&*store, &["bad", "good"], &["temperature"]).await;
+    fixture.sql("DROP TRIGGER fails ON telemetry_hours").await;
+    assert_eq!(compute(&*opened).await, 6);
+    check_rollups(&fixture).await;
+    check_answers(&*store, &["bad", "good"], &["temperature"]).await;
+}
+
+#[test]
+fn a_device_whose_hours_are_refused_is_put_off_and_the_others_go_on() {
+    postgres(|fixture| beside_one_that_fails(fixture, "RAISE EXCEPTION 'damaged'"));
+}
+
+#[test]
+fn a_device_whose_hours_take_too_long_is_put_off_and_the_others_go_on() {
+    postgres(|fixture| beside_one_that_fails(fixture, "PERFORM pg_sleep(30)"));
+}
+
+/// Who writes marks goes through them in the order of their keys; who clears them for a new beginning does so, too.
+#[test]
+fn marks_are_cleared_in_the_order_in_which_they_are_written() {
+    postgres(|fixture| async move {
+        let store = fixture.open().await;
+        let one = delivered("d", 1, vec![reading(1, 0, 0, 1.0)]);
+        store.ingest(&[one]).await.unwrap();
+        advance(&*store, after(1)).await;
+        compute(&*store).await;
+        mark(&fixture, "d", 1_000).await;
+        let hour = |number: i64| format!("to_timestamp({START} - 3600 * {number})");
+        // As a bridge that still knows of the rollups writes, held up in the middle.
+        let mut holding = fixture.connection().await;
+        let hold = format!(
+            "BEGIN; SELECT 1 FROM rollup_marks WHERE hour_at = {} FOR UPDATE",
+            hour(500)
+        );
+        holding.execute(sqlx::AssertSqlSafe(hold)).await.unwrap();
+        let writing = tokio::spawn({
+            let mut writer = fixture.connection().await;
+            let write = format!(
+                "INSERT INTO rollup_marks (device_id, sensor, hour_at, marks, marked_at, touched_at) \
+                 SELECT 'd', 'temperature', h, 1, now(), now() \
+                 FROM generate_series({}, {}, interval '1 hour') AS h \
+                 ON CONFLICT (device_id, sensor, hour_at) DO UPDATE SET marks = rollup_marks.marks + 1",
+                hour(1_000),
+                hour(1)
+            );
+            async move { writer.execute(sqlx::AssertSqlSafe(write)).await.map(drop) }
+        });
+        waiting(&fixture, 1).await;
+        fixture
+            .sql("UPDATE rollup_status SET rolled_until = NULL; DELETE FROM telemetry_hours")
+            .await;
+        let clearing = tokio::spawn({
+            let store = Arc::clone(&store);
+            async move { store.advance_rollups(after(1), None).await.map(drop) }
+        });
+        waiting(&fixture, 2).await;
+        holding.execute("COMMIT").await.unwrap();
+        writing.await.unwrap().expect("whoever writes is no victim");
+        clearing.await.unwrap().unwrap();
+        assert_eq!(store.activity().retries_conflict, 0);
+        advance(&*store, after(1)).await;
+        compute(&*store).await;
+        check_rollups(&fixture).await;
+    });
+}
+
+/// Waits until so many wait for a lock.
+async fn waiting(fixture: &Fixture, many: i64) {
+    let waiting = "SELECT count(*) FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    testkit::wait::until("somebody waits for a lock", || async {
+        number(fixture, waiting).await >= many
+    })
+    .await;
 }
 
 async fn check_rollups(fixture: &Fixture) {

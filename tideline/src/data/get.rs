@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use daemon::{Class, Failure};
 use schema::{DeviceId, SensorName};
 
-use super::{READING, Span};
+use super::{READING, Span, UNIT};
 use crate::client::{Answered, Api, Pages};
 use crate::output::{self, Table};
 use crate::session::{Outcome, Session};
@@ -38,6 +38,9 @@ pub(super) struct Get {
     /// How they are written
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// With the unit of each reading, as far as its device declares it
+    #[arg(long)]
+    units: bool,
     /// Write to this file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -99,11 +102,12 @@ async fn table(
     sink: &mut Sink,
     limit: usize,
 ) -> Result<Option<String>, Failure> {
-    let mut table = Table::new(READING.iter().map(|column| column.name));
+    let columns = || READING.iter().chain(get.units.then_some(&UNIT));
+    let mut table = Table::new(columns().map(|column| column.name));
     let mut write = |readings: Vec<Answered<ReadingBody>>| {
         for reading in readings {
             let reading = reading.body()?;
-            table.push(READING.iter().map(|column| (column.cell)(&reading)));
+            table.push(columns().map(|column| (column.cell)(&reading)));
         }
         Ok(())
     };
@@ -217,6 +221,7 @@ impl Get {
             to,
             order: Some(self.order.clone()),
             after: self.after.clone(),
+            units: self.units.then_some(true),
             ..OfReadings::default()
         })
     }

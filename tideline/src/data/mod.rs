@@ -23,6 +23,9 @@ const READING: [Column<ReadingBody>; 5] = [
     Column::new("RECEIVED", |reading| instant(&reading.received_at)),
 ];
 
+/// And where it is asked for.
+const UNIT: Column<ReadingBody> = Column::new("UNIT", |reading| plain(&reading.unit));
+
 /// What aggregates show.
 const BUCKET: [Column<BucketBody>; 7] = [
     Column::new("FROM", |bucket| instant(&bucket.start)),

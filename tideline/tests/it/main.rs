@@ -12,6 +12,7 @@ mod fleet;
 mod pipes;
 mod places;
 mod repeated;
+mod sensors;
 mod words;
 
 use std::fs;

@@ -77,6 +77,8 @@ SELECT k, 'device-' || d, 1, 1, 0, 0, CASE WHEN d % 1000 = 0 THEN now() END
 FROM generate_series(0, 9999) AS d, unnest(ARRAY['dead_letters', 'conflicts']) AS k;
 INSERT INTO dropped_losers (device_id, epoch, losers, digest_low, digest_high, first_seq, last_seq)
 SELECT 'device-' || d, 1, 1, 1, 1, 1, 1 FROM generate_series(0, 9999) AS d;
+INSERT INTO sensors (device_id, sensor, unit, hlc, digest, declared_at)
+SELECT 'device-' || d, 'sensor-' || s, 'Cel', 1, 1, now() FROM generate_series(0, 9999) AS d, generate_series(0, 6) AS s;
 INSERT INTO skewed_clocks (device_id, skew_ms, device_time_ms, reported_at)
 SELECT 'device-' || d, 20000, 0, now() FROM generate_series(0, 4999) AS d;
 ANALYZE;

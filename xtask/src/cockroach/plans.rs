@@ -31,7 +31,7 @@ const SMALL: [&str; 4] = [
 ];
 
 /// Statements that read a whole table, and why they may: where they stand, of which table, for what reason.
-const WHOLE: [(&str, &str, &str); 11] = [
+const WHOLE: [(&str, &str, &str); 10] = [
     (
         "store/src/ledger/query.rs COUNTS",
         "devices",
@@ -73,11 +73,6 @@ const WHOLE: [(&str, &str, &str); 11] = [
         "store/src/access.rs FORGET_SUBJECTS",
         "revoked_subjects",
         "a row for each whose tokens a person revoked; every 20 seconds",
-    ),
-    (
-        "store/src/cockroach/rollups/sql.rs WAITING",
-        "rollup_marks",
-        "in the order of the index, until it has as many as it works on; those of devices that send old readings now are passed over",
     ),
 ];
 

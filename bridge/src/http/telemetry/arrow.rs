@@ -8,7 +8,8 @@
 //! | value_f64, value_i64, value_bool, value_text | nullable; one of them is set |
 //! | hlc, seq | u64 |
 //!
-//! One answer is one stream of one record batch.
+//! One answer is one stream of one record batch. Its schema's metadata name the device, `tideline.device`, and say what its
+//! sensors are, `tideline.sensors`, as the API lists them. Of one sensor alone, the fields of values have `unit` and `description`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,40 +24,62 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use schema::{DeviceId, Value};
 
+use api::sensors::SensorBody;
 use store::StoredReading;
+
+use super::super::sensors;
+use super::units::Units;
 
 const UTC: &str = "UTC";
 
 /// The stream.
-pub(crate) fn readings(
+pub(super) fn readings(
     device: &DeviceId,
     readings: &[StoredReading],
+    units: &Units,
+    of_one: bool,
 ) -> Result<Vec<u8>, ArrowError> {
-    let schema = Arc::new(schema_of(device));
+    let schema = Arc::new(schema_of(device, units, of_one));
     let batch = RecordBatch::try_new(Arc::clone(&schema), columns(readings)?)?;
     let mut writer = StreamWriter::try_new(Vec::new(), &schema)?;
     writer.write(&batch)?;
     writer.into_inner()
 }
 
-fn schema_of(device: &DeviceId) -> Schema {
+fn schema_of(device: &DeviceId, units: &Units, of_one: bool) -> Schema {
+    let sensors: Vec<SensorBody> = units.all().cloned().map(sensors::body).collect();
+    let mut of_values = HashMap::new();
+    if let ([sensor], true) = (&sensors[..], of_one) {
+        for (key, text) in [("unit", &sensor.unit), ("description", &sensor.description)] {
+            if let Some(text) = text {
+                of_values.insert(key.to_owned(), text.clone());
+            }
+        }
+    }
+    let value =
+        |name: &str, of: DataType| Field::new(name, of, true).with_metadata(of_values.clone());
     let text = || DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
     let time = || DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
     let fields = vec![
         Field::new("sensor", text(), false),
         Field::new("observed_at", time(), false),
-        Field::new("value_f64", DataType::Float64, true),
-        Field::new("value_i64", DataType::Int64, true),
-        Field::new("value_bool", DataType::Boolean, true),
-        Field::new("value_text", DataType::Utf8, true),
+        value("value_f64", DataType::Float64),
+        value("value_i64", DataType::Int64),
+        value("value_bool", DataType::Boolean),
+        value("value_text", DataType::Utf8),
         Field::new("quality", text(), false),
         Field::new("hlc", DataType::UInt64, false),
         Field::new("epoch", text(), false),
         Field::new("seq", DataType::UInt64, false),
         Field::new("received_at", time(), false),
     ];
-    let device = [("tideline.device".to_owned(), device.to_string())];
-    Schema::new(fields).with_metadata(HashMap::from(device))
+    let mut metadata = HashMap::from([("tideline.device".to_owned(), device.to_string())]);
+    if !sensors.is_empty() {
+        // Plain values are always written.
+        let sensors = serde_json::to_string(&sensors).unwrap_or_default();
+        metadata.insert("tideline.sensors".to_owned(), sensors);
+    }
+    Schema::new(fields).with_metadata(metadata)
 }
 
 fn columns(readings: &[StoredReading]) -> Result<Vec<ArrayRef>, ArrowError> {
@@ -215,14 +238,47 @@ mod tests {
     proptest! {
         #[test]
         fn a_stream_reads_back_as_it_was(rows in prop::collection::vec(reading(), 0..50)) {
-            let stream = readings(&"press-7".parse().unwrap(), &rows).unwrap();
+            let stream = readings(&"press-7".parse().unwrap(), &rows, &Units::default(), false).unwrap();
             prop_assert_eq!(read(&stream), rows);
         }
     }
 
     #[test]
+    fn a_schema_says_what_its_sensors_are() {
+        let kept = |sensor: &str, unit: &str| store::sensors::KeptSensor {
+            sensor: sensor.parse().unwrap(),
+            declaration: schema::SensorDeclaration {
+                unit: Some(unit.to_owned()),
+                description: Some("oil".to_owned()),
+                ..schema::SensorDeclaration::default()
+            },
+            version: Hlc::from_bits(7),
+            declared_at: ReceivedAt::from_micros(0),
+        };
+        let device = "press-7".parse().unwrap();
+        let check = |kept: Vec<_>, of_one: bool, unit: Option<&str>| {
+            let count = kept.len();
+            let units = Units::from_iter(kept);
+            let stream = readings(&device, &[], &units, of_one).unwrap();
+            let reader = StreamReader::try_new(&stream[..], None).unwrap();
+            let schema = reader.schema();
+            let field = schema.field_with_name("value_f64").unwrap();
+            assert_eq!(field.metadata().get("unit").map(String::as_str), unit);
+            let sensors = schema.metadata().get("tideline.sensors");
+            let sensors =
+                sensors.map(|text| serde_json::from_str::<Vec<SensorBody>>(text).unwrap());
+            assert_eq!(sensors.unwrap_or_default().len(), count);
+        };
+        check(vec![kept("a", "Cel")], true, Some("Cel"));
+        // Readings of others may come on the next page.
+        check(vec![kept("a", "Cel")], false, None);
+        check(vec![kept("a", "Cel"), kept("b", "K")], false, None);
+        check(Vec::new(), true, None);
+    }
+
+    #[test]
     fn columns_have_their_types() {
-        let names: Vec<String> = schema_of(&"d".parse().unwrap())
+        let names: Vec<String> = schema_of(&"d".parse().unwrap(), &Units::default(), false)
             .fields()
             .iter()
             .map(|field| format!("{} {}", field.name(), field.data_type()))

@@ -12,13 +12,16 @@ use schema::Value;
 use store::StoredReading;
 use store::history::Bucket;
 
-const READINGS: &str = "sensor,observed_at,value,type,quality,received_at,epoch,seq,hlc\r\n";
+use super::units::Units;
+
+const READINGS: &str = "sensor,observed_at,value,type,quality,received_at,epoch,seq,hlc";
 const BUCKETS: &str = "start,count,min,max,mean,first,last\r\n";
 
-/// One line a reading, after a heading.
-pub(crate) fn readings(readings: &[StoredReading]) -> String {
+/// One line a reading, after a heading; with units in a last column, where they are asked for.
+pub(super) fn readings(readings: &[StoredReading], units: Option<&Units>) -> String {
     let mut out = String::with_capacity(READINGS.len() + 120 * readings.len());
     out.push_str(READINGS);
+    out.push_str(if units.is_some() { ",unit\r\n" } else { "\r\n" });
     for reading in readings {
         text(&mut out, reading.sensor.as_str());
         let _ = write!(out, ",{},", schema::rfc3339(reading.observed_at.micros()));
@@ -42,13 +45,21 @@ pub(crate) fn readings(readings: &[StoredReading]) -> String {
         };
         let _ = write!(
             out,
-            ",{kind},{},{},{},{},{}\r\n",
+            ",{kind},{},{},{},{},{}",
             reading.quality.as_str(),
             schema::rfc3339(reading.received_at.micros()),
             reading.version.epoch,
             reading.version.seq,
             reading.version.hlc.bits(),
         );
+        if let Some(units) = units {
+            out.push(',');
+            // Without one the field is empty, as CSV has it, not a text of nothing.
+            if let Some(unit) = units.unit(&reading.sensor) {
+                text(&mut out, unit);
+            }
+        }
+        out.push_str("\r\n");
     }
     out
 }
@@ -125,10 +136,10 @@ mod tests {
 
     #[test]
     fn a_line_has_every_column() {
-        let found = readings(&[reading("temperature", Value::F64(-1.0))]);
+        let found = readings(&[reading("temperature", Value::F64(-1.0))], None);
         let line = "temperature,2023-11-14T22:13:20.123Z,-1.0,f64,uncertain,\
                     2023-11-14T22:13:21Z,00000000002a,9,7\r\n";
-        assert_eq!(found, format!("{READINGS}{line}"));
+        assert_eq!(found, format!("{READINGS}\r\n{line}"));
         let bucket = Bucket {
             start: ObservedAt::from_micros(0),
             count: 2,
@@ -140,6 +151,33 @@ mod tests {
         };
         let line = "1970-01-01T00:00:00Z,2,-0.5,1e300,5e299,-0.5,1e300\r\n";
         assert_eq!(aggregates(&[bucket]), format!("{BUCKETS}{line}"));
+    }
+
+    #[test]
+    fn units_stand_in_a_last_column_only_where_they_are_asked_for() {
+        let kept = |sensor: &str, unit: Option<&str>| store::sensors::KeptSensor {
+            sensor: sensor.parse().unwrap(),
+            declaration: schema::SensorDeclaration {
+                unit: unit.map(str::to_owned),
+                ..schema::SensorDeclaration::default()
+            },
+            version: Hlc::default(),
+            declared_at: ReceivedAt::from_micros(0),
+        };
+        let found = [
+            kept("a", Some("kW.h")),
+            kept("b", None),
+            kept("c", Some("=1,2")),
+        ];
+        let units = Units::from_iter(found);
+        let rows = ["a", "b", "c", "d"].map(|sensor| reading(sensor, Value::I64(1)));
+        let lines = parse(&readings(&rows, Some(&units)));
+        let last: Vec<&str> = lines.iter().map(|line| line[9].as_str()).collect();
+        assert_eq!(last, ["unit", "kW.h", "", "'=1,2", ""]);
+        let plain = parse(&readings(&rows, None));
+        for (plain, line) in plain.iter().zip(&lines) {
+            assert_eq!(plain[..], line[..9]);
+        }
     }
 
     #[test]
@@ -164,7 +202,10 @@ mod tests {
             text(&mut out, plain);
             assert_eq!(out, written);
         }
-        let found = readings(&[reading("=cmd|' /C calc'!A0", Value::Text("=1".into()))]);
+        let found = readings(
+            &[reading("=cmd|' /C calc'!A0", Value::Text("=1".into()))],
+            None,
+        );
         let line = found.lines().nth(1).unwrap();
         assert!(line.starts_with("'=cmd|' /C calc'!A0,"), "{line}");
         assert!(line.contains(",'=1,text,"), "{line}");
@@ -199,7 +240,7 @@ mod tests {
         #[test]
         fn texts_come_back_without_their_apostrophe(texts in prop::collection::vec("([=+@',\" \r\n\t-]|[a-z]){0,8}", 0..20)) {
             let rows: Vec<_> = texts.iter().map(|text| reading("s", Value::Text(text.as_str().into()))).collect();
-            let lines = parse(&readings(&rows));
+            let lines = parse(&readings(&rows, None));
             prop_assert_eq!(lines.len(), texts.len() + 1);
             for (line, text) in lines[1..].iter().zip(&texts) {
                 prop_assert_eq!(line.len(), 9);
@@ -211,7 +252,7 @@ mod tests {
 
         #[test]
         fn numbers_come_back(number in any::<f64>().prop_filter("stored ones are finite", |number| number.is_finite())) {
-            let lines = parse(&readings(&[reading("s", Value::F64(number))]));
+            let lines = parse(&readings(&[reading("s", Value::F64(number))], None));
             prop_assert_eq!(lines[1][2].parse::<f64>().unwrap().to_bits(), number.to_bits());
         }
     }

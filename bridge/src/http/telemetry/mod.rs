@@ -4,6 +4,7 @@
 mod arrow;
 mod csv;
 mod format;
+mod units;
 
 use api::telemetry::{AggregatesBody, BucketBody, OfBuckets, OfReadings, ReadingBody, Readings};
 use api::{NEXT, ROWS_MAX};
@@ -21,6 +22,7 @@ use super::Shared;
 use super::extract::{Device, Params, next, parsed, wrong};
 use super::problem::Problem;
 use format::Format;
+use units::Units;
 
 /// Rows of an answer unless asked for more.
 const LIMIT: usize = 1_000;
@@ -55,18 +57,31 @@ pub(super) async fn list(
     };
     let readings = store.telemetry_page(&query, after.as_ref()).await?;
     let next = next(&readings, query.limit, cursor_text);
-    let device = query.device;
+    let (device, of_one) = (query.device, query.sensor.is_some());
+    let units = match format {
+        Format::Arrow => Some(Units::of(&*store, &device, &readings).await?),
+        Format::Json | Format::Csv if asked.units == Some(true) => {
+            Some(Units::of(&*store, &device, &readings).await?)
+        }
+        Format::Json | Format::Csv => None,
+    };
     Ok(match format {
         Format::Json => {
-            let body = bodies(&device, readings, next.clone());
+            let body = bodies(&device, readings, next.clone(), units.as_ref());
             paged(format, &device, next, Json(body))
         }
-        Format::Csv => paged(format, &device, next, csv::readings(&readings)),
+        Format::Csv => paged(
+            format,
+            &device,
+            next,
+            csv::readings(&readings, units.as_ref()),
+        ),
         Format::Arrow => {
-            let stream = arrow::readings(&device, &readings).map_err(|error| {
-                let detail = format!("the Arrow stream cannot be written: {error}");
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-            })?;
+            let stream = arrow::readings(&device, &readings, &units.unwrap_or_default(), of_one)
+                .map_err(|error| {
+                    let detail = format!("the Arrow stream cannot be written: {error}");
+                    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+                })?;
             paged(format, &device, next, stream)
         }
     })
@@ -78,7 +93,7 @@ pub(super) async fn latest(
     Device(device): Device,
 ) -> Result<Json<Readings>, Problem> {
     let readings = store.latest(&device).await?;
-    Ok(Json(bodies(&device, readings, None)))
+    Ok(Json(bodies(&device, readings, None, None)))
 }
 
 /// Sums up a sensor's numbers by time bucket.
@@ -211,7 +226,19 @@ fn bucket(text: &str) -> Result<BucketWidth, String> {
         .ok_or_else(|| format!("{text:?} is no time from 1s to 366d, as 30s, 5m, 1h or 1d"))
 }
 
-fn bodies(device: &DeviceId, readings: Vec<StoredReading>, next: Option<String>) -> Readings {
+fn bodies(
+    device: &DeviceId,
+    readings: Vec<StoredReading>,
+    next: Option<String>,
+    units: Option<&Units>,
+) -> Readings {
+    let body = |reading: StoredReading| {
+        let unit = units.and_then(|units| units.unit(&reading.sensor));
+        ReadingBody {
+            unit: unit.map(str::to_owned),
+            ..body(reading)
+        }
+    };
     Readings {
         device: device.to_string(),
         readings: readings.into_iter().map(body).collect(),
@@ -225,6 +252,7 @@ pub(super) fn body(reading: StoredReading) -> ReadingBody {
         sensor: reading.sensor,
         observed_at: schema::rfc3339(reading.observed_at.micros()),
         value: reading.value,
+        unit: None,
         quality: reading.quality,
         received_at: schema::rfc3339(reading.received_at.micros()),
         epoch: reading.version.epoch.to_string(),

@@ -5,6 +5,7 @@ use schema::message::{CommandId, Status};
 use schema::time::ReceivedAt;
 use store::commands::ProgressReport;
 use store::config::ConfigReport;
+use store::sensors::SensorsReport;
 use store::{DeadLetter, DeviceReport, Presence};
 
 /// What a device says beside readings, or what could not be used.
@@ -18,6 +19,8 @@ pub(crate) enum Content {
     Progress(ProgressReport),
     /// The configuration that it has.
     Config(ConfigReport),
+    /// What some of its sensors are.
+    Sensors(SensorsReport),
     /// A payload that could not be used, and its digest where it is to be refused.
     Letter(DeadLetter, Option<u64>),
 }
@@ -30,6 +33,7 @@ pub(super) enum Kind {
     Report,
     Progress,
     Config,
+    Sensors,
 }
 
 /// Of what there is only a latest one.
@@ -40,6 +44,8 @@ pub(super) enum Slot {
     Report,
     Config,
     Progress(CommandId),
+    /// Each message speaks of other sensors.
+    Sensors(u64),
     /// Each letter is one.
     Letter(u64),
 }
@@ -48,7 +54,7 @@ impl Slot {
     /// Whether a device may have many of its kind.
     pub(super) const fn is_shared(&self) -> bool {
         match self {
-            Self::Progress(_) | Self::Letter(_) => true,
+            Self::Progress(_) | Self::Sensors(_) | Self::Letter(_) => true,
             Self::Birth | Self::Will | Self::Report | Self::Config => false,
         }
     }
@@ -61,6 +67,7 @@ impl Content {
             Self::Report(_) => Kind::Report,
             Self::Progress(_) => Kind::Progress,
             Self::Config(_) => Kind::Config,
+            Self::Sensors(_) => Kind::Sensors,
             Self::Letter(..) => Kind::Letter,
         }
     }
@@ -70,7 +77,8 @@ impl Content {
             Self::Presence(Presence { device, .. })
             | Self::Report(DeviceReport { device, .. })
             | Self::Progress(ProgressReport { device, .. })
-            | Self::Config(ConfigReport { device, .. }) => Some(device),
+            | Self::Config(ConfigReport { device, .. })
+            | Self::Sensors(SensorsReport { device, .. }) => Some(device),
             Self::Letter(letter, _) => letter.device.as_ref(),
         }
     }
@@ -82,6 +90,7 @@ impl Content {
             | Self::Report(DeviceReport { received_at, .. })
             | Self::Progress(ProgressReport { received_at, .. })
             | Self::Config(ConfigReport { received_at, .. })
+            | Self::Sensors(SensorsReport { received_at, .. })
             | Self::Letter(DeadLetter { received_at, .. }, _) => *received_at = at,
         }
     }
@@ -95,6 +104,7 @@ impl Content {
             Self::Report(_) => Slot::Report,
             Self::Progress(report) => Slot::Progress(report.progress.id),
             Self::Config(_) => Slot::Config,
+            Self::Sensors(_) => Slot::Sensors(order),
             Self::Letter(..) => Slot::Letter(order),
         }
     }
@@ -108,6 +118,7 @@ impl Kind {
             Self::Report => "reports",
             Self::Progress => "progress of commands",
             Self::Config => "configurations",
+            Self::Sensors => "declarations of sensors",
         }
     }
 }

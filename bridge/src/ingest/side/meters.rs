@@ -12,6 +12,7 @@ pub(super) struct SideMeters {
     pub(super) refusals: Counter,
     pub(super) command_progress: Counter,
     pub(super) config_overrides: Counter,
+    pub(super) sensor_declarations: Counter,
 }
 
 impl SideMeters {
@@ -42,6 +43,11 @@ impl SideMeters {
                 registry,
                 "tideline_bridge_config_overrides",
                 "Settings that devices have changed themselves, taken over as desired",
+            ),
+            sensor_declarations: registered(
+                registry,
+                "tideline_bridge_sensor_declarations",
+                "Declarations of sensors by devices, those that were known among them",
             ),
         }
     }

@@ -1,4 +1,4 @@
-//! What devices send beside readings: presence, reports, progress of commands, reported configuration, and what cannot
+//! What devices send beside readings: presence, reports, progress of commands, reported configuration, what sensors are, and what cannot
 //! be used. It goes its own way from the broker's connection on, so that it waits for no readings, and no readings for it.
 //!
 //! ```text
@@ -27,6 +27,7 @@ use schema::time::ReceivedAt;
 use schema::{Channel, DeviceId, Topic};
 use store::commands::ProgressReport;
 use store::config::ConfigReport;
+use store::sensors::SensorsReport;
 use store::{DeadLetter, DeviceReport, Presence, StoreClock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -278,6 +279,11 @@ fn content(
             Ok(Event::Config(reported)) => Content::Config(ConfigReport {
                 device,
                 reported,
+                received_at,
+            }),
+            Ok(Event::Sensors(report)) => Content::Sensors(SensorsReport {
+                device,
+                sensors: report.sensors,
                 received_at,
             }),
             Err(error) => return refused(error),

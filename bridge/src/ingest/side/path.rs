@@ -8,6 +8,7 @@ use daemon::{Failure, Fault, lock};
 use schema::message::{Downlink, Noted, Refusal, Status};
 use schema::{DeviceId, limits};
 use store::commands::ProgressReport;
+use store::sensors::SensorsReport;
 use store::{DeadLetter, Presence, ReportsSettled, Store, StoreError};
 use tracing::{debug, warn};
 
@@ -21,6 +22,9 @@ use crate::intake::mqtt::Receipt;
 
 /// Entries that are written together.
 const GROUP: usize = 512;
+
+/// Messages with declarations of sensors that are one transaction: some thousand sensors.
+const SENSOR_REPORTS: usize = 16;
 
 /// Refusals of one kind in a row after which nothing more of it is tried for now: enough to halve a group to one entry.
 const REFUSALS_QUICK: usize = 16;
@@ -174,6 +178,15 @@ impl SidePath {
                 let meters = self.sides.meters();
                 meters.config_overrides.inc_by(overrides as u64);
             }
+            Kind::Sensors => {
+                let reports = contents(entries, |content| match content {
+                    Content::Sensors(report) => Some(report.clone()),
+                    _ => None,
+                });
+                for some in reports.chunks(SENSOR_REPORTS) {
+                    self.declare(some).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -206,6 +219,27 @@ impl SidePath {
             Ok(_) => self.notifier.commands(),
             Err(error) => debug!(%error, "commands of devices that came back are not sent at once"),
         }
+    }
+
+    /// What sensors are is kept, and noted, so that the device need not say it again.
+    async fn declare(&self, reports: &[SensorsReport]) -> Result<(), StoreError> {
+        // What is known already writes nothing.
+        let notes = self
+            .persistence
+            .attempt(|_| false, || self.store.declare_sensors(reports))
+            .await?;
+        let meters = self.sides.meters();
+        for (report, notes) in reports.iter().zip(notes) {
+            meters.sensor_declarations.inc_by(notes.len() as u64);
+            for some in notes.chunks(limits::SENSORS_MESSAGE_MAX) {
+                publish(
+                    &self.broker,
+                    &report.device,
+                    &Downlink::Sensors(some.to_vec()),
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Progress of commands is kept, and noted, so that the device need not report it again.

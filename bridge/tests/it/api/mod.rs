@@ -8,6 +8,7 @@ mod http;
 mod ledger;
 mod readings;
 mod repeated;
+mod sensors;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -186,6 +186,15 @@ impl Ledgers {
         pending
     }
 
+    /// The lowest row that is pending.
+    pub(super) fn pending_first(&self) -> Option<u64> {
+        let first = |(ledger, run): (&Ledger, Run)| {
+            let seq = ledger.account.pending().first()?;
+            Some(run.base + seq)
+        };
+        self.with_rows().find_map(first)
+    }
+
     /// Whether a row is pending.
     pub(super) fn is_pending(&self, row: u64) -> bool {
         self.of_row(row)

@@ -8,7 +8,7 @@ use schema::RangeSet;
 use tokio::time::Instant;
 
 use super::{Waiting, Writer};
-use crate::buffer::commit::{Commit, Settle};
+use crate::buffer::commit::{Commit, Done, Settle};
 use crate::buffer::error::BufferError;
 use crate::buffer::handle::Appended;
 use crate::buffer::reserve;
@@ -131,7 +131,7 @@ impl Writer {
     }
 
     /// Deletes what is settled with the room that the reserve leaves.
-    async fn free_room(&mut self, now_ms: u64) {
+    pub(super) async fn free_room(&mut self, now_ms: u64) {
         self.reserve.release();
         // Whether these worked shows in the next attempt.
         let _ = self.file.fold().await;
@@ -156,14 +156,30 @@ impl Writer {
         now_ms: u64,
     ) -> Result<Vec<Appended>, BufferError> {
         let done = Commit::new(&mut self.file, &mut self.state, &mut self.deferred)
-            .append(waiting, settle, &self.settings, &mut self.sweep, now_ms)
+            .append(
+                waiting,
+                settle,
+                &self.settings,
+                &mut self.sweep,
+                (now_ms, self.began.elapsed()),
+            )
             .await;
         match done {
-            Ok((appended, evicted)) => {
+            Ok(Done {
+                appended,
+                evicted,
+                ranked,
+            }) => {
                 self.evicted(&evicted);
+                self.shows.alarms.add_bridged(&ranked.alarms);
+                self.shows.patient.add_bridged(&ranked.history);
+                if !appended.is_empty() {
+                    self.age_soon();
+                }
                 let (rows, bytes) = self.fill();
                 if 2 * rows <= self.settings.rows_max && 2 * bytes <= self.settings.bytes_max {
                     self.sweep.rest();
+                    self.state.keep_due |= self.state.keep.levels.rest();
                 }
                 Ok(appended)
             }

@@ -15,12 +15,13 @@
 //! costs a retransmission. In memory it counts at once, so no row is read after it was settled.
 //!
 //! Here: its requests and its loop. `thread` begins and ends it, `committing` is how a commit is tried, `settling`
-//! what an acknowledgement changes, `reading` what a batch is made of, `health` how the file fares. A rare request
+//! what an acknowledgement changes, `policies` what the owner wants of sensors, `reading` what a batch is made of, `health` how the file fares. A rare request
 //! brings the work that the thread is to do ([`Request::Run`]); each is one method of [`super::Buffer`], beside its data:
 //! in `commands`, `small_tables`, `quarantine`, `sample` and `starts`.
 
 mod committing;
 mod health;
+mod policies;
 mod reading;
 mod settling;
 mod thread;
@@ -37,6 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
+use super::age::Looked;
 use super::append::Append;
 use super::commit::Settle;
 use super::deferred::Deferred;
@@ -125,12 +127,20 @@ pub(super) struct Writer {
     probe_at: Option<Instant>,
     /// Pending rows that cannot be read now.
     unreadable: RangeSet,
+    /// When this start began.
+    began: Instant,
+    /// Up to where rows were looked at for their age.
+    looked: Looked,
+    /// When the next ones are looked at.
+    age_by: Option<Instant>,
+    /// Whether more is pending than is well.
+    filling: bool,
 }
 
 impl Writer {
     async fn serve(&mut self, queue: &mut mpsc::Receiver<Request>) {
         loop {
-            let due = [self.append_by, self.settle_by, self.probe_at]
+            let due = [self.append_by, self.settle_by, self.probe_at, self.age_by]
                 .into_iter()
                 .flatten()
                 .min();
@@ -158,6 +168,9 @@ impl Writer {
             let is_due = |by: Option<Instant>| by.is_some_and(|by| by <= Instant::now());
             if is_due(self.probe_at) {
                 self.probe().await;
+            }
+            if is_due(self.age_by) {
+                self.age().await;
             }
             // What is in the queue already joins, as long as the commit does not grow too large.
             let append = self.waiting_rows >= COMMIT_ROWS || is_drained && is_due(self.append_by);
@@ -241,7 +254,8 @@ impl Writer {
     }
 
     /// Publishes the counts and the fill.
-    pub(super) fn publish_progress(&self) {
+    pub(super) fn publish_progress(&mut self) {
+        self.note_fill();
         let epochs = &self.state.epochs;
         let now = Progress {
             balance: epochs.balance(),
@@ -252,6 +266,8 @@ impl Writer {
             refused: self.quarantine.refused,
             quarantined_bytes: epochs.quarantined_rows() * ROW_BYTES
                 + self.state.quarantined_text_bytes,
+            evicted: self.state.keep.counts(),
+            is_filling: self.filling,
         };
         // Those that were offered again may be as many as were refused again in the same step.
         let has_ranges = !self.shows.requeued.is_empty() || !self.shows.evictions.is_empty();

@@ -24,6 +24,7 @@ impl Writer {
             found => found,
         };
         let (taken, damaged) = found.map_err(|error| self.failed(error))?;
+        self.keep_sent(&taken).await?;
         if !damaged.is_empty() {
             let path = &self.settings.path;
             error!(path = %path.display(), rows = %damaged.count(), "rows are damaged and given up");

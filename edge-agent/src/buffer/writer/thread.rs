@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::health::LOOK_IDLE;
 use super::{Request, WARN_EVERY, Writer};
+use crate::buffer::age::Looked;
 use crate::buffer::deferred::Deferred;
 use crate::buffer::epochs::Run;
 use crate::buffer::error::BufferError;
@@ -85,6 +86,9 @@ pub(in crate::buffer) fn run(
             let floor = latest_stamp(anchor);
             state.sensors.stamp_behind(floor, clock.now_micros());
         }
+        let consolidates = settings.policies.consolidates();
+        let last_row = state.epochs.last_row();
+        state.keep_due |= state.keep.track(consolidates, last_row);
         let deferred = Deferred::leftover(std::mem::take(&mut state.leftover));
         let mut writer = Writer {
             sweep: Sweep::new(settings.rows_max),
@@ -110,7 +114,13 @@ pub(in crate::buffer) fn run(
             // What was found in it may wait for long before the file is used.
             probe_at: Some(Instant::now() + LOOK_IDLE),
             unreadable: RangeSet::new(),
+            began: Instant::now(),
+            looked: Looked::default(),
+            age_by: None,
+            filling: false,
         };
+        writer.rank_found().await;
+        writer.age_soon();
         // What an earlier run was to offer.
         writer.offer_next().await;
         writer.publish_progress();

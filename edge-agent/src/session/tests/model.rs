@@ -16,6 +16,8 @@ use crate::session::{Input, SessionConfig, Tuning};
 #[derive(Debug, Clone)]
 enum Step {
     Append(u64),
+    /// Rows of which every so many is an alarm, and every so many can wait.
+    Ranked(u64, u64, u64),
     Wait(u64),
     Cut(u64),
     /// The fate of what is on its way up: deliver, lose, double; in which order.
@@ -40,6 +42,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (1..40u64).prop_map(Step::Append),
+        2 => (1..40u64, 1..6u64, 1..6u64).prop_map(|(rows, alarms, patient)| Step::Ranked(rows, alarms, patient)),
         4 => (1..3_000u64).prop_map(Step::Wait),
         1 => (1..20_000u64).prop_map(Step::Cut),
         8 => (0..8usize, prop::bool::weighted(0.2), prop::bool::weighted(0.2))
@@ -114,6 +117,7 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Append(rows) => self.append(rows),
+            Step::Ranked(rows, alarms, patient) => self.append_ranked(rows, alarms, patient),
             Step::Wait(ms) => {
                 let end = self.edge.now + MS(ms);
                 self.edge.sleep_until(end);
@@ -153,6 +157,23 @@ impl World {
         let appended = range(self.last_seq + 1, self.last_seq + rows);
         self.last_seq = appended.last();
         self.edge.append(appended);
+    }
+
+    fn append_ranked(&mut self, rows: u64, alarms: u64, patient: u64) {
+        let range = range(self.last_seq + 1, self.last_seq + rows);
+        self.last_seq = range.last();
+        let every = |divisor: u64, rest: u64| -> RangeSet {
+            let all = range.first()..=range.last();
+            let of = all.filter(|seq| seq % divisor == rest % divisor);
+            of.filter_map(SeqRange::one).collect()
+        };
+        let (alarms, history) = (every(alarms + 1, 0), every(patient + 1, 1));
+        self.edge.held.insert(range);
+        self.edge.input(Input::Ranked {
+            range,
+            alarms: &alarms,
+            history: &history,
+        });
     }
 
     /// Whether something is wrong with one of the rows.

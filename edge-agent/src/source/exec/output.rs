@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use daemon::Fault;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use schema::SensorName;
 use std::num::NonZeroU32;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::Notify;
@@ -149,7 +150,10 @@ impl<'a> Output<'a> {
                 // Between two groups of lines.
                 Ok(Some(line)) if line.trim().is_empty() => continue,
                 Ok(Some(line)) => {
-                    match self.source.rules.read(line.as_bytes(), now_micros, samples) {
+                    let outlet = &self.outlet;
+                    let declare = |sensor: &SensorName, said| outlet.declare_more(sensor, said);
+                    let rules = &self.source.rules;
+                    match rules.read_declaring(line.as_bytes(), now_micros, samples, declare) {
                         Ok(_) => continue,
                         Err(error) => (line, error),
                     }
@@ -178,9 +182,11 @@ impl<'a> Output<'a> {
         if samples.is_empty() {
             return;
         }
+        let mut is_again = false;
         loop {
             let append = Append {
                 samples: samples.clone(),
+                is_again,
                 ..Append::default()
             };
             let handed = match self.is_requested {
@@ -196,6 +202,7 @@ impl<'a> Output<'a> {
                 Err(error) if error.fault() == Fault::Retry => sleep(PAUSE).await,
                 Err(error) => return self.outlet.note::<()>(Err(error)),
             }
+            is_again = true;
         }
     }
 }

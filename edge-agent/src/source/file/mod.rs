@@ -361,6 +361,7 @@ impl Source for FileSource {
             stop: &stop,
             warnings: Repeats::new(WARN_EVERY),
             lines_max: usize::MAX,
+            counted: 0,
             is_requested: false,
         };
         let mut polls = outlet.polls();
@@ -412,6 +413,8 @@ struct Run<'a> {
     warnings: Repeats,
     /// Lines that are handed over together: fewer when the buffer has no room for many.
     lines_max: usize,
+    /// Readings that were counted as refused, and come again.
+    counted: usize,
     is_requested: bool,
 }
 
@@ -435,6 +438,7 @@ impl Run<'_> {
                 samples: batch.samples.clone(),
                 hold,
                 can_hold_back: true,
+                is_again: self.counted >= count,
                 position: Position::new(&self.source.key, batch.place.to_bytes()),
             };
             let handed = async {
@@ -452,18 +456,22 @@ impl Run<'_> {
                     let accepted = outcome.accepted();
                     let full = Verdict::Refused(Refusal::Reading(ReadingError::BufferFull));
                     if !outcome.verdicts(count).any(|verdict| verdict == full) {
+                        self.counted = self.counted.saturating_sub(count);
                         self.lines_max = self.lines_max.saturating_mul(2);
                         reader.accept();
                         self.note_bad(&batch.bad);
                         return Some(accepted);
                     }
+                    self.counted = self.counted.max(count);
                     // All of them were refused: fewer may find room, and else they wait in the file.
                     self.lines_max = (batch.lines / 2).max(1);
                     if batch.lines > 1 {
                         return Some(0);
                     }
                 }
-                Err(error) if error.fault() == Fault::Retry => {}
+                Err(error) if error.fault() == Fault::Retry => {
+                    self.counted = self.counted.max(count);
+                }
                 Err(_) => return None,
             }
             tokio::select! {

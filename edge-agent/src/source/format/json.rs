@@ -8,11 +8,15 @@
 //!
 //! `observed_at` is a number in the source's unit, or RFC 3339, see [`schema::timestamp`]; without it the
 //! reading has the time at which it was read. `quality` is `good`, `uncertain` or `bad`; `good` without it. With a `type`, `f64`,
-//! `i64`, `bool` or `text`, a number is that one: `20` is then 20.0. A `unit` of measure is checked, and goes no further.
+//! `i64`, `bool` or `text` (or `float`, `integer`, `boolean`), a number is that one: `20` is then 20.0. `type` and `unit` declare the
+//! sensor, until a line says otherwise: what is left out of a line stays as it was.
 
 use std::fmt;
 
-use schema::{ObservedAt, Quality, Reading, SensorName, TimestampUnit, Value, WrittenTime};
+use schema::{
+    ObservedAt, Quality, Reading, SensorDeclaration, SensorName, TimestampUnit, Value, ValueType,
+    WrittenTime,
+};
 use serde::Deserialize;
 
 use super::LineError;
@@ -40,16 +44,28 @@ pub const UNIT_CHARS_MAX: usize = 64;
 #[serde(rename_all = "snake_case")]
 pub enum DeclaredType {
     /// A number.
+    #[serde(alias = "float")]
     F64,
     /// A whole number.
+    #[serde(alias = "integer")]
     I64,
     /// True or false.
+    #[serde(alias = "boolean")]
     Bool,
     /// A text.
     Text,
 }
 
 impl DeclaredType {
+    const fn value_type(self) -> ValueType {
+        match self {
+            Self::F64 => ValueType::Float,
+            Self::I64 => ValueType::Integer,
+            Self::Bool => ValueType::Boolean,
+            Self::Text => ValueType::Text,
+        }
+    }
+
     /// The value as one of this type; `None` when it is none.
     fn of(self, value: Value) -> Option<Value> {
         /// Below this, each whole number of a double is one of 64 bits.
@@ -86,8 +102,13 @@ pub(in crate::source) fn is_unit(unit: &str) -> bool {
     (1..=UNIT_CHARS_MAX).contains(&unit.chars().count()) && !unit.chars().any(char::is_control)
 }
 
-/// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`.
-pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<Sample, LineError> {
+/// Reads one line that arrived at `now_micros`, from a producer whose numbers count `unit`: a sample, and what the line
+/// says of its sensor.
+pub(super) fn parse(
+    text: &str,
+    unit: TimestampUnit,
+    now_micros: i64,
+) -> Result<(Sample, Option<SensorDeclaration>), LineError> {
     let line: Line<'_> = serde_json::from_str(text)?;
     let sensor: SensorName = line.sensor.parse()?;
     line.value.validate()?;
@@ -95,9 +116,15 @@ pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<
         None => line.value,
         Some(declared) => declared.of(line.value).ok_or(LineError::Type(declared))?,
     };
-    if line.unit.is_some_and(|unit| !is_unit(&unit)) {
+    if line.unit.as_ref().is_some_and(|unit| !is_unit(unit)) {
         return Err(LineError::Unit);
     }
+    let is_declared = line.unit.is_some() || line.r#type.is_some();
+    let declaration = is_declared.then(|| SensorDeclaration {
+        unit: line.unit.map(std::borrow::Cow::into_owned),
+        value_type: line.r#type.map(DeclaredType::value_type),
+        ..SensorDeclaration::default()
+    });
     let (observed_at, timing) = match line.observed_at {
         None => (ObservedAt::from_micros(now_micros), Timing::Read),
         Some(written) => (written.read(unit, Some(now_micros))?, Timing::Given),
@@ -108,7 +135,7 @@ pub(super) fn parse(text: &str, unit: TimestampUnit, now_micros: i64) -> Result<
         value,
         quality: line.quality,
     };
-    Ok(Sample { reading, timing })
+    Ok((Sample { reading, timing }, declaration))
 }
 
 #[cfg(test)]
@@ -121,7 +148,7 @@ mod tests {
     const UNIT: TimestampUnit = TimestampUnit::Millis;
 
     fn check(text: &str, micros: i64, value: Value, quality: Quality) {
-        let Sample { reading, timing } = parse(text, UNIT, NOW).unwrap();
+        let (Sample { reading, timing }, _) = parse(text, UNIT, NOW).unwrap();
         let is_given = text.contains("observed_at");
         assert_eq!(timing == Timing::Given, is_given);
         assert_eq!(reading.sensor.as_str(), "s");
@@ -209,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_declared_type_is_the_values() {
-        let value = |text: &str| parse(text, UNIT, NOW).unwrap().reading.value;
+        let value = |text: &str| parse(text, UNIT, NOW).unwrap().0.reading.value;
         for (text, expected) in [
             (
                 r#"{"sensor":"s","value":20,"type":"f64","unit":"Cel"}"#,
@@ -234,6 +261,13 @@ mod tests {
         ] {
             assert_eq!(value(text), expected, "{text}");
         }
+        let declared = |text: &str| parse(text, UNIT, NOW).unwrap().1;
+        assert_eq!(declared(r#"{"sensor":"s","value":20}"#), None);
+        let both = declared(r#"{"sensor":"s","value":20,"type":"float","unit":"Cel"}"#).unwrap();
+        assert_eq!(both.unit.as_deref(), Some("Cel"));
+        assert_eq!(both.value_type, Some(ValueType::Float));
+        let unit = declared(r#"{"sensor":"s","value":true,"unit":"\u00b0C"}"#).unwrap();
+        assert_eq!((unit.unit.as_deref(), unit.value_type), (Some("°C"), None));
         for (chars, is_one) in [(1, true), (64, true), (65, false)] {
             assert_eq!(is_unit(&"°".repeat(chars)), is_one, "{chars}");
         }

@@ -4,10 +4,10 @@
 mod influx;
 mod json;
 
-use schema::TimestampUnit;
 use schema::id::IdError;
 use schema::reading::ValueError;
 use schema::timestamp::TimestampError;
+use schema::{SensorDeclaration, SensorName, TimestampUnit};
 use serde::Deserialize;
 
 use super::Section;
@@ -152,16 +152,30 @@ impl LineRules {
         }
     }
 
-    /// Reads one line, without its end, that arrived at `now_micros`: its samples are pushed to `samples`. Returns how
-    /// many, at least one.
+    /// As [`Self::read_declaring`], for whom it is of no use what lines say of their sensors.
     ///
     /// # Errors
-    /// [`LineError`]; `samples` is then as it was.
+    /// As there.
     pub fn read(
         &self,
         line: &[u8],
         now_micros: i64,
         samples: &mut Vec<Sample>,
+    ) -> Result<usize, LineError> {
+        self.read_declaring(line, now_micros, samples, |_, _| {})
+    }
+
+    /// Reads one line, without its end, that arrived at `now_micros`: its samples are pushed to `samples`. Returns how
+    /// many, at least one. `declare` is called with what it says of its sensor.
+    ///
+    /// # Errors
+    /// [`LineError`]; `samples` is then as it was.
+    pub fn read_declaring(
+        &self,
+        line: &[u8],
+        now_micros: i64,
+        samples: &mut Vec<Sample>,
+        declare: impl FnOnce(&SensorName, SensorDeclaration),
     ) -> Result<usize, LineError> {
         if line.len() > LINE_BYTES_MAX {
             return Err(LineError::TooLong);
@@ -172,10 +186,15 @@ impl LineRules {
         }
         let before = samples.len();
         let read = match self.format {
-            Format::Json => json::parse(text, self.timestamp_unit, now_micros).map(|sample| {
-                samples.push(sample);
-                1
-            }),
+            Format::Json => {
+                json::parse(text, self.timestamp_unit, now_micros).map(|(sample, declaration)| {
+                    if let Some(declaration) = declaration {
+                        declare(&sample.reading.sensor, declaration);
+                    }
+                    samples.push(sample);
+                    1
+                })
+            }
             Format::Influx => influx::parse(text, self, now_micros, samples),
         };
         if read.is_err() {

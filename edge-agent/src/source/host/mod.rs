@@ -13,6 +13,7 @@
 //! No two sensors share a name: mounts are named by where they are, cores by number, and temperatures of one label are
 //! numbered by where their chips sit (`names`). A file system that does not answer is skipped and named (`mounts`).
 
+mod meaning;
 mod mounts;
 mod names;
 mod scan;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use daemon::Failure;
-use schema::ObservedAt;
+use schema::{ObservedAt, Reading};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -33,6 +34,7 @@ use self::mounts::{Mounts, Probe};
 use self::scan::Scanner;
 use self::thread::ScanThreads;
 use super::config::Section;
+use super::described::Described;
 use super::{Due, Outlet, Source, SourceConfig, SourceName};
 use crate::buffer::Append;
 
@@ -120,6 +122,7 @@ impl Source for HostSource {
         let mut scans = self.threads.begin(scanner)?;
         let mut polls = outlet.polls();
         let mut hanging = Vec::new();
+        let mut described = Described::default();
         while let Some(due) = polls.next(&stop).await {
             let observed_at = ObservedAt::from_millis(outlet.now_micros() / 1000);
             let (readings, now_hanging) = tokio::select! {
@@ -128,6 +131,11 @@ impl Source for HostSource {
             };
             note_hanging(&outlet, &hanging, &now_hanging);
             hanging = now_hanging;
+            for Reading { sensor, .. } in &readings {
+                if described.is_new(sensor) {
+                    outlet.declare(sensor, meaning::of(sensor.as_str()));
+                }
+            }
             let append = Append::read(readings);
             let appended = async {
                 match due {
@@ -202,6 +210,7 @@ mod tests {
             Arc::clone(&report),
             shown,
             Arc::new(SystemClock::default()),
+            crate::sensors::Sensors::default(),
         );
         let stop = CancellationToken::new();
         let running = tokio::spawn(Arc::clone(&config.source).run(outlet, stop.clone()));

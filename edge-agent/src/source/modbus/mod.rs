@@ -23,8 +23,10 @@ use async_trait::async_trait;
 use bus::Bus;
 pub use bus::Link;
 use daemon::{Class, Failure};
+use decode::{Encoding, Kind};
 use plan::{Limits, Point};
 use rounds::{Moment, Pauses, Rounds, Yield};
+use schema::{SensorDeclaration, ValueType};
 pub use serial::{Mode8, Parity};
 pub use settings::POINTS_MAX;
 use tokio::time::{Instant, sleep_until};
@@ -127,6 +129,9 @@ impl Source for ModbusSource {
             ..
         } = self.0.clone();
         let mut bus = self.bus();
+        for point in &points {
+            outlet.declare(&point.sensor, declaration(point));
+        }
         let mut rounds = Rounds::new(points, limits, pauses, Instant::now());
         loop {
             let due = rounds.next_due().ok_or_else(|| {
@@ -141,6 +146,28 @@ impl Source for ModbusSource {
                 () = stop.cancelled() => return Ok(()),
             }
         }
+    }
+}
+
+/// What the settings say of a point.
+fn declaration(point: &Point) -> SensorDeclaration {
+    let value_type = match &point.encoding {
+        None => ValueType::Boolean,
+        Some(Encoding { kind, scale, .. }) => match kind {
+            Kind::Bit(_) => ValueType::Boolean,
+            Kind::Text { .. } => ValueType::Text,
+            Kind::F32 | Kind::F64 => ValueType::Float,
+            _ if scale.is_some() => ValueType::Float,
+            Kind::U16 | Kind::I16 | Kind::U32 | Kind::I32 | Kind::U64 | Kind::I64 => {
+                ValueType::Integer
+            }
+        },
+    };
+    SensorDeclaration {
+        unit: point.unit.as_deref().map(str::to_owned),
+        value_type: Some(value_type),
+        interval_ms: u64::try_from(point.interval.as_millis()).ok(),
+        ..SensorDeclaration::default()
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Point {
     pub encoding: Option<Encoding>,
     /// Between two readings.
     pub interval: Duration,
-    /// The unit of measure; checked and kept, and not sent yet.
+    /// The unit of measure.
     pub unit: Option<Arc<str>>,
 }
 

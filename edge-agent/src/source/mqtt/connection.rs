@@ -14,7 +14,7 @@ use rumqttc::{
     AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, Outgoing, Packet, Publish, QoS,
     SubscribeFilter, SubscribeReasonCode, TlsConfiguration, Transport,
 };
-use schema::{ObservedAt, Quality, Reading};
+use schema::{ObservedAt, Quality, Reading, SensorName};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -353,7 +353,11 @@ impl Keeper<'_> {
                 if line.trim_ascii().is_empty() {
                     continue;
                 }
-                if let Err(error) = take.rules.read(line, now_micros, samples) {
+                let declare = |sensor: &SensorName, said| self.outlet.declare_more(sensor, said);
+                let read = take
+                    .rules
+                    .read_declaring(line, now_micros, samples, declare);
+                if let Err(error) = read {
                     self.refuse(publish, error.label(), &error);
                 }
             }
@@ -385,10 +389,12 @@ impl Keeper<'_> {
 
     /// Returns when all are on disk or can never be; false when the agent stops before.
     async fn hand_over(&self, mut samples: Vec<Sample>) -> bool {
+        let mut is_again = false;
         loop {
             let append = Append {
                 samples: samples.clone(),
                 can_hold_back: true,
+                is_again,
                 ..Append::default()
             };
             let appended = tokio::select! {
@@ -410,6 +416,7 @@ impl Keeper<'_> {
                 // Refused for good: it was counted, and would be again.
                 Err(error) => return error.fault() == Fault::Reject,
             }
+            is_again = true;
             tokio::select! {
                 () = sleep(PAUSE) => {}
                 () = self.stop.cancelled() => return false,

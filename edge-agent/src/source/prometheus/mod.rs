@@ -5,6 +5,7 @@
 //! bounded. What is not taken is counted: a line that is no series is logged with what is wrong with it, NaN and
 //! infinities have no value to take.
 
+mod metadata;
 mod names;
 mod rates;
 mod scrape;
@@ -195,8 +196,11 @@ impl Source for PrometheusSource {
                 () = stop.cancelled() => return Ok(()),
             };
             match scraped {
-                Ok(scraped) => {
+                Ok(mut scraped) => {
                     outlet.working();
+                    for (sensor, declaration) in scraped.declared.drain(..) {
+                        outlet.declare(&sensor, declaration);
+                    }
                     self.note(&scraped, &outlet, &mut warnings);
                     hand_over(scraped, due, &outlet).await;
                 }

@@ -4,9 +4,13 @@ use std::collections::HashMap;
 
 use schema::{Quality, SensorName};
 
+use crate::source::described::Described;
+
 /// The last scrape's counters.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
+    /// Sensors of which it was said what they are.
+    pub(super) described: Described,
     last: HashMap<SensorName, Point>,
     /// Counts scrapes, to know those that are gone.
     scrape: u64,

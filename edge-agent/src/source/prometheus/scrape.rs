@@ -1,7 +1,8 @@
 //! One answer of an exporter → readings. Pure, with the counters of the scrape before as its memory.
 
-use schema::{ObservedAt, Quality, Reading, Value};
+use schema::{ObservedAt, Quality, Reading, SensorDeclaration, SensorName, Value};
 
+use super::metadata::{self, Fresh};
 use super::names;
 use super::rates::Rates;
 use super::text::{self, Format, LineError, Role, Series};
@@ -59,6 +60,9 @@ pub(super) struct Scraped {
     pub(super) taken: usize,
     /// Series beyond the most that are taken.
     pub(super) too_many: u64,
+    /// What series are that were not seen before.
+    pub(super) declared: Vec<(SensorName, SensorDeclaration)>,
+    fresh: Vec<Fresh>,
     /// Whether an answer that says where it ends has come to its end.
     pub(super) is_whole: bool,
 }
@@ -89,6 +93,7 @@ impl Selection {
             },
         );
         rates.scrape_ended();
+        scraped.declared = metadata::declared(body, std::mem::take(&mut scraped.fresh));
         scraped.is_whole = ended || format == Format::Text;
         (scraped.bad_lines, scraped.first_bad) = (bad_lines, first_bad);
         scraped
@@ -115,7 +120,8 @@ impl Selection {
         into.taken += 1;
         let at_micros = series.at_micros.filter(|_| self.timestamps);
         let counts = matches!(series.role, Role::Counter | Role::Bucket);
-        let (sensor, value, quality) = if counts && self.counters == Counters::Rate {
+        let is_rate = counts && self.counters == Counters::Rate;
+        let (sensor, value, quality) = if is_rate {
             let metric = names::of_rate(&series.name);
             let sensor = names::sensor(&metric, &mut series);
             let at_seconds = match at_micros {
@@ -131,6 +137,13 @@ impl Selection {
             let sensor = names::sensor(&metric, &mut series);
             (sensor, series.value, Quality::Good)
         };
+        if rates.described.is_new(&sensor) {
+            into.fresh.push(Fresh {
+                sensor: sensor.clone(),
+                metric: series.name.clone().into_owned(),
+                is_rate,
+            });
+        }
         let timing = match at_micros {
             Some(_) => Timing::Given,
             None => Timing::Read,

@@ -349,7 +349,7 @@ impl Player {
         if samples.is_empty() {
             return;
         }
-        let append = Append {
+        let mut append = Append {
             samples,
             ..Append::default()
         };
@@ -360,6 +360,7 @@ impl Player {
             if !again {
                 return;
             }
+            append.is_again = true;
             sleep(AGAIN).await;
         }
     }

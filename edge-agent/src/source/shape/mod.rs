@@ -10,7 +10,8 @@
 //! sensor can be told from a dead one. A window takes what was observed in it, whenever it comes; it ends at its end, or
 //! with a reading of another window. Nothing is ever invented: without readings there is neither heartbeat nor aggregate.
 //!
-//! What is in an open window is in memory alone.
+//! What is in an open window is in memory alone. A reading counts in its window once the append that brought it is committed: until
+//! then its source may hand it over again, as while the disk is full, and the window waits for it.
 
 mod rename;
 mod rule;
@@ -19,7 +20,7 @@ mod window;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use schema::{ObservedAt, Quality, SensorName, Value};
+use schema::{ObservedAt, Quality, SensorDeclaration, SensorName, Value, ValueType};
 use tokio::time::Instant;
 
 use crate::buffer::Sample;
@@ -67,7 +68,8 @@ struct Known {
     rule: Option<usize>,
     name: Result<SensorName, String>,
     sent: Option<(Value, Quality, ObservedAt)>,
-    window: Option<Window>,
+    /// The last one is open; those before it wait for the commit of what they hold.
+    windows: Vec<Window>,
 }
 
 impl Shaper {
@@ -90,10 +92,12 @@ impl Shaper {
         self.shaping.dead_band = dead_band;
     }
 
-    /// Shapes one sample; what is to be sent now is pushed to `out`. With `whole`, which somebody requested, windows
+    /// Shapes one sample of an append; what is to be sent now is pushed to `out`. One that a window takes in is held there
+    /// until [`Self::confirm`], and what ended by it is pushed. With `whole`, which somebody requested, windows
     /// and dead bands leave nothing out.
-    pub(crate) fn take(
+    pub(crate) fn take_of(
         &mut self,
+        append: u64,
         mut sample: Sample,
         now: Instant,
         whole: bool,
@@ -124,25 +128,79 @@ impl Shaper {
             return Fate::BadName(reason.clone());
         }
         if let (Some(rule), false) = (rule.and_then(|rule| rule.window), whole) {
-            let ended = match &mut known.window {
-                Some(window) if window.holds(&sample, rule) => {
-                    window.add(sample, rule.aggregate);
-                    None
+            let windows = &mut known.windows;
+            let at = windows
+                .iter()
+                .position(|window| window.holds(&sample, rule));
+            let at = at.unwrap_or_else(|| {
+                windows.iter_mut().for_each(|window| window.is_over = true);
+                windows.push(Window::begin(&sample, rule, now));
+                windows.len() - 1
+            });
+            if let Some(window) = windows.get_mut(at) {
+                window.hold(append, sample);
+                if !window.is_over {
+                    *earliest = Some(earliest.map_or(window.ends_at, |at| at.min(window.ends_at)));
                 }
-                open => open.replace(Window::begin(sample, rule, now)),
-            };
-            if let Some(window) = &known.window {
-                *earliest = Some(earliest.map_or(window.ends_at, |at| at.min(window.ends_at)));
             }
-            if let Some(ended) = ended {
-                known.send(shaping, ended.end(), false, out);
-            }
+            known.end_settled(shaping, out);
             return Fate::Aggregated;
         }
         match known.send(shaping, sample, whole, out) {
             true => Fate::Passed,
             false => Fate::NoNews,
         }
+    }
+
+    /// What windows hold of these sensors from an append is taken for good, or comes again. What ended by it is pushed.
+    pub(crate) fn confirm(
+        &mut self,
+        append: u64,
+        sensors: &[SensorName],
+        is_taken: bool,
+        out: &mut Vec<Sample>,
+    ) {
+        for sensor in sensors {
+            if let Some(known) = self.sensors.get_mut(sensor) {
+                let aggregate = known.aggregate(&self.shaping);
+                for window in &mut known.windows {
+                    window.confirm(append, is_taken, aggregate);
+                }
+                known.windows.retain(|window| !window.is_empty());
+                known.end_settled(&self.shaping, out);
+            }
+        }
+    }
+
+    /// A sensor under its new name, and what its readings are once they are shaped; `None` when there will be none.
+    pub(crate) fn declared(
+        &self,
+        sensor: &SensorName,
+        mut declaration: SensorDeclaration,
+    ) -> Option<(SensorName, SensorDeclaration)> {
+        let known = Known::new(&self.shaping, sensor);
+        let rule = known.rule.and_then(|at| self.shaping.rules.get(at));
+        if rule.is_some_and(|rule| rule.drop) {
+            return None;
+        }
+        if rule
+            .and_then(|rule| rule.dead_band)
+            .or(self.shaping.dead_band)
+            .is_some()
+        {
+            declaration.interval_ms = None;
+        }
+        if let Some(window) = rule.and_then(|rule| rule.window) {
+            // The mean of whole numbers is none.
+            if window.aggregate == Aggregate::Mean
+                && declaration.value_type == Some(ValueType::Integer)
+            {
+                declaration.value_type = Some(ValueType::Float);
+                declaration.precision = None;
+            }
+            declaration.interval_ms = u64::try_from(window.length.as_millis()).ok();
+        }
+        Some((known.name.ok()?, declaration))
     }
 
     /// Ends the windows that are over.
@@ -170,6 +228,11 @@ impl Shaper {
         }
     }
 
+    /// Whether any rule has windows.
+    pub(crate) fn has_windows(&self) -> bool {
+        self.shaping.rules.iter().any(|rule| rule.window.is_some())
+    }
+
     /// Whether anything compares with what was sent.
     pub(crate) fn compares(&self) -> bool {
         let of_rule = |rule: &Rule| rule.dead_band.is_some();
@@ -179,17 +242,18 @@ impl Shaper {
     fn end_windows(&mut self, now: Option<Instant>, out: &mut Vec<Sample>) {
         self.earliest = None;
         for known in self.sensors.values_mut() {
-            let Some(window) = &known.window else {
+            let Some(now) = now else {
+                known.end_all(&self.shaping, out);
                 continue;
             };
-            let ends_at = window.ends_at;
-            if now.is_none_or(|now| ends_at <= now) {
-                if let Some(window) = known.window.take() {
-                    known.send(&self.shaping, window.end(), false, out);
+            for window in &mut known.windows {
+                window.is_over |= window.ends_at <= now;
+                if !window.is_over {
+                    let ends_at = window.ends_at;
+                    self.earliest = Some(self.earliest.map_or(ends_at, |at| at.min(ends_at)));
                 }
-            } else {
-                self.earliest = Some(self.earliest.map_or(ends_at, |at| at.min(ends_at)));
             }
+            known.end_settled(&self.shaping, out);
         }
     }
 
@@ -203,7 +267,7 @@ impl Shaper {
             let is_recent = |(_, _, at): &(Value, Quality, ObservedAt)| {
                 now.micros().saturating_sub(at.micros()) < micros(known.heartbeat(shaping))
             };
-            known.window.is_some() || known.sent.as_ref().is_some_and(is_recent)
+            !known.windows.is_empty() || known.sent.as_ref().is_some_and(is_recent)
         });
     }
 }
@@ -229,7 +293,34 @@ impl Known {
             rule,
             name,
             sent: None,
-            window: None,
+            windows: Vec::new(),
+        }
+    }
+
+    fn aggregate(&self, shaping: &Shaping) -> Aggregate {
+        let rule = self.rule.and_then(|at| shaping.rules.get(at));
+        rule.and_then(|rule| rule.window)
+            .map_or(Aggregate::Last, |window| window.aggregate)
+    }
+
+    /// Sends what the windows say that are over and wait for nothing.
+    fn end_settled(&mut self, shaping: &Shaping, out: &mut Vec<Sample>) {
+        let is_ended = |window: &Window| window.is_over && window.is_settled();
+        while let Some(at) = self.windows.iter().position(is_ended) {
+            self.end(at, shaping, out);
+        }
+    }
+
+    fn end_all(&mut self, shaping: &Shaping, out: &mut Vec<Sample>) {
+        while !self.windows.is_empty() {
+            self.end(0, shaping, out);
+        }
+    }
+
+    fn end(&mut self, at: usize, shaping: &Shaping, out: &mut Vec<Sample>) {
+        let ended = self.windows.remove(at).end(self.aggregate(shaping));
+        if let Some(said) = ended {
+            self.send(shaping, said, false, out);
         }
     }
 

@@ -4,6 +4,16 @@ use schema::Reading;
 use super::*;
 use crate::buffer::Timing;
 
+impl Shaper {
+    /// One sample of an append that is committed at once.
+    fn take(&mut self, sample: Sample, now: Instant, whole: bool, out: &mut Vec<Sample>) -> Fate {
+        let sensors = [sample.reading.sensor.clone()];
+        let fate = self.take_of(0, sample, now, whole, out);
+        self.confirm(0, &sensors, true, out);
+        fate
+    }
+}
+
 fn sample(sensor: &str, at_ms: i64, value: Value) -> Sample {
     Sample {
         reading: Reading {
@@ -515,4 +525,57 @@ proptest! {
             prop_assert_eq!(captures.len(), pattern.stars());
         }
     }
+}
+
+/// Takes a sample in as a part of an append that is not committed yet.
+fn hold(shaper: &mut Shaper, append: u64, at_ms: i64, value: f64) -> Vec<Sample> {
+    let mut out = Vec::new();
+    let fate = shaper.take_of(
+        append,
+        sample("s", at_ms, Value::F64(value)),
+        Instant::now(),
+        false,
+        &mut out,
+    );
+    assert_eq!(fate, Fate::Aggregated);
+    out
+}
+
+fn confirm(shaper: &mut Shaper, append: u64, is_taken: bool) -> Vec<Value> {
+    let mut out = Vec::new();
+    shaper.confirm(append, &["s".parse().unwrap()], is_taken, &mut out);
+    out.into_iter().map(|sample| sample.reading.value).collect()
+}
+
+#[test]
+fn what_was_not_committed_counts_in_no_window_until_it_comes_again() {
+    let mut shaper = windowed(Aggregate::Mean, Duration::from_secs(1));
+    assert_eq!(hold(&mut shaper, 1, 100, 10.0), []);
+    assert_eq!(confirm(&mut shaper, 1, true), []);
+    hold(&mut shaper, 2, 200, 20.0);
+    assert_eq!(confirm(&mut shaper, 2, false), []);
+    hold(&mut shaper, 3, 200, 20.0);
+    // The window is over, and waits for what it holds.
+    assert_eq!(hold(&mut shaper, 4, 1_100, 1.0), []);
+    assert_eq!(confirm(&mut shaper, 3, true), [Value::F64(15.0)]);
+    // Nothing is left of one of which nothing was taken.
+    assert_eq!(confirm(&mut shaper, 4, false), []);
+    let mut out = Vec::new();
+    shaper.finish(&mut out);
+    assert_eq!(out, []);
+}
+
+#[test]
+fn a_window_that_is_over_waits_for_its_append_and_keeps_nobody_awake() {
+    let mut shaper = windowed(Aggregate::Max, Duration::from_secs(1));
+    hold(&mut shaper, 1, 100, 10.0);
+    let ends_at = shaper.next_wakeup().unwrap();
+    let mut out = Vec::new();
+    shaper.wake(ends_at, &mut out);
+    assert_eq!(out, []);
+    assert_eq!(shaper.next_wakeup(), None);
+    // One that comes late is of it still.
+    assert_eq!(hold(&mut shaper, 2, 900, 30.0), []);
+    assert_eq!(confirm(&mut shaper, 1, true), []);
+    assert_eq!(confirm(&mut shaper, 2, true), [Value::F64(30.0)]);
 }

@@ -19,15 +19,19 @@ pub(super) struct Window {
     pub(super) ends_at: Instant,
     /// Its number since the Unix epoch.
     number: i64,
-    /// What it says, with the name and the time of the last.
-    said: Sample,
+    /// What it says, with the name and the time of the last. Nothing while none of its readings is taken for good.
+    said: Option<Sample>,
     /// Readings that count.
     count: u64,
+    /// Readings of appends that are not committed, each with its append: its source may hand them over again.
+    held: Vec<(u64, Sample)>,
+    /// It takes no more, and ends when nothing is held.
+    pub(super) is_over: bool,
 }
 
 impl Window {
-    /// The window of a sample that came at `now`.
-    pub(super) fn begin(sample: Sample, rule: Rule, now: Instant) -> Self {
+    /// The window of a sample that came at `now`; it is yet to be taken in.
+    pub(super) fn begin(sample: &Sample, rule: Rule, now: Instant) -> Self {
         let length = micros(rule.length).max(1);
         let at = sample.reading.observed_at.micros();
         // One that was observed in time ends with the window; what comes late has as long at most.
@@ -36,8 +40,10 @@ impl Window {
         Self {
             ends_at: now + left,
             number: at.div_euclid(length),
-            said: sample,
-            count: 1,
+            said: None,
+            count: 0,
+            held: Vec::new(),
+            is_over: false,
         }
     }
 
@@ -47,9 +53,41 @@ impl Window {
         sample.reading.observed_at.micros().div_euclid(length) == self.number
     }
 
+    /// Holds a sample until its append is committed.
+    pub(super) fn hold(&mut self, append: u64, sample: Sample) {
+        self.held.push((append, sample));
+    }
+
+    /// Takes in what is held of an append, or drops it: then it comes again.
+    pub(super) fn confirm(&mut self, append: u64, is_taken: bool, aggregate: Aggregate) {
+        let held = std::mem::take(&mut self.held);
+        for (of, sample) in held {
+            match of == append {
+                false => self.held.push((of, sample)),
+                true if is_taken => self.add(sample, aggregate),
+                true => {}
+            }
+        }
+    }
+
+    /// Whether nothing of it may come again.
+    pub(super) const fn is_settled(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.said.is_none()
+    }
+
     /// Takes another one in.
-    pub(super) fn add(&mut self, sample: Sample, aggregate: Aggregate) {
-        let (said, new) = (&self.said.reading, &sample.reading);
+    fn add(&mut self, sample: Sample, aggregate: Aggregate) {
+        let Some(before) = &mut self.said else {
+            self.said = Some(sample);
+            self.count = 1;
+            return;
+        };
+        let (said, new) = (&before.reading, &sample.reading);
         let value = match is_better(new.quality, said.quality) {
             Some(true) => {
                 self.count = 1;
@@ -57,7 +95,7 @@ impl Window {
             }
             Some(false) => {
                 // It counts for nothing but the time.
-                self.stamp(&sample);
+                stamp(before, &sample);
                 return;
             }
             None => {
@@ -65,21 +103,24 @@ impl Window {
                 combine(&said.value, &new.value, aggregate, self.count)
             }
         };
-        self.said.reading.value = value;
-        self.said.reading.quality = sample.reading.quality;
-        self.stamp(&sample);
+        before.reading.value = value;
+        before.reading.quality = sample.reading.quality;
+        stamp(before, &sample);
     }
 
-    /// What it says.
-    pub(super) fn end(self) -> Sample {
+    /// What it says, with what is held still.
+    pub(super) fn end(mut self, aggregate: Aggregate) -> Option<Sample> {
+        for (_, sample) in std::mem::take(&mut self.held) {
+            self.add(sample, aggregate);
+        }
         self.said
     }
+}
 
-    fn stamp(&mut self, sample: &Sample) {
-        if sample.reading.observed_at >= self.said.reading.observed_at {
-            self.said.reading.observed_at = sample.reading.observed_at;
-            self.said.timing = sample.timing;
-        }
+fn stamp(said: &mut Sample, sample: &Sample) {
+    if sample.reading.observed_at >= said.reading.observed_at {
+        said.reading.observed_at = sample.reading.observed_at;
+        said.timing = sample.timing;
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use daemon::Failure;
 pub use faults::{Effect, Fault, Faults};
-use schema::{ObservedAt, Reading, SensorName, Value};
+use schema::sensor::Precision;
+use schema::{ObservedAt, Reading, SensorDeclaration, SensorName, Value, ValueType};
 pub use settings::SENSORS_MAX;
 use tokio_util::sync::CancellationToken;
 pub use wave::{Bounds, Chance, Cycle, Use, Wave};
@@ -40,7 +41,7 @@ pub struct Simulated {
     pub says: Says,
     /// What goes wrong with it.
     pub faults: Vec<Fault>,
-    /// The unit of measure; checked and kept, and not sent yet.
+    /// The unit of measure.
     pub unit: Option<Arc<str>>,
 }
 
@@ -103,6 +104,9 @@ impl Source for SimulateSource {
     }
 
     async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
+        for simulated in &self.0.sensors {
+            outlet.declare(&simulated.sensor, simulated.declaration());
+        }
         let mut simulation = Simulation::new(&self.0);
         let mut polls = outlet.polls();
         while let Some(due) = polls.next(&stop).await {
@@ -195,6 +199,26 @@ impl Running {
             value,
             quality,
         })
+    }
+}
+
+impl Simulated {
+    /// What the settings say of it.
+    fn declaration(&self) -> SensorDeclaration {
+        let (value_type, precision) = match &self.says {
+            Says::Fixed(value) => (ValueType::of(value), None),
+            Says::Wave { shape, .. } => match shape {
+                Shape::Float(decimals) => (ValueType::Float, decimals.map(Precision::Decimals)),
+                Shape::Integer => (ValueType::Integer, None),
+                Shape::Bool => (ValueType::Boolean, None),
+            },
+        };
+        SensorDeclaration {
+            unit: self.unit.as_deref().map(str::to_owned),
+            value_type: Some(value_type),
+            precision,
+            ..SensorDeclaration::default()
+        }
     }
 }
 

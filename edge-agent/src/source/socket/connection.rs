@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use schema::SensorName;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -189,7 +190,10 @@ impl Connection {
                     .into_iter()
                     .map(|text| {
                         let samples = &mut append.samples;
-                        self.rules.read(text?.as_bytes(), now_micros, samples)
+                        let declare =
+                            |sensor: &SensorName, said| self.outlet.declare_more(sensor, said);
+                        self.rules
+                            .read_declaring(text?.as_bytes(), now_micros, samples, declare)
                     })
                     .collect();
                 lingering += weight;

@@ -8,6 +8,7 @@
 
 use std::io;
 
+use schema::SensorName;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -104,7 +105,9 @@ fn take(
     let lines = datagram.split(|byte| *byte == b'\n');
     // The end of the last line is no empty one.
     for line in lines.filter(|line| !line.is_empty()) {
-        if let Err(error) = rules.read(line, now_micros, &mut append.samples) {
+        let declare = |sensor: &SensorName, said| outlet.declare_more(sensor, said);
+        let samples = &mut append.samples;
+        if let Err(error) = rules.read_declaring(line, now_micros, samples, declare) {
             outlet.refused(error.label(), 1);
             if warnings.is_due(error.label()) {
                 warn!(%error, "a line of a datagram is refused");

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::buffer::{Append, Sample};
+use crate::sensors::Sensors;
 use crate::source::shape::{Aggregate, Rule, WindowRule};
 use crate::source::{Report, SourceConfig, SourceState, SourceStatus};
 
@@ -108,6 +109,7 @@ fn start(does: &[Does], patience: Patience, change: impl FnOnce(&mut SourceConfi
         Arc::clone(&report),
         sender,
         Arc::new(SystemClock::default()),
+        Sensors::default(),
     );
     let stop = CancellationToken::new();
     let supervised = supervise(

@@ -28,7 +28,8 @@ use super::super::failed::{Budget, Failed};
 use super::super::migrate::PATIENCE;
 use super::grid::{Period, ahead, boundary_of, is_within_years, month_behind};
 use super::leave::make_place;
-use super::make::{give, make};
+use super::make::make;
+use super::owner::{give, grant};
 use super::{Bound, Found, Layout, look_to_change, stand_beside};
 
 /// How far away the boundary is when it is chosen, and when it is chosen anew: until then readings must come behind nothing.
@@ -100,17 +101,6 @@ const CHECKS: &str = "SELECT quote_ident(k.conname)::TEXT, pg_get_constraintdef(
      FROM pg_constraint AS k WHERE k.conrelid = to_regclass($1) AND k.contype = 'c' \
          AND k.conname NOT LIKE 'telemetry\\_data\\_before\\_%'";
 
-/// Who may do what, on the table and on columns.
-const GRANTS: &str = "SELECT a.privilege_type::TEXT || g.columns, \
-         CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee))::TEXT END \
-             || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END \
-     FROM (SELECT c.relowner, c.relacl AS acl, '' AS columns FROM pg_class AS c \
-             WHERE c.oid = to_regclass($1) AND c.relacl IS NOT NULL \
-         UNION ALL SELECT c.relowner, t.attacl, ' (' || quote_ident(t.attname) || ')' \
-             FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid \
-             WHERE c.oid = to_regclass($1) AND t.attacl IS NOT NULL AND NOT t.attisdropped) AS g \
-     CROSS JOIN LATERAL aclexplode(g.acl) AS a WHERE a.grantee <> g.relowner";
-
 /// What a step came to.
 #[derive(Debug)]
 enum Step {
@@ -125,11 +115,7 @@ enum Step {
 impl Bound {
     /// The name says where it is.
     fn named(boundary: i64) -> String {
-        Period {
-            to: boundary,
-            ..Period::ALL
-        }
-        .name(&[])
+        Period::before(boundary).name(&[])
     }
 
     fn boundary(&self) -> Option<i64> {
@@ -330,11 +316,7 @@ async fn swap(
         }
     }
     if bound.is_some() {
-        let period = Period {
-            to: boundary,
-            ..Period::ALL
-        };
-        let bounds = period.bounds();
+        let bounds = Period::before(boundary).bounds();
         let attach =
             format!("ALTER TABLE telemetry_data ATTACH PARTITION {old} FOR VALUES {bounds}");
         transaction.execute(AssertSqlSafe(attach)).await?;
@@ -377,21 +359,8 @@ async fn make_parent(
         connection.execute(AssertSqlSafe(add)).await?;
     }
     give(connection, found, "telemetry_data").await?;
-    for (what, to) in grants(connection, old).await? {
-        let grant = format!("GRANT {what} ON telemetry_data TO {to}");
-        connection.execute(AssertSqlSafe(grant)).await?;
-    }
+    grant(connection, "telemetry_data", old).await?;
     make_place(connection, found).await
-}
-
-/// What whom is granted on a table, as it is written.
-pub(super) async fn grants(
-    connection: &mut PgConnection,
-    table: &str,
-) -> Result<Vec<(String, String)>, sqlx::Error> {
-    let found = connection.fetch_all(of(GRANTS, table)).await?;
-    let grant = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
-    found.iter().map(grant).collect()
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;

@@ -47,6 +47,11 @@ impl Period {
         to: i64::MAX,
     };
 
+    /// All times before one.
+    pub(crate) const fn before(to: i64) -> Self {
+        Self { to, ..Self::ALL }
+    }
+
     pub(super) const fn holds(self, at: i64) -> bool {
         self.from <= at && at < self.to
     }
@@ -79,10 +84,7 @@ impl Period {
 
     /// What is to hold a time, if all is free.
     fn wanted(at: i64, now: i64) -> Self {
-        let early = Self {
-            to: start(YEAR_FIRST, Month::January),
-            ..Self::ALL
-        };
+        let early = Self::before(start(YEAR_FIRST, Month::January));
         let late = Self {
             from: start(YEAR_END, Month::January),
             ..Self::ALL
@@ -215,6 +217,13 @@ pub(super) fn widened(wanted: Period, partitions: &[Period]) -> Period {
     wide
 }
 
+/// What a long partition holds of times before one at which it has not ended. A short one is kept until then.
+pub(super) fn cut_by(before: i64, partitions: &[Period]) -> Option<Period> {
+    let is_cut = |there: &&Period| there.from < before && before < there.to && !there.is_short();
+    let from = partitions.iter().find(is_cut)?.from;
+    Some(Period { from, to: before })
+}
+
 /// By the calendar that goes on into the past and the future, as PostgreSQL's does; beyond four digits its end.
 fn date(at: i64) -> Date {
     let time = OffsetDateTime::from_unix_timestamp(at.div_euclid(1_000_000));
@@ -314,10 +323,7 @@ mod tests {
     #[test]
     fn nothing_is_made_where_something_is_and_what_is_made_fits_beside_it() {
         // What was one table, until the middle of a year that has no months any more.
-        let old = Period {
-            to: start(2024, Month::June),
-            ..Period::ALL
-        };
+        let old = Period::before(start(2024, Month::June));
         assert_eq!(names(&[old.to - 1, 0], &[old]), [""; 0]);
         let made = missing([old.to, NOW], NOW, &[old]);
         assert_eq!(
@@ -386,6 +392,39 @@ mod tests {
     }
 
     #[test]
+    fn of_a_long_partition_what_is_old_is_cut_off_and_months_are_kept_whole() {
+        let month = Period::month(day(2023, Month::December, 5));
+        let year = Period::year(2024);
+        let next = Period::month(day(2025, Month::January, 5));
+        let there = [next, month, year];
+        let old = |before| cut_by(before, &there);
+        for (before, from) in [
+            (month.from + 1, None),
+            (month.to, None),
+            // Nothing of it is old yet.
+            (year.from, None),
+            (year.from + 1, Some(year.from)),
+            (year.to - 1, Some(year.from)),
+            // It leaves as a whole.
+            (year.to, None),
+            (next.from + 1, None),
+            (next.to + 1, None),
+        ] {
+            let expected = from.map(|from| Period { from, to: before });
+            assert_eq!(old(before), expected, "{before}");
+        }
+        // What was one table, behind nothing.
+        let plain = Period::before(year.to);
+        assert_eq!(cut_by(5, &[plain]), Some(Period::before(5)));
+        // A day longer than a month, and as long.
+        for (days, is_cut) in [(31, false), (32, true)] {
+            let to = year.from + days * MICROS_OF_DAY;
+            let odd = Period { to, ..year };
+            assert_eq!(cut_by(to - 1, &[odd]).is_some(), is_cut, "{days}");
+        }
+    }
+
+    #[test]
     fn bounds_are_widened_to_partitions_and_stay_where_there_is_none() {
         let month = Period::month(NOW);
         let wanted = Period {
@@ -399,10 +438,7 @@ mod tests {
         assert!(month.is_short() && !Period::ALL.is_short() && !Period::year(2026).is_short());
         assert_eq!(month_behind(month.from), month.from);
         assert_eq!(month_behind(month.from + 1), month.to);
-        let bounded = Period {
-            to: month.to,
-            ..Period::ALL
-        };
+        let bounded = Period::before(month.to);
         assert_eq!(boundary_of(&bounded.name(&[])), Some(month.to));
         assert_eq!(boundary_of("telemetry_data_before_2026_13"), None);
     }

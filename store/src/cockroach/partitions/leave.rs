@@ -8,9 +8,12 @@
 //! ([`crate::ledger::query`]); so `committed = rows + superseded + expired` holds at any moment, and whoever is interrupted goes on with
 //! what lies there. The first commit waits for the table a second at most, and is tried again in the next
 //! round. The second may count for long, and is in nobody's way.
+//!
+//! All that are old leave together, once a day: whose clock is years behind has a partition made for its readings, and must
+//! not have it dropped and made again in each round.
 
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::super::super::StoreError;
 use super::super::super::sqlstate::Verdict;
@@ -18,9 +21,8 @@ use super::super::arguments::Micros;
 use super::super::dialect::Purpose;
 use super::super::failed::Failed;
 use super::super::{Cockroach, rows};
-use super::convert::grants;
-use super::make::give;
-use super::{Found, Layout, Partition, bounds, look_to_change, stand_beside};
+use super::owner::{give, grant};
+use super::{Found, Layout, Partition, bounds, change, look_to_change};
 
 /// One bridge at a time counts.
 const LOCK: &str = "LOCK TABLE telemetry_data_leaving IN SHARE UPDATE EXCLUSIVE MODE";
@@ -50,6 +52,15 @@ const GONE: &str = "UPDATE devices SET expired_before = $1 WHERE device_id IN ( 
 /// Devices of one such statement.
 const GONE_DEVICES: i64 = 1_000;
 
+/// Whether all that were old have left within a day, by the database's clock.
+const LEFT_LATELY: &str = "SELECT EXISTS (SELECT 1 FROM rounds AS r \
+     WHERE r.name = 'old_partitions' AND r.begun_at <= now() \
+         AND r.begun_at > now() - interval '1 day')";
+
+const NOTE_LEFT: &str = "INSERT INTO rounds (name, begun_at, place) \
+     VALUES ('old_partitions', now(), '') \
+     ON CONFLICT (name) DO UPDATE SET begun_at = excluded.begun_at";
+
 /// Nobody else has a partition leave meanwhile, and nothing leaves.
 const LOCK_PLACE: &str = "LOCK TABLE telemetry_data_leaving IN ACCESS EXCLUSIVE MODE";
 
@@ -65,46 +76,53 @@ pub(super) async fn make_place(
     connection.execute(DROP_PLACE).await?;
     connection.execute(MAKE_PLACE).await?;
     give(connection, found, "telemetry_data_leaving").await?;
-    for (what, to) in grants(connection, "telemetry_data").await? {
-        let grant = format!("GRANT {what} ON telemetry_data_leaving TO {to}");
-        connection.execute(AssertSqlSafe(grant)).await?;
-    }
-    Ok(())
+    grant(connection, "telemetry_data_leaving", "telemetry_data").await
+}
+
+/// What came of having the oldest partition leave.
+#[derive(Debug, PartialEq, Eq)]
+enum Left {
+    /// One is on its way.
+    One,
+    /// There is none that is old.
+    All,
+    /// It is not a day yet since the others have left.
+    Lately,
 }
 
 impl Cockroach {
-    /// Drops partitions that end at a time or before it. Returns how many rows went. Where they may not be dropped, rows are
-    /// to be deleted.
+    /// Drops partitions that end at a time or before it, unless that was done within a day. Returns how many rows went.
+    /// Where they may not be dropped, rows are to be deleted.
     pub(in super::super) async fn drop_old(&self, before: Micros) -> Result<u64, StoreError> {
-        let mut rows = 0;
+        let (mut rows, mut is_first) = (0, true);
         loop {
-            let dropped = async {
+            let left = async {
                 rows += self.drop_leaving().await?;
-                self.detach_oldest(before).await
+                let left = self.detach_oldest(before, is_first).await?;
+                if left == Left::All && !is_first {
+                    self.note_left().await?;
+                }
+                Ok(left)
             };
-            match dropped.await {
-                Ok(true) => {}
-                Ok(false) => {
+            match left.await {
+                Ok(Left::One) => is_first = false,
+                Ok(Left::All) => {
                     self.partitions.may_drop(true);
                     return Ok(rows);
                 }
-                // Somebody reads or writes, or another bridge is at it.
-                Err(failed) if failed.verdict == Verdict::Conflict => {
-                    tracing::debug!("an old partition stays until the next round");
-                    return Ok(rows);
-                }
-                Err(failed) if matches!(failed.verdict, Verdict::Refused | Verdict::Refusal) => {
-                    let error = self.budget().given_up(failed).explained();
-                    if self.partitions.may_drop(false) {
+                Ok(Left::Lately) => return Ok(rows),
+                Err(failed) => {
+                    if let Some(error) = self.hindered(failed)?
+                        && self.partitions.may_drop(false)
+                    {
                         tracing::warn!(
-                            error,
+                            error = error.explained(),
                             "old partitions cannot be dropped: their rows are deleted one by one; \
                              grant the role of the owner of telemetry_data to the bridge's"
                         );
                     }
                     return Ok(rows);
                 }
-                Err(failed) => return Err(self.budget().given_up(failed)),
             }
         }
     }
@@ -113,36 +131,45 @@ impl Cockroach {
     pub(in super::super) async fn finish_leaving(&self) -> Result<(), StoreError> {
         match self.drop_leaving().await {
             Ok(_) => Ok(()),
-            // Somebody reads, or another bridge is at it; or it may not be dropped, which retention says.
-            Err(failed)
-                if matches!(
-                    failed.verdict,
-                    Verdict::Conflict | Verdict::Refused | Verdict::Refusal
-                ) =>
-            {
-                Ok(())
-            }
-            Err(failed) => Err(self.budget().given_up(failed)),
+            // That it may not be dropped, retention says.
+            Err(failed) => self.hindered(failed).map(drop),
         }
     }
 
-    /// Has the oldest partition that is old leave. Returns whether there was one.
-    async fn detach_oldest(&self, before: Micros) -> Result<bool, Failed> {
+    /// Why a partition stays: nothing where somebody reads or writes, or another bridge is at it, and the next round will
+    /// do; what the database says where it may not leave.
+    fn hindered(&self, failed: Failed) -> Result<Option<StoreError>, StoreError> {
+        let verdict = failed.verdict;
+        if verdict == Verdict::Conflict {
+            tracing::debug!("an old partition stays until the next round");
+            return Ok(None);
+        }
+        let error = self.budget().given_up(failed);
+        match verdict {
+            Verdict::Refused | Verdict::Refusal => Ok(Some(error)),
+            _ => Err(error),
+        }
+    }
+
+    async fn note_left(&self) -> Result<(), Failed> {
         let mut lease = self.cluster.lease(Purpose::Migrate).await?;
-        let announced = announce(&mut lease.connection, before).await;
+        let noted = lease.connection.execute(NOTE_LEFT).await.map(drop);
+        lease.end(Ok(noted)).await
+    }
+
+    /// Has the oldest partition that is old leave; the first of them a day after the last ones.
+    async fn detach_oldest(&self, before: Micros, is_first: bool) -> Result<Left, Failed> {
+        let mut lease = self.cluster.lease(Purpose::Migrate).await?;
+        let announced = announce(&mut lease.connection, before, is_first).await;
         match lease.end(Ok(announced)).await? {
-            true => lease = self.cluster.lease(Purpose::Migrate).await?,
-            false => return Ok(false),
+            Left::One => lease = self.cluster.lease(Purpose::Migrate).await?,
+            other => return Ok(other),
         }
         let detached = async {
-            let mut transaction = lease.connection.begin().await?;
-            let found = look_to_change(&mut transaction).await?;
-            let Some(found) = found.filter(|found| found.layout == Layout::Ours) else {
-                transaction.rollback().await?;
+            let changing = change(&mut lease.connection, LOCK_PLACE).await?;
+            let Some((mut transaction, found)) = changing else {
                 return Ok(None);
             };
-            stand_beside(&mut transaction, &found).await?;
-            transaction.execute(LOCK_PLACE).await?;
             let Some(Partition { name, .. }) = oldest(&mut transaction, before).await? else {
                 transaction.rollback().await?;
                 return Ok(None);
@@ -170,21 +197,16 @@ impl Cockroach {
             self.partitions.set(None);
             tracing::info!(partition, "a partition is older than readings are kept");
         }
-        Ok(detached.is_some())
+        Ok(detached.map_or(Left::All, |_| Left::One))
     }
 
     /// Counts and drops what leaves.
     async fn drop_leaving(&self) -> Result<u64, Failed> {
         let mut lease = self.cluster.lease(Purpose::Migrate).await?;
         let dropped = async {
-            let mut transaction = lease.connection.begin().await?;
-            let found = look_to_change(&mut transaction).await?;
-            let Some(found) = found.filter(|found| found.layout == Layout::Ours) else {
-                transaction.rollback().await?;
+            let Some((mut transaction, _)) = change(&mut lease.connection, LOCK).await? else {
                 return Ok(0);
             };
-            stand_beside(&mut transaction, &found).await?;
-            transaction.execute(LOCK).await?;
             let leaving = transaction.fetch_all(LEAVING).await?;
             let mut gone = 0;
             for row in &leaving {
@@ -192,7 +214,7 @@ impl Cockroach {
                 for counted in transaction.fetch_all(COUNT).await? {
                     gone += rows::number(&counted, 0)?;
                 }
-                let name: String = sqlx::Row::try_get(row, 0)?;
+                let name: String = row.try_get(0)?;
                 let drop_it = format!("DROP TABLE {name}");
                 transaction.execute(AssertSqlSafe(drop_it)).await?;
             }
@@ -214,20 +236,27 @@ async fn oldest(
     Ok(old.min_by_key(|there| there.period.from))
 }
 
-/// Says that the oldest partition goes, if there is one that may. Returns whether there is.
-async fn announce(connection: &mut PgConnection, before: Micros) -> Result<bool, sqlx::Error> {
+/// Says that the oldest partition goes, if there is one that may.
+async fn announce(
+    connection: &mut PgConnection,
+    before: Micros,
+    is_first: bool,
+) -> Result<Left, sqlx::Error> {
     let found = look_to_change(connection).await?;
     let Some(Partition { period, .. }) = (match found {
         Some(found) if found.layout == Layout::Ours => oldest(connection, before).await?,
         _ => None,
     }) else {
-        return Ok(false);
+        return Ok(Left::All);
     };
+    if is_first && connection.fetch_one(LEFT_LATELY).await?.try_get(0)? {
+        return Ok(Left::Lately);
+    }
     loop {
         let gone = sqlx::query(GONE).bind(Micros(period.to)).bind(GONE_DEVICES);
         let devices = connection.execute(gone).await?.rows_affected();
         if devices < GONE_DEVICES.unsigned_abs() {
-            return Ok(true);
+            return Ok(Left::One);
         }
     }
 }

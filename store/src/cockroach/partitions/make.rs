@@ -4,7 +4,7 @@
 //! one longer than a moment. Bridges that make the same one after another find it made.
 
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use super::super::super::StoreError;
 use super::super::super::ledger::plan::{Intake, NewRow};
@@ -14,7 +14,8 @@ use super::super::columns::observed;
 use super::super::dialect::Purpose;
 use super::super::failed::{Budget, Failed};
 use super::grid::{Period, ahead, missing};
-use super::{Found, Layout, bounds, look_to_change, stand_beside};
+use super::owner::give;
+use super::{Found, bounds, change};
 
 /// One at a time; nobody else is in its way.
 const LOCK: &str = "LOCK TABLE ONLY telemetry_data IN SHARE UPDATE EXCLUSIVE MODE";
@@ -64,19 +65,6 @@ pub(super) async fn make(
         made.push(name);
     }
     Ok(made)
-}
-
-/// What we make belongs to whoever has `telemetry_data`.
-pub(super) async fn give(
-    connection: &mut PgConnection,
-    found: &Found,
-    table: &str,
-) -> Result<(), sqlx::Error> {
-    if let Some(owner) = &found.owner {
-        let give = format!("ALTER TABLE {table} OWNER TO {owner}");
-        connection.execute(AssertSqlSafe(give)).await?;
-    }
-    Ok(())
 }
 
 impl Cockroach {
@@ -129,14 +117,9 @@ impl Cockroach {
     async fn make_partitions(&self, times: Option<&[i64]>) -> Result<Made, Failed> {
         let mut lease = self.cluster.lease(Purpose::Migrate).await?;
         let made = async {
-            let mut transaction = lease.connection.begin().await?;
-            let found = look_to_change(&mut transaction).await?;
-            let Some(found) = found.filter(|found| found.layout == Layout::Ours) else {
-                transaction.rollback().await?;
+            let Some((mut transaction, found)) = change(&mut lease.connection, LOCK).await? else {
                 return Ok(None);
             };
-            stand_beside(&mut transaction, &found).await?;
-            transaction.execute(LOCK).await?;
             let made = match times {
                 Some(times) => make(&mut transaction, &found, times).await?,
                 None => make(&mut transaction, &found, &ahead(found.now)).await?,

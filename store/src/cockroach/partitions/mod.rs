@@ -12,13 +12,15 @@
 //! Nothing holds a lock that writers or readers meet for longer than its changes of the catalogue take. Somebody
 //! else's partitions, and TimescaleDB's hypertables, are left alone.
 //!
-//! Reading order: [`grid`] (pure) → this file (what there is) → [`convert`] → [`make`] → [`leave`].
+//! Reading order: [`grid`] (pure) → this file (what there is) → [`convert`] → [`make`] → [`leave`]; beside them [`owner`] (whose
+//! what is made is).
 //! [Why](../../../../docs/decisions/0027-partitions.md).
 
 mod convert;
 mod grid;
 mod leave;
 mod make;
+mod owner;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use schema::ObservedAt;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _, Transaction};
 
 use super::arguments::Micros;
 use super::dialect::{self, Dialect};
@@ -204,6 +206,23 @@ async fn stand_beside(connection: &mut PgConnection, found: &Found) -> Result<()
     connection.execute(AssertSqlSafe(set)).await.map(drop)
 }
 
+/// Begins a change of the partitions, which nobody else makes meanwhile; what it names stands beside the table. `None` where
+/// the table is not partitioned by us.
+async fn change<'c>(
+    connection: &'c mut PgConnection,
+    lock: &'static str,
+) -> Result<Option<(Transaction<'c, Postgres>, Found)>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let found = look_to_change(&mut transaction).await?;
+    let Some(found) = found.filter(|found| found.layout == Layout::Ours) else {
+        transaction.rollback().await?;
+        return Ok(None);
+    };
+    stand_beside(&mut transaction, &found).await?;
+    transaction.execute(lock).await?;
+    Ok(Some((transaction, found)))
+}
+
 async fn bounds(connection: &mut PgConnection) -> Result<Vec<Partition>, sqlx::Error> {
     let found = connection
         .fetch_all(sqlx::query(BOUNDS).persistent(false))
@@ -260,17 +279,18 @@ impl Cockroach {
         Ok((clamped(wide.from), clamped(wide.to)))
     }
 
-    /// Where the first month begins that goes as a whole when it has ended; or the time, if that is before, or months may not be
-    /// dropped.
-    pub(super) async fn month_before(
+    /// The readings before a time that go one by one: those of the partition which ends later, if that is longer than a month. What
+    /// ends earlier leaves as a whole. All of them, where nothing may be dropped; `None` where there are none.
+    pub(super) async fn one_by_one(
         &self,
         connection: &mut PgConnection,
-        at: Micros,
-    ) -> Result<Micros, sqlx::Error> {
+        before: Micros,
+    ) -> Result<Option<Period>, sqlx::Error> {
         let Known { periods, is_ours } = self.known(connection).await?;
-        let goes = is_ours && !self.partitions.is_refused.load(Ordering::Relaxed);
-        let months = periods.iter().filter(|period| goes && period.is_short());
-        let first = months.map(|month| month.from).min();
-        Ok(first.map_or(at, |first| Micros(first.min(at.0))))
+        let leaves = is_ours && !self.partitions.is_refused.load(Ordering::Relaxed);
+        Ok(match leaves {
+            true => grid::cut_by(before.0, &periods),
+            false => Some(Period::before(before.0)),
+        })
     }
 }

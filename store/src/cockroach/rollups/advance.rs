@@ -118,11 +118,15 @@ async fn go_on(
             .map(|hour: i64| from.saturating_add(hour.saturating_mul(HOUR)))
             .take_while(|hour| *hour < next)
             .collect();
+        let sensors = names.iter().map(String::as_str);
+        let hours: Vec<(&str, i64)> = sensors
+            .flat_map(|sensor| between.iter().map(move |hour| (sensor, *hour)))
+            .collect();
         let mark = Columns::default()
             .one(device.as_str())?
-            .array(&names, |name| name.as_str())?
-            .array(&between, |hour| Micros(*hour))?
-            .array(&super::ends(&between), |end| *end)?;
+            .array(&hours, |(sensor, _)| *sensor)?
+            .array(&hours, |(_, hour)| Micros(*hour))?
+            .array(&hours, |(_, hour)| Micros(hour.saturating_add(HOUR)))?;
         connection
             .execute(sqlx::query_with(sql::MARK_FILLED, mark.done()))
             .await?;

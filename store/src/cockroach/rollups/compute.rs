@@ -4,12 +4,12 @@ use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor as _, Row as _};
 
-use super::super::super::rollups::Computed;
 use super::super::super::rollups::part::{Hour, Key, Part, Parts};
+use super::super::super::rollups::{Computed, HOUR};
 use super::super::arguments::{Columns, Micros};
 use super::super::ingest::sql_int;
 use super::super::rows;
-use super::{claim, ends, first_kept, sql, time};
+use super::{claim, first_kept, sql, time};
 
 /// Marks of one transaction: at a reading a second some 100,000 readings.
 const MARKS: i64 = 32;
@@ -24,6 +24,12 @@ struct Mark {
     /// When its hour begins, in microseconds.
     hour: i64,
     marks: i64,
+}
+
+impl Mark {
+    const fn end(&self) -> Micros {
+        Micros(self.hour.saturating_add(HOUR))
+    }
 }
 
 /// Rows of a table of rollups, each with its sensor.
@@ -88,19 +94,18 @@ async fn replace(
     device: &str,
     computed: &[(&Mark, Hour)],
 ) -> Result<(), sqlx::Error> {
-    let hours: Vec<i64> = computed.iter().map(|(mark, _)| mark.hour).collect();
     let drop_hours = Columns::default()
         .one(device)?
         .array(computed, |(mark, _)| mark.sensor.as_str())?
-        .array(&hours, |hour| Micros(*hour))?;
+        .array(computed, |(mark, _)| Micros(mark.hour))?;
     connection
         .execute(sqlx::query_with(sql::DROP_HOURS, drop_hours.done()))
         .await?;
     let drop_minutes = Columns::default()
         .one(device)?
         .array(computed, |(mark, _)| mark.sensor.as_str())?
-        .array(&hours, |hour| Micros(*hour))?
-        .array(&ends(&hours), |end| *end)?;
+        .array(computed, |(mark, _)| Micros(mark.hour))?
+        .array(computed, |(mark, _)| mark.end())?;
     connection
         .execute(sqlx::query_with(sql::DROP_MINUTES, drop_minutes.done()))
         .await?;
@@ -165,13 +170,12 @@ async fn some_numbers(
     marks: &[&Mark],
     from: &[i64],
 ) -> Result<Vec<(Parts<Key>, Option<i64>)>, sqlx::Error> {
-    let hours: Vec<i64> = marks.iter().map(|mark| mark.hour).collect();
     let places: Vec<i64> = (0..marks.len()).map(|at| sql_int(at as u64)).collect();
     let arguments = Columns::default()
         .one(device)?
         .array(marks, |mark| mark.sensor.as_str())?
         .array(from, |from| Micros(*from))?
-        .array(&ends(&hours), |end| *end)?
+        .array(marks, |mark| mark.end())?
         .array(&places, |place| *place)?
         .one(NUMBERS)?;
     let mut read: Vec<(Parts<Key>, Option<i64>)> = Vec::new();

@@ -8,7 +8,7 @@
 //!
 //! A device is claimed by its row in `rollup_status`, which nobody locks who writes readings: who computes is in no
 //! writer's way but for the moment in which it removes marks. Everything is locked in the order status, heads, devices,
-//! marks, as writers do. [Why it is exact](../../../../docs/decisions/0028-rollups.md).
+//! marks, and marks in that of their keys, as writers do. Whose marks are computed next goes round ([`turns`]). [Why it is exact](../../../../docs/decisions/0028-rollups.md).
 
 mod advance;
 mod compute;
@@ -18,8 +18,9 @@ mod marks;
 mod plans;
 pub(super) mod read;
 pub(super) mod sql;
+mod turns;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use schema::DeviceId;
@@ -30,7 +31,7 @@ use sqlx::{Executor as _, Row as _};
 use super::super::StoreError;
 use super::super::fleet::DEVICE_IDS;
 use super::super::rollups::{
-    ACTIVE, ADVANCE_DEVICES, Advanced, Computed, HOUR, RollupStore, SETTLES, hour_from, hour_of,
+    ACTIVE, ADVANCE_DEVICES, Advanced, Computed, RollupStore, SETTLES, hour_from, hour_of,
     kept_from,
 };
 use super::arguments::Micros;
@@ -40,10 +41,11 @@ use super::write;
 use super::{Cockroach, rows};
 use advance::Step;
 pub(super) use marks::{marks, put_marks};
+pub(super) use turns::Turns;
 
-/// Marks that are looked at to find devices with some, and devices of which hours are computed by one call.
-const LOOKED_AT: i64 = 2_000;
-const DEVICES: usize = 32;
+/// Devices with marks that one call looks at, and how long it computes hours of theirs before it looks up.
+const DEVICES: usize = 200;
+const CALL: Duration = Duration::from_secs(2);
 
 /// Retention may take what is too old by so much later: until then the device is looked at again.
 const LOOKED_AT_WITHIN: Duration = Duration::from_secs(2 * 3_600);
@@ -106,42 +108,51 @@ impl RollupStore for Cockroach {
 
     async fn compute_rollups(&self, rest: Duration) -> Result<Computed, StoreError> {
         let rest = micros(rest);
-        let found = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
-            let waiting = sqlx::query(sql::WAITING).bind(rest).bind(LOOKED_AT);
-            names(&connection.fetch_all(waiting).await?)
+        let behind = self.turns.behind();
+        let waiting = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
+            let waiting = sqlx::query(sql::WAITING).bind(&behind).bind(rest);
+            let waiting = waiting.bind(sql_int(DEVICES as u64));
+            let found = connection.fetch_all(waiting).await?;
+            let of = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+            found.iter().map(of).collect()
         })?;
-        let is_page_full = found.len() as i64 == LOOKED_AT;
-        let mut devices: Vec<String> = Vec::new();
-        for device in found {
-            if !devices.contains(&device) && devices.len() < DEVICES {
-                devices.push(device);
+        let waiting: Vec<(String, bool)> = waiting;
+        let is_last = waiting.len() < DEVICES;
+        let begun = Instant::now();
+        let mut computed = Computed::default();
+        for (device, has_rested) in &waiting {
+            if begun.elapsed() >= CALL {
+                computed.has_more = true;
+                return Ok(computed);
             }
-        }
-        let mut computed = Computed {
-            hours: 0,
-            has_more: is_page_full || devices.len() == DEVICES,
-        };
-        let mut failed = None;
-        for device in devices {
-            let done = run!(self, &mut self.budget(), Purpose::RollUp, |connection| {
-                let mut transaction = write::begin(connection, &self.dialect).await?;
-                let done = compute::compute(&mut transaction, &device, rest).await?;
-                transaction.commit().await?;
-                Ok(done)
-            });
-            match done {
+            self.turns.reached(device);
+            if !has_rested || self.turns.is_put_off(device, Instant::now()) {
+                continue;
+            }
+            match self.compute_some(device, rest).await {
                 Ok(done) => {
+                    self.turns
+                        .succeeded(device, done.hours > 0 || done.has_more);
                     computed.hours += done.hours;
-                    computed.has_more |= done.has_more;
                 }
                 // Its hours are added up from the readings until then, and the others' are not.
-                Err(error) => failed = Some(error),
+                Err(error) if may_be_of_the_device(&error) => {
+                    let pause = self.turns.failed(device, Instant::now());
+                    tracing::warn!(
+                        device,
+                        error = error.explained(),
+                        pause_s = pause.as_secs(),
+                        "rollups of a device were not computed; its aggregates are added up from its readings"
+                    );
+                }
+                Err(error) => return Err(error),
             }
         }
-        match failed {
-            Some(error) if computed.hours == 0 => Err(error),
-            _ => Ok(computed),
-        }
+        computed.has_more = match is_last {
+            true => self.turns.begin_anew(),
+            false => true,
+        };
+        Ok(computed)
     }
 
     async fn rollup_lag(&self) -> Result<Option<Duration>, StoreError> {
@@ -154,6 +165,35 @@ impl RollupStore for Cockroach {
             Ok(Some(Duration::from_micros(lag.unsigned_abs())))
         })
     }
+}
+
+impl Cockroach {
+    /// Computes some of a device's hours. What is too slow is attempted once.
+    async fn compute_some(&self, device: &str, rest: i64) -> Result<Computed, StoreError> {
+        let mut budget = self.budget();
+        loop {
+            let attempted = attempt!(self, Purpose::RollUp, |connection| {
+                let mut transaction = write::begin(connection, &self.dialect).await?;
+                let done = compute::compute(&mut transaction, device, rest).await?;
+                transaction.commit().await?;
+                Ok(done)
+            });
+            match attempted {
+                Ok(done) => return Ok(done),
+                Err(failed) if failed.is_too_slow() => return Err(budget.given_up(failed)),
+                Err(failed) => self.again(&mut budget, failed).await?,
+            }
+        }
+    }
+}
+
+/// Whether the others may be computed all the same: nothing is known to be wrong with the database.
+const fn may_be_of_the_device(error: &StoreError) -> bool {
+    use StoreError::{Exhausted, Statement, Unreadable};
+    matches!(
+        error,
+        Statement { .. } | Unreadable { .. } | Exhausted { .. }
+    )
 }
 
 /// Claims a device's rollups until the transaction ends; `None` where somebody else has, or there are none.
@@ -182,12 +222,4 @@ fn names(rows: &[PgRow]) -> Result<Vec<String>, sqlx::Error> {
 
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
-}
-
-/// Some hours, each with its end: a statement compares with both.
-fn ends(hours: &[i64]) -> Vec<Micros> {
-    hours
-        .iter()
-        .map(|hour| Micros(hour.saturating_add(HOUR)))
-        .collect()
 }

@@ -103,11 +103,20 @@ async fn rollups_are_found_by_their_keys() {
             "hours that hold readings",
             MARK_FILLED,
             format!(
-                "{DEVICE}, {SENSORS}, ARRAY[{FROM}, {TO}], ARRAY[{FROM} + interval '1 hour', {TO} + interval '1 hour']"
+                "{DEVICE}, ARRAY['sensor-3','sensor-4','sensor-4'], ARRAY[{FROM}, {FROM}, {TO}], \
+                 ARRAY[{FROM} + interval '1 hour', {FROM} + interval '1 hour', {TO} + interval '1 hour']"
             ),
-            7.0,
+            // Two; shown as an average of seeks, rounded.
+            3.0,
         ),
-        ("who waits", WAITING, "0, 100".to_owned(), 100.0),
+        // Each by a seek, and one of its marks by another; and where none is left.
+        ("who waits", WAITING, "'', 0, 100".to_owned(), 200.0),
+        (
+            "who waits at last",
+            WAITING,
+            "'device-997', 0, 100".to_owned(),
+            200.0,
+        ),
         ("marks of a device", MARKS, format!("{DEVICE}, 0, 32"), 14.0),
         (
             "numbers of two hours",

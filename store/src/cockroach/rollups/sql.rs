@@ -45,9 +45,11 @@ pub(super) const CLEAR_MINUTES: &str = "DELETE FROM telemetry_minutes \
      WHERE (device_id, sensor, start_at, quality) IN ( \
          SELECT device_id, sensor, start_at, quality FROM telemetry_minutes \
          WHERE device_id = $1 LIMIT $2)";
+/// In the order in which whoever writes locks them.
 pub(super) const CLEAR_MARKS: &str = "DELETE FROM rollup_marks \
      WHERE (device_id, sensor, hour_at) IN ( \
-         SELECT device_id, sensor, hour_at FROM rollup_marks WHERE device_id = $1 LIMIT $2)";
+         SELECT device_id, sensor, hour_at FROM rollup_marks WHERE device_id = $1 \
+         ORDER BY device_id, sensor, hour_at LIMIT $2 FOR UPDATE)";
 
 /// Nobody has written to a file of the device since, and whoever does reads first that it has rollups.
 pub(super) const START_FILES: &str = "UPDATE sync_status SET \
@@ -75,15 +77,15 @@ pub(super) const FIRST_OF_ALL: &str = "SELECT min(t.observed_at) FROM unnest($2:
              AND r.observed_at >= $3 AND r.observed_at < $4 \
          ORDER BY r.observed_at LIMIT 1) AS t";
 
-/// Marks the hours of which there are readings: one seek for each hour of each sensor.
+/// Marks the hours of which there are readings, in the order of their keys as they are given: one seek for each hour of each
+/// sensor.
 pub(super) const MARK_FILLED: &str = "INSERT INTO rollup_marks \
          (device_id, sensor, hour_at, marks, marked_at, touched_at) \
-     SELECT $1::TEXT, s.sensor, h.hour_at, 1, now(), now() \
-     FROM unnest($2::TEXT[]) AS s (sensor) \
-     CROSS JOIN unnest($3::TIMESTAMPTZ[], $4::TIMESTAMPTZ[]) AS h (hour_at, end_at) \
+     SELECT $1::TEXT, h.sensor, h.hour_at, 1, now(), now() \
+     FROM unnest($2::TEXT[], $3::TIMESTAMPTZ[], $4::TIMESTAMPTZ[]) AS h (sensor, hour_at, end_at) \
      CROSS JOIN LATERAL ( \
          SELECT 1 AS one FROM telemetry_data AS r \
-         WHERE r.device_id = $1 AND r.sensor = s.sensor \
+         WHERE r.device_id = $1 AND r.sensor = h.sensor \
              AND r.observed_at >= h.hour_at AND r.observed_at < h.end_at LIMIT 1) AS t \
      ON CONFLICT (device_id, sensor, hour_at) DO UPDATE SET \
          marks = rollup_marks.marks + 1, touched_at = now()";
@@ -96,10 +98,20 @@ pub(in super::super) const MARK: &str = "INSERT INTO rollup_marks \
      ON CONFLICT (device_id, sensor, hour_at) DO UPDATE SET \
          marks = rollup_marks.marks + 1, touched_at = now()";
 
-/// Devices with marks that have rested, those with the oldest first, as often as they have one.
-pub(super) const WAITING: &str = "SELECT device_id FROM rollup_marks \
-     WHERE touched_at <= now() - $1::INT8 * interval '1 microsecond' \
-     ORDER BY marked_at LIMIT $2";
+/// The next devices behind $1 that have marks, and whether one of these has rested: two seeks a device, however many
+/// marks it has.
+pub(super) const WAITING: &str = "WITH RECURSIVE waiting AS ( \
+         (SELECT m.device_id, 1::INT8 AS place FROM rollup_marks AS m WHERE m.device_id > $1 \
+          ORDER BY m.device_id LIMIT 1) \
+         UNION ALL \
+         SELECT (SELECT m.device_id FROM rollup_marks AS m \
+             WHERE m.device_id > w.device_id ORDER BY m.device_id LIMIT 1), w.place + 1 \
+         FROM waiting AS w WHERE w.device_id IS NOT NULL AND w.place < $3) \
+     SELECT w.device_id, ( \
+         SELECT m.marks FROM rollup_marks AS m WHERE m.device_id = w.device_id \
+             AND m.touched_at <= now() - $2::INT8 * interval '1 microsecond' \
+         ORDER BY m.device_id, m.sensor, m.hour_at LIMIT 1) IS NOT NULL \
+     FROM waiting AS w WHERE w.device_id IS NOT NULL ORDER BY w.place";
 
 /// The time, and since when the oldest mark is there.
 pub(super) const LAG: &str = "SELECT now(), marked_at FROM rollup_marks ORDER BY marked_at LIMIT 1";

@@ -188,7 +188,12 @@ impl World {
             Channel::Command => envelope::decode(payload).map(Instruction::Command),
             _ => match envelope::decode(payload) {
                 Ok(Downlink::Noted(noted)) => Ok(Instruction::Noted(noted)),
-                Ok(Downlink::Ack(_) | Downlink::Refused(_) | Downlink::Hello(_)) => return Ok(()),
+                Ok(
+                    Downlink::Ack(_)
+                    | Downlink::Refused(_)
+                    | Downlink::Hello(_)
+                    | Downlink::Sensors(_),
+                ) => return Ok(()),
                 Err(error) => Err(error),
             },
         };

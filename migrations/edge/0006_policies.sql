@@ -1,0 +1,12 @@
+-- What the buffer's policies keep, as further kinds of rows. No column changes.
+--
+-- sync_log
+--   kind 11 readings evicted for one reason, which is the note: `evicted` counts them, first_seq and last_seq are the
+--           lowest and the highest row that went
+--   kind 12 row numbers that may have been sent: what they say never changes. Without one, any may have been
+--   kind 13 first_seq was the last row when the agent had run for hlc milliseconds in all
+--   kind 14 how far readings are consolidated
+--
+-- An agent that does not know these would take them for damage. It never wrote any, so this deletes none; a
+-- migration is at least one statement.
+DELETE FROM sync_log WHERE kind > 10;
