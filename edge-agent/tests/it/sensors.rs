@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use daemon::Failure;
+use edge_agent::buffer::{Append, Policies, Policy, Position, ReadingError, Sample, Timing};
 use edge_agent::sensors::SensorRule;
-use edge_agent::source::shape::Shaping;
-use edge_agent::source::{Outlet, Source, SourceConfig};
+use edge_agent::source::shape::{Aggregate, Rule, Shaping, WindowRule};
+use edge_agent::source::{Dropped, Outlet, Refusal, Source, SourceConfig, Verdict};
 use schema::message::DeclaredSensor;
 use schema::{ObservedAt, Quality, Reading, SensorDeclaration, Value, ValueType};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::bridge::{Age, Bridge};
@@ -231,5 +233,138 @@ async fn a_declared_type_holds_at_the_door() {
         heard(&bridge, "whole")[0].declaration.value_type,
         Some(ValueType::Integer)
     );
+    edge.stop().await;
+}
+
+/// A source that lends its way to the buffer.
+#[derive(Debug)]
+struct Lends(mpsc::UnboundedSender<Outlet>);
+
+#[async_trait]
+impl Source for Lends {
+    fn kind(&self) -> &'static str {
+        "lends"
+    }
+
+    fn describe(&self) -> String {
+        "a test".to_owned()
+    }
+
+    async fn run(self: Arc<Self>, outlet: Outlet, stop: CancellationToken) -> Result<(), Failure> {
+        let _ = self.0.send(outlet);
+        stop.cancelled().await;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_of_another_type_neither_loses_a_window_nor_counts_each_time_with_a_position() {
+    let broker = Broker::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (lend, mut lent) = mpsc::unbounded_channel();
+    let mut config = config(&broker, folder.path());
+    config.buffer.rows_max = 1;
+    config.buffer.policies = Policies::new(Policy::Never, vec![]);
+    let whole = SensorDeclaration {
+        value_type: Some(ValueType::Integer),
+        ..SensorDeclaration::default()
+    };
+    config.sensors = vec![rule("whole", whole)];
+    let window = WindowRule {
+        length: Duration::from_secs(1),
+        aggregate: Aggregate::Max,
+    };
+    let shaping = Shaping {
+        rules: vec![Rule {
+            window: Some(window),
+            ..Rule::of("fast".parse().unwrap())
+        }],
+        ..Shaping::default()
+    };
+    config.sources = vec![SourceConfig {
+        shaping,
+        source: Arc::new(Lends(lend)),
+        ..source(SensorDeclaration::default())
+    }];
+    let edge = Edge::start_with(config, folder).await;
+    let outlet = lent.recv().await.unwrap();
+    let read = |sensor: &str, value: Value, ms: i64| Sample {
+        reading: Reading {
+            sensor: sensor.parse().unwrap(),
+            observed_at: ObservedAt::from_millis(ms),
+            value,
+            quality: Quality::Good,
+        },
+        timing: Timing::Given,
+    };
+    let append = |samples: Vec<Sample>, place: u8, is_again| Append {
+        samples,
+        can_hold_back: true,
+        position: Position::new("lends", vec![place]),
+        is_again,
+        ..Append::default()
+    };
+    // The position is kept, and so what the window took in: it does not come again.
+    let samples = vec![
+        read("fast", Value::I64(7), 1_000),
+        read("whole", Value::F64(0.5), 1_000),
+    ];
+    let outcome = outlet.append(append(samples, 1, false)).await.unwrap();
+    let verdicts: Vec<Verdict> = outcome.verdicts(2).collect();
+    assert_eq!(verdicts[0], Verdict::Dropped(Dropped::Aggregated));
+    assert!(
+        matches!(
+            &verdicts[1],
+            Verdict::Refused(Refusal::Reading(ReadingError::Type(_)))
+        ),
+        "{verdicts:?}"
+    );
+    assert_eq!(outlet.position("lends").await.unwrap(), Some(vec![1]));
+    let metric = |reason: &str| {
+        let text = format!("tideline_agent_readings_refused_total{{reason=\"{reason}\"}}");
+        edge.metric(&text)
+    };
+    assert_eq!(metric("wrong_type"), 1);
+    outlet
+        .append(vec![read("plain", Value::I64(1), 0).reading])
+        .await
+        .unwrap();
+    // The buffer is full: all of it comes again, and counts once.
+    let samples = vec![
+        read("plain", Value::I64(2), 1),
+        read("whole", Value::F64(1.5), 1),
+    ];
+    for is_again in [false, true, true] {
+        let outcome = outlet.append(append(samples.clone(), 2, is_again)).await;
+        let full = Verdict::Refused(Refusal::Reading(ReadingError::BufferFull));
+        assert!(outcome.unwrap().verdicts(2).all(|verdict| verdict == full));
+    }
+    assert_eq!(outlet.position("lends").await.unwrap(), Some(vec![1]));
+    assert_eq!(metric("wrong_type"), 1);
+    // With what the window says by then.
+    assert!((2..=3).contains(&metric("buffer_full")));
+    let bridge = Bridge::start(&broker).await;
+    let values = |sensor: &str| -> Vec<Value> {
+        let heard = bridge.heard();
+        let rows = heard.rows.values();
+        rows.filter(|(name, _)| name.as_str() == sensor)
+            .map(|(_, row)| row.value.clone())
+            .collect()
+    };
+    eventually("the window's reading arrives", || {
+        values("fast") == [Value::I64(7)]
+    })
+    .await;
+    let mut taken = false;
+    while !taken {
+        let outcome = outlet.append(append(samples.clone(), 2, true)).await;
+        taken = outcome.unwrap().accepted() == 1;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(metric("wrong_type"), 2);
+    eventually("what was held back arrives", || {
+        values("plain") == [Value::I64(1), Value::I64(2)]
+    })
+    .await;
     edge.stop().await;
 }

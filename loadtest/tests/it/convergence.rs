@@ -139,14 +139,14 @@ fn put(config: &mut DeviceConfig, changes: &[ConfigChange]) {
 /// What the device has after a restart.
 enum Disk {
     Memory(Vec<StoredSetting>),
-    File(BufferSettings, Buffer),
+    File(Box<BufferSettings>, Buffer),
 }
 
 impl Disk {
     async fn file(path: std::path::PathBuf) -> Self {
         let settings = BufferSettings::new(path);
         let buffer = open(&settings).await;
-        Self::File(settings, buffer)
+        Self::File(Box::new(settings), buffer)
     }
 
     async fn keep(&mut self, entries: &[ConfigEntry], origin: Origin) {
