@@ -281,11 +281,10 @@ async fn what_is_of_another_type_neither_loses_a_window_nor_counts_each_time_wit
         }],
         ..Shaping::default()
     };
-    config.sources = vec![SourceConfig {
-        shaping,
-        source: Arc::new(Lends(lend)),
-        ..source(SensorDeclaration::default())
-    }];
+    let mut declaring = source(SensorDeclaration::default());
+    declaring.source = Arc::new(Lends(lend));
+    declaring.shaping = shaping;
+    config.sources = vec![declaring];
     let edge = Edge::start_with(config, folder).await;
     let outlet = lent.recv().await.unwrap();
     let read = |sensor: &str, value: Value, ms: i64| Sample {
