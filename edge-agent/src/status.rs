@@ -82,7 +82,7 @@ pub struct Status {
     /// This device's certificate; `None` where it cannot be read.
     #[serde(default)]
     pub certificate: Option<OwnCertificate>,
-    /// Whether the buffer is fuller than [buffer] warn_at says; older agents do not send it.
+    /// Whether the buffer is fuller than `[buffer] warn_at` says; older agents do not send it.
     #[serde(default)]
     pub filling: bool,
     /// Readings evicted over the life of the buffer's file, by reason; older agents do not send it, and those from before

@@ -11,7 +11,7 @@
 //! - Where both speak of a sensor, the settings win, key by key: what the rule leaves out is the source's.
 //! - A version is stamped when the time is known, later than every one that was sent or heard of before, and is on disk before
 //!   it is sent. So after a restart, a replay, or with two bridges the last change wins (P3).
-//! - A bridge that does not know declarations ([`PROTOCOL_SENSORS`]) is sent none.
+//! - A bridge that does not know declarations ([`schema::message::PROTOCOL_SENSORS`]) is sent none.
 //! - Nothing here is done for a reading whose sensor has no declared type, while no rule could give it one.
 //!
 //! Reading order: [`settings`] → [`register`] (pure) → `sender` (the task).
