@@ -98,11 +98,15 @@ impl Reloading {
         };
         let has = |section: &str| differs.iter().any(|key| is_below(key, section));
         let agent = new.agent;
-        let room = (agent.buffer.rows_max, agent.buffer.bytes_max);
+        let mut room = Some((agent.buffer.rows_max, agent.buffer.bytes_max));
+        let mut is_whole = true;
         if has("buffer") {
             match self.buffer.change_limits(agent.buffer).await {
                 Ok(()) => outcome.applied.extend(taken(&differs, "buffer")),
-                Err(error) => warn!(%error, "the limits of the buffer are not changed"),
+                Err(error) => {
+                    (room, is_whole) = (None, false);
+                    warn!(%error, "the limits of the buffer are not changed");
+                }
             }
         }
         if has("clock.synchronised_file") {
@@ -131,13 +135,16 @@ impl Reloading {
                     true => {}
                 }
             }
-            Ok(Err(reason)) => warn!(reason, "log.level is not changed"),
+            Ok(Err(reason)) => {
+                is_whole = false;
+                warn!(reason, "log.level is not changed");
+            }
             Err(_) => {}
         }
         let changes = self.running.become_these(agent.sources).await;
         outcome.applied.extend(named(changes));
         self.status.send_modify(|status| {
-            if let Some(shown) = &mut status.room {
+            if let (Some(shown), Some(room)) = (&mut status.room, room) {
                 (shown.rows_max, shown.bytes_max) = room;
             }
             let settings = status.settings.get_or_insert_default();
@@ -146,7 +153,10 @@ impl Reloading {
             settings.refused = None;
             settings.needs_restart.clone_from(&outcome.needs_restart);
         });
-        *now = Some(new.effective);
+        // What failed is still to be applied: the next reload finds that it differs.
+        if is_whole {
+            *now = Some(new.effective);
+        }
         info!(
             applied = outcome.applied.join(", "),
             "settings were read again"

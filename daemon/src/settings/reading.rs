@@ -15,6 +15,9 @@ use toml::{Table, Value, map};
 use super::merge::Merged;
 use super::place::{element, join};
 
+/// Names of keys whose values are in no message.
+const SECRETS: [&str; 2] = ["password", "token"];
+
 /// Most wrong values of one section that are told: each is found by reading it again.
 const WRONG_MAX: usize = 32;
 
@@ -137,6 +140,11 @@ pub(super) fn read<Raw: DeserializeOwned>(
                     word,
                 } = failed;
                 let is_whole = key == base || !skip.insert(key.clone());
+                let message = match is_secret(&key) {
+                    // The error may name the value.
+                    true => "it is no text in quotes",
+                    false => message,
+                };
                 let wrong = Wrong {
                     reason: format!("cannot be used: {message}"),
                     key,
@@ -532,4 +540,9 @@ impl<'de> Deserializer<'de> for Hole {
         i8 i16 i32 i128 u8 u128 f32 char str string bytes byte_buf unit unit_struct tuple tuple_struct struct
         identifier ignored_any
     }
+}
+/// Whether a key's value is shown nowhere.
+fn is_secret(key: &str) -> bool {
+    let name = key.rsplit('.').next();
+    name.is_some_and(|name| SECRETS.contains(&name))
 }

@@ -632,3 +632,19 @@ proptest::proptest! {
         let _ = rig.read();
     }
 }
+
+#[test]
+fn a_secret_of_a_wrong_type_is_in_no_message() {
+    #[derive(Debug, serde::Deserialize)]
+    struct Guarded {
+        #[allow(dead_code)]
+        password: String,
+    }
+    let error = parse::<Guarded>("password = 48151623", Path::new("a.toml")).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("a.toml:1: password cannot be used: it is no text in quotes"),
+        "{text}"
+    );
+    assert!(!text.contains("48151623"), "{text}");
+}

@@ -13,7 +13,7 @@ use crate::link::quiet::{Offset, Schedule};
 use crate::link::{BROKERS_MAX, CONNECT_TIMEOUT, LinkRules, PREFER_FIRST_AFTER};
 
 /// Instead of a proxy's URL: the one that the environment names.
-const ENVIRONMENT: &str = "environment";
+pub(super) const ENVIRONMENT: &str = "environment";
 
 /// Shortest time after which the first broker is tried again: each time is a handshake.
 const PREFER_FIRST_AFTER_MIN: Duration = Duration::from_secs(60);

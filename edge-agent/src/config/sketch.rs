@@ -9,6 +9,7 @@ use daemon::{Class, Failure};
 use schema::BrokerAddress;
 use serde_json::Value;
 
+use super::link::ENVIRONMENT;
 use super::{ADMIN_HTTP, Settings};
 use crate::link::Proxy;
 
@@ -54,7 +55,15 @@ impl Sketch {
         let listed = all.pointer("/mqtt/addresses").and_then(Value::as_array);
         let listed = listed.into_iter().flatten().filter_map(Value::as_str);
         let addresses = text("/mqtt/address").into_iter().chain(listed);
-        let proxy = text("/mqtt/proxy").and_then(|url| url.parse().ok());
+        let variable = |name: &str| std::env::var(name).ok();
+        let (proxy, no_proxy) = match text("/mqtt/proxy") {
+            Some(ENVIRONMENT) => {
+                let excluded = variable("no_proxy").or_else(|| variable("NO_PROXY"));
+                let proxy = Proxy::of_environment(variable).ok().flatten();
+                (proxy, excluded.unwrap_or_default())
+            }
+            url => (url.and_then(|url| url.parse().ok()), String::new()),
+        };
         let tls = || {
             Some(TlsFiles {
                 ca: file("/tls/ca")?,
@@ -65,7 +74,7 @@ impl Sketch {
         Ok(Self {
             brokers: addresses.filter_map(|text| text.parse().ok()).collect(),
             proxy,
-            no_proxy: String::new(),
+            no_proxy,
             tls: tls(),
             buffer: file("/buffer/path"),
             admin: text("/admin/http")

@@ -128,6 +128,15 @@ impl Governing {
     }
 }
 
+/// What the session is told.
+const fn input(sending: Sending) -> Input<'static> {
+    match sending {
+        Sending::All => Input::Resume,
+        Sending::Alarms(_) => Input::AlarmsOnly,
+        Sending::Nothing(_) => Input::Pause,
+    }
+}
+
 impl DriverTask {
     /// Looks at clock and counts, and carries out what follows.
     pub(super) async fn govern(&mut self) {
@@ -160,13 +169,11 @@ impl DriverTask {
         self.keep_account().await;
     }
 
-    /// Which readings may go. The session knows no priorities: on [`Sending::Alarms`] all of them wait.
+    /// Which readings may go.
     async fn allow(&mut self, before: Sending, decision: Decision) {
-        let is_open = |sending| matches!(sending, Sending::All);
-        match (is_open(before), is_open(decision.sending)) {
-            (true, false) => self.input(Input::Pause).await,
-            (false, true) => self.input(Input::Resume).await,
-            _ => {}
+        let now = input(decision.sending);
+        if std::mem::discriminant(&now) != std::mem::discriminant(&input(before)) {
+            self.input(now).await;
         }
         let until_ms = decision.until_ms;
         match decision.sending {

@@ -398,6 +398,11 @@ impl DriverTask {
     /// Of what an earlier run took, alarms go first. What is held until the time is known comes later.
     fn rank_found(&mut self) {
         (self.alarms, self.patient) = self.parts.buffer.take_ranked();
+        self.rank_known();
+    }
+
+    /// Alarms among the rows that the session knows already: found at the start, or by rules that are new.
+    fn rank_known(&mut self) {
         if let Some(known) = SeqRange::new(1, self.seen) {
             let alarms = self.alarms.intersection(&RangeSet::from_iter([known]));
             self.parts.session.rank(&alarms);
@@ -414,6 +419,7 @@ impl DriverTask {
         let (alarms, patient) = self.parts.buffer.take_ranked();
         self.alarms.merge(&alarms);
         self.patient.merge(&patient);
+        self.rank_known();
         if let Some(range) = SeqRange::new(self.seen + 1, last) {
             self.seen = last;
             if self.alarms.is_empty() && self.patient.is_empty() {

@@ -15,13 +15,14 @@ impl DriverTask {
         else {
             return;
         };
+        let connected = self.parts.link_control.shown.broker();
         let is_news = is_up != self.uplink.is_some();
         let now_ms = self.parts.clock.wall_ms().max(0).unsigned_abs();
         self.link = Some(LinkStatus {
             since_ms: if is_news { now_ms } else { before.since_ms },
             last_error: error.map(ToString::to_string).or(before.last_error),
             help: error.map(|error| error.help().to_owned()).or(before.help),
-            broker: before.broker,
+            broker: connected.unwrap_or(before.broker),
         });
     }
 

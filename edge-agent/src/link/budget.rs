@@ -33,6 +33,9 @@ const QUANTUM: u64 = 4096;
 /// A projection from less says nothing.
 const PROJECT_AFTER_MS: i64 = 3_600_000;
 
+/// Seconds of a day.
+const DAY_S: u64 = 86_400;
+
 /// When counting begins anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Period {
@@ -195,6 +198,17 @@ impl Budget {
 }
 
 impl Account {
+    /// The time is not known: a period is over when the device has counted for as long as the longest one lasts.
+    pub fn untimed(&mut self, budget: &Budget) {
+        let longest_s = match budget.period {
+            Period::Day => DAY_S,
+            Period::Month { .. } => 31 * DAY_S,
+        };
+        if self.counted_s >= longest_s {
+            (self.used, self.counted_s) = (0, 0);
+        }
+    }
+
     /// Adds what passed.
     pub fn add(&mut self, bytes: u64, seconds: u64) {
         self.used = self.used.saturating_add(bytes);

@@ -130,8 +130,11 @@ impl Governor {
         let Self { rules, account, .. } = self;
         if let Some(budget) = &rules.budget {
             account.add(bytes, seconds);
-            if let Some(ms) = now.time_ms {
-                account.at(budget, ms);
+            match now.time_ms {
+                Some(ms) => {
+                    account.at(budget, ms);
+                }
+                None => account.untimed(budget),
             }
             match budget.stand(account, now.time_ms) {
                 Stand::Below(left) => {

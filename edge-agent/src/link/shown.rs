@@ -144,6 +144,11 @@ impl LinkUse {
         }
     }
 
+    /// The broker that is connected.
+    pub(crate) fn broker(&self) -> Option<String> {
+        self.meters.broker()
+    }
+
     /// As it is now; `committed` counts all of the file.
     pub(crate) fn status(&self, committed: u64) -> TrafficStatus {
         let seen = self.seen();
@@ -384,8 +389,8 @@ mod tests {
         assert_eq!(
             text,
             [
-                "broker: [::1]:8883 through proxy p:3128",
-                "link: readings wait for the budget, which is used up; until 2026-12-01T00:00:00Z",
+                "proxy: p:3128",
+                "sending: readings wait for the budget, which is used up; until 2026-12-01T00:00:00Z",
                 "traffic: 0 B sent, 0 B received; bytes a reading: - in the last hour, - since the start",
                 "budget: 500.0 MB of 500.0 MB used, 0 B left; until 2026-12-01T00:00:00Z",
             ]

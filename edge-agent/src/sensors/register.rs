@@ -303,6 +303,12 @@ impl Register {
         is_full
     }
 
+    /// Whether the bridge has what is declared of a sensor now.
+    pub(super) fn is_noted(&self, sensor: &SensorName) -> bool {
+        let known = self.sensors.get(sensor);
+        known.is_some_and(|known| known.state == DeclarationState::Noted)
+    }
+
     /// Whether anything waits for a version, or for the bridge.
     #[must_use]
     pub fn waits(&self) -> bool {

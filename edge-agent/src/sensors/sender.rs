@@ -116,8 +116,14 @@ impl SenderTask {
     }
 
     async fn note(&mut self, notes: &[NotedSensor]) {
-        let is_full = self.parts.sensors.with(|register| register.note(notes));
-        self.backoff.reset();
+        let (is_full, is_noted) = self.parts.sensors.with(|register| {
+            let is_full = register.note(notes);
+            let is_noted = notes.iter().any(|note| register.is_noted(&note.sensor));
+            (is_full, is_noted)
+        });
+        if is_noted {
+            self.backoff.reset();
+        }
         for note in notes {
             self.waiting.remove(&note.sensor);
         }
@@ -126,10 +132,16 @@ impl SenderTask {
                 "the database has as many sensors of this device as it may: others are not declared"
             );
         }
-        if self.waiting.is_empty() {
-            self.step().await;
-        } else {
-            self.keep().await;
+        self.keep().await;
+        // What has changed meanwhile, or is to be stamped anew, waits for its time: answers come at once.
+        if self.waiting.is_empty()
+            && let Some(uplink) = self.uplink()
+        {
+            self.send(&uplink);
+            if !self.waiting.is_empty() {
+                self.again_at = Some(Instant::now() + self.backoff.next_jittered());
+                self.lost_at = self.again_at;
+            }
         }
     }
 

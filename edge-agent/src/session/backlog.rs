@@ -124,7 +124,11 @@ impl Backlog {
         now: Duration,
     ) {
         let all = RangeSet::from_iter([range]);
-        self.rank(&alarms.intersection(&all));
+        let ranked = alarms.intersection(&all);
+        self.rank(&ranked);
+        // None of them waited before.
+        self.alarm.merge(&ranked);
+        bound(&mut self.alarm);
         let mut rest = all;
         rest.subtract(&self.alarms);
         if connected {
@@ -145,19 +149,20 @@ impl Backlog {
         bound(&mut self.history);
     }
 
-    /// These rows are alarms, and wait.
+    /// These rows are alarms; those that wait do so as such.
     pub(crate) fn rank(&mut self, alarms: &RangeSet) {
         if alarms.is_empty() {
             return;
         }
         self.alarms.merge(alarms);
         bound(&mut self.alarms);
-        self.alarm.merge(alarms);
-        bound(&mut self.alarm);
-        for set in [&mut self.fresh, &mut self.history] {
-            set.subtract(alarms);
+        for set in [&mut self.lost, &mut self.fresh, &mut self.history] {
+            let waiting = set.intersection(alarms);
+            set.subtract(&waiting);
             bound(set);
+            self.alarm.merge(&waiting);
         }
+        bound(&mut self.alarm);
     }
 
     /// The connection went: all that waits is history now, but for alarms.
@@ -283,6 +288,25 @@ impl Backlog {
     pub(crate) fn alarm_is_next(&self, others_wait: bool) -> bool {
         let is_others_turn = others_wait && self.alarms_in_a_row + 1 >= OTHERS_TURN;
         !self.alarm.is_empty() && !is_others_turn
+    }
+
+    /// Whether any alarm waits, also one that was lost.
+    pub(crate) fn has_alarms(&self) -> bool {
+        !self.alarm.is_empty() || !self.lost.intersection(&self.alarms).is_empty()
+    }
+
+    /// Takes alarms and nothing else: those that were not sent yet, and then those that were lost.
+    pub(crate) fn pick_alarms(&mut self, rows_max: u64) -> Option<(Kind, RangeSet)> {
+        if !self.alarm.is_empty() {
+            return Some(self.take_alarm(rows_max));
+        }
+        let mut lost = self.lost.intersection(&self.alarms);
+        if lost.is_empty() {
+            return None;
+        }
+        let taken = take_lowest(&mut lost, rows_max.min(ALARM_ROWS_MAX), 1);
+        self.lost.subtract(&taken);
+        Some((Kind::Lost, taken))
     }
 
     /// What goes next is none of the backlog's: alarms have waited for it.

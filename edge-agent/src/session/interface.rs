@@ -41,9 +41,11 @@ pub enum Input<'a> {
     Acked(&'a Ack),
     /// The bridge could not read the payload with this digest.
     Refused(u64),
-    /// Send nothing until [`Self::Resume`]; acknowledgements still count.
+    /// Send nothing until [`Self::Resume`] or [`Self::AlarmsOnly`]; acknowledgements still count.
     Pause,
-    /// Send as before [`Self::Pause`].
+    /// Send alarms alone until [`Self::Resume`] or [`Self::Pause`], again where they were lost; acknowledgements still count.
+    AlarmsOnly,
+    /// Send everything.
     Resume,
     /// Whether to send everything as fast as the window allows, without linger and pace.
     Flush(bool),

@@ -54,6 +54,14 @@ const REPORT_GAP: Duration = Duration::from_secs(1);
 /// Bytes that a row is expected to take before any batch was seen: more than most.
 const ROW_BYTES_INITIAL: u64 = 16;
 
+/// Which rows may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MayGo {
+    All,
+    Alarms,
+    Nothing,
+}
+
 /// The session of one buffer file. What it calls sequences are the file's row numbers, under the name
 /// of the epoch of this start; the driver translates what comes from the bridge.
 #[derive(Debug)]
@@ -62,7 +70,7 @@ pub struct Session {
     epoch: Epoch,
     last_seq: u64,
     connected: bool,
-    paused: bool,
+    may_go: MayGo,
     flush: bool,
     backlog: Backlog,
     suspects: Suspects,
@@ -105,7 +113,7 @@ impl Session {
             config,
             epoch,
             connected: false,
-            paused: false,
+            may_go: MayGo::All,
             flush: false,
             preparing: None,
             attempted: RangeSet::new(),
@@ -146,8 +154,9 @@ impl Session {
             Input::NotSent(batch) => self.not_sent(batch),
             Input::Acked(ack) => self.acked(ack, &mut effects),
             Input::Refused(digest) => self.refused(digest, &mut effects),
-            Input::Pause => self.paused = true,
-            Input::Resume => self.paused = false,
+            Input::Pause => self.may_go = MayGo::Nothing,
+            Input::AlarmsOnly => self.may_go = MayGo::Alarms,
+            Input::Resume => self.may_go = MayGo::All,
             Input::Flush(flush) => self.flush = flush,
             Input::Tune(tuning) => self.tune(tuning),
             Input::Resync => self.start_over(),
@@ -167,11 +176,12 @@ impl Session {
         if !self.connected {
             return None;
         }
-        if self.paused {
-            return self.report_due;
-        }
         let deadline = self.window.deadline(self.rto.timeout());
-        let send = self.send_due();
+        let (deadline, send) = match self.may_go {
+            MayGo::Nothing => (None, None),
+            MayGo::Alarms => (deadline, self.alarm_due()),
+            MayGo::All => (deadline, self.send_due()),
+        };
         [deadline, send, self.report_due]
             .into_iter()
             .flatten()

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use schema::RangeSet;
 
-use super::Session;
 use super::backlog::{self, Kind};
 use super::interface::{BatchId, BatchRequest, Effect, Prepared};
 use super::suspect::{Piece, Suspicion};
 use super::window::InFlight;
+use super::{MayGo, Session};
 
 /// How long to wait after the link did not take a batch.
 pub(super) const NOT_SENT_PAUSE: Duration = Duration::from_millis(100);
@@ -113,7 +113,7 @@ impl Session {
 
     pub(super) fn dispatch(&mut self, effects: &mut Vec<Effect>) {
         let may_send = self.connected
-            && !self.paused
+            && self.may_go != MayGo::Nothing
             && self.preparing.is_none()
             && self.hold_until.max(self.link_free_at) <= self.now;
         if !may_send {
@@ -122,6 +122,10 @@ impl Session {
         let rows_max = self.rows_max();
         let picked = match self.room() {
             Room::None => None,
+            _ if self.may_go == MayGo::Alarms => {
+                let alarms = self.backlog.pick_alarms(rows_max);
+                alarms.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
+            }
             Room::Fresh => {
                 let fresh = self.backlog.pick_fresh(rows_max, self.flush, self.now);
                 fresh.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
@@ -204,6 +208,12 @@ impl Session {
             }
         };
         Some(due?.max(self.hold_until).max(self.link_free_at))
+    }
+
+    /// When alarms alone can go, if any wait.
+    pub(super) fn alarm_due(&self) -> Option<Duration> {
+        let may = self.preparing.is_none() && self.room() != Room::None;
+        (may && self.backlog.has_alarms()).then(|| self.hold_until.max(self.link_free_at))
     }
 
     /// Rows that are expected to fit one payload.

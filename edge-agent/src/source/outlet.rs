@@ -427,7 +427,7 @@ impl Outlet {
             outlet: self.clone(),
             append: number,
             sensors: windowed,
-            is_taken: true,
+            is_taken: false,
         });
         shared.report.dropped_by_rate(by_rate);
         shared.report.dropped_by_shaping(by_shaping);
@@ -458,7 +458,7 @@ impl Outlet {
         append: Append,
         places: Option<Vec<Place>>,
         names: Vec<SensorName>,
-        windowed: Option<Windowed>,
+        mut windowed: Option<Windowed>,
     ) -> Submission {
         let has_position = append.position.is_some();
         let handed = if append.samples.is_empty() && append.position.is_none() {
@@ -482,6 +482,10 @@ impl Outlet {
                 }
             }
         };
+        // From here on it is committed, whether or not its source waits for that.
+        if let Some(windowed) = &mut windowed {
+            windowed.is_taken = true;
+        }
         Submission {
             outlet: self.clone(),
             handed,

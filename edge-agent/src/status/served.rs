@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::rates::RateLog;
-use super::{Files, LinkStatus, Oldest, OwnCertificate, Room, Status};
+use super::{Files, Oldest, OwnCertificate, Room, Status};
 use crate::buffer::Buffer;
 use crate::clock::AgentClock;
 use crate::link::LinkUse;
@@ -72,10 +72,6 @@ impl Served {
         let status = self.status.borrow().clone();
         let progress = self.buffer.progress();
         let traffic = self.link.status(progress.balance.committed);
-        let link = status.link.map(|link| LinkStatus {
-            broker: traffic.broker.clone().unwrap_or(link.broker),
-            ..link
-        });
         Status {
             balance: progress.balance,
             current: progress.current,
@@ -88,7 +84,6 @@ impl Served {
                 .collect(),
             filling: progress.is_filling,
             evicted_by: progress.evicted_by(),
-            link,
             traffic,
             storage: self.buffer.storage().borrow().clone(),
             room: status.room.map(|room| Room {

@@ -656,9 +656,9 @@ async fn after_an_outage_the_alarms_of_it_arrive_first() {
         ingest.append(batch).await.unwrap();
     }
     let folder = edge.stop().await;
-    let edge = crate::edge::Edge::start_with(config, folder).await;
-    assert!(edge.agent.status().waiting.alarm <= 10);
+    // What nobody hears goes again after a time-out, and the others meanwhile.
     let bridge = crate::bridge::Bridge::start(&broker).await;
+    let _edge = crate::edge::Edge::start_with(config, folder).await;
     let alarms = || {
         let heard = bridge.heard();
         let all = heard.rows.len();

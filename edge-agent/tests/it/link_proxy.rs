@@ -244,7 +244,9 @@ async fn tinyproxy_connects_the_built_agent_and_no_secret_is_logged() {
         let shown = || output(&["status", "--config", &home.config()]);
         eventually("it is connected through it", || {
             let shown = String::from_utf8(shown().stdout).unwrap();
-            shown.contains(&format!("through proxy 127.0.0.1:{port}"))
+            let through = format!("127.0.0.1:{port}");
+            let mut lines = shown.lines();
+            lines.any(|line| line.starts_with("proxy ") && line.ends_with(&through))
         })
         .await;
         let seen = home.log() + &stderr(&shown()) + &String::from_utf8(shown().stdout).unwrap();

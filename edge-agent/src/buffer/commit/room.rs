@@ -134,7 +134,7 @@ impl Commit<'_> {
         for group in self.parts(&wanted, &sent).await? {
             let merged = levels.merge(&group);
             gone += merged.victims.count();
-            self.carry_out(merged, need).await?;
+            self.carry_out(merged, settings, need).await?;
         }
         self.keep().levels.note(last.seq, seen, gone);
         Ok(())
@@ -194,7 +194,12 @@ impl Commit<'_> {
     }
 
     /// Writes what stays of a group, and evicts the others.
-    async fn carry_out(&mut self, merged: Merged, need: &mut Need) -> Result<(), libsql::Error> {
+    async fn carry_out(
+        &mut self,
+        merged: Merged,
+        settings: &BufferSettings,
+        need: &mut Need,
+    ) -> Result<(), libsql::Error> {
         if merged.victims.is_empty() {
             return Ok(());
         }
@@ -202,6 +207,10 @@ impl Commit<'_> {
         self.evict(&merged.victims, Reason::Consolidated).await?;
         let mut texts = 0;
         for (key, quality, value) in merged.changed {
+            // It goes when its sensor's readings go, whatever stood in this row.
+            let sensors = &mut self.state.sensors;
+            let wanted = sensors.wanted(key.sensor, &settings.policies);
+            self.ranked.add(key.seq, wanted.priority);
             texts += text_bytes(&value);
             let mark = key.mark(quality, &value);
             self.file.change_row(key, mark, to_sql(&value)).await?;

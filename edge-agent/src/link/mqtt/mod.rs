@@ -106,6 +106,8 @@ pub(super) async fn run(mut link: Link) {
         let closed = *link.closed.borrow_and_update();
         if let Some(closed) = closed {
             link.meters.disconnected();
+            // Kept, it would be open meanwhile, and dead afterwards.
+            dialed = None;
             let closed = LinkError::Closed(closed);
             info!(reason = %closed, "the link is closed");
             link.state

@@ -80,6 +80,7 @@ struct World {
     committed: BTreeSet<u64>,
     rejected: BTreeMap<u64, RejectReason>,
     evicted: RangeSet,
+    alarms: RangeSet,
     /// What was settled or set aside, and looked at.
     checked: RangeSet,
     /// Rows beyond it can all be read.
@@ -108,6 +109,7 @@ impl World {
             committed: BTreeSet::new(),
             rejected: BTreeMap::new(),
             evicted: RangeSet::new(),
+            alarms: RangeSet::new(),
             checked: RangeSet::new(),
             unreadable_last: u64::MAX,
             last_seq: 0,
@@ -138,11 +140,18 @@ impl World {
                 ..ack(&[])
             })),
             Step::Pause(ms) => {
-                self.edge.input(Input::Pause);
-                let end = self.edge.now + MS(ms);
                 let before = self.edge.published.len();
-                self.edge.sleep_until(end);
-                assert_eq!(self.edge.published.len(), before);
+                let alarms_go = ms % 2 == 1;
+                self.edge.input(match alarms_go {
+                    true => Input::AlarmsOnly,
+                    false => Input::Pause,
+                });
+                self.edge.sleep_until(self.edge.now + MS(ms));
+                for published in &self.edge.published[before..] {
+                    let mut others = published.rows.clone();
+                    others.subtract(&self.alarms);
+                    assert!(alarms_go && others.is_empty(), "{published:?}");
+                }
                 self.edge.input(Input::Resume);
             }
             Step::Tune(tuning) => self.edge.input(Input::Tune(tuning)),
@@ -169,6 +178,7 @@ impl World {
         };
         let (alarms, history) = (every(alarms + 1, 0), every(patient + 1, 1));
         self.edge.held.insert(range);
+        self.alarms.merge(&alarms);
         self.edge.input(Input::Ranked {
             range,
             alarms: &alarms,

@@ -150,6 +150,42 @@ fn a_pause_stops_sending_and_no_timer_runs_hot() {
 }
 
 #[test]
+fn alarms_alone_go_where_nothing_else_may_also_when_they_were_lost() {
+    let mut edge = Edge::connected(small(), &[]);
+    edge.input(Input::AlarmsOnly);
+    edge.held.insert(range(1, 21));
+    let alarms = set(&[range(7, 8)]);
+    edge.input(Input::Ranked {
+        range: range(1, 20),
+        alarms: &alarms,
+        history: &RangeSet::new(),
+    });
+    let rows = |edge: &mut Edge| -> Vec<RangeSet> {
+        edge.take_published()
+            .into_iter()
+            .map(|published| published.rows)
+            .collect()
+    };
+    assert_eq!(rows(&mut edge), std::slice::from_ref(&alarms));
+    // Nobody answers: they go again, and nothing else with them.
+    let again = edge.session.next_wakeup().unwrap();
+    assert!(again < Duration::from_secs(60), "{again:?}");
+    edge.sleep();
+    assert_eq!(rows(&mut edge), [alarms]);
+    edge.input(Input::Acked(&ack(&[range(7, 8)])));
+    assert_eq!(edge.session.next_wakeup(), Some(Duration::from_secs(60)));
+    edge.input(Input::Pause);
+    edge.input(Input::Ranked {
+        range: range(21, 21),
+        alarms: &set(&[range(21, 21)]),
+        history: &RangeSet::new(),
+    });
+    assert!(rows(&mut edge).is_empty());
+    edge.input(Input::Resume);
+    assert_eq!(rows(&mut edge)[0], set(&[range(21, 21)]));
+}
+
+#[test]
 fn a_link_that_takes_nothing_is_asked_again_later() {
     let mut edge = Edge::new(small(), &[range(1, 5)]);
     let effects = edge.handle(Input::Connected);

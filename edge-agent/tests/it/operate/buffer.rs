@@ -243,10 +243,9 @@ async fn a_running_agent_is_looked_at_and_not_held_up() {
     let slowest = writing.await.unwrap();
     assert!(looks > 2 && seen > 0, "{looks} looks, {seen} readings");
     assert!(slowest < Duration::from_secs(3), "{slowest:?}");
-    assert_eq!(
-        opened.buffer.balance().pending,
-        opened.buffer.balance().accepted
-    );
+    // A quick disk takes more in that time than fits.
+    let balance = opened.buffer.balance();
+    assert_eq!(balance.pending + balance.evicted, balance.accepted);
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ pub(super) async fn make_place(
 }
 
 /// What came of having the oldest partition leave.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
     /// One is on its way.
     One,
@@ -161,21 +161,24 @@ impl Cockroach {
     async fn detach_oldest(&self, before: Micros, is_first: bool) -> Result<Left, Failed> {
         let mut lease = self.cluster.lease(Purpose::Migrate).await?;
         let announced = announce(&mut lease.connection, before, is_first).await;
-        match lease.end(Ok(announced)).await? {
-            Left::One => lease = self.cluster.lease(Purpose::Migrate).await?,
-            other => return Ok(other),
+        let (left, announced_to) = lease.end(Ok(announced)).await?;
+        if left != Left::One {
+            return Ok(left);
         }
+        lease = self.cluster.lease(Purpose::Migrate).await?;
         let detached = async {
             let changing = change(&mut lease.connection, LOCK_PLACE).await?;
             let Some((mut transaction, found)) = changing else {
                 return Ok(None);
             };
-            let Some(Partition { name, .. }) = oldest(&mut transaction, before).await? else {
+            let Some(Partition { name, period, .. }) = oldest(&mut transaction, before).await?
+            else {
                 transaction.rollback().await?;
                 return Ok(None);
             };
-            if !transaction.fetch_all(LEAVING).await?.is_empty() {
-                // Another bridge was quicker: what it has put there goes first.
+            let is_announced = period.to <= announced_to;
+            if !is_announced || !transaction.fetch_all(LEAVING).await?.is_empty() {
+                // Another bridge was quicker: what it has put there goes first, and the next is said to go before it does.
                 transaction.rollback().await?;
                 return Ok(Some(None));
             }
@@ -236,27 +239,27 @@ async fn oldest(
     Ok(old.min_by_key(|there| there.period.from))
 }
 
-/// Says that the oldest partition goes, if there is one that may.
+/// Says that the oldest partition goes, if there is one that may. Returns also until when readings are said to be gone.
 async fn announce(
     connection: &mut PgConnection,
     before: Micros,
     is_first: bool,
-) -> Result<Left, sqlx::Error> {
+) -> Result<(Left, i64), sqlx::Error> {
     let found = look_to_change(connection).await?;
     let Some(Partition { period, .. }) = (match found {
         Some(found) if found.layout == Layout::Ours => oldest(connection, before).await?,
         _ => None,
     }) else {
-        return Ok(Left::All);
+        return Ok((Left::All, i64::MIN));
     };
     if is_first && connection.fetch_one(LEFT_LATELY).await?.try_get(0)? {
-        return Ok(Left::Lately);
+        return Ok((Left::Lately, i64::MIN));
     }
     loop {
         let gone = sqlx::query(GONE).bind(Micros(period.to)).bind(GONE_DEVICES);
         let devices = connection.execute(gone).await?.rows_affected();
         if devices < GONE_DEVICES.unsigned_abs() {
-            return Ok(Left::One);
+            return Ok((Left::One, period.to));
         }
     }
 }

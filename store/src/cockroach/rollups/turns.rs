@@ -57,10 +57,13 @@ impl Turns {
         failing.is_some_and(|failing| now < failing.until)
     }
 
+    /// Nothing is known of a device of which nothing was computed: another bridge may be at it.
     pub(super) fn succeeded(&self, device: &str, has_computed: bool) {
         let mut state = lock(&self.0);
         state.has_computed |= has_computed;
-        state.failing.remove(device);
+        if has_computed {
+            state.failing.remove(device);
+        }
     }
 
     /// Puts a device off. Returns for how long.
