@@ -48,6 +48,8 @@ pub(crate) enum Age {
 pub(crate) struct Heard {
     /// Sensor name and row, by epoch and sequence.
     pub(crate) rows: BTreeMap<(Epoch, u64), (String, Row)>,
+    /// Sensor names in the order in which rows came first.
+    pub(crate) order: Vec<String>,
     pub(crate) batches: usize,
     pub(crate) doubles: usize,
     /// The sequences that were refused, a list for each batch that had any.
@@ -312,6 +314,8 @@ impl Peer {
                 // Versions and sequences never change, however rows are grouped.
                 assert_eq!((known.0.as_str(), known.1.hlc), (sensor.as_str(), row.hlc));
                 heard.doubles += 1;
+            } else {
+                heard.order.push(sensor);
             }
         }
         if mood == Mood::Forgets {

@@ -49,7 +49,6 @@ servers!(
     devices_are_looked_at_page_by_page,
     holes_of_years_are_one_step,
     one_device_with_many_hours_does_not_hold_up_the_others,
-    as_many_hours_are_computed_at_once_as_hold_so_many_readings,
 );
 
 /// A reading of an hour, at a second of it.
@@ -292,9 +291,9 @@ async fn an_hour_of_more_readings_than_are_read_at_once_is_computed_alone(fixtur
     let mut turns = Vec::new();
     while store.rollup_lag().await.unwrap().is_some() {
         let computed = store.compute_rollups(Duration::ZERO).await.unwrap();
-        turns.push((computed.hours, computed.has_more));
+        turns.push(computed.hours);
     }
-    assert_eq!(turns, [(2, true), (1, true), (1, false)]);
+    assert_eq!(turns, [2, 1, 1]);
     check_rollups(&fixture).await;
     let found = aggregates::all(&*store, aggregates::query(3_600)).await;
     let counts: Vec<i64> = found.iter().map(|bucket| bucket.count as i64).collect();
@@ -717,50 +716,14 @@ async fn one_device_with_many_hours_does_not_hold_up_the_others(fixture: Fixture
     assert!(first.has_more);
     for name in others {
         let left = marks_of(&fixture, name).await;
-        assert_eq!(left, 2, "{name} has had no turn");
+        assert_eq!(left, 0, "{name} has had no turn");
     }
-    assert_eq!(marks_of(&fixture, "fast").await, 2_992);
-    assert_eq!(first.hours, 8 * 4);
+    assert_eq!(marks_of(&fixture, "fast").await, 2_968);
+    assert_eq!(first.hours, 32 + 3 * 10);
     store.compute_rollups(Duration::ZERO).await.unwrap();
     check_answers(&*store, &others, &["temperature"]).await;
-    for name in others {
-        assert_eq!(marks_of(&fixture, name).await, 0);
-    }
-    assert_eq!(marks_of(&fixture, "fast").await, 2_984);
-    assert_eq!(compute(&*store).await, 2_984);
-    check_rollups(&fixture).await;
-}
-
-/// As many as the limit of one transaction with the next hour, exactly as many, and one hour that is more.
-async fn as_many_hours_are_computed_at_once_as_hold_so_many_readings(fixture: Fixture) {
-    let store = fixture.open().await;
-    for (name, readings, at_once) in [
-        ("below", 49_999, [3, 1]),
-        ("at", 50_000, [2, 2]),
-        ("above", 100_001, [1, 1]),
-    ] {
-        let one = delivered(name, 1, vec![reading(1, 0, 0, 1.0)]);
-        store.ingest(&[one]).await.unwrap();
-        advance(&*store, after(1)).await;
-        compute(&*store).await;
-        let hours = at_once.iter().sum::<i64>();
-        let fill = format!(
-            "INSERT INTO telemetry_data (device_id, sensor, observed_at, value_f64, quality, hlc, epoch, seq, received_at) \
-             SELECT '{name}', 'temperature', to_timestamp({START} - 3600 * h) + r * interval '30 milliseconds', r, 0, 1, 1, 1, now() \
-             FROM generate_series(1, {hours}) AS h, generate_series(1, {readings}) AS r"
-        );
-        fixture.sql(&fill).await;
-        mark(&fixture, name, hours).await;
-        for hours in at_once {
-            let computed = store.compute_rollups(Duration::ZERO).await.unwrap();
-            assert_eq!(
-                (computed.hours as i64, computed.has_more),
-                (hours, true),
-                "{name}"
-            );
-        }
-        assert_eq!(marks_of(&fixture, name).await, 0);
-    }
+    assert_eq!(marks_of(&fixture, "fast").await, 2_936);
+    assert_eq!(compute(&*store).await, 2_936);
     check_rollups(&fixture).await;
 }
 
