@@ -148,11 +148,13 @@ impl Agent {
             );
         }
         let balance = buffer.balance();
+        let first = config.link.brokers.first();
+        let broker = first.map_or_else(String::new, ToString::to_string);
         info!(
             device = %config.link.device,
             epoch = %opened.epoch,
             pending = balance.pending,
-            broker = %config.link.brokers[0],
+            broker,
             "agent started"
         );
 
@@ -216,11 +218,7 @@ impl Agent {
             storage: buffer.storage().borrow().clone(),
             started_ms: Some(started_ms),
             link: Some(LinkStatus {
-                broker: config
-                    .link
-                    .brokers
-                    .first()
-                    .map_or_else(String::new, ToString::to_string),
+                broker,
                 since_ms: started_ms,
                 last_error: None,
                 help: None,

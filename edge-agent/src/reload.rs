@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use daemon::settings::Effective;
+use daemon::settings::{Effective, is_below};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
@@ -65,6 +65,15 @@ pub struct Reloaded {
     pub needs_restart: Vec<String>,
 }
 
+/// What is in force.
+#[derive(Default)]
+pub(crate) struct InForce {
+    /// What was last applied whole; `None` while that is what the agent was started with.
+    whole: Option<Effective>,
+    /// Something was applied in part since.
+    is_mixed: bool,
+}
+
 /// What is needed to apply settings.
 pub(crate) struct Reloading {
     pub(crate) running: Arc<Running>,
@@ -72,8 +81,7 @@ pub(crate) struct Reloading {
     pub(crate) clock: AgentClock,
     pub(crate) twin: mpsc::Sender<twin::Request>,
     pub(crate) status: watch::Sender<Status>,
-    /// What is in force, once one reload has said so.
-    pub(crate) now: Mutex<Option<Effective>>,
+    pub(crate) now: Mutex<InForce>,
 }
 
 impl fmt::Debug for Reloading {
@@ -86,7 +94,8 @@ impl Reloading {
     /// Applies what can be applied; `at_start` is what the agent was started with.
     pub(crate) async fn apply(&self, at_start: &Effective, new: Settings) -> Reloaded {
         let mut now = self.now.lock().await;
-        let before = now.as_ref().unwrap_or(at_start);
+        let before = now.whole.as_ref().unwrap_or(at_start);
+        let is_mixed = now.is_mixed;
         let differs = before.differences(&new.effective);
         let mut outcome = Reloaded {
             applied: Vec::new(),
@@ -96,7 +105,7 @@ impl Reloading {
                 .filter(|key| !is_applied(key))
                 .collect(),
         };
-        let has = |section: &str| differs.iter().any(|key| is_below(key, section));
+        let has = |section: &str| is_mixed || differs.iter().any(|key| is_below(key, section));
         let agent = new.agent;
         let mut room = Some((agent.buffer.rows_max, agent.buffer.bytes_max));
         let mut is_whole = true;
@@ -153,9 +162,10 @@ impl Reloading {
             settings.refused = None;
             settings.needs_restart.clone_from(&outcome.needs_restart);
         });
-        // What failed is still to be applied: the next reload finds that it differs.
+        // What failed is still to be applied, and what did not may be put back: the next reload applies all.
+        now.is_mixed = !is_whole;
         if is_whole {
-            *now = Some(new.effective);
+            now.whole = Some(new.effective);
         }
         info!(
             applied = outcome.applied.join(", "),
@@ -183,11 +193,6 @@ impl Reloading {
             settings.refused = Some(reason.to_owned());
         });
     }
-}
-
-fn is_below(key: &str, section: &str) -> bool {
-    let rest = key.strip_prefix(section);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn is_applied(key: &str) -> bool {

@@ -29,7 +29,7 @@ use toml::de::DeTable;
 
 pub use effective::{Effective, Origin};
 pub use files::{FILE_BYTES_MAX, FILES_MAX, FOLDER, VALUE_BYTES_MAX};
-pub use place::{Place, relative_to};
+pub use place::{Place, is_below, relative_to};
 pub use problems::{Listed, Problems, nearest};
 
 use crate::failure::Failure;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// Where a setting was written. Orders as settings overrule each other.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+use super::problems::clean;
+
+/// Where a setting was written. Shown without what a terminal would obey.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Place {
     /// A line of a file, from 1; 0 is the file as a whole.
@@ -42,13 +44,23 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &str| clean(text, false);
         match self {
-            Self::File { path, line: 0 } => write!(f, "{}", path.display()),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Self::Variable(name) => f.write_str(name),
-            Self::Option(key) => write!(f, "--set {key}"),
+            Self::File { path, line: 0 } => f.write_str(&shown(&path.display().to_string())),
+            Self::File { path, line } => {
+                write!(f, "{}:{line}", shown(&path.display().to_string()))
+            }
+            Self::Variable(name) => f.write_str(&shown(name)),
+            Self::Option(key) => write!(f, "--set {}", shown(key)),
         }
     }
+}
+
+/// Whether a key is `section`, or in it.
+#[must_use]
+pub fn is_below(key: &str, section: &str) -> bool {
+    let rest = key.strip_prefix(section);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// Resolves a path from a settings file: relative ones start at the file's own folder.

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::effective::Effective;
 use super::merge::Merged;
-use super::place::{Place, join};
+use super::place::{Place, is_below, join};
 use super::reading::{self, Found};
 use super::{Table, variables};
 use crate::failure::{Class, Failure};
@@ -297,7 +297,7 @@ impl Problems {
 impl fmt::Display for Listed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(place) = &self.place {
-            write!(f, "{}: ", clean(&place.to_string(), false))?;
+            write!(f, "{place}: ")?;
         }
         if !self.key.is_empty() {
             write!(f, "{} ", self.key)?;
@@ -311,7 +311,7 @@ impl fmt::Display for Listed {
 }
 
 /// Without what a terminal would obey.
-fn clean(text: &str, has_lines: bool) -> String {
+pub(super) fn clean(text: &str, has_lines: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for letter in text.chars() {
         if letter.is_control() && !(has_lines && letter == '\n') {
@@ -338,9 +338,4 @@ pub fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Opti
         .filter(|(distance, known)| *distance <= most && *distance < known.chars().count())
         .min()
         .map(|(_, known)| known)
-}
-/// Whether a key is `section`, or in it.
-fn is_below(key: &str, section: &str) -> bool {
-    let rest = key.strip_prefix(section);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }

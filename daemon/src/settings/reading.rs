@@ -51,6 +51,8 @@ struct Round<'a> {
     /// Keys that are missing, by the table around them: filled, to see what else is.
     holes: &'a BTreeMap<String, Vec<String>>,
     found: &'a RefCell<Found>,
+    /// All that is wrong is known: an array ends before what is left out, so that who counts its elements counts right.
+    is_last: bool,
     /// Of the value that could not be read: the first, which is the innermost, is meant.
     failed: RefCell<Option<Failed>>,
 }
@@ -80,12 +82,14 @@ pub(super) fn read<Raw: DeserializeOwned>(
     let found = RefCell::new(Found::default());
     let (mut skip, mut holes) = (BTreeSet::new(), BTreeMap::<String, Vec<String>>::new());
     let value = Value::Table(table);
+    let mut is_last = false;
     loop {
         let round = Round {
             merged,
             skip: &skip,
             holes: &holes,
             found: &found,
+            is_last,
             failed: RefCell::new(None),
         };
         let reader = Reader {
@@ -100,7 +104,13 @@ pub(super) fn read<Raw: DeserializeOwned>(
             .iter()
             .any(|(around, names)| names.iter().any(|name| join(around, name) == failed.key));
         let error = match read {
-            Ok(raw) if holes.is_empty() => return (Some(raw), found.into_inner()),
+            Ok(raw) if holes.is_empty() && (is_last || skip.is_empty()) => {
+                return (Some(raw), found.into_inner());
+            }
+            Ok(_) if holes.is_empty() => {
+                is_last = true;
+                continue;
+            }
             Err(error) if !is_in_hole => error,
             // All that is missing is known: what is around it cannot be used.
             _ => {
@@ -403,6 +413,9 @@ impl<'de> SeqAccess<'de> for Elements<'_> {
             let key = element(&self.reader.key, self.at);
             self.at += 1;
             if self.reader.round.skip.contains(&key) {
+                if self.reader.round.is_last {
+                    return Ok(None);
+                }
                 continue;
             }
             let outcome = seed.deserialize(self.reader.below(value, key.clone()));

@@ -648,3 +648,23 @@ fn a_secret_of_a_wrong_type_is_in_no_message() {
     );
     assert!(!text.contains("48151623"), "{text}");
 }
+
+#[test]
+fn a_list_in_a_variable_holds_what_its_quotes_say() {
+    let rig = Rig::new(&[("agent.toml", GOOD)]).set("TIDELINE_AGENT_TAGS", "['a', 7]");
+    let problems = rig.problems();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(
+        problems[0].starts_with("TIDELINE_AGENT_TAGS: tags[1] cannot be used: "),
+        "{problems:?}"
+    );
+}
+
+#[test]
+fn elements_behind_one_that_is_left_out_are_not_taken_for_it() {
+    let text = "name = 'x'\n[[rule]]\nmost = 1\n[[rule]]\nmost = 'a'\n[[rule]]\nmost = 3\n";
+    let mut problems = Problems::default();
+    let raw: Raw = parse_noting(text, Path::new("a.toml"), &mut problems).unwrap();
+    assert_eq!(raw.rule, [Rule { most: 1 }]);
+    assert_eq!(problems.list().len(), 1);
+}

@@ -153,6 +153,8 @@ fn take(
 ) {
     let whole = || Spanned::new(0..0, DeValue::String(text.into()));
     let mut value = DeValue::parse(text).unwrap_or_else(|_| whole());
+    // In a list or a table quotes say what is a text, as in a file: none of its values is the whole of what is written.
+    let is_one = !matches!(value.get_ref(), DeValue::Array(_) | DeValue::Table(_));
     for name in path.iter().rev() {
         let mut table = DeTable::new();
         table.insert(Spanned::new(0..0, name.as_str().into()), value);
@@ -164,7 +166,7 @@ fn take(
     let how = Incoming {
         place: &|_| place.clone(),
         appends: false,
-        text: Some(Arc::from(text)),
+        text: is_one.then(|| Arc::from(text)),
     };
     let mut found: Vec<Unfit> = Vec::new();
     merged.take(table, &how, &mut found);

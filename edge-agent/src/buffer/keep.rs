@@ -225,9 +225,17 @@ impl Keep {
 }
 
 impl Kept {
-    /// Whether the file has rows that may have been sent.
-    pub(super) fn has_sent(&self) -> bool {
-        self.0.keys().any(|(kind, _)| *kind == Kind::Sent)
+    /// Whether the file knows these rows as such that may have been sent; one that names none may have sent all.
+    pub(super) fn knows_sent(&self, rows: &RangeSet) -> bool {
+        let of_sent = self.0.iter().filter(|((kind, _), _)| *kind == Kind::Sent);
+        let mut named = of_sent.map(|(_, (numbers, _))| numbers).peekable();
+        if named.peek().is_none() {
+            return true;
+        }
+        let sent: RangeSet = named
+            .filter_map(|numbers| SeqRange::new(numbers[0], numbers[1]))
+            .collect();
+        rows.iter().all(|range| sent.contains_range(range))
     }
 
     /// What has to be written so that the file holds `keep`.

@@ -23,13 +23,20 @@ pub(super) const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long it may take to compact its buffer: a large one on a slow card.
 pub(super) const COMPACT_TIMEOUT: Duration = Duration::from_secs(600);
 
+// Which agent is asked. (A doc comment would become the help of each command.)
 #[derive(Debug, Args)]
-pub(super) struct Options {
+pub(super) struct Asked {
     #[command(flatten)]
     from: SettingsFrom,
     /// The agent's admin address, instead of the settings file's
     #[arg(long)]
     http: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Options {
+    #[command(flatten)]
+    asked: Asked,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -47,10 +54,7 @@ pub(super) enum Answer {
 
 /// Prints the status of the agent at the admin address.
 pub(super) async fn status(options: &Options) -> Result<(), Failure> {
-    let address = match options.http {
-        Some(address) => address,
-        None => admin_of(&options.from)?,
-    };
+    let address = options.asked.address()?;
     let status = match ask(address).await {
         Ok(Answer::Status(status)) => status,
         Ok(Answer::Starting(reason)) => {
@@ -58,7 +62,7 @@ pub(super) async fn status(options: &Options) -> Result<(), Failure> {
             return Err(Failure::new(Class::Storage, what).because(io::Error::other(reason)));
         }
         Err(failure) => {
-            if options.http.is_none() {
+            if options.asked.http.is_none() {
                 show_buffer(options, &failure).await;
             }
             return Err(failure);
@@ -81,10 +85,15 @@ pub(super) async fn status(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the agent answers, by its settings.
-pub(super) fn admin_of(from: &SettingsFrom) -> Result<SocketAddr, Failure> {
-    Settings::load_admin(&from.given())
-        .map_err(|failure| failure.help("--http says where the agent answers"))
+impl Asked {
+    /// Where the agent answers.
+    pub(super) fn address(&self) -> Result<SocketAddr, Failure> {
+        match self.http {
+            Some(address) => Ok(address),
+            None => Settings::load_admin(&self.from.given())
+                .map_err(|failure| failure.help("--http says where the agent answers")),
+        }
+    }
 }
 
 /// A client that speaks to this machine.
@@ -149,7 +158,7 @@ pub(super) fn wrong_with(status: &Status) -> Vec<String> {
 
 /// Prints what the buffer holds of an agent that does not answer.
 async fn show_buffer(options: &Options, failure: &Failure) {
-    let Ok(path) = Settings::buffer_path(&options.from.given()) else {
+    let Ok(path) = Settings::buffer_path(&options.asked.from.given()) else {
         return;
     };
     let in_use = is_in_use(&path);

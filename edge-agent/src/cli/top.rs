@@ -14,8 +14,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::status::{Answer, admin_of, ask, wrong_with};
-use super::{SettingsFrom, terminal_size};
+use super::status::{Answer, Asked, ask, wrong_with};
+use super::terminal_size;
 use crate::source::SourceState;
 use crate::status::{Status, text};
 
@@ -37,10 +37,7 @@ const PLAIN: &str = "\x1b[0m";
 #[derive(Debug, Args)]
 pub(super) struct Options {
     #[command(flatten)]
-    from: SettingsFrom,
-    /// The agent's admin address, instead of the settings file's
-    #[arg(long)]
-    http: Option<SocketAddr>,
+    asked: Asked,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -62,10 +59,7 @@ fn pause(text: &str) -> Result<Duration, String> {
 
 /// Shows the status until somebody ends it, or `--count` is reached.
 pub(super) async fn top(options: &Options) -> Result<(), Failure> {
-    let address = match options.http {
-        Some(address) => address,
-        None => admin_of(&options.from)?,
-    };
+    let address = options.asked.address()?;
     let is_screen = io::stdout().is_terminal() && !options.json;
     let mut signals = Signals::listen()?;
     let mut resized = listen(SignalKind::window_change())?;

@@ -13,7 +13,7 @@ use crate::link::quiet::{Offset, Schedule};
 use crate::link::{BROKERS_MAX, CONNECT_TIMEOUT, LinkRules, PREFER_FIRST_AFTER};
 
 /// Instead of a proxy's URL: the one that the environment names.
-pub(super) const ENVIRONMENT: &str = "environment";
+const ENVIRONMENT: &str = "environment";
 
 /// Shortest time after which the first broker is tried again: each time is a handshake.
 const PREFER_FIRST_AFTER_MIN: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ impl RawMqtt {
             "mqtt.connect_timeout",
             "must be from 1s to 5m",
         );
-        let (proxy, no_proxy) = self.proxy(problems, |name| std::env::var(name).ok());
+        let (proxy, no_proxy) = proxy(self.proxy.as_deref(), problems);
         Way {
             brokers,
             prefer_first_after: Some(after).filter(|after| !after.is_zero()),
@@ -97,24 +97,22 @@ impl RawMqtt {
             no_proxy,
         }
     }
+}
 
-    /// A proxy is used because the settings say so, never because a variable happens to be set.
-    fn proxy(
-        &self,
-        problems: &mut Problems,
-        variable: impl Fn(&str) -> Option<String>,
-    ) -> (Option<Proxy>, String) {
-        match self.proxy.as_deref() {
-            None => (None, String::new()),
-            Some(ENVIRONMENT) => {
-                let proxy = Proxy::of_environment(&variable)
-                    .map_err(|error| format!("{error}, in the environment's HTTPS_PROXY"));
-                let no_proxy = variable("no_proxy").or_else(|| variable("NO_PROXY"));
-                let proxy = problems.take("mqtt.proxy", proxy).flatten();
-                (proxy, no_proxy.unwrap_or_default())
-            }
-            Some(url) => (problems.take("mqtt.proxy", url.parse()), String::new()),
+/// The proxy that a URL names, and the hosts for which it is not asked. A proxy is used because the settings say so, never because a
+/// variable happens to be set.
+pub(super) fn proxy(url: Option<&str>, problems: &mut Problems) -> (Option<Proxy>, String) {
+    let variable = |name: &str| std::env::var(name).ok();
+    match url {
+        None => (None, String::new()),
+        Some(ENVIRONMENT) => {
+            let proxy = Proxy::of_environment(variable)
+                .map_err(|error| format!("{error}, in the environment's HTTPS_PROXY"));
+            let no_proxy = variable("no_proxy").or_else(|| variable("NO_PROXY"));
+            let proxy = problems.take("mqtt.proxy", proxy).flatten();
+            (proxy, no_proxy.unwrap_or_default())
         }
+        Some(url) => (problems.take("mqtt.proxy", url.parse()), String::new()),
     }
 }
 

@@ -9,7 +9,7 @@ use daemon::{Class, Failure};
 use schema::BrokerAddress;
 use serde_json::Value;
 
-use super::link::ENVIRONMENT;
+use super::link::proxy;
 use super::{ADMIN_HTTP, Settings};
 use crate::link::Proxy;
 
@@ -55,15 +55,7 @@ impl Sketch {
         let listed = all.pointer("/mqtt/addresses").and_then(Value::as_array);
         let listed = listed.into_iter().flatten().filter_map(Value::as_str);
         let addresses = text("/mqtt/address").into_iter().chain(listed);
-        let variable = |name: &str| std::env::var(name).ok();
-        let (proxy, no_proxy) = match text("/mqtt/proxy") {
-            Some(ENVIRONMENT) => {
-                let excluded = variable("no_proxy").or_else(|| variable("NO_PROXY"));
-                let proxy = Proxy::of_environment(variable).ok().flatten();
-                (proxy, excluded.unwrap_or_default())
-            }
-            url => (url.and_then(|url| url.parse().ok()), String::new()),
-        };
+        let (proxy, no_proxy) = proxy(text("/mqtt/proxy"), &mut problems);
         let tls = || {
             Some(TlsFiles {
                 ca: file("/tls/ca")?,

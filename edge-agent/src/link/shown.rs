@@ -133,7 +133,11 @@ impl LinkUse {
             .back()
             .is_none_or(|last| at >= last.at + NOTE_EVERY);
         if is_due {
-            if seen.notes.len() == NOTES_MAX {
+            // The last one that is an hour old says what the counts were at its beginning.
+            let hour = NOTE_EVERY * 60;
+            while seen.notes.len() == NOTES_MAX
+                || seen.notes.get(1).is_some_and(|note| note.at + hour <= at)
+            {
                 seen.notes.pop_front();
             }
             seen.notes.push_back(Note {

@@ -23,7 +23,7 @@ pub(crate) const ANSWERS_QUEUE: usize = 16;
 /// How long changes are waited for that come together, as those of a source that begins.
 const TOGETHER: Duration = Duration::from_millis(500);
 
-/// Shortest time between two changes that are kept and sent: a producer that says something else each time costs no more.
+/// A change alone is kept and sent no sooner than this after the last time; with what is due anyway it goes earlier.
 const APART: Duration = Duration::from_secs(5);
 
 /// Pauses before what is not noted is sent again: the first, and the longest.
@@ -100,7 +100,7 @@ impl SenderTask {
     async fn met(&mut self) {
         self.waiting.clear();
         self.backoff.reset();
-        self.again_at = None;
+        // Without a bridge, what is to be kept still has its time.
         if self.parts.protocol.borrow_and_update().is_some() {
             self.parts.sensors.with(|register| register.connected());
             self.step().await;
@@ -139,8 +139,9 @@ impl SenderTask {
         {
             self.send(&uplink);
             if !self.waiting.is_empty() {
-                self.again_at = Some(Instant::now() + self.backoff.next_jittered());
-                self.lost_at = self.again_at;
+                let at = Instant::now() + self.backoff.next_jittered();
+                self.lost_at = Some(at);
+                self.again_at = Some(self.again_at.map_or(at, |again_at| again_at.min(at)));
             }
         }
     }
@@ -149,6 +150,9 @@ impl SenderTask {
     async fn step(&mut self) {
         self.again_at = None;
         self.stepped_at = Instant::now();
+        if self.waiting.is_empty() {
+            self.lost_at = None;
+        }
         let is_kept = self.keep().await;
         let uplink = self.uplink();
         if is_kept
@@ -168,8 +172,12 @@ impl SenderTask {
         // Without a connection the next one is waited for, and what the disk does not take is tried again.
         let waits = self.parts.sensors.with(|register| register.waits());
         if !is_kept || waits && self.uplink().is_some() {
-            self.again_at = Some(Instant::now() + self.backoff.next_jittered());
-            self.lost_at = self.again_at;
+            // What waits for an answer keeps its time: other changes do not put it off.
+            let backoff = &mut self.backoff;
+            let at = self
+                .lost_at
+                .unwrap_or_else(|| Instant::now() + backoff.next_jittered());
+            (self.again_at, self.lost_at) = (Some(at), Some(at));
         }
     }
 

@@ -130,7 +130,8 @@ impl Backlog {
         self.alarm.merge(&ranked);
         bound(&mut self.alarm);
         let mut rest = all;
-        rest.subtract(&self.alarms);
+        // By what waits as an alarm: `alarms` is bridged apart from it, and may name rows that do not.
+        rest.subtract(&self.alarm);
         if connected {
             let patient = patient.intersection(&rest);
             rest.subtract(&patient);
@@ -290,15 +291,27 @@ impl Backlog {
         !self.alarm.is_empty() && !is_others_turn
     }
 
-    /// Whether any alarm waits, also one that was lost.
-    pub(crate) fn has_alarms(&self) -> bool {
-        !self.alarm.is_empty() || !self.lost.intersection(&self.alarms).is_empty()
+    /// Whether all of these rows are alarms.
+    pub(crate) fn are_alarms(&self, rows: &RangeSet) -> bool {
+        rows.iter().all(|range| self.alarms.contains_range(range))
     }
 
-    /// Takes alarms and nothing else: those that were not sent yet, and then those that were lost.
-    pub(crate) fn pick_alarms(&mut self, rows_max: u64) -> Option<(Kind, RangeSet)> {
+    /// Whether any alarm waits; `with_lost`: also one that was lost.
+    pub(crate) fn has_alarms(&self, with_lost: bool) -> bool {
+        !self.alarm.is_empty() || (with_lost && !self.lost.intersection(&self.alarms).is_empty())
+    }
+
+    /// Takes alarms and nothing else: those that were not sent yet, and then, `with_lost`, those that were lost.
+    pub(crate) fn pick_alarms(
+        &mut self,
+        rows_max: u64,
+        with_lost: bool,
+    ) -> Option<(Kind, RangeSet)> {
         if !self.alarm.is_empty() {
             return Some(self.take_alarm(rows_max));
+        }
+        if !with_lost {
+            return None;
         }
         let mut lost = self.lost.intersection(&self.alarms);
         if lost.is_empty() {

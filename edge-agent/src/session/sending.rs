@@ -122,10 +122,7 @@ impl Session {
         let rows_max = self.rows_max();
         let picked = match self.room() {
             Room::None => None,
-            _ if self.may_go == MayGo::Alarms => {
-                let alarms = self.backlog.pick_alarms(rows_max);
-                alarms.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
-            }
+            room if self.may_go == MayGo::Alarms => self.pick_alarms(room, rows_max),
             Room::Fresh => {
                 let fresh = self.backlog.pick_fresh(rows_max, self.flush, self.now);
                 fresh.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
@@ -193,6 +190,24 @@ impl Session {
         picked.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
     }
 
+    /// Alarms and nothing else; those that are sent apart, too.
+    fn pick_alarms(&mut self, room: Room, rows_max: u64) -> Option<(Origin, RangeSet)> {
+        let is_any = room == Room::Any;
+        let others_first = self.backlog.has_alarms(is_any) && self.window.has_suspect();
+        if is_any && !others_first {
+            let (is_clear, backlog) = (self.window.len() == 0, &self.backlog);
+            let may_go = |ranges: &RangeSet| backlog.are_alarms(ranges);
+            if let Some(Piece {
+                ranges, suspicion, ..
+            }) = self.suspects.pick_of(may_go, false, is_clear, self.now)
+            {
+                return Some((Origin::Suspect(suspicion), ranges));
+            }
+        }
+        let alarms = self.backlog.pick_alarms(rows_max, is_any);
+        alarms.map(|(kind, ranges)| (Origin::Backlog(kind), ranges))
+    }
+
     pub(super) fn send_due(&self) -> Option<Duration> {
         if self.preparing.is_some() {
             return None;
@@ -212,8 +227,17 @@ impl Session {
 
     /// When alarms alone can go, if any wait.
     pub(super) fn alarm_due(&self) -> Option<Duration> {
-        let may = self.preparing.is_none() && self.room() != Room::None;
-        (may && self.backlog.has_alarms()).then(|| self.hold_until.max(self.link_free_at))
+        if self.preparing.is_some() || self.room() == Room::None {
+            return None;
+        }
+        let is_any = self.room() == Room::Any;
+        let apart = |ranges: &RangeSet| self.backlog.are_alarms(ranges);
+        let due = match self.backlog.has_alarms(is_any) {
+            true => Some(Duration::ZERO),
+            false if is_any => self.suspects.due_of(apart, self.window.len() == 0),
+            false => None,
+        };
+        Some(due?.max(self.hold_until).max(self.link_free_at))
     }
 
     /// Rows that are expected to fit one payload.

@@ -277,13 +277,24 @@ impl Suspects {
         is_clear: bool,
         now: Duration,
     ) -> Option<Piece> {
+        self.pick_of(|_| true, others_wait, is_clear, now)
+    }
+
+    /// As [`Self::pick`], of the pieces that may go.
+    pub(crate) fn pick_of(
+        &mut self,
+        may_go: impl Fn(&RangeSet) -> bool,
+        others_wait: bool,
+        is_clear: bool,
+        now: Duration,
+    ) -> Option<Piece> {
         if self.streak > STREAK_FREE && others_wait {
             return None;
         }
         let is_clear = is_clear && (!others_wait || self.wants_clear(now));
         let at = self.pieces.iter().position(|piece| {
             let is_free = !piece.suspicion.is_exclusive || is_clear;
-            piece.rest_until <= now && is_free
+            piece.rest_until <= now && is_free && may_go(&piece.ranges)
         })?;
         let mut piece = self.pieces.remove(at)?;
         let was_read_lately = self.read_known_at > self.failed_at
@@ -300,9 +311,19 @@ impl Suspects {
 
     /// When the next piece will have rested. `is_clear`: nothing is in flight.
     pub(crate) fn due(&self, is_clear: bool) -> Option<Duration> {
+        self.due_of(|_| true, is_clear)
+    }
+
+    /// As [`Self::due`], of the pieces that may go.
+    pub(crate) fn due_of(
+        &self,
+        may_go: impl Fn(&RangeSet) -> bool,
+        is_clear: bool,
+    ) -> Option<Duration> {
         self.pieces
             .iter()
             .filter(|piece| is_clear || !piece.suspicion.is_exclusive)
+            .filter(|piece| may_go(&piece.ranges))
             .map(|piece| piece.rest_until)
             .min()
     }

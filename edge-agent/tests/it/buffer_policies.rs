@@ -245,6 +245,45 @@ async fn what_may_have_been_sent_never_changes_also_after_a_crash() {
 }
 
 #[tokio::test]
+async fn what_is_sent_after_policies_went_and_came_is_known_after_a_crash() {
+    let folder = folder();
+    let averaging = consolidating(&folder, 200);
+    let opened = open(&averaging).await;
+    opened.buffer.append(readings("cpu", 100)).await.unwrap();
+    let read = async |opened: &Opened, first, last| {
+        let rows = SeqRange::new(first, last).unwrap();
+        opened.buffer.read(rows, 100).await.unwrap().batch
+    };
+    // Some behind them are known to the file, too; the last are not.
+    read(&opened, 1, 20).await;
+    let plain = settings(folder.path());
+    for other in [plain, averaging.clone()] {
+        opened.buffer.change_limits(other).await.unwrap();
+    }
+    let sent = read(&opened, 86, 100).await;
+    let left = crate::buffer::folder();
+    copy_files(folder.path(), left.path());
+    opened.buffer.close().await;
+
+    let again = open(&BufferSettings {
+        path: left.path().join("buffer.db"),
+        ..averaging
+    })
+    .await;
+    for part in 1..4 {
+        let from = 100 * part;
+        let more: Vec<Reading> = (from..from + 100)
+            .map(|n| reading("cpu", n, n as f64))
+            .collect();
+        again.buffer.append(more).await.unwrap();
+    }
+    assert!(evicted(&again, Reason::Consolidated) > 0);
+    for row in read(&again, 86, 100).await.rows {
+        assert!(sent.rows.contains(&row), "{row:?} was sent otherwise");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_did_not_keep_what_it_sent_may_have_sent_all() {
     let folder = folder();
     let plain = BufferSettings {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use edge_agent::buffer::{Policies, Policy, Priority, Rule};
 use edge_agent::link::budget::{AtLimit, Budget, Period};
 use edge_agent::link::governor::Why;
 use edge_agent::link::quiet::{Offset, Schedule};
@@ -12,6 +13,7 @@ use time::OffsetDateTime;
 
 use crate::bridge::{Age, Bridge};
 use crate::broker::Broker;
+use crate::buffer::reading;
 use crate::edge::{Edge, config};
 use crate::eventually;
 use crate::process::{Home, output};
@@ -172,6 +174,46 @@ async fn a_budget_that_is_used_up_stops_readings_or_the_whole_link() {
         assert_eq!(edge.metric("tideline_agent_link_budget_bytes"), 1_000);
         assert_eq!(edge.metric("tideline_agent_link_budget_left_bytes"), 0);
         assert!(edge.metric("tideline_agent_link_budget_used_bytes") > 1_000);
+        edge.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn alarms_pass_quiet_hours_and_a_budget_that_is_used_up() {
+    let quiet = LinkRules {
+        quiet: Some(quiet_for_seconds(3600)),
+        ..LinkRules::default()
+    };
+    for (rules, why) in [
+        (quiet, Why::Quiet),
+        (budget(1_000, AtLimit::Slow), Why::Limit),
+    ] {
+        let broker = Broker::start();
+        let bridge = Bridge::start(&broker).await;
+        let folder = folder();
+        let mut config = config(&broker, folder.path());
+        config.link_rules = rules;
+        let alarms = Rule {
+            sensor: "alarm/*".parse().unwrap(),
+            when_full: None,
+            age_max: None,
+            priority: Some(Priority::Alarm),
+        };
+        config.buffer.policies = Policies::of_rules(Policy::DropOldest, None, vec![alarms]);
+        let edge = Edge::start_with(config, folder).await;
+        eventually("readings wait", || {
+            edge.agent.status().traffic.waits_for == Some(why)
+        })
+        .await;
+        edge.append(10).await;
+        let alarm = reading("alarm/door", 1_700_000_000_000, 1);
+        edge.agent.ingest().append(vec![alarm]).await.unwrap();
+        eventually("the alarm is in the database", || {
+            edge.agent.balance().committed == 1
+        })
+        .await;
+        assert_eq!(bridge.heard().order, ["alarm/door"]);
+        assert_eq!(edge.agent.status().waiting.fresh, 10);
         edge.stop().await;
     }
 }

@@ -231,12 +231,9 @@ impl SidePath {
         let meters = self.sides.meters();
         for (report, notes) in reports.iter().zip(notes) {
             meters.sensor_declarations.inc_by(notes.len() as u64);
-            for some in notes.chunks(limits::SENSORS_MESSAGE_MAX) {
-                publish(
-                    &self.broker,
-                    &report.device,
-                    &Downlink::Sensors(some.to_vec()),
-                );
+            // As many as the device has sent in one message.
+            if !notes.is_empty() {
+                publish(&self.broker, &report.device, &Downlink::Sensors(notes));
             }
         }
         Ok(())

@@ -270,7 +270,9 @@ impl Writer {
             is_filling: self.filling,
         };
         // Those that were offered again may be as many as were refused again in the same step.
-        let has_ranges = !self.shows.requeued.is_empty() || !self.shows.evictions.is_empty();
+        let shows = &self.shows;
+        let news = [&shows.requeued, &shows.evictions, &shows.alarms];
+        let has_ranges = news.into_iter().any(|rows| !rows.is_empty());
         self.shows.progress.send_if_modified(|shown| {
             let before = std::mem::replace(shown, now);
             has_ranges

@@ -9,6 +9,7 @@ use super::Writer;
 use crate::buffer::age::{Ages, Looked};
 use crate::buffer::commit::{Commit, Ranked};
 use crate::buffer::error::BufferError;
+use crate::buffer::file::File;
 use crate::buffer::handle::Taken;
 
 /// The part of the limits by which a buffer has to empty below the mark before it is said to be well again.
@@ -32,6 +33,7 @@ impl Writer {
         self.age_by = None;
         self.age_soon();
         self.rank_found().await;
+        self.publish_progress();
     }
 
     /// Makes the next look at the age of rows due, if any may become too old and some wait.
@@ -92,34 +94,39 @@ impl Writer {
             .iter()
             .filter_map(|row| SeqRange::one(taken.base + row.seq))
             .collect();
-        let is_kept = match self.state.keep.sent.is_some() {
-            true => self.state.keep.knows_sent(&rows),
-            false => !self.state.kept.has_sent(),
-        };
+        // By the file, too: what a commit is still to write is not known after a crash.
+        let is_kept = self.state.keep.knows_sent(&rows) && self.state.kept.knows_sent(&rows);
         if is_kept || rows.is_empty() {
             return Ok(());
         }
+        let mut written = self.write_sent(&rows).await;
+        // As an append does: with the room of the reserve.
+        if let Err(
+            BufferError::DiskFull { .. } | BufferError::Disk { .. } | BufferError::Database { .. },
+        ) = written
+        {
+            let now_ms = self.clock.now_ms();
+            self.free_room(now_ms).await;
+            // Made anew: that may have written a part of it.
+            written = self.write_sent(&rows).await;
+        }
+        written.inspect_err(|error| self.has_trouble(error))
+    }
+
+    /// Writes that these rows may have been sent, and some behind them.
+    async fn write_sent(&mut self, rows: &RangeSet) -> Result<(), BufferError> {
         let (least, most) = SENT_AHEAD;
         let ahead = (self.settings.rows_max / 64).clamp(least, most);
         let mut keep = self.state.keep.clone();
-        keep.send(&rows, ahead, self.state.epochs.pending_first());
+        keep.send(rows, ahead, self.state.epochs.pending_first());
         let of = (
             self.state.epochs.current().account.epoch(),
             self.clock.now_ms(),
         );
         let writes = self.state.kept.changes(&keep, of, &mut self.state.ids);
-        let write = async |file: &mut crate::buffer::file::File| {
-            let all =
-                async |file: &mut crate::buffer::file::File| file.write_log(writes.iter()).await;
-            file.transaction(all).await
-        };
-        let mut written = self.in_place(write).await;
-        if written.is_err() {
-            // As an append does: with the room of the reserve.
-            self.free_room(of.1).await;
-            written = self.in_place(write).await;
-        }
-        written.inspect_err(|error| self.has_trouble(error))?;
+        let all = async |file: &mut File| file.write_log(writes.iter()).await;
+        self.in_place(async |file: &mut File| file.transaction(all).await)
+            .await?;
         self.state.kept.committed(&writes);
         self.state.keep = keep;
         self.state.keep_due = false;

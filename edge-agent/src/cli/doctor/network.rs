@@ -45,10 +45,15 @@ async fn way(sketch: &Sketch, broker: &BrokerAddress, clock: &AgentClock) -> Vec
     let mut findings = Vec::new();
     let proxy = on_the_way(sketch.proxy.as_ref(), &sketch.no_proxy, broker);
     let first = proxy.map_or(broker, |proxy| &proxy.address);
-    let Some(addresses) = name(&first.host, first.port, &mut findings).await else {
+    let (what, key) = match proxy {
+        Some(_) => ("proxy", "[mqtt] proxy"),
+        None => ("broker", "[mqtt] address"),
+    };
+    let Some(addresses) = name(&first.host, first.port, key, &mut findings).await else {
         return findings;
     };
-    let Some((mut stream, round_trip)) = connect(&addresses, &mut findings).await else {
+    let mend = format!("start the {what}, correct the port of {key}, or let a firewall pass it");
+    let Some((mut stream, round_trip)) = connect(&addresses, &mend, &mut findings).await else {
         return findings;
     };
     if let Some(proxy) = proxy {
@@ -83,14 +88,19 @@ async fn passes(proxy: &Proxy, stream: &mut TcpStream, broker: &BrokerAddress) -
     }
 }
 
-async fn name(host: &str, port: u16, findings: &mut Vec<Finding>) -> Option<Vec<SocketAddr>> {
+async fn name(
+    host: &str,
+    port: u16,
+    key: &str,
+    findings: &mut Vec<Finding>,
+) -> Option<Vec<SocketAddr>> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     if let Ok(address) = bare.parse::<IpAddr>() {
         findings.push(Finding::ok("dns", format!("{host} is an address")));
         return Some(vec![SocketAddr::new(address, port)]);
     }
     let mend =
-        "correct [mqtt] address, or mend name resolution (/etc/resolv.conf, resolvectl query)";
+        format!("correct {key}, or mend name resolution (/etc/resolv.conf, resolvectl query)");
     let found = match timeout(CHECK_TIMEOUT, lookup_host((host, port))).await {
         Err(_) => Err(format!("no answer for {host} within {CHECK_TIMEOUT:?}")),
         Ok(Err(error)) => Err(format!("{host} cannot be resolved: {error}")),
@@ -103,11 +113,15 @@ async fn name(host: &str, port: u16, findings: &mut Vec<Finding>) -> Option<Vec<
             Some(addresses)
         }
         Ok(_) => {
-            findings.push(Finding::fail("dns", format!("{host} has no address"), mend));
+            findings.push(Finding::fail(
+                "dns",
+                format!("{host} has no address"),
+                &mend,
+            ));
             None
         }
         Err(what) => {
-            findings.push(Finding::fail("dns", what, mend));
+            findings.push(Finding::fail("dns", what, &mend));
             None
         }
     }
@@ -115,6 +129,7 @@ async fn name(host: &str, port: u16, findings: &mut Vec<Finding>) -> Option<Vec<
 
 async fn connect(
     addresses: &[SocketAddr],
+    mend: &str,
     findings: &mut Vec<Finding>,
 ) -> Option<(TcpStream, Duration)> {
     let mut last = String::new();
@@ -135,11 +150,7 @@ async fn connect(
             Err(_) => last = format!("{address}: no answer within {each:?}"),
         }
     }
-    findings.push(Finding::fail(
-        "tcp",
-        last,
-        "start the broker, correct the port of [mqtt] address, or let a firewall pass it",
-    ));
+    findings.push(Finding::fail("tcp", last, mend));
     None
 }
 
@@ -157,6 +168,7 @@ async fn tls(
         let mend = "give a DNS name or an address as [mqtt] address";
         return Finding::fail("tls", format!("{host} can be no certificate's name"), mend);
     };
+    let begun = Instant::now();
     let connecting = TlsConnector::from(config).connect(server, stream);
     let mut stream = match timeout(CHECK_TIMEOUT, connecting).await {
         Ok(Ok(stream)) => stream,
@@ -169,6 +181,8 @@ async fn tls(
             );
         }
     };
+    // Behind a proxy, the way to the broker is longer than that to the proxy.
+    let round_trip = round_trip.max(begun.elapsed());
     let session = described(&stream);
     // In TLS 1.3 a server judges the client's certificate after the handshake; one that is content waits for MQTT.
     let mut byte = [0];

@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::place;
+
 /// A broker of this machine's own things.
 pub(super) const MQTT: &str = "127.0.0.1:1883";
 
@@ -93,10 +95,7 @@ fn folders(config: &Path, certs: Option<&Path>) -> Vec<PathBuf> {
     if let Some(certs) = certs {
         return vec![certs.to_owned()];
     }
-    let beside = match config.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let beside = place::folder_of(config);
     let mut all = vec![beside.to_owned(), beside.join("certs")];
     for usual in ["/etc/tideline", "/etc/tideline/certs"] {
         if !all.iter().any(|one| one == Path::new(usual)) {
@@ -114,16 +113,9 @@ fn identities(folder: &Path) -> Vec<Identity> {
     }
     let mut all = Vec::new();
     for folder in [folder.to_owned(), folder.join("device")] {
-        let Ok(entries) = fs::read_dir(&folder) else {
-            continue;
-        };
-        let mut files: Vec<PathBuf> = entries
-            .take(FILES_MAX)
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|ending| ending == "pem"))
-            .collect();
-        files.sort();
-        for cert in files {
+        let mut certs = names(&folder);
+        certs.retain(|path| path.extension().is_some_and(|ending| ending == "pem"));
+        for cert in certs {
             let key = cert.with_extension("key");
             if key.is_file()
                 && let Some(device) = device_of(&cert)
@@ -147,17 +139,19 @@ fn device_of(cert: &Path) -> Option<DeviceId> {
     Named::from_der(certs.first()?).ok()?.device()
 }
 
+/// What a folder holds, in the order of its names; nothing where it cannot be read.
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    let mut names: Vec<PathBuf> = entries
+        .take(FILES_MAX)
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect();
+    names.sort();
+    names
+}
+
 /// Serial lines, by names that stay where there are such. A port of the board counts where the kernel knows its chip.
 fn serial(devices: &Path, classes: &Path) -> Vec<PathBuf> {
-    let names = |folder: &Path| {
-        let entries = fs::read_dir(folder).into_iter().flatten();
-        let mut names: Vec<PathBuf> = entries
-            .take(FILES_MAX)
-            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .collect();
-        names.sort();
-        names
-    };
     let mut lines = names(&devices.join("serial/by-id"));
     let known: Vec<PathBuf> = lines
         .iter()

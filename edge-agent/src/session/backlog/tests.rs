@@ -247,6 +247,26 @@ fn a_storm_of_alarms_leaves_others_their_turn() {
 }
 
 #[test]
+fn rows_between_alarms_wait_also_where_others_are_on_their_way() {
+    let mut backlog = backlog(&[]);
+    let append = |backlog: &mut Backlog, first: u64, alarms: usize| {
+        let last = first + 2 * alarms as u64 - 1;
+        let of: Vec<SeqRange> = (first..=last)
+            .step_by(2)
+            .map(|row| range(row, row))
+            .collect();
+        ranked(backlog, range(first, last), &of, &[], MS(0));
+        range(first, last)
+    };
+    append(&mut backlog, 1, 64);
+    let (kind, taken) = backlog.pick(500, false, false, MS(0)).unwrap();
+    assert_eq!((kind, taken.count()), (Kind::Alarm, 64));
+    // With those on their way more than are told apart, and without them not.
+    let new = append(&mut backlog, 129, WAITING_RANGES_MAX - 10);
+    assert_eq!(backlog.waiting(new).count(), new.count());
+}
+
+#[test]
 fn an_alarm_stays_one_through_an_outage_until_it_is_settled() {
     let mut backlog = backlog(&[range(1, 100)]);
     backlog.rank(&[range(40, 41)].into_iter().collect());

@@ -186,6 +186,27 @@ fn alarms_alone_go_where_nothing_else_may_also_when_they_were_lost() {
 }
 
 #[test]
+fn alarms_that_nobody_answers_go_again_and_again_and_nothing_else_does() {
+    let mut edge = Edge::connected(small(), &[]);
+    edge.input(Input::AlarmsOnly);
+    edge.held.insert(range(1, 20));
+    let alarms = set(&[range(7, 8)]);
+    edge.input(Input::Ranked {
+        range: range(1, 20),
+        alarms: &alarms,
+        history: &RangeSet::new(),
+    });
+    let mut times = 0;
+    while edge.now < Duration::from_secs(1_800) && edge.sleep() {
+        for published in edge.take_published() {
+            assert_eq!(published.rows.intersection(&alarms), published.rows);
+            times += 1;
+        }
+    }
+    assert!(times > 5, "{times}");
+}
+
+#[test]
 fn a_link_that_takes_nothing_is_asked_again_later() {
     let mut edge = Edge::new(small(), &[range(1, 5)]);
     let effects = edge.handle(Input::Connected);

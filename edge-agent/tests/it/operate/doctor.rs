@@ -265,6 +265,14 @@ fn each_step_to_the_broker_is_looked_at() {
     let home = Home::new(broker.port);
     edit(&home, "127.0.0.1:", "127.0.0.2:");
     Found::at(&home).says("tls", "fail", "for another name");
+    // A proxy that does not run.
+    let home = Home::new(1);
+    let proxy = format!("[mqtt]\nproxy = \"http://127.0.0.1:{}\"", free_port());
+    edit(&home, "[mqtt]", &proxy);
+    let found = Found::at(&home);
+    found.says("tcp", "fail", "refused");
+    let mend = found.0["tcp"]["mend"].as_str().unwrap();
+    assert!(mend.contains("[mqtt] proxy"), "{mend}");
 }
 
 #[test]

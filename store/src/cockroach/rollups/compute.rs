@@ -14,6 +14,9 @@ use super::{claim, first_kept, sql, time};
 /// Marks of one transaction: at a reading a second some 100,000 readings.
 const MARKS: i64 = 32;
 
+/// Hours that are read at once: of those that hold more, what was read of all but one is read again in another turn.
+const HOURS: usize = 8;
+
 /// Numbers of an hour that are read at once: all of an hour with a reading a second.
 const NUMBERS: i64 = 4_000;
 
@@ -74,6 +77,8 @@ pub(super) async fn compute(
             computed.len()
         }
     };
+    // In the order of their keys, in which whoever writes marks locks them.
+    done.sort_unstable_by(|one, other| (&one.sensor, one.hour).cmp(&(&other.sensor, other.hour)));
     let unmark = Columns::default()
         .one(device)?
         .array(&done, |mark| mark.sensor.as_str())?
@@ -84,7 +89,8 @@ pub(super) async fn compute(
         .await?;
     Ok(Computed {
         hours: hours as u64,
-        has_more: found.len() as i64 == MARKS || done.len() < marks.len(),
+        // Of long hours one is computed at a time; where all marks were of no use there may be others.
+        has_more: hours > 0 || found.len() as i64 == MARKS,
     })
 }
 
@@ -132,24 +138,26 @@ async fn replace(
 }
 
 /// The rollups of marked hours: of all that are read at once, and of the first that is not. The others wait for another turn, so
-/// that one busy device holds up the rest for an hour's numbers at most.
+/// that one busy device holds up the rest for one long hour at most.
 async fn numbers<'m>(
     connection: &mut PgConnection,
     device: &str,
     marks: &[&'m Mark],
 ) -> Result<Vec<(&'m Mark, Hour)>, sqlx::Error> {
-    let from: Vec<i64> = marks.iter().map(|mark| mark.hour).collect();
-    let read = some_numbers(connection, device, marks, &from).await?;
-    let (whole, mut long): (Vec<_>, Vec<_>) = marks
-        .iter()
-        .zip(read)
-        .partition(|(_, (_, next))| next.is_none());
-    let mut computed: Vec<_> = whole
-        .into_iter()
-        .map(|(mark, (parts, _))| (*mark, parts.hour()))
-        .collect();
-    long.truncate(1);
-    for (mark, (mut parts, mut next)) in long {
+    let mut computed = Vec::with_capacity(marks.len());
+    for some in marks.chunks(HOURS) {
+        let from: Vec<i64> = some.iter().map(|mark| mark.hour).collect();
+        let read = some_numbers(connection, device, some, &from).await?;
+        let mut long = None;
+        for (mark, (parts, next)) in some.iter().zip(read) {
+            match next {
+                None => computed.push((*mark, parts.hour())),
+                Some(_) => long = long.or(Some((*mark, parts, next))),
+            }
+        }
+        let Some((mark, mut parts, mut next)) = long else {
+            continue;
+        };
         while let Some(from) = next {
             let read = some_numbers(connection, device, &[mark], &[from]).await?;
             next = None;
@@ -159,6 +167,7 @@ async fn numbers<'m>(
             }
         }
         computed.push((mark, parts.hour()));
+        break;
     }
     Ok(computed)
 }

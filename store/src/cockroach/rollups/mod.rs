@@ -131,8 +131,7 @@ impl RollupStore for Cockroach {
             }
             match self.compute_some(device, rest).await {
                 Ok(done) => {
-                    self.turns
-                        .succeeded(device, done.hours > 0 || done.has_more);
+                    self.turns.succeeded(device, done.has_more);
                     computed.hours += done.hours;
                 }
                 // Its hours are added up from the readings until then, and the others' are not.
@@ -144,6 +143,16 @@ impl RollupStore for Cockroach {
                         pause_s = pause.as_secs(),
                         "rollups of a device were not computed; its aggregates are added up from its readings"
                     );
+                }
+                // What was computed counts; where it is the database, the next call says so.
+                Err(error) if computed.hours > 0 => {
+                    tracing::debug!(
+                        device,
+                        error = error.explained(),
+                        "rollups of a device were not computed"
+                    );
+                    computed.has_more = true;
+                    return Ok(computed);
                 }
                 Err(error) => return Err(error),
             }

@@ -98,8 +98,8 @@ pub(in super::super) const MARK: &str = "INSERT INTO rollup_marks \
      ON CONFLICT (device_id, sensor, hour_at) DO UPDATE SET \
          marks = rollup_marks.marks + 1, touched_at = now()";
 
-/// The next devices behind $1 that have marks, and whether one of these has rested: two seeks a device, however many
-/// marks it has.
+/// The next devices behind $1 that have marks, and whether one of these has rested: two seeks a device. Marks that have not
+/// rested are passed over until one has.
 pub(super) const WAITING: &str = "WITH RECURSIVE waiting AS ( \
          (SELECT m.device_id, 1::INT8 AS place FROM rollup_marks AS m WHERE m.device_id > $1 \
           ORDER BY m.device_id LIMIT 1) \

@@ -1,6 +1,6 @@
 //! Whose marked hours this bridge computes next: devices in the order of their names, some hours of each, round and round. So a
-//! device that marks hundreds of hours costs the others one transaction of theirs each, and one whose hours cannot be computed
-//! nothing: it is put off, longer each time. Forgotten with the process; then all are tried.
+//! device that marks hundreds of hours holds up the others for one transaction a round. One whose hours cannot be computed is
+//! put off, longer each time. Forgotten with the process; then all are tried.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
